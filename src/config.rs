@@ -1,0 +1,150 @@
+//! Every setting with its unit and default. Flags win over `X0_MSG_*` environment variables.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::broker::Limits;
+use crate::clock::Clock;
+use crate::engine::{Bounds, Settings};
+
+/// Settings of `serve`.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Server")]
+pub struct Config {
+    /// Address and port to listen on; port 0 picks a free one, which is logged
+    #[arg(long, env = "X0_MSG_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+
+    /// How long a legacy long-poll waits for a message before it is answered empty
+    #[arg(long, env = "X0_MSG_POLL_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = above_zero)]
+    pub poll_timeout: Duration,
+
+    /// How often WebSockets are pinged; a peer silent for twice as long is closed
+    #[arg(long, env = "X0_MSG_HEARTBEAT", value_name = "TIME", default_value = "25s", value_parser = above_zero)]
+    pub heartbeat: Duration,
+
+    /// How long a WebSocket may take to say hello
+    #[arg(long, env = "X0_MSG_HELLO_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = above_zero)]
+    pub hello_timeout: Duration,
+
+    /// How long a request may take to send its headers, and a connection may idle between requests
+    #[arg(long, env = "X0_MSG_HEADER_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = above_zero)]
+    pub header_timeout: Duration,
+
+    /// How long a graceful stop waits for connections to finish
+    #[arg(long, env = "X0_MSG_DRAIN_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = above_zero)]
+    pub drain_timeout: Duration,
+
+    /// Largest payload of a message, in bytes
+    #[arg(long, env = "X0_MSG_MAX_PAYLOAD", value_name = "BYTES", default_value_t = 1 << 20, value_parser = payload_size, help_heading = "Limits")]
+    pub max_payload: usize,
+
+    /// Most unread messages of one session; further senders are refused
+    #[arg(
+        long,
+        env = "X0_MSG_MAILBOX_MESSAGES",
+        value_name = "N",
+        default_value_t = 10_000,
+        help_heading = "Limits"
+    )]
+    pub mailbox_messages: usize,
+
+    /// Most unread bytes of one session; further senders are refused
+    #[arg(long, env = "X0_MSG_MAILBOX_BYTES", value_name = "BYTES", default_value_t = 64 << 20, help_heading = "Limits")]
+    pub mailbox_bytes: usize,
+
+    /// Most messages a topic's history keeps
+    #[arg(
+        long,
+        env = "X0_MSG_TOPIC_MESSAGES",
+        value_name = "N",
+        default_value_t = 1_000,
+        help_heading = "Limits"
+    )]
+    pub topic_messages: usize,
+
+    /// Most bytes a topic's history keeps
+    #[arg(long, env = "X0_MSG_TOPIC_BYTES", value_name = "BYTES", default_value_t = 16 << 20, help_heading = "Limits")]
+    pub topic_bytes: usize,
+
+    /// How long a topic's history keeps a message
+    #[arg(long, env = "X0_MSG_TOPIC_AGE", value_name = "TIME", default_value = "24h", value_parser = above_zero, help_heading = "Limits")]
+    pub topic_age: Duration,
+
+    /// How long an unread message is kept whose sender names no ttl
+    #[arg(long, env = "X0_MSG_TTL", value_name = "TIME", default_value = "7d", value_parser = above_zero, help_heading = "Limits")]
+    pub ttl: Duration,
+
+    /// Longest ttl a sender may name
+    #[arg(long, env = "X0_MSG_MAX_TTL", value_name = "TIME", default_value = "30d", value_parser = above_zero, help_heading = "Limits")]
+    pub max_ttl: Duration,
+
+    /// Most topics one connection may read
+    #[arg(long, env = "X0_MSG_MAX_TOPICS", value_name = "N", default_value_t = 128, help_heading = "Limits")]
+    pub max_topics: usize,
+
+    /// How long a sender's message id is remembered, so that a retry is stored once
+    #[arg(long, env = "X0_MSG_DEDUP_WINDOW", value_name = "TIME", default_value = "2m", value_parser = above_zero, help_heading = "Limits")]
+    pub dedup_window: Duration,
+
+    /// Most bytes of stored messages of all sessions and topics together
+    #[arg(long, env = "X0_MSG_MEMORY_LIMIT", value_name = "BYTES", default_value_t = 1 << 30, help_heading = "Limits")]
+    pub memory_limit: usize,
+
+    /// Slots of the live channel of each address
+    #[arg(long, env = "X0_MSG_HUB_SLOTS", value_name = "N", default_value_t = 16, hide = true)]
+    pub hub_slots: usize,
+}
+
+/// How many senders' ids are remembered at most.
+const DEDUP_IDS: usize = 1_000_000;
+
+fn above_zero(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("must be longer than 0".to_owned()),
+        Ok(time) => Ok(time),
+        Err(error) => Err(format!("{error}; write a number and a unit, like 10s, 500ms or 24h")),
+    }
+}
+
+fn payload_size(text: &str) -> Result<usize, String> {
+    const MOST: usize = 16 << 20;
+    match text.parse() {
+        Ok(bytes) if (1024..=MOST).contains(&bytes) => Ok(bytes),
+        _ => Err(format!("must be a number of bytes from 1024 to {MOST}")),
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        #[derive(clap::Parser)]
+        struct Only {
+            #[command(flatten)]
+            config: Config,
+        }
+        <Only as clap::Parser>::parse_from(["x0-msg-server"]).config
+    }
+}
+
+impl Config {
+    /// What the engine is told.
+    #[must_use]
+    pub fn settings(&self, clock: Clock) -> Settings {
+        Settings {
+            mailbox: Bounds { messages: self.mailbox_messages, bytes: self.mailbox_bytes, age: self.ttl },
+            history: Bounds { messages: self.topic_messages, bytes: self.topic_bytes, age: self.topic_age },
+            total_bytes: self.memory_limit,
+            dedup_window: self.dedup_window,
+            dedup_ids: DEDUP_IDS,
+            clock,
+        }
+    }
+
+    /// What the broker refuses.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits { payload: self.max_payload, ttl: self.max_ttl }
+    }
+}

@@ -1,0 +1,227 @@
+//! What stores messages: the seam between one machine and many.
+//!
+//! # The contract
+//! Every engine, at every durability level, keeps these promises; `engine/contract.rs` tests them.
+//!
+//! 1. [`Engine::append`] takes its place in the order of its address when it is called, not when it is
+//!    awaited. It resolves once the message is stored at the engine's level. Dropping the [`Commit`] does not
+//!    undo it.
+//! 2. Seqs of one address strictly increase in commit order, may skip, and are never reused in an epoch.
+//! 3. The engine publishes what it commits to the hubs, in commit order, after the commit: whoever reads the
+//!    engine after hearing of a publication finds it there (a stale engine excepted: see `Subscriber`).
+//! 4. A mailbox loses messages only by [`Engine::trim`] and by their time to live. A full mailbox refuses.
+//!    A topic's history drops its oldest messages when it is full, and messages older than its age limit.
+//! 5. The same sender, id and address within the dedup window answer the first append's seq and store
+//!    nothing.
+//! 6. [`Engine::read`] answers in seq order, at most the asked number of items, and reports every hole above
+//!    the cursor exactly once, in order. A read shorter than its limit has reached the end.
+//! 7. An address without messages costs nothing lasting.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::hub::Hubs;
+use crate::message::{Address, Epoch, Item, Message, MessageId, Publication, Seq};
+
+pub mod embedded;
+
+#[cfg(test)]
+mod contract;
+
+pub use embedded::Embedded;
+
+/// Bounds of one mailbox or history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Messages.
+    pub messages: usize,
+    /// Bytes, each message counted with its envelope.
+    pub bytes: usize,
+    /// How long a message is kept that names no time to live of its own.
+    pub age: Duration,
+}
+
+/// Everything an engine is told at its start.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Bounds of each mailbox.
+    pub mailbox: Bounds,
+    /// Bounds of each topic's history.
+    pub history: Bounds,
+    /// Bytes of all stored messages together.
+    pub total_bytes: usize,
+    /// How long a sender's id is remembered.
+    pub dedup_window: Duration,
+    /// How many ids are remembered at most; the oldest are forgotten first.
+    pub dedup_ids: usize,
+    /// The time of day.
+    pub clock: Clock,
+}
+
+/// Why a message was not stored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// The mailbox has no room.
+    #[error("the mailbox is full ({messages} messages, {bytes} bytes waiting; at most {} messages and {} bytes); try again when its reader has acknowledged some", bounds.messages, bounds.bytes)]
+    MailboxFull {
+        /// Messages waiting.
+        messages: usize,
+        /// Bytes waiting.
+        bytes: usize,
+        /// The limits.
+        bounds: Bounds,
+    },
+    /// All stored messages together have reached the limit.
+    #[error("the store is full ({limit} bytes of messages); try again later")]
+    StoreFull {
+        /// The limit, in bytes.
+        limit: usize,
+    },
+}
+
+/// A message to store.
+#[derive(Debug)]
+pub struct Append {
+    /// Where.
+    pub address: Address,
+    /// What.
+    pub message: Message,
+    /// The sender's id for it.
+    pub id: Option<MessageId>,
+    /// How long it is kept; the bounds' age when absent.
+    pub ttl: Option<Duration>,
+}
+
+/// Resolves to the seq of a stored message.
+#[derive(Debug)]
+#[must_use = "an append is confirmed only by its commit"]
+pub struct Commit(std::future::Ready<Result<Seq, EngineError>>);
+
+impl Commit {
+    pub(crate) fn done(result: Result<Seq, EngineError>) -> Self {
+        Self(std::future::ready(result))
+    }
+}
+
+impl Future for Commit {
+    type Output = Result<Seq, EngineError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx)
+    }
+}
+
+/// What a read found.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Messages and holes, in order.
+    pub items: Vec<Item>,
+    /// How far the read got: everything up to here is in `items`, or gone.
+    pub cursor: Seq,
+    /// Whether the limit ended the read: there may be more.
+    pub more: bool,
+}
+
+/// Where a mailbox or history stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Position {
+    /// Up to here everything was acknowledged or dropped: the ack floor.
+    pub floor: Seq,
+    /// The highest seq that is gone without having been acknowledged.
+    pub expired: Seq,
+    /// The newest seq ever stored here, as far as is known.
+    pub newest: Seq,
+}
+
+/// What stores messages.
+#[derive(Debug, Clone)]
+pub enum Engine {
+    /// This process.
+    Embedded(Embedded),
+    /// Answers a few reads as if the newest messages were not there yet, as a lagging replica does.
+    #[cfg(test)]
+    Stale(contract::Stale),
+}
+
+impl Engine {
+    /// The embedded engine.
+    #[must_use]
+    pub fn embedded(settings: Settings, hubs: Hubs) -> Self {
+        Self::Embedded(Embedded::new(settings, hubs))
+    }
+
+    fn store(&self) -> &Embedded {
+        match self {
+            Self::Embedded(engine) => engine,
+            #[cfg(test)]
+            Self::Stale(engine) => &engine.inner,
+        }
+    }
+
+    /// Stores a message; see the contract.
+    pub fn append(&self, append: Append) -> Commit {
+        self.store().append(append)
+    }
+
+    /// Hands a message to whoever reads the address now, and stores nothing.
+    pub fn pass(&self, address: &Address, message: &Message) {
+        self.store().pass(address, message);
+    }
+
+    /// Reads what is stored after `after`, at most `limit` items.
+    ///
+    /// # Cancel safety
+    /// Dropping the future has no effect.
+    pub async fn read(&self, address: &Address, after: Seq, limit: usize) -> Batch {
+        #[cfg(test)]
+        if let Self::Stale(engine) = self
+            && engine.is_stale()
+        {
+            return Batch::default();
+        }
+        self.store().read(address, after, limit)
+    }
+
+    /// Deletes everything up to and including `through`. Cheap, not waited for, idempotent.
+    pub fn trim(&self, address: &Address, through: Seq) {
+        self.store().trim(address, through);
+    }
+
+    /// Where an address stands.
+    #[must_use]
+    pub fn position(&self, address: &Address) -> Position {
+        self.store().position(address)
+    }
+
+    /// The newest seq of the whole store: no valid cursor is above it.
+    #[must_use]
+    pub fn newest(&self) -> Seq {
+        self.store().newest()
+    }
+
+    /// The incarnation of the store.
+    #[must_use]
+    pub fn epoch(&self) -> &Epoch {
+        self.store().epoch()
+    }
+
+    /// What "stored" means: `fsync`, `os` or `memory`.
+    #[must_use]
+    pub fn durability(&self) -> &'static str {
+        self.store().durability()
+    }
+
+    /// Drops some of what has outlived its time and answers how many messages; 0 means that none is left.
+    #[must_use]
+    pub fn expire(&self) -> usize {
+        self.store().expire()
+    }
+
+    /// Encodes and publishes; for engines.
+    fn publish_volatile(hubs: &Hubs, address: &Address, message: &Message) {
+        hubs.publish(address, &Publication::encode(address, None, message).into());
+    }
+}

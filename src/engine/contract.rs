@@ -1,0 +1,405 @@
+//! One suite of promises, run on every engine and level. Each test names the promise it keeps.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+
+use super::*;
+use crate::message::{GapReason, SessionId, TopicName};
+use crate::subscriber::Subscriber;
+
+/// An engine whose reads can be told to be behind, as a replica's are.
+#[derive(Debug, Clone)]
+pub(crate) struct Stale {
+    pub(super) inner: Embedded,
+    /// How many more reads find nothing.
+    reads: Arc<AtomicU32>,
+}
+
+impl Stale {
+    pub(super) fn is_stale(&self) -> bool {
+        self.reads.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+    }
+}
+
+fn bounds() -> Bounds {
+    Bounds { messages: 5, bytes: 1 << 20, age: Duration::from_secs(3600) }
+}
+
+fn settings() -> Settings {
+    Settings {
+        mailbox: bounds(),
+        history: bounds(),
+        total_bytes: 16 << 20,
+        dedup_window: Duration::from_secs(120),
+        dedup_ids: 1000,
+        clock: Clock::follow_tokio(),
+    }
+}
+
+fn engine_with(settings: Settings) -> (Engine, Hubs) {
+    let hubs = Hubs::new(4);
+    (Engine::embedded(settings, hubs.clone()), hubs)
+}
+
+fn engine() -> (Engine, Hubs) {
+    engine_with(settings())
+}
+
+fn mailbox(name: &str) -> Address {
+    Address::Session(SessionId::new(name).unwrap())
+}
+
+fn topic(name: &str) -> Address {
+    Address::Topic(TopicName::new(name).unwrap())
+}
+
+fn from(sender: &str, payload: &str) -> Message {
+    Message {
+        from: Some(SessionId::new(sender).unwrap()),
+        payload: RawValue::from_string(payload.to_owned()).unwrap(),
+        ts: 0,
+    }
+}
+
+fn append(address: &Address, payload: &str) -> Append {
+    Append { address: address.clone(), message: from("S", payload), id: None, ttl: None }
+}
+
+async fn put(engine: &Engine, address: &Address, payload: &str) -> Seq {
+    engine.append(append(address, payload)).await.unwrap()
+}
+
+async fn put_id(engine: &Engine, address: &Address, sender: &str, id: &str, payload: &str) -> Seq {
+    let id = Some(MessageId::new(id).unwrap());
+    let append = Append { address: address.clone(), message: from(sender, payload), id, ttl: None };
+    engine.append(append).await.unwrap()
+}
+
+async fn put_ttl(engine: &Engine, address: &Address, payload: &str, seconds: u64) -> Seq {
+    let ttl = Some(Duration::from_secs(seconds));
+    engine.append(Append { ttl, ..append(address, payload) }).await.unwrap()
+}
+
+/// What a read finds, as text: payloads, and gaps as `from..to reason`.
+async fn found(engine: &Engine, address: &Address, after: Seq) -> Vec<String> {
+    engine.read(address, after, 100).await.items.iter().map(text).collect()
+}
+
+fn text(item: &Item) -> String {
+    match item {
+        Item::Message(message) => message.payload().to_owned(),
+        Item::Gap(gap) => format!("{}..{} {:?}", gap.from, gap.to, gap.reason),
+    }
+}
+
+fn gap(from: Seq, to: Seq, reason: GapReason) -> String {
+    format!("{from}..{to} {reason:?}")
+}
+
+async fn expire_all(engine: &Engine) {
+    while engine.expire() > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn seqs_increase_and_reads_are_in_order() {
+    let (engine, _) = engine();
+    let (a, b) = (mailbox("A"), mailbox("B"));
+    let first = put(&engine, &a, "1").await;
+    put(&engine, &b, "10").await;
+    let second = put(&engine, &a, "2").await;
+    assert!(second > first);
+    assert_eq!(found(&engine, &a, Seq::START).await, ["1", "2"]);
+    assert_eq!(found(&engine, &a, first).await, ["2"]);
+    assert_eq!(found(&engine, &b, Seq::START).await, ["10"]);
+    assert_eq!(engine.newest(), second);
+}
+
+#[tokio::test]
+async fn a_place_in_the_order_is_taken_when_append_is_called() {
+    let (engine, _) = engine();
+    let a = mailbox("A");
+    let first = engine.append(append(&a, "1"));
+    let second = engine.append(append(&a, "2"));
+    let (second, first) = (second.await.unwrap(), first.await.unwrap());
+    assert!(first < second);
+    // A dropped commit is stored all the same.
+    drop(engine.append(append(&a, "3")));
+    assert_eq!(found(&engine, &a, Seq::START).await, ["1", "2", "3"]);
+}
+
+#[tokio::test]
+async fn a_short_read_has_reached_the_end() {
+    let (engine, _) = engine();
+    let a = mailbox("A");
+    for n in 1..=5 {
+        put(&engine, &a, &n.to_string()).await;
+    }
+    let batch = engine.read(&a, Seq::START, 3).await;
+    assert_eq!(batch.items.len(), 3);
+    assert!(batch.more);
+    let batch = engine.read(&a, batch.cursor, 3).await;
+    assert_eq!(batch.items.iter().map(text).collect::<Vec<_>>(), ["4", "5"]);
+    assert!(!batch.more);
+}
+
+#[tokio::test]
+async fn what_is_committed_is_published_in_commit_order_and_can_be_read() {
+    let (engine, hubs) = engine();
+    let a = mailbox("A");
+    let (_seat, mut live) = hubs.join(&a, Seq::START);
+    let first = put(&engine, &a, "1").await;
+    let second = put(&engine, &a, "2").await;
+    engine.pass(&a, &from("S", "0"));
+    let one = live.try_recv().unwrap();
+    assert_eq!((one.prev, one.publication.seq()), (Seq::START, Some(first)));
+    let two = live.try_recv().unwrap();
+    assert_eq!((two.prev, two.publication.seq()), (first, Some(second)));
+    let volatile = live.try_recv().unwrap();
+    assert_eq!((volatile.publication.seq(), volatile.publication.payload()), (None, "0"));
+    assert_eq!(found(&engine, &a, Seq::START).await, ["1", "2"]);
+}
+
+#[tokio::test]
+async fn a_mailbox_loses_only_what_is_trimmed_and_says_so() {
+    let (engine, _) = engine();
+    let a = mailbox("A");
+    let first = put(&engine, &a, "1").await;
+    let second = put(&engine, &a, "2").await;
+    engine.trim(&a, second);
+    engine.trim(&a, first);
+    let third = put(&engine, &a, "3").await;
+    assert_eq!(found(&engine, &a, first).await, [gap(first, second, GapReason::Acknowledged), "3".into()]);
+    assert_eq!(found(&engine, &a, second).await, ["3"]);
+    assert_eq!(found(&engine, &a, Seq::START).await, ["3"], "a new reader misses nothing");
+    assert_eq!(engine.position(&a), Position { floor: second, expired: Seq::START, newest: third });
+}
+
+#[tokio::test]
+async fn trimming_beyond_the_end_does_not_touch_what_comes_later() {
+    let (engine, _) = engine();
+    let a = mailbox("A");
+    put(&engine, &a, "1").await;
+    engine.trim(&a, Seq(u64::MAX));
+    put(&engine, &a, "2").await;
+    assert_eq!(found(&engine, &a, Seq::START).await, ["2"]);
+}
+
+#[tokio::test]
+async fn a_full_mailbox_refuses_and_keeps_what_it_has() {
+    let (engine, _) = engine();
+    let a = mailbox("A");
+    let first = put(&engine, &a, "1").await;
+    for n in 2..=5 {
+        put(&engine, &a, &n.to_string()).await;
+    }
+    let full = engine.append(append(&a, "6")).await.unwrap_err();
+    assert!(matches!(full, EngineError::MailboxFull { messages: 5, .. }), "{full:?}");
+    assert!(full.to_string().contains("at most 5 messages"), "{full}");
+    put(&engine, &mailbox("B"), "1").await;
+    engine.trim(&a, first);
+    put(&engine, &a, "6").await;
+    assert_eq!(found(&engine, &a, first).await, ["2", "3", "4", "5", "6"]);
+}
+
+#[tokio::test]
+async fn a_mailbox_is_bounded_in_bytes_too() {
+    let small = Bounds { bytes: 2000, ..bounds() };
+    let (engine, _) = engine_with(Settings { mailbox: small, ..settings() });
+    let a = mailbox("A");
+    let long = format!("\"{}\"", "x".repeat(900));
+    put(&engine, &a, &long).await;
+    let full = engine.append(append(&a, &long)).await.unwrap_err();
+    assert!(matches!(full, EngineError::MailboxFull { messages: 1, .. }), "{full:?}");
+    assert_eq!(found(&engine, &a, Seq::START).await.len(), 1);
+}
+
+#[tokio::test]
+async fn all_together_are_bounded_and_trimming_makes_room() {
+    let (engine, _) = engine_with(Settings { total_bytes: 1000, ..settings() });
+    let mut stored = Vec::new();
+    let full = loop {
+        let address = mailbox(&format!("S{}", stored.len()));
+        match engine.append(append(&address, "1")).await {
+            Ok(seq) => stored.push((address, seq)),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(full, EngineError::StoreFull { limit: 1000 });
+    assert!((2..10).contains(&stored.len()), "{}", stored.len());
+    engine.trim(&stored[0].0, stored[0].1);
+    put(&engine, &mailbox("late"), "1").await;
+}
+
+#[tokio::test]
+async fn a_history_drops_its_oldest_and_says_so() {
+    let (engine, _) = engine();
+    let news = topic("news");
+    let mut seqs = Vec::new();
+    for n in 1..=8 {
+        seqs.push(put(&engine, &news, &n.to_string()).await);
+    }
+    assert_eq!(found(&engine, &news, Seq::START).await, ["4", "5", "6", "7", "8"]);
+    assert_eq!(found(&engine, &news, seqs[2]).await, ["4", "5", "6", "7", "8"]);
+    let holed = found(&engine, &news, seqs[0]).await;
+    assert_eq!(holed[0], gap(seqs[0], seqs[2], GapReason::Expired));
+    assert_eq!(holed[1..], ["4", "5", "6", "7", "8"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_end_with_their_time_and_every_hole_is_told_once_in_order() {
+    for swept in [false, true] {
+        let (engine, _) = engine();
+        let a = mailbox("A");
+        let first = put(&engine, &a, "1").await;
+        let second = put_ttl(&engine, &a, "2", 10).await;
+        let third = put(&engine, &a, "3").await;
+        let fourth = put_ttl(&engine, &a, "4", 5).await;
+        let fifth = put_ttl(&engine, &a, "5", 10).await;
+        tokio::time::advance(Duration::from_secs(9)).await;
+        let hole = gap(third, fourth, GapReason::Expired);
+        assert_eq!(found(&engine, &a, Seq::START).await, ["1", "2", "3", &hole, "5"]);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        if swept {
+            expire_all(&engine).await;
+        }
+        let all = found(&engine, &a, first).await;
+        let holes = [(first, second), (third, fifth)].map(|(from, to)| gap(from, to, GapReason::Expired));
+        assert_eq!(all, [&holes[0], "3", &holes[1]], "swept: {swept}");
+        let sixth = put(&engine, &a, "6").await;
+        let rest = found(&engine, &a, fourth).await;
+        assert_eq!(rest, [gap(fourth, fifth, GapReason::Expired), "6".into()], "swept: {swept}");
+        assert_eq!(found(&engine, &a, fifth).await, ["6"]);
+        engine.trim(&a, sixth);
+        assert_eq!(found(&engine, &a, sixth).await, [""; 0]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_keeps_nothing_longer_than_its_age() {
+    let (engine, _) = engine();
+    let news = topic("news");
+    put_ttl(&engine, &news, "1", 1_000_000).await;
+    tokio::time::advance(Duration::from_secs(3600)).await;
+    assert_eq!(found(&engine, &news, Seq::START).await, [""; 0]);
+    assert_eq!(engine.expire(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_with_the_same_id_is_stored_once() {
+    let (engine, _) = engine();
+    let (a, b) = (mailbox("A"), mailbox("B"));
+    let first = put_id(&engine, &a, "S", "c-1", "1").await;
+    assert_eq!(put_id(&engine, &a, "S", "c-1", "0").await, first);
+    assert_ne!(put_id(&engine, &a, "T", "c-1", "2").await, first, "another sender");
+    assert_ne!(put_id(&engine, &b, "S", "c-1", "3").await, first, "another receiver");
+    assert_eq!(found(&engine, &a, Seq::START).await, ["1", "2"]);
+    // Also after it was read and acknowledged.
+    engine.trim(&a, engine.newest());
+    assert_eq!(put_id(&engine, &a, "S", "c-1", "1").await, first);
+    assert_eq!(found(&engine, &a, Seq::START).await, [""; 0]);
+    tokio::time::advance(Duration::from_secs(120)).await;
+    assert_ne!(put_id(&engine, &a, "S", "c-1", "1").await, first, "the window is over");
+}
+
+#[tokio::test]
+async fn a_refused_message_is_not_remembered_as_sent() {
+    let (engine, _) = engine();
+    let a = mailbox("A");
+    for n in 1..=5 {
+        put(&engine, &a, &n.to_string()).await;
+    }
+    let id = Some(MessageId::new("c-1").unwrap());
+    let again = || Append { id: id.clone(), ..append(&a, "6") };
+    engine.append(again()).await.unwrap_err();
+    engine.trim(&a, engine.newest());
+    engine.append(again()).await.unwrap();
+    assert_eq!(found(&engine, &a, Seq::START).await, ["6"]);
+}
+
+#[tokio::test]
+async fn remembered_ids_are_bounded() {
+    let (engine, _) = engine_with(Settings { dedup_ids: 10, ..settings() });
+    let first = put_id(&engine, &topic("t"), "S", "c-0", "0").await;
+    for n in 1..=11 {
+        put_id(&engine, &topic("t"), "S", &format!("c-{n}"), "1").await;
+    }
+    assert_ne!(put_id(&engine, &topic("t"), "S", "c-0", "0").await, first, "the oldest is forgotten first");
+}
+
+#[tokio::test]
+async fn empty_addresses_cost_nothing_and_no_hole_goes_untold() {
+    let (engine, _) = engine();
+    let mut last = Seq::START;
+    for n in 0..1000 {
+        let address = mailbox(&format!("S{n}"));
+        last = put(&engine, &address, "1").await;
+        engine.trim(&address, last);
+    }
+    engine.store().forget_empty();
+    assert_eq!(engine.store().shelves(), 0);
+    // Who returns with a cursor from before may have missed something, and is told.
+    let a = mailbox("S1");
+    assert_eq!(found(&engine, &a, Seq(last.0 - 900)).await.len(), 1);
+    put(&engine, &a, "2").await;
+    let told = found(&engine, &a, Seq(last.0 - 900)).await;
+    assert_eq!(told, [gap(Seq(last.0 - 900), last, GapReason::Acknowledged), "2".into()]);
+    assert_eq!(found(&engine, &a, Seq::START).await, ["2"]);
+}
+
+#[tokio::test]
+async fn what_someone_reads_is_not_forgotten() {
+    let (engine, hubs) = engine();
+    let a = mailbox("A");
+    let seat = hubs.join(&a, Seq::START);
+    let first = put(&engine, &a, "1").await;
+    engine.trim(&a, first);
+    engine.store().forget_empty();
+    assert_eq!(engine.position(&a).floor, first);
+    drop(seat);
+}
+
+async fn next(subscriber: &mut Subscriber) -> String {
+    text(&tokio::time::timeout(Duration::from_secs(10), subscriber.next()).await.unwrap().unwrap())
+}
+
+/// A hub of four slots overflows; the engine that is asked for the rest is behind at first.
+#[tokio::test(start_paused = true)]
+async fn a_stale_engine_is_asked_again_until_it_has_what_the_hub_announced() {
+    let settings = Settings { mailbox: Bounds { messages: 100, ..bounds() }, ..settings() };
+    let hubs = Hubs::new(4);
+    let reads = Arc::new(AtomicU32::new(0));
+    let engine =
+        Engine::Stale(Stale { inner: Embedded::new(settings, hubs.clone()), reads: Arc::clone(&reads) });
+    let a = mailbox("A");
+    let mut subscriber = Subscriber::new(&engine, &hubs, &a, Seq::START);
+    put(&engine, &a, "0").await;
+    assert_eq!(next(&mut subscriber).await, "0");
+    for n in 1..=20 {
+        put(&engine, &a, &n.to_string()).await;
+    }
+    reads.store(3, Ordering::SeqCst);
+    for n in 1..=20 {
+        assert_eq!(next(&mut subscriber).await, n.to_string());
+    }
+    assert_eq!(reads.load(Ordering::SeqCst), 0, "the engine was asked while it was behind");
+    assert!(subscriber.try_next().is_none(), "nothing is repeated");
+}
+
+#[tokio::test]
+async fn a_reader_behind_everything_ends_even_if_what_it_waits_for_is_gone() {
+    let (engine, hubs) = engine();
+    let a = mailbox("A");
+    let mut subscriber = Subscriber::new(&engine, &hubs, &a, Seq::START);
+    for n in 1..=5 {
+        put(&engine, &a, &n.to_string()).await;
+    }
+    // Overflows the hub, and deletes what the reader would have to read.
+    engine.trim(&a, engine.newest());
+    put(&engine, &a, "6").await;
+    assert_eq!(next(&mut subscriber).await, "6");
+}

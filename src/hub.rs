@@ -1,0 +1,202 @@
+//! The live side of an address on this node: a small broadcast channel that exists while someone reads.
+//!
+//! A hub is a doorbell that usually already holds the letter: it may drop, repeat or reorder. What a reader
+//! has not got from it, it reads from the engine at its cursor. Publishing never awaits and does no work per
+//! reader. A hub also knows how far each of its readers is, so that an acknowledgement by one tab does not
+//! delete what a slower tab of the same session has not been handed yet.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::broadcast;
+
+use crate::message::{Address, Publication, Seq};
+
+/// What goes through a hub: a publication and the seq this hub was given before it.
+#[derive(Debug, Clone)]
+pub struct Live {
+    /// The seq of the stored publication before this one, [`Seq::START`] if this is the hub's first.
+    pub prev: Seq,
+    /// The publication.
+    pub publication: Arc<Publication>,
+}
+
+/// The live side of one address.
+#[derive(Debug)]
+struct Hub {
+    /// Bounded by the slots given to [`Hubs::new`]; when full the slowest reader loses and re-reads.
+    tx: broadcast::Sender<Live>,
+    /// Protects the readers' list; held for a few instructions, never across an await.
+    readers: Mutex<Readers>,
+    /// A copy of `Readers::wanted`, so that a reader that moves on looks at the list only when it matters.
+    wanted: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Readers {
+    next_id: u64,
+    last_published: Seq,
+    /// How far each reader has passed messages on.
+    positions: Vec<(u64, Arc<AtomicU64>)>,
+    /// The highest acknowledgement so far.
+    wanted: Seq,
+    /// Up to where the engine was told to delete.
+    trimmed: Seq,
+}
+
+impl Readers {
+    /// Up to where nobody attached needs anything any more, if that is further than before.
+    fn trimmable(&mut self) -> Option<Seq> {
+        let slowest = self.positions.iter().map(|(_, position)| position.load(Ordering::SeqCst)).min();
+        let through = slowest.map_or(self.wanted, |slowest| self.wanted.min(Seq(slowest)));
+        (through > self.trimmed).then(|| {
+            self.trimmed = through;
+            through
+        })
+    }
+}
+
+/// A std lock that survives a panic elsewhere: every critical section here leaves its data whole.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// All hubs of this node.
+#[derive(Debug, Clone)]
+pub struct Hubs {
+    /// Protects which hubs exist; held while one is looked up, joined or published to.
+    hubs: Arc<Mutex<HashMap<Address, Arc<Hub>>>>,
+    slots: usize,
+}
+
+impl Hubs {
+    /// No hubs yet; each will hold `slots` publications (rounded up to a power of two by tokio).
+    #[must_use]
+    pub fn new(slots: usize) -> Self {
+        Self { hubs: Arc::default(), slots: slots.max(1) }
+    }
+
+    /// Hands a publication to whoever reads this address now. The caller publishes in commit order.
+    pub fn publish(&self, address: &Address, publication: &Arc<Publication>) {
+        let hubs = lock(&self.hubs);
+        let Some(hub) = hubs.get(address) else { return };
+        let prev = {
+            let mut readers = lock(&hub.readers);
+            match publication.seq() {
+                Some(seq) => std::mem::replace(&mut readers.last_published, seq),
+                None => readers.last_published,
+            }
+        };
+        // An error means that nobody listens at this moment; the store has it.
+        _ = hub.tx.send(Live { prev, publication: Arc::clone(publication) });
+    }
+
+    /// Whether anyone reads this address.
+    #[must_use]
+    pub fn is_read(&self, address: &Address) -> bool {
+        lock(&self.hubs).contains_key(address)
+    }
+
+    /// How many addresses are being read.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        lock(&self.hubs).len()
+    }
+
+    /// Whether nothing is being read.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Joins the hub of an address, making it if need be. The reader holds everything after `position`.
+    #[must_use]
+    pub fn join(&self, address: &Address, position: Seq) -> (Seat, broadcast::Receiver<Live>) {
+        let mut hubs = lock(&self.hubs);
+        let hub = hubs.entry(address.clone()).or_insert_with(|| {
+            Arc::new(Hub {
+                tx: broadcast::Sender::new(self.slots),
+                readers: Mutex::default(),
+                wanted: AtomicU64::new(0),
+            })
+        });
+        let receiver = hub.tx.subscribe();
+        let position = Arc::new(AtomicU64::new(position.0));
+        let mut readers = lock(&hub.readers);
+        let id = readers.next_id;
+        readers.next_id += 1;
+        readers.positions.push((id, Arc::clone(&position)));
+        drop(readers);
+        (Seat { hubs: self.clone(), address: address.clone(), hub: Arc::clone(hub), id, position }, receiver)
+    }
+
+    /// Notes an acknowledgement and answers up to where the engine may delete now.
+    #[must_use]
+    pub fn acknowledge(&self, address: &Address, seq: Seq) -> Option<Seq> {
+        let hubs = lock(&self.hubs);
+        let Some(hub) = hubs.get(address) else { return Some(seq) };
+        let mut readers = lock(&hub.readers);
+        readers.wanted = readers.wanted.max(seq);
+        hub.wanted.store(readers.wanted.0, Ordering::SeqCst);
+        readers.trimmable()
+    }
+
+    /// The highest acknowledgement known here; the engine may still hold what a slower reader needs.
+    #[must_use]
+    pub fn acknowledged(&self, address: &Address) -> Seq {
+        lock(&self.hubs).get(address).map_or(Seq::START, |hub| Seq(hub.wanted.load(Ordering::SeqCst)))
+    }
+}
+
+/// One reader's place at a hub. The hub lives as long as one of its seats.
+#[derive(Debug)]
+#[must_use = "dropping a seat leaves the hub"]
+pub struct Seat {
+    hubs: Hubs,
+    address: Address,
+    hub: Arc<Hub>,
+    id: u64,
+    position: Arc<AtomicU64>,
+}
+
+impl Seat {
+    /// The address this seat reads.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// How far this reader has passed messages on.
+    #[must_use]
+    pub fn position(&self) -> Seq {
+        Seq(self.position.load(Ordering::Acquire))
+    }
+
+    /// Moves on, and answers up to where the engine may delete now, if that waited for this reader.
+    #[must_use]
+    pub fn advance(&self, seq: Seq) -> Option<Seq> {
+        // Sequentially consistent against `acknowledge`: of the two, at least one sees the other's store.
+        let before = self.position.fetch_max(seq.0, Ordering::SeqCst);
+        // Nobody has acknowledged beyond where this reader was: nothing waited for it.
+        if self.hub.wanted.load(Ordering::SeqCst) <= before {
+            return None;
+        }
+        lock(&self.hub.readers).trimmable()
+    }
+
+    /// Leaves; answers up to where the engine may delete now, if that waited for this reader.
+    #[must_use]
+    pub fn leave(&mut self) -> Option<Seq> {
+        let mut hubs = lock(&self.hubs.hubs);
+        let mut readers = lock(&self.hub.readers);
+        readers.positions.retain(|(id, _)| *id != self.id);
+        let through = readers.trimmable();
+        if readers.positions.is_empty()
+            && hubs.get(&self.address).is_some_and(|hub| Arc::ptr_eq(hub, &self.hub))
+        {
+            hubs.remove(&self.address);
+        }
+        through
+    }
+}

@@ -1,0 +1,181 @@
+//! One client connection as the server sees it: whether what was written arrived, and whether it moves.
+//!
+//! [`Io`] wraps the socket under HTTP and WebSocket alike. It notices how the connection ended, and gives up
+//! on a peer that takes nothing for [`STALL`], so no transport needs a rule of its own for slow readers.
+
+use std::future::Future;
+use std::io::{Error, ErrorKind, IoSlice, Result};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+
+mod outq;
+
+/// How long a peer may take nothing of what is to be written before its connection is dropped.
+pub const STALL: Duration = Duration::from_secs(30);
+
+/// A client connection.
+#[derive(Debug)]
+pub struct Link {
+    id: u64,
+    /// Somebody wants to know later whether what is written now arrived.
+    watched: AtomicBool,
+    /// The connection ended otherwise than by an orderly close.
+    broken: AtomicBool,
+    /// A second handle on the socket, made when the link is watched: it can be asked after the end.
+    socket: OnceLock<OwnedFd>,
+}
+
+impl Link {
+    /// A connection that nothing is known about yet.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Arc::new(Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            watched: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+            socket: OnceLock::new(),
+        })
+    }
+
+    /// Tells this connection from all others of this process.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// From the next write on, [`Self::arrived`] can tell.
+    pub fn watch(&self) {
+        self.watched.store(true, Ordering::Release);
+    }
+
+    /// Whether the peer's TCP has acknowledged every byte written so far, and the connection did not break.
+    ///
+    /// `false` also means "there is no telling". Behind a reverse proxy this speaks of the proxy.
+    #[must_use]
+    pub fn arrived(&self) -> bool {
+        let Some(socket) = self.socket.get() else { return false };
+        // A reset that came after the server let go of the connection waits as the socket's error.
+        if !matches!(SockRef::from(socket).take_error(), Ok(None)) {
+            self.broken.store(true, Ordering::Release);
+        }
+        !self.broken.load(Ordering::Acquire) && outq::unacknowledged(socket.as_fd()) == Some(0)
+    }
+}
+
+/// A socket that tells its [`Link`] how it fares.
+#[derive(Debug)]
+pub struct Io<S> {
+    stream: S,
+    link: Arc<Link>,
+    /// A second handle on the stream, where it has one.
+    handle: fn(&S) -> Option<OwnedFd>,
+    /// Running while the peer takes nothing; allocated at the first stall only.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl Io<TcpStream> {
+    /// Wraps a TCP connection.
+    #[must_use]
+    pub fn tcp(stream: TcpStream, link: Arc<Link>) -> Self {
+        Self { stream, link, handle: |stream| stream.as_fd().try_clone_to_owned().ok(), stalled: None }
+    }
+}
+
+impl<S> Io<S> {
+    /// Wraps a stream that is not a socket of the system: it never gives evidence of arrival.
+    #[must_use]
+    pub fn opaque(stream: S, link: Arc<Link>) -> Self {
+        Self { stream, link, handle: |_| None, stalled: None }
+    }
+
+    fn note<T>(&mut self, cx: &mut Context<'_>, written: Poll<Result<T>>) -> Poll<Result<T>> {
+        match &written {
+            Poll::Ready(result) => {
+                self.stalled = None;
+                if result.is_err() {
+                    self.link.broken.store(true, Ordering::Release);
+                }
+            }
+            Poll::Pending => {
+                let timer = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(STALL)));
+                if timer.as_mut().poll(cx).is_ready() {
+                    self.link.broken.store(true, Ordering::Release);
+                    let text = format!("the peer took nothing for {} s", STALL.as_secs());
+                    return Poll::Ready(Err(Error::new(ErrorKind::TimedOut, text)));
+                }
+            }
+        }
+        written
+    }
+
+    fn before_write(&self) {
+        if self.link.watched.load(Ordering::Acquire)
+            && self.link.socket.get().is_none()
+            && let Some(socket) = (self.handle)(&self.stream)
+        {
+            _ = self.link.socket.set(socket);
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Io<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Result<()>> {
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if let Poll::Ready(Err(_)) = &read {
+            self.link.broken.store(true, Ordering::Release);
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Io<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<Result<usize>> {
+        self.before_write();
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.note(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<Result<usize>> {
+        self.before_write();
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.note(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.note(cx, flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.note(cx, shut)
+    }
+}
+
+impl<S> Drop for Io<S> {
+    fn drop(&mut self) {
+        // The second handle would keep the connection open towards the peer.
+        if let Some(socket) = self.link.socket.get() {
+            _ = SockRef::from(socket).shutdown(Shutdown::Both);
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! How many written bytes the peer has not acknowledged: the one system call without a safe wrapper.
+
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Bytes written to a TCP socket that its peer's TCP has not acknowledged (`SIOCOUTQ`, tcp(7)); `None` if the
+/// system cannot tell.
+#[cfg(target_os = "linux")]
+pub(super) fn unacknowledged(socket: BorrowedFd<'_>) -> Option<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the descriptor is open, being borrowed, and SIOCOUTQ (the same number as TIOCOUTQ) writes one
+    // int to the address it is given, which outlives the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    (result == 0).then(|| usize::try_from(bytes).ok()).flatten()
+}
+
+/// Systems without `SIOCOUTQ`: the connection's orderly end is the only evidence.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn unacknowledged(_socket: BorrowedFd<'_>) -> Option<usize> {
+    Some(0)
+}

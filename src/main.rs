@@ -1,0 +1,105 @@
+//! The `x0-msg-server` command.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+use x0_msg_server::cli::{self, HealthArgs, ListenArgs, SendArgs};
+use x0_msg_server::clock::Clock;
+use x0_msg_server::config::Config;
+use x0_msg_server::server::Server;
+
+/// A message broker for browser sessions: WebSocket first, with Server-Sent Events and long-poll behind it.
+///
+/// Without a command it serves. Open the address it logs in two browser tabs to see messages go back and
+/// forth.
+#[derive(Parser)]
+#[command(version, args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    config: Config,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  x0-msg-server                                   serve on 127.0.0.1:8080
+  x0-msg-server listen --session A                print what is sent to session A
+  x0-msg-server send --to A '{\"hello\":1}'         send something to session A
+  x0-msg-server send --topic news '\"hi\"'          send something to everyone who reads topic news";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the broker (the default)
+    Serve(Box<Config>),
+    /// Send one message and wait until it is stored
+    Send(SendArgs),
+    /// Print messages as they come; acknowledges them, reconnects and resumes
+    Listen(ListenArgs),
+    /// Ask a running broker whether it is well; fails if not
+    Health(HealthArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        None => run(serve(cli.config)),
+        Some(Command::Serve(config)) => run(serve(*config)),
+        Some(Command::Send(args)) => run(cli::send(args)),
+        Some(Command::Listen(args)) => run(cli::listen(args)),
+        Some(Command::Health(args)) => run(cli::health(args)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("x0-msg-server: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(command)
+}
+
+/// Human on a terminal, JSON elsewhere; `RUST_LOG` chooses what.
+fn log() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() {
+        log.with_target(false).init();
+    } else {
+        log.json().flatten_event(true).init();
+    }
+}
+
+async fn serve(config: Config) -> Result<()> {
+    log();
+    // From the first moment on: a signal during the start must not kill.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let listener = TcpListener::bind(config.listen).await.with_context(|| {
+        format!("cannot listen on {}; choose another address with --listen", config.listen)
+    })?;
+    if !config.listen.ip().is_loopback() {
+        tracing::warn!(
+            address = %config.listen,
+            "--listen opens this broker to other machines, and anyone who reaches it may read and send as any session"
+        );
+    }
+    let server = Server::new(config, Clock::Wall);
+    let shutdown = server.shutdown().clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        shutdown.cancel();
+    });
+    Ok(server.serve(listener).await?)
+}

@@ -1,0 +1,299 @@
+//! What is sent: names, positions, and one committed message with its bytes.
+//!
+//! Nothing here knows about engines, hubs or transports. A [`Publication`] is encoded once, when it is
+//! committed; every transport afterwards shares its bytes by reference count.
+
+use std::fmt;
+use std::sync::Arc;
+
+use axum::extract::ws::Utf8Bytes;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+/// Longest session id, user id, topic name or message id, in bytes.
+pub const MAX_NAME: usize = 256;
+
+/// Why a name was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// The name has no characters.
+    #[error("must not be empty")]
+    Empty,
+    /// The name is longer than [`MAX_NAME`] bytes.
+    #[error("is {0} bytes long; at most {MAX_NAME} are allowed")]
+    TooLong(usize),
+    /// The name holds a control character.
+    #[error("must not contain control characters")]
+    Control,
+}
+
+fn check_name(name: &str) -> Result<(), NameError> {
+    match name.len() {
+        0 => Err(NameError::Empty),
+        n if n > MAX_NAME => Err(NameError::TooLong(n)),
+        _ if name.chars().any(char::is_control) => Err(NameError::Control),
+        _ => Ok(()),
+    }
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $type:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+        #[serde(transparent)]
+        pub struct $type(Arc<str>);
+
+        impl $type {
+            /// Checks and keeps a name: 1 to 256 bytes, no control characters.
+            ///
+            /// # Errors
+            /// [`NameError`] says which of the two rules is broken.
+            pub fn new(name: &str) -> Result<Self, NameError> {
+                check_name(name).map(|()| Self(Arc::from(name)))
+            }
+
+            /// The name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+name! {
+    /// Names one logged-in browser session. Several tabs, sockets and polls may hold it at once.
+    SessionId
+}
+name! {
+    /// Names who sessions belong to.
+    UserId
+}
+name! {
+    /// Names a topic: a channel that anyone allowed may subscribe to.
+    TopicName
+}
+name! {
+    /// A sender's own name for a message; it makes a retry harmless.
+    MessageId
+}
+
+/// Where committed messages live: the mailbox of a session, or the history of a topic.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Address {
+    /// The mailbox of one session: kept until acknowledged.
+    Session(SessionId),
+    /// The history of one topic: a bounded tail.
+    Topic(TopicName),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Session(name) => write!(f, "session {name}"),
+            Self::Topic(name) => write!(f, "topic {name}"),
+        }
+    }
+}
+
+/// A position in a mailbox or history: strictly increasing, may skip, opaque to clients.
+///
+/// A seq means something only within its [`Epoch`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
+#[serde(transparent)]
+pub struct Seq(pub u64);
+
+impl Seq {
+    /// Before every message.
+    pub const START: Self = Self(0);
+}
+
+impl fmt::Display for Seq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Identifies the incarnation of the store: it changes when stored messages were lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Epoch(Arc<str>);
+
+impl Epoch {
+    /// The epoch with this text.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        Self(Arc::from(text))
+    }
+
+    /// The epoch as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A message on its way into the store.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// Who sent it; `None` for a sender without a session.
+    pub from: Option<SessionId>,
+    /// The sender's JSON, kept byte for byte.
+    pub payload: Box<RawValue>,
+    /// When it was accepted, in Unix milliseconds.
+    pub ts: u64,
+}
+
+/// One message as subscribers get it: committed (or volatile), encoded once.
+#[derive(Debug)]
+pub struct Publication {
+    seq: Option<Seq>,
+    from: Option<SessionId>,
+    frame: Utf8Bytes,
+    payload_start: usize,
+}
+
+#[derive(Serialize)]
+struct Head<'a> {
+    r#type: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seq: Option<Seq>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    topic: Option<&'a TopicName>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<&'a SessionId>,
+    ts: u64,
+}
+
+impl Publication {
+    /// Encodes a message as the native `message` frame; `seq` is `None` for a volatile one.
+    ///
+    /// The payload comes last, so that it can be handed out as a slice of the frame.
+    #[must_use]
+    pub fn encode(address: &Address, seq: Option<Seq>, message: &Message) -> Self {
+        let topic = match address {
+            Address::Topic(topic) => Some(topic),
+            Address::Session(_) => None,
+        };
+        let from = message.from.as_ref();
+        let head = Head { r#type: "message", seq, topic, from, ts: message.ts };
+        let payload = message.payload.get();
+        let mut frame = Vec::with_capacity(payload.len() + 160);
+        serde_json::to_writer(&mut frame, &head).expect("strings and numbers always encode");
+        frame.pop();
+        frame.extend_from_slice(b",\"payload\":");
+        let payload_start = frame.len();
+        frame.extend_from_slice(payload.as_bytes());
+        frame.push(b'}');
+        // One block of exactly the right size: cloning it later only counts references.
+        frame.shrink_to_fit();
+        let frame = String::from_utf8(frame).expect("the head and the payload are both UTF-8");
+        Self { seq, from: message.from.clone(), frame: frame.into(), payload_start }
+    }
+
+    /// Its position; `None` when volatile.
+    #[must_use]
+    pub fn seq(&self) -> Option<Seq> {
+        self.seq
+    }
+
+    /// Who sent it.
+    #[must_use]
+    pub fn from(&self) -> Option<&SessionId> {
+        self.from.as_ref()
+    }
+
+    /// The native `message` frame.
+    #[must_use]
+    pub fn frame(&self) -> &Utf8Bytes {
+        &self.frame
+    }
+
+    /// The sender's payload: a slice of the frame.
+    #[must_use]
+    pub fn payload(&self) -> &str {
+        let text = self.frame.as_str();
+        &text[self.payload_start..text.len() - 1]
+    }
+}
+
+/// Why a reader is told that messages between two positions are not coming.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GapReason {
+    /// They were acknowledged, by this reader or another one of its session.
+    Acknowledged,
+    /// Their time to live ended, or a topic's history no longer reaches back.
+    Expired,
+    /// The cursor belongs to another incarnation of the store.
+    Epoch,
+}
+
+/// Messages after `from`, up to and including `to`, are not coming.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Gap {
+    /// The reader's cursor.
+    pub from: Seq,
+    /// Where reading goes on (exclusive).
+    pub to: Seq,
+    /// Why.
+    pub reason: GapReason,
+}
+
+/// What a reader gets next.
+#[derive(Debug, Clone)]
+pub enum Item {
+    /// A message.
+    Message(Arc<Publication>),
+    /// A hole that is not going to be filled.
+    Gap(Gap),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(from: Option<&str>, payload: &str) -> Message {
+        Message {
+            from: from.map(|name| SessionId::new(name).unwrap()),
+            payload: RawValue::from_string(payload.to_owned()).unwrap(),
+            ts: 1_763_886_000_000,
+        }
+    }
+
+    #[test]
+    fn the_frame_is_the_wire_format_and_the_payload_a_slice_of_it() {
+        let mailbox = Address::Session(SessionId::new("A").unwrap());
+        let publication =
+            Publication::encode(&mailbox, Some(Seq(18)), &message(Some("B"), r#"{ "a":1e400 }"#));
+        assert_eq!(
+            publication.frame().as_str(),
+            r#"{"type":"message","seq":18,"from":"B","ts":1763886000000,"payload":{ "a":1e400 }}"#
+        );
+        assert_eq!(publication.payload(), r#"{ "a":1e400 }"#);
+    }
+
+    #[test]
+    fn volatile_topic_messages_name_the_topic_and_have_no_seq() {
+        let topic = Address::Topic(TopicName::new("né\"ws").unwrap());
+        let publication = Publication::encode(&topic, None, &message(None, "7"));
+        assert_eq!(
+            publication.frame().as_str(),
+            r#"{"type":"message","topic":"né\"ws","ts":1763886000000,"payload":7}"#
+        );
+    }
+
+    #[test]
+    fn names_are_bounded() {
+        assert_eq!(SessionId::new(""), Err(NameError::Empty));
+        assert_eq!(SessionId::new(&"x".repeat(257)), Err(NameError::TooLong(257)));
+        assert_eq!(SessionId::new("a\nb"), Err(NameError::Control));
+        assert!(SessionId::new(&"x".repeat(256)).is_ok());
+    }
+}

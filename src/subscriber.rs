@@ -1,0 +1,187 @@
+//! One reader: catches up from the engine, then takes what the hub brings. The only code that joins the two.
+//!
+//! First attach, reconnect, lag and polls are one path: join the hub first, read the engine from the cursor,
+//! go live when a read comes back shorter than its limit. A live publication is handed over only if the
+//! reader has everything before it; otherwise the engine is read until that publication is met.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+
+use crate::engine::Engine;
+use crate::hub::{Hubs, Live, Seat};
+use crate::message::{Address, Gap, Item, Seq};
+
+/// How many items one read of the engine asks for.
+const READ: usize = 64;
+
+/// How long to wait before reading again an engine that does not have yet what the hub announced.
+const STALE_PAUSE: Duration = Duration::from_millis(20);
+
+/// A reader of one address.
+#[derive(Debug)]
+pub struct Subscriber {
+    engine: Engine,
+    seat: Seat,
+    receiver: broadcast::Receiver<Live>,
+    /// The seq of the newest stored message put into `backlog` so far.
+    read: Seq,
+    /// The seq of the newest stored message handed over so far.
+    handed: Seq,
+    /// Read, but not handed over: at most one read of the engine and what the hub had ready.
+    backlog: VecDeque<Item>,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Everything up to `read` was read; the hub brings the rest.
+    Live,
+    /// Read the engine, at least until this seq is met; [`Seq::START`] when no seq is known.
+    Behind(Seq),
+    /// The server is going away: nothing more comes.
+    Closed,
+}
+
+impl Subscriber {
+    /// A reader of everything after `cursor`.
+    #[must_use]
+    pub fn new(engine: &Engine, hubs: &Hubs, address: &Address, cursor: Seq) -> Self {
+        let (seat, receiver) = hubs.join(address, cursor);
+        Self {
+            engine: engine.clone(),
+            seat,
+            receiver,
+            read: cursor,
+            handed: cursor,
+            backlog: VecDeque::new(),
+            state: State::Behind(Seq::START),
+        }
+    }
+
+    /// What is read.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        self.seat.address()
+    }
+
+    /// The newest seq handed over.
+    #[must_use]
+    pub fn handed(&self) -> Seq {
+        self.handed
+    }
+
+    /// The newest seq known to have been passed on: what comes after it can be handed over again.
+    #[must_use]
+    pub fn passed(&self) -> Seq {
+        self.seat.position()
+    }
+
+    /// Notes that everything up to `seq` was passed on, so that an acknowledgement may delete it.
+    pub fn pass(&mut self, seq: Seq) {
+        if let Some(through) = self.seat.advance(seq) {
+            self.engine.trim(self.seat.address(), through);
+        }
+    }
+
+    /// Goes back (or on) to `cursor`: what is stored after it is handed over again.
+    ///
+    /// Volatile messages that wait to be handed over stay.
+    pub fn seek(&mut self, cursor: Seq) {
+        if cursor == self.handed {
+            return;
+        }
+        self.backlog.retain(|item| matches!(item, Item::Message(message) if message.seq().is_none()));
+        self.read = cursor;
+        self.handed = cursor;
+        self.state = State::Behind(Seq::START);
+    }
+
+    /// Puts a hole in front of everything else.
+    pub fn tell(&mut self, gap: Gap) {
+        self.backlog.push_front(Item::Gap(gap));
+    }
+
+    /// The next item; waits until there is one. `None` when the hub is gone for good.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped: an item is taken only when it is returned.
+    pub async fn next(&mut self) -> Option<Item> {
+        loop {
+            if let Some(item) = self.try_next() {
+                return Some(item);
+            }
+            match self.state {
+                State::Closed => return None,
+                State::Behind(target) => self.catch_up(target).await,
+                State::Live => match self.receiver.recv().await {
+                    Ok(live) => self.accept(live),
+                    Err(RecvError::Lagged(_)) => self.state = State::Behind(Seq::START),
+                    Err(RecvError::Closed) => self.state = State::Closed,
+                },
+            }
+        }
+    }
+
+    /// The next item if one is at hand.
+    pub fn try_next(&mut self) -> Option<Item> {
+        self.fill(1);
+        let item = self.backlog.pop_front()?;
+        match &item {
+            Item::Message(message) => self.handed = self.handed.max(message.seq().unwrap_or_default()),
+            Item::Gap(gap) => self.handed = self.handed.max(gap.to),
+        }
+        Some(item)
+    }
+
+    /// Moves what is at hand into the backlog, up to `limit` items, and answers how many wait there.
+    pub fn fill(&mut self, limit: usize) -> usize {
+        while self.state == State::Live && self.backlog.len() < limit {
+            match self.receiver.try_recv() {
+                Ok(live) => self.accept(live),
+                Err(TryRecvError::Lagged(_)) => self.state = State::Behind(Seq::START),
+                Err(TryRecvError::Closed) => self.state = State::Closed,
+                Err(TryRecvError::Empty) => break,
+            }
+        }
+        self.backlog.len()
+    }
+
+    fn accept(&mut self, live: Live) {
+        match live.publication.seq() {
+            None => self.backlog.push_back(Item::Message(live.publication)),
+            Some(seq) if seq <= self.read => {}
+            Some(seq) if live.prev <= self.read => {
+                self.read = seq;
+                self.backlog.push_back(Item::Message(live.publication));
+            }
+            Some(seq) => self.state = State::Behind(seq),
+        }
+    }
+
+    /// One read of the engine.
+    async fn catch_up(&mut self, target: Seq) {
+        let batch = self.engine.read(self.seat.address(), self.read, READ).await;
+        self.read = self.read.max(batch.cursor);
+        self.backlog.extend(batch.items);
+        if batch.more {
+            return;
+        }
+        if self.read >= target {
+            self.state = State::Live;
+        } else if self.backlog.is_empty() {
+            // Stale: the engine will have it soon. Everybody else goes on meanwhile.
+            tokio::time::sleep(STALE_PAUSE).await;
+        }
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        if let Some(through) = self.seat.leave() {
+            self.engine.trim(self.seat.address(), through);
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Today's x0 client, unmodified: its polls and sends, translated to the same hubs and mailboxes.
+//!
+//! That client polls again at once after any 200, and stops for good after anything else. So a poll it could
+//! have sent is always answered 200, and never at once when there is nothing to say. A send that fails is
+//! answered 200 with an `error` key: only then does its page show the failure.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Extension, Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::any;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio::time::{Instant, sleep_until};
+
+use crate::edge::{Edge, Query, Refusal, body_text, encode};
+use crate::identity::Grant;
+use crate::lease::Claim;
+use crate::link::Link;
+use crate::message::{Item, MessageId, Publication, Seq, SessionId};
+use crate::protocol::{Code, ENVELOPE, Send, To};
+
+mod receipt;
+mod shape;
+
+pub use receipt::{Reader, Readers};
+
+use shape::{Asked, Door, Unusable};
+
+/// Beyond this many waiting messages, an answer carries more than one.
+const ONE_BY_ONE: usize = 8;
+
+/// Messages in one answer.
+const MOST_MESSAGES: usize = 64;
+
+/// An answer is complete once it has this many bytes.
+const ENOUGH_BYTES: usize = 1 << 20;
+
+/// How long a message waits for the other tabs of its session to be polling again.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// The answer when there is nothing to say.
+const NOTHING: &str = r#"{"messages":null}"#;
+
+#[derive(Clone)]
+struct Legacy {
+    edge: Edge,
+    readers: Readers,
+}
+
+/// The routes of this transport.
+pub fn routes(edge: Edge, readers: Readers) -> Router {
+    let door = |door: Door| any(move |state, link, request| handle(state, door, link, request));
+    Router::new()
+        .route("/python/MsgHandler.py", door(Door::Handler))
+        .route("/get", door(Door::Get))
+        .route("/set", door(Door::Set))
+        .with_state(Legacy { edge, readers })
+}
+
+/// An answer of this path. The two CORS headers stand on every one of them: without them the browser hides
+/// the answer, and the page stops polling.
+fn answer(status: StatusCode, body: impl Into<Body>) -> Response {
+    const ANY: HeaderValue = HeaderValue::from_static("*");
+    let headers = [
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, ANY),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, ANY),
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=UTF-8")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    (status, headers, body.into()).into_response()
+}
+
+#[derive(Serialize)]
+struct Failed<'a> {
+    messages: (),
+    error: bool,
+    exception_id: Code,
+    exception: &'a str,
+}
+
+/// A failure that the x0 page shows.
+fn failed(refusal: &Refusal) -> Response {
+    let Refusal { code, message } = refusal;
+    let body = Failed { messages: (), error: true, exception_id: *code, exception: message };
+    answer(StatusCode::OK, encode(&body))
+}
+
+async fn handle(
+    State(legacy): State<Legacy>,
+    door: Door,
+    link: Option<Extension<Arc<Link>>>,
+    request: Request,
+) -> Response {
+    match *request.method() {
+        Method::OPTIONS => answer(StatusCode::NO_CONTENT, Body::empty()),
+        Method::POST => {
+            let link = link.map_or_else(Link::new, |Extension(link)| link);
+            let query = Query::of(request.uri());
+            let limit = legacy.edge.config.max_payload + ENVELOPE;
+            let asked = match body_text(request, limit).await {
+                Ok(body) => shape::body(door, &body),
+                // Only a send can be too large.
+                Err(refusal) if refusal.code == Code::TooLarge => return failed(&refusal),
+                Err(refusal) => Err(Unusable::NotX0(refusal.message)),
+            };
+            legacy.act(asked, &link, query.get("a__")).await
+        }
+        Method::GET => {
+            let query = Query::of(request.uri());
+            match shape::query(&query) {
+                Some(asked) => legacy.act(asked, &Link::new(), query.get("a__")).await,
+                None => answer(StatusCode::OK, Body::empty()),
+            }
+        }
+        Method::HEAD => answer(StatusCode::OK, Body::empty()),
+        _ => {
+            let text = "poll and send with POST; net events come with GET";
+            let body = Refusal::new(Code::BadRequest, text).body();
+            answer(StatusCode::METHOD_NOT_ALLOWED, body)
+        }
+    }
+}
+
+impl Legacy {
+    async fn act(&self, asked: Result<Asked, Unusable>, link: &Arc<Link>, request: Option<&str>) -> Response {
+        match asked {
+            Ok(Asked::Poll { session: Some(session), ack }) => {
+                answer(StatusCode::OK, self.poll(&session, link, request, ack).await)
+            }
+            Ok(Asked::Poll { session: None, .. }) => {
+                self.hold(Instant::now() + self.edge.config.poll_timeout).await;
+                answer(StatusCode::OK, NOTHING)
+            }
+            Ok(Asked::Send { from, to, payload }) => match self.send(from, to, payload, request).await {
+                Ok(()) => answer(StatusCode::OK, r#"{"messages":null,"status":"ok"}"#),
+                Err(refusal) => failed(&refusal),
+            },
+            Ok(Asked::Del { session }) => {
+                if let Some(session) = session {
+                    receipt::received_all(&self.readers, &self.edge.broker, &session);
+                }
+                answer(StatusCode::OK, NOTHING)
+            }
+            Err(Unusable::Send(text)) => failed(&Refusal::new(Code::BadRequest, text)),
+            Err(Unusable::NotX0(text)) => {
+                answer(StatusCode::BAD_REQUEST, Refusal::new(Code::BadRequest, text).body())
+            }
+        }
+    }
+
+    /// Waits out a poll that has nothing to wait for.
+    async fn hold(&self, until: Instant) {
+        tokio::select! {
+            () = sleep_until(until) => {}
+            () = self.edge.shutdown.cancelled() => {}
+        }
+    }
+
+    async fn send(
+        &self,
+        from: Option<SessionId>,
+        to: SessionId,
+        payload: Box<RawValue>,
+        request: Option<&str>,
+    ) -> Result<(), Refusal> {
+        let grant = from.map_or_else(Grant::anonymous, Grant::session);
+        let payload = shape::with_sender(payload.get(), grant.sender());
+        let payload = RawValue::from_string(payload).expect("an object with one member set is JSON");
+        // A browser repeats a POST whose connection died, with the same `a__`. The prefix keeps these apart
+        // from the ids of native senders.
+        let id = request.and_then(|a| MessageId::new(&format!("a__={a}")).ok());
+        let send = Send { id, to: To::Session(to), payload, ttl: None, volatile: false };
+        self.edge.broker.send(&grant, send)?.done().await?;
+        Ok(())
+    }
+
+    async fn poll(
+        &self,
+        session: &SessionId,
+        link: &Arc<Link>,
+        request: Option<&str>,
+        ack: Option<Seq>,
+    ) -> String {
+        let deadline = Instant::now() + self.edge.config.poll_timeout;
+        let broker = &self.edge.broker;
+        let mut claim = self.readers.claim(
+            session,
+            |idle| Some(Reader::likeness(idle, link, request)),
+            || (broker.mailbox(session, &Default::default()).0, Reader::default()),
+        );
+        receipt::settle(&mut claim, broker, session, (link, request, ack));
+        let Some(first) = self.first(&mut claim, deadline).await else { return NOTHING.to_owned() };
+        claim.together(PATIENCE).await;
+        let (subscriber, reader) = claim.parts();
+        let mut messages = Messages::new();
+        messages.push(&first);
+        // One message for each answer: what throws in the page drops the rest of its batch.
+        if subscriber.fill(MOST_MESSAGES) >= ONE_BY_ONE {
+            while messages.count < MOST_MESSAGES && messages.json.len() < ENOUGH_BYTES {
+                match subscriber.try_next() {
+                    Some(Item::Message(message)) => messages.push(&message),
+                    Some(Item::Gap(_)) => {}
+                    None => break,
+                }
+            }
+        }
+        let through = subscriber.handed();
+        reader.answered(through, link, request);
+        messages.finish(through)
+    }
+
+    /// The next message, or `None` when the poll's time is over.
+    async fn first(&self, claim: &mut Claim<Reader>, deadline: Instant) -> Option<Arc<Publication>> {
+        loop {
+            let item = tokio::select! {
+                biased;
+                item = claim.subscriber().next() => item?,
+                () = self.hold(deadline) => return None,
+            };
+            // The x0 client knows no gaps.
+            if let Item::Message(message) = item {
+                return Some(message);
+            }
+        }
+    }
+}
+
+/// The body of an answer with messages.
+struct Messages {
+    json: String,
+    count: usize,
+}
+
+impl Messages {
+    fn new() -> Self {
+        Self { json: r#"{"messages":["#.to_owned(), count: 0 }
+    }
+
+    fn push(&mut self, message: &Publication) {
+        if self.count > 0 {
+            self.json.push(',');
+        }
+        self.count += 1;
+        self.json.push_str(&shape::with_sender(message.payload(), message.from()));
+    }
+
+    fn finish(mut self, through: Seq) -> String {
+        self.json.push_str(&format!(r#"],"seq":{through}}}"#));
+        self.json
+    }
+}

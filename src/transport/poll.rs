@@ -1,0 +1,190 @@
+//! `GET /v1/messages`: the native long-poll. The cursor of the next call acknowledges.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, Uri};
+use axum::response::Response;
+use axum::routing::get;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+use tokio::time::{Instant, sleep_until};
+
+use crate::edge::{Edge, Query, Refusal, encode, json};
+use crate::lease::{Claim, Leases};
+use crate::message::{Epoch, Gap, Item, Seq, TopicName};
+use crate::protocol::{Code, Resume};
+use crate::transport::topics::Topics;
+
+/// How long a poll waits that does not say.
+const WAIT: Duration = Duration::from_secs(10);
+
+/// How long a poll may wait at most: longer ones are cut by proxies.
+const MOST_WAIT: Duration = Duration::from_secs(60);
+
+/// Messages in one answer.
+const MOST_MESSAGES: usize = 100;
+
+/// An answer is complete once it has this many bytes.
+const ENOUGH_BYTES: usize = 1 << 20;
+
+/// What is remembered of a reader between its polls.
+#[derive(Debug, Default)]
+pub struct Reader {
+    /// Whether its last poll brought a cursor.
+    has_cursor: bool,
+    topics: Topics,
+    /// How far each topic was handed out.
+    cursors: BTreeMap<TopicName, Seq>,
+}
+
+/// The readers of this transport.
+pub type Readers = Arc<Leases<Reader>>;
+
+#[derive(Clone)]
+struct Polls {
+    edge: Edge,
+    readers: Readers,
+}
+
+/// The routes of this transport.
+pub fn routes(edge: Edge, readers: Readers) -> Router {
+    Router::new().route("/v1/messages", get(poll)).with_state(Polls { edge, readers })
+}
+
+/// An answer. The messages are the frames that subscribers get over WebSocket.
+#[derive(Serialize)]
+struct Answer<'a> {
+    epoch: &'a Epoch,
+    messages: Vec<&'a RawValue>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    gaps: Vec<TopicGap>,
+    /// The `after` of the next call.
+    seq: Seq,
+    /// The `after.<topic>` of the next call.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    topics: &'a BTreeMap<TopicName, Seq>,
+}
+
+#[derive(Serialize)]
+struct TopicGap {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    topic: Option<TopicName>,
+    #[serde(flatten)]
+    gap: Gap,
+}
+
+fn wait(query: &Query) -> Result<Duration, Refusal> {
+    let Some(text) = query.get("wait") else { return Ok(WAIT) };
+    let wait = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    wait.filter(|wait| *wait <= MOST_WAIT).ok_or_else(|| {
+        let text = format!("parameter `wait` must be a number of seconds from 0 to {}", MOST_WAIT.as_secs());
+        Refusal::new(Code::BadRequest, text)
+    })
+}
+
+async fn poll(State(Polls { edge, readers }): State<Polls>, uri: Uri) -> Result<Response, Refusal> {
+    let query = Query::of(&uri);
+    let session = query.required_session()?;
+    let resume = query.resume("after")?;
+    let topics = query.topics(edge.config.max_topics)?;
+    let deadline = Instant::now() + wait(&query)?;
+    let cursor = resume.after.filter(|after| *after > Seq::START);
+    // A cursor from another incarnation of the store acknowledges nothing; its reader is told.
+    let ours = cursor.is_none_or(|cursor| edge.broker.is_ours(cursor, resume.epoch.as_ref()));
+    if let Some(cursor) = cursor
+        && ours
+    {
+        edge.broker.ack(&session, cursor, resume.epoch.as_ref())?;
+    }
+    let mut claim = readers.claim(
+        &session,
+        |idle| {
+            let (passed, handed) = (idle.subscriber().passed(), idle.subscriber().handed());
+            let same = match cursor {
+                Some(cursor) => idle.state.has_cursor && passed <= cursor && cursor <= handed,
+                None => !idle.state.has_cursor,
+            };
+            (ours && same).then(|| (Some(handed) == cursor, idle.since()))
+        },
+        || (edge.broker.mailbox(&session, &resume).0, Reader::default()),
+    );
+    let (subscriber, reader) = claim.parts();
+    reader.has_cursor = cursor.is_some();
+    if ours {
+        let from = cursor.unwrap_or_else(|| edge.broker.floor(&session));
+        subscriber.pass(from);
+        subscriber.seek(from);
+    }
+    reader.read_topics(&edge, &topics);
+    let answer = collect(&edge, &mut claim, deadline).await;
+    // What it was handed now, it may ask for after: it has a cursor from here on.
+    claim.state().has_cursor = true;
+    Ok(json(StatusCode::OK, answer))
+}
+
+impl Reader {
+    /// Goes on with the topics asked for, where the reader says it is.
+    fn read_topics(&mut self, edge: &Edge, asked: &[(TopicName, Resume)]) {
+        self.topics.retain(|topic| asked.iter().any(|(name, _)| name == topic));
+        for (topic, resume) in asked {
+            let same = resume.after.is_none_or(|after| self.cursors.get(topic) == Some(&after));
+            if self.topics.contains(topic) && same {
+                continue;
+            }
+            let (subscriber, opening) = edge.broker.topic(topic, resume);
+            self.topics.insert(topic.clone(), subscriber);
+            self.cursors.insert(topic.clone(), resume.after.unwrap_or(opening.seq));
+        }
+        self.cursors.retain(|topic, _| self.topics.contains(topic));
+    }
+}
+
+/// Waits for the first item, takes what is ready with it, and encodes the answer.
+async fn collect(edge: &Edge, claim: &mut Claim<Reader>, deadline: Instant) -> String {
+    let (subscriber, reader) = claim.parts();
+    let first = tokio::select! {
+        biased;
+        item = subscriber.next() => item.map(|item| (None, item)),
+        (topic, item) = reader.topics.next() => Some((Some(topic), item)),
+        () = sleep_until(deadline) => None,
+        () = edge.shutdown.cancelled() => None,
+    };
+    let mut messages = Vec::new();
+    let mut gaps = Vec::new();
+    let mut size = 0;
+    let mut next = first;
+    while let Some((topic, item)) = next.take() {
+        match item {
+            Item::Message(message) => {
+                if let (Some(topic), Some(seq)) = (&topic, message.seq()) {
+                    reader.cursors.insert(topic.clone(), seq);
+                }
+                size += message.frame().len();
+                messages.push(message);
+            }
+            Item::Gap(gap) => {
+                if let Some(topic) = &topic {
+                    reader.cursors.insert(topic.clone(), gap.to);
+                }
+                gaps.push(TopicGap { topic, gap });
+            }
+        }
+        if messages.len() + gaps.len() >= MOST_MESSAGES || size >= ENOUGH_BYTES {
+            break;
+        }
+        next = subscriber.try_next().map(|item| (None, item));
+        next = next.or_else(|| reader.topics.try_next().map(|(topic, item)| (Some(topic), item)));
+    }
+    let raw = |text| serde_json::from_str(text).expect("a frame is JSON");
+    encode(&Answer {
+        epoch: edge.broker.epoch(),
+        messages: messages.iter().map(|message| raw(message.frame().as_str())).collect(),
+        gaps,
+        seq: subscriber.handed(),
+        topics: &reader.cursors,
+    })
+}

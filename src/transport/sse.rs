@@ -1,0 +1,135 @@
+//! `GET /v1/events`: Server-Sent Events. The id is the seq; `Last-Event-ID` resumes and acknowledges.
+//!
+//! Messages come as unnamed events, so that `onmessage` sees messages only; `welcome` and `gap` are named.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::fmt::Write;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use futures::stream;
+
+use crate::edge::{Edge, Query, Refusal};
+use crate::message::{Item, Seq, TopicName};
+use crate::protocol::{SERVER, ServerFrame};
+use crate::subscriber::Subscriber;
+use crate::transport::topics::Topics;
+
+/// One chunk is complete once it has this many bytes.
+const CHUNK: usize = 16 * 1024;
+
+/// The routes of this transport.
+pub fn routes(edge: Edge) -> Router {
+    Router::new().route("/v1/events", get(events)).with_state(edge)
+}
+
+struct Events {
+    edge: Edge,
+    mailbox: Subscriber,
+    topics: Topics,
+    /// Events to be written first.
+    first: VecDeque<String>,
+}
+
+async fn events(State(edge): State<Edge>, uri: Uri, headers: HeaderMap) -> Result<Response, Refusal> {
+    let query = Query::of(&uri);
+    let session = query.required_session()?;
+    let mut resume = query.resume("after")?;
+    let topics = query.topics(edge.config.max_topics)?;
+    // A browser that reconnects sends the last id it saw, and the address it was given first.
+    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok()).map(Seq);
+    resume.after = last.or(resume.after);
+    if let Some(after) = resume.after
+        && edge.broker.is_ours(after, resume.epoch.as_ref())
+    {
+        edge.broker.ack(&session, after, resume.epoch.as_ref())?;
+    }
+    let (mailbox, opening) = edge.broker.mailbox(&session, &resume);
+    let welcome = ServerFrame::Welcome {
+        session: &session,
+        epoch: edge.broker.epoch(),
+        seq: opening.seq,
+        durability: edge.broker.durability(),
+        heartbeat: edge.config.heartbeat.as_secs(),
+        max_payload: edge.config.max_payload,
+        server: SERVER,
+    };
+    let mut first = VecDeque::from([event(Some("welcome"), None, &welcome.encode())]);
+    let mut read = Topics::default();
+    for (topic, resume) in topics {
+        let (subscriber, opening) = edge.broker.topic(&topic, &resume);
+        let (seq, recovered) = (opening.seq, opening.recovered);
+        let frame = ServerFrame::Subscribed { topic: &topic, seq, recovered };
+        first.push_back(event(Some("subscribed"), None, &frame.encode()));
+        read.insert(topic, subscriber);
+    }
+    let events = Events { edge, mailbox, topics: read, first };
+    let body = Body::from_stream(stream::unfold(events, next_chunk));
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-store"),
+        // nginx would collect events otherwise.
+        (header::HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    Ok((headers, body).into_response())
+}
+
+/// The next events that are ready, or a comment when nothing was for one heartbeat.
+async fn next_chunk(mut events: Events) -> Option<(Result<Bytes, Infallible>, Events)> {
+    // Asking for more means that the connection took what there was before.
+    events.mailbox.pass(events.mailbox.handed());
+    let mut chunk: String = events.first.drain(..).collect();
+    if chunk.is_empty() {
+        let heartbeat = events.edge.config.heartbeat;
+        let next = tokio::select! {
+            item = events.mailbox.next() => Some((None, item?)),
+            (topic, item) = events.topics.next() => Some((Some(topic), item)),
+            () = tokio::time::sleep(heartbeat) => None,
+            () = events.edge.shutdown.cancelled() => return None,
+        };
+        match next {
+            Some((topic, item)) => chunk = event_of(topic.as_ref(), &item),
+            None => chunk.push_str(": still here\n\n"),
+        }
+    }
+    while chunk.len() < CHUNK {
+        let next = events.mailbox.try_next().map(|item| (None, item));
+        let next = next.or_else(|| events.topics.try_next().map(|(topic, item)| (Some(topic), item)));
+        let Some((topic, item)) = next else { break };
+        chunk.push_str(&event_of(topic.as_ref(), &item));
+    }
+    Some((Ok(Bytes::from(chunk)), events))
+}
+
+fn event_of(topic: Option<&TopicName>, item: &Item) -> String {
+    match item {
+        // Only the mailbox's seq is an id: it is what the browser sends back, and what it acknowledges.
+        Item::Message(message) => event(None, message.seq().filter(|_| topic.is_none()), message.frame()),
+        Item::Gap(gap) => {
+            let id = topic.is_none().then_some(gap.to);
+            event(Some("gap"), id, &ServerFrame::Gap { topic, gap: *gap }.encode())
+        }
+    }
+}
+
+/// One event. A payload may hold line breaks between its tokens: each line is a `data` field, and the
+/// browser puts them together again (HTML standard, section 9.2.6).
+fn event(name: Option<&str>, id: Option<Seq>, data: &str) -> String {
+    let mut event = String::with_capacity(data.len() + 48);
+    if let Some(name) = name {
+        _ = writeln!(event, "event: {name}");
+    }
+    if let Some(id) = id {
+        _ = writeln!(event, "id: {id}");
+    }
+    for line in data.split(['\n', '\r']) {
+        _ = writeln!(event, "data: {line}");
+    }
+    event.push('\n');
+    event
+}
