@@ -46,7 +46,7 @@ fn start(edge: &Edge, grant: &Grant, object: &str) -> OnItsWay {
             let id = send.id.clone();
             (id, edge.broker.send(grant, send).map_err(Refusal::from))
         }
-        Err(reason) => (None, Err(reason.into())),
+        Err(bad) => (bad.id, Err(bad.reason.into())),
     }
 }
 

@@ -163,7 +163,9 @@ impl Broker {
     #[must_use]
     pub fn floor(&self, session: &SessionId) -> Seq {
         let address = Address::Session(session.clone());
-        self.engine.position(&address).floor.max(self.hubs.acknowledged(&address))
+        // The hub first: what it forgets when its last reader leaves, the engine knows by then.
+        let acknowledged = self.hubs.acknowledged(&address);
+        self.engine.position(&address).floor.max(acknowledged)
     }
 
     /// Reads a mailbox: from the ack floor, or after the cursor the reader brings.
@@ -171,7 +173,9 @@ impl Broker {
     pub fn mailbox(&self, session: &SessionId, resume: &Resume) -> (Subscriber, Opening) {
         let floor = self.floor(session);
         let address = Address::Session(session.clone());
-        let (subscriber, recovered) = self.subscriber(&address, resume, floor);
+        // Nothing is below a mailbox's start: 0 is where everyone begins.
+        let after = resume.after.filter(|after| *after > Seq::START);
+        let (subscriber, recovered) = self.subscriber(&address, after, resume.epoch.as_ref(), floor);
         (subscriber, Opening { seq: floor, recovered })
     }
 
@@ -180,17 +184,24 @@ impl Broker {
     pub fn topic(&self, topic: &TopicName, resume: &Resume) -> (Subscriber, Opening) {
         let address = Address::Topic(topic.clone());
         let position = self.engine.position(&address);
-        let (subscriber, known) = self.subscriber(&address, resume, position.newest);
+        let (subscriber, known) =
+            self.subscriber(&address, resume.after, resume.epoch.as_ref(), position.newest);
         let reaches = resume.after.is_none_or(|after| after >= position.floor.max(position.expired));
         (subscriber, Opening { seq: position.newest, recovered: known && reaches })
     }
 
     /// A reader after the given cursor, or after `otherwise` where there is none or it means nothing here.
-    fn subscriber(&self, address: &Address, resume: &Resume, otherwise: Seq) -> (Subscriber, bool) {
+    fn subscriber(
+        &self,
+        address: &Address,
+        after: Option<Seq>,
+        epoch: Option<&Epoch>,
+        otherwise: Seq,
+    ) -> (Subscriber, bool) {
         let new = |cursor| Subscriber::new(&self.engine, &self.hubs, address, cursor);
-        match resume.after {
-            None | Some(Seq::START) => (new(otherwise), true),
-            Some(after) if self.is_ours(after, resume.epoch.as_ref()) => (new(after), true),
+        match after {
+            None => (new(otherwise), true),
+            Some(after) if self.is_ours(after, epoch) => (new(after), true),
             Some(after) => {
                 // A foreign cursor says nothing: begin where the store begins, and say so.
                 let to = self.engine.position(address).floor;
@@ -204,7 +215,8 @@ impl Broker {
     /// Whether a cursor belongs to this incarnation of the store.
     #[must_use]
     pub fn is_ours(&self, cursor: Seq, epoch: Option<&Epoch>) -> bool {
-        epoch.is_none_or(|epoch| epoch == self.engine.epoch()) && cursor <= self.engine.newest()
+        let known = cursor == Seq::START || cursor >= self.engine.origin() && cursor <= self.engine.newest();
+        known && epoch.is_none_or(|epoch| epoch == self.engine.epoch())
     }
 
     /// Everything up to `seq` is received. Answers the new ack floor.

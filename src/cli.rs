@@ -254,6 +254,7 @@ struct Place {
     after: Option<u64>,
     topics: Vec<(String, Option<u64>)>,
     printed: u64,
+    welcomes: u64,
 }
 
 /// Prints messages as they come, one line each; reconnects and resumes by itself.
@@ -270,11 +271,15 @@ pub async fn listen(args: ListenArgs) -> Result<()> {
     let mut socket = connect(&args.target).await?;
     let mut pause = Duration::ZERO;
     loop {
+        let welcomed = place.welcomes;
         match listen_on(socket, &args, &session, &mut place).await {
             Ok(true) => return Ok(()),
             Ok(false) => eprintln!("the broker closed the connection; connecting again"),
             Err(error) if error.is::<WsError>() => eprintln!("connection lost ({error}); connecting again"),
             Err(error) => return Err(error),
+        }
+        if place.welcomes > welcomed {
+            pause = Duration::ZERO;
         }
         socket = loop {
             // Half fixed, half random: those who lost the broker together do not come back together.
@@ -285,7 +290,6 @@ pub async fn listen(args: ListenArgs) -> Result<()> {
                 break socket;
             }
         };
-        pause = Duration::ZERO;
     }
 }
 
@@ -301,9 +305,22 @@ async fn listen_on(mut socket: Socket, args: &ListenArgs, session: &str, place: 
         let frame: Frame<'_> = serde_json::from_str(&text)?;
         match frame.r#type.as_str() {
             "welcome" => {
+                place.welcomes += 1;
+                if place.epoch.is_some() && place.epoch != frame.epoch {
+                    // Positions in another incarnation of the store mean nothing here.
+                    place.after = None;
+                    place.topics.iter_mut().for_each(|(_, after)| *after = None);
+                }
                 place.epoch = frame.epoch;
                 if std::io::stderr().is_terminal() {
                     eprintln!("listening as session {session}; Ctrl-C stops");
+                }
+            }
+            "subscribed" => {
+                if let (Some(topic), Some(seq)) = (frame.topic, frame.seq)
+                    && let Some(known) = place.topics.iter_mut().find(|(name, _)| *name == topic)
+                {
+                    known.1 = known.1.or(Some(seq));
                 }
             }
             "gap" => eprintln!("gap: {text}"),

@@ -241,12 +241,13 @@ impl Query {
         for text in self.all("topic") {
             let topic = TopicName::new(text)
                 .map_err(|reason| Refusal::new(Code::BadRequest, format!("parameter `topic` {reason}")))?;
-            if topics.iter().all(|(known, _)| *known != topic) {
-                topics.push((topic, self.resume(&format!("after.{text}"))?));
+            if topics.iter().any(|(known, _)| *known == topic) {
+                continue;
             }
-        }
-        if topics.len() > most {
-            return Err(too_many_topics(most));
+            if topics.len() >= most {
+                return Err(too_many_topics(most));
+            }
+            topics.push((topic, self.resume(&format!("after.{text}"))?));
         }
         Ok(topics)
     }

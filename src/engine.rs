@@ -202,6 +202,12 @@ impl Engine {
         self.store().newest()
     }
 
+    /// Where the seqs of this epoch begin: a cursor below is of an earlier one.
+    #[must_use]
+    pub fn origin(&self) -> Seq {
+        self.store().origin()
+    }
+
     /// The incarnation of the store.
     #[must_use]
     pub fn epoch(&self) -> &Epoch {

@@ -36,9 +36,11 @@ struct Hub {
 #[derive(Debug, Default)]
 struct Readers {
     next_id: u64,
+    /// How many seats there are, those that are being left included.
+    seats: usize,
     last_published: Seq,
-    /// How far each reader has passed messages on.
-    positions: Vec<(u64, Arc<AtomicU64>)>,
+    /// How far each reader has passed messages on, by its id.
+    positions: HashMap<u64, Arc<AtomicU64>>,
     /// The highest acknowledgement so far.
     wanted: Seq,
     /// Up to where the engine was told to delete.
@@ -48,7 +50,10 @@ struct Readers {
 impl Readers {
     /// Up to where nobody attached needs anything any more, if that is further than before.
     fn trimmable(&mut self) -> Option<Seq> {
-        let slowest = self.positions.iter().map(|(_, position)| position.load(Ordering::SeqCst)).min();
+        if self.wanted <= self.trimmed {
+            return None;
+        }
+        let slowest = self.positions.values().map(|position| position.load(Ordering::SeqCst)).min();
         let through = slowest.map_or(self.wanted, |slowest| self.wanted.min(Seq(slowest)));
         (through > self.trimmed).then(|| {
             self.trimmed = through;
@@ -126,7 +131,8 @@ impl Hubs {
         let mut readers = lock(&hub.readers);
         let id = readers.next_id;
         readers.next_id += 1;
-        readers.positions.push((id, Arc::clone(&position)));
+        readers.seats += 1;
+        readers.positions.insert(id, Arc::clone(&position));
         drop(readers);
         (Seat { hubs: self.clone(), address: address.clone(), hub: Arc::clone(hub), id, position }, receiver)
     }
@@ -151,7 +157,6 @@ impl Hubs {
 
 /// One reader's place at a hub. The hub lives as long as one of its seats.
 #[derive(Debug)]
-#[must_use = "dropping a seat leaves the hub"]
 pub struct Seat {
     hubs: Hubs,
     address: Address,
@@ -185,18 +190,24 @@ impl Seat {
         lock(&self.hub.readers).trimmable()
     }
 
-    /// Leaves; answers up to where the engine may delete now, if that waited for this reader.
+    /// Stops being waited for; answers up to where the engine may delete now, if that waited for this reader.
+    ///
+    /// The hub stays until [`Self::leave`]: it knows what was acknowledged until the engine knows it too.
     #[must_use]
-    pub fn leave(&mut self) -> Option<Seq> {
+    pub fn let_go(&self) -> Option<Seq> {
+        let mut readers = lock(&self.hub.readers);
+        readers.positions.remove(&self.id);
+        readers.trimmable()
+    }
+
+    /// Leaves. The last one to leave takes the hub along.
+    pub fn leave(&self) {
         let mut hubs = lock(&self.hubs.hubs);
         let mut readers = lock(&self.hub.readers);
-        readers.positions.retain(|(id, _)| *id != self.id);
-        let through = readers.trimmable();
-        if readers.positions.is_empty()
-            && hubs.get(&self.address).is_some_and(|hub| Arc::ptr_eq(hub, &self.hub))
-        {
+        readers.positions.remove(&self.id);
+        readers.seats -= 1;
+        if readers.seats == 0 {
             hubs.remove(&self.address);
         }
-        through
     }
 }

@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::hub::lock;
-use crate::message::SessionId;
+use crate::message::{Seq, SessionId};
 use crate::subscriber::Subscriber;
 
 /// How long a subscription is kept between two polls.
@@ -45,6 +45,8 @@ struct Session<T> {
 #[derive(Debug)]
 struct Slot<T> {
     id: u64,
+    /// Up to where this reader was answered.
+    at: Seq,
     /// `None` while a poll holds it.
     idle: Option<Idle<T>>,
 }
@@ -100,7 +102,7 @@ impl<T> Leases<T> {
     pub fn claim<S: Ord>(
         self: &Arc<Self>,
         session: &SessionId,
-        score: impl Fn(&Idle<T>) -> Option<S>,
+        score: impl Fn(Seq, &Idle<T>) -> Option<S>,
         new: impl FnOnce() -> (Subscriber, T),
     ) -> Claim<T> {
         let mut sessions = lock(&self.sessions);
@@ -112,7 +114,7 @@ impl<T> Leases<T> {
         let best = entry
             .slots
             .iter_mut()
-            .filter_map(|slot| Some((slot.idle.as_ref().and_then(&score)?, slot)))
+            .filter_map(|slot| Some((score(slot.at, slot.idle.as_ref()?)?, slot)))
             .max_by(|(a, _), (b, _)| a.cmp(b))
             .map(|(_, slot)| slot);
         let changed = Arc::clone(&entry.changed);
@@ -130,9 +132,10 @@ impl<T> Leases<T> {
                         entry.slots.swap_remove(at);
                     }
                 }
-                entry.slots.push(Slot { id: next_id, idle: None });
+                let held = new();
+                entry.slots.push(Slot { id: next_id, at: held.0.passed(), idle: None });
                 sessions.next_id += 1;
-                (next_id, new())
+                (next_id, held)
             }
         };
         Claim { leases: Arc::clone(self), session: session.clone(), id, held: Some(held), changed }
@@ -145,8 +148,9 @@ impl<T> Leases<T> {
         }
     }
 
-    /// Drops the readers that did not come back within [`GRACE`]. Run it every second.
-    pub fn sweep(&self) {
+    /// Drops the readers that did not come back within [`GRACE`], and answers what was remembered of them. Run
+    /// it every second.
+    pub fn sweep(&self) -> Vec<(SessionId, T)> {
         let now = Instant::now();
         let mut gone = Vec::new();
         let mut sessions = lock(&self.sessions);
@@ -159,15 +163,16 @@ impl<T> Leases<T> {
                 slot.id == id && slot.idle.as_ref().is_some_and(|idle| idle.since + GRACE <= deadline)
             };
             let Some(at) = entry.slots.iter().position(over) else { continue };
-            gone.push(entry.slots.swap_remove(at));
+            let idle = entry.slots.swap_remove(at).idle;
             entry.changed.notify_waiters();
             if entry.slots.is_empty() {
                 sessions.readers.remove(&session);
             }
+            gone.extend(idle.map(|idle| (session, idle)));
         }
         // Leaving a hub takes other locks: not under this one.
         drop(sessions);
-        drop(gone);
+        gone.into_iter().map(|(session, idle)| (session, idle.state)).collect()
     }
 
     /// How many readers are known, waiting or idle.
@@ -199,34 +204,51 @@ impl<T> Claim<T> {
         self.held.as_mut().expect("held until dropped")
     }
 
-    /// Waits until no other reader of this session is about to come back: all are waiting here too, or have
-    /// been away for longer than `patience`.
+    /// Notes up to where this reader was answered.
+    pub fn stand(&self, at: Seq) {
+        let mut sessions = lock(&self.leases.sessions);
+        let slots = sessions.readers.get_mut(&self.session).map(|entry| entry.slots.as_mut_slice());
+        if let Some(slot) = slots.unwrap_or_default().iter_mut().find(|slot| slot.id == self.id) {
+            slot.at = at;
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until the other readers of this session are ready to be answered with `next` as well, or have been
+    /// answered with it; for each at most until it has been away for `patience`, and at most until `deadline`.
+    /// Answers how far the others have got, if further: this reader's answer must end there.
     ///
-    /// Readers of one session that are answered together are all at the same position, so it does not matter
-    /// which of them takes up which subscription next time.
+    /// Readers that cannot be told apart, as the tabs of one browser cannot, are thus all at the same position
+    /// whenever they come back, and it does not matter which of them takes up which subscription.
     ///
     /// # Cancel safety
     /// Dropping the future has no effect.
-    pub async fn together(&self, patience: Duration) {
+    pub async fn together(&self, next: Seq, patience: Duration, deadline: Instant) -> Option<Seq> {
+        let called = Instant::now();
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let Some(until) = self.others_away_since().map(|since| since + patience) else { return };
-            if until <= Instant::now() || tokio::time::timeout_at(until, changed).await.is_err() {
-                // A slot may have become idle just now; look once more.
-                if self.others_away_since().is_none_or(|since| since + patience <= Instant::now()) {
-                    return;
-                }
+            let (wait, ahead) = self.others(next, called);
+            match wait.map(|since| (since + patience).min(deadline)) {
+                Some(until) if until > Instant::now() => _ = timeout_at(until, changed).await,
+                _ => return ahead,
             }
         }
     }
 
-    /// Since when the other reader is away that left last; `None` if all are here.
-    fn others_away_since(&self) -> Option<Instant> {
+    /// Since when the last one of those is being waited for that are not ready for `next`, and the nearest
+    /// position of those that have it.
+    fn others(&self, next: Seq, called: Instant) -> (Option<Instant>, Option<Seq>) {
         let sessions = lock(&self.leases.sessions);
-        let slots = &sessions.readers.get(&self.session)?.slots;
-        slots.iter().filter_map(|slot| Some(slot.idle.as_ref()?.since)).max()
+        let Some(entry) = sessions.readers.get(&self.session) else { return (None, None) };
+        let own = entry.slots.iter().find(|slot| slot.id == self.id).map_or(next, |slot| slot.at);
+        let others = || entry.slots.iter().filter(|slot| slot.id != self.id);
+        let wait = others().filter(|slot| slot.at < next).filter_map(|slot| match &slot.idle {
+            Some(idle) => Some(idle.since),
+            None => (slot.at < own).then_some(called),
+        });
+        (wait.max(), others().map(|slot| slot.at).filter(|at| *at >= next).min())
     }
 }
 

@@ -31,6 +31,8 @@ pub struct Link {
     watched: AtomicBool,
     /// The connection ended otherwise than by an orderly close.
     broken: AtomicBool,
+    /// Our side was closed: the FIN counts as one more byte to be acknowledged.
+    finished: AtomicBool,
     /// A second handle on the socket, made when the link is watched: it can be asked after the end.
     socket: OnceLock<OwnedFd>,
 }
@@ -44,6 +46,7 @@ impl Link {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             watched: AtomicBool::new(false),
             broken: AtomicBool::new(false),
+            finished: AtomicBool::new(false),
             socket: OnceLock::new(),
         })
     }
@@ -65,11 +68,23 @@ impl Link {
     #[must_use]
     pub fn arrived(&self) -> bool {
         let Some(socket) = self.socket.get() else { return false };
+        if self.is_broken() {
+            return false;
+        }
+        let fin = usize::from(self.finished.load(Ordering::Acquire));
+        outq::unacknowledged(socket.as_fd()).is_some_and(|bytes| bytes <= fin)
+    }
+
+    /// Whether the connection is known to have ended otherwise than by an orderly close.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
         // A reset that came after the server let go of the connection waits as the socket's error.
-        if !matches!(SockRef::from(socket).take_error(), Ok(None)) {
+        if let Some(socket) = self.socket.get()
+            && !matches!(SockRef::from(socket).take_error(), Ok(None))
+        {
             self.broken.store(true, Ordering::Release);
         }
-        !self.broken.load(Ordering::Acquire) && outq::unacknowledged(socket.as_fd()) == Some(0)
+        self.broken.load(Ordering::Acquire)
     }
 }
 
@@ -166,6 +181,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Io<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        self.link.finished.store(true, Ordering::Release);
         let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
         self.note(cx, shut)
     }
@@ -175,6 +191,7 @@ impl<S> Drop for Io<S> {
     fn drop(&mut self) {
         // The second handle would keep the connection open towards the peer.
         if let Some(socket) = self.link.socket.get() {
+            self.link.finished.store(true, Ordering::Release);
             _ = SockRef::from(socket).shutdown(Shutdown::Both);
         }
     }

@@ -206,8 +206,8 @@ struct ToFields<'a> {
     topic: Option<&'a RawValue>,
 }
 
-/// A payload of `null` is a payload, not an absent one.
-fn present<'a, D: Deserializer<'a>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
+/// For fields in which `null` is a value, and not the absence of one.
+pub(crate) fn present<'a, D: Deserializer<'a>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
     Deserialize::deserialize(deserializer).map(Some)
 }
 
@@ -298,6 +298,12 @@ fn seq(raw: &RawValue, name: &'static str) -> Result<Seq, Malformed> {
 }
 
 impl Fields<'_> {
+    fn decode<T>(text: &str, take: impl FnOnce(&Fields<'_>) -> Result<T, Malformed>) -> Result<T, BadFrame> {
+        let fields: Fields<'_> = parse_object(text).map_err(|reason| BadFrame { id: None, reason })?;
+        let id = || fields.id.and_then(|raw| name(raw, "id", MessageId::new).ok());
+        take(&fields).map_err(|reason| BadFrame { id: id(), reason })
+    }
+
     fn resume(&self) -> Result<Resume, Malformed> {
         Ok(Resume {
             after: given(self.after).map(|raw| seq(raw, "after")).transpose()?,
@@ -352,11 +358,7 @@ impl ClientFrame {
     /// # Errors
     /// [`BadFrame`] names the field that is wrong and what it should hold.
     pub fn decode(frame: &str) -> Result<Self, BadFrame> {
-        let fields: Fields<'_> = parse_object(frame).map_err(|reason| BadFrame { id: None, reason })?;
-        Self::from_fields(&fields).map_err(|reason| BadFrame {
-            id: fields.id.and_then(|raw| name(raw, "id", MessageId::new).ok()),
-            reason,
-        })
+        Fields::decode(frame, Self::from_fields)
     }
 
     fn from_fields(fields: &Fields<'_>) -> Result<Self, Malformed> {
@@ -385,9 +387,9 @@ impl Send {
     /// Decodes one send object of `POST /v1/messages`. A `type` is not looked at.
     ///
     /// # Errors
-    /// [`Malformed`] names the field that is wrong and what it should hold.
-    pub fn decode(object: &str) -> Result<Self, Malformed> {
-        parse_object::<Fields<'_>>(object)?.send()
+    /// [`BadFrame`] names the field that is wrong and what it should hold.
+    pub fn decode(object: &str) -> Result<Self, BadFrame> {
+        Fields::decode(object, |fields| fields.send())
     }
 }
 

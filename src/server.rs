@@ -56,7 +56,7 @@ impl Server {
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
-        let (polls, pages) = (poll::Readers::default(), legacy::Readers::default());
+        let (polls, pages) = (poll::Readers::default(), Arc::<legacy::Pages>::default());
         let router = Router::new()
             .merge(websocket::routes(edge.clone()))
             .merge(poll::routes(edge.clone(), Arc::clone(&polls)))
@@ -80,7 +80,7 @@ impl Server {
             loop {
                 every.tick().await;
                 broker.expire().await;
-                polls.sweep();
+                drop(polls.sweep());
                 pages.sweep();
             }
         }));

@@ -125,6 +125,18 @@ impl Subscriber {
         }
     }
 
+    /// Reads what the store has, without waiting for anything new, until a message is at hand.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn ready(&mut self) {
+        while let State::Behind(target) = self.state
+            && !self.backlog.iter().any(|item| matches!(item, Item::Message(_)))
+        {
+            self.catch_up(target).await;
+        }
+    }
+
     /// The next item if one is at hand.
     pub fn try_next(&mut self) -> Option<Item> {
         self.fill(1);
@@ -165,13 +177,14 @@ impl Subscriber {
     async fn catch_up(&mut self, target: Seq) {
         let batch = self.engine.read(self.seat.address(), self.read, READ).await;
         self.read = self.read.max(batch.cursor);
+        let batch_is_empty = batch.items.is_empty();
         self.backlog.extend(batch.items);
         if batch.more {
             return;
         }
         if self.read >= target {
             self.state = State::Live;
-        } else if self.backlog.is_empty() {
+        } else if batch_is_empty {
             // Stale: the engine will have it soon. Everybody else goes on meanwhile.
             tokio::time::sleep(STALE_PAUSE).await;
         }
@@ -180,8 +193,9 @@ impl Subscriber {
 
 impl Drop for Subscriber {
     fn drop(&mut self) {
-        if let Some(through) = self.seat.leave() {
+        if let Some(through) = self.seat.let_go() {
             self.engine.trim(self.seat.address(), through);
         }
+        self.seat.leave();
     }
 }

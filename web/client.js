@@ -1,0 +1,723 @@
+/**
+ * The browser client of x0-msg-server: one module, no dependencies, no build step.
+ *
+ *     import { connect } from "https://broker.example/client.js";
+ *
+ *     const client = connect({ session: "A", onMessage: (message) => console.log(message.payload) });
+ *     await client.send({ session: "B" }, { hello: "world" });
+ *
+ * It speaks WebSocket, falls back to long-poll where WebSocket does not get through, and returns to it later.
+ * A message is acknowledged after its handler has returned (or its promise is fulfilled), so a page that dies
+ * in between gets it again. Sends are repeated with the same id until they are answered, so they are stored
+ * once.
+ *
+ * @module
+ */
+
+/**
+ * @typedef {{session: string} | {user: string} | {topic: string}} Address
+ *
+ * @typedef {object} Message
+ * @property {number} [seq] its position; absent when volatile
+ * @property {string} [from] the sender; absent for a sender without a session
+ * @property {string} [topic] the topic; absent for messages to this session
+ * @property {number} ts when it was accepted, in Unix milliseconds
+ * @property {any} payload what was sent
+ *
+ * @typedef {object} Gap messages after `from`, up to and including `to`, are not coming
+ * @property {string} [topic]
+ * @property {number} from
+ * @property {number} to
+ * @property {"acknowledged" | "expired" | "epoch"} reason
+ *
+ * @typedef {"connecting" | "online" | "offline" | "closed"} State
+ * @typedef {"websocket" | "poll"} Transport
+ *
+ * @typedef {object} Status
+ * @property {State} state
+ * @property {Transport | null} transport what carries messages now
+ * @property {string} [reason] why it is offline or closed
+ * @property {Welcome} [welcome] what the broker said of itself
+ *
+ * @typedef {object} Welcome
+ * @property {string} epoch
+ * @property {string} [durability]
+ * @property {number} [heartbeat]
+ * @property {number} [max_payload]
+ * @property {string} [server]
+ *
+ * @typedef {object} Options
+ * @property {string} session whose messages to read, and who to send as
+ * @property {string} [url] the broker; by default where this module came from
+ * @property {(message: Message) => any} [onMessage] for messages to this session; may return a promise
+ * @property {(status: Status) => void} [onStatus] called whenever the state or the transport changes
+ * @property {(gap: Gap) => void} [onGap]
+ * @property {(seq: number) => void} [onAck] called when everything up to seq was acknowledged
+ * @property {(error: Error) => void} [onError] what went wrong without anyone to tell
+ * @property {Transport | "auto"} [transport] "auto" by default
+ *
+ * @typedef {object} SendOptions
+ * @property {string} [id] your own name for the message, to make a retry of yours harmless
+ * @property {number} [ttl] how many seconds it is kept unread
+ * @property {boolean} [volatile] reach only those who listen now, store nothing
+ */
+
+/** Pauses between attempts: doubled each time up to the longest, and half of it random. Milliseconds. */
+const FIRST_PAUSE = 400;
+const LONGEST_PAUSE = 20_000;
+
+/** How long a WebSocket may take until `welcome`, before long-poll is tried. Milliseconds. */
+const OPENING = 8_000;
+
+/** How long to poll before WebSocket is tried again; doubled each time up to the longest. Milliseconds. */
+const FIRST_RETURN = 15_000;
+const LONGEST_RETURN = 300_000;
+
+/** How long a poll waits at the broker. Seconds. */
+const WAIT = 20;
+
+/** How long an answer to a ping may take. Milliseconds. */
+const PONG = 10_000;
+
+/** How often a handler that throws is tried with the same message. */
+const ATTEMPTS = 5;
+
+/** How many sends may wait for their answer. */
+const MOST_PENDING = 1_000;
+
+/** A refusal by the broker. `code` is one of its error codes, like "mailbox_full". */
+export class Refused extends Error {
+  /**
+   * @param {string} code
+   * @param {string} message
+   */
+  constructor(code, message) {
+    super(message);
+    this.name = "Refused";
+    this.code = code;
+  }
+}
+
+/** @param {number} ms */
+const jittered = (ms) => ms / 2 + Math.random() * (ms / 2);
+
+/** A name nobody else has; `crypto.randomUUID` exists on secure origins only. */
+function newId() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/**
+ * Connects to a broker, and stays connected until `close`.
+ *
+ * @param {Options} options
+ */
+export function connect(options) {
+  return new Client(options);
+}
+
+/** A connection to a broker for one session. Made by {@link connect}. */
+export class Client {
+  /** @type {Options} */ #options;
+  /** @type {URL} */ #base;
+  /** @type {Status} */ #status = { state: "connecting", transport: null };
+  /** @type {Transport | "auto"} */ #wanted;
+
+  /** @type {WebSocket | null} */ #socket = null;
+  /** Ends what runs now: a poll, a pause, an attempt to connect. */
+  #run = new AbortController();
+  #pause = FIRST_PAUSE;
+  #return = FIRST_RETURN;
+
+  /** The incarnation of the store that the seqs below belong to. @type {string | null} */ #epoch = null;
+  /** The newest seq put into the queue. */ #queued = 0;
+  /** The newest seq whose handler has returned. */ #handled = 0;
+  /** @type {Message[]} */ #queue = [];
+  #pumping = false;
+  /** Called when the queue is empty. @type {(() => void)[]} */ #drained = [];
+
+  /** @type {Map<string, {handler: (message: Message) => any, after: number | null}>} */ #topics = new Map();
+  /** Sends without an answer, oldest first. @type {Map<string, Pending>} */ #pending = new Map();
+  #posting = false;
+
+  /** @param {Options} options */
+  constructor(options) {
+    if (typeof options?.session !== "string" || options.session === "") {
+      throw new TypeError("connect needs a session, like connect({ session: \"A\" })");
+    }
+    this.#options = options;
+    this.#wanted = options.transport ?? "auto";
+    this.#base = new URL(options.url ?? "/", options.url ? location.href : import.meta.url);
+    this.#base.protocol = this.#base.protocol.replace("ws", "http");
+    addEventListener("online", this.#hurry);
+    addEventListener("offline", this.#probe);
+    globalThis.document?.addEventListener("visibilitychange", this.#probe);
+    this.#start();
+  }
+
+  /** Whose messages are read. */
+  get session() {
+    return this.#options.session;
+  }
+
+  /** Where things stand. */
+  get status() {
+    return this.#status;
+  }
+
+  /**
+   * Sends a message. Fulfilled once it is stored, with its seq (none when volatile); rejected with
+   * {@link Refused}. While there is no connection it waits, except for volatile messages.
+   *
+   * @param {Address} to
+   * @param {any} payload any JSON value
+   * @param {SendOptions} [options]
+   * @returns {Promise<{id: string, seq?: number}>}
+   */
+  send(to, payload, { id = newId(), ttl, volatile } = {}) {
+    if (payload === undefined) return Promise.reject(new TypeError("the payload must be a JSON value"));
+    if (this.#status.state === "closed") {
+      return Promise.reject(new Refused("unavailable", this.#status.reason ?? "the client is closed"));
+    }
+    if (volatile && this.#status.state !== "online") {
+      return Promise.reject(new Refused("unavailable", "a volatile message is not kept while offline"));
+    }
+    if (this.#pending.size >= MOST_PENDING) {
+      return Promise.reject(new Refused("overloaded", `${MOST_PENDING} messages wait for their answer already`));
+    }
+    const body = JSON.stringify({ type: "send", id, to, payload, ttl, volatile });
+    const { promise, resolve, reject } = withResolvers();
+    this.#pending.set(id, { body, volatile: volatile === true, resolve, reject });
+    if (this.#status.transport === "websocket") this.#socket?.send(body);
+    else if (this.#status.transport === "poll") this.#post();
+    return promise;
+  }
+
+  /**
+   * Reads a topic until the returned function is called. After a reconnect it goes on where it was.
+   *
+   * @param {string} topic
+   * @param {(message: Message) => any} handler
+   * @param {{after?: number}} [options] `after` asks for what the topic's history holds after that seq
+   * @returns {() => void}
+   */
+  subscribe(topic, handler, { after } = {}) {
+    const entry = { handler, after: after ?? null };
+    this.#topics.set(topic, entry);
+    if (this.#status.transport === "websocket") this.#say(this.#subscription(topic, entry));
+    else if (this.#status.transport === "poll") this.#restart();
+    return () => {
+      if (this.#topics.get(topic) !== entry) return;
+      this.#topics.delete(topic);
+      if (this.#status.transport === "websocket") this.#say({ type: "unsubscribe", topic });
+      else if (this.#status.transport === "poll") this.#restart();
+    };
+  }
+
+  /**
+   * Chooses how to talk: "websocket", "poll", or "auto" for WebSocket where it gets through.
+   *
+   * @param {Transport | "auto"} transport
+   */
+  use(transport) {
+    if (transport === this.#wanted) return;
+    this.#wanted = transport;
+    if (this.#status.state !== "closed" && !this.#paused) this.#restart();
+  }
+
+  #paused = false;
+
+  /** Drops the connection, and stays away until `resume`. What is sent to this session waits at the broker. */
+  pause() {
+    if (this.#status.state === "closed") return;
+    this.#paused = true;
+    this.#stop();
+    this.#tell({ state: "offline", transport: null, reason: "paused" });
+  }
+
+  /** Comes back after `pause`. */
+  resume() {
+    if (!this.#paused || this.#status.state === "closed") return;
+    this.#paused = false;
+    this.#start();
+  }
+
+  /** Ends for good. Sends without an answer are rejected. */
+  close() {
+    this.#end("the client is closed");
+  }
+
+  // ── the connection ────────────────────────────────────────────────────────────────────────────────────
+
+  #stop() {
+    this.#run.abort();
+    const socket = this.#socket;
+    this.#socket = null;
+    socket?.close(1000);
+  }
+
+  #restart() {
+    this.#stop();
+    this.#start();
+  }
+
+  #start() {
+    this.#run = new AbortController();
+    this.#pause = FIRST_PAUSE;
+    this.#return = FIRST_RETURN;
+    this.#tell({ state: "connecting", transport: null });
+    this.#talk(this.#run.signal).catch((error) => this.#end(String(error?.message ?? error), error));
+  }
+
+  /** @param {string} reason @param {Error} [error] */
+  #end(reason, error) {
+    if (this.#status.state === "closed") return;
+    removeEventListener("online", this.#hurry);
+    removeEventListener("offline", this.#probe);
+    globalThis.document?.removeEventListener("visibilitychange", this.#probe);
+    this.#tell({ state: "closed", transport: null, reason });
+    this.#stop();
+    for (const { reject } of this.#pending.values()) reject(new Refused("unavailable", reason));
+    this.#pending.clear();
+    if (error) this.#options.onError?.(error);
+  }
+
+  /** @param {Status} status */
+  #tell(status) {
+    this.#status = { welcome: this.#status.welcome, ...status };
+    const told = this.#status;
+    // Not before `connect` has returned: the listener may want to use what it returns.
+    queueMicrotask(() => this.#options.onStatus?.(told));
+  }
+
+  /** Talks, on whatever gets through, until the signal fires. @param {AbortSignal} signal */
+  async #talk(signal) {
+    while (!signal.aborted) {
+      let reason = "the connection was lost";
+      if (this.#wanted !== "poll") {
+        const outcome = await this.#talkOverSocket(signal);
+        if (signal.aborted) return;
+        if (outcome === "worked") this.#pause = FIRST_PAUSE;
+        else reason = "the broker cannot be reached";
+        // It never got to say anything: something on the way does not let WebSocket through, or nobody is there.
+        if (outcome === "never" && this.#wanted === "auto") await this.#talkOverPolls(signal);
+      } else {
+        await this.#talkOverPolls(signal);
+      }
+      if (signal.aborted) return;
+      // A poll that gave way to a WebSocket that works left it open.
+      if (this.#status.transport === "websocket") {
+        await this.#untilClosed(signal);
+        if (signal.aborted) return;
+      }
+      this.#tell({ state: "offline", transport: null, reason });
+      await this.#rest(this.#pause, signal);
+      this.#pause = Math.min(this.#pause * 2, LONGEST_PAUSE);
+      if (!signal.aborted) this.#tell({ state: "connecting", transport: null });
+    }
+  }
+
+  /** Ends a pause early; set while there is one. @type {(() => void) | null} */ #wake = null;
+
+  #hurry = () => this.#wake?.();
+
+  /** @param {number} ms @param {AbortSignal} signal */
+  #rest(ms, signal) {
+    return new Promise((done) => {
+      const timer = setTimeout(() => end(), jittered(ms));
+      const end = () => {
+        clearTimeout(timer);
+        signal.removeEventListener("abort", end);
+        this.#wake = null;
+        done(undefined);
+      };
+      signal.addEventListener("abort", end);
+      this.#wake = end;
+    });
+  }
+
+  // ── WebSocket ─────────────────────────────────────────────────────────────────────────────────────────
+
+  /** @type {Promise<"worked" | "never"> | null} */ #closing = null;
+
+  /** @param {AbortSignal} signal */
+  async #untilClosed(signal) {
+    await Promise.race([this.#closing, new Promise((done) => signal.addEventListener("abort", done))]);
+  }
+
+  /** Opens a WebSocket and waits until it is over. @param {AbortSignal} signal */
+  async #talkOverSocket(signal) {
+    return (await this.#openSocket(signal)) ? this.#closing : "never";
+  }
+
+  /**
+   * Opens a WebSocket; true once the broker has welcomed us on it. From then on it carries everything.
+   *
+   * @param {AbortSignal} signal
+   * @returns {Promise<boolean>}
+   */
+  #openSocket(signal) {
+    const address = new URL("ws", this.#base);
+    address.protocol = address.protocol.replace("http", "ws");
+    return new Promise((opened) => {
+      /** @type {WebSocket} */ let socket;
+      try {
+        socket = new WebSocket(address, "x0-msg.v1");
+      } catch {
+        return opened(false);
+      }
+      let welcomed = false;
+      const limit = setTimeout(() => socket.close(), OPENING);
+      const { promise, resolve } = withResolvers();
+      const abort = () => socket.close(1000);
+      signal.addEventListener("abort", abort);
+      socket.onopen = () => {
+        const { session } = this;
+        const resume = this.#epoch === null ? {} : { after: this.#handled, epoch: this.#epoch };
+        socket.send(JSON.stringify({ type: "hello", session, ...resume }));
+      };
+      socket.onmessage = ({ data }) => {
+        if (signal.aborted) return;
+        this.#heard = Date.now();
+        const frame = JSON.parse(data);
+        if (frame.type === "welcome" && !welcomed) {
+          welcomed = true;
+          clearTimeout(limit);
+          this.#closing = promise;
+          this.#welcome(socket, frame);
+          opened(true);
+        } else if (welcomed) {
+          this.#hear(frame);
+        } else if (frame.type === "error" && frame.code !== "unavailable" && frame.code !== "overloaded") {
+          this.#end(frame.message, new Refused(frame.code, frame.message));
+        }
+      };
+      socket.onclose = ({ code, reason }) => {
+        clearTimeout(limit);
+        signal.removeEventListener("abort", abort);
+        if (this.#socket === socket) {
+          this.#socket = null;
+          clearInterval(this.#heartbeat);
+        }
+        if (code >= 4500 && code <= 4999 && !signal.aborted) {
+          this.#end(reason || `the broker closed for good (${code})`, new Refused(String(code), reason));
+        }
+        resolve(welcomed ? "worked" : "never");
+        opened(false);
+      };
+    });
+  }
+
+  /** @param {WebSocket} socket @param {Welcome} welcome */
+  #welcome(socket, welcome) {
+    this.#socket = socket;
+    this.#enter(welcome.epoch);
+    this.#pause = FIRST_PAUSE;
+    this.#status.welcome = welcome;
+    for (const [topic, entry] of this.#topics) this.#say(this.#subscription(topic, entry));
+    for (const [id, { body, volatile, reject }] of this.#pending) {
+      if (volatile) {
+        this.#pending.delete(id);
+        reject(new Refused("unavailable", "the connection was lost before it was confirmed"));
+      } else {
+        socket.send(body);
+      }
+    }
+    clearInterval(this.#heartbeat);
+    this.#heartbeat = setInterval(this.#probe, (welcome.heartbeat ?? 25) * 1000);
+    this.#tell({ state: "online", transport: "websocket", welcome });
+  }
+
+  /** @type {ReturnType<typeof setInterval> | undefined} */ #heartbeat;
+  #heard = 0;
+
+  /** Finds out whether the socket still lives: a browser does not show the broker's own pings. */
+  #probe = () => {
+    const socket = this.#socket;
+    if (socket?.readyState !== WebSocket.OPEN) return;
+    const asked = Date.now();
+    socket.send('{"type":"ping"}');
+    setTimeout(() => {
+      if (this.#socket === socket && this.#heard < asked) socket.close(4000);
+    }, PONG);
+  };
+
+  /** @param {object} frame */
+  #say(frame) {
+    if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(frame));
+  }
+
+  /** @param {string} topic @param {{after: number | null}} entry */
+  #subscription(topic, { after }) {
+    return { type: "subscribe", topic, ...(after === null ? {} : { after, epoch: this.#epoch }) };
+  }
+
+  /** @param {any} frame */
+  #hear(frame) {
+    switch (frame.type) {
+      case "message":
+        return this.#take(frame);
+      case "sent":
+        return this.#settle(frame.id, null, frame);
+      case "gap":
+        return this.#gap(frame);
+      case "subscribed": {
+        const entry = this.#topics.get(frame.topic);
+        if (entry && entry.after === null) entry.after = frame.seq;
+        return;
+      }
+      case "error": {
+        const refused = new Refused(frame.code, frame.message);
+        if (frame.id === undefined || !this.#settle(frame.id, refused)) this.#options.onError?.(refused);
+      }
+    }
+  }
+
+  // ── long-poll ─────────────────────────────────────────────────────────────────────────────────────────
+
+  /** Polls until that fails, or WebSocket works again. @param {AbortSignal} outer */
+  async #talkOverPolls(outer) {
+    const inner = new AbortController();
+    const stop = () => inner.abort();
+    outer.addEventListener("abort", stop);
+    const { signal } = inner;
+    // WebSocket is tried again meanwhile; whichever of the two talks first hands over at once.
+    if (this.#wanted === "auto") {
+      (async () => {
+        while (!signal.aborted) {
+          await this.#restQuietly(this.#return, signal);
+          this.#return = Math.min(this.#return * 2, LONGEST_RETURN);
+          if (!signal.aborted && (await this.#openSocket(outer))) {
+            this.#return = FIRST_RETURN;
+            stop();
+          }
+        }
+      })();
+    }
+    try {
+      let wait = 0; // The first one shows at once whether polling works.
+      while (!signal.aborted) {
+        const answer = await this.#ask(wait, signal);
+        if (answer === null || signal.aborted) return;
+        wait = WAIT;
+        this.#enter(answer.epoch);
+        if (this.#status.transport !== "poll") {
+          this.#pause = FIRST_PAUSE;
+          this.#tell({ state: "online", transport: "poll" });
+          this.#post();
+        }
+        for (const gap of answer.gaps ?? []) this.#gap(gap);
+        for (const message of answer.messages) this.#take(message);
+        for (const [topic, seq] of Object.entries(answer.topics ?? {})) {
+          const entry = this.#topics.get(topic);
+          if (entry) entry.after = /** @type {number} */ (seq);
+        }
+        // The next cursor acknowledges: not before the handlers have returned.
+        await this.#untilDrained(signal);
+      }
+    } finally {
+      outer.removeEventListener("abort", stop);
+      stop();
+    }
+  }
+
+  /** @param {number} ms @param {AbortSignal} signal */
+  #restQuietly(ms, signal) {
+    return new Promise((done) => {
+      const timer = setTimeout(done, jittered(ms));
+      signal.addEventListener("abort", () => {
+        clearTimeout(timer);
+        done(undefined);
+      });
+    });
+  }
+
+  /** One poll; null when it failed. @param {number} wait @param {AbortSignal} signal */
+  async #ask(wait, signal) {
+    const address = new URL("v1/messages", this.#base);
+    const query = address.searchParams;
+    query.set("session", this.session);
+    query.set("wait", String(wait));
+    const after = this.#handled;
+    if (this.#epoch !== null) {
+      query.set("epoch", this.#epoch);
+      if (after > 0) query.set("after", String(after));
+    }
+    for (const [topic, entry] of this.#topics) {
+      query.append("topic", topic);
+      if (entry.after !== null) query.append(`after.${topic}`, String(entry.after));
+    }
+    try {
+      const limit = AbortSignal.timeout((wait + 15) * 1000);
+      const response = await fetch(address, { signal: either(signal, limit), cache: "no-store" });
+      const answer = await response.json();
+      if (response.ok) {
+        if (after > 0) this.#options.onAck?.(after);
+        return answer;
+      }
+      if (response.status < 500 && response.status !== 429) {
+        this.#end(answer.error.message, new Refused(answer.error.code, answer.error.message));
+      }
+    } catch {
+      // Aborted, no network, or an answer that is not the broker's: try again later.
+    }
+    return null;
+  }
+
+  /** Sends what waits, one after the other, so that it keeps its order. */
+  async #post() {
+    if (this.#posting) return;
+    this.#posting = true;
+    let pause = FIRST_PAUSE;
+    try {
+      while (this.#status.transport === "poll") {
+        const [first] = this.#pending;
+        if (!first) return;
+        const [id, { body, volatile }] = first;
+        const address = new URL(`v1/messages?session=${encodeURIComponent(this.session)}`, this.#base);
+        try {
+          const signal = AbortSignal.timeout(15_000);
+          // A plain-text body needs no preflight; the broker looks at the content only.
+          const response = await fetch(address, { method: "POST", body, signal, keepalive: body.length < 50_000 });
+          const answer = await response.json();
+          if (response.ok) this.#settle(id, null, answer);
+          else this.#settle(id, new Refused(answer.error.code, answer.error.message));
+          pause = FIRST_PAUSE;
+        } catch {
+          if (volatile) this.#settle(id, new Refused("unavailable", "the broker cannot be reached"));
+          await this.#restQuietly(pause, this.#run.signal);
+          pause = Math.min(pause * 2, LONGEST_PAUSE);
+        }
+      }
+    } finally {
+      this.#posting = false;
+    }
+  }
+
+  // ── messages ──────────────────────────────────────────────────────────────────────────────────────────
+
+  /** @param {string} epoch */
+  #enter(epoch) {
+    if (epoch === this.#epoch) return;
+    // Seqs of another incarnation of the store mean nothing here.
+    this.#epoch = epoch;
+    this.#queued = 0;
+    this.#handled = 0;
+    this.#queue = this.#queue.filter((message) => message.seq === undefined);
+    for (const entry of this.#topics.values()) entry.after = null;
+  }
+
+  /** @param {Message} message */
+  #take(message) {
+    const { seq, topic } = message;
+    if (topic !== undefined) {
+      const entry = this.#topics.get(topic);
+      if (!entry || (seq !== undefined && entry.after !== null && seq <= entry.after)) return;
+      if (seq !== undefined) entry.after = seq;
+    } else if (seq !== undefined) {
+      if (seq <= this.#queued) return; // It came again, and is being handled.
+      this.#queued = seq;
+    }
+    this.#queue.push(message);
+    this.#pump();
+  }
+
+  async #pump() {
+    if (this.#pumping) return;
+    this.#pumping = true;
+    for (let message; (message = this.#queue[0]); ) {
+      const epoch = this.#epoch;
+      await this.#handle(message, epoch);
+      if (this.#queue[0] === message) this.#queue.shift();
+      if (message.seq !== undefined && message.topic === undefined && epoch === this.#epoch) {
+        this.#handled = Math.max(this.#handled, message.seq);
+        if (this.#socket?.readyState === WebSocket.OPEN) {
+          this.#say({ type: "ack", seq: this.#handled });
+          this.#options.onAck?.(this.#handled);
+        }
+      }
+    }
+    this.#pumping = false;
+    for (const done of this.#drained.splice(0)) done();
+  }
+
+  /** @param {Message} message @param {string | null} epoch */
+  async #handle(message, epoch) {
+    const { topic } = message;
+    const handler = topic === undefined ? this.#options.onMessage : this.#topics.get(topic)?.handler;
+    let pause = 1_000;
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await handler?.(message);
+      } catch (error) {
+        this.#options.onError?.(error instanceof Error ? error : new Error(String(error)));
+        // Order is a promise: the ones behind it wait. A topic's messages are not kept for anyone.
+        if (topic !== undefined || attempt === ATTEMPTS || epoch !== this.#epoch) return;
+        await new Promise((done) => setTimeout(done, jittered(pause)));
+        pause *= 2;
+      }
+    }
+  }
+
+  /** @param {AbortSignal} signal */
+  #untilDrained(signal) {
+    if (!this.#pumping) return;
+    return new Promise((done) => {
+      this.#drained.push(() => done(undefined));
+      signal.addEventListener("abort", done);
+    });
+  }
+
+  /** @param {Gap & {type?: string}} frame */
+  #gap({ topic, from, to, reason }) {
+    const entry = topic === undefined ? null : this.#topics.get(topic);
+    // A cursor of another incarnation is worth nothing, however high it is.
+    const known = reason === "epoch" ? 0 : entry ? (entry.after ?? 0) : this.#queued;
+    if (entry) entry.after = Math.max(known, to);
+    else if (topic === undefined) this.#queued = Math.max(known, to);
+    if (reason === "epoch" && topic === undefined) this.#handled = to;
+    this.#options.onGap?.({ ...(topic === undefined ? {} : { topic }), from, to, reason });
+  }
+
+  /**
+   * Answers a send; false if nobody waits for it.
+   *
+   * @param {string} id
+   * @param {Error | null} error
+   * @param {{seq?: number}} [answer]
+   */
+  #settle(id, error, answer) {
+    const pending = this.#pending.get(id);
+    if (!pending) return false;
+    this.#pending.delete(id);
+    if (error) pending.reject(error);
+    else pending.resolve({ id, ...(answer?.seq === undefined ? {} : { seq: answer.seq }) });
+    return true;
+  }
+}
+
+/**
+ * @typedef {object} Pending
+ * @property {string} body the send as JSON
+ * @property {boolean} volatile
+ * @property {(value: any) => void} resolve
+ * @property {(error: Error) => void} reject
+ */
+
+/** `Promise.withResolvers`, which browsers have since 2024 only. */
+function withResolvers() {
+  /** @type {(value: any) => void} */ let resolve = () => {};
+  /** @type {(error: Error) => void} */ let reject = () => {};
+  const promise = new Promise((res, rej) => ([resolve, reject] = [res, rej]));
+  return { promise, resolve, reject };
+}
+
+/** A signal that fires with the first of two; `AbortSignal.any` is as young. @param {AbortSignal} a @param {AbortSignal} b */
+function either(a, b) {
+  const both = new AbortController();
+  for (const signal of [a, b]) {
+    if (signal.aborted) both.abort();
+    signal.addEventListener("abort", () => both.abort(), { once: true });
+  }
+  return both.signal;
+}

@@ -1,0 +1,254 @@
+// The demo: two tabs exchange the form of x0's Example 10, and everything that happens is shown.
+
+import { connect } from "/client.js";
+
+/** Tabs announce themselves here; volatile, so nothing of it is kept. */
+const WHO = "x0-demo/who";
+
+/** How often a tab says that it is here, and after how much silence it is taken to be gone. Milliseconds. */
+const ANNOUNCE = 4_000;
+const GONE = 11_000;
+
+const LOG_LINES = 200;
+
+const COLOURS = ["Amber", "Blue", "Coral", "Green", "Indigo", "Olive", "Ruby", "Silver"];
+const ANIMALS = ["Badger", "Crane", "Dolphin", "Falcon", "Heron", "Lynx", "Otter", "Raven", "Sparrow", "Tern", "Vole", "Wren"];
+
+/** @param {string} id @returns {any} */
+const $ = (id) => document.getElementById(id);
+
+/** A tab keeps its session when it is reloaded; ?session=… chooses one. */
+function ownSession() {
+  const asked = new URLSearchParams(location.search).get("session");
+  if (asked) return asked;
+  const kept = sessionStorage.getItem("x0-demo-session");
+  const session = kept ?? Array.from(crypto.getRandomValues(new Uint8Array(6)), (b) => b.toString(16).padStart(2, "0")).join("");
+  sessionStorage.setItem("x0-demo-session", session);
+  return session;
+}
+
+/** @param {string} text */
+function hash(text) {
+  let hash = 2166136261;
+  for (const char of text) hash = Math.imul(hash ^ (char.codePointAt(0) ?? 0), 16777619) >>> 0;
+  return hash;
+}
+
+/** A name that people can tell apart. @param {string} session */
+function nameOf(session) {
+  const number = hash(session);
+  return `${COLOURS[number % COLOURS.length]} ${ANIMALS[(number >>> 8) % ANIMALS.length]}`;
+}
+
+/** @param {string} tag @param {string} className @param {...(Node | string)} children */
+function element(tag, className, ...children) {
+  const node = document.createElement(tag);
+  node.className = className;
+  node.append(...children);
+  return node;
+}
+
+/** @param {string} session */
+function avatar(session) {
+  const initials = nameOf(session).split(" ").map((word) => word[0]).join("");
+  return element("span", `avatar c${hash(session) % 8}`, initials);
+}
+
+const session = ownSession();
+const name = nameOf(session);
+
+// ── the log ─────────────────────────────────────────────────────────────────────────────────────────────
+
+/** Lines whose message waits for its acknowledgement. @type {Map<number, HTMLElement>} */
+const unacknowledged = new Map();
+
+/** @param {string} kind @param {string} label @param {string} text @param {number} [seq] @param {string} [state] */
+function log(kind, label, text, seq, state) {
+  const time = element("time", "", new Date().toLocaleTimeString([], { hour12: false }));
+  const mark = element("b", "", state ?? "");
+  const numbers = seq === undefined ? element("span", "seq", mark) : element("span", "seq", `seq ${seq} · `, mark);
+  const line = element("li", kind, time, element("span", "kind", label), element("span", "text", text), numbers);
+  if (seq !== undefined) line.dataset.seq = String(seq);
+  $("log").prepend(line);
+  while ($("log").children.length > LOG_LINES) $("log").lastChild.remove();
+  return mark;
+}
+
+/** @param {any} payload */
+function summary(payload) {
+  const form = payload?.payload ?? payload;
+  if (form && typeof form === "object" && "Form1" in form) {
+    const { Form1, Form2, Form3, Form4 } = form;
+    return [Form1 ? "☑" : "☐", Form2 || "–", Form3, Form4 || "–"].map(String).join(" · ");
+  }
+  return JSON.stringify(payload);
+}
+
+// ── the form ────────────────────────────────────────────────────────────────────────────────────────────
+
+const FIELDS = ["Form1", "Form2", "Form3", "Form4"];
+
+function readForm() {
+  return Object.fromEntries(FIELDS.map((id) => [id, $(id).type === "checkbox" ? $(id).checked : $(id).value]));
+}
+
+/** @param {Record<string, any>} data */
+function writeForm(data) {
+  for (const id of FIELDS) {
+    if (!(id in data)) continue;
+    if ($(id).type === "checkbox") $(id).checked = data[id] === true;
+    else $(id).value = String(data[id]);
+  }
+}
+
+/** @param {string} text @param {"good" | "bad" | ""} kind */
+function outcome(text, kind) {
+  $("outcome").textContent = text;
+  $("outcome").dataset.kind = kind;
+}
+
+$("form").addEventListener("submit", async (/** @type {SubmitEvent} */ event) => {
+  event.preventDefault();
+  const to = chosen;
+  if (!to) return;
+  // The message of x0's Example 10: an x0 page that gets it fills its form as well.
+  const message = { "msg-type": "net-message", "method-id": "set-data", "dst-object": "FormlistExchangeData", payload: readForm() };
+  const mark = log("out", "Sent", `to ${nameOf(to)}: ${summary(message)}`, undefined, "waiting");
+  outcome("Sending…", "");
+  try {
+    const { seq } = await client.send({ session: to }, message);
+    mark.textContent = `seq ${seq} · stored`;
+    mark.className = "done";
+    outcome(`Stored for ${nameOf(to)}`, "good");
+  } catch (error) {
+    mark.textContent = "refused";
+    const text = error instanceof Error ? error.message : String(error);
+    outcome(text, "bad");
+    log("bad", "Error", text);
+  }
+});
+
+// ── who is here ─────────────────────────────────────────────────────────────────────────────────────────
+
+/** When each other tab was last heard of. @type {Map<string, number>} */
+const others = new Map();
+let chosen = "";
+let drawn = "";
+
+function draw() {
+  const now = Date.now();
+  for (const [other, heard] of others) if (now - heard > GONE) others.delete(other);
+  const all = [...others.keys()].sort();
+  // A receiver that has gone stays chosen: what is sent to it waits for it.
+  if (!chosen && all.length > 0) chosen = all[0];
+  const receivers = chosen && !others.has(chosen) ? [chosen, ...all] : all;
+  const key = JSON.stringify([receivers, all, chosen]);
+  if (key === drawn) return;
+  drawn = key;
+  $("receivers").replaceChildren(...receivers.map((other) => {
+    const input = Object.assign(document.createElement("input"), { type: "radio", name: "to", value: other, checked: other === chosen });
+    input.addEventListener("change", () => ((chosen = other), draw()));
+    const label = nameOf(other) + (others.has(other) ? "" : " (away)");
+    return element("label", "", input, element("span", "", avatar(other), label));
+  }));
+  $("alone").hidden = receivers.length > 0;
+  $("send").disabled = !chosen;
+  const person = (/** @type {string} */ id, /** @type {string} */ note) =>
+    element("li", "", avatar(id), nameOf(id), " ", element("small", "", note));
+  $("people").replaceChildren(person(session, "this tab"), ...all.map((other) => person(other, other)));
+  $("count").textContent = String(all.length + 1);
+}
+
+/** @param {"here" | "new" | "gone"} what */
+function announce(what) {
+  if (client.status.state === "online") client.send({ topic: WHO }, { session, what }, { volatile: true }).catch(() => {});
+}
+
+// ── the connection ──────────────────────────────────────────────────────────────────────────────────────
+
+/** Messages stored before this moment waited while this tab was away. */
+let awayUntil = 0;
+let wentAway = 0;
+
+const client = connect({
+  session,
+  onMessage(message) {
+    const away = wentAway > awayUntil ? Infinity : awayUntil;
+    const waited = wentAway > 0 && message.ts >= wentAway && message.ts <= away ? ", kept while you were away" : "";
+    const mark = log("in", "Received", `from ${message.from ? nameOf(message.from) : "a backend"}${waited}: ${summary(message.payload)}`, message.seq, message.seq === undefined ? "volatile" : "not acknowledged yet");
+    if (message.seq !== undefined) unacknowledged.set(message.seq, mark);
+    const { payload } = message;
+    if (payload?.["method-id"] === "set-data" && payload.payload) writeForm(payload.payload);
+    if (message.from && message.from !== session && !chosen) chosen = message.from;
+    draw();
+  },
+  onAck(through) {
+    for (const [seq, mark] of unacknowledged) {
+      if (seq > through) continue;
+      mark.textContent = "acknowledged";
+      mark.className = "done";
+      unacknowledged.delete(seq);
+    }
+  },
+  onGap({ reason }) {
+    log("note", "Gap", `some messages are not coming: ${reason}`);
+  },
+  onError(error) {
+    log("bad", "Error", error.message);
+  },
+  onStatus({ state, transport, reason, welcome }) {
+    const words = { connecting: "Connecting…", online: transport === "poll" ? "Online · long-poll" : "Online · WebSocket", offline: "Offline", closed: "Closed" };
+    if ($("status-text").textContent !== words[state]) log("note", "Connection", reason ? `${words[state]} (${reason})` : words[state]);
+    $("status").dataset.state = state;
+    $("status-text").textContent = words[state];
+    $("transport").textContent = transport === "websocket" ? "WebSocket" : transport === "poll" ? "Long-poll" : "none";
+    $("transport").dataset.transport = transport ?? "";
+    if (welcome?.durability) {
+      const kept = { fsync: "on disk, synced", os: "on disk", memory: "in memory, until the server stops" };
+      $("durability").textContent = kept[/** @type {"fsync"} */ (welcome.durability)] ?? welcome.durability;
+      $("server").textContent = welcome.server ?? "x0-msg-server";
+    }
+    if (state === "online") {
+      if (wentAway > awayUntil) awayUntil = Date.now();
+      announce("new");
+    } else if (wentAway <= awayUntil) {
+      wentAway = Date.now();
+    }
+  },
+});
+
+client.subscribe(WHO, ({ payload }) => {
+  const { session: other, what } = payload ?? {};
+  if (typeof other !== "string" || other === session || other.length > 256) return;
+  if (what === "gone") others.delete(other);
+  else others.set(other, Date.now());
+  if (what === "new") announce("here");
+  draw();
+});
+
+setInterval(() => (announce("here"), draw()), ANNOUNCE);
+addEventListener("pagehide", () => {
+  const body = JSON.stringify({ to: { topic: WHO }, payload: { session, what: "gone" }, volatile: true });
+  navigator.sendBeacon("/v1/messages", body);
+});
+
+$("offline").addEventListener("change", () => {
+  if ($("offline").checked) {
+    announce("gone");
+    // The goodbye goes out before the connection does.
+    setTimeout(() => client.pause(), 50);
+  } else {
+    client.resume();
+  }
+});
+for (const radio of document.querySelectorAll("input[name=use]")) {
+  radio.addEventListener("change", (event) => client.use(/** @type {any} */ (event.target).value));
+}
+$("clear").addEventListener("click", () => $("log").replaceChildren());
+
+$("name").append(avatar(session), " ", name);
+$("session").textContent = session;
+document.title = `${name} · x0-msg-server`;
+const server = location.port === "8080" && location.hostname === "127.0.0.1" ? "" : ` --server ws://${location.host}`;
+$("shell").textContent = `x0-msg-server send --to ${session} '{"hello":1}'${server}`;
+draw();

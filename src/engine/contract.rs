@@ -355,12 +355,14 @@ async fn empty_addresses_cost_nothing_and_no_hole_goes_untold() {
 async fn what_someone_reads_is_not_forgotten() {
     let (engine, hubs) = engine();
     let a = mailbox("A");
-    let seat = hubs.join(&a, Seq::START);
+    let (seat, _live) = hubs.join(&a, Seq::START);
     let first = put(&engine, &a, "1").await;
     engine.trim(&a, first);
     engine.store().forget_empty();
     assert_eq!(engine.position(&a).floor, first);
-    drop(seat);
+    seat.leave();
+    engine.store().forget_empty();
+    assert_eq!(engine.store().shelves(), 0);
 }
 
 async fn next(subscriber: &mut Subscriber) -> String {

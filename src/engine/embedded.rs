@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use crate::clock::millis;
 use crate::engine::{Append, Batch, Bounds, Commit, Engine, EngineError, Position, Settings};
 use crate::hub::{Hubs, lock};
-use crate::message::{Address, Epoch, Gap, GapReason, Item, Message, MessageId, Publication, Seq, SessionId};
+use crate::message::{Address, Epoch, Gap, GapReason, Item, Message, MessageId, Publication, Seq};
 
 /// What a stored message costs besides its frame: map nodes, reference counts, the expiry entry. Bytes.
 const OVERHEAD: usize = 256;
@@ -38,6 +38,8 @@ struct Inner {
     settings: Settings,
     hubs: Hubs,
     epoch: Epoch,
+    /// Where the seqs of this epoch begin.
+    origin: Seq,
     /// A copy of the newest seq, readable without the lock.
     newest: AtomicU64,
     /// Protects everything stored. Held for one append, one read or one slice of expiry; never across an
@@ -57,6 +59,8 @@ struct Store {
     forgotten: Seq,
     dedup: Dedup,
     bytes: usize,
+    /// Messages dropped because their time was over, that [`Engine::expire`] has not answered for yet.
+    unreported: usize,
 }
 
 /// The stored messages of one address.
@@ -86,7 +90,7 @@ impl Store {
         let Settings { mailbox, history, total_bytes, clock, .. } = inner.settings;
         let now = clock.now();
         let Append { address, message, id, ttl } = append;
-        let key = id.map(|id| self.dedup.key(&address, message.from.as_ref(), &id));
+        let key = id.map(|id| self.dedup.key(&address, &message, &id));
         if let Some(seq) = key.and_then(|key| self.dedup.get(key, now)) {
             return Ok(seq);
         }
@@ -102,7 +106,13 @@ impl Store {
         let cost = cost(&publication);
         if self.has_room(&address, cost, bounds, total_bytes).is_err() {
             // What has outlived its time must not stand in the way of what comes.
-            while self.expire_slice(now) == EXPIRY_SLICE {}
+            loop {
+                let dropped = self.expire_slice(now);
+                self.unreported += dropped;
+                if dropped < EXPIRY_SLICE {
+                    break;
+                }
+            }
             self.has_room(&address, cost, bounds, total_bytes)?;
         }
         self.newest = seq;
@@ -237,10 +247,10 @@ impl Store {
     }
 
     /// Forgets the longest empty shelves beyond the limit, except those that someone reads.
-    fn forget_empty(&mut self, hubs: &Hubs, keep: usize) {
-        let mut looks = self.empty.len().saturating_sub(keep);
-        while looks > 0 {
-            looks -= 1;
+    ///
+    /// Looks at a few only, however many there are: whoever acknowledges pays for it, and holds the lock.
+    fn forget_empty(&mut self, hubs: &Hubs, keep: usize, most_looks: usize) {
+        for _ in 0..self.empty.len().saturating_sub(keep).min(most_looks) {
             let Some(address) = self.empty.pop_front() else { return };
             let Some(shelf) = self.shelves.get_mut(&address) else { continue };
             if !shelf.entries.is_empty() {
@@ -296,8 +306,13 @@ struct Dedup {
 }
 
 impl Dedup {
-    fn key(&self, address: &Address, from: Option<&SessionId>, id: &MessageId) -> [u64; 2] {
-        [self.hashers[0].hash_one((address, from, id)), self.hashers[1].hash_one((address, from, id))]
+    fn key(&self, address: &Address, message: &Message, id: &MessageId) -> [u64; 2] {
+        // Senders without a name cannot be told apart, but their retries have the same payload.
+        let sender = match &message.from {
+            Some(from) => Ok(from),
+            None => Err(message.payload.get()),
+        };
+        [0, 1].map(|at: usize| self.hashers[at].hash_one((address, sender, id)))
     }
 
     fn forget(&mut self, now: u64) {
@@ -348,11 +363,13 @@ impl Embedded {
                 most: settings.dedup_ids,
             },
             bytes: 0,
+            unreported: 0,
         };
         let inner = Inner {
             settings,
             hubs,
             epoch: random_epoch(),
+            origin: newest,
             newest: AtomicU64::new(newest.0),
             store: Mutex::new(store),
         };
@@ -380,19 +397,33 @@ impl Embedded {
     pub fn trim(&self, address: &Address, through: Seq) {
         let mut store = lock(&self.inner.store);
         store.trim(address, through);
-        store.forget_empty(&self.inner.hubs, EMPTY_SHELVES);
+        store.forget_empty(&self.inner.hubs, EMPTY_SHELVES, 4);
     }
 
     /// See [`Engine::position`].
     #[must_use]
     pub fn position(&self, address: &Address) -> Position {
-        lock(&self.inner.store).shelves.get(address).map(|shelf| shelf.position).unwrap_or_default()
+        let store = lock(&self.inner.store);
+        match (store.shelves.get(address), address) {
+            (Some(shelf), _) => shelf.position,
+            (None, Address::Session(_)) => Position::default(),
+            // A cursor to come back with: what is published from here on is above it.
+            (None, Address::Topic(_)) => {
+                Position { floor: store.forgotten, newest: store.newest, ..Position::default() }
+            }
+        }
     }
 
     /// See [`Engine::newest`].
     #[must_use]
     pub fn newest(&self) -> Seq {
         Seq(self.inner.newest.load(Ordering::Acquire))
+    }
+
+    /// See [`Engine::origin`].
+    #[must_use]
+    pub fn origin(&self) -> Seq {
+        self.inner.origin
     }
 
     /// See [`Engine::epoch`].
@@ -413,14 +444,14 @@ impl Embedded {
         let now = self.inner.settings.clock.now();
         let mut store = lock(&self.inner.store);
         store.dedup.forget(now);
-        store.forget_empty(&self.inner.hubs, EMPTY_SHELVES);
-        store.expire_slice(now)
+        store.forget_empty(&self.inner.hubs, EMPTY_SHELVES, EXPIRY_SLICE);
+        store.expire_slice(now) + std::mem::take(&mut store.unreported)
     }
 
     /// Forgets all empty shelves now, as if many others had become empty since.
     #[cfg(test)]
     pub(crate) fn forget_empty(&self) {
-        lock(&self.inner.store).forget_empty(&self.inner.hubs, 0);
+        lock(&self.inner.store).forget_empty(&self.inner.hubs, 0, usize::MAX);
     }
 
     /// How many addresses cost memory.

@@ -27,8 +27,9 @@ use crate::protocol::{Code, ENVELOPE, Send, To};
 mod receipt;
 mod shape;
 
-pub use receipt::{Reader, Readers};
+pub use receipt::{Pages, Reader};
 
+use receipt::Poll;
 use shape::{Asked, Door, Unusable};
 
 /// Beyond this many waiting messages, an answer carries more than one.
@@ -40,8 +41,9 @@ const MOST_MESSAGES: usize = 64;
 /// An answer is complete once it has this many bytes.
 const ENOUGH_BYTES: usize = 1 << 20;
 
-/// How long a message waits for the other tabs of its session to be polling again.
-const PATIENCE: Duration = Duration::from_millis(250);
+/// How long a message waits for another tab of its session to be polling again: two round trips (a preflight
+/// and the poll) of a slow mobile network. A tab that was closed costs this wait only once.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The answer when there is nothing to say.
 const NOTHING: &str = r#"{"messages":null}"#;
@@ -49,17 +51,17 @@ const NOTHING: &str = r#"{"messages":null}"#;
 #[derive(Clone)]
 struct Legacy {
     edge: Edge,
-    readers: Readers,
+    pages: Arc<Pages>,
 }
 
 /// The routes of this transport.
-pub fn routes(edge: Edge, readers: Readers) -> Router {
+pub fn routes(edge: Edge, pages: Arc<Pages>) -> Router {
     let door = |door: Door| any(move |state, link, request| handle(state, door, link, request));
     Router::new()
         .route("/python/MsgHandler.py", door(Door::Handler))
         .route("/get", door(Door::Get))
         .route("/set", door(Door::Set))
-        .with_state(Legacy { edge, readers })
+        .with_state(Legacy { edge, pages })
 }
 
 /// An answer of this path. The two CORS headers stand on every one of them: without them the browser hides
@@ -142,7 +144,7 @@ impl Legacy {
             },
             Ok(Asked::Del { session }) => {
                 if let Some(session) = session {
-                    receipt::received_all(&self.readers, &self.edge.broker, &session);
+                    self.pages.received_all(&self.edge.broker, &session);
                 }
                 answer(StatusCode::OK, NOTHING)
             }
@@ -187,21 +189,24 @@ impl Legacy {
         ack: Option<Seq>,
     ) -> String {
         let deadline = Instant::now() + self.edge.config.poll_timeout;
-        let broker = &self.edge.broker;
-        let mut claim = self.readers.claim(
-            session,
-            |idle| Some(Reader::likeness(idle, link, request)),
-            || (broker.mailbox(session, &Default::default()).0, Reader::default()),
-        );
-        receipt::settle(&mut claim, broker, session, (link, request, ack));
+        let mut claim = self.pages.claim(&self.edge.broker, session, Poll { link, request, ack }).await;
         let Some(first) = self.first(&mut claim, deadline).await else { return NOTHING.to_owned() };
-        claim.together(PATIENCE).await;
+        let end = match first.seq() {
+            Some(seq) => tokio::select! {
+                ahead = claim.together(seq, PATIENCE, deadline) => ahead,
+                () = self.edge.shutdown.cancelled() => None,
+            },
+            None => None,
+        };
         let (subscriber, reader) = claim.parts();
         let mut messages = Messages::new();
         messages.push(&first);
         // One message for each answer: what throws in the page drops the rest of its batch.
-        if subscriber.fill(MOST_MESSAGES) >= ONE_BY_ONE {
-            while messages.count < MOST_MESSAGES && messages.json.len() < ENOUGH_BYTES {
+        if subscriber.fill(MOST_MESSAGES) >= ONE_BY_ONE || end > first.seq() {
+            while messages.count < MOST_MESSAGES
+                && messages.json.len() < ENOUGH_BYTES
+                && end.is_none_or(|end| subscriber.handed() < end)
+            {
                 match subscriber.try_next() {
                     Some(Item::Message(message)) => messages.push(&message),
                     Some(Item::Gap(_)) => {}
@@ -211,6 +216,7 @@ impl Legacy {
         }
         let through = subscriber.handed();
         reader.answered(through, link, request);
+        claim.stand(through);
         messages.finish(through)
     }
 

@@ -92,17 +92,18 @@ async fn poll(State(Polls { edge, readers }): State<Polls>, uri: Uri) -> Result<
     let resume = query.resume("after")?;
     let topics = query.topics(edge.config.max_topics)?;
     let deadline = Instant::now() + wait(&query)?;
-    let cursor = resume.after.filter(|after| *after > Seq::START);
+    let cursor = resume.after;
     // A cursor from another incarnation of the store acknowledges nothing; its reader is told.
     let ours = cursor.is_none_or(|cursor| edge.broker.is_ours(cursor, resume.epoch.as_ref()));
     if let Some(cursor) = cursor
         && ours
+        && cursor > Seq::START
     {
         edge.broker.ack(&session, cursor, resume.epoch.as_ref())?;
     }
     let mut claim = readers.claim(
         &session,
-        |idle| {
+        |_, idle| {
             let (passed, handed) = (idle.subscriber().passed(), idle.subscriber().handed());
             let same = match cursor {
                 Some(cursor) => idle.state.has_cursor && passed <= cursor && cursor <= handed,
@@ -115,7 +116,8 @@ async fn poll(State(Polls { edge, readers }): State<Polls>, uri: Uri) -> Result<
     let (subscriber, reader) = claim.parts();
     reader.has_cursor = cursor.is_some();
     if ours {
-        let from = cursor.unwrap_or_else(|| edge.broker.floor(&session));
+        let from = cursor.filter(|cursor| *cursor > Seq::START);
+        let from = from.unwrap_or_else(|| edge.broker.floor(&session));
         subscriber.pass(from);
         subscriber.seek(from);
     }
@@ -146,6 +148,8 @@ impl Reader {
 /// Waits for the first item, takes what is ready with it, and encodes the answer.
 async fn collect(edge: &Edge, claim: &mut Claim<Reader>, deadline: Instant) -> String {
     let (subscriber, reader) = claim.parts();
+    // Also a poll that waits for nothing gets what is stored.
+    subscriber.ready().await;
     let first = tokio::select! {
         biased;
         item = subscriber.next() => item.map(|item| (None, item)),

@@ -63,7 +63,9 @@ async fn events(State(edge): State<Edge>, uri: Uri, headers: HeaderMap) -> Resul
     let mut read = Topics::default();
     for (topic, resume) in topics {
         let (subscriber, opening) = edge.broker.topic(&topic, &resume);
-        let (seq, recovered) = (opening.seq, opening.recovered);
+        // A browser that reconnects asks for its first address again: what came meanwhile is not told.
+        let recovered = opening.recovered && (last.is_none() || resume.after.is_some());
+        let seq = opening.seq;
         let frame = ServerFrame::Subscribed { topic: &topic, seq, recovered };
         first.push_back(event(Some("subscribed"), None, &frame.encode()));
         read.insert(topic, subscriber);

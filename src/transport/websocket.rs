@@ -87,7 +87,7 @@ async fn upgrade(
         .protocols([SUBPROTOCOL])
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(WRITE_BUFFER)
-        .max_write_buffer_size(WRITE_BUFFER + 4 * largest)
+        .max_write_buffer_size(WRITE_BUFFER + 2 * largest)
         .max_message_size(largest)
         .max_frame_size(largest)
         .on_upgrade(move |socket| async move {

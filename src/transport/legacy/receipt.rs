@@ -1,15 +1,33 @@
 //! Did the last answer arrive? The x0 client knows no acknowledgements: its next poll is taken as the
 //! receipt, unless there is evidence that the answer before did not reach it.
 
-use std::sync::Arc;
+use std::cmp::Reverse;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
 
 use crate::broker::Broker;
+use crate::hub::lock;
 use crate::lease::{Claim, Idle, Leases};
 use crate::link::Link;
 use crate::message::{Seq, SessionId};
+use crate::protocol::Resume;
 
 /// How often the same messages are handed out again for want of evidence.
-pub(super) const MOST_REPEATS: u8 = 3;
+const MOST_REPEATS: u8 = 3;
+
+/// How long the evidence may take that is still on its way: a peer's TCP may acknowledge 40 ms late, and a
+/// network takes its time.
+const EVIDENCE: Duration = Duration::from_millis(240);
+
+/// How often it is looked for meanwhile.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How long, and for how many pages, an unsettled answer is remembered after its subscription has ended.
+const REMEMBER: Duration = Duration::from_secs(600);
+const MOST_REMEMBERED: usize = 16_384;
 
 /// What is remembered of an x0 page between its polls.
 #[derive(Debug, Default)]
@@ -20,99 +38,218 @@ pub struct Reader {
     repeats: u8,
 }
 
-/// The x0 pages that poll.
-pub type Readers = Arc<Leases<Reader>>;
-
 #[derive(Debug)]
 struct Answered {
     /// Everything up to here was handed out.
     through: Seq,
     /// The connection it went out on.
-    link: Arc<Link>,
+    link: Evidence,
     /// The `a__` of the poll it answered.
     request: Option<Box<str>>,
 }
 
+#[derive(Debug)]
+enum Evidence {
+    /// The connection can still be asked.
+    Live(Arc<Link>),
+    /// What it said when it was let go.
+    Settled { id: u64, arrived: bool },
+}
+
+/// What a poll proves about the answer before.
+#[derive(Debug, PartialEq, Eq)]
+enum Proof {
+    Arrived,
+    Lost,
+    /// Not acknowledged yet, on a connection that has not broken.
+    Open,
+}
+
 impl Answered {
-    /// Whether a poll on `link` with this `a__` proves that the answer was read.
-    fn arrived(&self, link: &Link, request: Option<&str>) -> bool {
+    fn is_on(&self, link: &Link) -> bool {
+        link.id()
+            == match &self.link {
+                Evidence::Live(link) => link.id(),
+                Evidence::Settled { id, .. } => *id,
+            }
+    }
+
+    fn was_sent_again(&self, request: Option<&str>) -> bool {
+        request.is_some() && request == self.request.as_deref()
+    }
+
+    /// What a poll on `link` with this `a__` proves.
+    fn proof(&self, link: &Link, request: Option<&str>) -> Proof {
         // A browser uses a connection again only after it has read the answer before.
-        if self.link.id() == link.id() {
-            return true;
+        if self.is_on(link) {
+            return Proof::Arrived;
         }
         // A browser sends the same request again only when it got no answer.
-        let resent = request.is_some() && request == self.request.as_deref();
-        !resent && self.link.arrived()
+        if self.was_sent_again(request) {
+            return Proof::Lost;
+        }
+        match &self.link {
+            Evidence::Settled { arrived: true, .. } => Proof::Arrived,
+            Evidence::Settled { arrived: false, .. } => Proof::Lost,
+            Evidence::Live(link) if link.arrived() => Proof::Arrived,
+            Evidence::Live(link) if link.is_broken() => Proof::Lost,
+            Evidence::Live(_) => Proof::Open,
+        }
     }
 }
 
 impl Reader {
     /// How likely it is that a poll on `link` comes from this page; the highest wins.
-    pub(super) fn likeness(idle: &Idle<Self>, link: &Link, request: Option<&str>) -> impl Ord + use<> {
+    ///
+    /// Tabs of one browser share their connections, so a connection proves that an answer was read, not which
+    /// tab asks. The reader that has seen least comes first: where this is wrong, it repeats and does not lose.
+    fn likeness(at: Seq, idle: &Idle<Self>, link: &Link, request: Option<&str>) -> impl Ord + use<> {
         let answered = idle.state.answered.as_ref();
-        let same_link = answered.is_some_and(|answered| answered.link.id() == link.id());
-        let resent = answered.is_some_and(|a| request.is_some() && a.request.as_deref() == request);
-        let arrived = answered.is_none_or(|answered| answered.link.arrived());
-        (same_link || resent, arrived, idle.since())
+        let resent = answered.is_some_and(|answered| answered.was_sent_again(request));
+        let lost = answered.is_some_and(|answered| match &answered.link {
+            Evidence::Live(link) => link.is_broken(),
+            Evidence::Settled { arrived, .. } => !arrived,
+        });
+        let seen = if lost { idle.subscriber().passed() } else { at };
+        let same_link = answered.is_some_and(|answered| answered.is_on(link));
+        (resent, Reverse(seen), same_link, Reverse(idle.since()))
     }
 
     /// Notes an answer that carries messages.
     pub(super) fn answered(&mut self, through: Seq, link: &Arc<Link>, request: Option<&str>) {
         link.watch();
-        self.answered = Some(Answered { through, link: Arc::clone(link), request: request.map(Box::from) });
+        let (link, request) = (Evidence::Live(Arc::clone(link)), request.map(Box::from));
+        self.answered = Some(Answered { through, link, request });
     }
 
     /// Takes a poll as the receipt of the answer before, or not.
-    fn settle(&mut self, session: &SessionId, link: &Link, request: Option<&str>) -> Option<Seq> {
-        let answered = self.answered.take()?;
-        if answered.arrived(link, request) {
-            self.repeats = 0;
-            return Some(answered.through);
-        }
-        if self.repeats >= MOST_REPEATS {
-            tracing::warn!(%session, through = %answered.through, "no receipt after {MOST_REPEATS} repeats; going on");
-            self.repeats = 0;
-            return Some(answered.through);
-        }
-        self.repeats += 1;
-        tracing::debug!(%session, through = %answered.through, "no evidence of arrival; handing out again");
-        None
-    }
-}
-
-/// Settles the receipt of the answer before, and puts the subscriber where reading goes on.
-pub(super) fn settle(
-    claim: &mut Claim<Reader>,
-    broker: &Broker,
-    session: &SessionId,
-    (link, request, ack): (&Link, Option<&str>, Option<Seq>),
-) {
-    let (subscriber, reader) = claim.parts();
-    let evident = reader.settle(session, link, request);
-    // A client that acknowledges is taken at its word, as far as the word can be true.
-    let said = ack.filter(|ack| broker.is_ours(*ack, None));
-    if said.is_some() {
-        reader.repeats = 0;
-    }
-    if let Some(received) = said.or(evident) {
-        subscriber.pass(received);
-        if let Err(error) = broker.ack(session, received, None) {
-            tracing::error!(%session, %error, "a receipt was refused");
-        }
-    }
-    subscriber.seek(subscriber.passed());
-}
-
-/// Takes everything handed out to this session as received.
-pub(super) fn received_all(readers: &Readers, broker: &Broker, session: &SessionId) {
-    readers.each_idle(session, |idle| {
-        let (subscriber, reader) = idle.parts();
-        reader.repeats = 0;
-        if let Some(answered) = reader.answered.take() {
-            subscriber.pass(answered.through);
-            if let Err(error) = broker.ack(session, answered.through, None) {
-                tracing::error!(%session, %error, "a receipt was refused");
+    async fn settle(&mut self, session: &SessionId, link: &Link, request: Option<&str>) -> Option<Seq> {
+        let looking = Instant::now();
+        let proof = loop {
+            match self.answered.as_ref()?.proof(link, request) {
+                Proof::Open if looking.elapsed() < EVIDENCE => sleep(LOOK).await,
+                proof => break proof,
             }
+        };
+        let through = self.answered.take()?.through;
+        if proof != Proof::Arrived {
+            if self.repeats < MOST_REPEATS {
+                self.repeats += 1;
+                tracing::debug!(%session, %through, "no evidence of arrival; handing out again");
+                return None;
+            }
+            tracing::warn!(%session, %through, "no receipt after {MOST_REPEATS} repeats; going on");
         }
-    });
+        self.repeats = 0;
+        Some(through)
+    }
+}
+
+/// The x0 pages that poll.
+#[derive(Debug, Default)]
+pub struct Pages {
+    readers: Arc<Leases<Reader>>,
+    /// Protects the memory of answers whose subscription has ended; held for a look-up.
+    ended: Mutex<Ended>,
+}
+
+#[derive(Debug, Default)]
+struct Ended {
+    readers: HashMap<SessionId, Reader>,
+    /// Oldest first; an entry may be out of date.
+    order: VecDeque<(Instant, SessionId)>,
+}
+
+/// What a poll brings besides its session.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Poll<'a> {
+    pub(super) link: &'a Arc<Link>,
+    /// The `a__` of its address.
+    pub(super) request: Option<&'a str>,
+    /// What it says it has received.
+    pub(super) ack: Option<Seq>,
+}
+
+impl Pages {
+    /// Finds the reader that polls, settles the receipt of its answer before, and puts its subscriber where
+    /// reading goes on.
+    pub(super) async fn claim(&self, broker: &Broker, session: &SessionId, poll: Poll<'_>) -> Claim<Reader> {
+        let Poll { link, request, ack } = poll;
+        let mut claim = self.readers.claim(
+            session,
+            |at, idle| Some(Reader::likeness(at, idle, link, request)),
+            || {
+                let (subscriber, _) = broker.mailbox(session, &Resume::default());
+                (subscriber, lock(&self.ended).readers.remove(session).unwrap_or_default())
+            },
+        );
+        let (subscriber, reader) = claim.parts();
+        // A client that acknowledges is taken at its word, as far as the word can be true.
+        let said = ack.filter(|ack| broker.is_ours(*ack, None));
+        let received = match said {
+            Some(_) => {
+                *reader = Reader::default();
+                said
+            }
+            None => reader.settle(session, link, request).await,
+        };
+        if let Some(received) = received {
+            subscriber.pass(received);
+            acknowledge(broker, session, received);
+        }
+        let from = subscriber.passed();
+        subscriber.seek(from);
+        claim.stand(from);
+        claim
+    }
+
+    /// Takes everything handed out to this session as received.
+    pub(super) fn received_all(&self, broker: &Broker, session: &SessionId) {
+        let mut received = lock(&self.ended).readers.remove(session).and_then(|reader| reader.answered);
+        let mut through = received.take().map(|answered| answered.through);
+        self.readers.each_idle(session, |idle| {
+            let (subscriber, reader) = idle.parts();
+            reader.repeats = 0;
+            if let Some(answered) = reader.answered.take() {
+                subscriber.pass(answered.through);
+                through = through.max(Some(answered.through));
+            }
+        });
+        if let Some(through) = through {
+            acknowledge(broker, session, through);
+        }
+    }
+
+    /// Ends the subscriptions of pages that did not come back, and forgets the oldest unsettled answers. Run it
+    /// every second.
+    pub fn sweep(&self) {
+        let gone = self.readers.sweep();
+        let now = Instant::now();
+        let mut ended = lock(&self.ended);
+        for (session, mut reader) in gone {
+            let Some(answered) = &mut reader.answered else { continue };
+            if let Evidence::Live(link) = &answered.link {
+                // The connection's second handle is not kept for minutes.
+                answered.link = Evidence::Settled { id: link.id(), arrived: link.arrived() };
+            }
+            let through = answered.through;
+            let known = ended.readers.get(&session).and_then(|known| Some(known.answered.as_ref()?.through));
+            if known.is_none_or(|known| through < known) {
+                ended.readers.insert(session.clone(), reader);
+            }
+            ended.order.push_back((now, session));
+        }
+        while let Some((since, _)) = ended.order.front()
+            && (*since + REMEMBER <= now || ended.order.len() > MOST_REMEMBERED)
+        {
+            let Some((_, session)) = ended.order.pop_front() else { break };
+            ended.readers.remove(&session);
+        }
+    }
+}
+
+fn acknowledge(broker: &Broker, session: &SessionId, received: Seq) {
+    if let Err(error) = broker.ack(session, received, None) {
+        tracing::error!(%session, %error, "a receipt was refused");
+    }
 }

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::edge::{Query, encode};
 use crate::message::{Seq, SessionId};
-use crate::protocol::{Malformed, parse_object};
+use crate::protocol::{Malformed, parse_object, present};
 
 /// Where a form send puts its data in the receiving page.
 const FORM_OBJECT: &str = "FormlistExchangeData";
@@ -49,7 +49,7 @@ pub(super) enum Door {
 struct Fields<'a> {
     #[serde(borrow)]
     r#type: Option<&'a RawValue>,
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "present")]
     session_src: Option<&'a RawValue>,
     #[serde(borrow)]
     session_dst: Option<&'a RawValue>,
@@ -79,7 +79,7 @@ struct Select<'a> {
 
 #[derive(Deserialize)]
 struct SessionData<'a> {
-    #[serde(borrow, rename = "Value")]
+    #[serde(borrow, default, rename = "Value", deserialize_with = "present")]
     value: Option<&'a RawValue>,
 }
 

@@ -1,0 +1,200 @@
+// client.js by itself: acknowledgement after the handler, retries, restarts of the broker.
+
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { broker, browser, proxy } from "./harness.js";
+
+let server, chromium;
+before(async () => {
+  [server, chromium] = await Promise.all([broker(), browser()]);
+});
+after(async () => {
+  await chromium.close();
+  await server.stop();
+});
+
+let number = 0;
+
+/** A page with a client of its own session; what it gets is in `got`. */
+async function client(options = {}, url = server.url) {
+  const page = await (await chromium.newContext()).newPage();
+  page.setDefaultTimeout(20_000);
+  page.on("pageerror", (error) => assert.fail(error));
+  await page.goto(`${url}/healthz`);
+  const session = `client-${++number}`;
+  await page.evaluate(
+    async ([session, options, base]) => {
+      const { connect } = await import(`${base}/client.js`);
+      window.got = [];
+      window.errors = [];
+      window.acked = 0;
+      window.fail = 0;
+      window.hold = null;
+      window.client = connect({
+        session,
+        async onMessage(message) {
+          if (window.fail > 0) {
+            window.fail--;
+            throw new Error("the handler failed");
+          }
+          await window.hold;
+          window.got.push(message.payload);
+        },
+        onAck: (seq) => (window.acked = seq),
+        onError: (error) => window.errors.push(error.message),
+        ...options,
+      });
+    },
+    [session, options, url],
+  );
+  await page.waitForFunction(() => client.status.state === "online");
+  return { page, session, close: () => page.context().close() };
+}
+
+const send = async (session, payload) => {
+  const body = JSON.stringify({ to: { session }, payload });
+  const answer = await fetch(`${server.url}/v1/messages?session=tester`, { method: "POST", body });
+  return (await answer.json()).seq;
+};
+
+/** What still waits for a session. */
+const waiting = async (session) => {
+  const answer = await fetch(`${server.url}/v1/messages?session=${session}&wait=0`);
+  return (await answer.json()).messages.map(({ payload }) => payload);
+};
+
+for (const transport of ["websocket", "poll"]) {
+  test(`a message is acknowledged after its handler has returned, over ${transport}`, async () => {
+    const { page, session, close } = await client({ transport });
+    await page.evaluate(() => void (window.hold = new Promise((done) => (window.release = done))));
+    const seq = await send(session, 1);
+    // The handler holds it, so a second client of the session gets it as well.
+    assert.deepEqual(await waiting(session), [1]);
+    await page.evaluate(() => release());
+    await page.waitForFunction((seq) => acked === seq, seq);
+    assert.deepEqual(await page.evaluate(() => got), [1]);
+    await close();
+    assert.deepEqual(await waiting(session), []);
+  });
+
+  test(`a handler that throws is given the message again, over ${transport}`, async () => {
+    const { page, session, close } = await client({ transport });
+    await page.evaluate(() => (window.fail = 1));
+    await send(session, 1);
+    await send(session, 2);
+    await page.waitForFunction(() => got.length === 2);
+    assert.deepEqual(await page.evaluate(() => [got, errors]), [[1, 2], ["the handler failed"]]);
+    await close();
+  });
+
+  test(`a page that dies before its handler returned gets the message again, over ${transport}`, async () => {
+    const { page, session, close } = await client({ transport });
+    await page.evaluate(() => void (window.hold = new Promise(() => {})));
+    await send(session, 1);
+    assert.deepEqual(await waiting(session), [1]);
+    await close();
+    assert.deepEqual(await waiting(session), [1]);
+  });
+
+  test(`sends are answered with their seq or the refusal, over ${transport}`, async () => {
+    const { page, session, close } = await client({ transport });
+    const outcome = await page.evaluate(async (session) => {
+      const { seq, id } = await client.send({ session }, "to myself", { id: "mine" });
+      const again = await client.send({ session }, "to myself", { id: "mine" });
+      const refused = await client.send({ user: "nobody" }, 1).catch((error) => error.code);
+      const volatile = await client.send({ topic: "t" }, 1, { volatile: true });
+      return { seq, id, same: again.seq === seq, refused, volatile: volatile.seq ?? "none" };
+    }, session);
+    assert.equal(typeof outcome.seq, "number");
+    assert.deepEqual({ ...outcome, seq: 0 }, { seq: 0, id: "mine", same: true, refused: "not_found", volatile: "none" });
+    await page.waitForFunction(() => got.length === 1);
+    await close();
+  });
+
+  test(`topics come over ${transport}, live and with history`, async () => {
+    const { page, close } = await client({ transport });
+    const topic = `topic-${number}`;
+    const publish = (payload, more) =>
+      fetch(`${server.url}/v1/messages`, { method: "POST", body: JSON.stringify({ to: { topic }, payload, ...more }) }).then((a) => a.json());
+    const first = await publish(0);
+    await publish(1);
+    await page.evaluate(([topic, after]) => {
+      window.news = [];
+      window.stop = client.subscribe(topic, ({ payload }) => news.push(payload), { after });
+    }, [topic, first.seq]);
+    await page.waitForFunction(() => news.length === 1);
+    await publish(2);
+    await page.waitForFunction(() => news.length === 2);
+    await publish(3, { volatile: true });
+    await page.waitForFunction(() => news.length === 3);
+    assert.deepEqual(await page.evaluate(() => news), [1, 2, 3]);
+    await page.evaluate(() => stop());
+    await close();
+  });
+}
+
+test("a send while offline waits, and is delivered once the client is back", async () => {
+  const { page, session, close } = await client();
+  await page.evaluate((session) => {
+    client.pause();
+    window.outcomes = [];
+    for (let n = 0; n < 3; n++) client.send({ session }, n).then(({ seq }) => outcomes.push(seq));
+  }, session);
+  assert.deepEqual(await waiting(session), []);
+  await page.evaluate(() => client.resume());
+  await page.waitForFunction(() => got.length === 3 && outcomes.length === 3);
+  assert.deepEqual(await page.evaluate(() => got), [0, 1, 2]);
+  await close();
+});
+
+test("the client survives a restart of the broker, sends included", async () => {
+  const own = await broker();
+  const { page, session, close } = await client({}, own.url);
+  await own.stop();
+  await page.waitForFunction(() => client.status.state !== "online");
+  await page.evaluate((session) => {
+    window.outcome = null;
+    client.send({ session }, "sent while the broker was away").then(({ seq }) => (window.outcome = seq));
+  }, session);
+  const again = await broker(own.address);
+  await page.waitForFunction(() => got.length === 1 && outcome > 0, null, { timeout: 60_000 });
+  assert.deepEqual(await page.evaluate(() => got), ["sent while the broker was away"]);
+  await close();
+  await again.stop();
+});
+
+test("many messages through switches of transport: each once, in order", async () => {
+  const { page, session, close } = await client();
+  const sender = (async () => {
+    for (let n = 0; n < 300; n++) await send(session, n);
+  })();
+  for (const transport of ["poll", "websocket", "poll", "auto"]) {
+    await page.evaluate((transport) => client.use(transport), transport);
+    await page.waitForFunction(() => client.status.state === "online");
+  }
+  await sender;
+  await page.waitForFunction(() => got.length >= 300);
+  assert.deepEqual(await page.evaluate(() => got), Array.from({ length: 300 }, (_, n) => n));
+  await close();
+});
+
+test("a closed client refuses to send", async () => {
+  const { page, close } = await client();
+  const closed = await page.evaluate(async () => {
+    client.close();
+    return [client.status.state, await client.send({ session: "x" }, 1).catch((error) => error.code)];
+  });
+  assert.deepEqual(closed, ["closed", "unavailable"]);
+  await close();
+});
+
+test("a session the broker refuses closes the client for good, with the reason", async () => {
+  const page = await (await chromium.newContext()).newPage();
+  await page.goto(`${server.url}/healthz`);
+  const reason = await page.evaluate(async () => {
+    const { connect } = await import("/client.js");
+    return new Promise((done) => connect({ session: "a\u0001", onStatus: ({ state, reason }) => state === "closed" && done(reason) }));
+  });
+  assert.match(reason, /session.*control characters/);
+  await page.context().close();
+});

@@ -1,0 +1,94 @@
+// A real broker and a real Chromium for each test file; what a test opens is closed with it.
+
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdirSync } from "node:fs";
+import { createServer, request as httpRequest } from "node:http";
+import { connect } from "node:net";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+import { chromium } from "playwright-core";
+
+const root = fileURLToPath(new URL("../..", import.meta.url));
+const target = process.env.CARGO_TARGET_DIR ?? `${root}/target`;
+const binary = process.env.X0_MSG_BINARY ?? `${target}/debug/x0-msg-server`;
+
+/** Where screenshots go. */
+export const shots = `${target}/screenshots`;
+mkdirSync(shots, { recursive: true });
+
+/** Starts a broker on a free port. */
+export async function broker(listen = "127.0.0.1:0", ...args) {
+  const child = spawn(binary, ["--listen", listen, ...args], { stdio: ["ignore", "ignore", "pipe"] });
+  for await (const line of createInterface(child.stderr)) {
+    const entry = JSON.parse(line);
+    if (entry.message === "ready") {
+      child.stderr.resume();
+      const { address } = entry;
+      const stop = async () => {
+        if (child.exitCode === null) {
+          child.kill("SIGTERM");
+          await once(child, "exit");
+        }
+      };
+      return { address, url: `http://${address}`, stop };
+    }
+  }
+  throw new Error("the broker did not start");
+}
+
+/** Starts Chromium. */
+export function browser() {
+  return chromium.launch({
+    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+    args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+  });
+}
+
+/** Another origin: a server of one empty page. */
+export async function foreignOrigin() {
+  const server = createServer((_, response) => response.setHeader("content-type", "text/html").end("<!doctype html><title>x0</title>"));
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  return { url: `http://127.0.0.1:${server.address().port}/`, stop: () => (server.closeAllConnections(), server.close()) };
+}
+
+/**
+ * A proxy between page and broker. `sockets` says what becomes of WebSockets: "pass", "refuse" (no upgrade), or
+ * "kill" (upgraded, and dead before the first frame).
+ */
+export async function proxy(broker) {
+  const state = { sockets: "pass", upgrades: 0 };
+  const [host, port] = broker.address.split(":");
+  const server = createServer((incoming, outgoing) => {
+    const { method, url, headers } = incoming;
+    const onward = httpRequest({ host, port, method, path: url, headers }, (answer) => {
+      outgoing.writeHead(answer.statusCode, answer.headers);
+      answer.pipe(outgoing);
+    });
+    onward.on("error", () => outgoing.destroy());
+    outgoing.on("close", () => onward.destroy());
+    incoming.pipe(onward);
+  });
+  const open = new Set();
+  server.on("upgrade", (incoming, socket, head) => {
+    state.upgrades++;
+    if (state.sockets === "refuse") return socket.end("HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n");
+    const onward = connect(Number(port), host, () => {
+      const headers = incoming.rawHeaders.reduce((text, part, at) => text + part + (at % 2 ? "\r\n" : ": "), "");
+      onward.write(`${incoming.method} ${incoming.url} HTTP/1.1\r\n${headers}\r\n`);
+      onward.write(head);
+    });
+    for (const end of [socket, onward]) {
+      open.add(end);
+      end.on("error", () => {});
+      end.on("close", () => (open.delete(end), socket.destroy(), onward.destroy()));
+    }
+    if (state.sockets === "pass") onward.pipe(socket), socket.pipe(onward);
+    else onward.once("data", (data) => socket.write(data.subarray(0, data.indexOf("\r\n\r\n") + 4), () => socket.destroy()));
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const stop = () => (open.forEach((end) => end.destroy()), server.closeAllConnections(), server.close());
+  return Object.assign(state, { url: `http://127.0.0.1:${server.address().port}`, stop });
+}

@@ -1,0 +1,110 @@
+// A page of another origin does what today's x0 client does: the recorded headers, through real preflights.
+
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { broker, browser, foreignOrigin } from "./harness.js";
+
+let server, chromium, elsewhere;
+before(async () => {
+  [server, chromium, elsewhere] = await Promise.all([broker("127.0.0.1:0", "--poll-timeout", "2s"), browser(), foreignOrigin()]);
+});
+after(async () => {
+  await chromium.close();
+  elsewhere.stop();
+  await server.stop();
+});
+
+/** A page that can poll and send as the x0 client does; counts its preflights. */
+async function x0Page(context) {
+  const page = await context.newPage();
+  page.on("pageerror", (error) => assert.fail(error));
+  const counts = { preflights: 0, posts: 0 };
+  const network = await context.newCDPSession(page);
+  await network.send("Network.enable");
+  network.on("Network.requestWillBeSent", ({ request }) => {
+    if (request.method === "OPTIONS") counts.preflights++;
+    if (request.method === "POST") counts.posts++;
+  });
+  await page.goto(elsewhere.url);
+  await page.evaluate((url) => {
+    // XMLHttpRequest with the headers of the recordings (tests/fixtures/legacy).
+    const call = (body) =>
+      new Promise((done) => {
+        const request = new XMLHttpRequest();
+        request.open("POST", `${url}/python/MsgHandler.py?a__=${String(Math.random()).slice(2)}`);
+        request.setRequestHeader("Content-Type", "application/json; charset=UTF-8");
+        request.setRequestHeader("Accept", "application/json");
+        request.setRequestHeader("Cache-Control", "max-age=0");
+        request.setRequestHeader("Upgrade-Insecure-Requests", "1");
+        request.onloadend = () => done({ status: request.status, body: request.responseText });
+        request.send(JSON.stringify(body));
+      });
+    window.got = [];
+    window.stopped = null;
+    /** Polls again at once after any 200, and stops for good after anything else. */
+    window.poll = async (session) => {
+      for (;;) {
+        const { status, body } = await call({ session_src: session, type: "GET", SessionData: { ID: "SYS_SESSION", Value: session } });
+        if (status !== 200) return (window.stopped = status);
+        for (const message of JSON.parse(body).messages ?? []) window.got.push(message);
+      }
+    };
+    window.sendForm = (from, to, form) =>
+      call({
+        RequestData: { FormlistSelectDstUser: { UserID: "user1", DstUserSession: to }, FormlistExchangeData: form },
+        ServiceData: {},
+        SessionData: { ID: "SYS_SESSION", Value: from },
+      });
+  }, server.url);
+  return Object.assign(page, { counts });
+}
+
+test("a page of another origin polls and sends through real preflights", async () => {
+  const [a, b] = [await x0Page(await chromium.newContext()), await x0Page(await chromium.newContext())];
+  const form = { Form1: true, Form2: "hello from A", Form3: "Value2", Form4: 'line 1\nline 2 äöü € 😀 "quoted" \\ /' };
+  await b.evaluate(() => void poll("B"));
+  const answer = await a.evaluate((form) => sendForm("A", "B", form), form);
+  assert.equal(answer.status, 200);
+  assert.deepEqual(JSON.parse(answer.body), { messages: null, status: "ok" });
+  await b.waitForFunction(() => got.length === 1);
+  const message = { "msg-type": "net-message", "method-id": "set-data", "dst-object": "FormlistExchangeData", payload: form, session_src: "A" };
+  assert.deepEqual(await b.evaluate(() => got), [message]);
+  assert.deepEqual(a.counts, { preflights: 1, posts: 1 });
+  // It polls on: an empty answer, and then another message.
+  await b.waitForFunction((before) => performance.getEntriesByType("resource").length > before + 2, await b.evaluate(() => performance.getEntriesByType("resource").length));
+  await a.evaluate((form) => sendForm("A", "B", form), form);
+  await b.waitForFunction(() => got.length === 2);
+  assert.equal(await b.evaluate(() => stopped), null);
+  assert.ok(b.counts.preflights >= 3 && b.counts.preflights >= b.counts.posts, JSON.stringify(b.counts));
+  for (const page of [a, b]) await page.context().close();
+});
+
+test("two tabs of one session share the browser's connections and both receive everything once", async () => {
+  const context = await chromium.newContext();
+  const [one, two] = [await x0Page(context), await x0Page(context)];
+  for (const page of [one, two]) await page.evaluate(() => void poll("B2"));
+  await Promise.all([one, two].map((page) => page.waitForFunction(() => performance.getEntriesByType("resource").length > 0)));
+  const sends = 40;
+  for (let n = 0; n < sends; n++) {
+    const body = JSON.stringify({ to: { session: "B2" }, payload: { n } });
+    await fetch(`${server.url}/v1/messages?session=A`, { method: "POST", body });
+  }
+  for (const page of [one, two]) {
+    await page.waitForFunction((sends) => got.length >= sends, sends);
+    assert.deepEqual(await page.evaluate(() => got.map(({ n }) => n)), Array.from({ length: sends }, (_, n) => n));
+  }
+  await context.close();
+});
+
+test("a tab closed while it polls loses nothing: the next tab of the session gets the message", async () => {
+  const context = await chromium.newContext();
+  const closed = await x0Page(context);
+  await closed.evaluate(() => void poll("B3"));
+  await closed.waitForFunction(() => performance.getEntriesByType("resource").length > 0);
+  await closed.close();
+  await fetch(`${server.url}/v1/messages?session=A`, { method: "POST", body: '{"to":{"session":"B3"},"payload":{"n":1}}' });
+  const reopened = await x0Page(context);
+  await reopened.evaluate(() => void poll("B3"));
+  await reopened.waitForFunction(() => got.length === 1);
+  await context.close();
+});

@@ -1,0 +1,445 @@
+//! The recorded exchanges between the real x0 client and the old server, replayed against this one.
+//!
+//! A replay follows the recording's time line, not its times: what had been answered before something else
+//! was sent is waited for first. Every answer must be the recorded one, except where this server departs from
+//! the old one on purpose; each test names its departures.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+
+use crate::common::*;
+
+/// What is expected instead of the recorded answer.
+#[derive(Clone)]
+enum Departure {
+    /// A poll with nothing to say, which waited out its time.
+    Nothing,
+    /// A poll with these messages.
+    Messages(Value),
+    /// A send that worked.
+    Sent,
+    /// A send that the page shows as failed.
+    Failed,
+    /// What no x0 client sends.
+    Status(u16),
+}
+
+use Departure::{Failed, Messages, Nothing, Sent, Status};
+
+fn recording(name: &str) -> Value {
+    let path = format!("{}/tests/fixtures/legacy/scenarios/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap()
+}
+
+fn check(name: &str, at: usize, exchange: &Value, reply: &Reply, departure: Option<&Departure>) {
+    let place = format!("{name}, exchange {at}: {}", reply.body);
+    let recorded = &exchange["response"];
+    let to_handler = exchange["request"]["target"].as_str().unwrap().starts_with(HANDLER);
+    if to_handler {
+        assert_eq!(reply.header("access-control-allow-origin"), "*", "{place}");
+        assert_eq!(reply.header("access-control-allow-headers"), "*", "{place}");
+        assert_eq!(reply.header("content-type"), "application/json; charset=UTF-8", "{place}");
+    }
+    let body = || reply.json();
+    match departure {
+        Some(Status(status)) => return assert_eq!(reply.status, *status, "{place}"),
+        _ if exchange["request"]["method"] == "OPTIONS" => {
+            // 204 where the old server said 200: browsers take both (M), and it needs no body.
+            assert_eq!((reply.status, reply.body.as_str()), (204, ""), "{place}");
+            return;
+        }
+        _ => assert_eq!(reply.status, recorded["status"].as_u64().unwrap() as u16, "{place}"),
+    }
+    match departure {
+        Some(Nothing) => assert_eq!(body(), json!({ "messages": null }), "{place}"),
+        Some(Messages(messages)) => assert_eq!(&body()["messages"], messages, "{place}"),
+        Some(Sent) => assert_eq!(body(), json!({ "messages": null, "status": "ok" }), "{place}"),
+        Some(Failed) => assert_failed(&body()),
+        Some(Status(_)) => unreachable!("handled above"),
+        None => {
+            let text = recorded["body"].as_str().unwrap();
+            if text.is_empty() || !to_handler {
+                assert_eq!(reply.body.is_empty(), text.is_empty(), "{place}");
+                return;
+            }
+            let Ok(expected) = serde_json::from_str::<Value>(text) else {
+                // serde_json refuses lone surrogates; the bytes must have passed through.
+                let value = |text: &str| text.split("\"t\":").nth(1).unwrap().trim_start().to_owned();
+                let expected = value(text).split('"').nth(1).unwrap().to_owned();
+                assert_eq!(value(&reply.body).split('"').nth(1).unwrap(), expected, "{place}");
+                return;
+            };
+            let mut found = body();
+            if expected.get("error").is_some() {
+                return assert_failed(&found);
+            }
+            // The one key this server adds: where the answer ends, for clients that acknowledge.
+            if found["messages"].is_array() {
+                assert!(found.as_object_mut().unwrap().remove("seq").unwrap().is_u64());
+            }
+            assert_eq!(found, expected, "{place}");
+        }
+    }
+}
+
+fn assert_failed(body: &Value) {
+    assert_eq!(body["error"], true, "{body}");
+    assert!(body["exception_id"].is_string() && body["exception"].as_str().unwrap().len() > 10, "{body}");
+}
+
+/// A request under way.
+type Pending = JoinHandle<Option<Reply>>;
+
+/// Replays a recording; answers what came for requests whose answer the old server never gave.
+async fn replay(
+    name: &str,
+    departures: impl IntoIterator<Item = (usize, Departure)>,
+) -> HashMap<usize, Reply> {
+    let server = TestServer::with(&["--poll-timeout", "2s"]).await;
+    let departures: HashMap<usize, Departure> = departures.into_iter().collect();
+    let recording = recording(name);
+    let exchanges = recording["exchanges"].as_array().unwrap();
+    // The time line: what starts, is answered, or is closed by the client, in order.
+    let mut line = Vec::new();
+    for (at, exchange) in exchanges.iter().enumerate() {
+        let start = exchange["offset_ms"].as_i64().unwrap();
+        line.push((start, 1, at));
+        let end = exchange["elapsed_ms"].as_i64().or(exchange["client_closed_after_ms"].as_i64());
+        line.push((start + end.unwrap(), if exchange["response"].is_null() { 2 } else { 0 }, at));
+    }
+    // Among events of one millisecond: answers, then starts, then closes.
+    line.sort();
+    let mut connections: HashMap<i64, Arc<Mutex<Http>>> = HashMap::new();
+    let mut pending: HashMap<usize, Pending> = HashMap::new();
+    let mut unrecorded = HashMap::new();
+    for (_, what, at) in line {
+        let exchange = &exchanges[at];
+        let connection = exchange["connection"].as_i64().unwrap();
+        match what {
+            0 => {
+                let reply = soon(pending.remove(&at).unwrap()).await.unwrap().expect("an answer");
+                check(name, at, exchange, &reply, departures.get(&at));
+            }
+            1 => {
+                if !connections.contains_key(&connection) {
+                    connections.insert(connection, Arc::new(Mutex::new(server.http().await)));
+                }
+                let http = Arc::clone(&connections[&connection]);
+                pending.insert(at, start(http, exchange.clone()).await);
+            }
+            _ => {
+                // The page was closed: by now this server may have answered.
+                let task = pending.remove(&at).unwrap();
+                if task.is_finished() || departures.contains_key(&at) {
+                    let reply = soon(task).await.unwrap().expect("an answer");
+                    if let Some(departure) = departures.get(&at) {
+                        let mut exchange = exchange.clone();
+                        exchange["response"] = json!({ "status": 200, "body": "" });
+                        check(name, at, &exchange, &reply, Some(departure));
+                    }
+                    unrecorded.insert(at, reply);
+                } else {
+                    task.abort();
+                    assert!(task.await.is_err());
+                }
+                connections.remove(&connection);
+            }
+        }
+    }
+    unrecorded
+}
+
+/// Sends a request; comes back when the server has it.
+async fn start(http: Arc<Mutex<Http>>, exchange: Value) -> Pending {
+    let mut http = http.lock_owned().await;
+    let (begun, begins) = tokio::sync::oneshot::channel();
+    let task = tokio::spawn(async move {
+        let request = &exchange["request"];
+        let body = match request["body"].as_str() {
+            Some(body) => body.as_bytes().to_vec(),
+            None => decode_base64(request["body_base64"].as_str().unwrap()),
+        };
+        let headers: Vec<(&str, &str)> = request["headers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|header| (header[0].as_str().unwrap(), header[1].as_str().unwrap()))
+            .filter(|(name, _)| !["host", "content-length"].contains(&name.to_lowercase().as_str()))
+            .collect();
+        let (method, target) = (request["method"].as_str().unwrap(), request["target"].as_str().unwrap());
+        let answer = http.try_request(method, target, &headers, body);
+        tokio::pin!(answer);
+        // One poll hands the request to the connection.
+        let early = futures::poll!(&mut answer);
+        _ = begun.send(());
+        match early {
+            std::task::Poll::Ready(reply) => reply.ok(),
+            std::task::Poll::Pending => answer.await.ok(),
+        }
+    });
+    soon(begins).await.unwrap();
+    task
+}
+
+fn decode_base64(text: &str) -> Vec<u8> {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let value = |byte| DIGITS.iter().position(|digit| *digit == byte).map(|at| at as u32);
+    let mut bytes = Vec::new();
+    let (mut bits, mut count) = (0_u32, 0);
+    for digit in text.bytes().filter_map(value) {
+        bits = bits << 6 | digit;
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push((bits >> count) as u8);
+        }
+    }
+    bytes
+}
+
+/// The places of the POSTs (or other requests but OPTIONS) in a recording.
+fn calls(name: &str) -> Vec<usize> {
+    let recording = recording(name);
+    let exchanges = recording["exchanges"].as_array().unwrap();
+    (0..exchanges.len()).filter(|at| exchanges[*at]["request"]["method"] != "OPTIONS").collect()
+}
+
+#[tokio::test]
+async fn r01_a_page_starts_and_its_poll_ends_empty() {
+    replay("01-page-start-empty-poll", []).await;
+}
+
+#[tokio::test]
+async fn r02_a_form_reaches_the_other_page() {
+    replay("02-form-send", []).await;
+}
+
+#[tokio::test]
+async fn r03_a_raw_set_reaches_the_other_page() {
+    replay("03-raw-set-from-client", []).await;
+}
+
+/// Departure: the old server answered the net event with nothing and queued nothing. It never worked.
+#[tokio::test]
+async fn r04_a_net_event_is_taken() {
+    let calls = calls("04-fire-net-events");
+    replay("04-fire-net-events", [(*calls.last().unwrap(), Sent)]).await;
+}
+
+#[tokio::test]
+async fn r05_a_poll_of_the_net_events_receiver_is_empty_before_it_is_sent() {
+    replay("05-net-event-delivered-nothing", []).await;
+}
+
+/// The event of recording 04, sent as the page sends it, makes the receiving page fire it.
+#[tokio::test]
+async fn a_net_event_is_delivered_as_something_the_client_fires() {
+    let server = TestServer::start().await;
+    let query = "a__=464917109103&SYS_SESSION=0a34cb25-7fa23e34&Type=SET&DestinationSession=net-event-dst\
+                 &Payload=SYS__NET_EVENT-harness-event";
+    let reply = server.get(&format!("{HANDLER}?{query}")).await;
+    assert_eq!(reply.json(), json!({ "messages": null, "status": "ok" }));
+    let reply = server.post(&x0_target(), x0_poll("net-event-dst")).await;
+    let message = &reply.json()["messages"][0];
+    assert_eq!(message["fire-events"], json!(["harness-event"]));
+    assert_eq!(message["session_src"], "0a34cb25-7fa23e34");
+}
+
+/// Departure: the old limit of 4096 bytes is gone.
+#[tokio::test]
+async fn r06_a_large_form_is_accepted() {
+    let calls = calls("06-large-form-send");
+    replay("06-large-form-send", [(calls[1], Sent)]).await;
+}
+
+/// Departure: the old server lost the message; here the re-opened tab gets it.
+#[tokio::test]
+async fn r07_a_tab_closed_while_polling_loses_nothing() {
+    let name = "07-tab-closed-mid-poll";
+    let calls = calls(name);
+    let reopened = calls
+        .into_iter()
+        .find(|at| recording(name)["exchanges"][*at]["connection"] == 77)
+        .expect("the re-opened tab polls on connection 77");
+    let message = json!([{ "msg-type": "net-message", "txt-id": "TXT.SYS.INDICATOR.NETEVENT",
+        "probe": "after-close", "session_src": "0a34cb25-7fa23e34" }]);
+    replay(name, [(reopened, Messages(message))]).await;
+}
+
+/// Departure: the old server gave the message to one of the two tabs.
+#[tokio::test]
+async fn r08_two_tabs_of_one_session_both_receive() {
+    let name = "08-two-tabs-one-session";
+    let second = calls(name)
+        .into_iter()
+        .find(|at| recording(name)["exchanges"][*at]["connection"] == 90)
+        .expect("the second tab polls on connection 90");
+    let message = json!([{ "msg-type": "net-message", "txt-id": "TXT.SYS.INDICATOR.NETEVENT",
+        "probe": "two-tabs", "session_src": "0a34cb25-7fa23e34" }]);
+    let unrecorded = replay(name, [(second, Messages(message))]).await;
+    assert!(unrecorded.contains_key(&second));
+}
+
+#[tokio::test]
+async fn r10_a_waiting_message_comes_at_once() {
+    replay("10-raw-set-get", []).await;
+}
+
+/// Departure: one message for each answer, so that one that throws in the page does not take the other along.
+#[tokio::test]
+async fn r11_two_waiting_messages_come_in_order_one_by_one() {
+    let name = "11-two-queued-one-poll";
+    let first = json!([{ "n": 1, "session_src": "rec-src" }]);
+    replay(name, [(calls(name)[2], Messages(first))]).await;
+
+    let server = TestServer::start().await;
+    let mut page = server.http().await;
+    for n in 1..=2 {
+        page.post(&x0_target(), x0_set("rec-src", "m2", &json!({ "n": n }))).await;
+    }
+    assert_eq!(page.x0("m2").await, [json!({ "n": 1 })]);
+    assert_eq!(page.x0("m2").await, [json!({ "n": 2 })]);
+}
+
+#[tokio::test]
+async fn r12_del_deletes_nothing_that_was_not_handed_out() {
+    replay("12-del", []).await;
+}
+
+/// Departures: what no x0 client sends is told so at once with 400 (the old server: 500 with HTML, or 200 with
+/// an error that a poll would repeat in a hot loop); a poll without a session is held; a refused send leaves
+/// no trace behind, where the old server answered the next polls `[]` at once.
+#[tokio::test]
+async fn r13_malformed_requests() {
+    let name = "13-malformed";
+    let calls = calls(name);
+    let mut departures: Vec<(usize, Departure)> = calls[..12].iter().map(|at| (*at, Status(400))).collect();
+    departures.push((calls[16], Nothing));
+    departures.extend([(calls[20], Nothing), (calls[21], Nothing)]);
+    replay(name, departures).await;
+}
+
+/// Departure: as in 13, a refused send leaves no trace behind.
+#[tokio::test]
+async fn r14_payloads_that_are_no_objects() {
+    let name = "14-non-object-payload";
+    let polls = calls(name).into_iter().skip(1).step_by(2);
+    replay(name, polls.map(|at| (at, Nothing))).await;
+}
+
+/// Departure: 700 CJK characters are 2.1 KB; the old server counted them escaped and refused.
+#[tokio::test]
+async fn r15_unicode_passes_through() {
+    let name = "15-unicode";
+    replay(name, [(*calls(name).last().unwrap(), Sent)]).await;
+}
+
+/// Departures: no limit of 4096 bytes; three waiting messages that exceed it together are delivered one by
+/// one, where the old server lost all three.
+#[tokio::test]
+async fn r16_sizes() {
+    let name = "16-size-limits";
+    let calls = calls(name);
+    let sent = |at: usize| {
+        let body = recording(name)["exchanges"][calls[at]]["request"]["body"].as_str().unwrap().to_owned();
+        let mut payload = serde_json::from_str::<Value>(&body).unwrap()["payload"].clone();
+        payload["session_src"] = json!("rec-src");
+        Messages(json!([payload]))
+    };
+    let departures = [(calls[4], Sent), (calls[5], Sent), (calls[9], sent(6)), (calls[10], sent(7))];
+    replay(name, departures).await;
+}
+
+/// Departure: nothing is lost, whenever the poll was cut.
+#[tokio::test]
+async fn r17_a_cut_poll_loses_nothing() {
+    let name = "17-loss-on-disconnect";
+    let recording = recording(name);
+    let exchanges = recording["exchanges"].as_array().unwrap();
+    let mut departures = Vec::new();
+    for at in calls(name) {
+        let body: Value = serde_json::from_str(exchanges[at]["request"]["body"].as_str().unwrap()).unwrap();
+        if body["type"] == "GET" && !exchanges[at]["response"].is_null() {
+            let probe: u64 = body["session_src"].as_str().unwrap()["loss-".len()..].parse().unwrap();
+            departures.push((at, Messages(json!([{ "probe": probe, "session_src": "rec-src" }]))));
+        }
+    }
+    assert_eq!(departures.len(), 5);
+    replay(name, departures).await;
+}
+
+/// Departures: PUT and DELETE, which no x0 client sends, are refused; `/` is the demo page.
+#[tokio::test]
+async fn r18_other_requests() {
+    let name = "18-other-requests";
+    let refused = calls(name).into_iter().filter(|at| {
+        let method = recording(name)["exchanges"][*at]["request"]["method"].as_str().unwrap().to_owned();
+        method == "PUT" || method == "DELETE"
+    });
+    replay(name, refused.map(|at| (at, Status(405)))).await;
+}
+
+/// Departure: pages without a session share nothing.
+#[tokio::test]
+async fn r19_pages_without_a_session_share_no_mailbox() {
+    let name = "19-null-session";
+    let calls = calls(name);
+    replay(name, [(calls[0], Failed), (calls[1], Nothing)]).await;
+}
+
+/// The documented addresses `/get` and `/set` do the same, with or without a `type`.
+#[tokio::test]
+async fn get_and_set_are_doors_to_the_same_house() {
+    let server = TestServer::start().await;
+    let mut http = server.http().await;
+    let set = json!({ "session_src": "A", "session_dst": "B", "payload": { "n": 1 } });
+    assert_eq!(http.post("/set?a__=1", set).await.json()["status"], "ok");
+    let reply = http.post("/get?a__=2", json!({ "session_src": "B" })).await;
+    assert_eq!(x0_messages(&reply), [json!({ "n": 1 })]);
+    let preflight = http.request("OPTIONS", "/get", &[("origin", "http://x0-app.x0.localnet")], "").await;
+    assert_eq!((preflight.status, preflight.header("access-control-allow-headers")), (204, "*"));
+}
+
+/// A resent POST (same `a__`, as Chromium does when its connection dies) is stored once.
+#[tokio::test]
+async fn a_resent_send_is_delivered_once() {
+    let server = TestServer::with(&["--poll-timeout", "300ms"]).await;
+    for n in 1..=2 {
+        let mut page = server.http().await;
+        let target = format!("{HANDLER}?a__=0633451219");
+        let reply = page.post(&target, x0_set("A", "B", &json!({ "n": 1 }))).await;
+        assert_eq!(reply.json(), json!({ "messages": null, "status": "ok" }), "{n}");
+    }
+    let mut page = server.http().await;
+    assert_eq!(page.x0("B").await, [json!({ "n": 1 })]);
+    assert_eq!(page.x0("B").await, [json!(0); 0]);
+}
+
+/// Eight wait: one for each answer. More: up to 64 together, so that a page catches up.
+#[tokio::test]
+async fn many_waiting_messages_come_together() {
+    let server = TestServer::with(&["--poll-timeout", "300ms"]).await;
+    for (waiting, expected) in [(8, vec![1; 8]), (9, vec![9]), (80, vec![64, 16])] {
+        let receiver = format!("B{waiting}");
+        let mut page = server.http().await;
+        for n in 0..waiting {
+            page.post(&x0_target(), x0_set("A", &receiver, &json!({ "n": n }))).await;
+        }
+        let mut sizes = Vec::new();
+        let mut got = Vec::new();
+        loop {
+            let messages = page.x0(&receiver).await;
+            if messages.is_empty() {
+                break;
+            }
+            sizes.push(messages.len());
+            got.extend(messages);
+        }
+        assert_eq!(got, (0..waiting).map(|n| json!({ "n": n })).collect::<Vec<_>>());
+        assert_eq!(sizes, expected);
+    }
+}

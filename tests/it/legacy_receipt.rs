@@ -1,0 +1,207 @@
+//! Today's x0 client knows no acknowledgements: when its next poll counts as one, and when not.
+
+use serde_json::json;
+use socket2::{Domain, Socket, Type};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::common::*;
+
+/// The messages still waiting for a session, looked at without taking them.
+async fn waiting(server: &TestServer, session: &str) -> usize {
+    server.get(&format!("/v1/messages?session={session}&wait=0")).await.payloads().len()
+}
+
+async fn short_polls() -> TestServer {
+    TestServer::with(&["--poll-timeout", "300ms"]).await
+}
+
+#[tokio::test]
+async fn the_next_poll_on_the_same_connection_is_the_receipt() {
+    let server = short_polls().await;
+    server.send("A", "B", json!({ "n": 1 })).await;
+    let mut page = server.http().await;
+    assert_eq!(page.x0("B").await, [json!({ "n": 1 })]);
+    assert_eq!(waiting(&server, "B").await, 1, "handed out is not received");
+    assert_eq!(page.x0("B").await, [json!(0); 0]);
+    assert_eq!(waiting(&server, "B").await, 0);
+}
+
+#[tokio::test]
+async fn the_next_poll_on_another_connection_is_the_receipt_if_the_answer_arrived() {
+    let server = short_polls().await;
+    server.send("A", "B", json!({ "n": 1 })).await;
+    let mut first = server.http().await;
+    assert_eq!(first.x0("B").await, [json!({ "n": 1 })]);
+    assert_eq!(server.http().await.x0("B").await, [json!(0); 0], "while the first is still open");
+    server.send("A", "B", json!({ "n": 2 })).await;
+    assert_eq!(first.x0("B").await, [json!({ "n": 2 })]);
+    drop(first);
+    assert_eq!(server.http().await.x0("B").await, [json!(0); 0], "after the first was closed");
+    assert_eq!(waiting(&server, "B").await, 0);
+}
+
+/// A raw poll, so that the socket can be cut at any moment.
+async fn raw_poll(server: &TestServer, session: &str, receive_buffer: Option<usize>) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    if let Some(bytes) = receive_buffer {
+        socket.set_recv_buffer_size(bytes).unwrap();
+    }
+    socket.connect(&server.address.into()).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let mut stream = TcpStream::from_std(socket.into()).unwrap();
+    let body = x0_poll(session).to_string();
+    let head = format!("POST {} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", x0_target(), body.len());
+    stream.write_all((head + &body).as_bytes()).await.unwrap();
+    stream
+}
+
+/// Closes with a reset, as a machine does that lost its state.
+fn reset(stream: TcpStream) {
+    let socket = Socket::from(stream.into_std().unwrap());
+    socket.set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+#[tokio::test]
+async fn an_answer_that_was_lost_before_it_was_read_is_handed_out_again() {
+    let server = short_polls().await;
+    // More than the receiver's kernel takes: the rest is never acknowledged.
+    let large = json!({ "n": "x".repeat(900_000) });
+    server.send("A", "B", large.clone()).await;
+    for round in 1..=2 {
+        let mut lost = raw_poll(&server, "B", Some(4096)).await;
+        let mut start = [0; 16];
+        soon(lost.read_exact(&mut start)).await.unwrap();
+        assert_eq!(&start[..15], b"HTTP/1.1 200 OK", "{round}");
+        reset(lost);
+    }
+    let mut page = server.http().await;
+    assert_eq!(page.x0("B").await, [large]);
+    assert_eq!(page.x0("B").await, [json!(0); 0]);
+}
+
+#[tokio::test]
+async fn repeats_for_want_of_evidence_are_bounded() {
+    let server = short_polls().await;
+    server.send("A", "B", json!({ "n": "x".repeat(900_000) })).await;
+    for _ in 0..4 {
+        let mut lost = raw_poll(&server, "B", Some(4096)).await;
+        soon(lost.read_exact(&mut [0; 16])).await.unwrap();
+        reset(lost);
+    }
+    assert_eq!(server.http().await.x0("B").await, [json!(0); 0], "handed out once and repeated three times");
+}
+
+#[tokio::test]
+async fn a_poll_cut_while_it_waits_takes_nothing_along() {
+    let server = TestServer::start().await;
+    for end in [drop as fn(TcpStream), reset] {
+        let cut = raw_poll(&server, "B", None).await;
+        end(cut);
+        server.send("A", "B", json!({ "n": 1 })).await;
+        let mut page = server.http().await;
+        assert_eq!(page.x0("B").await, [json!({ "n": 1 })]);
+        // The receipt of the last message, before the next round.
+        page.post(&x0_target(), json!({ "type": "DEL", "session_src": "B" })).await;
+    }
+}
+
+#[tokio::test]
+async fn a_poll_sent_again_by_the_browser_got_no_answer() {
+    let server = short_polls().await;
+    server.send("A", "B", json!({ "n": 1 })).await;
+    let target = x0_target();
+    let mut first = server.http().await;
+    assert_eq!(x0_messages(&first.post(&target, x0_poll("B")).await), [json!({ "n": 1 })]);
+    let mut second = server.http().await;
+    assert_eq!(x0_messages(&second.post(&target, x0_poll("B")).await), [json!({ "n": 1 })]);
+    assert_eq!(second.x0("B").await, [json!(0); 0]);
+}
+
+#[tokio::test]
+async fn a_client_that_acknowledges_is_taken_at_its_word() {
+    let server = short_polls().await;
+    for n in 1..=2 {
+        server.send("A", "B", json!({ "n": n })).await;
+    }
+    let mut page = server.http().await;
+    let first = page.post(&x0_target(), x0_poll("B")).await.json();
+    let seq = first["seq"].as_u64().unwrap();
+    let with_ack = |seq: u64| json!({ "type": "GET", "session_src": "B", "ack": seq });
+    // It says it has nothing, although it polls on the same connection.
+    let again = page.post(&x0_target(), with_ack(seq - 1)).await.json();
+    assert_eq!(again["messages"], first["messages"]);
+    let second = page.post(&x0_target(), with_ack(seq)).await;
+    assert_eq!(x0_messages(&second), [json!({ "n": 2 })]);
+    assert_eq!(waiting(&server, "B").await, 1);
+    // A word that cannot be true is no word.
+    let reply = page.post(&x0_target(), with_ack(9_007_199_254_740_991)).await;
+    assert_eq!(reply.status, 200);
+}
+
+#[tokio::test]
+async fn del_acknowledges_what_was_handed_out() {
+    let server = short_polls().await;
+    for n in 1..=2 {
+        server.send("A", "B", json!({ "n": n })).await;
+    }
+    let mut page = server.http().await;
+    assert_eq!(page.x0("B").await, [json!({ "n": 1 })]);
+    let reply = server.post(&x0_target(), json!({ "type": "DEL", "session_src": "B" })).await;
+    assert_eq!(reply.json(), json!({ "messages": null }));
+    assert_eq!(waiting(&server, "B").await, 1);
+    assert_eq!(server.http().await.x0("B").await, [json!({ "n": 2 })]);
+}
+
+/// Two tabs share the browser's connections, so a tab's next poll may come on the other's: while messages
+/// stream in, both must get every one exactly once.
+#[tokio::test]
+async fn two_tabs_that_swap_connections_both_get_everything_once() {
+    let server = TestServer::start().await;
+    const MESSAGES: u64 = 60;
+    let mut connections = vec![server.http().await, server.http().await];
+    let mut polls = Vec::new();
+    let (free, mut freed) = tokio::sync::mpsc::unbounded_channel();
+    // Both tabs are known before the first message.
+    for tab in 0..2 {
+        let mut http = connections.pop().unwrap();
+        let free = free.clone();
+        polls.push((
+            tab,
+            tokio::spawn(async move {
+                _ = free.send((tab, http.x0("B").await, http));
+            }),
+        ));
+    }
+    assert!(tokio::time::timeout(Duration::from_millis(100), freed.recv()).await.is_err());
+    let sender = async {
+        for n in 0..MESSAGES {
+            server.send("A", "B", json!({ "n": n })).await;
+        }
+    };
+    let tabs = async {
+        let mut got = [Vec::new(), Vec::new()];
+        let mut idle: Vec<Http> = Vec::new();
+        let mut back = Vec::new();
+        while got.iter().any(|got| (got.len() as u64) < MESSAGES) {
+            let (tab, messages, http) = soon(freed.recv()).await.unwrap();
+            got[tab as usize].extend(messages.iter().map(|message| message["n"].as_u64().unwrap()));
+            idle.push(http);
+            back.push(tab);
+            // A random one of the tabs comes back first, on a random one of the free connections.
+            fastrand::shuffle(&mut back);
+            while let Some(tab) = back.pop() {
+                let mut http = idle.swap_remove(fastrand::usize(..idle.len()));
+                let free = free.clone();
+                tokio::spawn(async move {
+                    _ = free.send((tab, http.x0("B").await, http));
+                });
+            }
+        }
+        got
+    };
+    let ((), got) = tokio::join!(sender, tabs);
+    let expected: Vec<u64> = (0..MESSAGES).collect();
+    assert_eq!(got, [expected.clone(), expected]);
+}

@@ -1,0 +1,216 @@
+//! Kept until received: acknowledgements, resume, several readers, limits of a mailbox.
+
+use serde_json::{Value, json};
+
+use crate::common::*;
+
+#[tokio::test]
+async fn unacknowledged_messages_come_again_and_acknowledged_ones_do_not() {
+    let server = TestServer::start().await;
+    for n in 1..=3 {
+        server.send("A", "B", json!(n)).await;
+    }
+    let mut b = server.session("B").await;
+    let mut seqs = Vec::new();
+    for n in 1..=3 {
+        let message = b.message().await;
+        assert_eq!(message["payload"], n);
+        seqs.push(message["seq"].as_u64().unwrap());
+    }
+    b.ack(seqs[1]).await;
+    b.settle().await;
+    drop(b);
+    let mut b = server.ws("").await;
+    b.say(json!({ "type": "hello", "session": "B" })).await;
+    assert_eq!(b.hear().await["seq"], seqs[1], "welcome names the ack floor");
+    assert_eq!(b.payload().await, 3);
+    b.settle().await;
+}
+
+#[tokio::test]
+async fn resume_goes_on_after_the_given_seq() {
+    let server = TestServer::start().await;
+    let mut seqs = Vec::new();
+    for n in 1..=3 {
+        seqs.push(server.send("A", "B", json!(n)).await);
+    }
+    let mut b = server.ws("").await;
+    b.say(json!({ "type": "hello", "session": "B", "after": seqs[1] })).await;
+    assert_eq!(b.hear().await["type"], "welcome");
+    assert_eq!(b.payload().await, 3);
+    b.settle().await;
+}
+
+#[tokio::test]
+async fn a_cursor_below_the_floor_is_told_of_the_gap() {
+    let server = TestServer::start().await;
+    let mut seqs = Vec::new();
+    for n in 1..=3 {
+        seqs.push(server.send("A", "B", json!(n)).await);
+    }
+    let reply = server.post("/v1/ack", json!({ "session": "B", "seq": seqs[1] })).await;
+    assert_eq!(reply.json(), json!({ "session": "B", "seq": seqs[1] }));
+    let mut b = server.ws("").await;
+    b.say(json!({ "type": "hello", "session": "B", "after": seqs[0] })).await;
+    let welcome = b.hear().await;
+    let expected = json!({ "type": "gap", "from": seqs[0], "to": seqs[1], "reason": "acknowledged" });
+    assert_eq!(b.hear().await, expected, "{welcome}");
+    assert_eq!(b.payload().await, 3);
+}
+
+#[tokio::test]
+async fn a_cursor_of_another_epoch_starts_over_and_is_told() {
+    let server = TestServer::start().await;
+    let seq = server.send("A", "B", json!(1)).await;
+    for hello in [
+        json!({ "type": "hello", "session": "B", "after": seq, "epoch": "another" }),
+        json!({ "type": "hello", "session": "B", "after": seq + 1_000_000 }),
+    ] {
+        let mut b = server.ws("").await;
+        b.say(hello.clone()).await;
+        assert_eq!(b.hear().await["type"], "welcome");
+        let gap = b.hear().await;
+        assert_eq!((&gap["type"], &gap["reason"]), (&json!("gap"), &json!("epoch")));
+        assert_eq!(gap["from"], hello["after"]);
+        assert_eq!(b.payload().await, 1);
+    }
+}
+
+/// A store in memory dies with its process. What a client still holds of it must not delete anything new.
+#[tokio::test]
+async fn acks_and_cursors_from_before_a_restart_are_harmless() {
+    let server = TestServer::start().await;
+    let mut old = 0;
+    for n in 0..50 {
+        old = server.send("A", "B", json!(n)).await;
+    }
+    drop(server);
+    // Seqs of a new process begin above what one of an earlier second can have given.
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    let server = TestServer::start().await;
+    let new = server.send("A", "B", json!("new")).await;
+    assert!(new > old);
+    assert_eq!(server.post("/v1/ack", json!({ "session": "B", "seq": old })).await.status, 200);
+    let reply = server.get(&format!("/v1/messages?session=B&after={old}&wait=0")).await;
+    assert_eq!(reply.payloads(), [json!("new")]);
+}
+
+#[tokio::test]
+async fn all_sockets_of_a_session_get_every_message_once() {
+    let server = TestServer::start().await;
+    let mut tabs = [server.session("B").await, server.session("B").await, server.session("B").await];
+    for n in 0..20 {
+        server.send("A", "B", json!(n)).await;
+        for tab in &mut tabs {
+            let message = tab.message().await;
+            assert_eq!(message["payload"], n);
+        }
+        tabs[n % 3].ack(server.send("A", "C", json!(0)).await).await;
+    }
+    for tab in &mut tabs {
+        tab.settle().await;
+    }
+}
+
+/// The acknowledgement of one tab does not take a message from another that polls and is away for a moment.
+#[tokio::test]
+async fn an_ack_by_one_tab_waits_for_a_polling_one() {
+    let server = TestServer::start().await;
+    let first = server.send("A", "B", json!(1)).await;
+    let reply = server.get("/v1/messages?session=B&wait=0").await;
+    assert_eq!((reply.payloads(), reply.json()["seq"].as_u64()), (vec![json!(1)], Some(first)));
+    // Now the poller is away. A socket gets both messages and acknowledges them.
+    let mut socket = server.session("B").await;
+    let second = server.send("A", "B", json!(2)).await;
+    for _ in 0..2 {
+        socket.message().await;
+    }
+    socket.ack(second).await;
+    socket.settle().await;
+    let reply = server.get(&format!("/v1/messages?session=B&after={first}&wait=0")).await;
+    assert_eq!(reply.payloads(), [json!(2)], "{}", reply.body);
+    assert_eq!(reply.json().get("gaps"), None);
+}
+
+#[tokio::test]
+async fn a_full_mailbox_refuses_the_sender_and_keeps_what_it_has() {
+    let server = TestServer::with(&["--mailbox-messages", "3"]).await;
+    let mut a = server.session("A").await;
+    for n in 1..=3 {
+        a.send_to("B", json!(n)).await;
+    }
+    a.say(json!({ "type": "send", "id": "c-4", "to": { "session": "B" }, "payload": 4 })).await;
+    let refused = a.hear().await;
+    assert_eq!((&refused["code"], &refused["id"]), (&json!("mailbox_full"), &json!("c-4")));
+    let reply = server.post("/v1/messages", json!({ "to": { "session": "B" }, "payload": 4 })).await;
+    assert_eq!((reply.status, reply.code().as_str()), (507, "mailbox_full"));
+    let reply = server.post(&x0_target(), x0_set("A", "B", &json!({ "n": 4 }))).await;
+    assert_eq!((reply.status, &reply.json()["exception_id"]), (200, &json!("mailbox_full")));
+    let mut b = server.session("B").await;
+    for n in 1..=3 {
+        assert_eq!(b.payload().await, n);
+    }
+    b.settle().await;
+}
+
+#[tokio::test]
+async fn the_store_as_a_whole_is_bounded() {
+    let server = TestServer::with(&["--memory-limit", "100000"]).await;
+    let large = json!("x".repeat(40_000));
+    let mut codes = Vec::new();
+    for n in 0..3 {
+        let body = json!({ "to": { "session": format!("S{n}") }, "payload": large });
+        codes.push(server.post("/v1/messages", body).await.status);
+    }
+    assert_eq!(codes, [200, 200, 503]);
+}
+
+#[tokio::test]
+async fn an_ack_of_what_was_never_given_is_refused() {
+    let server = TestServer::start().await;
+    let mut a = server.session("A").await;
+    a.ack(9_007_199_254_740_991).await;
+    assert_eq!(a.error().await, "bad_request");
+    let seq = server.send("B", "A", json!(1)).await;
+    let wrong = json!({ "session": "A", "seq": seq, "epoch": "another" });
+    assert_eq!(server.post("/v1/ack", wrong).await.code(), "bad_request");
+    assert_eq!(a.payload().await, 1);
+    a.settle().await;
+}
+
+#[tokio::test]
+async fn a_retry_with_the_same_id_is_stored_once() {
+    let server = TestServer::start().await;
+    let send =
+        |session: &str| json!({ "type": "send", "id": "c-1", "to": { "session": session }, "payload": 1 });
+    let mut seqs: Vec<Value> = Vec::new();
+    for _ in 0..2 {
+        let mut a = server.session("A").await;
+        a.say(send("B")).await;
+        seqs.push(a.hear().await["seq"].clone());
+    }
+    // On another transport as well.
+    let reply = server.post("/v1/messages?session=A", send("B")).await;
+    seqs.push(reply.json()["seq"].clone());
+    assert!(seqs[0].is_u64() && seqs.iter().all(|seq| *seq == seqs[0]), "{seqs:?}");
+    let mut b = server.session("B").await;
+    assert_eq!(b.payload().await, 1);
+    b.settle().await;
+}
+
+#[tokio::test]
+async fn volatile_messages_reach_those_who_are_there_and_are_not_kept() {
+    let server = TestServer::start().await;
+    let mut b = server.session("B").await;
+    let mut a = server.session("A").await;
+    let volatile =
+        json!({ "type": "send", "id": "v", "to": { "session": "B" }, "payload": 1, "volatile": true });
+    a.say(volatile).await;
+    let sent = a.hear().await;
+    assert_eq!((&sent["type"], sent.get("seq")), (&json!("sent"), None));
+    let message = b.message().await;
+    assert_eq!((&message["payload"], message.get("seq")), (&json!(1), None));
+    drop(b);
+    let mut b = server.session("B").await;
+    b.settle().await;
+}

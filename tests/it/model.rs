@@ -1,0 +1,180 @@
+//! Random sends, subscriptions, acknowledgements, drops and lags against a plain model; several seeds.
+//!
+//! The model of a mailbox is a `Vec`. Every reader must see, in order, every message that was not
+//! acknowledged when it attached, and everything after, whatever the hub dropped on the way.
+
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use x0_msg_server::broker::{Broker, Sending};
+use x0_msg_server::clock::Clock;
+use x0_msg_server::config::Config;
+use x0_msg_server::identity::Grant;
+use x0_msg_server::message::{Item, Seq, SessionId};
+use x0_msg_server::protocol::{Resume, Send, To};
+use x0_msg_server::subscriber::Subscriber;
+
+use crate::common::soon;
+
+struct Reader {
+    subscriber: Subscriber,
+    /// The last seq it was handed.
+    at: Seq,
+}
+
+struct Model {
+    /// Everything ever sent, in order.
+    sent: Vec<Seq>,
+    floor: Seq,
+}
+
+impl Model {
+    fn after(&self, at: Seq) -> impl Iterator<Item = Seq> {
+        let from = at.max(self.floor);
+        self.sent.iter().copied().filter(move |seq| *seq > from)
+    }
+}
+
+async fn send(broker: &Broker, to: &SessionId, payload: usize) -> Seq {
+    let send = Send {
+        id: None,
+        to: To::Session(to.clone()),
+        payload: RawValue::from_string(payload.to_string()).unwrap(),
+        ttl: None,
+        volatile: false,
+    };
+    let sending: Sending = broker.send(&Grant::anonymous(), send).unwrap();
+    sending.done().await.unwrap().unwrap()
+}
+
+async fn run(seed: u64, hub_slots: usize) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let config = Config { hub_slots, ..Config::default() };
+    let broker = Broker::new(config.settings(Clock::Wall), config.limits(), config.hub_slots);
+    let session = SessionId::new("B").unwrap();
+    let mut model = Model { sent: Vec::new(), floor: Seq::START };
+    let mut readers: Vec<Reader> = Vec::new();
+    for step in 0..400 {
+        match random.u32(..100) {
+            // A burst longer than the hub makes every reader lag.
+            0..30 => {
+                for _ in 0..random.usize(1..=3 * hub_slots) {
+                    model.sent.push(send(&broker, &session, model.sent.len()).await);
+                }
+            }
+            30..45 if readers.len() < 5 => {
+                // Attach at the floor, or resume somewhere at or above it.
+                let known: Vec<Seq> = model.after(model.floor).collect();
+                let after = if random.bool() { random.choice(known) } else { None };
+                let resume = Resume { after, epoch: after.map(|_| broker.epoch().clone()) };
+                let (subscriber, opening) = broker.mailbox(&session, &resume);
+                assert_eq!(opening.seq, model.floor, "seed {seed}, step {step}");
+                readers.push(Reader { subscriber, at: after.unwrap_or(model.floor) });
+            }
+            45..55 if !readers.is_empty() => drop(readers.swap_remove(random.usize(..readers.len()))),
+            55..70 if !readers.is_empty() => {
+                // Acknowledge what some reader has got.
+                let at = readers[random.usize(..readers.len())].at;
+                if at > Seq::START {
+                    model.floor = model.floor.max(at);
+                    assert_eq!(
+                        broker.ack(&session, at, None).unwrap(),
+                        model.floor,
+                        "seed {seed}, step {step}"
+                    );
+                }
+            }
+            _ if !readers.is_empty() => {
+                // Read some; an acknowledgement by another reader must not have taken anything away.
+                let reader = random.usize(..readers.len());
+                let reader = &mut readers[reader];
+                for _ in 0..random.usize(1..=2 * hub_slots) {
+                    let expected = model.sent.iter().copied().find(|seq| *seq > reader.at);
+                    match expected {
+                        None => {
+                            let more = tokio::time::timeout(Duration::ZERO, reader.subscriber.next()).await;
+                            assert!(more.is_err(), "seed {seed}, step {step}: {more:?}");
+                            break;
+                        }
+                        Some(expected) => {
+                            let Some(Item::Message(message)) = soon(reader.subscriber.next()).await else {
+                                panic!("seed {seed}, step {step}: not a message")
+                            };
+                            assert_eq!(message.seq(), Some(expected), "seed {seed}, step {step}");
+                            let index = model.sent.iter().position(|seq| *seq == expected).unwrap();
+                            assert_eq!(message.payload(), index.to_string(), "seed {seed}, step {step}");
+                            reader.at = expected;
+                        }
+                    }
+                }
+                reader.subscriber.pass(reader.at);
+            }
+            _ => {}
+        }
+    }
+    // In the end everybody gets everything.
+    for reader in &mut readers {
+        for expected in model.sent.iter().copied().filter(|seq| *seq > reader.at) {
+            let Some(Item::Message(message)) = soon(reader.subscriber.next()).await else {
+                panic!("seed {seed}: not a message at the end")
+            };
+            assert_eq!(message.seq(), Some(expected), "seed {seed}, at the end");
+        }
+    }
+    drop(readers);
+    // With nobody attached, what was acknowledged is gone and the rest is there.
+    let (mut last, _) = broker.mailbox(&session, &Resume::default());
+    for expected in model.after(Seq::START) {
+        let Some(Item::Message(message)) = soon(last.next()).await else {
+            panic!("seed {seed}: not a message")
+        };
+        assert_eq!(message.seq(), Some(expected), "seed {seed}, after all left");
+    }
+    assert!(last.try_next().is_none(), "seed {seed}");
+}
+
+#[tokio::test]
+async fn a_small_hub_under_random_use_loses_and_repeats_nothing() {
+    for seed in 0..60 {
+        run(seed, 2).await;
+    }
+}
+
+#[tokio::test]
+async fn a_usual_hub_under_random_use_loses_and_repeats_nothing() {
+    let first: u64 = fastrand::u64(..);
+    for seed in 0..40 {
+        run(first.wrapping_add(seed), 16).await;
+    }
+}
+
+/// Readers and senders on several threads; a hub of two slots lags all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn lagging_readers_lose_and_repeat_nothing() {
+    const MESSAGES: usize = 5_000;
+    let config = Config { hub_slots: 2, ..Config::default() };
+    let broker = Broker::new(config.settings(Clock::Wall), config.limits(), config.hub_slots);
+    let session = SessionId::new("B").unwrap();
+    let readers: Vec<_> = (0..8)
+        .map(|_| {
+            let (mut subscriber, _) = broker.mailbox(&session, &Resume::default());
+            tokio::spawn(async move {
+                for n in 0..MESSAGES {
+                    let Some(Item::Message(message)) = subscriber.next().await else {
+                        panic!("not a message")
+                    };
+                    assert_eq!(message.payload(), n.to_string());
+                }
+            })
+        })
+        .collect();
+    for n in 0..MESSAGES {
+        send(&broker, &session, n).await;
+        if n % 100 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    for reader in readers {
+        soon(reader).await.unwrap();
+    }
+}

@@ -1,0 +1,103 @@
+//! The native long-poll: the cursor of the next call acknowledges.
+
+use serde_json::json;
+
+use crate::common::*;
+
+#[tokio::test]
+async fn a_waiting_poll_is_answered_when_a_message_comes() {
+    let server = TestServer::start().await;
+    let mut http = server.http().await;
+    let poll = tokio::spawn(async move { http.get("/v1/messages?session=B&wait=20").await });
+    let seq = server.send("A", "B", json!({ "n": 1 })).await;
+    let reply = soon(poll).await.unwrap();
+    let body = reply.json();
+    assert_eq!(body["seq"], seq);
+    assert_eq!(body["messages"][0]["from"], "A");
+    assert_eq!(body["messages"][0]["type"], "message");
+    assert_eq!(reply.header("cache-control"), "no-store");
+}
+
+#[tokio::test]
+async fn the_next_cursor_acknowledges_and_a_repeated_one_repeats() {
+    let server = TestServer::start().await;
+    for n in 1..=3 {
+        server.send("A", "B", json!(n)).await;
+    }
+    let mut http = server.http().await;
+    let first = http.get("/v1/messages?session=B&wait=0").await;
+    assert_eq!(first.payloads(), [1, 2, 3]);
+    let second = first.json()["messages"][1]["seq"].as_u64().unwrap();
+    for _ in 0..2 {
+        let reply = http.get(&format!("/v1/messages?session=B&after={second}&wait=0")).await;
+        assert_eq!(reply.payloads(), [3]);
+    }
+    let last = first.json()["seq"].as_u64().unwrap();
+    let reply = http.get(&format!("/v1/messages?session=B&after={last}&wait=0")).await;
+    assert_eq!((reply.payloads().len(), reply.json()["seq"].as_u64()), (0, Some(last)));
+    // It was an acknowledgement: nobody gets them again.
+    assert_eq!(server.get("/v1/messages?session=B&wait=0").await.payloads().len(), 0);
+}
+
+#[tokio::test]
+async fn a_foreign_cursor_acknowledges_nothing() {
+    let server = TestServer::start().await;
+    let seq = server.send("A", "B", json!(1)).await;
+    for query in [format!("after={seq}&epoch=another"), format!("after={}", seq + 1_000_000)] {
+        let reply = server.get(&format!("/v1/messages?session=B&{query}&wait=0")).await;
+        assert_eq!(reply.payloads(), [1]);
+        assert_eq!(reply.json()["gaps"][0]["reason"], "epoch");
+    }
+}
+
+#[tokio::test]
+async fn many_messages_come_in_bounded_answers() {
+    let server = TestServer::start().await;
+    let sends: Vec<_> = (0..250).map(|n| json!({ "to": { "session": "B" }, "payload": n })).collect();
+    server.post("/v1/messages", json!(sends)).await;
+    let (mut after, mut got, mut answers) = (0, Vec::new(), 0);
+    while got.len() < 250 {
+        let reply = server.get(&format!("/v1/messages?session=B&after={after}&wait=0")).await;
+        assert!(reply.payloads().len() <= 100);
+        got.extend(reply.payloads());
+        after = reply.json()["seq"].as_u64().unwrap();
+        answers += 1;
+    }
+    assert_eq!(got, (0..250).map(|n| json!(n)).collect::<Vec<_>>());
+    assert!(answers >= 3);
+}
+
+#[tokio::test]
+async fn topics_are_polled_with_their_own_cursors() {
+    let server = TestServer::start().await;
+    let publish = async |n: i32| {
+        server.post("/v1/messages", json!({ "to": { "topic": "news" }, "payload": n })).await;
+    };
+    publish(0).await;
+    let mut http = server.http().await;
+    let first = http.get("/v1/messages?session=B&topic=news&wait=0").await;
+    assert_eq!(first.payloads().len(), 0, "from now on");
+    // Between two polls, and a volatile one as well.
+    publish(1).await;
+    server.post("/v1/messages", json!({ "to": { "topic": "news" }, "payload": 2, "volatile": true })).await;
+    let at = first.json()["topics"]["news"].as_u64().unwrap();
+    let second = http.get(&format!("/v1/messages?session=B&topic=news&after.news={at}&wait=0")).await;
+    assert!(second.payloads().contains(&json!(1)), "{}", second.body);
+    assert_eq!(second.json()["messages"][0]["topic"], "news");
+    // An answer that was lost is asked for again.
+    let again = server.get(&format!("/v1/messages?session=B&topic=news&after.news={at}&wait=0")).await;
+    assert_eq!(again.payloads(), [json!(1)]);
+}
+
+#[tokio::test]
+async fn volatile_messages_wait_between_two_polls() {
+    let server = TestServer::start().await;
+    let mut http = server.http().await;
+    server.send("A", "B", json!(1)).await;
+    let first = http.get("/v1/messages?session=B&wait=0").await;
+    let volatile = json!({ "to": { "session": "B" }, "payload": "v", "volatile": true });
+    server.post("/v1/messages", volatile).await;
+    let seq = &first.json()["seq"];
+    let reply = http.get(&format!("/v1/messages?session=B&after={seq}&wait=0")).await;
+    assert_eq!(reply.payloads(), ["v"]);
+}

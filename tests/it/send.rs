@@ -1,0 +1,154 @@
+//! Sending: over HTTP one by one and together, and from the command line.
+
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::Command;
+
+use crate::common::*;
+
+#[tokio::test]
+async fn one_message_is_answered_with_its_seq() {
+    let server = TestServer::start().await;
+    let mut b = server.session("B").await;
+    let body = json!({ "id": "c-1", "to": { "session": "B" }, "payload": { "n": 1 } });
+    let reply = server.post("/v1/messages?session=A", body).await;
+    assert_eq!((reply.status, &reply.json()["id"]), (200, &json!("c-1")));
+    let message = b.message().await;
+    assert_eq!((&message["from"], &message["seq"]), (&json!("A"), &reply.json()["seq"]));
+    // Without a session, as a backend sends in open mode.
+    server.post("/v1/messages", json!({ "to": { "session": "B" }, "payload": 2 })).await;
+    assert_eq!(b.message().await.get("from"), None);
+}
+
+#[tokio::test]
+async fn an_array_is_stored_in_its_order() {
+    let server = TestServer::start().await;
+    let sends: Vec<Value> =
+        (0..1000).map(|n| json!({ "id": n.to_string(), "to": { "session": "B" }, "payload": n })).collect();
+    let answers = server.post("/v1/messages", json!(sends)).await.json();
+    let seqs: Vec<u64> =
+        answers.as_array().unwrap().iter().map(|answer| answer["seq"].as_u64().unwrap()).collect();
+    assert_eq!(seqs.len(), 1000);
+    assert!(seqs.is_sorted());
+    assert_eq!(answers[7]["id"], "7");
+    let mut b = server.session("B").await;
+    for n in 0..1000 {
+        assert_eq!(b.payload().await, n);
+    }
+}
+
+#[tokio::test]
+async fn health_is_told() {
+    let server = TestServer::start().await;
+    let health = server.get("/healthz").await;
+    assert_eq!((health.status, &health.json()["status"]), (200, &json!("ok")));
+    assert_eq!(health.json()["durability"], "memory");
+}
+
+fn cli(server: &TestServer, args: &[&str]) -> Command {
+    let mut command = Command::new(BINARY);
+    command.args(args).args(["--server", &format!("ws://{}", server.address)]).kill_on_drop(true);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+async fn output(mut command: Command) -> (bool, String, String) {
+    let output = soon(command.output()).await.unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.success(), text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test]
+async fn the_command_line_sends_and_listens() {
+    let server = TestServer::start().await;
+    let mut listener = cli(&server, &["listen", "--session", "B", "--topic", "news"]).spawn().unwrap();
+    let mut lines = BufReader::new(listener.stdout.take().unwrap()).lines();
+    let (ok, out, _) = output(cli(&server, &["send", "--to", "B", "--from", "A", r#"{"a":1}"#])).await;
+    assert!(ok && out.starts_with("sent, seq "), "{out}");
+    let line: Value = serde_json::from_str(&soon(lines.next_line()).await.unwrap().unwrap()).unwrap();
+    assert_eq!((&line["from"], &line["payload"]), (&json!("A"), &json!({ "a": 1 })));
+    // It has subscribed by now: a topic message comes live.
+    let (ok, ..) = output(cli(&server, &["send", "--topic", "news", "\"hi\""])).await;
+    assert!(ok);
+    let line: Value = serde_json::from_str(&soon(lines.next_line()).await.unwrap().unwrap()).unwrap();
+    assert_eq!((&line["topic"], &line["payload"]), (&json!("news"), &json!("hi")));
+    // What was printed was acknowledged.
+    let mut b = server.session("B").await;
+    b.settle().await;
+}
+
+#[tokio::test]
+async fn the_command_line_reads_standard_input_and_looks_without_taking() {
+    let server = TestServer::start().await;
+    let mut send = cli(&server, &["send", "--to", "B", "-"]);
+    let mut child = send.stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"[1,\n2]").await.unwrap();
+    assert!(soon(child.wait()).await.unwrap().success());
+    for _ in 0..2 {
+        let args = ["listen", "--session", "B", "--no-ack", "--payload", "--count", "1"];
+        let (ok, out, _) = output(cli(&server, &args)).await;
+        assert_eq!((ok, out.as_str()), (true, "[1, 2]\n"));
+    }
+    let (_, out, _) = output(cli(&server, &["listen", "--session", "B", "--count", "1"])).await;
+    assert!(out.contains("[1, 2]"));
+    let mut b = server.session("B").await;
+    b.settle().await;
+}
+
+#[tokio::test]
+async fn the_command_line_says_what_is_wrong() {
+    let server = TestServer::start().await;
+    for (args, names) in [
+        (&["send", "--to", "B", "hello"][..], "JSON"),
+        (&["send", "{}"], "--to"),
+        (&["send", "--to", "B", "--topic", "t", "{}"], "--topic"),
+        (&["send", "--to", "B", "--ttl", "1e9", "{}"], "ttl"),
+        (&["send", "--to", "", "{}"], "to.session"),
+        (&["listen"], "--session"),
+        (&["listen", "--session", ""], "session"),
+    ] {
+        let (ok, _, text) = output(cli(&server, args)).await;
+        assert!(!ok && text.contains(names), "{args:?}: {text}");
+    }
+    let mut nobody = Command::new(BINARY);
+    nobody.args(["send", "--to", "B", "{}", "--server", "ws://127.0.0.1:1"]);
+    let (ok, _, text) = output(nobody).await;
+    assert!(!ok && text.contains("is the broker running"), "{text}");
+    for (flag, value, names) in
+        [("--poll-timeout", "0s", "longer"), ("--poll-timeout", "x", "10s"), ("--max-payload", "1", "1024")]
+    {
+        let mut serve = Command::new(BINARY);
+        serve.args([flag, value]);
+        let (ok, _, text) = output(serve).await;
+        assert!(!ok && text.contains(names) && text.contains(flag), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn the_command_line_checks_health() {
+    let server = TestServer::start().await;
+    let (ok, out, _) = output(cli(&server, &["health"])).await;
+    assert!(ok && out.contains("\"ok\""), "{out}");
+    let mut nobody = Command::new(BINARY);
+    nobody.args(["health", "--server", "http://127.0.0.1:1"]);
+    let (ok, _, text) = output(nobody).await;
+    assert!(!ok && text.contains("not well"), "{text}");
+}
+
+/// A listener survives the end of its broker: it comes back, and goes on where it was.
+#[tokio::test]
+async fn the_listener_reconnects() {
+    let server = TestServer::start().await;
+    let address = server.address;
+    let mut listener = cli(&server, &["listen", "--session", "B", "--payload"]).spawn().unwrap();
+    let mut lines = BufReader::new(listener.stdout.take().unwrap()).lines();
+    server.send("A", "B", json!(1)).await;
+    assert_eq!(soon(lines.next_line()).await.unwrap().unwrap(), "1");
+    server.signal(15);
+    drop(server);
+    let server = TestServer::with(&["--listen", &address.to_string()]).await;
+    server.send("A", "B", json!(2)).await;
+    assert_eq!(soon(lines.next_line()).await.unwrap().unwrap(), "2");
+}

@@ -1,0 +1,114 @@
+//! Topics: live, with history, volatile, and what a reader who comes late is told.
+
+use serde_json::json;
+
+use crate::common::*;
+
+async fn publish(server: &TestServer, topic: &str, payload: serde_json::Value) -> u64 {
+    let body = json!({ "to": { "topic": topic }, "payload": payload });
+    server.post("/v1/messages?session=P", body).await.json()["seq"].as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn everyone_who_subscribes_gets_what_comes_from_then_on() {
+    let server = TestServer::start().await;
+    let old = publish(&server, "news", json!("old")).await;
+    let mut readers = Vec::new();
+    for n in 0..5 {
+        let mut reader = server.session(&format!("R{n}")).await;
+        reader.say(json!({ "type": "subscribe", "topic": "news" })).await;
+        let subscribed = json!({ "type": "subscribed", "topic": "news", "seq": old, "recovered": true });
+        assert_eq!(reader.hear().await, subscribed);
+        readers.push(reader);
+    }
+    let new = publish(&server, "news", json!("new")).await;
+    publish(&server, "other", json!("not for them")).await;
+    for reader in &mut readers {
+        let message = reader.message().await;
+        assert_eq!((&message["topic"], &message["seq"]), (&json!("news"), &json!(new)));
+        assert_eq!((&message["from"], &message["payload"]), (&json!("P"), &json!("new")));
+        reader.settle().await;
+    }
+}
+
+#[tokio::test]
+async fn after_brings_the_history_and_says_when_it_no_longer_reaches_back() {
+    let server = TestServer::with(&["--topic-messages", "3"]).await;
+    let mut seqs = Vec::new();
+    for n in 0..5 {
+        seqs.push(publish(&server, "news", json!(n)).await);
+    }
+    let mut reader = server.session("R").await;
+    reader
+        .say(json!({ "type": "subscribe", "topic": "news", "after": seqs[1], "epoch": reader.epoch }))
+        .await;
+    assert_eq!(reader.hear().await["recovered"], true);
+    for n in 2..5 {
+        assert_eq!(reader.payload().await, n);
+    }
+    let mut late = server.session("L").await;
+    late.say(json!({ "type": "subscribe", "topic": "news", "after": seqs[0] })).await;
+    assert_eq!(late.hear().await["recovered"], false);
+    let gap = json!({ "type": "gap", "topic": "news", "from": seqs[0], "to": seqs[1], "reason": "expired" });
+    assert_eq!(late.hear().await, gap);
+    for n in 2..5 {
+        assert_eq!(late.payload().await, n);
+    }
+    let mut foreign = server.session("F").await;
+    foreign.say(json!({ "type": "subscribe", "topic": "news", "after": seqs[4], "epoch": "another" })).await;
+    assert_eq!(foreign.hear().await["recovered"], false);
+    assert_eq!(foreign.hear().await["reason"], "epoch");
+    assert_eq!(foreign.payload().await, 2);
+}
+
+#[tokio::test]
+async fn unsubscribe_ends_it_and_subscribing_again_works() {
+    let server = TestServer::start().await;
+    let mut reader = server.session("R").await;
+    for topic in ["a", "b"] {
+        reader.say(json!({ "type": "subscribe", "topic": topic })).await;
+        assert_eq!(reader.hear().await["type"], "subscribed");
+    }
+    reader.say(json!({ "type": "unsubscribe", "topic": "a" })).await;
+    assert_eq!(reader.hear().await, json!({ "type": "unsubscribed", "topic": "a" }));
+    publish(&server, "a", json!(1)).await;
+    publish(&server, "b", json!(2)).await;
+    assert_eq!(reader.message().await["topic"], "b");
+    reader.settle().await;
+    reader.say(json!({ "type": "unsubscribe", "topic": "a" })).await;
+    assert_eq!(reader.error().await, "not_found");
+    reader.say(json!({ "type": "subscribe", "topic": "a" })).await;
+    assert_eq!(reader.hear().await["type"], "subscribed");
+    publish(&server, "a", json!(3)).await;
+    assert_eq!(reader.payload().await, 3);
+}
+
+#[tokio::test]
+async fn topics_of_one_connection_are_bounded() {
+    let server = TestServer::with(&["--max-topics", "2"]).await;
+    let mut reader = server.session("R").await;
+    for topic in ["a", "b", "b"] {
+        reader.say(json!({ "type": "subscribe", "topic": topic })).await;
+        assert_eq!(reader.hear().await["type"], "subscribed");
+    }
+    reader.say(json!({ "type": "subscribe", "topic": "c" })).await;
+    assert_eq!(reader.error().await, "forbidden");
+    let reply = server.get("/v1/messages?session=R&topic=a&topic=b&topic=c&wait=0").await;
+    assert_eq!((reply.status, reply.code().as_str()), (403, "forbidden"));
+}
+
+#[tokio::test]
+async fn volatile_topic_messages_leave_no_history() {
+    let server = TestServer::start().await;
+    let mut reader = server.session("R").await;
+    reader.say(json!({ "type": "subscribe", "topic": "who" })).await;
+    reader.hear().await;
+    let body = json!({ "to": { "topic": "who" }, "payload": 1, "volatile": true });
+    assert_eq!(server.post("/v1/messages", body).await.json(), json!({}));
+    let message = reader.message().await;
+    assert_eq!((message.get("seq"), &message["topic"]), (None, &json!("who")));
+    let mut late = server.session("L").await;
+    late.say(json!({ "type": "subscribe", "topic": "who", "after": 0 })).await;
+    assert_eq!(late.hear().await["type"], "subscribed");
+    late.settle().await;
+}

@@ -1,0 +1,150 @@
+//! Every frame of the native protocol, both ways of identifying, and every way a socket ends.
+
+use futures::{SinkExt, StreamExt};
+use serde_json::json;
+use tokio_tungstenite::connect_async;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+
+use crate::common::*;
+
+#[tokio::test]
+async fn hello_is_welcomed_with_everything_a_client_needs_to_know() {
+    let server = TestServer::start().await;
+    let mut ws = server.ws("").await;
+    ws.say(json!({ "type": "hello", "session": "A" })).await;
+    let welcome = ws.hear().await;
+    assert_eq!(welcome["session"], "A");
+    assert_eq!(welcome["durability"], "memory");
+    assert_eq!((welcome["heartbeat"].as_u64(), welcome["max_payload"].as_u64()), (Some(25), Some(1_048_576)));
+    assert_eq!(welcome["server"], concat!("x0-msg-server/", env!("CARGO_PKG_VERSION")));
+    assert!(welcome["epoch"].as_str().unwrap().len() >= 8);
+    assert!(welcome["seq"].is_u64());
+}
+
+#[tokio::test]
+async fn the_query_identifies_too() {
+    let server = TestServer::start().await;
+    let seq = server.send("B", "A", json!(1)).await;
+    let mut ws = server.ws("?session=A").await;
+    assert_eq!(ws.hear().await["type"], "welcome");
+    assert_eq!(ws.message().await["seq"], seq);
+    let mut resumed = server.ws(&format!("?session=A&after={seq}")).await;
+    assert_eq!(resumed.hear().await["type"], "welcome");
+    resumed.settle().await;
+}
+
+#[tokio::test]
+async fn the_subprotocol_is_named_and_not_required() {
+    let server = TestServer::start().await;
+    let mut request = format!("ws://{}/ws", server.address).into_client_request().unwrap();
+    request.headers_mut().insert("sec-websocket-protocol", "other, x0-msg.v1".parse().unwrap());
+    let (_, response) = connect_async(request).await.unwrap();
+    assert_eq!(response.headers()["sec-websocket-protocol"], "x0-msg.v1");
+    let (_, response) = connect_async(format!("ws://{}/ws", server.address)).await.unwrap();
+    assert!(response.headers().get("sec-websocket-protocol").is_none());
+}
+
+#[tokio::test]
+async fn a_message_travels_with_its_sender_and_its_bytes() {
+    let server = TestServer::start().await;
+    let (mut a, mut b) = (server.session("A").await, server.session("B").await);
+    let payload = r#"{ "n": 1e400, "deep": [[1]], "s": "\ud800 é" }"#;
+    a.say_text(&format!(r#"{{"type":"send","id":"c-42","to":{{"session":"B"}},"payload":{payload}}}"#)).await;
+    let sent = a.hear().await;
+    assert_eq!((&sent["type"], &sent["id"]), (&json!("sent"), &json!("c-42")));
+    let text = b.hear_text().await;
+    let head = format!(r#"{{"type":"message","seq":{},"from":"A","ts":"#, sent["seq"]);
+    assert!(text.starts_with(&head), "{text}");
+    assert!(text.ends_with(&format!(r#","payload":{payload}}}"#)), "{text}");
+}
+
+#[tokio::test]
+async fn sends_are_answered_in_their_order() {
+    let server = TestServer::start().await;
+    let (mut a, mut b) = (server.session("A").await, server.session("B").await);
+    for n in 0..500 {
+        let frame = json!({ "type": "send", "id": format!("c-{n}"), "to": { "session": "B" }, "payload": n });
+        a.socket.feed(Message::text(frame.to_string())).await.unwrap();
+    }
+    a.socket.flush().await.unwrap();
+    let mut last = 0;
+    for n in 0..500 {
+        let sent = a.hear().await;
+        assert_eq!(sent["id"], format!("c-{n}"));
+        assert!(sent["seq"].as_u64().unwrap() > last);
+        last = sent["seq"].as_u64().unwrap();
+        assert_eq!(b.payload().await, n);
+    }
+}
+
+#[tokio::test]
+async fn ping_is_answered_before_and_after_hello() {
+    let server = TestServer::start().await;
+    let mut ws = server.ws("").await;
+    ws.settle().await;
+    ws.say(json!({ "type": "hello", "session": "A" })).await;
+    assert_eq!(ws.hear().await["type"], "welcome");
+    ws.settle().await;
+    ws.socket.send(Message::Ping("abc".into())).await.unwrap();
+    match soon(ws.socket.next()).await.unwrap().unwrap() {
+        Message::Pong(data) => assert_eq!(&data[..], b"abc"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn everything_but_hello_and_ping_wants_a_hello_first() {
+    let server = TestServer::start().await;
+    let mut ws = server.ws("").await;
+    ws.say(json!({ "type": "send", "id": "c-1", "to": { "session": "B" }, "payload": 1 })).await;
+    let refused = ws.hear().await;
+    assert_eq!((&refused["code"], &refused["id"]), (&json!("unauthorized"), &json!("c-1")));
+    ws.say(json!({ "type": "ack", "seq": 1 })).await;
+    assert_eq!(ws.error().await, "unauthorized");
+    ws.say(json!({ "type": "hello", "session": "A" })).await;
+    assert_eq!(ws.hear().await["type"], "welcome");
+    ws.say(json!({ "type": "hello", "session": "B" })).await;
+    assert_eq!(ws.error().await, "bad_request");
+    ws.settle().await;
+}
+
+#[tokio::test]
+async fn a_user_without_registered_sessions_is_not_found() {
+    let server = TestServer::start().await;
+    let mut a = server.session("A").await;
+    a.say(json!({ "type": "send", "id": "u", "to": { "user": "alice" }, "payload": 1 })).await;
+    assert_eq!(a.error().await, "not_found");
+}
+
+#[tokio::test]
+async fn a_query_that_identifies_nobody_is_told_why_and_not_to_come_back() {
+    let server = TestServer::start().await;
+    for query in ["?session=", "?session=A&after=x", "?token=abc"] {
+        let mut ws = server.ws(query).await;
+        assert_eq!(ws.error().await, "bad_request", "{query}");
+        let (code, reason) = ws.closed().await;
+        assert_eq!(code, 4500);
+        assert!(reason.len() > 10, "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn a_close_is_answered() {
+    let server = TestServer::start().await;
+    let mut ws = server.session("A").await;
+    ws.socket.close(None).await.unwrap();
+    while let Some(frame) = soon(ws.socket.next()).await {
+        assert!(matches!(frame.unwrap(), Message::Close(_)));
+    }
+}
+
+#[tokio::test]
+async fn plain_http_is_told_what_this_address_speaks() {
+    let server = TestServer::start().await;
+    let reply = server.get("/ws").await;
+    assert_eq!(
+        (reply.status, reply.header("upgrade"), reply.code().as_str()),
+        (426, "websocket", "bad_request")
+    );
+}
