@@ -143,6 +143,7 @@ pub enum Engine {
     Embedded(Embedded),
     /// Answers a few reads as if the newest messages were not there yet, as a lagging replica does.
     #[cfg(test)]
+    #[allow(private_interfaces)]
     Stale(contract::Stale),
 }
 

@@ -58,9 +58,17 @@ pub struct Idle<T> {
     /// What the transport remembers of it.
     pub state: T,
     since: Instant,
+    /// Its last poll was cut off by its peer: it is not expected back.
+    cut: bool,
 }
 
 impl<T> Idle<T> {
+    /// Whether it is not expected back: cut off, or away for longer than `patience`.
+    #[must_use]
+    pub fn is_gone(&self, patience: Duration) -> bool {
+        self.cut || self.since.elapsed() > patience
+    }
+
     /// The waiting subscriber.
     #[must_use]
     pub fn subscriber(&self) -> &Subscriber {
@@ -87,6 +95,8 @@ pub struct Claim<T> {
     id: u64,
     /// `None` only while being dropped.
     held: Option<(Subscriber, T)>,
+    /// Whether its poll has its answer.
+    answered: bool,
     changed: Arc<Notify>,
 }
 
@@ -138,7 +148,14 @@ impl<T> Leases<T> {
                 (next_id, held)
             }
         };
-        Claim { leases: Arc::clone(self), session: session.clone(), id, held: Some(held), changed }
+        Claim {
+            leases: Arc::clone(self),
+            session: session.clone(),
+            id,
+            held: Some(held),
+            answered: false,
+            changed,
+        }
     }
 
     /// Lets a transport look at, and change, what it remembers of the idle readers of a session.
@@ -204,6 +221,11 @@ impl<T> Claim<T> {
         self.held.as_mut().expect("held until dropped")
     }
 
+    /// Notes that the poll has its answer: a claim dropped before was cut off.
+    pub fn answered(&mut self) {
+        self.answered = true;
+    }
+
     /// Notes up to where this reader was answered.
     pub fn stand(&self, at: Seq) {
         let mut sessions = lock(&self.leases.sessions);
@@ -245,7 +267,7 @@ impl<T> Claim<T> {
         let own = entry.slots.iter().find(|slot| slot.id == self.id).map_or(next, |slot| slot.at);
         let others = || entry.slots.iter().filter(|slot| slot.id != self.id);
         let wait = others().filter(|slot| slot.at < next).filter_map(|slot| match &slot.idle {
-            Some(idle) => Some(idle.since),
+            Some(idle) => (!idle.cut).then_some(idle.since),
             None => (slot.at < own).then_some(called),
         });
         (wait.max(), others().map(|slot| slot.at).filter(|at| *at >= next).min())
@@ -261,7 +283,7 @@ impl<T> Drop for Claim<T> {
         if let Some(entry) = readers.get_mut(&self.session)
             && let Some(slot) = entry.slots.iter_mut().find(|slot| slot.id == self.id)
         {
-            slot.idle = Some(Idle { subscriber, state, since });
+            slot.idle = Some(Idle { subscriber, state, since, cut: !self.answered });
             deadlines.push_back((since + GRACE, self.session.clone(), self.id));
             self.changed.notify_waiters();
         }

@@ -31,6 +31,8 @@ pub struct Link {
     watched: AtomicBool,
     /// The connection ended otherwise than by an orderly close.
     broken: AtomicBool,
+    /// The peer closed its side first.
+    left: AtomicBool,
     /// Our side was closed: the FIN counts as one more byte to be acknowledged.
     finished: AtomicBool,
     /// A second handle on the socket, made when the link is watched: it can be asked after the end.
@@ -46,6 +48,7 @@ impl Link {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             watched: AtomicBool::new(false),
             broken: AtomicBool::new(false),
+            left: AtomicBool::new(false),
             finished: AtomicBool::new(false),
             socket: OnceLock::new(),
         })
@@ -73,6 +76,12 @@ impl Link {
         }
         let fin = usize::from(self.finished.load(Ordering::Acquire));
         outq::unacknowledged(socket.as_fd()).is_some_and(|bytes| bytes <= fin)
+    }
+
+    /// Whether the peer closed the connection, before we did.
+    #[must_use]
+    pub fn was_left(&self) -> bool {
+        self.left.load(Ordering::Acquire)
     }
 
     /// Whether the connection is known to have ended otherwise than by an orderly close.
@@ -146,9 +155,17 @@ impl<S> Io<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Io<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Result<()>> {
+        let before = buf.remaining();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if let Poll::Ready(Err(_)) = &read {
-            self.link.broken.store(true, Ordering::Release);
+        match &read {
+            Poll::Ready(Err(_)) => self.link.broken.store(true, Ordering::Release),
+            // Nothing read although there was room: the end of the stream.
+            Poll::Ready(Ok(()))
+                if buf.remaining() == before && before > 0 && !self.link.finished.load(Ordering::Acquire) =>
+            {
+                self.link.left.store(true, Ordering::Release);
+            }
+            _ => {}
         }
         read
     }

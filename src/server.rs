@@ -88,7 +88,6 @@ impl Server {
     }
 
     /// The routes, for tests that need no socket.
-    #[must_use]
     pub fn router(&self) -> Router {
         self.router.clone()
     }

@@ -132,6 +132,7 @@ export class Client {
   /** The incarnation of the store that the seqs below belong to. @type {string | null} */ #epoch = null;
   /** The newest seq put into the queue. */ #queued = 0;
   /** The newest seq whose handler has returned. */ #handled = 0;
+  /** The newest seq that was acknowledged. */ #acknowledged = 0;
   /** @type {Message[]} */ #queue = [];
   #pumping = false;
   /** Called when the queue is empty. @type {(() => void)[]} */ #drained = [];
@@ -512,8 +513,10 @@ export class Client {
           const entry = this.#topics.get(topic);
           if (entry) entry.after = /** @type {number} */ (seq);
         }
-        // The next cursor acknowledges: not before the handlers have returned.
+        // Not before the handlers have returned. The next cursor would acknowledge as well, but that one's answer
+        // may take long.
         await this.#untilDrained(signal);
+        if (!signal.aborted && this.#handled > this.#acknowledged) await this.#acknowledge(signal);
       }
     } finally {
       outer.removeEventListener("abort", stop);
@@ -551,10 +554,7 @@ export class Client {
       const limit = AbortSignal.timeout((wait + 15) * 1000);
       const response = await fetch(address, { signal: either(signal, limit), cache: "no-store" });
       const answer = await response.json();
-      if (response.ok) {
-        if (after > 0) this.#options.onAck?.(after);
-        return answer;
-      }
+      if (response.ok) return answer;
       if (response.status < 500 && response.status !== 429) {
         this.#end(answer.error.message, new Refused(answer.error.code, answer.error.message));
       }
@@ -562,6 +562,21 @@ export class Client {
       // Aborted, no network, or an answer that is not the broker's: try again later.
     }
     return null;
+  }
+
+  /** @param {AbortSignal} signal */
+  async #acknowledge(signal) {
+    const seq = this.#handled;
+    const body = JSON.stringify({ session: this.session, seq, epoch: this.#epoch });
+    try {
+      const limit = either(signal, AbortSignal.timeout(PONG));
+      const response = await fetch(new URL("v1/ack", this.#base), { method: "POST", body, signal: limit });
+      if (!response.ok) return;
+      this.#acknowledged = seq;
+      this.#options.onAck?.(seq);
+    } catch {
+      // The next cursor says it again.
+    }
   }
 
   /** Sends what waits, one after the other, so that it keeps its order. */
@@ -603,6 +618,7 @@ export class Client {
     this.#epoch = epoch;
     this.#queued = 0;
     this.#handled = 0;
+    this.#acknowledged = 0;
     this.#queue = this.#queue.filter((message) => message.seq === undefined);
     for (const entry of this.#topics.values()) entry.after = null;
   }
@@ -633,6 +649,7 @@ export class Client {
         this.#handled = Math.max(this.#handled, message.seq);
         if (this.#socket?.readyState === WebSocket.OPEN) {
           this.#say({ type: "ack", seq: this.#handled });
+          this.#acknowledged = this.#handled;
           this.#options.onAck?.(this.#handled);
         }
       }

@@ -117,7 +117,8 @@ $("form").addEventListener("submit", async (/** @type {SubmitEvent} */ event) =>
   outcome("Sending…", "");
   try {
     const { seq } = await client.send({ session: to }, message);
-    mark.textContent = `seq ${seq} · stored`;
+    mark.before(`seq ${seq} · `);
+    mark.textContent = "stored";
     mark.className = "done";
     outcome(`Stored for ${nameOf(to)}`, "good");
   } catch (error) {

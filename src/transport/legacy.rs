@@ -5,12 +5,11 @@
 //! answered 200 with an `error` key: only then does its page show the failure.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Extension, Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use serde::Serialize;
@@ -29,7 +28,7 @@ mod shape;
 
 pub use receipt::{Pages, Reader};
 
-use receipt::Poll;
+use receipt::{PATIENCE, Poll};
 use shape::{Asked, Door, Unusable};
 
 /// Beyond this many waiting messages, an answer carries more than one.
@@ -40,10 +39,6 @@ const MOST_MESSAGES: usize = 64;
 
 /// An answer is complete once it has this many bytes.
 const ENOUGH_BYTES: usize = 1 << 20;
-
-/// How long a message waits for another tab of its session to be polling again: two round trips (a preflight
-/// and the poll) of a slow mobile network. A tab that was closed costs this wait only once.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The answer when there is nothing to say.
 const NOTHING: &str = r#"{"messages":null}"#;
@@ -56,7 +51,7 @@ struct Legacy {
 
 /// The routes of this transport.
 pub fn routes(edge: Edge, pages: Arc<Pages>) -> Router {
-    let door = |door: Door| any(move |state, link, request| handle(state, door, link, request));
+    let door = |door: Door| any(move |state, request| handle(state, door, request));
     Router::new()
         .route("/python/MsgHandler.py", door(Door::Handler))
         .route("/get", door(Door::Get))
@@ -92,17 +87,35 @@ fn failed(refusal: &Refusal) -> Response {
     answer(StatusCode::OK, encode(&body))
 }
 
-async fn handle(
-    State(legacy): State<Legacy>,
-    door: Door,
-    link: Option<Extension<Arc<Link>>>,
-    request: Request,
-) -> Response {
+/// Where a request came from: what tells repeats and receipts.
+#[derive(Debug)]
+struct Origin {
+    link: Arc<Link>,
+    /// The `a__` of its address.
+    a: Option<String>,
+    /// Whether a live page would use the connection again: it is a browser's, and kept alive.
+    reused: bool,
+}
+
+impl Origin {
+    fn of(request: &Request) -> Self {
+        let headers = request.headers();
+        let close = headers
+            .get(header::CONNECTION)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"));
+        Self {
+            link: request.extensions().get::<Arc<Link>>().map_or_else(Link::new, Arc::clone),
+            a: Query::of(request.uri()).get("a__").map(str::to_owned),
+            reused: request.version() == Version::HTTP_11 && headers.contains_key(header::ORIGIN) && !close,
+        }
+    }
+}
+
+async fn handle(State(legacy): State<Legacy>, door: Door, request: Request) -> Response {
     match *request.method() {
         Method::OPTIONS => answer(StatusCode::NO_CONTENT, Body::empty()),
         Method::POST => {
-            let link = link.map_or_else(Link::new, |Extension(link)| link);
-            let query = Query::of(request.uri());
+            let origin = Origin::of(&request);
             let limit = legacy.edge.config.max_payload + ENVELOPE;
             let asked = match body_text(request, limit).await {
                 Ok(body) => shape::body(door, &body),
@@ -110,15 +123,12 @@ async fn handle(
                 Err(refusal) if refusal.code == Code::TooLarge => return failed(&refusal),
                 Err(refusal) => Err(Unusable::NotX0(refusal.message)),
             };
-            legacy.act(asked, &link, query.get("a__")).await
+            legacy.act(asked, &origin).await
         }
-        Method::GET => {
-            let query = Query::of(request.uri());
-            match shape::query(&query) {
-                Some(asked) => legacy.act(asked, &Link::new(), query.get("a__")).await,
-                None => answer(StatusCode::OK, Body::empty()),
-            }
-        }
+        Method::GET => match shape::query(&Query::of(request.uri())) {
+            Some(asked) => legacy.act(asked, &Origin::of(&request)).await,
+            None => answer(StatusCode::OK, Body::empty()),
+        },
         Method::HEAD => answer(StatusCode::OK, Body::empty()),
         _ => {
             let text = "poll and send with POST; net events come with GET";
@@ -129,19 +139,23 @@ async fn handle(
 }
 
 impl Legacy {
-    async fn act(&self, asked: Result<Asked, Unusable>, link: &Arc<Link>, request: Option<&str>) -> Response {
+    async fn act(&self, asked: Result<Asked, Unusable>, origin: &Origin) -> Response {
         match asked {
             Ok(Asked::Poll { session: Some(session), ack }) => {
-                answer(StatusCode::OK, self.poll(&session, link, request, ack).await)
+                let Origin { link, a, reused } = origin;
+                let poll = Poll { link, request: a.as_deref(), ack, reused: *reused };
+                answer(StatusCode::OK, self.poll(&session, poll).await)
             }
             Ok(Asked::Poll { session: None, .. }) => {
                 self.hold(Instant::now() + self.edge.config.poll_timeout).await;
                 answer(StatusCode::OK, NOTHING)
             }
-            Ok(Asked::Send { from, to, payload }) => match self.send(from, to, payload, request).await {
-                Ok(()) => answer(StatusCode::OK, r#"{"messages":null,"status":"ok"}"#),
-                Err(refusal) => failed(&refusal),
-            },
+            Ok(Asked::Send { from, to, payload }) => {
+                match self.send(from, to, payload, origin.a.as_deref()).await {
+                    Ok(()) => answer(StatusCode::OK, r#"{"messages":null,"status":"ok"}"#),
+                    Err(refusal) => failed(&refusal),
+                }
+            }
             Ok(Asked::Del { session }) => {
                 if let Some(session) = session {
                     self.pages.received_all(&self.edge.broker, &session);
@@ -181,16 +195,14 @@ impl Legacy {
         Ok(())
     }
 
-    async fn poll(
-        &self,
-        session: &SessionId,
-        link: &Arc<Link>,
-        request: Option<&str>,
-        ack: Option<Seq>,
-    ) -> String {
+    async fn poll(&self, session: &SessionId, poll: Poll<'_>) -> String {
         let deadline = Instant::now() + self.edge.config.poll_timeout;
-        let mut claim = self.pages.claim(&self.edge.broker, session, Poll { link, request, ack }).await;
-        let Some(first) = self.first(&mut claim, deadline).await else { return NOTHING.to_owned() };
+        let mut claim = self.pages.claim(&self.edge.broker, session, poll).await;
+        let first = self.first(&mut claim, deadline).await;
+        let Some(first) = first else {
+            claim.answered();
+            return NOTHING.to_owned();
+        };
         let end = match first.seq() {
             Some(seq) => tokio::select! {
                 ahead = claim.together(seq, PATIENCE, deadline) => ahead,
@@ -215,8 +227,9 @@ impl Legacy {
             }
         }
         let through = subscriber.handed();
-        reader.answered(through, link, request);
+        reader.answered(through, poll);
         claim.stand(through);
+        claim.answered();
         messages.finish(through)
     }
 

@@ -125,6 +125,7 @@ async fn poll(State(Polls { edge, readers }): State<Polls>, uri: Uri) -> Result<
     let answer = collect(&edge, &mut claim, deadline).await;
     // What it was handed now, it may ask for after: it has a cursor from here on.
     claim.state().has_cursor = true;
+    claim.answered();
     Ok(json(StatusCode::OK, answer))
 }
 

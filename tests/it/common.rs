@@ -20,6 +20,9 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_x0-msg-server");
 
+/// What an empty answer holds.
+pub const NOTHING: [Value; 0] = [];
+
 /// No event in these tests takes longer, on however busy a machine.
 pub const SOON: Duration = Duration::from_secs(30);
 

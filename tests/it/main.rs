@@ -2,6 +2,13 @@
 
 // Shared helpers are `pub` for their readers; nothing outside of this binary sees them.
 #![allow(unreachable_pub)]
+// A test that cannot go on is to say so at once, helpers included.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::needless_pass_by_value,
+    clippy::large_futures
+)]
 
 mod common;
 

@@ -15,6 +15,10 @@ use crate::link::Link;
 use crate::message::{Seq, SessionId};
 use crate::protocol::Resume;
 
+/// How long a message waits for another tab of its session to be polling again: two round trips (a preflight
+/// and the poll) of a very slow network. A tab that was closed while it polled is not waited for.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
 /// How often the same messages are handed out again for want of evidence.
 const MOST_REPEATS: u8 = 3;
 
@@ -46,6 +50,8 @@ struct Answered {
     link: Evidence,
     /// The `a__` of the poll it answered.
     request: Option<Box<str>>,
+    /// Whether a live page would use the connection again: it is a browser's, and kept alive.
+    reused: bool,
 }
 
 #[derive(Debug)]
@@ -91,9 +97,19 @@ impl Answered {
         match &self.link {
             Evidence::Settled { arrived: true, .. } => Proof::Arrived,
             Evidence::Settled { arrived: false, .. } => Proof::Lost,
+            Evidence::Live(_) if self.is_lost() => Proof::Lost,
             Evidence::Live(link) if link.arrived() => Proof::Arrived,
-            Evidence::Live(link) if link.is_broken() => Proof::Lost,
             Evidence::Live(_) => Proof::Open,
+        }
+    }
+
+    /// Whether the connection says that the answer did not reach its page.
+    fn is_lost(&self) -> bool {
+        match &self.link {
+            // The browser's TCP may have taken an answer that its page did not live to see. A browser closes
+            // such a connection; it keeps those of live pages, which poll again on them.
+            Evidence::Live(link) => link.is_broken() || self.reused && link.was_left(),
+            Evidence::Settled { arrived, .. } => !arrived,
         }
     }
 }
@@ -106,20 +122,17 @@ impl Reader {
     fn likeness(at: Seq, idle: &Idle<Self>, link: &Link, request: Option<&str>) -> impl Ord + use<> {
         let answered = idle.state.answered.as_ref();
         let resent = answered.is_some_and(|answered| answered.was_sent_again(request));
-        let lost = answered.is_some_and(|answered| match &answered.link {
-            Evidence::Live(link) => link.is_broken(),
-            Evidence::Settled { arrived, .. } => !arrived,
-        });
+        let lost = answered.is_some_and(Answered::is_lost);
         let seen = if lost { idle.subscriber().passed() } else { at };
         let same_link = answered.is_some_and(|answered| answered.is_on(link));
-        (resent, Reverse(seen), same_link, Reverse(idle.since()))
+        (resent, !idle.is_gone(PATIENCE), Reverse(seen), same_link, Reverse(idle.since()))
     }
 
     /// Notes an answer that carries messages.
-    pub(super) fn answered(&mut self, through: Seq, link: &Arc<Link>, request: Option<&str>) {
-        link.watch();
-        let (link, request) = (Evidence::Live(Arc::clone(link)), request.map(Box::from));
-        self.answered = Some(Answered { through, link, request });
+    pub(super) fn answered(&mut self, through: Seq, poll: Poll<'_>) {
+        poll.link.watch();
+        let (link, request) = (Evidence::Live(Arc::clone(poll.link)), poll.request.map(Box::from));
+        self.answered = Some(Answered { through, link, request, reused: poll.reused });
     }
 
     /// Takes a poll as the receipt of the answer before, or not.
@@ -168,13 +181,15 @@ pub(super) struct Poll<'a> {
     pub(super) request: Option<&'a str>,
     /// What it says it has received.
     pub(super) ack: Option<Seq>,
+    /// Whether a live page would use its connection again.
+    pub(super) reused: bool,
 }
 
 impl Pages {
     /// Finds the reader that polls, settles the receipt of its answer before, and puts its subscriber where
     /// reading goes on.
     pub(super) async fn claim(&self, broker: &Broker, session: &SessionId, poll: Poll<'_>) -> Claim<Reader> {
-        let Poll { link, request, ack } = poll;
+        let Poll { link, request, ack, .. } = poll;
         let mut claim = self.readers.claim(
             session,
             |at, idle| Some(Reader::likeness(at, idle, link, request)),
@@ -230,7 +245,8 @@ impl Pages {
             let Some(answered) = &mut reader.answered else { continue };
             if let Evidence::Live(link) = &answered.link {
                 // The connection's second handle is not kept for minutes.
-                answered.link = Evidence::Settled { id: link.id(), arrived: link.arrived() };
+                let (id, arrived) = (link.id(), !answered.is_lost() && link.arrived());
+                answered.link = Evidence::Settled { id, arrived };
             }
             let through = answered.through;
             let known = ended.readers.get(&session).and_then(|known| Some(known.answered.as_ref()?.through));

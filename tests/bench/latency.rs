@@ -1,0 +1,119 @@
+//! How long a message takes on loopback at 100 messages a second: from a legacy SET to the answer of a waiting
+//! legacy poll, and from a WebSocket send to the WebSocket message.
+//!
+//!     cargo bench --bench latency [-- MESSAGES]
+//!
+//! It starts the release binary on a free port. The two are measured in turn, message by message.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::{Message, WebSocket, client};
+
+#[path = "server.rs"]
+mod server;
+
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// One HTTP/1.1 connection that is kept alive.
+struct Http(BufReader<TcpStream>);
+
+impl Http {
+    fn connect(address: &str) -> Self {
+        let stream = TcpStream::connect(address).expect("the server listens");
+        stream.set_nodelay(true).expect("a TCP socket");
+        Self(BufReader::new(stream))
+    }
+
+    fn ask(&mut self, body: &Value) {
+        let body = body.to_string();
+        let head = format!(
+            "POST /python/MsgHandler.py?a__={} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",
+            fastrand::u64(..),
+            body.len()
+        );
+        self.0.get_mut().write_all((head + &body).as_bytes()).expect("connected");
+    }
+
+    fn answer(&mut self) -> String {
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            self.0.read_line(&mut line).expect("connected");
+            if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().expect("a number");
+            }
+            if line == "\r\n" {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body).expect("connected");
+        String::from_utf8(body).expect("JSON is UTF-8")
+    }
+}
+
+fn socket(address: &str, session: &str) -> WebSocket<TcpStream> {
+    let stream = TcpStream::connect(address).expect("the server listens");
+    stream.set_nodelay(true).expect("a TCP socket");
+    let (mut socket, _) = client(format!("ws://{address}/ws?session={session}"), stream).expect("an upgrade");
+    hear(&mut socket, "welcome");
+    socket
+}
+
+fn hear(socket: &mut WebSocket<TcpStream>, kind: &str) -> Value {
+    loop {
+        if let Message::Text(text) = socket.read().expect("connected") {
+            let frame: Value = serde_json::from_str(&text).expect("frames are JSON");
+            if frame["type"] == kind {
+                return frame;
+            }
+        }
+    }
+}
+
+fn report(name: &str, mut times: Vec<Duration>) {
+    times.sort();
+    let at = |percent: usize| times[(times.len() - 1) * percent / 100].as_secs_f64() * 1000.0;
+    println!(
+        "{name}: p50 {:.3} ms, p99 {:.3} ms, max {:.3} ms ({} messages)",
+        at(50),
+        at(99),
+        at(100),
+        times.len()
+    );
+}
+
+fn main() {
+    let count = std::env::args().filter_map(|arg| arg.parse().ok()).next().unwrap_or(5_000);
+    let (_server, address) = server::start(&[]);
+    let (mut setter, mut poller) = (Http::connect(&address), Http::connect(&address));
+    let (mut from, mut to) = (socket(&address, "from"), socket(&address, "to"));
+    let (mut polls, mut sockets) = (Vec::new(), Vec::new());
+    for n in 0..count {
+        poller.ask(&json!({ "type": "GET", "session_src": "poller" }));
+        std::thread::sleep(PAUSE);
+        let begun = Instant::now();
+        setter.ask(
+            &json!({ "type": "SET", "session_src": "A", "session_dst": "poller", "payload": { "n": n } }),
+        );
+        let answer = poller.answer();
+        polls.push(begun.elapsed());
+        assert!(answer.contains(&format!("\"n\":{n},")), "{answer}");
+        setter.answer();
+
+        let send = json!({ "type": "send", "to": { "session": "to" }, "payload": { "n": n } }).to_string();
+        let begun = Instant::now();
+        from.send(Message::text(send)).expect("connected");
+        let message = hear(&mut to, "message");
+        sockets.push(begun.elapsed());
+        assert_eq!(message["payload"]["n"], n);
+        to.send(Message::text(json!({ "type": "ack", "seq": message["seq"] }).to_string()))
+            .expect("connected");
+        hear(&mut from, "sent");
+    }
+    report("legacy SET to poll answer", polls);
+    report("WebSocket send to message", sockets);
+}

@@ -1,0 +1,34 @@
+//! The release binary on a free port, stopped when dropped.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+/// A running server.
+pub(crate) struct Server(pub(crate) Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        _ = self.0.kill();
+        _ = self.0.wait();
+    }
+}
+
+/// Starts it; answers the address it listens on.
+pub(crate) fn start(args: &[&str]) -> (Server, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_x0-msg-server"))
+        .args(["--listen", "127.0.0.1:0"])
+        .args(args)
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let mut line = String::new();
+    let mut log = BufReader::new(child.stderr.take().expect("piped"));
+    log.read_line(&mut line).expect("the server says where it listens");
+    let entry: Value = serde_json::from_str(&line).expect("logs are JSON");
+    let address = entry["address"].as_str().expect("the first line names the address").to_owned();
+    // Reading on keeps the pipe from filling up.
+    std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+    (Server(child), address)
+}
