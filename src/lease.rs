@@ -108,13 +108,15 @@ impl<T> Default for Leases<T> {
 }
 
 impl<T> Leases<T> {
-    /// Takes the idle reader with the highest score, or a new one where none has a score.
+    /// Takes the idle reader with the highest score, or a new one where none has a score. `None` if too many
+    /// readers of this session are waiting already.
     pub fn claim<S: Ord>(
         self: &Arc<Self>,
         session: &SessionId,
         score: impl Fn(Seq, &Idle<T>) -> Option<S>,
         new: impl FnOnce() -> (Subscriber, T),
-    ) -> Claim<T> {
+    ) -> Option<Claim<T>> {
+        let mut evicted = None;
         let mut sessions = lock(&self.sessions);
         let next_id = sessions.next_id;
         let entry = sessions
@@ -133,14 +135,10 @@ impl<T> Leases<T> {
             Some((id, idle)) => (id, (idle.subscriber, idle.state)),
             None => {
                 if entry.slots.len() >= MOST_READERS {
-                    let idle = entry
-                        .slots
-                        .iter()
-                        .enumerate()
-                        .filter_map(|(at, slot)| Some((slot.idle.as_ref()?.since, at)));
-                    if let Some((_, at)) = idle.min() {
-                        entry.slots.swap_remove(at);
-                    }
+                    let idle = entry.slots.iter().enumerate();
+                    let idle = idle.filter_map(|(at, slot)| Some((slot.idle.as_ref()?.since, at)));
+                    let (_, longest) = idle.min()?;
+                    evicted = Some(entry.slots.swap_remove(longest));
                 }
                 let held = new();
                 entry.slots.push(Slot { id: next_id, at: held.0.passed(), idle: None });
@@ -148,14 +146,11 @@ impl<T> Leases<T> {
                 (next_id, held)
             }
         };
-        Claim {
-            leases: Arc::clone(self),
-            session: session.clone(),
-            id,
-            held: Some(held),
-            answered: false,
-            changed,
-        }
+        drop(sessions);
+        // Leaves its hub, which takes other locks, after this one was given back.
+        drop(evicted);
+        let (leases, session) = (Arc::clone(self), session.clone());
+        Some(Claim { leases, session, id, held: Some(held), answered: false, changed })
     }
 
     /// Lets a transport look at, and change, what it remembers of the idle readers of a session.

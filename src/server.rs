@@ -111,7 +111,7 @@ impl Server {
     /// The listener has no address.
     pub async fn serve(self, listener: TcpListener) -> io::Result<()> {
         let address = listener.local_addr()?;
-        tracing::info!(%address, durability = self.edge.broker.durability(), "ready");
+        tracing::info!(%address, url = %format_args!("http://{address}/"), durability = self.edge.broker.durability(), "ready");
         let shutdown = self.edge.shutdown.clone();
         while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
             match accepted {

@@ -101,6 +101,27 @@ export class Refused extends Error {
 /** @param {number} ms */
 const jittered = (ms) => ms / 2 + Math.random() * (ms / 2);
 
+const utf8 = new TextEncoder();
+
+/** How deep arrays and objects may nest in a frame, the frame itself included. */
+const DEPTH = 128;
+
+/** @param {string} json */
+function depth(json) {
+  let depth = 0;
+  let deepest = 0;
+  for (let at = 0, quoted = false; at < json.length; at++) {
+    const char = json[at];
+    if (quoted) {
+      if (char === "\\") at++;
+      else if (char === '"') quoted = false;
+    } else if (char === '"') quoted = true;
+    else if (char === "{" || char === "[") deepest = Math.max(deepest, ++depth);
+    else if (char === "}" || char === "]") depth--;
+  }
+  return deepest;
+}
+
 /** A name nobody else has; `crypto.randomUUID` exists on secure origins only. */
 function newId() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
@@ -137,7 +158,7 @@ export class Client {
   #pumping = false;
   /** Called when the queue is empty. @type {(() => void)[]} */ #drained = [];
 
-  /** @type {Map<string, {handler: (message: Message) => any, after: number | null}>} */ #topics = new Map();
+  /** @type {Map<string, Topic>} */ #topics = new Map();
   /** Sends without an answer, oldest first. @type {Map<string, Pending>} */ #pending = new Map();
   #posting = false;
 
@@ -175,21 +196,34 @@ export class Client {
    * @param {SendOptions} [options]
    * @returns {Promise<{id: string, seq?: number}>}
    */
-  send(to, payload, { id = newId(), ttl, volatile } = {}) {
-    if (payload === undefined) return Promise.reject(new TypeError("the payload must be a JSON value"));
-    if (this.#status.state === "closed") {
-      return Promise.reject(new Refused("unavailable", this.#status.reason ?? "the client is closed"));
+  send(to, payload, { id = newId(), ttl, volatile = false } = {}) {
+    const refuse = (/** @type {string} */ code, /** @type {string} */ text) => Promise.reject(new Refused(code, text));
+    let json;
+    try {
+      json = JSON.stringify(payload);
+    } catch (error) {
+      return refuse("bad_request", `the payload is no JSON value: ${error}`);
     }
+    if (json === undefined) return refuse("bad_request", "the payload is no JSON value");
+    if (depth(json) >= DEPTH) return refuse("bad_request", `the payload is nested deeper than ${DEPTH - 1} levels`);
+    if (typeof id !== "string" || id === "" || utf8.encode(id).length > 256 || /\p{Cc}/u.test(id)) {
+      return refuse("bad_request", "the id must be a string of 1 to 256 bytes without control characters");
+    }
+    if (this.#status.state === "closed") return refuse("unavailable", this.#status.reason ?? "the client is closed");
     if (volatile && this.#status.state !== "online") {
-      return Promise.reject(new Refused("unavailable", "a volatile message is not kept while offline"));
+      return refuse("unavailable", "a volatile message is not kept while offline");
     }
+    const known = this.#pending.get(id);
+    if (known) return known.promise;
     if (this.#pending.size >= MOST_PENDING) {
-      return Promise.reject(new Refused("overloaded", `${MOST_PENDING} messages wait for their answer already`));
+      return refuse("overloaded", `${MOST_PENDING} messages wait for their answer already`);
     }
-    const body = JSON.stringify({ type: "send", id, to, payload, ttl, volatile });
+    const body = `{"type":"send","id":${JSON.stringify(id)},"to":${JSON.stringify(to)},"payload":${json}${
+      ttl === undefined ? "" : `,"ttl":${JSON.stringify(ttl)}`},"volatile":${volatile}}`;
     const { promise, resolve, reject } = withResolvers();
-    this.#pending.set(id, { body, volatile: volatile === true, resolve, reject });
-    if (this.#status.transport === "websocket") this.#socket?.send(body);
+    const pending = { body, size: utf8.encode(json).length, volatile, promise, resolve, reject };
+    this.#pending.set(id, pending);
+    if (this.#status.transport === "websocket") this.#transmit(id, pending);
     else if (this.#status.transport === "poll") this.#post();
     return promise;
   }
@@ -203,15 +237,15 @@ export class Client {
    * @returns {() => void}
    */
   subscribe(topic, handler, { after } = {}) {
-    const entry = { handler, after: after ?? null };
+    const entry = { handler, after: after ?? null, epoch: after === undefined ? null : this.#epoch };
     this.#topics.set(topic, entry);
     if (this.#status.transport === "websocket") this.#say(this.#subscription(topic, entry));
-    else if (this.#status.transport === "poll") this.#restart();
+    else this.#askAgain();
     return () => {
       if (this.#topics.get(topic) !== entry) return;
       this.#topics.delete(topic);
       if (this.#status.transport === "websocket") this.#say({ type: "unsubscribe", topic });
-      else if (this.#status.transport === "poll") this.#restart();
+      else this.#askAgain();
     };
   }
 
@@ -252,6 +286,7 @@ export class Client {
 
   #stop() {
     this.#run.abort();
+    clearInterval(this.#heartbeat);
     const socket = this.#socket;
     this.#socket = null;
     socket?.close(1000);
@@ -280,15 +315,30 @@ export class Client {
     this.#stop();
     for (const { reject } of this.#pending.values()) reject(new Refused("unavailable", reason));
     this.#pending.clear();
-    if (error) this.#options.onError?.(error);
+    if (error) this.#call(() => this.#options.onError?.(error));
   }
 
   /** @param {Status} status */
   #tell(status) {
     this.#status = { welcome: this.#status.welcome, ...status };
+    if (status.state !== "online") {
+      // A volatile message is sent at most once: nobody knows whether it was.
+      for (const [id, { volatile }] of this.#pending) {
+        if (volatile) this.#settle(id, new Refused("unavailable", "the connection was lost before it was confirmed"));
+      }
+    }
     const told = this.#status;
     // Not before `connect` has returned: the listener may want to use what it returns.
-    queueMicrotask(() => this.#options.onStatus?.(told));
+    queueMicrotask(() => this.#call(() => this.#options.onStatus?.(told)));
+  }
+
+  /** What a page's callback throws is the page's, and must not stop the client. @param {() => void} callback */
+  #call(callback) {
+    try {
+      callback();
+    } catch (error) {
+      reportError(error);
+    }
   }
 
   /** Talks, on whatever gets through, until the signal fires. @param {AbortSignal} signal */
@@ -343,7 +393,10 @@ export class Client {
 
   /** @param {AbortSignal} signal */
   async #untilClosed(signal) {
-    await Promise.race([this.#closing, new Promise((done) => signal.addEventListener("abort", done))]);
+    const aborted = withResolvers();
+    signal.addEventListener("abort", aborted.resolve);
+    await Promise.race([this.#closing, aborted.promise]);
+    signal.removeEventListener("abort", aborted.resolve);
   }
 
   /** Opens a WebSocket and waits until it is over. @param {AbortSignal} signal */
@@ -354,10 +407,11 @@ export class Client {
   /**
    * Opens a WebSocket; true once the broker has welcomed us on it. From then on it carries everything.
    *
-   * @param {AbortSignal} signal
+   * @param {AbortSignal} signal ends it at any time
+   * @param {AbortSignal} [attempt] ends it before the welcome
    * @returns {Promise<boolean>}
    */
-  #openSocket(signal) {
+  #openSocket(signal, attempt) {
     const address = new URL("ws", this.#base);
     address.protocol = address.protocol.replace("http", "ws");
     return new Promise((opened) => {
@@ -371,19 +425,22 @@ export class Client {
       const limit = setTimeout(() => socket.close(), OPENING);
       const { promise, resolve } = withResolvers();
       const abort = () => socket.close(1000);
+      const giveUp = () => !welcomed && (abort(), opened(false));
       signal.addEventListener("abort", abort);
+      attempt?.addEventListener("abort", giveUp);
       socket.onopen = () => {
         const { session } = this;
         const resume = this.#epoch === null ? {} : { after: this.#handled, epoch: this.#epoch };
         socket.send(JSON.stringify({ type: "hello", session, ...resume }));
       };
       socket.onmessage = ({ data }) => {
-        if (signal.aborted) return;
+        if (signal.aborted || (!welcomed && attempt?.aborted) || (welcomed && this.#socket !== socket)) return;
         this.#heard = Date.now();
         const frame = JSON.parse(data);
         if (frame.type === "welcome" && !welcomed) {
           welcomed = true;
           clearTimeout(limit);
+          attempt?.removeEventListener("abort", giveUp);
           this.#closing = promise;
           this.#welcome(socket, frame);
           opened(true);
@@ -396,6 +453,7 @@ export class Client {
       socket.onclose = ({ code, reason }) => {
         clearTimeout(limit);
         signal.removeEventListener("abort", abort);
+        attempt?.removeEventListener("abort", giveUp);
         if (this.#socket === socket) {
           this.#socket = null;
           clearInterval(this.#heartbeat);
@@ -416,14 +474,9 @@ export class Client {
     this.#pause = FIRST_PAUSE;
     this.#status.welcome = welcome;
     for (const [topic, entry] of this.#topics) this.#say(this.#subscription(topic, entry));
-    for (const [id, { body, volatile, reject }] of this.#pending) {
-      if (volatile) {
-        this.#pending.delete(id);
-        reject(new Refused("unavailable", "the connection was lost before it was confirmed"));
-      } else {
-        socket.send(body);
-      }
-    }
+    // What was handled while there was no socket to say so.
+    if (this.#handled > /** @type {any} */ (welcome).seq) this.#ackOverSocket();
+    for (const [id, pending] of this.#pending) if (!pending.volatile) this.#transmit(id, pending);
     clearInterval(this.#heartbeat);
     this.#heartbeat = setInterval(this.#probe, (welcome.heartbeat ?? 25) * 1000);
     this.#tell({ state: "online", transport: "websocket", welcome });
@@ -443,14 +496,25 @@ export class Client {
     }, PONG);
   };
 
+  /** Sends over the socket, unless the broker would close it for that. @param {string} id @param {Pending} pending */
+  #transmit(id, { body, size }) {
+    const most = this.#status.welcome?.max_payload ?? Infinity;
+    if (size > most) {
+      const text = `the payload is ${size} bytes long; at most ${most} are allowed`;
+      this.#settle(id, new Refused("too_large", text));
+    } else if (this.#socket?.readyState === WebSocket.OPEN) {
+      this.#socket.send(body);
+    }
+  }
+
   /** @param {object} frame */
   #say(frame) {
     if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(frame));
   }
 
-  /** @param {string} topic @param {{after: number | null}} entry */
-  #subscription(topic, { after }) {
-    return { type: "subscribe", topic, ...(after === null ? {} : { after, epoch: this.#epoch }) };
+  /** @param {string} topic @param {Topic} entry */
+  #subscription(topic, { after, epoch }) {
+    return { type: "subscribe", topic, ...(after === null ? {} : { after }), ...(epoch === null ? {} : { epoch }) };
   }
 
   /** @param {any} frame */
@@ -464,12 +528,15 @@ export class Client {
         return this.#gap(frame);
       case "subscribed": {
         const entry = this.#topics.get(frame.topic);
-        if (entry && entry.after === null) entry.after = frame.seq;
+        if (entry) {
+          entry.after ??= frame.seq;
+          if (frame.recovered) entry.epoch = this.#epoch;
+        }
         return;
       }
       case "error": {
         const refused = new Refused(frame.code, frame.message);
-        if (frame.id === undefined || !this.#settle(frame.id, refused)) this.#options.onError?.(refused);
+        if (frame.id === undefined || !this.#settle(frame.id, refused)) this.#call(() => this.#options.onError?.(refused));
       }
     }
   }
@@ -488,7 +555,7 @@ export class Client {
         while (!signal.aborted) {
           await this.#restQuietly(this.#return, signal);
           this.#return = Math.min(this.#return * 2, LONGEST_RETURN);
-          if (!signal.aborted && (await this.#openSocket(outer))) {
+          if (!signal.aborted && (await this.#openSocket(outer, signal))) {
             this.#return = FIRST_RETURN;
             stop();
           }
@@ -499,7 +566,11 @@ export class Client {
       let wait = 0; // The first one shows at once whether polling works.
       while (!signal.aborted) {
         const answer = await this.#ask(wait, signal);
-        if (answer === null || signal.aborted) return;
+        const again = this.#again;
+        this.#again = false;
+        if (signal.aborted) return;
+        if (answer === null && again) continue;
+        if (answer === null) return;
         wait = WAIT;
         this.#enter(answer.epoch);
         if (this.#status.transport !== "poll") {
@@ -511,12 +582,19 @@ export class Client {
         for (const message of answer.messages) this.#take(message);
         for (const [topic, seq] of Object.entries(answer.topics ?? {})) {
           const entry = this.#topics.get(topic);
-          if (entry) entry.after = /** @type {number} */ (seq);
+          if (entry) [entry.after, entry.epoch] = [/** @type {number} */ (seq), this.#epoch];
         }
         // Not before the handlers have returned. The next cursor would acknowledge as well, but that one's answer
         // may take long.
         await this.#untilDrained(signal);
-        if (!signal.aborted && this.#handled > this.#acknowledged) await this.#acknowledge(signal);
+        if (signal.aborted) return;
+        // Where this answer ended, also where that was a gap.
+        this.#queued = Math.max(this.#queued, answer.seq);
+        this.#handled = Math.max(this.#handled, answer.seq);
+        if (answer.messages.every((/** @type {Message} */ { seq, topic }) => seq === undefined || topic !== undefined)) {
+          this.#acknowledged = this.#handled;
+        }
+        if (this.#handled > this.#acknowledged) await this.#acknowledge(signal);
       }
     } finally {
       outer.removeEventListener("abort", stop);
@@ -527,11 +605,13 @@ export class Client {
   /** @param {number} ms @param {AbortSignal} signal */
   #restQuietly(ms, signal) {
     return new Promise((done) => {
-      const timer = setTimeout(done, jittered(ms));
-      signal.addEventListener("abort", () => {
+      const end = () => {
         clearTimeout(timer);
+        signal.removeEventListener("abort", end);
         done(undefined);
-      });
+      };
+      const timer = setTimeout(end, jittered(ms));
+      signal.addEventListener("abort", end);
     });
   }
 
@@ -544,15 +624,16 @@ export class Client {
     const after = this.#handled;
     if (this.#epoch !== null) {
       query.set("epoch", this.#epoch);
-      if (after > 0) query.set("after", String(after));
+      query.set("after", String(after));
     }
     for (const [topic, entry] of this.#topics) {
       query.append("topic", topic);
       if (entry.after !== null) query.append(`after.${topic}`, String(entry.after));
     }
+    const limit = limited(signal, (wait + 15) * 1000);
+    this.#asking = limit;
     try {
-      const limit = AbortSignal.timeout((wait + 15) * 1000);
-      const response = await fetch(address, { signal: either(signal, limit), cache: "no-store" });
+      const response = await fetch(address, { signal: limit.signal, cache: "no-store" });
       const answer = await response.json();
       if (response.ok) return answer;
       if (response.status < 500 && response.status !== 429) {
@@ -560,22 +641,44 @@ export class Client {
       }
     } catch {
       // Aborted, no network, or an answer that is not the broker's: try again later.
+    } finally {
+      this.#asking = null;
+      limit.release();
     }
     return null;
+  }
+
+  /** The poll under way. @type {{abort: () => void} | null} */ #asking = null;
+  /** Whether it was ended to ask again, for other topics. */ #again = false;
+
+  #askAgain() {
+    if (this.#asking === null) return;
+    this.#again = true;
+    this.#asking.abort();
+  }
+
+  #ackOverSocket() {
+    if (this.#socket?.readyState !== WebSocket.OPEN) return;
+    const seq = this.#handled;
+    this.#say({ type: "ack", seq });
+    this.#acknowledged = seq;
+    this.#call(() => this.#options.onAck?.(seq));
   }
 
   /** @param {AbortSignal} signal */
   async #acknowledge(signal) {
     const seq = this.#handled;
     const body = JSON.stringify({ session: this.session, seq, epoch: this.#epoch });
+    const limit = limited(signal, PONG);
     try {
-      const limit = either(signal, AbortSignal.timeout(PONG));
-      const response = await fetch(new URL("v1/ack", this.#base), { method: "POST", body, signal: limit });
+      const response = await fetch(new URL("v1/ack", this.#base), { method: "POST", body, signal: limit.signal });
       if (!response.ok) return;
       this.#acknowledged = seq;
-      this.#options.onAck?.(seq);
+      this.#call(() => this.#options.onAck?.(seq));
     } catch {
       // The next cursor says it again.
+    } finally {
+      limit.release();
     }
   }
 
@@ -588,12 +691,12 @@ export class Client {
       while (this.#status.transport === "poll") {
         const [first] = this.#pending;
         if (!first) return;
-        const [id, { body, volatile }] = first;
+        const [id, { body, size, volatile }] = first;
         const address = new URL(`v1/messages?session=${encodeURIComponent(this.session)}`, this.#base);
         try {
           const signal = AbortSignal.timeout(15_000);
           // A plain-text body needs no preflight; the broker looks at the content only.
-          const response = await fetch(address, { method: "POST", body, signal, keepalive: body.length < 50_000 });
+          const response = await fetch(address, { method: "POST", body, signal, keepalive: size < 16_000 });
           const answer = await response.json();
           if (response.ok) this.#settle(id, null, answer);
           else this.#settle(id, new Refused(answer.error.code, answer.error.message));
@@ -620,7 +723,6 @@ export class Client {
     this.#handled = 0;
     this.#acknowledged = 0;
     this.#queue = this.#queue.filter((message) => message.seq === undefined);
-    for (const entry of this.#topics.values()) entry.after = null;
   }
 
   /** @param {Message} message */
@@ -647,11 +749,7 @@ export class Client {
       if (this.#queue[0] === message) this.#queue.shift();
       if (message.seq !== undefined && message.topic === undefined && epoch === this.#epoch) {
         this.#handled = Math.max(this.#handled, message.seq);
-        if (this.#socket?.readyState === WebSocket.OPEN) {
-          this.#say({ type: "ack", seq: this.#handled });
-          this.#acknowledged = this.#handled;
-          this.#options.onAck?.(this.#handled);
-        }
+        this.#ackOverSocket();
       }
     }
     this.#pumping = false;
@@ -667,7 +765,7 @@ export class Client {
       try {
         return await handler?.(message);
       } catch (error) {
-        this.#options.onError?.(error instanceof Error ? error : new Error(String(error)));
+        this.#call(() => this.#options.onError?.(error instanceof Error ? error : new Error(String(error))));
         // Order is a promise: the ones behind it wait. A topic's messages are not kept for anyone.
         if (topic !== undefined || attempt === ATTEMPTS || epoch !== this.#epoch) return;
         await new Promise((done) => setTimeout(done, jittered(pause)));
@@ -680,8 +778,12 @@ export class Client {
   #untilDrained(signal) {
     if (!this.#pumping) return;
     return new Promise((done) => {
-      this.#drained.push(() => done(undefined));
-      signal.addEventListener("abort", done);
+      const end = () => {
+        signal.removeEventListener("abort", end);
+        done(undefined);
+      };
+      this.#drained.push(end);
+      signal.addEventListener("abort", end);
     });
   }
 
@@ -690,10 +792,14 @@ export class Client {
     const entry = topic === undefined ? null : this.#topics.get(topic);
     // A cursor of another incarnation is worth nothing, however high it is.
     const known = reason === "epoch" ? 0 : entry ? (entry.after ?? 0) : this.#queued;
-    if (entry) entry.after = Math.max(known, to);
-    else if (topic === undefined) this.#queued = Math.max(known, to);
-    if (reason === "epoch" && topic === undefined) this.#handled = to;
-    this.#options.onGap?.({ ...(topic === undefined ? {} : { topic }), from, to, reason });
+    if (entry) {
+      entry.after = Math.max(known, to);
+      entry.epoch = this.#epoch;
+    } else if (topic === undefined) {
+      this.#queued = Math.max(known, to);
+      if (reason === "epoch" || !this.#pumping) this.#handled = this.#queued;
+    }
+    this.#call(() => this.#options.onGap?.({ ...(topic === undefined ? {} : { topic }), from, to, reason }));
   }
 
   /**
@@ -714,9 +820,18 @@ export class Client {
 }
 
 /**
+ * @typedef {object} Topic
+ * @property {(message: Message) => any} handler
+ * @property {number | null} after the newest seq, null for "from now on"
+ * @property {string | null} epoch what `after` belongs to, null where nobody said
+ */
+
+/**
  * @typedef {object} Pending
  * @property {string} body the send as JSON
+ * @property {number} size of its payload, in bytes
  * @property {boolean} volatile
+ * @property {Promise<any>} promise
  * @property {(value: any) => void} resolve
  * @property {(error: Error) => void} reject
  */
@@ -729,12 +844,21 @@ function withResolvers() {
   return { promise, resolve, reject };
 }
 
-/** A signal that fires with the first of two; `AbortSignal.any` is as young. @param {AbortSignal} a @param {AbortSignal} b */
-function either(a, b) {
+/**
+ * A signal that fires with another one, or after a time; release it when it is no longer needed.
+ *
+ * @param {AbortSignal} signal
+ * @param {number} ms
+ */
+function limited(signal, ms) {
   const both = new AbortController();
-  for (const signal of [a, b]) {
-    if (signal.aborted) both.abort();
-    signal.addEventListener("abort", () => both.abort(), { once: true });
-  }
-  return both.signal;
+  const abort = () => both.abort();
+  const timer = setTimeout(abort, ms);
+  signal.addEventListener("abort", abort);
+  if (signal.aborted) abort();
+  const release = () => {
+    clearTimeout(timer);
+    signal.removeEventListener("abort", abort);
+  };
+  return { signal: both.signal, abort, release };
 }

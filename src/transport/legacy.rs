@@ -20,7 +20,7 @@ use crate::edge::{Edge, Query, Refusal, body_text, encode};
 use crate::identity::Grant;
 use crate::lease::Claim;
 use crate::link::Link;
-use crate::message::{Item, MessageId, Publication, Seq, SessionId};
+use crate::message::{Item, MAX_NAME, MessageId, Publication, Seq, SessionId};
 use crate::protocol::{Code, ENVELOPE, Send, To};
 
 mod receipt;
@@ -105,7 +105,7 @@ impl Origin {
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"));
         Self {
             link: request.extensions().get::<Arc<Link>>().map_or_else(Link::new, Arc::clone),
-            a: Query::of(request.uri()).get("a__").map(str::to_owned),
+            a: Query::of(request.uri()).get("a__").filter(|a| a.len() <= MAX_NAME).map(str::to_owned),
             reused: request.version() == Version::HTTP_11 && headers.contains_key(header::ORIGIN) && !close,
         }
     }
@@ -197,7 +197,10 @@ impl Legacy {
 
     async fn poll(&self, session: &SessionId, poll: Poll<'_>) -> String {
         let deadline = Instant::now() + self.edge.config.poll_timeout;
-        let mut claim = self.pages.claim(&self.edge.broker, session, poll).await;
+        let Some(mut claim) = self.pages.claim(&self.edge.broker, session, poll).await else {
+            self.hold(deadline).await;
+            return NOTHING.to_owned();
+        };
         let first = self.first(&mut claim, deadline).await;
         let Some(first) = first else {
             claim.answered();

@@ -113,6 +113,10 @@ async fn poll(State(Polls { edge, readers }): State<Polls>, uri: Uri) -> Result<
         },
         || (edge.broker.mailbox(&session, &resume).0, Reader::default()),
     );
+    let Some(claim) = &mut claim else {
+        let text = "too many polls of this session are waiting already; end some of them first";
+        return Err(Refusal::new(Code::Overloaded, text));
+    };
     let (subscriber, reader) = claim.parts();
     reader.has_cursor = cursor.is_some();
     if ours {
@@ -122,7 +126,7 @@ async fn poll(State(Polls { edge, readers }): State<Polls>, uri: Uri) -> Result<
         subscriber.seek(from);
     }
     reader.read_topics(&edge, &topics);
-    let answer = collect(&edge, &mut claim, deadline).await;
+    let answer = collect(&edge, claim, deadline).await;
     // What it was handed now, it may ask for after: it has a cursor from here on.
     claim.state().has_cursor = true;
     claim.answered();

@@ -27,6 +27,7 @@ async function client(options = {}, url = server.url) {
       const { connect } = await import(`${base}/client.js`);
       window.got = [];
       window.errors = [];
+      window.gaps = [];
       window.acked = 0;
       window.fail = 0;
       window.hold = null;
@@ -41,6 +42,7 @@ async function client(options = {}, url = server.url) {
           window.got.push(message.payload);
         },
         onAck: (seq) => (window.acked = seq),
+        onGap: (gap) => window.gaps.push(gap),
         onError: (error) => window.errors.push(error.message),
         ...options,
       });
@@ -108,6 +110,73 @@ for (const transport of ["websocket", "poll"]) {
     assert.equal(typeof outcome.seq, "number");
     assert.deepEqual({ ...outcome, seq: 0 }, { seq: 0, id: "mine", same: true, refused: "not_found", volatile: "none" });
     await page.waitForFunction(() => got.length === 1);
+    await close();
+  });
+
+  test(`sends that cannot work are refused and stand in nobody's way, over ${transport}`, async () => {
+    const { page, session, close } = await client({ transport });
+    const outcome = await page.evaluate(async (session) => {
+      const to = { session };
+      const code = (sending) => sending.then(() => "sent", (error) => error.code);
+      const cycle = {};
+      cycle.cycle = cycle;
+      const nested = JSON.parse("[".repeat(200) + "]".repeat(200));
+      const refused = [
+        code(client.send(to, "x".repeat(1_100_000))),
+        code(client.send(to, cycle)),
+        code(client.send(to, undefined)),
+        code(client.send(to, nested)),
+        code(client.send(to, 1, { id: "" })),
+      ];
+      const twins = await Promise.all([client.send(to, "twin", { id: "twin" }), client.send(to, "twin", { id: "twin" })]);
+      return { refused: await Promise.all(refused), same: twins[0].seq === twins[1].seq };
+    }, session);
+    assert.deepEqual(outcome, { refused: ["too_large", "bad_request", "bad_request", "bad_request", "bad_request"], same: true });
+    await page.waitForFunction(() => got.length === 1 && client.status.state === "online");
+    await close();
+  });
+
+  test(`a gap is told once and reading goes on after it, over ${transport}`, async () => {
+    const { page, session, close } = await client({ transport });
+    await page.evaluate(() => void client.pause());
+    const [first, last] = [await send(session, 1), await send(session, 2)];
+    await page.evaluate(() => void client.resume());
+    await page.waitForFunction(() => got.length === 2);
+    await page.waitForFunction((seq) => acked >= seq, last);
+    await page.evaluate(() => void client.pause());
+    const body = JSON.stringify({ to: { session }, payload: 3, ttl: 0.2 });
+    const lost = (await (await fetch(`${server.url}/v1/messages`, { method: "POST", body })).json()).seq;
+    while ((await waiting(session)).length > 0);
+    await page.evaluate(() => void (performance.clearResourceTimings(), client.resume()));
+    await page.waitForFunction(() => gaps.length > 0);
+    await send(session, 4);
+    await page.waitForFunction(() => got.length === 3);
+    assert.deepEqual(await page.evaluate(() => [got, gaps]), [[1, 2, 4], [{ from: last, to: lost, reason: "expired" }]]);
+    assert.ok(first < last);
+    const requests = await page.evaluate(() => performance.getEntriesByType("resource").length);
+    assert.ok(requests < 12, `${requests} requests: it polls in a hot loop`);
+    await close();
+  });
+
+  test(`history asked for at once comes, over ${transport}`, async () => {
+    const topic = `early-${transport}`;
+    const publish = async (payload) => {
+      const answer = await fetch(`${server.url}/v1/messages`, { method: "POST", body: JSON.stringify({ to: { topic }, payload }) });
+      return (await answer.json()).seq;
+    };
+    const after = await publish(0);
+    await publish(1);
+    const { page, close } = await client({ transport });
+    await page.evaluate(async ([transport, topic, after]) => {
+      const { connect } = await import("/client.js");
+      window.early = [];
+      const second = connect({ session: "early", transport });
+      second.subscribe(topic, ({ payload }) => early.push(payload), { after });
+    }, [transport, topic, after]);
+    await page.waitForFunction(() => early.length === 1);
+    await publish(2);
+    await page.waitForFunction(() => early.length === 2);
+    assert.deepEqual(await page.evaluate(() => early), [1, 2]);
     await close();
   });
 

@@ -168,7 +168,7 @@ pub struct Pages {
 
 #[derive(Debug, Default)]
 struct Ended {
-    readers: HashMap<SessionId, Reader>,
+    readers: HashMap<SessionId, (Instant, Reader)>,
     /// Oldest first; an entry may be out of date.
     order: VecDeque<(Instant, SessionId)>,
 }
@@ -187,17 +187,23 @@ pub(super) struct Poll<'a> {
 
 impl Pages {
     /// Finds the reader that polls, settles the receipt of its answer before, and puts its subscriber where
-    /// reading goes on.
-    pub(super) async fn claim(&self, broker: &Broker, session: &SessionId, poll: Poll<'_>) -> Claim<Reader> {
+    /// reading goes on. `None` if too many polls of this session are waiting already.
+    pub(super) async fn claim(
+        &self,
+        broker: &Broker,
+        session: &SessionId,
+        poll: Poll<'_>,
+    ) -> Option<Claim<Reader>> {
         let Poll { link, request, ack, .. } = poll;
         let mut claim = self.readers.claim(
             session,
             |at, idle| Some(Reader::likeness(at, idle, link, request)),
             || {
                 let (subscriber, _) = broker.mailbox(session, &Resume::default());
-                (subscriber, lock(&self.ended).readers.remove(session).unwrap_or_default())
+                let ended = lock(&self.ended).readers.remove(session);
+                (subscriber, ended.map(|(_, reader)| reader).unwrap_or_default())
             },
-        );
+        )?;
         let (subscriber, reader) = claim.parts();
         // A client that acknowledges is taken at its word, as far as the word can be true.
         let said = ack.filter(|ack| broker.is_ours(*ack, None));
@@ -215,12 +221,12 @@ impl Pages {
         let from = subscriber.passed();
         subscriber.seek(from);
         claim.stand(from);
-        claim
+        Some(claim)
     }
 
     /// Takes everything handed out to this session as received.
     pub(super) fn received_all(&self, broker: &Broker, session: &SessionId) {
-        let mut received = lock(&self.ended).readers.remove(session).and_then(|reader| reader.answered);
+        let mut received = lock(&self.ended).readers.remove(session).and_then(|(_, reader)| reader.answered);
         let mut through = received.take().map(|answered| answered.through);
         self.readers.each_idle(session, |idle| {
             let (subscriber, reader) = idle.parts();
@@ -249,17 +255,20 @@ impl Pages {
                 answered.link = Evidence::Settled { id, arrived };
             }
             let through = answered.through;
-            let known = ended.readers.get(&session).and_then(|known| Some(known.answered.as_ref()?.through));
+            let known = ended.readers.get(&session);
+            let known = known.and_then(|(_, known)| Some(known.answered.as_ref()?.through));
             if known.is_none_or(|known| through < known) {
-                ended.readers.insert(session.clone(), reader);
+                ended.readers.insert(session.clone(), (now, reader));
+                ended.order.push_back((now, session));
             }
-            ended.order.push_back((now, session));
         }
         while let Some((since, _)) = ended.order.front()
             && (*since + REMEMBER <= now || ended.order.len() > MOST_REMEMBERED)
         {
-            let Some((_, session)) = ended.order.pop_front() else { break };
-            ended.readers.remove(&session);
+            let Some((since, session)) = ended.order.pop_front() else { break };
+            if ended.readers.get(&session).is_some_and(|(at, _)| *at == since) {
+                ended.readers.remove(&session);
+            }
         }
     }
 }
