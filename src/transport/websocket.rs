@@ -34,7 +34,9 @@ use crate::transport::topics::Topics;
 /// CPU and is held by every connection.
 const READ_BUFFER: usize = 4 * 1024;
 
-/// tungstenite starts writing by itself beyond this; more than a batch, so that feeding one never blocks.
+/// tungstenite starts writing by itself beyond this; more than a batch, so that feeding one does not wait. (After
+/// a pong that the peer did not take it may: then the socket waits for its peer, and is dropped as any that
+/// takes nothing.)
 const WRITE_BUFFER: usize = 32 * 1024;
 
 /// A batch is flushed once it has this many bytes.

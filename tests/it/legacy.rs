@@ -392,6 +392,18 @@ async fn r19_pages_without_a_session_share_no_mailbox() {
     replay(name, [(calls[0], Failed), (calls[1], Nothing)]).await;
 }
 
+/// A page without a session may send; what it sends has no sender.
+#[tokio::test]
+async fn a_page_without_a_session_sends_without_a_sender() {
+    let server = TestServer::start().await;
+    let mut page = server.http().await;
+    let set =
+        json!({ "type": "SET", "session_src": null, "session_dst": "B", "payload": { "session_src": "A" } });
+    assert_eq!(page.post(&x0_target(), set).await.json()["status"], "ok");
+    let reply = page.post(&x0_target(), x0_poll("B")).await;
+    assert_eq!(reply.json()["messages"], json!([{ "session_src": null }]));
+}
+
 /// The documented addresses `/get` and `/set` do the same, with or without a `type`.
 #[tokio::test]
 async fn get_and_set_are_doors_to_the_same_house() {

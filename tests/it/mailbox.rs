@@ -93,6 +93,8 @@ async fn acks_and_cursors_from_before_a_restart_are_harmless() {
     assert_eq!(server.post("/v1/ack", json!({ "session": "B", "seq": old })).await.status, 200);
     let reply = server.get(&format!("/v1/messages?session=B&after={old}&wait=0")).await;
     assert_eq!(reply.payloads(), [json!("new")]);
+    // And it is told that what it had not read is gone.
+    assert_eq!(reply.json()["gaps"][0]["reason"], "epoch");
 }
 
 #[tokio::test]
@@ -213,4 +215,59 @@ async fn volatile_messages_reach_those_who_are_there_and_are_not_kept() {
     drop(b);
     let mut b = server.session("B").await;
     b.settle().await;
+}
+
+/// Backends without a name cannot be told apart: only the same payload under the same id is a retry.
+#[tokio::test]
+async fn nameless_senders_do_not_swallow_each_others_messages() {
+    let server = TestServer::start().await;
+    let send = async |n: i32| {
+        let body = json!({ "id": "1", "to": { "session": "B" }, "payload": n });
+        server.post("/v1/messages", body).await.json()["seq"].clone()
+    };
+    let (one, two, again) = (send(1).await, send(2).await, send(1).await);
+    assert_eq!(one, again);
+    assert_ne!(one, two);
+    assert_eq!(server.get("/v1/messages?session=B&wait=0").await.payloads(), [1, 2]);
+}
+
+/// Polls that wait at the same time are bounded for each session; an x0 page is held, never refused.
+#[tokio::test]
+async fn waiting_polls_of_one_session_are_bounded() {
+    let server = TestServer::with(&["--poll-timeout", "500ms"]).await;
+    let mut polls = Vec::new();
+    for _ in 0..64 {
+        let mut http = server.http().await;
+        // The look below may hold the last place for a moment: who is refused asks again.
+        let poll = async move {
+            loop {
+                match http.get("/v1/messages?session=B&wait=60").await {
+                    reply if reply.status == 503 => {}
+                    reply => break reply,
+                }
+            }
+        };
+        polls.push(tokio::spawn(poll));
+    }
+    // Once all are waiting, one more is refused.
+    let refused = loop {
+        let reply = server.get("/v1/messages?session=B&wait=0").await;
+        if reply.status == 503 {
+            break reply;
+        }
+    };
+    assert_eq!(refused.code(), "overloaded");
+    // The x0 client has readers of its own, and its polls are never refused.
+    let mut pages = Vec::new();
+    for _ in 0..70 {
+        let mut http = server.http().await;
+        pages.push(tokio::spawn(async move { http.x0("C").await }));
+    }
+    for page in pages {
+        assert_eq!(soon(page).await.unwrap(), NOTHING);
+    }
+    server.send("A", "B", json!(1)).await;
+    for poll in polls {
+        assert_eq!(soon(poll).await.unwrap().payloads(), [1]);
+    }
 }

@@ -112,3 +112,24 @@ async fn volatile_topic_messages_leave_no_history() {
     assert_eq!(late.hear().await["type"], "subscribed");
     late.settle().await;
 }
+
+/// The cursor a reader is given for a topic that nobody published to yet is one to come back with.
+#[tokio::test]
+async fn the_cursor_of_an_empty_topic_loses_nothing() {
+    let server = TestServer::start().await;
+    let mut reader = server.session("R").await;
+    reader.say(json!({ "type": "subscribe", "topic": "new" })).await;
+    let seq = reader.hear().await["seq"].clone();
+    drop(reader);
+    let polled = server.get("/v1/messages?session=P&topic=new&wait=0").await.json();
+    publish(&server, "new", json!(1)).await;
+    let mut reader = server.session("R").await;
+    reader.say(json!({ "type": "subscribe", "topic": "new", "after": seq })).await;
+    assert_eq!(reader.hear().await["recovered"], true);
+    assert_eq!(reader.payload().await, 1);
+    let (after, topic) = (&polled["seq"], &polled["topics"]["new"]);
+    let target = format!("/v1/messages?session=P&after={after}&topic=new&after.new={topic}&wait=0");
+    assert_eq!(server.get(&target).await.payloads(), [1]);
+    // From the very start, whatever that is here.
+    assert_eq!(server.get("/v1/messages?session=Q&topic=new&after.new=0&wait=0").await.payloads(), [1]);
+}

@@ -235,3 +235,25 @@ async fn a_reader_whose_socket_takes_nothing_is_dropped_after_thirty_seconds() {
     assert_eq!(probe().await["messages"], json!([]));
     drop(stuck);
 }
+
+/// A page that was away for longer than its subscription is kept, and polls again on the same connection, has
+/// read the answer before: a frozen tab, or a dialog that blocks.
+#[tokio::test(start_paused = true)]
+async fn a_receipt_that_comes_late_still_counts() {
+    let server = server();
+    send(&server, "B", json!({ "n": 1 }), None).await;
+    let mut page = Http::on(connect(&server), "x").await;
+    assert_eq!(page.x0("B").await, [json!({ "n": 1 })]);
+    // Longer than the grace of 15 s, shorter than a connection may idle.
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!(page.x0("B").await, NOTHING);
+    // On another connection there is no evidence here: handed out again, as often as is bounded.
+    send(&server, "B", json!({ "n": 2 }), None).await;
+    let mut times = 0;
+    while let Some(message) = Http::on(connect(&server), "x").await.x0("B").await.pop() {
+        assert_eq!(message, json!({ "n": 2 }));
+        times += 1;
+        sleep(Duration::from_secs(20)).await;
+    }
+    assert_eq!(times, 4, "once, and three times again");
+}
