@@ -18,7 +18,7 @@ use crate::subscriber::Subscriber;
 pub const GRACE: Duration = Duration::from_secs(15);
 
 /// Most readers of one session that are remembered; beyond that the longest idle one gives way.
-const MOST_READERS: usize = 64;
+pub const MOST_READERS: usize = 64;
 
 /// The readers of all sessions of one transport. `T` is what the transport remembers of each.
 #[derive(Debug)]
@@ -186,18 +186,6 @@ impl<T> Leases<T> {
         drop(sessions);
         gone.into_iter().map(|(session, idle)| (session, idle.state)).collect()
     }
-
-    /// How many readers are known, waiting or idle.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        lock(&self.sessions).readers.values().map(|entry| entry.slots.len()).sum()
-    }
-
-    /// Whether no reader is known.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 impl<T> Claim<T> {
@@ -206,12 +194,7 @@ impl<T> Claim<T> {
         &mut self.parts().0
     }
 
-    /// What the transport remembers of it.
-    pub fn state(&mut self) -> &mut T {
-        &mut self.parts().1
-    }
-
-    /// Both at once.
+    /// The reader, and what the transport remembers of it.
     pub fn parts(&mut self) -> &mut (Subscriber, T) {
         self.held.as_mut().expect("held until dropped")
     }

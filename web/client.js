@@ -374,17 +374,7 @@ export class Client {
 
   /** @param {number} ms @param {AbortSignal} signal */
   #rest(ms, signal) {
-    return new Promise((done) => {
-      const timer = setTimeout(() => end(), jittered(ms));
-      const end = () => {
-        clearTimeout(timer);
-        signal.removeEventListener("abort", end);
-        this.#wake = null;
-        done(undefined);
-      };
-      signal.addEventListener("abort", end);
-      this.#wake = end;
-    });
+    return rest(ms, signal, (wake) => (this.#wake = wake)).then(() => (this.#wake = null));
   }
 
   // ── WebSocket ─────────────────────────────────────────────────────────────────────────────────────────
@@ -553,7 +543,7 @@ export class Client {
     if (this.#wanted === "auto") {
       (async () => {
         while (!signal.aborted) {
-          await this.#restQuietly(this.#return, signal);
+          await rest(this.#return, signal);
           this.#return = Math.min(this.#return * 2, LONGEST_RETURN);
           if (!signal.aborted && (await this.#openSocket(outer, signal))) {
             this.#return = FIRST_RETURN;
@@ -600,19 +590,6 @@ export class Client {
       outer.removeEventListener("abort", stop);
       stop();
     }
-  }
-
-  /** @param {number} ms @param {AbortSignal} signal */
-  #restQuietly(ms, signal) {
-    return new Promise((done) => {
-      const end = () => {
-        clearTimeout(timer);
-        signal.removeEventListener("abort", end);
-        done(undefined);
-      };
-      const timer = setTimeout(end, jittered(ms));
-      signal.addEventListener("abort", end);
-    });
   }
 
   /** One poll; null when it failed. @param {number} wait @param {AbortSignal} signal */
@@ -703,7 +680,7 @@ export class Client {
           pause = FIRST_PAUSE;
         } catch {
           if (volatile) this.#settle(id, new Refused("unavailable", "the broker cannot be reached"));
-          await this.#restQuietly(pause, this.#run.signal);
+          await rest(pause, this.#run.signal);
           pause = Math.min(pause * 2, LONGEST_PAUSE);
         }
       }
@@ -842,6 +819,27 @@ function withResolvers() {
   /** @type {(error: Error) => void} */ let reject = () => {};
   const promise = new Promise((res, rej) => ([resolve, reject] = [res, rej]));
   return { promise, resolve, reject };
+}
+
+/**
+ * A pause, jittered; the signal ends it early, and so does what `early` is given.
+ *
+ * @param {number} ms
+ * @param {AbortSignal} signal
+ * @param {(end: () => void) => void} [early]
+ * @returns {Promise<void>}
+ */
+function rest(ms, signal, early) {
+  return new Promise((done) => {
+    const end = () => {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", end);
+      done();
+    };
+    const timer = setTimeout(end, jittered(ms));
+    signal.addEventListener("abort", end);
+    early?.(end);
+  });
 }
 
 /**

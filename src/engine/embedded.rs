@@ -106,13 +106,7 @@ impl Store {
         let cost = cost(&publication);
         if self.has_room(&address, cost, bounds, total_bytes).is_err() {
             // What has outlived its time must not stand in the way of what comes.
-            loop {
-                let dropped = self.expire_slice(now);
-                self.unreported += dropped;
-                if dropped < EXPIRY_SLICE {
-                    break;
-                }
-            }
+            while self.expire_slice(now) == EXPIRY_SLICE {}
             self.has_room(&address, cost, bounds, total_bytes)?;
         }
         self.newest = seq;
@@ -231,6 +225,7 @@ impl Store {
             let freed = cost(&entry.publication);
             shelf.bytes -= freed;
             self.bytes -= freed;
+            self.unreported += 1;
             self.list_if_empty(&address);
         }
         EXPIRY_SLICE
@@ -445,7 +440,8 @@ impl Embedded {
         let mut store = lock(&self.inner.store);
         store.dedup.forget(now);
         store.forget_empty(&self.inner.hubs, EMPTY_SHELVES, EXPIRY_SLICE);
-        store.expire_slice(now) + std::mem::take(&mut store.unreported)
+        store.expire_slice(now);
+        std::mem::take(&mut store.unreported)
     }
 
     /// Forgets all empty shelves now, as if many others had become empty since.

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use tokio::time::{Instant, sleep_until};
 
 use crate::edge::{Edge, Query, Refusal, encode, json};
-use crate::lease::{Claim, Leases};
+use crate::lease::{Claim, Leases, MOST_READERS};
 use crate::message::{Epoch, Gap, Item, Seq, TopicName};
 use crate::protocol::{Code, Resume};
 use crate::transport::topics::Topics;
@@ -101,7 +101,7 @@ async fn poll(State(Polls { edge, readers }): State<Polls>, uri: Uri) -> Result<
     {
         edge.broker.ack(&session, cursor, resume.epoch.as_ref())?;
     }
-    let mut claim = readers.claim(
+    let claim = readers.claim(
         &session,
         |_, idle| {
             let (passed, handed) = (idle.subscriber().passed(), idle.subscriber().handed());
@@ -113,10 +113,11 @@ async fn poll(State(Polls { edge, readers }): State<Polls>, uri: Uri) -> Result<
         },
         || (edge.broker.mailbox(&session, &resume).0, Reader::default()),
     );
-    let Some(claim) = &mut claim else {
-        let text = "too many polls of this session are waiting already; end some of them first";
-        return Err(Refusal::new(Code::Overloaded, text));
-    };
+    let mut claim = claim.ok_or_else(|| {
+        let text =
+            format!("{MOST_READERS} polls of this session wait already, the most allowed; end some first");
+        Refusal::new(Code::Overloaded, text)
+    })?;
     let (subscriber, reader) = claim.parts();
     reader.has_cursor = cursor.is_some();
     if ours {
@@ -126,9 +127,9 @@ async fn poll(State(Polls { edge, readers }): State<Polls>, uri: Uri) -> Result<
         subscriber.seek(from);
     }
     reader.read_topics(&edge, &topics);
-    let answer = collect(&edge, claim, deadline).await;
+    let answer = collect(&edge, &mut claim, deadline).await;
     // What it was handed now, it may ask for after: it has a cursor from here on.
-    claim.state().has_cursor = true;
+    claim.parts().1.has_cursor = true;
     claim.answered();
     Ok(json(StatusCode::OK, answer))
 }

@@ -257,6 +257,7 @@ async fn waiting_polls_of_one_session_are_bounded() {
         }
     };
     assert_eq!(refused.code(), "overloaded");
+    assert!(refused.body.contains("64"), "{}", refused.body);
     // The x0 client has readers of its own, and its polls are never refused.
     let mut pages = Vec::new();
     for _ in 0..70 {

@@ -95,11 +95,9 @@ impl Answered {
             return Proof::Lost;
         }
         match &self.link {
-            Evidence::Settled { arrived: true, .. } => Proof::Arrived,
-            Evidence::Settled { arrived: false, .. } => Proof::Lost,
-            Evidence::Live(_) if self.is_lost() => Proof::Lost,
-            Evidence::Live(link) if link.arrived() => Proof::Arrived,
-            Evidence::Live(_) => Proof::Open,
+            _ if self.is_lost() => Proof::Lost,
+            Evidence::Live(link) if !link.arrived() => Proof::Open,
+            Evidence::Live(_) | Evidence::Settled { .. } => Proof::Arrived,
         }
     }
 
@@ -226,8 +224,8 @@ impl Pages {
 
     /// Takes everything handed out to this session as received.
     pub(super) fn received_all(&self, broker: &Broker, session: &SessionId) {
-        let mut received = lock(&self.ended).readers.remove(session).and_then(|(_, reader)| reader.answered);
-        let mut through = received.take().map(|answered| answered.through);
+        let ended = lock(&self.ended).readers.remove(session).and_then(|(_, reader)| reader.answered);
+        let mut through = ended.map(|answered| answered.through);
         self.readers.each_idle(session, |idle| {
             let (subscriber, reader) = idle.parts();
             reader.repeats = 0;
