@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::engine::{Append, Commit, Engine, EngineError, Settings};
+use crate::engine::{Append, Commit, Engine, EngineError, Health, OpenError, Settings, Storage};
 use crate::hub::Hubs;
 use crate::identity::Grant;
-use crate::message::{Address, Epoch, Gap, GapReason, Message, Seq, SessionId, TopicName};
+use crate::message::{Address, Epoch, Gap, GapReason, Kind, Message, MessageId, Seq, SessionId, TopicName};
 use crate::protocol::{Resume, Send, To};
 use crate::subscriber::Subscriber;
 
@@ -36,6 +36,9 @@ pub enum BrokerError {
         /// The limit, in seconds.
         limit: u64,
     },
+    /// A receipt was asked for where there can be none.
+    #[error("field `receipt` {0}")]
+    NoReceipt(&'static str),
     /// Nobody registered a session of this user.
     #[error("user `{0}` has no registered session")]
     NoSuchUser(crate::message::UserId),
@@ -100,13 +103,23 @@ pub struct Broker {
 
 impl Broker {
     /// A broker on the embedded engine, with hubs of this many slots.
-    #[must_use]
-    pub fn new(settings: Settings, limits: Limits, hub_slots: usize) -> Self {
+    ///
+    /// # Errors
+    /// [`OpenError`] says why the store cannot be used. There is none in memory.
+    pub fn new(
+        settings: Settings,
+        limits: Limits,
+        hub_slots: usize,
+        storage: &Storage,
+    ) -> Result<Self, OpenError> {
         let hubs = Hubs::new(hub_slots);
-        Self::on(Engine::embedded(settings, hubs.clone()), hubs, limits, settings.clock)
+        let engine = Engine::embedded(settings, hubs.clone(), storage)?;
+        Ok(Self::on(engine, hubs, limits, settings.clock))
     }
 
-    pub(crate) fn on(engine: Engine, hubs: Hubs, limits: Limits, clock: Clock) -> Self {
+    /// A broker on this engine, which publishes to these hubs.
+    #[must_use]
+    pub fn on(engine: Engine, hubs: Hubs, limits: Limits, clock: Clock) -> Self {
         Self { engine, hubs, limits, clock }
     }
 
@@ -120,6 +133,17 @@ impl Broker {
     #[must_use]
     pub fn durability(&self) -> &'static str {
         self.engine.durability()
+    }
+
+    /// How the engine fares.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.engine.health()
+    }
+
+    /// Writes what is left and closes the store; may wait for the disk.
+    pub fn close(&self) {
+        self.engine.close();
     }
 
     /// The limits in force.
@@ -151,12 +175,17 @@ impl Broker {
             To::Topic(topic) => Address::Topic(topic),
             To::User(user) => return Err(BrokerError::NoSuchUser(user)),
         };
-        let message = Message { from: grant.sender().cloned(), payload: send.payload, ts: self.clock.now() };
+        if send.receipt {
+            may_have_receipt(grant, &send.id, &address, send.volatile)?;
+        }
+        let (from, ts) = (grant.sender().cloned(), self.clock.now());
+        let message = Message { kind: Kind::Message, from, payload: send.payload, ts };
         if send.volatile {
             self.engine.pass(&address, &message);
             return Ok(Sending::Volatile);
         }
-        Ok(Sending::Stored(self.engine.append(Append { address, message, id: send.id, ttl: send.ttl })))
+        let (id, ttl, receipt) = (send.id, send.ttl, send.receipt);
+        Ok(Sending::Stored(self.engine.append(Append { address, message, id, ttl, receipt })))
     }
 
     /// The ack floor of a mailbox: acknowledged, though a slower reader may still be waited for.
@@ -254,4 +283,21 @@ impl Broker {
             tracing::info!(messages, "expired unread");
         }
     }
+}
+
+/// Whether there can be a receipt: somebody gets it, knows what it is about, and something is acknowledged.
+fn may_have_receipt(
+    grant: &Grant,
+    id: &Option<MessageId>,
+    address: &Address,
+    volatile: bool,
+) -> Result<(), BrokerError> {
+    let why = match address {
+        Address::Topic(_) => "is for messages to a session; nobody acknowledges a topic",
+        _ if volatile => "and `volatile` exclude each other: what is not stored is not acknowledged",
+        _ if id.is_none() => "needs an `id`, which the receipt is going to name",
+        _ if grant.sender().is_none() => "needs a session, whose mailbox the receipt is put into",
+        _ => return Ok(()),
+    };
+    Err(BrokerError::NoReceipt(why))
 }

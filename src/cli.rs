@@ -1,4 +1,5 @@
-//! Clients over the wire: `send`, `listen` and `health`. They know the protocol, and nothing of the server.
+//! Clients over the wire: `send`, `listen` and `health` know the protocol, and nothing of the server. `check`
+//! looks at a store that need not be in use.
 
 use std::io::{IsTerminal, Read, Write};
 use std::time::Duration;
@@ -20,6 +21,10 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use crate::protocol::SUBPROTOCOL;
+
+mod check;
+
+pub use check::{CheckArgs, check};
 
 /// How long a server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(15);

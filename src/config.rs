@@ -1,13 +1,14 @@
 //! Every setting with its unit and default. Flags win over `X0_MSG_*` environment variables.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 
 use crate::broker::Limits;
 use crate::clock::Clock;
-use crate::engine::{Bounds, Settings};
+use crate::engine::{Bounds, Durability, QueueBounds, Settings, Storage};
 
 /// Settings of `serve`.
 #[derive(Debug, Clone, Args)]
@@ -16,6 +17,14 @@ pub struct Config {
     /// Address and port to listen on; port 0 picks a free one, which is logged
     #[arg(long, env = "X0_MSG_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
+
+    /// Directory of the store; made if it is not there. Not used by `--durability memory`
+    #[arg(long, env = "X0_MSG_DATA_DIR", value_name = "DIR", default_value = "./x0-msg-data")]
+    pub data_dir: PathBuf,
+
+    /// What a message must have reached before its sender is told "sent"
+    #[arg(long, env = "X0_MSG_DURABILITY", value_name = "LEVEL", value_enum, default_value_t = Level::Fsync)]
+    pub durability: Level,
 
     /// How long a legacy long-poll waits for a message before it is answered empty
     #[arg(long, env = "X0_MSG_POLL_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = above_zero)]
@@ -89,14 +98,38 @@ pub struct Config {
     #[arg(long, env = "X0_MSG_DEDUP_WINDOW", value_name = "TIME", default_value = "2m", value_parser = above_zero, help_heading = "Limits")]
     pub dedup_window: Duration,
 
-    /// Most bytes of stored messages of all sessions and topics together
-    #[arg(long, env = "X0_MSG_MEMORY_LIMIT", value_name = "BYTES", default_value_t = 1 << 30, help_heading = "Limits")]
-    pub memory_limit: usize,
+    /// Most bytes of stored messages of all sessions and topics together [default: 1 GiB in memory, 4 GiB on disk]
+    #[arg(long, env = "X0_MSG_STORE_LIMIT", value_name = "BYTES", help_heading = "Limits")]
+    pub store_limit: Option<usize>,
+
+    /// Most messages that wait to be written to the disk; further senders are told `overloaded`
+    #[arg(
+        long,
+        env = "X0_MSG_APPEND_QUEUE",
+        value_name = "N",
+        default_value_t = 16_384,
+        help_heading = "Limits"
+    )]
+    pub append_queue: usize,
 
     /// Slots of the live channel of each address
     #[arg(long, env = "X0_MSG_HUB_SLOTS", value_name = "N", default_value_t = 16, hide = true)]
     pub hub_slots: usize,
 }
+
+/// What a message must have reached before its sender is told "sent".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Level {
+    /// The disk: it survives anything short of losing that
+    Fsync,
+    /// The operating system: it survives the end of this process, not of the machine
+    Os,
+    /// The memory of this process: it survives nothing
+    Memory,
+}
+
+/// Bytes of messages that wait to be written to the disk at most, whatever their number.
+const QUEUE_BYTES: usize = 64 << 20;
 
 /// How many senders' ids are remembered at most.
 const DEDUP_IDS: usize = 1_000_000;
@@ -135,10 +168,24 @@ impl Config {
         Settings {
             mailbox: Bounds { messages: self.mailbox_messages, bytes: self.mailbox_bytes, age: self.ttl },
             history: Bounds { messages: self.topic_messages, bytes: self.topic_bytes, age: self.topic_age },
-            total_bytes: self.memory_limit,
+            total_bytes: self.store_limit.unwrap_or(match self.durability {
+                Level::Memory => 1 << 30,
+                Level::Fsync | Level::Os => 4 << 30,
+            }),
             dedup_window: self.dedup_window,
             dedup_ids: DEDUP_IDS,
+            queue: QueueBounds { messages: self.append_queue, bytes: QUEUE_BYTES },
             clock,
+        }
+    }
+
+    /// Where messages are kept.
+    #[must_use]
+    pub fn storage(&self) -> Storage {
+        match self.durability {
+            Level::Memory => Storage::Memory,
+            Level::Fsync => Storage::Directory(self.data_dir.clone(), Durability::Fsync),
+            Level::Os => Storage::Directory(self.data_dir.clone(), Durability::Os),
         }
     }
 

@@ -72,11 +72,17 @@ impl From<BrokerError> for Refusal {
         let code = match &error {
             BrokerError::PayloadTooLarge { .. } => Code::TooLarge,
             BrokerError::TtlTooLong { .. }
+            | BrokerError::NoReceipt(_)
             | BrokerError::AckBeyond { .. }
             | BrokerError::WrongEpoch { .. } => Code::BadRequest,
             BrokerError::NoSuchUser(_) => Code::NotFound,
-            BrokerError::Engine(EngineError::MailboxFull { .. }) => Code::MailboxFull,
-            BrokerError::Engine(EngineError::StoreFull { .. }) => Code::Unavailable,
+            BrokerError::Engine(EngineError::MailboxFull { .. } | EngineError::NoRoomForReceipt { .. }) => {
+                Code::MailboxFull
+            }
+            BrokerError::Engine(EngineError::Overloaded { .. }) => Code::Overloaded,
+            BrokerError::Engine(EngineError::StoreFull { .. } | EngineError::Unavailable { .. }) => {
+                Code::Unavailable
+            }
         };
         Self::new(code, error.to_string())
     }

@@ -18,9 +18,14 @@
 //! 7. An address without messages costs nothing lasting.
 
 use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+
+use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 use crate::hub::Hubs;
@@ -31,7 +36,7 @@ pub mod embedded;
 #[cfg(test)]
 mod contract;
 
-pub use embedded::Embedded;
+pub use embedded::{Embedded, Report, Writer, report};
 
 /// Bounds of one mailbox or history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +47,116 @@ pub struct Bounds {
     pub bytes: usize,
     /// How long a message is kept that names no time to live of its own.
     pub age: Duration,
+}
+
+/// What a machine that stops may take along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Nothing: a message is on the disk, synced, before it is confirmed.
+    Fsync,
+    /// What the operating system has not written yet. The end of the process takes nothing.
+    Os,
+}
+
+impl Durability {
+    /// Its name on the wire and on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fsync => "fsync",
+            Self::Os => "os",
+        }
+    }
+}
+
+/// Where messages are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Storage {
+    /// In this process, as long as it runs.
+    Memory,
+    /// In a directory, beyond the process's end.
+    Directory(PathBuf, Durability),
+}
+
+/// Why a store cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("another process uses the store in {}; stop it, or choose another --data-dir", dir.display())]
+    InUse {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// A newer version wrote it.
+    #[error("the store in {} has format {found}, and this version knows up to {known}; use the version that wrote it, or a newer one", dir.display())]
+    Newer {
+        /// The directory.
+        dir: PathBuf,
+        /// Its format.
+        found: i64,
+        /// The newest known one.
+        known: i64,
+    },
+    /// The file is something else.
+    #[error("{} is not a store of this server; choose another --data-dir", path.display())]
+    NotOurs {
+        /// The file.
+        path: PathBuf,
+    },
+    /// There was a store here, and its file is gone.
+    #[error("{} is missing, and there was a store here; bring it back from a backup, or remove the directory to begin anew", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Nothing of it can be read.
+    #[error("{} is damaged: {why}; bring it back from a backup, or move the directory away to begin anew", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        why: String,
+    },
+    /// There is nothing to look at.
+    #[error("there is no store in {}", dir.display())]
+    NoStore {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The operating system refused.
+    #[error("cannot {what} {}: {error}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// The refusal.
+        error: io::Error,
+    },
+    /// SQLite refused.
+    #[error("cannot use {}: {error}", path.display())]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// The refusal.
+        error: rusqlite::Error,
+    },
+}
+
+/// How an engine fares.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Why messages cannot be stored at present.
+    pub failing: Option<Arc<str>>,
+}
+
+/// Bounds of what is appended and not committed yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueBounds {
+    /// Messages.
+    pub messages: usize,
+    /// Bytes.
+    pub bytes: usize,
 }
 
 /// Everything an engine is told at its start.
@@ -57,6 +172,8 @@ pub struct Settings {
     pub dedup_window: Duration,
     /// How many ids are remembered at most; the oldest are forgotten first.
     pub dedup_ids: usize,
+    /// Bounds of what waits to be committed.
+    pub queue: QueueBounds,
     /// The time of day.
     pub clock: Clock,
 }
@@ -75,10 +192,36 @@ pub enum EngineError {
         bounds: Bounds,
     },
     /// All stored messages together have reached the limit.
-    #[error("the store is full ({limit} bytes of messages); try again later")]
+    #[error("the store is full ({limit} bytes of messages, see --store-limit); try again later")]
     StoreFull {
         /// The limit, in bytes.
         limit: usize,
+    },
+    /// The sender asks for a receipt that its own mailbox would have no room for.
+    #[error(
+        "your own mailbox has no room for the receipt ({messages} messages waiting or announced; at most {limit}); read and acknowledge some first"
+    )]
+    NoRoomForReceipt {
+        /// Messages waiting, and receipts that are to come.
+        messages: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// Messages come faster than they can be stored.
+    #[error(
+        "too many messages wait to be stored ({messages} messages, {bytes} bytes); try again in a moment, with the same id"
+    )]
+    Overloaded {
+        /// Messages waiting.
+        messages: usize,
+        /// Bytes waiting.
+        bytes: usize,
+    },
+    /// The store does not work at present.
+    #[error("messages cannot be stored now: {reason}; try again later, with the same id")]
+    Unavailable {
+        /// Why.
+        reason: Arc<str>,
     },
 }
 
@@ -93,16 +236,30 @@ pub struct Append {
     pub id: Option<MessageId>,
     /// How long it is kept; the bounds' age when absent.
     pub ttl: Option<Duration>,
+    /// Whether its sender (who must have a session, and an id for it) gets a receipt when it leaves.
+    pub receipt: bool,
 }
 
 /// Resolves to the seq of a stored message.
 #[derive(Debug)]
 #[must_use = "an append is confirmed only by its commit"]
-pub struct Commit(std::future::Ready<Result<Seq, EngineError>>);
+pub struct Commit(Outcome);
+
+#[derive(Debug)]
+enum Outcome {
+    /// Known already; taken when it is asked for.
+    Known(Option<Result<Seq, EngineError>>),
+    /// Told by the writer.
+    Later(oneshot::Receiver<Result<Seq, EngineError>>),
+}
 
 impl Commit {
     pub(crate) fn done(result: Result<Seq, EngineError>) -> Self {
-        Self(std::future::ready(result))
+        Self(Outcome::Known(Some(result)))
+    }
+
+    pub(crate) fn later(told: oneshot::Receiver<Result<Seq, EngineError>>) -> Self {
+        Self(Outcome::Later(told))
     }
 }
 
@@ -110,7 +267,15 @@ impl Future for Commit {
     type Output = Result<Seq, EngineError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx)
+        match &mut self.0 {
+            Outcome::Known(result) => Poll::Ready(result.take().expect("not asked again after it was ready")),
+            Outcome::Later(told) => Pin::new(told).poll(cx).map(|told| {
+                // The writer is gone: what became of the message is not known.
+                told.unwrap_or_else(|_| {
+                    Err(EngineError::Unavailable { reason: "the store was closed".into() })
+                })
+            }),
+        }
     }
 }
 
@@ -148,10 +313,29 @@ pub enum Engine {
 }
 
 impl Engine {
-    /// The embedded engine.
-    #[must_use]
-    pub fn embedded(settings: Settings, hubs: Hubs) -> Self {
-        Self::Embedded(Embedded::new(settings, hubs))
+    /// The embedded engine. Opening a store that is there reads all of it.
+    ///
+    /// # Errors
+    /// [`OpenError`] says why the store cannot be used. There is none in memory.
+    pub fn embedded(settings: Settings, hubs: Hubs, storage: &Storage) -> Result<Self, OpenError> {
+        Ok(Self::Embedded(match storage {
+            Storage::Memory => Embedded::in_memory(settings, hubs),
+            Storage::Directory(dir, durability) => Embedded::open(settings, hubs, dir, *durability)?,
+        }))
+    }
+
+    /// The embedded engine in a directory, whose writer takes its turns when the caller says so.
+    ///
+    /// # Errors
+    /// As [`Self::embedded`].
+    pub fn stepped(
+        settings: Settings,
+        hubs: Hubs,
+        dir: &Path,
+        durability: Durability,
+    ) -> Result<(Self, Writer), OpenError> {
+        let (engine, writer) = Embedded::open_stepped(settings, hubs, dir, durability)?;
+        Ok((Self::Embedded(engine), writer))
     }
 
     fn store(&self) -> &Embedded {
@@ -183,7 +367,7 @@ impl Engine {
         {
             return Batch::default();
         }
-        self.store().read(address, after, limit)
+        self.store().read(address, after, limit).await
     }
 
     /// Deletes everything up to and including `through`. Cheap, not waited for, idempotent.
@@ -219,6 +403,22 @@ impl Engine {
     #[must_use]
     pub fn durability(&self) -> &'static str {
         self.store().durability()
+    }
+
+    /// How it fares.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.store().health()
+    }
+
+    /// Writes what is left and closes the store; may wait for the disk. Appends are refused afterwards.
+    pub fn close(&self) {
+        self.store().close();
+    }
+
+    /// Stops writing at once, as a killed process does. For tests of recovery.
+    pub fn abandon(&self) {
+        self.store().abandon();
     }
 
     /// Drops some of what has outlived its time and answers how many messages; 0 means that none is left.

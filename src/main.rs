@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
-use x0_msg_server::cli::{self, HealthArgs, ListenArgs, SendArgs};
+use x0_msg_server::cli::{self, CheckArgs, HealthArgs, ListenArgs, SendArgs};
 use x0_msg_server::clock::Clock;
 use x0_msg_server::config::Config;
 use x0_msg_server::server::Server;
@@ -31,6 +31,7 @@ Examples:
   x0-msg-server                                   serve on 127.0.0.1:8080
   x0-msg-server listen --session A                print what is sent to session A
   x0-msg-server send --to A '{\"hello\":1}'         send something to session A
+  x0-msg-server check                             verify ./x0-msg-data
   x0-msg-server send --topic news '\"hi\"'          send something to everyone who reads topic news";
 
 #[derive(Subcommand)]
@@ -41,6 +42,8 @@ enum Command {
     Send(SendArgs),
     /// Print messages as they come; acknowledges them, reconnects and resumes
     Listen(ListenArgs),
+    /// Verify a store without changing it, and say what it holds; fails if something is wrong
+    Check(CheckArgs),
     /// Ask a running broker whether it is well; fails if not
     Health(HealthArgs),
 }
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Some(Command::Serve(config)) => run(serve(*config)),
         Some(Command::Send(args)) => run(cli::send(args)),
         Some(Command::Listen(args)) => run(cli::listen(args)),
+        Some(Command::Check(args)) => cli::check(&args),
         Some(Command::Health(args)) => run(cli::health(args)),
     };
     match done {
@@ -92,7 +96,7 @@ async fn serve(config: Config) -> Result<()> {
             "--listen opens this broker to other machines, and anyone who reaches it may read and send as any session"
         );
     }
-    let server = Server::new(config, Clock::Wall);
+    let server = Server::new(config, Clock::Wall)?;
     let shutdown = server.shutdown().clone();
     tokio::spawn(async move {
         tokio::select! {

@@ -3,6 +3,7 @@
 //! Nothing here knows about engines, hubs or transports. A [`Publication`] is encoded once, when it is
 //! committed; every transport afterwards shares its bytes by reference count.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -93,6 +94,17 @@ pub enum Address {
     Topic(TopicName),
 }
 
+impl Address {
+    /// The session whose mailbox this is.
+    #[must_use]
+    pub fn session(&self) -> Option<&SessionId> {
+        match self {
+            Self::Session(session) => Some(session),
+            Self::Topic(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -139,9 +151,30 @@ impl Epoch {
     }
 }
 
+/// What a message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// What a sender sent.
+    Message,
+    /// What became of a message whose sender asked for it. Its payload is an [`Outcome`] with an id.
+    Receipt,
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// Its receiver acknowledged it.
+    Acknowledged,
+    /// Its time to live ended before that.
+    Expired,
+}
+
 /// A message on its way into the store.
 #[derive(Debug, Clone)]
 pub struct Message {
+    /// What it is.
+    pub kind: Kind,
     /// Who sent it; `None` for a sender without a session.
     pub from: Option<SessionId>,
     /// The sender's JSON, kept byte for byte.
@@ -150,10 +183,25 @@ pub struct Message {
     pub ts: u64,
 }
 
+impl Message {
+    /// The receipt for the message its sender named `id`.
+    #[must_use]
+    pub fn receipt(id: &MessageId, state: Outcome, ts: u64) -> Self {
+        #[derive(Serialize)]
+        struct Payload<'a> {
+            id: &'a MessageId,
+            state: Outcome,
+        }
+        let payload = serde_json::value::to_raw_value(&Payload { id, state }).expect("strings always encode");
+        Self { kind: Kind::Receipt, from: None, payload, ts }
+    }
+}
+
 /// One message as subscribers get it: committed (or volatile), encoded once.
 #[derive(Debug)]
 pub struct Publication {
     seq: Option<Seq>,
+    kind: Kind,
     from: Option<SessionId>,
     frame: Utf8Bytes,
     payload_start: usize,
@@ -172,9 +220,10 @@ struct Head<'a> {
 }
 
 impl Publication {
-    /// Encodes a message as the native `message` frame; `seq` is `None` for a volatile one.
+    /// Encodes a message as the native `message` (or `receipt`) frame; `seq` is `None` for a volatile one.
     ///
-    /// The payload comes last, so that it can be handed out as a slice of the frame.
+    /// The payload comes last, so that it can be handed out as a slice of the frame. A receipt's fields stand in
+    /// the frame itself.
     #[must_use]
     pub fn encode(address: &Address, seq: Option<Seq>, message: &Message) -> Self {
         let topic = match address {
@@ -182,19 +231,32 @@ impl Publication {
             Address::Session(_) => None,
         };
         let from = message.from.as_ref();
-        let head = Head { r#type: "message", seq, topic, from, ts: message.ts };
+        let r#type = match message.kind {
+            Kind::Message => "message",
+            Kind::Receipt => "receipt",
+        };
+        let head = Head { r#type, seq, topic, from, ts: message.ts };
         let payload = message.payload.get();
         let mut frame = Vec::with_capacity(payload.len() + 160);
         serde_json::to_writer(&mut frame, &head).expect("strings and numbers always encode");
         frame.pop();
-        frame.extend_from_slice(b",\"payload\":");
-        let payload_start = frame.len();
-        frame.extend_from_slice(payload.as_bytes());
-        frame.push(b'}');
+        let payload_start = match message.kind {
+            Kind::Message => {
+                frame.extend_from_slice(b",\"payload\":");
+                frame.extend_from_slice(payload.as_bytes());
+                frame.push(b'}');
+                frame.len() - 1 - payload.len()
+            }
+            Kind::Receipt => {
+                frame.push(b',');
+                frame.extend_from_slice(&payload.as_bytes()[1..]);
+                frame.len() + 1 - payload.len()
+            }
+        };
         // One block of exactly the right size: cloning it later only counts references.
         frame.shrink_to_fit();
         let frame = String::from_utf8(frame).expect("the head and the payload are both UTF-8");
-        Self { seq, from: message.from.clone(), frame: frame.into(), payload_start }
+        Self { seq, kind: message.kind, from: message.from.clone(), frame: frame.into(), payload_start }
     }
 
     /// Its position; `None` when volatile.
@@ -203,23 +265,40 @@ impl Publication {
         self.seq
     }
 
+    /// What it is.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
     /// Who sent it.
     #[must_use]
     pub fn from(&self) -> Option<&SessionId> {
         self.from.as_ref()
     }
 
-    /// The native `message` frame.
+    /// The native `message` or `receipt` frame.
     #[must_use]
     pub fn frame(&self) -> &Utf8Bytes {
         &self.frame
     }
 
-    /// The sender's payload: a slice of the frame.
+    /// The sender's payload: a slice of the frame; empty for a receipt, which has none.
     #[must_use]
     pub fn payload(&self) -> &str {
         let text = self.frame.as_str();
-        &text[self.payload_start..text.len() - 1]
+        match self.kind {
+            Kind::Message => &text[self.payload_start..text.len() - 1],
+            Kind::Receipt => "",
+        }
+    }
+
+    /// What the message was made of, also for a receipt.
+    pub(crate) fn stored_payload(&self) -> Cow<'_, str> {
+        match self.kind {
+            Kind::Message => Cow::Borrowed(self.payload()),
+            Kind::Receipt => Cow::Owned(format!("{{{}", &self.frame.as_str()[self.payload_start..])),
+        }
     }
 }
 
@@ -233,6 +312,8 @@ pub enum GapReason {
     Expired,
     /// The cursor belongs to another incarnation of the store.
     Epoch,
+    /// The store is damaged there.
+    Lost,
 }
 
 /// Messages after `from`, up to and including `to`, are not coming.
@@ -261,6 +342,7 @@ mod tests {
 
     fn message(from: Option<&str>, payload: &str) -> Message {
         Message {
+            kind: Kind::Message,
             from: from.map(|name| SessionId::new(name).unwrap()),
             payload: RawValue::from_string(payload.to_owned()).unwrap(),
             ts: 1_763_886_000_000,
@@ -287,6 +369,17 @@ mod tests {
             publication.frame().as_str(),
             r#"{"type":"message","topic":"né\"ws","ts":1763886000000,"payload":7}"#
         );
+    }
+
+    #[test]
+    fn a_receipt_is_a_frame_of_its_own() {
+        let mailbox = Address::Session(SessionId::new("A").unwrap());
+        let id = MessageId::new("c-42").unwrap();
+        let receipt = Message::receipt(&id, Outcome::Expired, 7);
+        let publication = Publication::encode(&mailbox, Some(Seq(18)), &receipt);
+        let frame = r#"{"type":"receipt","seq":18,"ts":7,"id":"c-42","state":"expired"}"#;
+        assert_eq!((publication.frame().as_str(), publication.payload()), (frame, ""));
+        assert_eq!(publication.stored_payload(), receipt.payload.get());
     }
 
     #[test]

@@ -129,6 +129,8 @@ pub struct Send {
     pub ttl: Option<Duration>,
     /// Skip the store: live subscribers only, at most once.
     pub volatile: bool,
+    /// Tell the sender's mailbox when it was acknowledged, or expired.
+    pub receipt: bool,
 }
 
 /// Where a client wants to go on reading.
@@ -189,6 +191,8 @@ struct Fields<'a> {
     ttl: Option<&'a RawValue>,
     #[serde(borrow)]
     volatile: Option<&'a RawValue>,
+    #[serde(borrow)]
+    receipt: Option<&'a RawValue>,
     #[serde(borrow)]
     seq: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -328,12 +332,14 @@ impl Fields<'_> {
             to: self.to()?,
             payload: self.payload.ok_or(Malformed::Missing("payload"))?.to_owned(),
             ttl: given(self.ttl).map(ttl).transpose()?,
-            volatile: given(self.volatile)
-                .map(|raw| field(raw, "volatile", "true or false"))
-                .transpose()?
-                .unwrap_or(false),
+            volatile: flag(self.volatile, "volatile")?,
+            receipt: flag(self.receipt, "receipt")?,
         })
     }
+}
+
+fn flag(raw: Option<&RawValue>, name: &'static str) -> Result<bool, Malformed> {
+    given(raw).map_or(Ok(false), |raw| field(raw, name, "true or false"))
 }
 
 fn ttl(raw: &RawValue) -> Result<Duration, Malformed> {

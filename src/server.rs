@@ -24,6 +24,7 @@ use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::edge::{Edge, Refusal};
+use crate::engine::OpenError;
 use crate::link::{Io, Link};
 use crate::protocol::Code;
 use crate::transport::{legacy, poll, sse, websocket};
@@ -47,9 +48,18 @@ pub struct Server {
 
 impl Server {
     /// A server, and the task that keeps it tidy. Call it within a tokio runtime.
+    ///
+    /// # Errors
+    /// The store cannot be used.
+    pub fn new(config: Config, clock: Clock) -> Result<Self, OpenError> {
+        let settings = config.settings(clock);
+        let broker = Broker::new(settings, config.limits(), config.hub_slots, &config.storage())?;
+        Ok(Self::with(broker, config))
+    }
+
+    /// A server of this broker. Call it within a tokio runtime.
     #[must_use]
-    pub fn new(config: Config, clock: Clock) -> Self {
-        let broker = Broker::new(config.settings(clock), config.limits(), config.hub_slots);
+    pub fn with(broker: Broker, config: Config) -> Self {
         let edge = Edge {
             broker: broker.clone(),
             config: Arc::new(config),
@@ -135,6 +145,10 @@ impl Server {
         let limit = self.edge.config.drain_timeout;
         if timeout(limit, drained).await.is_err() {
             tracing::warn!(seconds = limit.as_secs_f32(), "some connections did not finish in time");
+        }
+        let broker = self.edge.broker.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || broker.close()).await {
+            tracing::error!(%error, "the store was not closed");
         }
         tracing::info!("stopped");
         Ok(())

@@ -33,7 +33,7 @@ expect() { grep -qF -- "$1" "$work/log" || { echo "missing: $1"; cat "$work/log"
 start 1 --poll-timeout 20s | grep -qx 'x0-msg-server listens on 172.20.0.100:8080'
 expect 'docker network create --subnet 172.20.0.0/24 x0-connect'
 expect 'docker run --detach --name x0-msg-server --network x0-connect --ip 172.20.0.100'
-expect 'x0-msg-server --poll-timeout 20s'
+expect '--volume x0-msg-data:/data x0-msg-server --poll-timeout 20s'
 if grep -q 'docker stop' "$work/log"; then echo 'stops a container that does not exist'; exit 1; fi
 : >"$work/log"
 start 0 >/dev/null

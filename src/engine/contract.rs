@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 
 use super::*;
-use crate::message::{GapReason, SessionId, TopicName};
+use crate::message::{GapReason, Kind, SessionId, TopicName};
 use crate::subscriber::Subscriber;
 
 /// An engine whose reads can be told to be behind, as a replica's are.
@@ -35,19 +35,116 @@ fn settings() -> Settings {
         total_bytes: 16 << 20,
         dedup_window: Duration::from_secs(120),
         dedup_ids: 1000,
+        queue: QueueBounds { messages: 10_000, bytes: 64 << 20 },
         clock: Clock::follow_tokio(),
     }
 }
 
-fn engine_with(settings: Settings) -> (Engine, Hubs) {
-    let hubs = Hubs::new(4);
-    (Engine::embedded(settings, hubs.clone()), hubs)
+/// Where a level keeps its stores.
+struct Lab {
+    level: Option<Durability>,
+    dir: tempfile::TempDir,
 }
 
-fn engine() -> (Engine, Hubs) {
-    engine_with(settings())
+impl Lab {
+    fn new(level: Option<Durability>) -> Self {
+        Self { level, dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn storage(&self) -> Storage {
+        match self.level {
+            None => Storage::Memory,
+            Some(durability) => Storage::Directory(self.dir.path().join("store"), durability),
+        }
+    }
+
+    /// A new engine, or what an earlier one left.
+    fn open(&self, settings: Settings) -> (Engine, Hubs) {
+        let hubs = Hubs::new(4);
+        (Engine::embedded(settings, hubs.clone(), &self.storage()).unwrap(), hubs)
+    }
+
+    /// A new engine.
+    fn engine_with(&self, settings: Settings) -> (Engine, Hubs) {
+        if let Storage::Directory(dir, _) = self.storage()
+            && dir.exists()
+        {
+            std::fs::remove_dir_all(dir).unwrap();
+        }
+        self.open(settings)
+    }
+
+    fn engine(&self) -> (Engine, Hubs) {
+        self.engine_with(settings())
+    }
+
+    /// Ends an engine in order or as a crash does, and opens what it left.
+    fn again(&self, engine: Engine, crash: bool) -> Engine {
+        if crash {
+            engine.abandon();
+        } else {
+            engine.close();
+        }
+        drop(engine);
+        self.open(settings()).0
+    }
 }
 
+macro_rules! suite {
+    ($($time:ident $levels:tt $($name:ident)*;)*) => { $($(
+        mod $name {
+            suite!(@levels $time $levels $name);
+        }
+    )*)* };
+    (@levels $time:ident [$($level:ident)*] $name:ident) => { $(suite!(@one $time $level $name);)* };
+    (@one $time:ident memory $name:ident) => { suite!(@test $time memory None, $name); };
+    (@one $time:ident os $name:ident) => {
+        suite!(@test $time os Some(crate::engine::Durability::Os), $name);
+    };
+    (@one $time:ident fsync $name:ident) => {
+        suite!(@test $time fsync Some(crate::engine::Durability::Fsync), $name);
+    };
+    (@test real $level:ident $durability:expr, $name:ident) => {
+        #[tokio::test]
+        async fn $level() {
+            super::$name(super::Lab::new($durability)).await
+        }
+    };
+    (@test paused $level:ident $durability:expr, $name:ident) => {
+        #[tokio::test(start_paused = true)]
+        async fn $level() {
+            super::$name(super::Lab::new($durability)).await
+        }
+    };
+}
+
+suite! {
+    real [memory os fsync]
+        seqs_increase_and_reads_are_in_order
+        a_place_in_the_order_is_taken_when_append_is_called
+        a_short_read_has_reached_the_end
+        what_is_committed_is_published_in_commit_order_and_can_be_read
+        a_mailbox_loses_only_what_is_trimmed_and_says_so
+        trimming_beyond_the_end_does_not_touch_what_comes_later
+        a_full_mailbox_refuses_and_keeps_what_it_has
+        a_mailbox_is_bounded_in_bytes_too
+        all_together_are_bounded_and_trimming_makes_room
+        a_history_drops_its_oldest_and_says_so
+        a_refused_message_is_not_remembered_as_sent
+        remembered_ids_are_bounded
+        empty_addresses_cost_nothing_and_no_hole_goes_untold
+        what_someone_reads_is_not_forgotten
+        a_reader_behind_everything_ends_even_if_what_it_waits_for_is_gone
+        a_receipt_has_its_room_kept_in_the_senders_mailbox;
+    paused [memory os fsync]
+        messages_end_with_their_time_and_every_hole_is_told_once_in_order
+        a_topic_keeps_nothing_longer_than_its_age
+        a_retry_with_the_same_id_is_stored_once
+        a_sender_that_asks_is_told_what_became_of_its_message;
+    real [os fsync]
+        what_is_stored_is_there_after_a_crash
+        a_reader_of_the_disk_sees_what_one_of_the_memory_sees;
+}
 fn mailbox(name: &str) -> Address {
     Address::Session(SessionId::new(name).unwrap())
 }
@@ -58,6 +155,7 @@ fn topic(name: &str) -> Address {
 
 fn from(sender: &str, payload: &str) -> Message {
     Message {
+        kind: Kind::Message,
         from: Some(SessionId::new(sender).unwrap()),
         payload: RawValue::from_string(payload.to_owned()).unwrap(),
         ts: 0,
@@ -65,7 +163,7 @@ fn from(sender: &str, payload: &str) -> Message {
 }
 
 fn append(address: &Address, payload: &str) -> Append {
-    Append { address: address.clone(), message: from("S", payload), id: None, ttl: None }
+    Append { address: address.clone(), message: from("S", payload), id: None, ttl: None, receipt: false }
 }
 
 async fn put(engine: &Engine, address: &Address, payload: &str) -> Seq {
@@ -74,7 +172,8 @@ async fn put(engine: &Engine, address: &Address, payload: &str) -> Seq {
 
 async fn put_id(engine: &Engine, address: &Address, sender: &str, id: &str, payload: &str) -> Seq {
     let id = Some(MessageId::new(id).unwrap());
-    let append = Append { address: address.clone(), message: from(sender, payload), id, ttl: None };
+    let append =
+        Append { address: address.clone(), message: from(sender, payload), id, ttl: None, receipt: false };
     engine.append(append).await.unwrap()
 }
 
@@ -105,9 +204,8 @@ async fn expire_all(engine: &Engine) {
     }
 }
 
-#[tokio::test]
-async fn seqs_increase_and_reads_are_in_order() {
-    let (engine, _) = engine();
+async fn seqs_increase_and_reads_are_in_order(lab: Lab) {
+    let (engine, _) = lab.engine();
     let (a, b) = (mailbox("A"), mailbox("B"));
     let first = put(&engine, &a, "1").await;
     put(&engine, &b, "10").await;
@@ -119,9 +217,8 @@ async fn seqs_increase_and_reads_are_in_order() {
     assert_eq!(engine.newest(), second);
 }
 
-#[tokio::test]
-async fn a_place_in_the_order_is_taken_when_append_is_called() {
-    let (engine, _) = engine();
+async fn a_place_in_the_order_is_taken_when_append_is_called(lab: Lab) {
+    let (engine, _) = lab.engine();
     let a = mailbox("A");
     let first = engine.append(append(&a, "1"));
     let second = engine.append(append(&a, "2"));
@@ -129,12 +226,12 @@ async fn a_place_in_the_order_is_taken_when_append_is_called() {
     assert!(first < second);
     // A dropped commit is stored all the same.
     drop(engine.append(append(&a, "3")));
+    put(&engine, &mailbox("B"), "1").await;
     assert_eq!(found(&engine, &a, Seq::START).await, ["1", "2", "3"]);
 }
 
-#[tokio::test]
-async fn a_short_read_has_reached_the_end() {
-    let (engine, _) = engine();
+async fn a_short_read_has_reached_the_end(lab: Lab) {
+    let (engine, _) = lab.engine();
     let a = mailbox("A");
     for n in 1..=5 {
         put(&engine, &a, &n.to_string()).await;
@@ -147,9 +244,8 @@ async fn a_short_read_has_reached_the_end() {
     assert!(!batch.more);
 }
 
-#[tokio::test]
-async fn what_is_committed_is_published_in_commit_order_and_can_be_read() {
-    let (engine, hubs) = engine();
+async fn what_is_committed_is_published_in_commit_order_and_can_be_read(lab: Lab) {
+    let (engine, hubs) = lab.engine();
     let a = mailbox("A");
     let (_seat, mut live) = hubs.join(&a, Seq::START);
     let first = put(&engine, &a, "1").await;
@@ -164,9 +260,8 @@ async fn what_is_committed_is_published_in_commit_order_and_can_be_read() {
     assert_eq!(found(&engine, &a, Seq::START).await, ["1", "2"]);
 }
 
-#[tokio::test]
-async fn a_mailbox_loses_only_what_is_trimmed_and_says_so() {
-    let (engine, _) = engine();
+async fn a_mailbox_loses_only_what_is_trimmed_and_says_so(lab: Lab) {
+    let (engine, _) = lab.engine();
     let a = mailbox("A");
     let first = put(&engine, &a, "1").await;
     let second = put(&engine, &a, "2").await;
@@ -179,9 +274,8 @@ async fn a_mailbox_loses_only_what_is_trimmed_and_says_so() {
     assert_eq!(engine.position(&a), Position { floor: second, expired: Seq::START, newest: third });
 }
 
-#[tokio::test]
-async fn trimming_beyond_the_end_does_not_touch_what_comes_later() {
-    let (engine, _) = engine();
+async fn trimming_beyond_the_end_does_not_touch_what_comes_later(lab: Lab) {
+    let (engine, _) = lab.engine();
     let a = mailbox("A");
     put(&engine, &a, "1").await;
     engine.trim(&a, Seq(u64::MAX));
@@ -189,9 +283,8 @@ async fn trimming_beyond_the_end_does_not_touch_what_comes_later() {
     assert_eq!(found(&engine, &a, Seq::START).await, ["2"]);
 }
 
-#[tokio::test]
-async fn a_full_mailbox_refuses_and_keeps_what_it_has() {
-    let (engine, _) = engine();
+async fn a_full_mailbox_refuses_and_keeps_what_it_has(lab: Lab) {
+    let (engine, _) = lab.engine();
     let a = mailbox("A");
     let first = put(&engine, &a, "1").await;
     for n in 2..=5 {
@@ -206,10 +299,9 @@ async fn a_full_mailbox_refuses_and_keeps_what_it_has() {
     assert_eq!(found(&engine, &a, first).await, ["2", "3", "4", "5", "6"]);
 }
 
-#[tokio::test]
-async fn a_mailbox_is_bounded_in_bytes_too() {
+async fn a_mailbox_is_bounded_in_bytes_too(lab: Lab) {
     let small = Bounds { bytes: 2000, ..bounds() };
-    let (engine, _) = engine_with(Settings { mailbox: small, ..settings() });
+    let (engine, _) = lab.engine_with(Settings { mailbox: small, ..settings() });
     let a = mailbox("A");
     let long = format!("\"{}\"", "x".repeat(900));
     put(&engine, &a, &long).await;
@@ -218,9 +310,8 @@ async fn a_mailbox_is_bounded_in_bytes_too() {
     assert_eq!(found(&engine, &a, Seq::START).await.len(), 1);
 }
 
-#[tokio::test]
-async fn all_together_are_bounded_and_trimming_makes_room() {
-    let (engine, _) = engine_with(Settings { total_bytes: 1000, ..settings() });
+async fn all_together_are_bounded_and_trimming_makes_room(lab: Lab) {
+    let (engine, _) = lab.engine_with(Settings { total_bytes: 1000, ..settings() });
     let mut stored = Vec::new();
     let full = loop {
         let address = mailbox(&format!("S{}", stored.len()));
@@ -235,9 +326,8 @@ async fn all_together_are_bounded_and_trimming_makes_room() {
     put(&engine, &mailbox("late"), "1").await;
 }
 
-#[tokio::test]
-async fn a_history_drops_its_oldest_and_says_so() {
-    let (engine, _) = engine();
+async fn a_history_drops_its_oldest_and_says_so(lab: Lab) {
+    let (engine, _) = lab.engine();
     let news = topic("news");
     let mut seqs = Vec::new();
     for n in 1..=8 {
@@ -250,10 +340,9 @@ async fn a_history_drops_its_oldest_and_says_so() {
     assert_eq!(holed[1..], ["4", "5", "6", "7", "8"]);
 }
 
-#[tokio::test(start_paused = true)]
-async fn messages_end_with_their_time_and_every_hole_is_told_once_in_order() {
+async fn messages_end_with_their_time_and_every_hole_is_told_once_in_order(lab: Lab) {
     for swept in [false, true] {
-        let (engine, _) = engine();
+        let (engine, _) = lab.engine();
         let a = mailbox("A");
         let first = put(&engine, &a, "1").await;
         let second = put_ttl(&engine, &a, "2", 10).await;
@@ -279,9 +368,8 @@ async fn messages_end_with_their_time_and_every_hole_is_told_once_in_order() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_topic_keeps_nothing_longer_than_its_age() {
-    let (engine, _) = engine();
+async fn a_topic_keeps_nothing_longer_than_its_age(lab: Lab) {
+    let (engine, _) = lab.engine();
     let news = topic("news");
     put_ttl(&engine, &news, "1", 1_000_000).await;
     tokio::time::advance(Duration::from_secs(3600)).await;
@@ -289,9 +377,8 @@ async fn a_topic_keeps_nothing_longer_than_its_age() {
     assert_eq!(engine.expire(), 1);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_retry_with_the_same_id_is_stored_once() {
-    let (engine, _) = engine();
+async fn a_retry_with_the_same_id_is_stored_once(lab: Lab) {
+    let (engine, _) = lab.engine();
     let (a, b) = (mailbox("A"), mailbox("B"));
     let first = put_id(&engine, &a, "S", "c-1", "1").await;
     assert_eq!(put_id(&engine, &a, "S", "c-1", "0").await, first);
@@ -306,9 +393,8 @@ async fn a_retry_with_the_same_id_is_stored_once() {
     assert_ne!(put_id(&engine, &a, "S", "c-1", "1").await, first, "the window is over");
 }
 
-#[tokio::test]
-async fn a_refused_message_is_not_remembered_as_sent() {
-    let (engine, _) = engine();
+async fn a_refused_message_is_not_remembered_as_sent(lab: Lab) {
+    let (engine, _) = lab.engine();
     let a = mailbox("A");
     for n in 1..=5 {
         put(&engine, &a, &n.to_string()).await;
@@ -321,9 +407,8 @@ async fn a_refused_message_is_not_remembered_as_sent() {
     assert_eq!(found(&engine, &a, Seq::START).await, ["6"]);
 }
 
-#[tokio::test]
-async fn remembered_ids_are_bounded() {
-    let (engine, _) = engine_with(Settings { dedup_ids: 10, ..settings() });
+async fn remembered_ids_are_bounded(lab: Lab) {
+    let (engine, _) = lab.engine_with(Settings { dedup_ids: 10, ..settings() });
     let first = put_id(&engine, &topic("t"), "S", "c-0", "0").await;
     for n in 1..=11 {
         put_id(&engine, &topic("t"), "S", &format!("c-{n}"), "1").await;
@@ -331,9 +416,8 @@ async fn remembered_ids_are_bounded() {
     assert_ne!(put_id(&engine, &topic("t"), "S", "c-0", "0").await, first, "the oldest is forgotten first");
 }
 
-#[tokio::test]
-async fn empty_addresses_cost_nothing_and_no_hole_goes_untold() {
-    let (engine, _) = engine();
+async fn empty_addresses_cost_nothing_and_no_hole_goes_untold(lab: Lab) {
+    let (engine, _) = lab.engine();
     let mut last = Seq::START;
     for n in 0..1000 {
         let address = mailbox(&format!("S{n}"));
@@ -351,9 +435,8 @@ async fn empty_addresses_cost_nothing_and_no_hole_goes_untold() {
     assert_eq!(found(&engine, &a, Seq::START).await, ["2"]);
 }
 
-#[tokio::test]
-async fn what_someone_reads_is_not_forgotten() {
-    let (engine, hubs) = engine();
+async fn what_someone_reads_is_not_forgotten(lab: Lab) {
+    let (engine, hubs) = lab.engine();
     let a = mailbox("A");
     let (seat, _live) = hubs.join(&a, Seq::START);
     let first = put(&engine, &a, "1").await;
@@ -375,8 +458,10 @@ async fn a_stale_engine_is_asked_again_until_it_has_what_the_hub_announced() {
     let settings = Settings { mailbox: Bounds { messages: 100, ..bounds() }, ..settings() };
     let hubs = Hubs::new(4);
     let reads = Arc::new(AtomicU32::new(0));
-    let engine =
-        Engine::Stale(Stale { inner: Embedded::new(settings, hubs.clone()), reads: Arc::clone(&reads) });
+    let engine = Engine::Stale(Stale {
+        inner: Embedded::in_memory(settings, hubs.clone()),
+        reads: Arc::clone(&reads),
+    });
     let a = mailbox("A");
     let mut subscriber = Subscriber::new(&engine, &hubs, &a, Seq::START);
     put(&engine, &a, "0").await;
@@ -392,9 +477,8 @@ async fn a_stale_engine_is_asked_again_until_it_has_what_the_hub_announced() {
     assert!(subscriber.try_next().is_none(), "nothing is repeated");
 }
 
-#[tokio::test]
-async fn a_reader_behind_everything_ends_even_if_what_it_waits_for_is_gone() {
-    let (engine, hubs) = engine();
+async fn a_reader_behind_everything_ends_even_if_what_it_waits_for_is_gone(lab: Lab) {
+    let (engine, hubs) = lab.engine();
     let a = mailbox("A");
     let mut subscriber = Subscriber::new(&engine, &hubs, &a, Seq::START);
     for n in 1..=5 {
@@ -404,4 +488,133 @@ async fn a_reader_behind_everything_ends_even_if_what_it_waits_for_is_gone() {
     engine.trim(&a, engine.newest());
     put(&engine, &a, "6").await;
     assert_eq!(next(&mut subscriber).await, "6");
+}
+
+/// Receipts come into the sender's mailbox, once, when the message leaves.
+async fn a_sender_that_asks_is_told_what_became_of_its_message(lab: Lab) {
+    let (engine, hubs) = lab.engine();
+    let (a, s) = (mailbox("A"), mailbox("S"));
+    let (_seat, mut live) = hubs.join(&s, Seq::START);
+    let ask = |id: &str, payload: &str, ttl: u64| Append {
+        id: Some(MessageId::new(id).unwrap()),
+        receipt: true,
+        ttl: Some(Duration::from_secs(ttl)),
+        ..append(&a, payload)
+    };
+    let first = engine.append(ask("c-1", "1", 100)).await.unwrap();
+    assert_eq!(engine.append(ask("c-1", "1", 100)).await.unwrap(), first, "a retry asks for nothing more");
+    engine.append(ask("c-2", "2", 10)).await.unwrap();
+    assert_eq!(found(&engine, &s, Seq::START).await, [""; 0]);
+    engine.trim(&a, first);
+    tokio::time::advance(Duration::from_secs(10)).await;
+    assert_eq!(engine.expire(), 1);
+    engine.trim(&a, engine.newest());
+    // Two live publications: both are committed.
+    let mut frames = Vec::new();
+    for _ in 0..2 {
+        frames.push(live.recv().await.unwrap().publication.frame().as_str().to_owned());
+    }
+    assert!(frames[0].contains(r#""id":"c-1","state":"acknowledged"}"#), "{frames:?}");
+    assert!(frames[1].contains(r#""id":"c-2","state":"expired"}"#), "{frames:?}");
+    assert_eq!(engine.read(&s, Seq::START, 10).await.items.len(), 2);
+    engine.trim(&s, engine.newest());
+    assert_eq!(found(&engine, &s, Seq::START).await, [""; 0], "receipts have no receipts");
+}
+
+async fn a_receipt_has_its_room_kept_in_the_senders_mailbox(lab: Lab) {
+    let (engine, _) = lab.engine();
+    let s = mailbox("S");
+    for n in 0..5 {
+        let id = Some(MessageId::new(&format!("c-{n}")).unwrap());
+        let to = mailbox(&format!("R{n}"));
+        engine.append(Append { id, receipt: true, ..append(&to, "1") }).await.unwrap();
+    }
+    let id = Some(MessageId::new("c-5").unwrap());
+    let refused = engine.append(Append { id, receipt: true, ..append(&mailbox("R5"), "1") }).await;
+    assert_eq!(refused, Err(EngineError::NoRoomForReceipt { messages: 5, limit: 5 }));
+    let refused = engine.append(append(&s, "1")).await.unwrap_err();
+    assert!(matches!(refused, EngineError::MailboxFull { messages: 5, .. }), "{refused:?}");
+}
+
+/// Everything that was answered is there; nothing that was acknowledged in order is.
+async fn what_is_stored_is_there_after_a_crash(lab: Lab) {
+    for crash in [false, true] {
+        let (engine, _) = lab.engine();
+        let (a, b, news) = (mailbox("A"), mailbox("B"), topic("news"));
+        let (epoch, origin) = (engine.epoch().clone(), engine.origin());
+        let first = put(&engine, &a, "1").await;
+        let second = put(&engine, &a, "2").await;
+        let third = put_id(&engine, &a, "S", "c-3", "3").await;
+        let id = Some(MessageId::new("c-4").unwrap());
+        engine.append(Append { id, receipt: true, ..append(&a, "4") }).await.unwrap();
+        let emptied = put(&engine, &b, "1").await;
+        for n in 1..=8 {
+            put(&engine, &news, &n.to_string()).await;
+        }
+        engine.trim(&a, first);
+        engine.trim(&b, emptied);
+        // Deletions ride on this one's commit.
+        let last = put(&engine, &topic("other"), "1").await;
+        let engine = lab.again(engine, crash);
+        assert_eq!(
+            (engine.epoch(), engine.origin(), engine.newest()),
+            (&epoch, origin, last),
+            "crash: {crash}"
+        );
+        assert_eq!(found(&engine, &a, Seq::START).await, ["2", "3", "4"]);
+        assert_eq!(found(&engine, &a, first).await, ["2", "3", "4"], "nothing was missed");
+        assert_eq!(found(&engine, &news, Seq::START).await, ["4", "5", "6", "7", "8"]);
+        assert_eq!(found(&engine, &b, Seq::START).await, [""; 0]);
+        assert_eq!(found(&engine, &b, emptied).await, [""; 0], "the emptied mailbox is remembered");
+        let told = found(&engine, &b, Seq(emptied.0 - 1)).await;
+        assert_eq!(told, [gap(Seq(emptied.0 - 1), emptied, GapReason::Acknowledged)]);
+        assert_eq!(put_id(&engine, &a, "S", "c-3", "3").await, third, "ids survive");
+        let next = put(&engine, &b, "2").await;
+        assert!(next > last);
+        engine.trim(&a, second);
+        engine.trim(&a, engine.newest());
+        // The receipt that was promised before.
+        put(&engine, &b, "3").await;
+        let mut receipts = Vec::new();
+        while receipts.is_empty() {
+            receipts = engine.read(&mailbox("S"), Seq::START, 10).await.items;
+        }
+        assert_eq!(receipts.len(), 1, "crash: {crash}");
+    }
+}
+
+/// More than is kept in memory: what is read from the disk is the same, byte for byte.
+async fn a_reader_of_the_disk_sees_what_one_of_the_memory_sees(lab: Lab) {
+    let many = Settings { mailbox: Bounds { messages: 1000, ..bounds() }, ..settings() };
+    let (engine, _) = lab.engine_with(many);
+    let a = mailbox("A");
+    for n in 0..150 {
+        put(&engine, &a, &format!("{{ \"n\" : {n}, \"s\":\"\\ud800 é\" }}")).await;
+    }
+    let frames = |batch: &Batch| -> Vec<String> {
+        let frame = |item: &Item| match item {
+            Item::Message(message) => message.frame().as_str().to_owned(),
+            Item::Gap(gap) => panic!("{gap:?}"),
+        };
+        batch.items.iter().map(frame).collect()
+    };
+    let before = frames(&engine.read(&a, Seq::START, 200).await);
+    assert_eq!(before.len(), 150);
+    engine.close();
+    drop(engine);
+    let (engine, _) = lab.open(many);
+    assert_eq!(frames(&engine.read(&a, Seq::START, 200).await), before);
+    // In pieces, while the read ones are deleted.
+    let mut cursor = Seq::START;
+    let mut after = Vec::new();
+    loop {
+        let batch = engine.read(&a, cursor, 7).await;
+        after.extend(frames(&batch));
+        cursor = batch.cursor;
+        engine.trim(&a, cursor);
+        if !batch.more {
+            break;
+        }
+    }
+    assert_eq!(after, before);
 }

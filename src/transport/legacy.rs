@@ -20,7 +20,7 @@ use crate::edge::{Edge, Query, Refusal, body_text, encode};
 use crate::identity::Grant;
 use crate::lease::Claim;
 use crate::link::Link;
-use crate::message::{Item, MAX_NAME, MessageId, Publication, Seq, SessionId};
+use crate::message::{Item, Kind, MAX_NAME, MessageId, Publication, Seq, SessionId};
 use crate::protocol::{Code, ENVELOPE, Send, To};
 
 mod receipt;
@@ -190,7 +190,7 @@ impl Legacy {
         // A browser repeats a POST whose connection died, with the same `a__`. The prefix keeps these apart
         // from the ids of native senders.
         let id = request.and_then(|a| MessageId::new(&format!("a__={a}")).ok());
-        let send = Send { id, to: To::Session(to), payload, ttl: None, volatile: false };
+        let send = Send { id, to: To::Session(to), payload, ttl: None, volatile: false, receipt: false };
         self.edge.broker.send(&grant, send)?.done().await?;
         Ok(())
     }
@@ -223,8 +223,10 @@ impl Legacy {
                 && end.is_none_or(|end| subscriber.handed() < end)
             {
                 match subscriber.try_next() {
-                    Some(Item::Message(message)) => messages.push(&message),
-                    Some(Item::Gap(_)) => {}
+                    Some(Item::Message(message)) if message.kind() == Kind::Message => {
+                        messages.push(&message)
+                    }
+                    Some(_) => {}
                     None => break,
                 }
             }
@@ -244,8 +246,10 @@ impl Legacy {
                 item = claim.subscriber().next() => item?,
                 () = self.hold(deadline) => return None,
             };
-            // The x0 client knows no gaps.
-            if let Item::Message(message) = item {
+            // The x0 client knows no gaps and no receipts.
+            if let Item::Message(message) = item
+                && message.kind() == Kind::Message
+            {
                 return Some(message);
             }
         }

@@ -15,7 +15,7 @@ mod server;
 
 fn peak_kib(server: &Server) -> u64 {
     let status =
-        std::fs::read_to_string(format!("/proc/{}/status", server.0.id())).expect("Linux, and running");
+        std::fs::read_to_string(format!("/proc/{}/status", server.child.id())).expect("Linux, and running");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux says it");
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }

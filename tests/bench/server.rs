@@ -4,21 +4,28 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
+use tempfile::TempDir;
 
-/// A running server.
-pub(crate) struct Server(pub(crate) Child);
+/// A running server, and its store.
+pub(crate) struct Server {
+    pub(crate) child: Child,
+    /// Removed with it.
+    _dir: TempDir,
+}
 
 impl Drop for Server {
     fn drop(&mut self) {
-        _ = self.0.kill();
-        _ = self.0.wait();
+        _ = self.child.kill();
+        _ = self.child.wait();
     }
 }
 
 /// Starts it; answers the address it listens on.
 pub(crate) fn start(args: &[&str]) -> (Server, String) {
+    let dir = tempfile::tempdir().expect("a directory for the store");
     let mut child = Command::new(env!("CARGO_BIN_EXE_x0-msg-server"))
         .args(["--listen", "127.0.0.1:0"])
+        .env("X0_MSG_DATA_DIR", dir.path())
         .args(args)
         .stderr(Stdio::piped())
         .spawn()
@@ -30,5 +37,5 @@ pub(crate) fn start(args: &[&str]) -> (Server, String) {
     let address = entry["address"].as_str().expect("the first line names the address").to_owned();
     // Reading on keeps the pipe from filling up.
     std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-    (Server(child), address)
+    (Server { child, _dir: dir }, address)
 }

@@ -2,9 +2,11 @@
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdirSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { createServer, request as httpRequest } from "node:http";
 import { connect } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
@@ -17,9 +19,10 @@ const binary = process.env.X0_MSG_BINARY ?? `${target}/debug/x0-msg-server`;
 export const shots = `${target}/screenshots`;
 mkdirSync(shots, { recursive: true });
 
-/** Starts a broker on a free port. */
+/** Starts a broker with a store of its own, on a free port. */
 export async function broker(listen = "127.0.0.1:0", ...args) {
-  const child = spawn(binary, ["--listen", listen, ...args], { stdio: ["ignore", "ignore", "pipe"] });
+  const dir = mkdtempSync(join(tmpdir(), "x0-msg-"));
+  const child = spawn(binary, ["--listen", listen, "--data-dir", dir, ...args], { stdio: ["ignore", "ignore", "pipe"] });
   for await (const line of createInterface(child.stderr)) {
     const entry = JSON.parse(line);
     if (entry.message === "ready") {
@@ -30,6 +33,7 @@ export async function broker(listen = "127.0.0.1:0", ...args) {
           child.kill("SIGTERM");
           await once(child, "exit");
         }
+        rmSync(dir, { recursive: true, force: true });
       };
       return { address, url: `http://${address}`, stop };
     }

@@ -1,6 +1,7 @@
 //! A server in a process of its own, and a client for each transport. Waits on events, never sleeps.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::HeaderMap;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
@@ -36,6 +38,8 @@ pub struct TestServer {
     pub address: SocketAddr,
     pub child: Child,
     pub log: tokio::task::JoinHandle<String>,
+    /// Its store, if it is this server's own.
+    _dir: Option<TempDir>,
 }
 
 impl TestServer {
@@ -44,9 +48,24 @@ impl TestServer {
     }
 
     pub async fn with(args: &[&str]) -> Self {
-        let mut child = Command::new(BINARY)
+        let dir = tempfile::tempdir().unwrap();
+        let mut server = Self::at(dir.path(), args).await;
+        server._dir = Some(dir);
+        server
+    }
+
+    /// On the store in this directory.
+    pub async fn at(dir: &Path, args: &[&str]) -> Self {
+        let mut command = Command::new(BINARY);
+        command.args(args);
+        Self::spawn(dir, command).await
+    }
+
+    /// As this command starts it.
+    pub async fn spawn(dir: &Path, mut command: Command) -> Self {
+        let mut child = command
             .env("X0_MSG_LISTEN", "127.0.0.1:0")
-            .args(args)
+            .env("X0_MSG_DATA_DIR", dir)
             .env("RUST_LOG", "info")
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
@@ -73,7 +92,22 @@ impl TestServer {
             }
             log
         });
-        Self { address, child, log }
+        Self { address, child, log, _dir: None }
+    }
+
+    /// Kills it, as a crash does.
+    pub async fn kill(mut self) -> String {
+        self.child.start_kill().unwrap();
+        soon(self.child.wait()).await.unwrap();
+        soon(&mut self.log).await.unwrap()
+    }
+
+    /// Stops it in order.
+    pub async fn stop(mut self) -> String {
+        self.signal(15);
+        let status = soon(self.child.wait()).await.unwrap();
+        assert!(status.success(), "{status}");
+        soon(&mut self.log).await.unwrap()
     }
 
     pub fn signal(&self, signal: i32) {
@@ -241,13 +275,17 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Ws<S> {
     }
 
     pub async fn hear_text(&mut self) -> String {
-        loop {
-            match soon(self.socket.next()).await.expect("open").unwrap() {
-                Message::Text(text) => return text.as_str().to_owned(),
-                Message::Ping(_) | Message::Pong(_) => {}
-                other => panic!("expected a text frame, got {other:?}"),
+        // Pings in between give no more time.
+        soon(async {
+            loop {
+                match self.socket.next().await.expect("open").unwrap() {
+                    Message::Text(text) => return text.as_str().to_owned(),
+                    Message::Ping(_) | Message::Pong(_) => {}
+                    other => panic!("expected a text frame, got {other:?}"),
+                }
             }
-        }
+        })
+        .await
     }
 
     /// The next `message` frame.

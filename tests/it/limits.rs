@@ -80,9 +80,9 @@ async fn bad_frames_are_answered_and_the_socket_lives_on() {
     }
     ws.socket.send(Message::binary(vec![0, 255])).await.unwrap();
     assert_eq!(ws.error().await, "bad_request");
-    ws.say_text(&format!(r#"{{"type":"send","to":{{"session":"A"}},"payload":{}}}"#, nested(30))).await;
+    ws.say_text(&format!(r#"{{"type":"send","to":{{"session":"C"}},"payload":{}}}"#, nested(30))).await;
     assert_eq!(ws.hear().await["type"], "sent");
-    ws.message().await;
+    server.session("C").await.message().await;
     ws.settle().await;
     nothing_was_lost(&server).await;
 }
@@ -93,11 +93,11 @@ async fn a_payload_over_the_limit_is_refused_and_a_frame_far_over_it_closes() {
     let mut ws = server.session("A").await;
     let send = |size: usize| {
         let payload = format!("\"{}\"", "x".repeat(size - 2));
-        format!(r#"{{"type":"send","id":"big","to":{{"session":"A"}},"payload":{payload}}}"#)
+        format!(r#"{{"type":"send","id":"big","to":{{"session":"C"}},"payload":{payload}}}"#)
     };
     ws.say_text(&send(10_000)).await;
     assert_eq!(ws.hear().await["type"], "sent");
-    assert_eq!(ws.payload().await.as_str().unwrap().len(), 9_998);
+    assert_eq!(server.session("C").await.payload().await.as_str().unwrap().len(), 9_998);
     ws.say_text(&send(10_001)).await;
     let refused = ws.hear().await;
     assert_eq!((&refused["code"], &refused["id"]), (&json!("too_large"), &json!("big")));
@@ -105,7 +105,7 @@ async fn a_payload_over_the_limit_is_refused_and_a_frame_far_over_it_closes() {
     ws.say_text(&send(20_000)).await;
     let (code, reason) = ws.closed().await;
     assert_eq!(code, 1009, "{reason}");
-    let mut ws = server.session("A").await;
+    let mut ws = server.session("C").await;
     assert_eq!(ws.payload().await.as_str().unwrap().len(), 9_998, "what was stored is still there");
 }
 

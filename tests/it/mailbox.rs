@@ -157,7 +157,7 @@ async fn a_full_mailbox_refuses_the_sender_and_keeps_what_it_has() {
 
 #[tokio::test]
 async fn the_store_as_a_whole_is_bounded() {
-    let server = TestServer::with(&["--memory-limit", "100000"]).await;
+    let server = TestServer::with(&["--store-limit", "100000"]).await;
     let large = json!("x".repeat(40_000));
     let mut codes = Vec::new();
     for n in 0..3 {

@@ -12,6 +12,7 @@
 
 mod common;
 
+mod crash;
 mod legacy;
 mod legacy_receipt;
 mod limits;

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use x0_msg_server::broker::{Broker, Sending};
 use x0_msg_server::clock::Clock;
 use x0_msg_server::config::Config;
+use x0_msg_server::engine::{Durability, Storage};
 use x0_msg_server::identity::Grant;
 use x0_msg_server::message::{Item, Seq, SessionId};
 use x0_msg_server::protocol::{Resume, Send, To};
@@ -35,6 +36,14 @@ impl Model {
     }
 }
 
+/// A broker on the disk, and its directory.
+fn broker(config: &Config) -> (Broker, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Storage::Directory(dir.path().to_owned(), Durability::Os);
+    let settings = config.settings(Clock::Wall);
+    (Broker::new(settings, config.limits(), config.hub_slots, &storage).unwrap(), dir)
+}
+
 async fn send(broker: &Broker, to: &SessionId, payload: usize) -> Seq {
     let send = Send {
         id: None,
@@ -42,6 +51,7 @@ async fn send(broker: &Broker, to: &SessionId, payload: usize) -> Seq {
         payload: RawValue::from_string(payload.to_string()).unwrap(),
         ttl: None,
         volatile: false,
+        receipt: false,
     };
     let sending: Sending = broker.send(&Grant::anonymous(), send).unwrap();
     sending.done().await.unwrap().unwrap()
@@ -50,7 +60,7 @@ async fn send(broker: &Broker, to: &SessionId, payload: usize) -> Seq {
 async fn run(seed: u64, hub_slots: usize) {
     let mut random = fastrand::Rng::with_seed(seed);
     let config = Config { hub_slots, ..Config::default() };
-    let broker = Broker::new(config.settings(Clock::Wall), config.limits(), config.hub_slots);
+    let (broker, _dir) = broker(&config);
     let session = SessionId::new("B").unwrap();
     let mut model = Model { sent: Vec::new(), floor: Seq::START };
     let mut readers: Vec<Reader> = Vec::new();
@@ -153,7 +163,7 @@ async fn a_usual_hub_under_random_use_loses_and_repeats_nothing() {
 async fn lagging_readers_lose_and_repeat_nothing() {
     const MESSAGES: usize = 5_000;
     let config = Config { hub_slots: 2, ..Config::default() };
-    let broker = Broker::new(config.settings(Clock::Wall), config.limits(), config.hub_slots);
+    let (broker, _dir) = broker(&config);
     let session = SessionId::new("B").unwrap();
     let readers: Vec<_> = (0..8)
         .map(|_| {

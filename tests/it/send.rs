@@ -44,7 +44,7 @@ async fn health_is_told() {
     let server = TestServer::start().await;
     let health = server.get("/healthz").await;
     assert_eq!((health.status, &health.json()["status"]), (200, &json!("ok")));
-    assert_eq!(health.json()["durability"], "memory");
+    assert_eq!(health.json()["durability"], "fsync");
 }
 
 fn cli(server: &TestServer, args: &[&str]) -> Command {

@@ -1,5 +1,7 @@
 //! Server-Sent Events: the id is the seq, `Last-Event-ID` resumes and acknowledges.
 
+use std::net::SocketAddr;
+
 use futures::StreamExt;
 use http_body_util::{BodyStream, Empty};
 use hyper::body::{Bytes, Incoming};
@@ -11,43 +13,51 @@ use crate::common::*;
 
 /// One event as a browser would see it.
 #[derive(Debug, PartialEq)]
-struct Event {
-    name: String,
-    id: Option<u64>,
-    data: Value,
+pub struct Event {
+    pub name: String,
+    pub id: Option<u64>,
+    pub data: Value,
 }
 
-struct Events {
+pub struct Events {
     body: BodyStream<Incoming>,
     text: String,
 }
 
 impl Events {
     async fn open(server: &TestServer, query: &str, last: Option<u64>) -> Self {
-        let stream = TcpStream::connect(server.address).await.unwrap();
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        soon(Self::try_open(server.address, query, last)).await.unwrap()
+    }
+
+    pub async fn try_open(address: SocketAddr, query: &str, last: Option<u64>) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
         let mut request = hyper::Request::get(format!("/v1/events{query}")).header("host", "x");
         if let Some(last) = last {
             request = request.header("last-event-id", last);
         }
-        let response = soon(sender.send_request(request.body(Empty::<Bytes>::new()).unwrap())).await.unwrap();
+        let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
         assert_eq!(response.headers()["content-type"], "text/event-stream");
-        Self { body: BodyStream::new(response.into_body()), text: String::new() }
+        Ok(Self { body: BodyStream::new(response.into_body()), text: String::new() })
     }
 
     async fn next(&mut self) -> Event {
+        soon(self.try_next()).await.expect("open")
+    }
+
+    /// The next event, or `None` when the connection is gone.
+    pub async fn try_next(&mut self) -> Option<Event> {
         loop {
             if let Some((event, rest)) = self.text.split_once("\n\n") {
                 let event = event.to_owned();
                 self.text = rest.to_owned();
                 if !event.starts_with(':') {
-                    return parse(&event);
+                    return Some(parse(&event));
                 }
                 continue;
             }
-            let frame = soon(self.body.next()).await.expect("open").unwrap();
+            let frame = self.body.next().await?.ok()?;
             self.text.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
         }
     }

@@ -10,14 +10,14 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::client_async;
 use tower::ServiceExt;
 use x0_msg_server::clock::Clock;
-use x0_msg_server::config::Config;
+use x0_msg_server::config::{Config, Level};
 use x0_msg_server::link::{Io, Link};
 use x0_msg_server::server::Server;
 
 use crate::common::*;
 
 fn server() -> Server {
-    Server::new(Config::default(), Clock::follow_tokio())
+    Server::new(Config { durability: Level::Memory, ..Config::default() }, Clock::follow_tokio()).unwrap()
 }
 
 /// A request without a socket.

@@ -15,7 +15,7 @@ async fn hello_is_welcomed_with_everything_a_client_needs_to_know() {
     ws.say(json!({ "type": "hello", "session": "A" })).await;
     let welcome = ws.hear().await;
     assert_eq!(welcome["session"], "A");
-    assert_eq!(welcome["durability"], "memory");
+    assert_eq!(welcome["durability"], "fsync");
     assert_eq!((welcome["heartbeat"].as_u64(), welcome["max_payload"].as_u64()), (Some(25), Some(1_048_576)));
     assert_eq!(welcome["server"], concat!("x0-msg-server/", env!("CARGO_PKG_VERSION")));
     assert!(welcome["epoch"].as_str().unwrap().len() >= 8);

@@ -1,0 +1,61 @@
+//! `check`: what a store holds, and whether it is intact.
+
+use std::path::PathBuf;
+use std::time::{Duration, UNIX_EPOCH};
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::edge::encode;
+use crate::engine::{Report, report};
+
+/// Settings of `check`.
+#[derive(Debug, Clone, Args)]
+pub struct CheckArgs {
+    /// Directory of the store
+    #[arg(long, env = "X0_MSG_DATA_DIR", value_name = "DIR", default_value = "./x0-msg-data")]
+    data_dir: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Verifies a store, changes nothing, and prints what it holds.
+///
+/// # Errors
+/// There is no store, or something is wrong with it.
+pub fn check(args: &CheckArgs) -> Result<()> {
+    let report = report(&args.data_dir)?;
+    match args.json {
+        true => println!("{}", encode(&report)),
+        false => print!("{}", text(&report)),
+    }
+    if !report.intact {
+        bail!("the store in {} is damaged", args.data_dir.display());
+    }
+    Ok(())
+}
+
+fn text(report: &Report) -> String {
+    let mut lines = Vec::new();
+    let mut line = |name: &str, value: String| lines.push(format!("{name:<10} {value}\n"));
+    line("store", if report.intact { "intact" } else { "DAMAGED" }.to_owned());
+    if let Some(epoch) = &report.epoch {
+        line("epoch", epoch.clone());
+    }
+    line("mailboxes", report.mailboxes.to_string());
+    line("topics", report.topics.to_string());
+    line("messages", report.messages.to_string());
+    line("bytes", format!("{} of payloads, {} on disk", report.bytes, report.disk));
+    if let Some(oldest) = report.oldest {
+        let at = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(oldest));
+        line("oldest", at.to_string());
+    }
+    for note in &report.notes {
+        line("note", note.clone());
+    }
+    for problem in &report.problems {
+        line("problem", problem.clone());
+    }
+    lines.concat()
+}

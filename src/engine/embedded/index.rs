@@ -1,0 +1,857 @@
+//! What waits where: everything the engine knows without reading the disk.
+//!
+//! One structure for every level. At level `memory` the messages themselves are in it; at the others it holds
+//! about 32 bytes for each message, and who reads fetches the rest from the disk.
+
+use std::collections::hash_map::Entry as MapEntry;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use crate::clock::millis;
+use crate::engine::embedded::dedup::{Dedup, Key, Keys};
+use crate::engine::{Append, EngineError, Position, Settings};
+use crate::hub::Hubs;
+use crate::message::{
+    Address, Gap, GapReason, Item, Kind, Message, MessageId, Outcome, Publication, Seq, SessionId,
+};
+
+/// What a stored message costs besides its frame: places in tables, reference counts. Bytes.
+const OVERHEAD: usize = 256;
+
+/// How many empty shelves are remembered, so that returning readers are told exactly what they missed.
+pub(super) const EMPTY_SHELVES: usize = 65_536;
+
+/// How many messages one slice of expiry drops while it holds the lock, and those of one address more.
+const EXPIRY_SLICE: usize = 512;
+
+/// A read is complete once it has this many bytes.
+const READ_BYTES: usize = 1 << 20;
+
+/// Publications kept in memory for readers that are a little behind, in bytes and in number.
+const RECENT_BYTES: usize = 8 << 20;
+const RECENT_MESSAGES: usize = 16_384;
+
+type Waiter = oneshot::Sender<Result<Seq, EngineError>>;
+
+/// A message that has its place, and is not committed yet.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) seq: Seq,
+    /// The seq before it in its mailbox or history, also if that is gone by now.
+    pub(super) prev: Seq,
+    pub(super) ends: u64,
+    pub(super) ts: u64,
+    pub(super) address: Address,
+    pub(super) publication: Arc<Publication>,
+    pub(super) key: Option<Key>,
+    /// The sender's id of it, if the sender wants to know what becomes of it.
+    pub(super) receipt: Option<MessageId>,
+    /// Who waits for it; nobody for a receipt, which must not get lost.
+    pub(super) waiter: Option<Waiter>,
+}
+
+/// Where an append was put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    New(Seq),
+    /// The same message was appended before.
+    Known(Seq),
+}
+
+/// What an emptied shelf leaves behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Floor {
+    pub(super) floor: Seq,
+    pub(super) expired: Seq,
+}
+
+/// What is gone from the index and not yet from the disk.
+#[derive(Debug, Default)]
+pub(super) struct Gone {
+    /// Messages, each with the seq of the receipt that must be stored no later.
+    pub(super) messages: VecDeque<(Seq, Seq)>,
+    pub(super) floors: HashMap<Address, Floor>,
+}
+
+/// Deletions and floors for one commit.
+pub(super) type TakenGone = (Vec<(Seq, Seq)>, Vec<(Address, Floor)>);
+
+impl Gone {
+    pub(super) fn is_empty(&self) -> bool {
+        self.messages.is_empty() && self.floors.is_empty()
+    }
+}
+
+/// What a read found: messages that are at hand, and seqs of those that are on the disk.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub(super) slots: Vec<Slot>,
+    pub(super) cursor: Seq,
+    pub(super) more: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum Slot {
+    Ready(Item),
+    OnDisk(Seq),
+}
+
+#[derive(Debug)]
+pub(super) struct Index {
+    settings: Settings,
+    keys: Keys,
+    /// Whether committed messages are on a disk, or only here.
+    on_disk: bool,
+    /// The newest seq given.
+    newest: Seq,
+    /// Up to here everything is committed or refused; what is above cannot be seen.
+    committed: Seq,
+    shelves: HashMap<Address, Shelf>,
+    /// When each shelf loses its next message at the earliest, in Unix milliseconds.
+    soonest: BTreeSet<(u64, Address)>,
+    /// Empty shelves, longest empty first; an entry may be out of date.
+    empty: VecDeque<Address>,
+    /// No shelf that was forgotten reached beyond this.
+    forgotten: Seq,
+    dedup: Dedup,
+    bytes: usize,
+    messages: usize,
+    /// Who gets the receipt of a stored message, by its seq.
+    receipts: HashMap<Seq, (SessionId, MessageId)>,
+    /// How many receipts each session is going to get: they have their room in its mailbox.
+    promised: HashMap<SessionId, usize>,
+    /// What expired between two stored messages: the seq of the later one and the highest that is gone.
+    holes: HashMap<Seq, Seq>,
+    /// Appended, not committed, in order. Bounded by `Settings::queue`.
+    queue: VecDeque<Pending>,
+    queued_bytes: usize,
+    /// Who sent the same again before it was committed.
+    repeats: Vec<(Seq, Waiter)>,
+    gone: Gone,
+    /// The newest committed publications, oldest first.
+    recent: VecDeque<Arc<Publication>>,
+    recent_bytes: usize,
+    /// Messages dropped because their time was over, that [`Self::take_expired`] has not told yet.
+    expired: usize,
+}
+
+/// The stored messages of one address.
+#[derive(Debug)]
+struct Shelf {
+    /// In seq order.
+    entries: VecDeque<Entry>,
+    bytes: usize,
+    position: Position,
+    /// What `Index::soonest` says of it; [`u64::MAX`] if nothing.
+    soonest: u64,
+    /// Whether `Index::empty` lists it.
+    listed: bool,
+}
+
+#[derive(Debug)]
+struct Entry {
+    seq: Seq,
+    ends: u64,
+    /// The message itself, at level `memory`.
+    publication: Option<Arc<Publication>>,
+    bytes: u32,
+    /// Whether `Index::receipts` has something for it.
+    receipt: bool,
+    /// Whether `Index::holes` has something for it.
+    hole: bool,
+}
+
+fn cost(publication: &Publication) -> usize {
+    publication.frame().as_str().len() + OVERHEAD
+}
+
+/// What one stored message read back at the start costs: its payload and names, and the rest of its frame.
+pub(super) fn cost_of(payload: usize, names: usize) -> usize {
+    payload + names + 64 + OVERHEAD
+}
+
+impl Shelf {
+    /// A new shelf may be an old one that was forgotten while it was empty.
+    fn after_forgotten(forgotten: Seq) -> Self {
+        Self {
+            entries: VecDeque::new(),
+            bytes: 0,
+            position: Position { floor: forgotten, ..Position::default() },
+            soonest: u64::MAX,
+            listed: false,
+        }
+    }
+
+    /// The highest seq that expired after the last message still there.
+    fn expired_since_last(&self) -> Seq {
+        match self.entries.back() {
+            Some(last) if last.seq > self.position.expired => Seq::START,
+            _ => self.position.expired,
+        }
+    }
+
+    /// The last seq that was ever here.
+    fn last(&self) -> Seq {
+        let Position { floor, expired, newest } = self.position;
+        self.entries.back().map_or(Seq::START, |last| last.seq).max(floor).max(expired).max(newest)
+    }
+
+    /// How many of its messages are committed.
+    fn committed(&self, committed: Seq) -> usize {
+        match self.entries.back() {
+            Some(last) if last.seq > committed => {
+                self.entries.partition_point(|entry| entry.seq <= committed)
+            }
+            _ => self.entries.len(),
+        }
+    }
+}
+
+impl Index {
+    /// An empty index. Its first seq is the one after `newest`.
+    pub(super) fn new(settings: Settings, secret: &[u8; 16], newest: Seq, on_disk: bool) -> Self {
+        Self {
+            settings,
+            keys: Keys::new(secret),
+            on_disk,
+            newest,
+            committed: newest,
+            shelves: HashMap::new(),
+            soonest: BTreeSet::new(),
+            empty: VecDeque::new(),
+            forgotten: Seq::START,
+            dedup: Dedup::new(millis(settings.dedup_window), settings.dedup_ids),
+            bytes: 0,
+            messages: 0,
+            receipts: HashMap::new(),
+            promised: HashMap::new(),
+            holes: HashMap::new(),
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            repeats: Vec::new(),
+            gone: Gone::default(),
+            recent: VecDeque::new(),
+            recent_bytes: 0,
+            expired: 0,
+        }
+    }
+
+    /// Gives a message its place, if there is room for it.
+    pub(super) fn append(&mut self, append: Append, waiter: Option<Waiter>) -> Result<Place, EngineError> {
+        let Settings { mailbox, history, queue, clock, .. } = self.settings;
+        let now = clock.now();
+        let Append { address, message, id, ttl, receipt } = append;
+        let key = id.as_ref().map(|id| self.keys.key(&address, &message, id));
+        if let Some(seq) = key.and_then(|key| self.dedup.get(key, now)) {
+            if seq > self.committed
+                && let Some(waiter) = waiter
+            {
+                self.repeats.push((seq, waiter));
+            }
+            return Ok(Place::Known(seq));
+        }
+        if self.queue.len() >= queue.messages || self.queued_bytes >= queue.bytes {
+            return Err(EngineError::Overloaded { messages: self.queue.len(), bytes: self.queued_bytes });
+        }
+        let is_topic = matches!(address, Address::Topic(_));
+        let bounds = if is_topic { history } else { mailbox };
+        let age = match ttl {
+            Some(ttl) if is_topic => ttl.min(bounds.age),
+            Some(ttl) => ttl,
+            None => bounds.age,
+        };
+        let seq = Seq(self.newest.0 + 1);
+        let publication = Arc::new(Publication::encode(&address, Some(seq), &message));
+        let cost = cost(&publication);
+        let wants = if receipt { message.from.clone().zip(id.clone()) } else { None };
+        let to = wants.as_ref().map(|(from, _)| from);
+        if self.has_room(&address, cost, to).is_err() {
+            // What has outlived its time must not stand in the way of what comes.
+            while self.expire_slice() >= EXPIRY_SLICE {}
+            self.has_room(&address, cost, to)?;
+        }
+        if let Some((from, id)) = wants {
+            *self.promised.entry(from.clone()).or_default() += 1;
+            self.receipts.insert(seq, (from, id));
+        }
+        if let Some(key) = key {
+            self.dedup.remember(key, seq, now);
+        }
+        let receipt = if receipt { id } else { None };
+        let (ends, ts) = (now.saturating_add(millis(age)), message.ts);
+        self.place(Pending { seq, prev: Seq::START, ends, ts, address, publication, key, receipt, waiter });
+        Ok(Place::New(seq))
+    }
+
+    /// Puts a message with a new seq onto its shelf and into the queue.
+    fn place(&mut self, mut pending: Pending) {
+        let Pending { seq, ends, ref publication, .. } = pending;
+        self.newest = seq;
+        let cost = cost(publication);
+        let forgotten = self.forgotten;
+        let shelf = match self.shelves.entry(pending.address.clone()) {
+            MapEntry::Occupied(shelf) => shelf.into_mut(),
+            MapEntry::Vacant(place) => place.insert(Shelf::after_forgotten(forgotten)),
+        };
+        pending.prev = shelf.last();
+        let hole = shelf.expired_since_last();
+        if hole > Seq::START {
+            self.holes.insert(seq, hole);
+        }
+        let publication = (!self.on_disk).then(|| Arc::clone(publication));
+        let (bytes, receipt) = (u32::try_from(cost).unwrap_or(u32::MAX), pending.receipt.is_some());
+        let hole = hole > Seq::START;
+        shelf.entries.push_back(Entry { seq, ends, publication, bytes, receipt, hole });
+        shelf.bytes += cost;
+        if ends < shelf.soonest {
+            self.soonest.remove(&(shelf.soonest, pending.address.clone()));
+            self.soonest.insert((ends, pending.address.clone()));
+            shelf.soonest = ends;
+        }
+        self.bytes += cost;
+        self.messages += 1;
+        self.queued_bytes += cost;
+        self.queue.push_back(pending);
+    }
+
+    fn has_room(
+        &self,
+        address: &Address,
+        cost: usize,
+        receipt: Option<&SessionId>,
+    ) -> Result<(), EngineError> {
+        let Settings { mailbox: bounds, history, total_bytes, .. } = self.settings;
+        if self.bytes + cost > total_bytes {
+            return Err(EngineError::StoreFull { limit: total_bytes });
+        }
+        let Address::Session(session) = address else {
+            // A history makes room by itself, for what fits into it at all.
+            let full = EngineError::MailboxFull { messages: 0, bytes: 0, bounds: history };
+            return if cost > history.bytes { Err(full) } else { Ok(()) };
+        };
+        let (messages, bytes) = self.held(session);
+        if messages >= bounds.messages || bytes + cost > bounds.bytes {
+            return Err(EngineError::MailboxFull { messages, bytes, bounds });
+        }
+        if let Some(from) = receipt {
+            let own = usize::from(from == session);
+            let (messages, _) = self.held(from);
+            if messages + own >= bounds.messages {
+                return Err(EngineError::NoRoomForReceipt { messages, limit: bounds.messages });
+            }
+        }
+        Ok(())
+    }
+
+    /// What a mailbox holds, the room for receipts included.
+    fn held(&self, session: &SessionId) -> (usize, usize) {
+        let address = Address::Session(session.clone());
+        let (messages, bytes) = self.shelves.get(&address).map_or((0, 0), |s| (s.entries.len(), s.bytes));
+        (messages + self.promised.get(session).copied().unwrap_or_default(), bytes)
+    }
+
+    /// Takes what is to be committed next: some messages, in order.
+    pub(super) fn take(&mut self, most: usize, most_bytes: usize) -> Vec<Pending> {
+        let mut bytes = 0;
+        let mut end = 0;
+        for pending in self.queue.iter().take(most) {
+            if bytes > most_bytes {
+                break;
+            }
+            bytes += cost(&pending.publication);
+            end += 1;
+        }
+        self.queued_bytes -=
+            self.queue.iter().take(end).map(|pending| cost(&pending.publication)).sum::<usize>();
+        let taken = self.queue.drain(..end).collect();
+        if self.queue.is_empty() && self.queue.capacity() > 1024 {
+            self.queue.shrink_to(256);
+        }
+        taken
+    }
+
+    /// Takes what is to be deleted next, given that everything up to `through` is committed with it.
+    pub(super) fn take_gone(&mut self, through: Seq, most: usize) -> TakenGone {
+        let ready = self.gone.messages.iter().take(most).take_while(|(_, after)| *after <= through).count();
+        let messages = self.gone.messages.drain(..ready).collect();
+        // A floor says that everything below is gone; what is not deleted yet is above it for one who reads
+        // the store in between.
+        let floors = match self.gone.messages.is_empty() {
+            true => self.gone.floors.drain().collect(),
+            false => Vec::new(),
+        };
+        if self.gone.messages.capacity() > 1024 && self.gone.messages.is_empty() {
+            self.gone.messages = VecDeque::new();
+        }
+        (messages, floors)
+    }
+
+    /// These messages are durable: they can be seen now. Answers who sent one of them again meanwhile.
+    pub(super) fn commit(&mut self, group: &[Pending]) -> Vec<(Seq, Waiter)> {
+        let Some(last) = group.last() else { return Vec::new() };
+        self.committed = last.seq;
+        for pending in group {
+            if self.on_disk {
+                self.recent_bytes += cost(&pending.publication);
+                self.recent.push_back(Arc::clone(&pending.publication));
+            }
+            let shelf = self.shelves.get_mut(&pending.address).expect("what is queued is on its shelf");
+            shelf.position.newest = pending.seq;
+            if matches!(pending.address, Address::Topic(_)) {
+                self.make_room(&pending.address);
+            }
+        }
+        while self.recent.len() > RECENT_MESSAGES || self.recent_bytes > RECENT_BYTES {
+            let Some(oldest) = self.recent.pop_front() else { break };
+            self.recent_bytes -= cost(&oldest);
+        }
+        self.repeats.extract_if(.., |(seq, _)| *seq <= last.seq).collect()
+    }
+
+    /// Drops the oldest messages of a history that are beyond its bounds.
+    fn make_room(&mut self, address: &Address) {
+        let bounds = self.settings.history;
+        let Some(shelf) = self.shelves.get_mut(address) else { return };
+        let mut committed = shelf.committed(self.committed);
+        while committed > bounds.messages || (committed > 1 && shelf.bytes > bounds.bytes) {
+            let Some(oldest) = shelf.entries.pop_front() else { break };
+            shelf.bytes -= oldest.bytes as usize;
+            shelf.position.floor = oldest.seq;
+            committed -= 1;
+            self.bytes -= oldest.bytes as usize;
+            self.messages -= 1;
+            if oldest.hole {
+                self.holes.remove(&oldest.seq);
+            }
+            if self.on_disk {
+                self.gone.messages.push_back((oldest.seq, Seq::START));
+            }
+        }
+    }
+
+    /// These messages could not be stored, nor can what waits behind them: takes them back, except receipts,
+    /// which wait for better times. Answers who is to be told.
+    pub(super) fn refuse(&mut self, group: Vec<Pending>) -> Vec<Waiter> {
+        let mut kept = VecDeque::new();
+        let mut told = Vec::new();
+        let mut refused = group;
+        refused.extend(self.queue.drain(..));
+        self.queued_bytes = 0;
+        for pending in refused {
+            let Some(waiter) = pending.waiter else {
+                self.queued_bytes += cost(&pending.publication);
+                kept.push_back(pending);
+                continue;
+            };
+            told.push(waiter);
+            if let Some(key) = pending.key {
+                self.dedup.revoke(key);
+            }
+            let shelf = self.shelves.get_mut(&pending.address).expect("what is queued is on its shelf");
+            let at = shelf.entries.partition_point(|entry| entry.seq < pending.seq);
+            let entry = shelf.entries.remove(at).expect("what is queued is on its shelf");
+            shelf.bytes -= entry.bytes as usize;
+            self.bytes -= entry.bytes as usize;
+            self.messages -= 1;
+            let hole = if entry.hole { self.holes.remove(&entry.seq) } else { None };
+            if let (Some(hole), Some(next)) = (hole, shelf.entries.get_mut(at)) {
+                next.hole = true;
+                self.holes.insert(next.seq, hole);
+            }
+            if entry.receipt
+                && let Some((from, _)) = self.receipts.remove(&entry.seq)
+            {
+                self.release(&from);
+            }
+            self.list_if_empty(&pending.address);
+        }
+        for pending in &mut kept {
+            let shelf = &self.shelves[&pending.address];
+            let at = shelf.entries.partition_point(|entry| entry.seq < pending.seq);
+            let Position { floor, expired, newest } = shelf.position;
+            let before = at.checked_sub(1).map_or(Seq::START, |at| shelf.entries[at].seq);
+            pending.prev = before.max(floor).max(expired).max(newest);
+        }
+        self.queue = kept;
+        told.extend(self.repeats.drain(..).map(|(_, waiter)| waiter));
+        told
+    }
+
+    fn release(&mut self, from: &SessionId) {
+        if let MapEntry::Occupied(mut promised) = self.promised.entry(from.clone()) {
+            *promised.get_mut() -= 1;
+            if *promised.get() == 0 {
+                promised.remove();
+            }
+        }
+    }
+
+    /// A message has left for good: its sender hears of it, if it asked to. Answers the seq of the receipt.
+    fn conclude(&mut self, seq: Seq, state: Outcome) -> Seq {
+        let Some((from, id)) = self.receipts.remove(&seq) else { return Seq::START };
+        self.release(&from);
+        let now = self.settings.clock.now();
+        let message = Message::receipt(&id, state, now);
+        let address = Address::Session(from);
+        let seq = Seq(self.newest.0 + 1);
+        let publication = Arc::new(Publication::encode(&address, Some(seq), &message));
+        let ends = now.saturating_add(millis(self.settings.mailbox.age));
+        self.place(Pending {
+            seq,
+            prev: Seq::START,
+            ends,
+            ts: now,
+            address,
+            publication,
+            key: None,
+            receipt: None,
+            waiter: None,
+        });
+        seq
+    }
+
+    /// See [`crate::engine::Engine::read`].
+    pub(super) fn read(&self, address: &Address, after: Seq, limit: usize) -> Plan {
+        let now = self.settings.clock.now();
+        let mut plan = Plan { cursor: after, ..Plan::default() };
+        let Some(shelf) = self.shelves.get(address) else {
+            plan.skip(self.forgotten, GapReason::Acknowledged);
+            return plan;
+        };
+        let dropped = match address {
+            Address::Session(_) => GapReason::Acknowledged,
+            Address::Topic(_) => GapReason::Expired,
+        };
+        // What comes first is told first.
+        let Position { floor, expired, .. } = shelf.position;
+        let first = shelf.entries.front().map_or(Seq(u64::MAX), |first| first.seq);
+        if expired < floor && expired < first {
+            plan.skip(expired, GapReason::Expired);
+        }
+        plan.skip(floor, dropped);
+        let mut expired = Seq::START;
+        let mut bytes = 0;
+        let from = shelf.entries.partition_point(|entry| entry.seq <= plan.cursor);
+        for entry in shelf.entries.range(from..shelf.committed(self.committed).max(from)) {
+            if entry.hole {
+                expired = expired.max(self.holes.get(&entry.seq).copied().unwrap_or_default());
+            }
+            if entry.ends <= now {
+                expired = entry.seq;
+                continue;
+            }
+            if plan.slots.len() >= limit || bytes >= READ_BYTES {
+                plan.more = true;
+                return plan;
+            }
+            plan.skip(expired, GapReason::Expired);
+            bytes += entry.bytes as usize;
+            let at_hand = entry.publication.as_ref().or_else(|| self.recent(entry.seq));
+            plan.slots.push(match at_hand {
+                Some(publication) => Slot::Ready(Item::Message(Arc::clone(publication))),
+                None => Slot::OnDisk(entry.seq),
+            });
+            plan.cursor = entry.seq;
+        }
+        plan.skip(expired.max(shelf.expired_since_last()), GapReason::Expired);
+        plan
+    }
+
+    fn recent(&self, seq: Seq) -> Option<&Arc<Publication>> {
+        let at = self.recent.binary_search_by_key(&Some(seq), |publication| publication.seq()).ok()?;
+        self.recent.get(at)
+    }
+
+    /// Whether a message is still there.
+    pub(super) fn holds(&self, address: &Address, seq: Seq) -> bool {
+        let shelf = self.shelves.get(address);
+        shelf.is_some_and(|shelf| shelf.entries.binary_search_by_key(&seq, |entry| entry.seq).is_ok())
+    }
+
+    /// See [`crate::engine::Engine::trim`].
+    pub(super) fn trim(&mut self, address: &Address, through: Seq) {
+        let through = through.min(self.committed);
+        let Some(shelf) = self.shelves.get_mut(address) else { return };
+        let before = shelf.position.floor;
+        shelf.position.floor = before.max(through);
+        let end = shelf.entries.partition_point(|entry| entry.seq <= through);
+        if end == 0 {
+            if shelf.entries.is_empty() && shelf.position.floor > before {
+                self.note_floor(address);
+            }
+            return;
+        }
+        let trimmed: Vec<Entry> = shelf.entries.drain(..end).collect();
+        shelf.bytes -= trimmed.iter().map(|entry| entry.bytes as usize).sum::<usize>();
+        for entry in trimmed {
+            self.drop_entry(&entry, Outcome::Acknowledged);
+        }
+        self.list_if_empty(address);
+    }
+
+    /// What is to be done for every message that leaves.
+    fn drop_entry(&mut self, entry: &Entry, state: Outcome) {
+        self.bytes -= entry.bytes as usize;
+        self.messages -= 1;
+        if entry.hole {
+            self.holes.remove(&entry.seq);
+        }
+        let after = if entry.receipt { self.conclude(entry.seq, state) } else { Seq::START };
+        if self.on_disk {
+            self.gone.messages.push_back((entry.seq, after));
+        }
+    }
+
+    fn note_floor(&mut self, address: &Address) {
+        if self.on_disk
+            && let Some(shelf) = self.shelves.get(address)
+        {
+            let Position { floor, expired, .. } = shelf.position;
+            self.gone.floors.insert(address.clone(), Floor { floor, expired });
+        }
+    }
+
+    /// Drops at most [`EXPIRY_SLICE`] messages whose time is over, and the rest of the last mailbox; answers
+    /// how many.
+    pub(super) fn expire_slice(&mut self) -> usize {
+        let now = self.settings.clock.now();
+        let mut dropped = 0;
+        while dropped < EXPIRY_SLICE {
+            let Some((soonest, _)) = self.soonest.first() else { break };
+            if *soonest > now {
+                break;
+            }
+            let Some((_, address)) = self.soonest.pop_first() else { break };
+            dropped += self.expire_shelf(&address, now);
+        }
+        self.expired += dropped;
+        dropped
+    }
+
+    fn expire_shelf(&mut self, address: &Address, now: u64) -> usize {
+        let committed = self.committed;
+        let Some(shelf) = self.shelves.get_mut(address) else { return 0 };
+        let mut ended = Vec::new();
+        let mut kept = VecDeque::with_capacity(shelf.entries.len());
+        let mut last_ended = Seq::START;
+        let mut soonest = u64::MAX;
+        for mut entry in std::mem::take(&mut shelf.entries) {
+            if entry.ends <= now && entry.seq <= committed {
+                last_ended = entry.seq;
+                shelf.bytes -= entry.bytes as usize;
+                ended.push(entry);
+                continue;
+            }
+            if last_ended > Seq::START {
+                entry.hole = true;
+                self.holes.insert(entry.seq, last_ended);
+                last_ended = Seq::START;
+            }
+            soonest = soonest.min(entry.ends);
+            kept.push_back(entry);
+        }
+        shelf.entries = kept;
+        shelf.soonest = soonest;
+        if let Some(last) = ended.last() {
+            shelf.position.expired = shelf.position.expired.max(last.seq);
+        }
+        if soonest < u64::MAX {
+            self.soonest.insert((soonest, address.clone()));
+        }
+        for entry in &ended {
+            self.drop_entry(entry, Outcome::Expired);
+        }
+        if !ended.is_empty() {
+            self.note_floor(address);
+            self.list_if_empty(address);
+        }
+        ended.len()
+    }
+
+    /// How many messages expired since this was asked last.
+    pub(super) fn take_expired(&mut self) -> usize {
+        self.dedup.forget(self.settings.clock.now());
+        std::mem::take(&mut self.expired)
+    }
+
+    fn list_if_empty(&mut self, address: &Address) {
+        let Some(shelf) = self.shelves.get_mut(address) else { return };
+        if !shelf.entries.is_empty() {
+            return;
+        }
+        if shelf.soonest < u64::MAX {
+            self.soonest.remove(&(shelf.soonest, address.clone()));
+            shelf.soonest = u64::MAX;
+        }
+        shelf.entries = VecDeque::new();
+        if !shelf.listed {
+            shelf.listed = true;
+            self.empty.push_back(address.clone());
+        }
+        self.note_floor(address);
+    }
+
+    /// Forgets the longest empty shelves beyond `keep`, except those that someone reads.
+    ///
+    /// Looks at a few only, however many there are: whoever acknowledges pays for it, and holds the lock.
+    pub(super) fn forget_empty(&mut self, hubs: &Hubs, keep: usize, most_looks: usize) {
+        for _ in 0..self.empty.len().saturating_sub(keep).min(most_looks) {
+            let Some(address) = self.empty.pop_front() else { return };
+            let Some(shelf) = self.shelves.get_mut(&address) else { continue };
+            if !shelf.entries.is_empty() {
+                shelf.listed = false;
+            } else if hubs.is_read(&address) {
+                self.empty.push_back(address);
+            } else {
+                self.forgotten = self.forgotten.max(shelf.position.floor).max(shelf.position.expired);
+                self.shelves.remove(&address);
+            }
+        }
+    }
+
+    /// See [`crate::engine::Engine::position`].
+    pub(super) fn position(&self, address: &Address) -> Position {
+        match (self.shelves.get(address), address) {
+            (Some(shelf), _) => shelf.position,
+            (None, Address::Session(_)) => Position::default(),
+            // A cursor to come back with: what is published from here on is above it.
+            (None, Address::Topic(_)) => {
+                Position { floor: self.forgotten, newest: self.committed, ..Position::default() }
+            }
+        }
+    }
+
+    /// The newest seq anyone can have seen.
+    pub(super) fn committed(&self) -> Seq {
+        self.committed
+    }
+
+    pub(super) fn newest(&self) -> Seq {
+        self.newest
+    }
+
+    pub(super) fn forgotten(&self) -> Seq {
+        self.forgotten
+    }
+
+    pub(super) fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub(super) fn gone(&mut self) -> &mut Gone {
+        &mut self.gone
+    }
+
+    #[cfg(test)]
+    pub(super) fn shelves(&self) -> usize {
+        self.shelves.len()
+    }
+}
+
+impl Plan {
+    /// Moves on to `to`, and says so unless the reader is new: one without a cursor misses nothing.
+    fn skip(&mut self, to: Seq, reason: GapReason) {
+        if to > self.cursor {
+            if self.cursor > Seq::START {
+                self.slots.push(Slot::Ready(Item::Gap(Gap { from: self.cursor, to, reason })));
+            }
+            self.cursor = to;
+        }
+    }
+}
+
+/// A message read back at the start.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stored {
+    pub(super) seq: Seq,
+    pub(super) prev: Seq,
+    pub(super) ends: u64,
+    pub(super) bytes: usize,
+}
+
+/// Building the index at the start, from what is on the disk.
+impl Index {
+    /// What earlier processes forgot.
+    pub(super) fn restore_forgotten(&mut self, forgotten: Seq) {
+        self.forgotten = forgotten;
+    }
+
+    pub(super) fn restore_id(&mut self, key: Key, seq: Seq, until: u64) {
+        self.dedup.restore(key, seq, until);
+    }
+
+    pub(super) fn restore_floor(&mut self, address: &Address, floor: Floor) {
+        let shelf = self.shelves.entry(address.clone()).or_insert_with(|| Shelf::after_forgotten(Seq::START));
+        shelf.position = Position { floor: floor.floor, expired: floor.expired, newest: Seq::START };
+    }
+
+    /// Messages come in seq order, after all floors.
+    pub(super) fn restore(&mut self, address: &Address, stored: Stored) {
+        let Stored { seq, prev, ends, bytes } = stored;
+        // Only a shelf's first message costs a copy of its name.
+        let shelf = match self.shelves.get_mut(address) {
+            Some(shelf) => shelf,
+            None => self.shelves.entry(address.clone()).or_insert_with(|| Shelf::after_forgotten(Seq::START)),
+        };
+        let mut hole = false;
+        match shelf.entries.back() {
+            // What was before the first one left in order; expiries have their floor.
+            None => {
+                if prev > shelf.position.expired.max(shelf.position.floor) {
+                    shelf.position.floor = prev;
+                }
+            }
+            Some(before) if prev > before.seq => {
+                hole = true;
+                self.holes.insert(seq, prev);
+            }
+            Some(_) => {}
+        }
+        let bytes32 = u32::try_from(bytes).unwrap_or(u32::MAX);
+        shelf.entries.push_back(Entry { seq, ends, publication: None, bytes: bytes32, receipt: false, hole });
+        shelf.bytes += bytes;
+        shelf.position.newest = seq;
+        shelf.soonest = shelf.soonest.min(ends);
+        self.bytes += bytes;
+        self.messages += 1;
+    }
+
+    /// The last restored message of an address has a sender who wants to know what becomes of it.
+    pub(super) fn restore_receipt(&mut self, address: &Address, from: SessionId, id: MessageId) {
+        let Some(entry) = self.shelves.get_mut(address).and_then(|shelf| shelf.entries.back_mut()) else {
+            return;
+        };
+        entry.receipt = true;
+        *self.promised.entry(from.clone()).or_default() += 1;
+        self.receipts.insert(entry.seq, (from, id));
+    }
+
+    /// The next seq is above this one.
+    pub(super) fn go_on_after(&mut self, newest: Seq) {
+        self.newest = newest;
+        self.committed = newest;
+    }
+
+    /// Everything is restored: what is derived from it is built.
+    pub(super) fn restored(&mut self) {
+        for (address, shelf) in &mut self.shelves {
+            shelf.entries.shrink_to_fit();
+            if shelf.entries.is_empty() {
+                shelf.listed = true;
+                self.empty.push_back(address.clone());
+            } else {
+                self.soonest.insert((shelf.soonest, address.clone()));
+            }
+        }
+    }
+}
+
+/// What kind a stored message is, as a number that never changes.
+pub(super) fn kind_number(kind: Kind) -> i64 {
+    match kind {
+        Kind::Message => 0,
+        Kind::Receipt => 1,
+    }
+}

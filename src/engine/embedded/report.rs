@@ -1,0 +1,150 @@
+//! What a store holds, for operators: verified, without changing it.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags};
+use serde::Serialize;
+
+use crate::engine::OpenError;
+use crate::engine::embedded::disk::{self, FORMAT, Identity, ReadError, State};
+use crate::engine::embedded::recovery::{self, Files, uri_path};
+use crate::engine::embedded::wal::{self, Wal};
+
+/// What a store holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Whether everything is there and intact.
+    pub intact: bool,
+    /// What is wrong.
+    pub problems: Vec<String>,
+    /// What an operator may want to know, and is no problem.
+    pub notes: Vec<String>,
+    /// The store's incarnation.
+    pub epoch: Option<String>,
+    /// Mailboxes with messages.
+    pub mailboxes: usize,
+    /// Topics with messages.
+    pub topics: usize,
+    /// Intact messages.
+    pub messages: u64,
+    /// Bytes of their payloads.
+    pub bytes: u64,
+    /// When the oldest was sent, in Unix milliseconds.
+    pub oldest: Option<u64>,
+    /// Bytes of the store's files.
+    pub disk: u64,
+}
+
+/// Reads and verifies everything in a store, and changes nothing.
+///
+/// # Errors
+/// There is no store, or it cannot be opened at all.
+pub fn report(dir: &Path) -> Result<Report, OpenError> {
+    let files = Files::of(dir);
+    if !files.database.exists() {
+        return Err(match files.marker.exists() || files.wal.exists() {
+            true => OpenError::Missing { path: files.database },
+            false => OpenError::NoStore { dir: dir.to_owned() },
+        });
+    }
+    let sqlite = |error| OpenError::Sqlite { path: files.database.clone(), error };
+    let size = |path: &Path| std::fs::metadata(path).map_or(0, |data| data.len());
+    let mut report = Report {
+        intact: true,
+        problems: Vec::new(),
+        notes: Vec::new(),
+        epoch: None,
+        mailboxes: 0,
+        topics: 0,
+        messages: 0,
+        bytes: 0,
+        oldest: None,
+        disk: [&files.database, &files.wal, &files.shm].into_iter().map(|path| size(path)).sum(),
+    };
+    // A running server is looked at between two of its commits; a log at rest is looked at as a whole.
+    let in_use = matches!(files.lock_to_look(), Err(OpenError::InUse { .. }));
+    if in_use {
+        report.notes.push("a server uses this store now".to_owned());
+    } else {
+        let wal = wal::inspect(&files.wal);
+        match wal.map_err(|error| OpenError::Io { what: "read", path: files.wal.clone(), error })? {
+            Wal::Empty | Wal::Whole => {}
+            Wal::Torn { pages } => report.notes.push(format!(
+                "the last write was not finished ({pages} pages); it was never confirmed and the next start cuts it off"
+            )),
+            Wal::Damaged { at } => report.problems.push(format!("store.db-wal is damaged at byte {at}")),
+        }
+        if files.running.exists() {
+            report
+                .notes
+                .push("the last server did not end in order; the next start recovers the store".to_owned());
+        }
+    }
+    let connection = open(&files, in_use).map_err(sqlite)?;
+    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap_or(FORMAT);
+    if found > FORMAT {
+        return Err(OpenError::Newer { dir: dir.to_owned(), found, known: FORMAT });
+    }
+    // One view of a store that is written to meanwhile.
+    let connection = connection.unchecked_transaction().map_err(sqlite)?;
+    if let Err(error) = look(&connection, &mut report) {
+        report.problems.push(error.to_string());
+    }
+    match connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0)) {
+        Ok(found) if found == "ok" => {}
+        Ok(found) => report.problems.push(found),
+        Err(error) => report.problems.push(error.to_string()),
+    }
+    report.intact = report.problems.is_empty();
+    Ok(report)
+}
+
+impl Files {
+    /// Whether another process uses the store, found without making a lock file.
+    fn lock_to_look(&self) -> Result<(), OpenError> {
+        if !self.lock.exists() {
+            return Ok(());
+        }
+        self.lock().map(drop)
+    }
+}
+
+fn open(files: &Files, in_use: bool) -> rusqlite::Result<Connection> {
+    let no_log = std::fs::metadata(&files.wal).map_or(true, |data| data.len() == 0);
+    if !in_use && no_log {
+        // Nothing else is written beside it, not even SQLite's shared memory.
+        let uri = format!("file:{}?immutable=1", uri_path(&files.database));
+        let flags =
+            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        return Connection::open_with_flags(uri, flags);
+    }
+    disk::open_to_read(&files.database)
+}
+
+fn look(connection: &Connection, report: &mut Report) -> Result<(), ReadError> {
+    let state = State::read(connection);
+    let identity = Identity::read(connection);
+    let mut seen = HashSet::new();
+    let scanned = recovery::scan(connection, false, |row| {
+        report.messages += 1;
+        report.bytes += row.payload.len() as u64;
+        let ts = u64::try_from(row.ts).unwrap_or_default();
+        report.oldest = Some(report.oldest.map_or(ts, |oldest| oldest.min(ts)));
+        if !seen.contains(row.address) {
+            seen.insert(row.address.to_owned());
+            match row.address.starts_with("s/") {
+                true => report.mailboxes += 1,
+                false => report.topics += 1,
+            }
+        }
+        Ok(())
+    })?;
+    report.epoch = Some(identity?.epoch.as_str().to_owned());
+    let state = state?;
+    if !state.agrees(&scanned) {
+        let text = format!("{} messages were counted, {} are there", state.messages, scanned.messages);
+        return Err(ReadError::Damaged(text));
+    }
+    Ok(())
+}

@@ -1,0 +1,187 @@
+//! Looks at a write-ahead log before SQLite does.
+//!
+//! SQLite takes a log up to its last whole commit and is silent about what comes after. After a crash that is
+//! right: an unfinished write was never confirmed. After damage it is not: commits that were confirmed would
+//! be gone without a word. The two are told apart here, by the format that SQLite documents
+//! (<https://sqlite.org/fileformat2.html#the_write_ahead_log>).
+
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::path::Path;
+
+/// What a write-ahead log holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wal {
+    /// There is none, or nothing in it.
+    Empty,
+    /// Whole commits, and nothing else.
+    Whole,
+    /// After the last whole commit there is one that was not finished, and so never confirmed.
+    Torn {
+        /// Pages of the unfinished write.
+        pages: usize,
+    },
+    /// There were whole commits where now nothing can be read.
+    Damaged {
+        /// Where, in bytes.
+        at: u64,
+    },
+}
+
+const HEADER: usize = 32;
+const FRAME_HEADER: usize = 24;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Sum(u32, u32);
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+fn salt(bytes: &[u8], at: usize) -> u64 {
+    u64::from(word(bytes, at)) << 32 | u64::from(word(bytes, at + 4))
+}
+
+impl Sum {
+    fn stored(bytes: &[u8], at: usize) -> Self {
+        Self(word(bytes, at), word(bytes, at + 4))
+    }
+
+    fn over(mut self, bytes: &[u8], big_endian: bool) -> Self {
+        let read = if big_endian { u32::from_be_bytes } else { u32::from_le_bytes };
+        for pair in bytes.chunks_exact(8) {
+            let (first, second) = pair.split_at(4);
+            self.0 = self.0.wrapping_add(read(first.try_into().expect("4 bytes"))).wrapping_add(self.1);
+            self.1 = self.1.wrapping_add(read(second.try_into().expect("4 bytes"))).wrapping_add(self.0);
+        }
+        self
+    }
+}
+
+/// Reads up to a whole buffer; answers how much there was.
+fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match from.read(&mut buffer[filled..])? {
+            0 => break,
+            read => filled += read,
+        }
+    }
+    Ok(filled)
+}
+
+/// Inspects the log in this file.
+pub(super) fn inspect(path: &Path) -> io::Result<Wal> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Wal::Empty),
+        Err(error) => return Err(error),
+    };
+    inspect_bytes(BufReader::with_capacity(1 << 18, file))
+}
+
+fn inspect_bytes(mut file: impl Read) -> io::Result<Wal> {
+    let mut header = [0; HEADER];
+    if fill(&mut file, &mut header)? < HEADER || header == [0; HEADER] {
+        return Ok(Wal::Empty);
+    }
+    let magic = word(&header, 0);
+    let big_endian = magic & 1 == 1;
+    let page = word(&header, 8) as usize;
+    let known = magic & !1 == 0x377f_0682 && page.is_power_of_two() && (512..=65_536).contains(&page);
+    let sum = Sum(0, 0).over(&header[..24], big_endian);
+    if !known || sum != Sum::stored(&header, 24) {
+        return Ok(Wal::Damaged { at: 0 });
+    }
+    let ours = salt(&header, 16);
+    let mut chain = sum;
+    // Where the chain broke, and how many pages of the same log follow.
+    let mut broken: Option<(u64, usize)> = None;
+    let mut frame = vec![0; FRAME_HEADER + page];
+    let mut at = HEADER as u64;
+    while fill(&mut file, &mut frame)? == frame.len() {
+        let its = salt(&frame, 8);
+        let sum = chain.over(&frame[..8], big_endian).over(&frame[FRAME_HEADER..], big_endian);
+        let is_whole = broken.is_none() && its == ours && sum == Sum::stored(&frame, 16);
+        if is_whole {
+            chain = sum;
+        } else {
+            let (start, pages) = broken.get_or_insert((at, 0));
+            // Frames of earlier rounds of this file have salts that differ in many bits.
+            if (its ^ ours).count_ones() <= 1 {
+                *pages += 1;
+                // The last page of a commit says how large the database is then.
+                if word(&frame, 4) > 0 {
+                    return Ok(Wal::Damaged { at: *start });
+                }
+            }
+        }
+        at += frame.len() as u64;
+    }
+    Ok(match broken {
+        Some((_, pages)) if pages > 0 => Wal::Torn { pages },
+        _ => Wal::Whole,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rusqlite::Connection;
+
+    /// A log of some commits as SQLite writes it, with room left as after an earlier round.
+    fn log() -> Vec<u8> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.db");
+        let connection = Connection::open(&path).unwrap();
+        connection.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t (x)").unwrap();
+        for n in 0..20 {
+            connection.execute("INSERT INTO t VALUES (?1)", [format!("{n:01000}")]).unwrap();
+        }
+        let mut log = std::fs::read(dir.path().join("a.db-wal")).unwrap();
+        log.resize(log.len() + 100_000, 0);
+        log
+    }
+
+    fn used(log: &[u8]) -> usize {
+        log.iter().rposition(|byte| *byte != 0).unwrap() + 1
+    }
+
+    #[test]
+    fn what_sqlite_writes_is_whole() {
+        assert_eq!(inspect_bytes(&log()[..]).unwrap(), Wal::Whole);
+        assert_eq!(inspect_bytes(&[0; 100][..]).unwrap(), Wal::Empty);
+        assert_eq!(inspect_bytes(&[][..]).unwrap(), Wal::Empty);
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let log = log();
+        let used = used(&log);
+        for _ in 0..2_000 {
+            let mut log = log.clone();
+            let at = fastrand::usize(..used);
+            log[at] ^= 1 << fastrand::u32(..8);
+            let found = inspect_bytes(&log[..]).unwrap();
+            // A flip in the header of the very last frame can make it look unfinished.
+            let last_header = used.div_ceil(4120) * 4120 + HEADER - 4120..;
+            match found {
+                Wal::Damaged { .. } => {}
+                Wal::Torn { .. } => assert!(last_header.contains(&at), "{at} of {used}: {found:?}"),
+                _ => panic!("{at} of {used}: {found:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn an_unfinished_write_is_no_damage() {
+        let mut log = log();
+        // A frame whose header came to the disk, and its page did not; it ends no commit.
+        let next = (used(&log) - HEADER).div_ceil(4120) * 4120 + HEADER;
+        let (salts, page) = (log[16..24].to_vec(), [0, 0, 0, 2, 0, 0, 0, 0]);
+        log[next..next + 8].copy_from_slice(&page);
+        log[next + 8..next + 16].copy_from_slice(&salts);
+        log[next + 16] = 7;
+        assert_eq!(inspect_bytes(&log[..]).unwrap(), Wal::Torn { pages: 1 });
+    }
+}

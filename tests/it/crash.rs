@@ -1,0 +1,479 @@
+//! Crashes: what was answered "sent" is delivered, in order, under one seq, and stored once.
+//!
+//! The process is killed, or the machine loses its power, under load: senders that repeat what was not
+//! answered, with the same id, and readers on all transports that acknowledge now and then.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::process::Command as Blocking;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_tungstenite::connect_async;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::common::*;
+use crate::sse::Events;
+
+const SENDERS: usize = 4;
+const MAILBOXES: [&str; 4] = ["by-websocket", "by-poll", "by-sse", "by-x0"];
+/// Sends on their way at the same time, for each sender.
+const WINDOW: usize = 16;
+
+/// Names one message: its sender, and its number there.
+type Name = (usize, u64);
+
+/// What the senders were told and the readers got.
+#[derive(Default)]
+struct Ledger {
+    /// By mailbox and name: the seq that its sender was told.
+    confirmed: Mutex<HashMap<(&'static str, Name), u64>>,
+    stop: AtomicBool,
+}
+
+/// Where the server is at present.
+type Where = watch::Receiver<Option<std::net::SocketAddr>>;
+
+async fn address(place: &mut Where) -> std::net::SocketAddr {
+    soon(place.wait_for(Option::is_some)).await.unwrap().unwrap()
+}
+
+/// Sends until it is told to stop and everything is answered; answers how many.
+async fn sender(me: usize, mut place: Where, ledger: Arc<Ledger>) -> u64 {
+    let mut next = 0;
+    let mut unanswered: VecDeque<u64> = VecDeque::new();
+    let mailbox = |n: u64| MAILBOXES[(n as usize + me) % MAILBOXES.len()];
+    let frame = |n: u64| {
+        let payload = json!({ "s": me, "n": n, "fill": "x".repeat(n as usize * 7 % 300) });
+        let id = format!("{me}-{n}");
+        Message::text(
+            json!({ "type": "send", "id": id, "to": { "session": mailbox(n) }, "payload": payload })
+                .to_string(),
+        )
+    };
+    loop {
+        let url = format!("ws://{}/ws?session=S{me}", address(&mut place).await);
+        let Ok((mut socket, _)) = connect_async(url).await else {
+            tokio::task::yield_now().await;
+            continue;
+        };
+        // What was not answered goes first, in its order.
+        for n in &unanswered {
+            _ = socket.feed(frame(*n)).await;
+        }
+        _ = socket.flush().await;
+        loop {
+            let stopping = ledger.stop.load(Ordering::SeqCst);
+            if stopping && unanswered.is_empty() {
+                return next;
+            }
+            while !stopping && unanswered.len() < WINDOW {
+                unanswered.push_back(next);
+                _ = socket.feed(frame(next)).await;
+                next += 1;
+            }
+            if socket.flush().await.is_err() {
+                break;
+            }
+            let Some(Ok(frame)) = socket.next().await else { break };
+            let Message::Text(text) = frame else { continue };
+            let answer: Value = serde_json::from_str(&text).unwrap();
+            match answer["type"].as_str().unwrap() {
+                "sent" => {
+                    let n = unanswered.pop_front().unwrap();
+                    assert_eq!(answer["id"], format!("{me}-{n}"), "answers come in order");
+                    let seq = answer["seq"].as_u64().unwrap();
+                    ledger.confirmed.lock().unwrap().insert((mailbox(n), (me, n)), seq);
+                }
+                "welcome" => {}
+                _ => panic!("{answer}"),
+            }
+        }
+    }
+}
+
+/// What one reader got.
+#[derive(Default)]
+struct Got {
+    seqs: HashMap<Name, u64>,
+    names: BTreeMap<u64, Name>,
+    /// Messages of each sender in the order they came first.
+    firsts: HashMap<usize, Vec<u64>>,
+    repeats: usize,
+}
+
+fn name(payload: &Value) -> Name {
+    (payload["s"].as_u64().unwrap() as usize, payload["n"].as_u64().unwrap())
+}
+
+impl Got {
+    /// One seq for each message, one message for each seq, and each sender's in their order.
+    fn message(&mut self, seq: u64, payload: &Value) {
+        let name = name(payload);
+        let known = *self.names.entry(seq).or_insert(name);
+        assert_eq!(known, name, "seq {seq} is two messages");
+        match self.seqs.insert(name, seq) {
+            Some(before) => {
+                assert_eq!(before, seq, "message {name:?} has two seqs");
+                self.repeats += 1;
+            }
+            None => self.firsts.entry(name.0).or_default().push(name.1),
+        }
+    }
+
+    /// The x0 client is told no seqs of single messages.
+    fn unnumbered(&mut self, payload: &Value) {
+        let name = name(payload);
+        match self.seqs.insert(name, 0) {
+            Some(_) => self.repeats += 1,
+            None => self.firsts.entry(name.0).or_default().push(name.1),
+        }
+    }
+
+    fn has(&self, expected: &[Name]) -> bool {
+        expected.iter().all(|name| self.seqs.contains_key(name))
+    }
+}
+
+/// One reader's state, looked at by others when it rests.
+type Shared = Arc<Mutex<Got>>;
+
+async fn by_websocket(mut place: Where, got: Shared) {
+    let mut cursor = 0;
+    loop {
+        let query = if cursor > 0 { format!("&after={cursor}") } else { String::new() };
+        let url = format!("ws://{}/ws?session=by-websocket{query}", address(&mut place).await);
+        let Ok((mut socket, _)) = connect_async(url).await else {
+            tokio::task::yield_now().await;
+            continue;
+        };
+        let mut last = 0;
+        while let Some(Ok(frame)) = socket.next().await {
+            let Message::Text(text) = frame else { continue };
+            let frame: Value = serde_json::from_str(&text).unwrap();
+            if frame["type"] != "message" {
+                continue;
+            }
+            let seq = frame["seq"].as_u64().unwrap();
+            assert!(seq > last, "one socket sees increasing seqs");
+            last = seq;
+            got.lock().unwrap().message(seq, &frame["payload"]);
+            cursor = seq;
+            if fastrand::u8(..8) == 0 {
+                _ = socket.send(Message::text(json!({ "type": "ack", "seq": seq }).to_string())).await;
+            }
+        }
+    }
+}
+
+async fn by_poll(mut place: Where, got: Shared) {
+    let mut cursor = None;
+    loop {
+        let Ok(stream) = tokio::net::TcpStream::connect(address(&mut place).await).await else {
+            tokio::task::yield_now().await;
+            continue;
+        };
+        let mut http = Http::on(stream, "x").await;
+        loop {
+            let after = cursor.map_or(String::new(), |cursor: u64| format!("&after={cursor}"));
+            let target = format!("/v1/messages?session=by-poll&wait=5{after}");
+            let Ok(reply) = http.try_request("GET", &target, &[], "").await else { break };
+            assert_eq!(reply.status, 200, "{}", reply.body);
+            let answer = reply.json();
+            for message in answer["messages"].as_array().unwrap() {
+                got.lock().unwrap().message(message["seq"].as_u64().unwrap(), &message["payload"]);
+            }
+            cursor = answer["seq"].as_u64().filter(|seq| *seq > 0);
+        }
+    }
+}
+
+async fn by_sse(mut place: Where, got: Shared) {
+    let mut last = None;
+    loop {
+        let place = address(&mut place).await;
+        let Ok(mut events) = Events::try_open(place, "?session=by-sse", last).await else {
+            tokio::task::yield_now().await;
+            continue;
+        };
+        while let Some(event) = events.try_next().await {
+            if let Some(seq) = event.id
+                && event.name == "message"
+            {
+                got.lock().unwrap().message(seq, &event.data["payload"]);
+                last = Some(seq);
+            }
+        }
+    }
+}
+
+async fn by_x0(mut place: Where, got: Shared) {
+    loop {
+        let Ok(stream) = tokio::net::TcpStream::connect(address(&mut place).await).await else {
+            tokio::task::yield_now().await;
+            continue;
+        };
+        let mut http = Http::on(stream, "x").await;
+        loop {
+            let body = x0_poll("by-x0").to_string();
+            let Ok(reply) = http.try_request("POST", &x0_target(), &[], body).await else { break };
+            for message in x0_messages(&reply) {
+                got.lock().unwrap().unnumbered(&message);
+            }
+        }
+    }
+}
+
+/// A store, the load on it, and where the server is.
+struct Load {
+    place: watch::Sender<Option<std::net::SocketAddr>>,
+    ledger: Arc<Ledger>,
+    senders: Vec<JoinHandle<u64>>,
+    readers: Vec<(&'static str, JoinHandle<()>, Shared)>,
+}
+
+impl Load {
+    fn start(reading: bool) -> Self {
+        let (place, at) = watch::channel(None);
+        let ledger = Arc::<Ledger>::default();
+        let senders =
+            (0..SENDERS).map(|me| tokio::spawn(sender(me, at.clone(), Arc::clone(&ledger)))).collect();
+        let mut readers = Vec::new();
+        if reading {
+            let shared = Shared::default;
+            let (one, two, three, four) = (shared(), shared(), shared(), shared());
+            readers = vec![
+                (MAILBOXES[0], tokio::spawn(by_websocket(at.clone(), Arc::clone(&one))), one),
+                (MAILBOXES[1], tokio::spawn(by_poll(at.clone(), Arc::clone(&two))), two),
+                (MAILBOXES[2], tokio::spawn(by_sse(at.clone(), Arc::clone(&three))), three),
+                (MAILBOXES[3], tokio::spawn(by_x0(at, Arc::clone(&four))), four),
+            ];
+        }
+        Self { place, ledger, senders, readers }
+    }
+
+    /// Some load on this server, measured in confirmed messages.
+    async fn on(&self, server: &TestServer, messages: usize) {
+        self.place.send_replace(Some(server.address));
+        let before = self.confirmed();
+        soon(async {
+            while self.confirmed() < before + messages {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    }
+
+    fn confirmed(&self) -> usize {
+        self.ledger.confirmed.lock().unwrap().len()
+    }
+
+    /// Ends sending; everything is answered.
+    async fn answered(&mut self) -> u64 {
+        self.ledger.stop.store(true, Ordering::SeqCst);
+        let mut sent = 0;
+        for sender in self.senders.drain(..) {
+            sent += soon(sender).await.unwrap();
+        }
+        assert_eq!(sent as usize, self.confirmed());
+        sent
+    }
+
+    fn expected(&self, mailbox: &str) -> HashMap<Name, u64> {
+        let confirmed = self.ledger.confirmed.lock().unwrap();
+        confirmed.iter().filter(|((to, _), _)| *to == mailbox).map(|((_, name), seq)| (*name, *seq)).collect()
+    }
+
+    /// Waits until every reader has everything, and compares.
+    async fn verify(self) {
+        for (mailbox, reader, got) in &self.readers {
+            let expected = self.expected(mailbox);
+            let names: Vec<Name> = expected.keys().copied().collect();
+            let complete = async {
+                while !got.lock().unwrap().has(&names) {
+                    assert!(!reader.is_finished(), "{mailbox} has failed");
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            if tokio::time::timeout(SOON, complete).await.is_err() {
+                let got = got.lock().unwrap();
+                let mut missing: Vec<_> =
+                    expected.iter().filter(|(name, _)| !got.seqs.contains_key(name)).collect();
+                missing.sort();
+                panic!("{mailbox} misses {} of {}: {missing:?}", missing.len(), expected.len());
+            }
+            reader.abort();
+            let got = got.lock().unwrap();
+            assert_eq!(got.seqs.len(), expected.len(), "{mailbox}: nothing that was not sent");
+            for (name, seq) in expected {
+                let at = got.seqs[&name];
+                assert!(at == seq || *mailbox == "by-x0", "{mailbox}: {name:?} was told {seq}, came as {at}");
+            }
+            for (sender, order) in &got.firsts {
+                assert!(
+                    order.is_sorted(),
+                    "{mailbox}: the messages of {sender} came in another order: {order:?}"
+                );
+            }
+        }
+    }
+}
+
+fn is_long() -> bool {
+    std::env::var_os("X0_MSG_LONG_TESTS").is_some()
+}
+
+const MANY: [&str; 4] = ["--mailbox-messages", "10000000", "--poll-timeout", "2s"];
+
+#[tokio::test]
+async fn a_killed_server_loses_nothing_and_repeats_no_send() {
+    let rounds = if is_long() { 50 } else { 5 };
+    let dir = tempfile::tempdir().unwrap();
+    let mut load = Load::start(true);
+    for _ in 0..rounds {
+        let server = TestServer::at(dir.path(), &MANY).await;
+        load.on(&server, fastrand::usize(50..1500)).await;
+        load.place.send_replace(None);
+        server.kill().await;
+    }
+    let server = TestServer::at(dir.path(), &MANY).await;
+    load.place.send_replace(Some(server.address));
+    let sent = load.answered().await;
+    load.verify().await;
+    println!("{sent} messages, {rounds} kills");
+    let report = report(dir.path());
+    assert_eq!(report["intact"], true, "{report}");
+    server.stop().await;
+}
+
+fn report(dir: &Path) -> Value {
+    let output = Blocking::new(BINARY).args(["check", "--json", "--data-dir"]).arg(dir).output().unwrap();
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+/// A file system in a file, whose page cache is not in the file: what was not synced is lost with the power.
+struct Disk {
+    dir: TempDir,
+    images: usize,
+    mounted: Option<PathBuf>,
+}
+
+fn run(program: &str, args: &[&str]) -> Result<(), String> {
+    let output = Blocking::new(program).args(args).output().map_err(|error| format!("{program}: {error}"))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(format!("{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr).trim())),
+    }
+}
+
+impl Disk {
+    /// Or the reason why this machine has none.
+    fn new() -> Result<Self, String> {
+        let mut disk = Self { dir: tempfile::tempdir().unwrap(), images: 0, mounted: None };
+        let image = disk.image();
+        std::fs::File::create(&image).unwrap().set_len(256 << 20).unwrap();
+        run("mkfs.ext4", &["-q", "-F", image.to_str().unwrap()])?;
+        disk.mount()?;
+        Ok(disk)
+    }
+
+    fn image(&self) -> PathBuf {
+        self.dir.path().join(format!("image-{}", self.images))
+    }
+
+    fn mount(&mut self) -> Result<(), String> {
+        let (image, at) = (self.image(), self.dir.path().join(format!("mounted-{}", self.images)));
+        std::fs::create_dir(&at).unwrap();
+        run("mount", &["-o", "loop", image.to_str().unwrap(), at.to_str().unwrap()])?;
+        self.mounted = Some(at);
+        Ok(())
+    }
+
+    fn store(&self) -> PathBuf {
+        self.mounted.as_ref().unwrap().join("store")
+    }
+
+    fn unmount(&mut self) {
+        if let Some(at) = self.mounted.take() {
+            run("umount", &[at.to_str().unwrap()]).unwrap();
+        }
+    }
+
+    /// The power goes: what the disk has got by now is all there is.
+    async fn cut(&mut self, server: TestServer) {
+        server.signal(19);
+        let image = self.image();
+        self.images += 1;
+        std::fs::copy(&image, self.image()).unwrap();
+        server.kill().await;
+        self.unmount();
+        std::fs::remove_file(image).unwrap();
+        self.mount().unwrap();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.unmount();
+    }
+}
+
+/// How many confirmed messages are missing or wrong after power cuts, at this level.
+async fn lost_by_power_cuts(disk: &mut Disk, level: &str, rounds: usize) -> usize {
+    let mut load = Load::start(false);
+    let args = ["--mailbox-messages", "10000000", "--durability", level];
+    for _ in 0..rounds {
+        let server = TestServer::at(&disk.store(), &args).await;
+        load.on(&server, fastrand::usize(300..1500)).await;
+        load.place.send_replace(None);
+        disk.cut(server).await;
+    }
+    let server = TestServer::at(&disk.store(), &args).await;
+    load.place.send_replace(Some(server.address));
+    load.answered().await;
+    let mut lost = 0;
+    for mailbox in MAILBOXES {
+        let expected = load.expected(mailbox);
+        let mut got = HashMap::new();
+        let mut after = 0;
+        loop {
+            let reply =
+                server.get(&format!("/v1/messages?session={mailbox}&after={after}&wait=0")).await.json();
+            let messages = reply["messages"].as_array().unwrap().clone();
+            if messages.is_empty() {
+                break;
+            }
+            for message in messages {
+                got.insert(name(&message["payload"]), message["seq"].as_u64().unwrap());
+            }
+            after = reply["seq"].as_u64().unwrap();
+        }
+        lost += expected.iter().filter(|(name, seq)| got.get(name) != Some(seq)).count();
+    }
+    server.kill().await;
+    lost
+}
+
+#[tokio::test]
+async fn power_cuts_lose_nothing_at_fsync_and_the_rig_bites() {
+    let mut disk = match Disk::new() {
+        Ok(disk) => disk,
+        Err(reason) => {
+            println!("not tested: this machine gives no loop device with a file system ({reason})");
+            return;
+        }
+    };
+    let rounds = if is_long() { 50 } else { 3 };
+    assert_eq!(lost_by_power_cuts(&mut disk, "fsync", rounds).await, 0);
+    std::fs::remove_dir_all(disk.store()).unwrap();
+    let lost = lost_by_power_cuts(&mut disk, "os", 3).await;
+    assert!(lost > 0, "without syncing, power cuts must lose something, or this test proves nothing");
+    println!("fsync: {rounds} cuts, nothing lost; os: {lost} lost");
+}
