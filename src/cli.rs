@@ -330,7 +330,7 @@ async fn listen_on(mut socket: Socket, args: &ListenArgs, session: &str, place: 
             }
             "gap" => eprintln!("gap: {text}"),
             "error" => return Err(frame.refused()),
-            "message" => {
+            "message" | "receipt" => {
                 let mut out = std::io::stdout().lock();
                 let line = match frame.payload {
                     Some(payload) if args.payload => payload.get(),

@@ -16,6 +16,7 @@
 //! 6. [`Engine::read`] answers in seq order, at most the asked number of items, and reports every hole above
 //!    the cursor exactly once, in order. A read shorter than its limit has reached the end.
 //! 7. An address without messages costs nothing lasting.
+//! 8. A registration is there until it ends, is ended or is changed, over restarts too.
 
 use std::future::Future;
 use std::io;
@@ -29,14 +30,14 @@ use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 use crate::hub::Hubs;
-use crate::message::{Address, Epoch, Item, Message, MessageId, Publication, Seq};
+use crate::message::{Address, Epoch, Item, Message, MessageId, Publication, Seq, SessionId, UserId};
 
 pub mod embedded;
 
 #[cfg(test)]
 mod contract;
 
-pub use embedded::{Embedded, Report, Writer, report};
+pub use embedded::{Embedded, Registration, Report, Writer, report};
 
 /// Bounds of one mailbox or history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -373,6 +374,28 @@ impl Engine {
     /// Deletes everything up to and including `through`. Cheap, not waited for, idempotent.
     pub fn trim(&self, address: &Address, through: Seq) {
         self.store().trim(address, through);
+    }
+
+    /// Registers a session for a user, or changes its registration, for this long. Resolves when it is stored.
+    pub fn register(&self, session: &SessionId, user: Option<UserId>, ttl: Duration) -> Commit {
+        self.store().register(session, user, ttl)
+    }
+
+    /// Ends a registration. Resolves when that is stored.
+    pub fn unregister(&self, session: &SessionId) -> Commit {
+        self.store().unregister(session)
+    }
+
+    /// A session's registration, if it has one that has not ended.
+    #[must_use]
+    pub fn registration(&self, session: &SessionId) -> Option<Registration> {
+        self.store().registration(session)
+    }
+
+    /// The registered sessions of a user.
+    #[must_use]
+    pub fn sessions_of(&self, user: &UserId) -> Vec<SessionId> {
+        self.store().sessions_of(user)
     }
 
     /// Where an address stands.

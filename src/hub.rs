@@ -6,6 +6,7 @@
 //! delete what a slower tab of the same session has not been handed yet.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -65,6 +66,13 @@ impl Readers {
 /// A std lock that survives a panic elsewhere: every critical section here leaves its data whole.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Gives back the room of a table that is almost empty by now; cheap if it is not.
+pub(crate) fn shrink<K: Eq + Hash, V>(table: &mut HashMap<K, V>) {
+    if table.capacity() > 8192 && table.len() < table.capacity() / 8 {
+        table.shrink_to(2 * table.len());
+    }
 }
 
 /// All hubs of this node.
@@ -208,6 +216,7 @@ impl Seat {
         readers.seats -= 1;
         if readers.seats == 0 {
             hubs.remove(&self.address);
+            shrink(&mut hubs);
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use crate::hub::lock;
+use crate::hub::{lock, shrink};
 use crate::message::{Seq, SessionId};
 use crate::subscriber::Subscriber;
 
@@ -182,6 +182,7 @@ impl<T> Leases<T> {
             }
             gone.extend(idle.map(|idle| (session, idle)));
         }
+        shrink(&mut sessions.readers);
         // Leaving a hub takes other locks: not under this one.
         drop(sessions);
         gone.into_iter().map(|(session, idle)| (session, idle.state)).collect()

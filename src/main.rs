@@ -13,6 +13,10 @@ use x0_msg_server::clock::Clock;
 use x0_msg_server::config::Config;
 use x0_msg_server::server::Server;
 
+/// Gives back what sessions that left had taken, which the C library's allocator keeps for itself.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// A message broker for browser sessions: WebSocket first, with Server-Sent Events and long-poll behind it.
 ///
 /// Without a command it serves. Open the address it logs in two browser tabs to see messages go back and
@@ -87,6 +91,8 @@ async fn serve(config: Config) -> Result<()> {
     // From the first moment on: a signal during the start must not kill.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    // A file that must not grow is an error to be told, not the end of the process.
+    let _fsize = signal(SignalKind::from_raw(libc::SIGXFSZ))?;
     let listener = TcpListener::bind(config.listen).await.with_context(|| {
         format!("cannot listen on {}; choose another address with --listen", config.listen)
     })?;

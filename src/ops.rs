@@ -22,13 +22,19 @@ struct Health<'a> {
     server: &'static str,
     durability: &'static str,
     epoch: &'a Epoch,
+    /// Why messages cannot be stored at present.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failing: Option<&'a str>,
 }
 
 async fn health(State(edge): State<Edge>) -> Response {
+    let failing = edge.broker.health().failing;
     let (status, word) = match edge.shutdown.is_cancelled() {
+        false if failing.is_some() => (StatusCode::OK, "degraded"),
         false => (StatusCode::OK, "ok"),
         true => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
     };
     let (durability, epoch) = (edge.broker.durability(), edge.broker.epoch());
-    json(status, encode(&Health { status: word, server: SERVER, durability, epoch }))
+    let failing = failing.as_deref();
+    json(status, encode(&Health { status: word, server: SERVER, durability, epoch, failing }))
 }

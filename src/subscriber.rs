@@ -5,12 +5,15 @@
 //! reader has everything before it; otherwise the engine is read until that publication is met.
 
 use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
-use crate::engine::Engine;
+use crate::engine::{Batch, Engine};
 use crate::hub::{Hubs, Live, Seat};
 use crate::message::{Address, Gap, Item, Seq};
 
@@ -33,6 +36,17 @@ pub struct Subscriber {
     /// Read, but not handed over: at most one read of the engine and what the hub had ready.
     backlog: VecDeque<Item>,
     state: State,
+    /// A read of the engine that is under way: it goes on although this reader is asked for something else.
+    reading: Option<Reading>,
+}
+
+/// The mutex is never contended: it makes the future shareable, as everything is that a handler holds.
+struct Reading(Mutex<BoxFuture<'static, Batch>>);
+
+impl fmt::Debug for Reading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reading")
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +72,7 @@ impl Subscriber {
             handed: cursor,
             backlog: VecDeque::new(),
             state: State::Behind(Seq::START),
+            reading: None,
         }
     }
 
@@ -91,12 +106,17 @@ impl Subscriber {
     /// Volatile messages that wait to be handed over stay.
     pub fn seek(&mut self, cursor: Seq) {
         if cursor == self.handed {
+            // What the hub kept while nobody was there may have ended meanwhile: the engine knows.
+            if self.state == State::Live && self.backlog.is_empty() && !self.receiver.is_empty() {
+                self.state = State::Behind(Seq::START);
+            }
             return;
         }
         self.backlog.retain(|item| matches!(item, Item::Message(message) if message.seq().is_none()));
         self.read = cursor;
         self.handed = cursor;
         self.state = State::Behind(Seq::START);
+        self.reading = None;
     }
 
     /// Puts a hole in front of everything else.
@@ -175,7 +195,12 @@ impl Subscriber {
 
     /// One read of the engine.
     async fn catch_up(&mut self, target: Seq) {
-        let batch = self.engine.read(self.seat.address(), self.read, READ).await;
+        let reading = self.reading.get_or_insert_with(|| {
+            let (engine, address, after) = (self.engine.clone(), self.seat.address().clone(), self.read);
+            Reading(Mutex::new(Box::pin(async move { engine.read(&address, after, READ).await })))
+        });
+        let batch = reading.0.get_mut().unwrap_or_else(PoisonError::into_inner).await;
+        self.reading = None;
         self.read = self.read.max(batch.cursor);
         let batch_is_empty = batch.items.is_empty();
         self.backlog.extend(batch.items);

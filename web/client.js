@@ -23,12 +23,19 @@
  * @property {string} [topic] the topic; absent for messages to this session
  * @property {number} ts when it was accepted, in Unix milliseconds
  * @property {any} payload what was sent
+ * @property {"message" | "receipt"} [type]
+ *
+ * @typedef {object} Receipt what became of a message that was sent with `receipt: true`
+ * @property {string} id the sender's name for it
+ * @property {"acknowledged" | "expired"} state
+ * @property {number} seq its position in the mailbox of the sender
+ * @property {number} ts when that happened, in Unix milliseconds
  *
  * @typedef {object} Gap messages after `from`, up to and including `to`, are not coming
  * @property {string} [topic]
  * @property {number} from
  * @property {number} to
- * @property {"acknowledged" | "expired" | "epoch"} reason
+ * @property {"acknowledged" | "expired" | "epoch" | "lost"} reason
  *
  * @typedef {"connecting" | "online" | "offline" | "closed"} State
  * @typedef {"websocket" | "poll"} Transport
@@ -50,6 +57,7 @@
  * @property {string} session whose messages to read, and who to send as
  * @property {string} [url] the broker; by default where this module came from
  * @property {(message: Message) => any} [onMessage] for messages to this session; may return a promise
+ * @property {(receipt: Receipt) => any} [onReceipt] for what became of messages sent with `receipt: true`
  * @property {(status: Status) => void} [onStatus] called whenever the state or the transport changes
  * @property {(gap: Gap) => void} [onGap]
  * @property {(seq: number) => void} [onAck] called when everything up to seq was acknowledged
@@ -59,6 +67,7 @@
  * @typedef {object} SendOptions
  * @property {string} [id] your own name for the message, to make a retry of yours harmless
  * @property {number} [ttl] how many seconds it is kept unread
+ * @property {boolean} [receipt] have `onReceipt` called when it was acknowledged, or expired
  * @property {boolean} [volatile] reach only those who listen now, store nothing
  */
 
@@ -196,7 +205,7 @@ export class Client {
    * @param {SendOptions} [options]
    * @returns {Promise<{id: string, seq?: number}>}
    */
-  send(to, payload, { id = newId(), ttl, volatile = false } = {}) {
+  send(to, payload, { id = newId(), ttl, receipt = false, volatile = false } = {}) {
     const refuse = (/** @type {string} */ code, /** @type {string} */ text) => Promise.reject(new Refused(code, text));
     let json;
     try {
@@ -219,7 +228,7 @@ export class Client {
       return refuse("overloaded", `${MOST_PENDING} messages wait for their answer already`);
     }
     const body = `{"type":"send","id":${JSON.stringify(id)},"to":${JSON.stringify(to)},"payload":${json}${
-      ttl === undefined ? "" : `,"ttl":${JSON.stringify(ttl)}`},"volatile":${volatile}}`;
+      ttl === undefined ? "" : `,"ttl":${JSON.stringify(ttl)}`},"receipt":${receipt},"volatile":${volatile}}`;
     const { promise, resolve, reject } = withResolvers();
     const pending = { body, size: utf8.encode(json).length, volatile, promise, resolve, reject };
     this.#pending.set(id, pending);
@@ -511,6 +520,7 @@ export class Client {
   #hear(frame) {
     switch (frame.type) {
       case "message":
+      case "receipt":
         return this.#take(frame);
       case "sent":
         return this.#settle(frame.id, null, frame);
@@ -736,7 +746,10 @@ export class Client {
   /** @param {Message} message @param {string | null} epoch */
   async #handle(message, epoch) {
     const { topic } = message;
-    const handler = topic === undefined ? this.#options.onMessage : this.#topics.get(topic)?.handler;
+    const own = message.type === "receipt" ? this.#options.onReceipt : this.#options.onMessage;
+    const handler = /** @type {((message: any) => any) | undefined} */ (
+      topic === undefined ? own : this.#topics.get(topic)?.handler
+    );
     let pause = 1_000;
     for (let attempt = 1; ; attempt++) {
       try {

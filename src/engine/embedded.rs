@@ -8,6 +8,7 @@
 //! Deletions are written with the next commit, or after a moment. A crash in between makes an acknowledged
 //! message come again; it cannot make an unacknowledged one go.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -20,17 +21,22 @@ use crate::engine::{
     Append, Batch, Commit, Durability, Engine, EngineError, Health, OpenError, Position, Settings,
 };
 use crate::hub::{Hubs, lock};
-use crate::message::{Address, Epoch, Gap, GapReason, Item, Message, Seq};
+use crate::message::{Address, Epoch, Gap, GapReason, Item, Message, Seq, SessionId, UserId};
 
 mod dedup;
+mod directory;
 mod disk;
+mod files;
 mod index;
 mod reader;
 mod recovery;
 mod report;
+mod rows;
+mod salvage;
 mod wal;
 mod writer;
 
+pub use directory::Registration;
 pub use report::{Report, report};
 pub use writer::Writer;
 
@@ -39,6 +45,12 @@ use reader::Readers;
 
 /// How long deletions wait for a commit to ride on.
 const LINGER: Duration = Duration::from_millis(50);
+
+/// How long to wait before the disk is asked again that could not be read.
+const READ_AGAIN: Duration = Duration::from_millis(200);
+
+/// The log hears of every so many attempts.
+const READ_TOLD: u32 = 150;
 
 /// How many empty shelves one slice of expiry looks at.
 const FORGET_SLICE: usize = 512;
@@ -72,6 +84,8 @@ struct Inner {
     /// Where messages are read from that are not in memory; `None` at level `memory`.
     readers: Option<Readers>,
     durability: Option<Durability>,
+    /// Keeps other processes out of the store.
+    _lock: Option<File>,
 }
 
 #[derive(Debug)]
@@ -180,6 +194,7 @@ impl Embedded {
             work: Condvar::new(),
             readers: None,
             durability: None,
+            _lock: None,
         })
     }
 
@@ -199,7 +214,7 @@ impl Embedded {
         dir: &Path,
         durability: Durability,
     ) -> Result<Self, OpenError> {
-        let (engine, writer) = Self::open_stepped(settings, hubs, dir, durability)?;
+        let (engine, writer) = Self::opened(settings, hubs, dir, durability, false)?;
         let thread = std::thread::Builder::new().name("writer".to_owned()).spawn(move || writer.run());
         let thread = thread.map_err(|error| OpenError::Io {
             what: "start the writer of",
@@ -220,6 +235,16 @@ impl Embedded {
         dir: &Path,
         durability: Durability,
     ) -> Result<(Self, Writer), OpenError> {
+        Self::opened(settings, hubs, dir, durability, true)
+    }
+
+    fn opened(
+        settings: Settings,
+        hubs: Hubs,
+        dir: &Path,
+        durability: Durability,
+        stepped: bool,
+    ) -> Result<(Self, Writer), OpenError> {
         let opened = recovery::open(dir, durability, settings)?;
         let engine = Self::of(Inner {
             hubs,
@@ -227,13 +252,14 @@ impl Embedded {
             epoch: opened.identity.epoch.clone(),
             origin: opened.identity.origin,
             newest: AtomicU64::new(opened.index.committed().0),
-            readers: Some(Readers::of(opened.disk.path())),
+            readers: Some(Readers::of(opened.disk.path(), stepped)),
             store: Mutex::new(Store { index: opened.index, failing: None, stop: None }),
             work: Condvar::new(),
             durability: Some(durability),
+            _lock: Some(opened.lock),
         });
         let window = crate::clock::millis(settings.dedup_window);
-        let writer = Writer::new(Arc::clone(&engine.inner), opened.disk, opened.files, opened.lock, window);
+        let writer = Writer::new(Arc::clone(&engine.inner), opened.disk, opened.files, window);
         Ok((engine, writer))
     }
 
@@ -258,7 +284,8 @@ impl Embedded {
             return Commit::done(place.map(|(Place::New(seq) | Place::Known(seq))| seq));
         }
         if store.stop.is_some() {
-            return Commit::done(Err(EngineError::Unavailable { reason: "the server is stopping".into() }));
+            let reason = store.failing.clone().unwrap_or_else(|| "the server is stopping".into());
+            return Commit::done(Err(EngineError::Unavailable { reason }));
         }
         let (waiter, commit) = oneshot::channel();
         match store.index.append(append, Some(waiter)) {
@@ -271,6 +298,50 @@ impl Embedded {
         }
     }
 
+    /// See [`Engine::register`].
+    pub fn register(&self, session: &SessionId, user: Option<UserId>, ttl: Duration) -> Commit {
+        let to = |index: &Index| Registration { user, ends: index.end_of(ttl) };
+        self.set_registration(session, |index| Some(to(index)))
+    }
+
+    /// See [`Engine::unregister`].
+    pub fn unregister(&self, session: &SessionId) -> Commit {
+        self.set_registration(session, |_| None)
+    }
+
+    fn set_registration(
+        &self,
+        session: &SessionId,
+        to: impl FnOnce(&Index) -> Option<Registration>,
+    ) -> Commit {
+        let mut guard = lock(&self.inner.store);
+        let store = &mut *guard;
+        let to = to(&store.index);
+        if self.inner.readers.is_none() {
+            store.index.register(session, to, None);
+            return Commit::done(Ok(store.index.committed()));
+        }
+        if store.stop.is_some() {
+            return Commit::done(Err(EngineError::Unavailable { reason: "the server is stopping".into() }));
+        }
+        let (waiter, commit) = oneshot::channel();
+        store.index.register(session, to, Some(waiter));
+        self.inner.work.notify_one();
+        Commit::later(commit)
+    }
+
+    /// See [`Engine::registration`].
+    #[must_use]
+    pub fn registration(&self, session: &SessionId) -> Option<Registration> {
+        lock(&self.inner.store).index.registration(session).cloned()
+    }
+
+    /// See [`Engine::sessions_of`].
+    #[must_use]
+    pub fn sessions_of(&self, user: &UserId) -> Vec<SessionId> {
+        lock(&self.inner.store).index.sessions_of(user)
+    }
+
     /// See [`Engine::pass`].
     pub fn pass(&self, address: &Address, message: &Message) {
         Engine::publish_volatile(&self.inner.hubs, address, message);
@@ -278,6 +349,7 @@ impl Embedded {
 
     /// See [`Engine::read`].
     pub async fn read(&self, address: &Address, after: Seq, limit: usize) -> Batch {
+        let mut attempts = 0_u32;
         loop {
             let plan = lock(&self.inner.store).index.read(address, after, limit);
             let on_disk: Vec<Seq> = plan
@@ -289,7 +361,17 @@ impl Embedded {
                 })
                 .collect();
             let fetched = match &self.inner.readers {
-                Some(readers) if !on_disk.is_empty() => readers.fetch(on_disk).await,
+                Some(readers) if !on_disk.is_empty() => match readers.fetch(on_disk).await {
+                    Ok(found) => found,
+                    Err(reader::Again(reason)) => {
+                        if attempts.is_multiple_of(READ_TOLD) {
+                            tracing::error!(reason, "cannot read stored messages now; trying again");
+                        }
+                        attempts += 1;
+                        tokio::time::sleep(READ_AGAIN).await;
+                        continue;
+                    }
+                },
                 _ => Vec::new(),
             };
             let mut fetched = fetched.into_iter();

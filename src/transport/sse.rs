@@ -1,6 +1,6 @@
 //! `GET /v1/events`: Server-Sent Events. The id is the seq; `Last-Event-ID` resumes and acknowledges.
 //!
-//! Messages come as unnamed events, so that `onmessage` sees messages only; `welcome` and `gap` are named.
+//! Messages come as unnamed events, so that `onmessage` sees messages only; `welcome`, `receipt` and `gap` are named.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -15,7 +15,7 @@ use axum::routing::get;
 use futures::stream;
 
 use crate::edge::{Edge, Query, Refusal};
-use crate::message::{Item, Seq, TopicName};
+use crate::message::{Item, Kind, Seq, TopicName};
 use crate::protocol::{SERVER, ServerFrame};
 use crate::subscriber::Subscriber;
 use crate::transport::topics::Topics;
@@ -111,7 +111,10 @@ async fn next_chunk(mut events: Events) -> Option<(Result<Bytes, Infallible>, Ev
 fn event_of(topic: Option<&TopicName>, item: &Item) -> String {
     match item {
         // Only the mailbox's seq is an id: it is what the browser sends back, and what it acknowledges.
-        Item::Message(message) => event(None, message.seq().filter(|_| topic.is_none()), message.frame()),
+        Item::Message(message) => {
+            let name = (message.kind() == Kind::Receipt).then_some("receipt");
+            event(name, message.seq().filter(|_| topic.is_none()), message.frame())
+        }
         Item::Gap(gap) => {
             let id = topic.is_none().then_some(gap.to);
             event(Some("gap"), id, &ServerFrame::Gap { topic, gap: *gap }.encode())

@@ -41,6 +41,7 @@ async function client(options = {}, url = server.url) {
           await window.hold;
           window.got.push(message.payload);
         },
+        onReceipt: ({ id, state }) => window.got.push({ id, state }),
         onAck: (seq) => (window.acked = seq),
         onGap: (gap) => window.gaps.push(gap),
         onError: (error) => window.errors.push(error.message),
@@ -52,6 +53,18 @@ async function client(options = {}, url = server.url) {
   await page.waitForFunction(() => client.status.state === "online");
   return { page, session, close: () => page.context().close() };
 }
+
+test("a receipt comes when the receiver has acknowledged, over WebSocket and over polls", async () => {
+  for (const transport of ["websocket", "poll"]) {
+    const from = await client({ transport });
+    const to = await client();
+    await from.page.evaluate((to) => client.send({ session: to }, 1, { id: "c-1", receipt: true }), to.session);
+    await to.page.waitForFunction(() => window.got.length === 1);
+    await from.page.waitForFunction(() => window.got.length === 1);
+    assert.deepEqual(await from.page.evaluate(() => window.got), [{ id: "c-1", state: "acknowledged" }]);
+    await Promise.all([from.close(), to.close()]);
+  }
+});
 
 const send = async (session, payload) => {
   const body = JSON.stringify({ to: { session }, payload });

@@ -63,9 +63,13 @@ impl TestServer {
 
     /// As this command starts it.
     pub async fn spawn(dir: &Path, mut command: Command) -> Self {
+        command.env("X0_MSG_LISTEN", "127.0.0.1:0").env("X0_MSG_DATA_DIR", dir);
+        Self::try_spawn(command).await.unwrap_or_else(|log| panic!("the server did not start: {log}"))
+    }
+
+    /// As this command starts it; or what it says when it does not start.
+    pub async fn try_spawn(mut command: Command) -> Result<Self, String> {
         let mut child = command
-            .env("X0_MSG_LISTEN", "127.0.0.1:0")
-            .env("X0_MSG_DATA_DIR", dir)
             .env("RUST_LOG", "info")
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
@@ -73,26 +77,30 @@ impl TestServer {
             .spawn()
             .expect("the binary starts");
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut log = String::new();
         let address = soon(async {
-            loop {
-                let line = lines.next_line().await.unwrap().expect("the server says where it listens");
-                let entry: Value = serde_json::from_str(&line).expect("logs are JSON when nobody watches");
+            while let Some(line) = lines.next_line().await.unwrap() {
+                log.push_str(&line);
+                log.push('\n');
+                // The last words of one that does not start are for people.
+                let Ok(entry) = serde_json::from_str::<Value>(&line) else { continue };
                 if entry["message"] == "ready" {
-                    break entry["address"].as_str().unwrap().parse().unwrap();
+                    return entry["address"].as_str().unwrap().parse().ok();
                 }
             }
+            None
         })
         .await;
+        let Some(address) = address else { return Err(log) };
         // Reading on keeps the pipe from filling up.
         let log = tokio::spawn(async move {
-            let mut log = String::new();
             while let Ok(Some(line)) = lines.next_line().await {
                 log.push_str(&line);
                 log.push('\n');
             }
             log
         });
-        Self { address, child, log, _dir: None }
+        Ok(Self { address, child, log, _dir: None })
     }
 
     /// Kills it, as a crash does.
@@ -238,6 +246,20 @@ impl Http {
 
     pub async fn post(&mut self, target: &str, body: impl ToString) -> Reply {
         self.request("POST", target, &[("content-type", "application/json")], body.to_string()).await
+    }
+}
+
+impl Http {
+    /// Closes the connection; when this is done, the system has been told.
+    pub async fn close(self) {
+        let connection = self.connection.clone();
+        drop(self);
+        soon(async {
+            while !connection.is_finished() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
     }
 }
 

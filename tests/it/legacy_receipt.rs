@@ -67,7 +67,7 @@ async fn an_answer_to_a_tab_that_was_closed_meanwhile_is_handed_out_again() {
     let headers = [("origin", "http://x0-app.x0.localnet")];
     let reply = tab.request("POST", &x0_target(), &headers, x0_poll("B").to_string()).await;
     assert_eq!(x0_messages(&reply), [json!({ "n": 1 })]);
-    drop(tab);
+    tab.close().await;
     let mut next = server.http().await;
     // The close may still be on its way when the next poll comes; the server looks for it that long.
     assert_eq!(next.x0("B").await, [json!({ "n": 1 })]);
@@ -221,4 +221,65 @@ async fn two_tabs_that_swap_connections_both_get_everything_once() {
     let ((), got) = tokio::join!(sender, tabs);
     let expected: Vec<u64> = (0..MESSAGES).collect();
     assert_eq!(got, [expected.clone(), expected]);
+}
+
+/// The old server kept everything in memory. Here a crash loses no message and no repeated request is stored twice;
+/// the message whose receipt was not in yet comes again.
+#[tokio::test]
+async fn a_crash_loses_nothing_and_repeats_only_what_was_not_confirmed() {
+    let dir = tempfile::tempdir().unwrap();
+    let polls = ["--poll-timeout", "300ms"];
+    let server = TestServer::at(dir.path(), &polls).await;
+    let mut from = server.http().await;
+    let targets = [x0_target(), x0_target(), x0_target()];
+    for (n, target) in targets.iter().enumerate() {
+        let reply = from.post(target, x0_set("A", "B", &json!({ "n": n }))).await;
+        assert_eq!(reply.json(), json!({ "messages": null, "status": "ok" }));
+    }
+    let mut page = server.http().await;
+    assert_eq!(page.x0("B").await, [json!({ "n": 0 })]);
+    assert_eq!(page.x0("B").await, [json!({ "n": 1 })], "which confirms the first");
+    // The confirmation rides on the next commit, or comes to the disk by itself after a moment.
+    server.send("A", "C", json!(1)).await;
+    server.kill().await;
+    let server = TestServer::at(dir.path(), &polls).await;
+    // The browser sends the last request again, since its connection died.
+    let reply = server.post(&targets[2], x0_set("A", "B", &json!({ "n": 2 }))).await;
+    assert_eq!(reply.json(), json!({ "messages": null, "status": "ok" }));
+    let mut page = server.http().await;
+    assert_eq!(page.x0("B").await, [json!({ "n": 1 })], "its receipt was not in");
+    assert_eq!(page.x0("B").await, [json!({ "n": 2 })]);
+    assert_eq!(page.x0("B").await, NOTHING, "and the repeated request was stored once");
+}
+
+/// The old server lost all three of them, because together they were too large for one answer.
+#[tokio::test]
+async fn messages_that_are_large_together_all_arrive() {
+    let server = short_polls().await;
+    let sent: Vec<_> = (0..3).map(|n| json!({ "n": n, "x": "x".repeat(1500) })).collect();
+    for message in &sent {
+        server.send("A", "B", message.clone()).await;
+    }
+    let mut page = server.http().await;
+    for message in sent {
+        assert_eq!(page.x0("B").await, [message]);
+    }
+    assert_eq!(page.x0("B").await, NOTHING);
+}
+
+/// A poll cut early, and a message sent at several moments after that: each comes with the next poll.
+#[tokio::test]
+async fn a_poll_that_was_cut_takes_no_later_message() {
+    let server = TestServer::start().await;
+    for pause in [0, 200, 1_000] {
+        let mut cut = raw_poll(&server, "B", None).await;
+        // It is being waited on: nothing has been answered.
+        assert!(tokio::time::timeout(Duration::from_millis(100), cut.read_u8()).await.is_err());
+        drop(cut);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        server.send("A", "B", json!({ "pause": pause })).await;
+        let mut page = server.http().await;
+        assert_eq!(page.x0("B").await, [json!({ "pause": pause })]);
+        page.post(&x0_target(), json!({ "type": "DEL", "session_src": "B" })).await;
+    }
 }

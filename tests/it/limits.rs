@@ -1,5 +1,7 @@
 //! Bad input on every door: a clear error, the connection or the server lives on, nothing stored is lost.
 
+use std::time::Duration;
+
 use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -303,4 +305,65 @@ async fn a_peer_that_does_not_read_is_bounded_and_hurts_nobody() {
         } => {}
     }
     drop(stream);
+}
+
+/// One reader of a busy session takes nothing. It costs its buffers and is dropped after 30 s; nobody waits for it.
+#[tokio::test]
+async fn a_stuck_reader_is_dropped_and_a_thousand_others_get_everything_on_time() {
+    const OTHERS: usize = 1000;
+    let server = TestServer::with(&["--mailbox-messages", "75", "--heartbeat", "60s"]).await;
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(&server.address.into()).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let mut stuck = TcpStream::from_std(socket.into()).unwrap();
+    let request = "GET /ws?session=B HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
+                   sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    stuck.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(soon(stuck.read_u8()).await.unwrap());
+    }
+    // More than the buffers of both systems hold: from here on it takes nothing.
+    let mut seq = 0;
+    for _ in 0..12 {
+        seq = server.send("A", "B", json!("x".repeat(1_000_000))).await;
+    }
+    let mut others = Vec::new();
+    for _ in 0..OTHERS {
+        let mut other = server.ws(&format!("?session=B&after={seq}")).await;
+        assert_eq!(other.hear().await["type"], "welcome");
+        others.push(other);
+    }
+    let memory = |server: &TestServer| -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", server.child.id().unwrap())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    };
+    let payload = json!("x".repeat(1000));
+    let begun = tokio::time::Instant::now();
+    let mut before = 0;
+    // Longer than the stuck one is waited for: each message reaches everybody else before the next.
+    for n in 0..70 {
+        if n == 20 {
+            before = memory(&server);
+        }
+        let seq = server.send("A", "B", payload.clone()).await;
+        for other in &mut others {
+            assert_eq!(other.message().await["seq"], seq);
+        }
+        others[n % OTHERS].ack(seq).await;
+        // Paced, so that the time passes in which the stuck one is waited for.
+        tokio::time::sleep_until(begun + Duration::from_millis(n as u64 * 500)).await;
+    }
+    let grown = memory(&server).saturating_sub(before);
+    assert!(grown < 40_000, "{grown} KiB more for a reader that takes nothing");
+    // Its connection is gone: what the system still has for it ends without a close frame.
+    let mut rest = Vec::new();
+    let end = soon(stuck.read_to_end(&mut rest)).await;
+    assert!(end.is_err() || !rest.is_empty());
+    // And what all others acknowledged was deleted, since nobody waits for the stuck one any more: there is room.
+    for _ in 0..20 {
+        server.send("A", "B", json!(1)).await;
+    }
 }

@@ -13,6 +13,8 @@
 mod common;
 
 mod crash;
+mod damage;
+mod disk_full;
 mod legacy;
 mod legacy_receipt;
 mod limits;
@@ -20,8 +22,10 @@ mod mailbox;
 mod model;
 mod parity;
 mod poll;
+mod receipts;
 mod restart;
 mod send;
+mod simulation;
 mod sse;
 mod topics;
 mod waiting;

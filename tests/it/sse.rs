@@ -25,12 +25,19 @@ pub struct Events {
 }
 
 impl Events {
-    async fn open(server: &TestServer, query: &str, last: Option<u64>) -> Self {
+    pub async fn open(server: &TestServer, query: &str, last: Option<u64>) -> Self {
         soon(Self::try_open(server.address, query, last)).await.unwrap()
     }
 
     pub async fn try_open(address: SocketAddr, query: &str, last: Option<u64>) -> anyhow::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
+        Self::on(TcpStream::connect(address).await?, query, last).await
+    }
+
+    pub async fn on(
+        stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+        query: &str,
+        last: Option<u64>,
+    ) -> anyhow::Result<Self> {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
         let mut request = hyper::Request::get(format!("/v1/events{query}")).header("host", "x");
@@ -42,7 +49,7 @@ impl Events {
         Ok(Self { body: BodyStream::new(response.into_body()), text: String::new() })
     }
 
-    async fn next(&mut self) -> Event {
+    pub async fn next(&mut self) -> Event {
         soon(self.try_next()).await.expect("open")
     }
 

@@ -1,14 +1,53 @@
 //! The senders' ids of the last minutes, so that a retry is stored once.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::Hash;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 use crate::message::{Address, Message, MessageId, Seq};
 
 /// What stands for one (receiver, sender, id): a keyed hash, so that nobody can aim at somebody else's.
-pub(super) type Key = u128;
+///
+/// Two halves, since one number of 128 bits would be aligned to, and cost, 16 bytes more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Key(u64, u64);
+
+impl Key {
+    pub(super) fn to_bytes(self) -> [u8; 16] {
+        (u128::from(self.0) << 64 | u128::from(self.1)).to_le_bytes()
+    }
+
+    pub(super) fn from_bytes(bytes: [u8; 16]) -> Self {
+        let all = u128::from_le_bytes(bytes);
+        let half = |bits: u128| u64::try_from(bits & u128::from(u64::MAX)).expect("64 bits");
+        Self(half(all >> 64), half(all))
+    }
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.1);
+    }
+}
+
+/// Takes a key for the hash that it is.
+#[derive(Default)]
+struct AsIs(u64);
+
+impl Hasher for AsIs {
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("a key writes one number");
+    }
+
+    fn write_u64(&mut self, bits: u64) {
+        self.0 = bits;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
 
 /// Makes keys; its secret is stored with the ids.
 #[derive(Debug, Clone)]
@@ -27,14 +66,15 @@ impl Keys {
         };
         let mut hasher = self.0;
         (address, sender, id).hash(&mut hasher);
-        hasher.finish128().as_u128()
+        let hash = hasher.finish128();
+        Key(hash.h1, hash.h2)
     }
 }
 
 /// Ids and the seqs they got.
 #[derive(Debug)]
 pub(super) struct Dedup {
-    seqs: HashMap<Key, Seq>,
+    seqs: HashMap<Key, Seq, BuildHasherDefault<AsIs>>,
     /// Oldest first, with the time it is forgotten in Unix milliseconds.
     order: VecDeque<(u64, Key)>,
     window: u64,
@@ -44,7 +84,7 @@ pub(super) struct Dedup {
 impl Dedup {
     /// Remembers ids for `window` milliseconds, and at most `most` of them.
     pub(super) fn new(window: u64, most: usize) -> Self {
-        Self { seqs: HashMap::new(), order: VecDeque::new(), window, most }
+        Self { seqs: HashMap::default(), order: VecDeque::new(), window, most }
     }
 
     pub(super) fn forget(&mut self, now: u64) {
@@ -67,7 +107,13 @@ impl Dedup {
     }
 
     pub(super) fn remember(&mut self, key: Key, seq: Seq, now: u64) {
-        self.restore(key, seq, now + self.window);
+        self.restore(key, seq, now.saturating_add(self.window));
+    }
+
+    /// Makes room for what is restored.
+    pub(super) fn reserve(&mut self, ids: usize) {
+        self.seqs.reserve(ids.min(self.most));
+        self.order.reserve(ids.min(self.most));
     }
 
     /// Remembers an id until the given time.

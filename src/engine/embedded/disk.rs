@@ -9,6 +9,7 @@
 //! | `message` | one row for each stored message, with a CRC-32 over all of it |
 //! | `ids` | the senders' ids of one commit: 16 bytes of keyed hash and 8 of seq for each |
 //! | `floors` | the mailboxes and histories emptied by one commit, and how far they had got |
+//! | `directory` | one row for each registered session |
 //! | `state` | one row, changed by every commit: how many messages there are, and a sum of their seqs |
 //! | `store` | one row: epoch, first seq, the secret of the ids, the file's inode |
 //!
@@ -18,13 +19,17 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, params};
-use serde_json::value::RawValue;
+use rusqlite::{Connection, OpenFlags, Transaction, params};
 
 use crate::engine::Durability;
 use crate::engine::embedded::dedup::Key;
-use crate::engine::embedded::index::{EMPTY_SHELVES, Floor, Pending, kind_number};
-use crate::message::{Address, Epoch, Kind, Message, Publication, Seq, SessionId, TopicName};
+use crate::engine::embedded::directory::Registration;
+use crate::engine::embedded::index::{EMPTY_SHELVES, Floor, Pending, Waiter, kind_number};
+use crate::engine::embedded::rows::{
+    COLUMNS, Crc, Identity, MessageRow, ReadError, State, address_text, int, nat, parse_address,
+    read_directory, write_registration,
+};
+use crate::message::{Address, Publication, Seq, SessionId};
 
 /// The format this version reads and writes.
 pub(super) const FORMAT: i64 = 1;
@@ -43,6 +48,9 @@ const WAL_PAGES: u32 = 4000;
 /// wait for the file system's journal, acknowledgements still find room on a full disk, and a log that was cut
 /// short is noticed.
 pub(super) const WAL_BYTES: u64 = 32 + (WAL_PAGES as u64 + 200) * (24 + PAGE as u64);
+
+/// Free space below which nothing is appended, in bytes: as much as the log can make the database grow, and some.
+const HEADROOM: u64 = WAL_BYTES + (4 << 20);
 
 /// Emptied addresses remembered on the disk.
 const FLOORS: usize = EMPTY_SHELVES;
@@ -65,9 +73,16 @@ CREATE TABLE message (
 ) STRICT;
 CREATE TABLE ids (n INTEGER PRIMARY KEY, until INTEGER NOT NULL, batch BLOB NOT NULL, crc INTEGER NOT NULL) STRICT;
 CREATE TABLE floors (n INTEGER PRIMARY KEY, batch BLOB NOT NULL, crc INTEGER NOT NULL) STRICT;
+CREATE TABLE directory (
+    session TEXT PRIMARY KEY,
+    user TEXT,
+    ends INTEGER NOT NULL,
+    crc INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 CREATE TABLE state (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     commits INTEGER NOT NULL,
+    sessions INTEGER NOT NULL,
     messages INTEGER NOT NULL,
     sum INTEGER NOT NULL,
     newest INTEGER NOT NULL,
@@ -84,269 +99,15 @@ CREATE TABLE store (
 ) STRICT;
 ";
 
-/// Seqs stay below 2^53 on the wire and fit SQLite's integers.
-#[allow(clippy::cast_possible_wrap)]
-fn int(n: u64) -> i64 {
-    n as i64
-}
-
-#[allow(clippy::cast_sign_loss)]
-fn nat(n: i64) -> u64 {
-    n as u64
-}
-
-/// What is wrong with a row.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ReadError {
-    #[error(transparent)]
-    Sqlite(#[from] rusqlite::Error),
-    #[error("{0} does not match its checksum")]
-    Damaged(String),
-}
-
-/// A CRC-32 over fields of known types.
-#[derive(Default)]
-struct Crc(crc32fast::Hasher);
-
-impl Crc {
-    fn int(mut self, n: i64) -> Self {
-        self.0.update(&n.to_le_bytes());
-        self
-    }
-
-    fn bytes(mut self, bytes: &[u8]) -> Self {
-        self.0.update(&bytes.len().to_le_bytes());
-        self.0.update(bytes);
-        self
-    }
-
-    fn text(self, text: Option<&str>) -> Self {
-        match text {
-            Some(text) => self.int(1).bytes(text.as_bytes()),
-            None => self.int(0),
-        }
-    }
-
-    fn is(self, expected: i64, what: impl FnOnce() -> String) -> Result<(), ReadError> {
-        if self.end() == expected { Ok(()) } else { Err(ReadError::Damaged(what())) }
-    }
-
-    fn end(self) -> i64 {
-        i64::from(self.0.finalize())
-    }
-}
-
-/// An address as it is stored.
-pub(super) fn address_text(address: &Address) -> String {
-    match address {
-        Address::Session(name) => format!("s/{name}"),
-        Address::Topic(name) => format!("t/{name}"),
-    }
-}
-
-pub(super) fn parse_address(text: &str) -> Option<Address> {
-    match text.split_once('/')? {
-        ("s", name) => SessionId::new(name).ok().map(Address::Session),
-        ("t", name) => TopicName::new(name).ok().map(Address::Topic),
-        _ => None,
-    }
-}
-
-/// One row of `message`, its checksum verified.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct MessageRow<'a> {
-    pub(super) seq: i64,
-    pub(super) address: &'a str,
-    pub(super) prev: i64,
-    pub(super) ends: i64,
-    pub(super) ts: i64,
-    pub(super) kind: i64,
-    pub(super) sender: Option<&'a str>,
-    pub(super) receipt: Option<&'a str>,
-    pub(super) payload: &'a str,
-}
-
-const COLUMNS: &str = "seq, address, prev, ends, ts, kind, sender, receipt, payload, crc";
-
-impl<'a> MessageRow<'a> {
-    fn crc(&self) -> Crc {
-        Crc::default()
-            .int(self.seq)
-            .text(Some(self.address))
-            .int(self.prev)
-            .int(self.ends)
-            .int(self.ts)
-            .int(self.kind)
-            .text(self.sender)
-            .text(self.receipt)
-            .bytes(self.payload.as_bytes())
-    }
-
-    pub(super) fn of(row: &'a Row<'_>) -> Result<Self, ReadError> {
-        let seq = row.get_ref(0)?.as_i64().map_err(rusqlite::Error::from)?;
-        let damaged = || ReadError::Damaged(format!("message {seq}"));
-        let int = |column: usize| row.get_ref(column)?.as_i64().map_err(|_| damaged());
-        let text = |column: usize| row.get_ref(column)?.as_str().map_err(|_| damaged());
-        let maybe = |column: usize| row.get_ref(column)?.as_str_or_null().map_err(|_| damaged());
-        let read = Self {
-            seq,
-            address: text(1)?,
-            prev: int(2)?,
-            ends: int(3)?,
-            ts: int(4)?,
-            kind: int(5)?,
-            sender: maybe(6)?,
-            receipt: maybe(7)?,
-            payload: text(8)?,
-        };
-        read.crc().is(int(9)?, || format!("message {seq}"))?;
-        Ok(read)
-    }
-
-    fn insert(&self, statement: &mut rusqlite::CachedStatement<'_>) -> rusqlite::Result<()> {
-        let Self { seq, address, prev, ends, ts, kind, sender, receipt, payload } = self;
-        let crc = self.crc().end();
-        statement.execute(params![seq, address, prev, ends, ts, kind, sender, receipt, payload, crc])?;
-        Ok(())
-    }
-
-    pub(super) fn address(&self) -> Result<Address, ReadError> {
-        parse_address(self.address).ok_or_else(|| self.damaged())
-    }
-
-    fn damaged(&self) -> ReadError {
-        ReadError::Damaged(format!("message {}", self.seq))
-    }
-
-    fn publication(&self) -> Result<Publication, ReadError> {
-        let kind = match self.kind {
-            0 => Kind::Message,
-            1 => Kind::Receipt,
-            _ => return Err(self.damaged()),
-        };
-        let from = self.sender.map(SessionId::new).transpose().map_err(|_| self.damaged())?;
-        let payload = RawValue::from_string(self.payload.to_owned()).map_err(|_| self.damaged())?;
-        let message = Message { kind, from, payload, ts: nat(self.ts) };
-        Ok(Publication::encode(&self.address()?, Some(Seq(nat(self.seq))), &message))
-    }
-}
-
-/// The row of `state`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct State {
-    pub(super) commits: i64,
-    pub(super) messages: i64,
-    pub(super) sum: i64,
-    pub(super) newest: i64,
-    pub(super) forgotten: i64,
-}
-
-impl State {
-    /// A message comes.
-    pub(super) fn add(&mut self, seq: i64) {
-        self.messages += 1;
-        self.sum = self.sum.wrapping_add(mix(seq));
-    }
-
-    /// A message goes.
-    fn remove(&mut self, seq: i64) {
-        self.messages -= 1;
-        self.sum = self.sum.wrapping_sub(mix(seq));
-    }
-
-    /// Whether these are the messages that were counted.
-    pub(super) fn agrees(&self, seen: &Self) -> bool {
-        (self.messages, self.sum) == (seen.messages, seen.sum)
-    }
-
-    fn crc(&self) -> Crc {
-        Crc::default().int(self.commits).int(self.messages).int(self.sum).int(self.newest).int(self.forgotten)
-    }
-
-    pub(super) fn read(connection: &Connection) -> Result<Self, ReadError> {
-        let sql = "SELECT commits, messages, sum, newest, forgotten, crc FROM state WHERE one = 1";
-        let (state, crc) = connection.query_row(sql, [], |row| {
-            let state = Self {
-                commits: row.get(0)?,
-                messages: row.get(1)?,
-                sum: row.get(2)?,
-                newest: row.get(3)?,
-                forgotten: row.get(4)?,
-            };
-            Ok((state, row.get(5)?))
-        })?;
-        state.crc().is(crc, || "the row of table `state`".to_owned())?;
-        Ok(state)
-    }
-
-    fn write(&self, connection: &Connection) -> rusqlite::Result<()> {
-        let Self { commits, messages, sum, newest, forgotten } = self;
-        let crc = self.crc().end();
-        connection
-            .prepare_cached("REPLACE INTO state VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6)")?
-            .execute(params![commits, messages, sum, newest, forgotten, crc])?;
-        Ok(())
-    }
-}
-
-/// Spreads a seq over 64 bits, so that sums of them tell sets apart (the finalizer of `splitmix64`).
-fn mix(seq: i64) -> i64 {
-    let mut bits = nat(seq).wrapping_add(0x9e37_79b9_7f4a_7c15);
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    int(bits ^ (bits >> 31))
-}
-
-/// The row of `store`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Identity {
-    pub(super) epoch: Epoch,
-    pub(super) origin: Seq,
-    pub(super) secret: [u8; 16],
-    /// Of the file this was written into: a copy of it has another one.
-    pub(super) inode: u64,
-}
-
-impl Identity {
-    fn crc(&self) -> Crc {
-        Crc::default()
-            .text(Some(self.epoch.as_str()))
-            .int(int(self.origin.0))
-            .bytes(&self.secret)
-            .int(int(self.inode))
-    }
-
-    pub(super) fn read(connection: &Connection) -> Result<Self, ReadError> {
-        let sql = "SELECT epoch, origin, secret, inode, crc FROM store WHERE one = 1";
-        let (identity, crc) = connection.query_row(sql, [], |row| {
-            let identity = Self {
-                epoch: Epoch::new(row.get_ref(0)?.as_str()?),
-                origin: Seq(nat(row.get(1)?)),
-                secret: row.get(2)?,
-                inode: nat(row.get(3)?),
-            };
-            Ok((identity, row.get(4)?))
-        })?;
-        identity.crc().is(crc, || "the row of table `store`".to_owned())?;
-        Ok(identity)
-    }
-
-    pub(super) fn write(&self, connection: &Connection) -> rusqlite::Result<()> {
-        let crc = self.crc().end();
-        connection.execute(
-            "REPLACE INTO store VALUES (1, ?1, ?2, ?3, ?4, ?5)",
-            params![self.epoch.as_str(), int(self.origin.0), self.secret, int(self.inode), crc],
-        )?;
-        Ok(())
-    }
-}
-
 /// What is committed together.
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) appends: Vec<Pending>,
-    pub(super) gone: Vec<(Seq, Seq)>,
+    pub(super) gone: Vec<Seq>,
     pub(super) floors: Vec<(Address, Floor)>,
+    pub(super) registrations: Vec<(SessionId, Option<Registration>)>,
+    /// Who waits for those.
+    pub(super) waiters: Vec<Waiter>,
     /// The newest seq given so far.
     pub(super) newest: Seq,
     pub(super) forgotten: Seq,
@@ -356,31 +117,55 @@ pub(super) struct Group {
     pub(super) until: u64,
 }
 
-/// The ids of one commit, and until when they are remembered.
+/// One row of `ids` or `floors`.
 #[derive(Debug, Clone, Copy)]
-struct IdsRow {
+struct BatchRow {
     n: i64,
-    until: u64,
-    ids: usize,
+    /// How many ids or floors it has.
+    count: usize,
+    /// Until when ids are remembered, in Unix milliseconds; the highest of the floors.
+    mark: u64,
 }
 
 /// The one connection that writes.
 #[derive(Debug)]
 pub(super) struct Disk {
     connection: Connection,
+    durability: Durability,
     path: PathBuf,
     state: State,
-    /// Oldest first.
-    ids: VecDeque<IdsRow>,
+    ids: Rows,
     most_ids: usize,
-    /// The row number and the number of addresses, oldest first.
-    floors: VecDeque<(i64, usize, Seq)>,
+    floors: Rows,
+}
+
+/// The rows of a table of batches, oldest first.
+#[derive(Debug, Default)]
+struct Rows {
+    rows: VecDeque<BatchRow>,
+    /// What they hold together.
+    count: usize,
+}
+
+impl Rows {
+    fn add(&mut self, row: BatchRow) {
+        self.count += row.count;
+        self.rows.push_back(row);
+    }
+
+    fn apply(&mut self, change: &Change) {
+        self.count -= self.rows.drain(..change.dropped).map(|row| row.count).sum::<usize>();
+        if let Some(row) = change.added {
+            self.add(row);
+        }
+    }
 }
 
 impl Disk {
     /// Makes a new store's file.
     pub(super) fn create(path: &Path, durability: Durability, identity: &Identity) -> rusqlite::Result<Self> {
         let connection = Connection::open(path)?;
+        keep_log(&connection, true)?;
         connection.pragma_update(None, "page_size", PAGE)?;
         connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
         set_up(&connection, durability)?;
@@ -392,24 +177,44 @@ impl Disk {
         state.write(&transaction)?;
         identity.write(&transaction)?;
         transaction.commit()?;
-        Ok(Self::of(connection, path, state))
+        // The file is a store by itself from here on, whatever becomes of the log.
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        Ok(Self::of(connection, path, durability, state))
     }
 
-    /// Opens a store's file. What is in it is to be read next, by [`super::recovery`].
-    pub(super) fn open(path: &Path, durability: Durability) -> rusqlite::Result<Self> {
+    /// Opens a store's file, if `verify` lets it. What is in it is to be read next, by [`super::recovery`].
+    pub(super) fn open<E: From<rusqlite::Error>>(
+        path: &Path,
+        durability: Durability,
+        verify: impl FnOnce(&Connection) -> Result<(), E>,
+    ) -> Result<Self, E> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags)?;
+        keep_log(&connection, true)?;
+        verify(&connection)?;
         set_up(&connection, durability)?;
-        Ok(Self::of(connection, path, State::default()))
+        Ok(Self::of(connection, path, durability, State::default()))
     }
 
-    fn of(connection: Connection, path: &Path, state: State) -> Self {
+    fn of(connection: Connection, path: &Path, durability: Durability, state: State) -> Self {
         let path = path.to_owned();
-        Self { connection, path, state, ids: VecDeque::new(), most_ids: usize::MAX, floors: VecDeque::new() }
+        Self {
+            connection,
+            durability,
+            path,
+            state,
+            ids: Rows::default(),
+            most_ids: usize::MAX,
+            floors: Rows::default(),
+        }
     }
 
     pub(super) fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    pub(super) fn durability(&self) -> Durability {
+        self.durability
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -443,38 +248,41 @@ impl Disk {
         }
         insert(&transaction, &group.appends)?;
         let mut delete = transaction.prepare_cached("DELETE FROM message WHERE seq = ?1")?;
-        for (seq, _) in &group.gone {
+        for seq in &group.gone {
             let seq = int(seq.0);
             if delete.execute([seq])? == 1 {
                 state.remove(seq);
             }
         }
         drop(delete);
+        for (session, registration) in &group.registrations {
+            write_registration(&transaction, session, registration.as_ref(), &mut state)?;
+        }
         let ids = self.write_ids(&transaction, group, state.commits)?;
         let floors = self.write_floors(&transaction, group, &mut state)?;
         state.write(&transaction)?;
         transaction.commit()?;
         self.state = state;
-        ids.apply(&mut self.ids);
-        floors.apply(&mut self.floors);
+        self.ids.apply(&ids);
+        self.floors.apply(&floors);
         Ok(())
     }
 
-    fn write_ids(&self, to: &Transaction<'_>, group: &Group, n: i64) -> rusqlite::Result<Change<IdsRow>> {
+    fn write_ids(&self, to: &Transaction<'_>, group: &Group, n: i64) -> rusqlite::Result<Change> {
         let mut batch = Vec::new();
         for pending in &group.appends {
             if let Some(key) = pending.key {
-                batch.extend_from_slice(&key.to_le_bytes());
+                batch.extend_from_slice(&key.to_bytes());
                 batch.extend_from_slice(&pending.seq.0.to_le_bytes());
             }
         }
         let mut change = Change { dropped: 0, added: None };
-        let mut kept: usize = self.ids.iter().map(|row| row.ids).sum();
-        for row in &self.ids {
-            if row.until > group.now && kept <= self.most_ids {
+        let mut kept = self.ids.count;
+        for row in &self.ids.rows {
+            if row.mark > group.now && kept <= self.most_ids {
                 break;
             }
-            kept -= row.ids;
+            kept -= row.count;
             change.dropped += 1;
             to.prepare_cached("DELETE FROM ids WHERE n = ?1")?.execute([row.n])?;
         }
@@ -483,7 +291,7 @@ impl Disk {
             let crc = Crc::default().int(n).int(until).bytes(&batch).end();
             to.prepare_cached("INSERT INTO ids VALUES (?1, ?2, ?3, ?4)")?
                 .execute(params![n, until, batch, crc])?;
-            change.added = Some(IdsRow { n, until: group.until, ids: batch.len() / ID_BYTES });
+            change.added = Some(BatchRow { n, count: batch.len() / ID_BYTES, mark: group.until });
         }
         Ok(change)
     }
@@ -493,7 +301,7 @@ impl Disk {
         to: &Transaction<'_>,
         group: &Group,
         state: &mut State,
-    ) -> rusqlite::Result<Change<(i64, usize, Seq)>> {
+    ) -> rusqlite::Result<Change> {
         let mut change = Change { dropped: 0, added: None };
         if group.floors.is_empty() {
             return Ok(change);
@@ -510,21 +318,33 @@ impl Disk {
             batch.extend_from_slice(&expired.0.to_le_bytes());
             highest = highest.max(*floor).max(*expired);
         }
-        let mut kept: usize =
-            group.floors.len() + self.floors.iter().map(|(_, count, _)| count).sum::<usize>();
-        for (n, count, highest) in &self.floors {
+        let mut kept = group.floors.len() + self.floors.count;
+        for row in &self.floors.rows {
             if kept <= FLOORS {
                 break;
             }
-            kept -= count;
+            kept -= row.count;
             change.dropped += 1;
-            state.forgotten = state.forgotten.max(int(highest.0));
-            to.prepare_cached("DELETE FROM floors WHERE n = ?1")?.execute([n])?;
+            state.forgotten = state.forgotten.max(int(row.mark));
+            to.prepare_cached("DELETE FROM floors WHERE n = ?1")?.execute([row.n])?;
         }
         let crc = Crc::default().int(n).bytes(&batch).end();
         to.prepare_cached("INSERT INTO floors VALUES (?1, ?2, ?3)")?.execute(params![n, batch, crc])?;
-        change.added = Some((n, group.floors.len(), highest));
+        change.added = Some(BatchRow { n, count: group.floors.len(), mark: highest.0 });
         Ok(change)
+    }
+
+    /// Whether what is appended next certainly finds room, with everything that is in the log by then.
+    ///
+    /// When the disk is really full, the log cannot be copied into the database, and then not even deletions
+    /// can be written, which would make room.
+    pub(super) fn has_room(&self) -> bool {
+        let free = rustix::fs::statvfs(&self.path).map_or(u64::MAX, |disk| disk.f_bavail * disk.f_frsize);
+        if free >= HEADROOM {
+            return true;
+        }
+        let pages = self.connection.pragma_query_value(None, "freelist_count", |row| row.get::<_, i64>(0));
+        pages.is_ok_and(|pages| free + nat(pages) * u64::from(PAGE) >= HEADROOM)
     }
 
     /// Gives back to the file system what is free beyond some slack, a slice at a time. Answers whether there
@@ -539,18 +359,48 @@ impl Disk {
         let mut statement = self.connection.prepare(&format!("PRAGMA incremental_vacuum({slice})"))?;
         let mut rows = statement.query([])?;
         while rows.next()?.is_some() {}
-        Ok(free - slice > SLACK_PAGES)
+        drop(rows);
+        drop(statement);
+        let left: i64 = self.connection.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
+        // A file that was made anew by other tools cannot give anything back.
+        let more = left > SLACK_PAGES && left < free;
+        if !more {
+            // The file gets shorter when the log is copied into it.
+            self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+        }
+        Ok(more)
+    }
+
+    /// Copies the write-ahead log into the database file and empties it.
+    pub(super) fn copy_log(&self) -> rusqlite::Result<()> {
+        self.checkpoint("TRUNCATE")
+    }
+
+    /// Copies the write-ahead log into the database file; the next commit begins it anew, as long as it is.
+    pub(super) fn restart_log(&self) -> rusqlite::Result<()> {
+        self.checkpoint("RESTART")
+    }
+
+    fn checkpoint(&self, how: &str) -> rusqlite::Result<()> {
+        let sql = format!("PRAGMA wal_checkpoint({how})");
+        let busy = self.connection.query_row(&sql, [], |row| row.get::<_, i64>(0))?;
+        match busy {
+            0 => Ok(()),
+            _ => Err(rusqlite::Error::InvalidParameterName("somebody else reads the log".to_owned())),
+        }
     }
 
     /// Brings everything into the database file and closes it, so that no write-ahead log is left.
     pub(super) fn close(self) -> rusqlite::Result<()> {
+        keep_log(&self.connection, false)?;
         self.connection.close().map_err(|(_, error)| error)
     }
 
-    /// Closes it as a killed process leaves it: the write-ahead log stays.
-    pub(super) fn abandon(self) -> rusqlite::Result<()> {
-        self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        self.close()
+    /// How many ids are remembered.
+    pub(super) fn count_ids(&self) -> rusqlite::Result<usize> {
+        let sql = "SELECT coalesce(sum(length(batch)), 0) FROM ids";
+        let bytes: i64 = self.connection.query_row(sql, [], |row| row.get(0))?;
+        Ok(usize::try_from(bytes).unwrap_or_default() / ID_BYTES)
     }
 
     /// Reads the senders' ids.
@@ -567,17 +417,28 @@ impl Disk {
             let batch = row.get_ref(2)?.as_blob().map_err(|_| ReadError::Damaged(damaged()))?;
             Crc::default().int(n).int(until).bytes(batch).is(row.get(3)?, damaged)?;
             let until = nat(until);
-            self.ids.push_back(IdsRow { n, until, ids: batch.len() / ID_BYTES });
+            self.ids.add(BatchRow { n, count: batch.len() / ID_BYTES, mark: until });
             if until <= now {
                 continue;
             }
             for id in batch.chunks_exact(ID_BYTES) {
                 let (key, seq) = id.split_at(16);
-                let key = Key::from_le_bytes(key.try_into().expect("16 bytes"));
+                let key = Key::from_bytes(key.try_into().expect("16 bytes"));
                 each(key, Seq(u64::from_le_bytes(seq.try_into().expect("8 bytes"))), until);
             }
         }
         Ok(())
+    }
+
+    /// Reads the registered sessions; answers how many there are.
+    pub(super) fn read_directory(
+        &self,
+        mut each: impl FnMut(&SessionId, Registration),
+    ) -> Result<i64, ReadError> {
+        read_directory(&self.connection, |session, registration| {
+            each(session, registration);
+            Ok(())
+        })
     }
 
     /// Reads the floors of emptied addresses, oldest first.
@@ -597,7 +458,7 @@ impl Disk {
                 count += 1;
                 each(address, floor);
             }
-            self.floors.push_back((n, count, highest));
+            self.floors.add(BatchRow { n, count, mark: highest.0 });
         }
         Ok(())
     }
@@ -620,16 +481,9 @@ fn split_floor(rest: &mut &[u8]) -> Option<(Address, Floor)> {
 }
 
 /// What a commit changes in a list of rows.
-struct Change<T> {
+struct Change {
     dropped: usize,
-    added: Option<T>,
-}
-
-impl<T> Change<T> {
-    fn apply(self, rows: &mut VecDeque<T>) {
-        rows.drain(..self.dropped);
-        rows.extend(self.added);
-    }
+    added: Option<BatchRow>,
 }
 
 fn insert(to: &Transaction<'_>, appends: &[Pending]) -> rusqlite::Result<()> {
@@ -654,23 +508,9 @@ fn insert(to: &Transaction<'_>, appends: &[Pending]) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Copies one intact message into another store's file.
-pub(super) fn copy(row: &MessageRow<'_>, to: &Connection) -> rusqlite::Result<()> {
-    let mut statement = to.prepare_cached(&format!(
-        "INSERT INTO message ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
-    ))?;
-    row.insert(&mut statement)
-}
-
 /// Writes `state` anew.
 pub(super) fn write_state(state: &State, to: &Connection) -> rusqlite::Result<()> {
     state.write(to)
-}
-
-/// All messages from one end.
-pub(super) fn scan_sql(backwards: bool) -> String {
-    let order = if backwards { "DESC" } else { "ASC" };
-    format!("SELECT {COLUMNS} FROM message ORDER BY seq {order}")
 }
 
 fn set_up(connection: &Connection, durability: Durability) -> rusqlite::Result<()> {
@@ -678,15 +518,29 @@ fn set_up(connection: &Connection, durability: Durability) -> rusqlite::Result<(
         Durability::Fsync => "FULL",
         Durability::Os => "NORMAL",
     };
-    connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))?;
+    let mode =
+        connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))?;
+    if mode != "wal" {
+        // A file system without shared memory, perhaps.
+        return Err(rusqlite::Error::InvalidParameterName(format!("journal mode {mode} instead of wal")));
+    }
     connection.pragma_update(None, "synchronous", synchronous)?;
     connection.pragma_update_and_check(None, "wal_autocheckpoint", WAL_PAGES, |row| row.get::<_, i64>(0))?;
+    // What a large commit made it grow is given back, and no more.
+    let limit = int(WAL_BYTES);
+    connection.pragma_update_and_check(None, "journal_size_limit", limit, |row| row.get::<_, i64>(0))?;
     // Damage shows itself as an error here, not later.
     connection.pragma_update(None, "cell_size_check", true)?;
     connection.pragma_update(None, "cache_size", -4096)?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     connection.set_prepared_statement_cache_capacity(32);
     Ok(())
+}
+
+/// Whether the write-ahead log stays as it is when the connection is closed, as a killed process leaves it. Only
+/// [`Disk::close`] ends a store in order.
+fn keep_log(connection: &Connection, keep: bool) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, keep).map(|_| ())
 }
 
 /// Opens a store's file for reading only.
@@ -699,20 +553,19 @@ pub(super) fn open_to_read(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Reads some messages: `None` for those that are not there.
+/// Reads some messages, each by itself; `None` for those that are not there.
 pub(super) fn fetch(
     connection: &Connection,
     seqs: &[Seq],
-) -> rusqlite::Result<Vec<Option<Result<Publication, ReadError>>>> {
+) -> Result<Vec<Result<Option<Publication>, ReadError>>, ReadError> {
     // One transaction: SQLite takes its locks once.
     let transaction = connection.unchecked_transaction()?;
     let sql = format!("SELECT {COLUMNS} FROM message WHERE seq = ?1");
     let mut statement = transaction.prepare_cached(&sql)?;
-    seqs.iter()
-        .map(|seq| {
-            statement
-                .query_row([int(seq.0)], |row| Ok(MessageRow::of(row).and_then(|row| row.publication())))
-                .optional()
-        })
-        .collect()
+    let mut one = |seq: &Seq| -> Result<Option<Publication>, ReadError> {
+        let mut rows = statement.query([int(seq.0)])?;
+        let Some(row) = rows.next()? else { return Ok(None) };
+        MessageRow::of(row)?.publication().map(Some)
+    };
+    Ok(seqs.iter().map(&mut one).collect())
 }

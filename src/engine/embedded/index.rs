@@ -1,21 +1,29 @@
 //! What waits where: everything the engine knows without reading the disk.
 //!
 //! One structure for every level. At level `memory` the messages themselves are in it; at the others it holds
-//! about 32 bytes for each message, and who reads fetches the rest from the disk.
+//! about 24 bytes for each message, and who reads fetches the rest from the disk.
 
 use std::collections::hash_map::Entry as MapEntry;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use crate::clock::millis;
 use crate::engine::embedded::dedup::{Dedup, Key, Keys};
+use crate::engine::embedded::directory::{Directory, Registration};
 use crate::engine::{Append, EngineError, Position, Settings};
-use crate::hub::Hubs;
+use crate::hub::{Hubs, shrink};
 use crate::message::{
-    Address, Gap, GapReason, Item, Kind, Message, MessageId, Outcome, Publication, Seq, SessionId,
+    Address, Gap, GapReason, Item, Kind, Message, MessageId, Outcome, Publication, Seq, SessionId, UserId,
 };
+
+mod restore;
+mod shelf;
+
+pub(super) use restore::Stored;
+use shelf::{Entry, Shelf};
 
 /// What a stored message costs besides its frame: places in tables, reference counts. Bytes.
 const OVERHEAD: usize = 256;
@@ -33,7 +41,7 @@ const READ_BYTES: usize = 1 << 20;
 const RECENT_BYTES: usize = 8 << 20;
 const RECENT_MESSAGES: usize = 16_384;
 
-type Waiter = oneshot::Sender<Result<Seq, EngineError>>;
+pub(super) type Waiter = oneshot::Sender<Result<Seq, EngineError>>;
 
 /// A message that has its place, and is not committed yet.
 #[derive(Debug)]
@@ -67,20 +75,21 @@ pub(super) struct Floor {
     pub(super) expired: Seq,
 }
 
-/// What is gone from the index and not yet from the disk.
+/// What is gone from the index and not yet from the disk, and what else a commit takes along.
 #[derive(Debug, Default)]
 pub(super) struct Gone {
     /// Messages, each with the seq of the receipt that must be stored no later.
-    pub(super) messages: VecDeque<(Seq, Seq)>,
+    pub(super) messages: Vec<(Seq, Seq)>,
     pub(super) floors: HashMap<Address, Floor>,
+    /// Registrations that changed: what they are now, or that they are no more.
+    pub(super) registrations: HashMap<SessionId, Option<Registration>>,
+    /// Who waits for those to be stored.
+    pub(super) waiters: Vec<Waiter>,
 }
-
-/// Deletions and floors for one commit.
-pub(super) type TakenGone = (Vec<(Seq, Seq)>, Vec<(Address, Floor)>);
 
 impl Gone {
     pub(super) fn is_empty(&self) -> bool {
-        self.messages.is_empty() && self.floors.is_empty()
+        self.messages.is_empty() && self.floors.is_empty() && self.registrations.is_empty()
     }
 }
 
@@ -109,6 +118,8 @@ pub(super) struct Index {
     /// Up to here everything is committed or refused; what is above cannot be seen.
     committed: Seq,
     shelves: HashMap<Address, Shelf>,
+    /// The stored messages themselves, at level `memory`.
+    held: HashMap<Seq, Arc<Publication>>,
     /// When each shelf loses its next message at the earliest, in Unix milliseconds.
     soonest: BTreeSet<(u64, Address)>,
     /// Empty shelves, longest empty first; an entry may be out of date.
@@ -130,37 +141,19 @@ pub(super) struct Index {
     /// Who sent the same again before it was committed.
     repeats: Vec<(Seq, Waiter)>,
     gone: Gone,
+    directory: Directory,
     /// The newest committed publications, oldest first.
     recent: VecDeque<Arc<Publication>>,
     recent_bytes: usize,
+    /// Found acknowledged at the start, with receipts that may not have been stored.
+    acknowledged: Vec<Seq>,
     /// Messages dropped because their time was over, that [`Self::take_expired`] has not told yet.
     expired: usize,
 }
 
-/// The stored messages of one address.
-#[derive(Debug)]
-struct Shelf {
-    /// In seq order.
-    entries: VecDeque<Entry>,
-    bytes: usize,
-    position: Position,
-    /// What `Index::soonest` says of it; [`u64::MAX`] if nothing.
-    soonest: u64,
-    /// Whether `Index::empty` lists it.
-    listed: bool,
-}
-
-#[derive(Debug)]
-struct Entry {
-    seq: Seq,
-    ends: u64,
-    /// The message itself, at level `memory`.
-    publication: Option<Arc<Publication>>,
-    bytes: u32,
-    /// Whether `Index::receipts` has something for it.
-    receipt: bool,
-    /// Whether `Index::holes` has something for it.
-    hole: bool,
+/// When a message ends that is kept that long, in Unix milliseconds; times fit SQLite's integers.
+fn end_of(now: u64, age: Duration) -> u64 {
+    now.saturating_add(millis(age)).min(i64::MAX.unsigned_abs())
 }
 
 fn cost(publication: &Publication) -> usize {
@@ -170,43 +163,6 @@ fn cost(publication: &Publication) -> usize {
 /// What one stored message read back at the start costs: its payload and names, and the rest of its frame.
 pub(super) fn cost_of(payload: usize, names: usize) -> usize {
     payload + names + 64 + OVERHEAD
-}
-
-impl Shelf {
-    /// A new shelf may be an old one that was forgotten while it was empty.
-    fn after_forgotten(forgotten: Seq) -> Self {
-        Self {
-            entries: VecDeque::new(),
-            bytes: 0,
-            position: Position { floor: forgotten, ..Position::default() },
-            soonest: u64::MAX,
-            listed: false,
-        }
-    }
-
-    /// The highest seq that expired after the last message still there.
-    fn expired_since_last(&self) -> Seq {
-        match self.entries.back() {
-            Some(last) if last.seq > self.position.expired => Seq::START,
-            _ => self.position.expired,
-        }
-    }
-
-    /// The last seq that was ever here.
-    fn last(&self) -> Seq {
-        let Position { floor, expired, newest } = self.position;
-        self.entries.back().map_or(Seq::START, |last| last.seq).max(floor).max(expired).max(newest)
-    }
-
-    /// How many of its messages are committed.
-    fn committed(&self, committed: Seq) -> usize {
-        match self.entries.back() {
-            Some(last) if last.seq > committed => {
-                self.entries.partition_point(|entry| entry.seq <= committed)
-            }
-            _ => self.entries.len(),
-        }
-    }
 }
 
 impl Index {
@@ -219,6 +175,7 @@ impl Index {
             newest,
             committed: newest,
             shelves: HashMap::new(),
+            held: HashMap::new(),
             soonest: BTreeSet::new(),
             empty: VecDeque::new(),
             forgotten: Seq::START,
@@ -232,10 +189,34 @@ impl Index {
             queued_bytes: 0,
             repeats: Vec::new(),
             gone: Gone::default(),
+            directory: Directory::default(),
             recent: VecDeque::new(),
             recent_bytes: 0,
+            acknowledged: Vec::new(),
             expired: 0,
         }
+    }
+
+    /// Changes a registration; the waiter is told when that is stored.
+    pub(super) fn register(&mut self, session: &SessionId, to: Option<Registration>, waiter: Option<Waiter>) {
+        self.directory.set(session, to.clone());
+        if self.on_disk {
+            self.gone.registrations.insert(session.clone(), to);
+            self.gone.waiters.extend(waiter);
+        }
+    }
+
+    pub(super) fn registration(&self, session: &SessionId) -> Option<&Registration> {
+        self.directory.get(session, self.settings.clock.now())
+    }
+
+    pub(super) fn sessions_of(&self, user: &UserId) -> Vec<SessionId> {
+        self.directory.sessions_of(user, self.settings.clock.now())
+    }
+
+    /// When something ends that is kept that long from now on, in Unix milliseconds.
+    pub(super) fn end_of(&self, age: Duration) -> u64 {
+        end_of(self.settings.clock.now(), age)
     }
 
     /// Gives a message its place, if there is room for it.
@@ -262,16 +243,19 @@ impl Index {
             Some(ttl) => ttl,
             None => bounds.age,
         };
-        let seq = Seq(self.newest.0 + 1);
-        let publication = Arc::new(Publication::encode(&address, Some(seq), &message));
-        let cost = cost(&publication);
         let wants = if receipt { message.from.clone().zip(id.clone()) } else { None };
         let to = wants.as_ref().map(|(from, _)| from);
-        if self.has_room(&address, cost, to).is_err() {
+        let mut seq = Seq(self.newest.0 + 1);
+        let mut publication = Publication::encode(&address, Some(seq), &message);
+        if self.has_room(&address, cost(&publication), to).is_err() {
             // What has outlived its time must not stand in the way of what comes.
             while self.expire_slice() >= EXPIRY_SLICE {}
-            self.has_room(&address, cost, to)?;
+            // Receipts of what expired have taken seqs.
+            seq = Seq(self.newest.0 + 1);
+            publication = Publication::encode(&address, Some(seq), &message);
+            self.has_room(&address, cost(&publication), to)?;
         }
+        let publication = Arc::new(publication);
         if let Some((from, id)) = wants {
             *self.promised.entry(from.clone()).or_default() += 1;
             self.receipts.insert(seq, (from, id));
@@ -280,7 +264,7 @@ impl Index {
             self.dedup.remember(key, seq, now);
         }
         let receipt = if receipt { id } else { None };
-        let (ends, ts) = (now.saturating_add(millis(age)), message.ts);
+        let (ends, ts) = (end_of(now, age), message.ts);
         self.place(Pending { seq, prev: Seq::START, ends, ts, address, publication, key, receipt, waiter });
         Ok(Place::New(seq))
     }
@@ -288,6 +272,7 @@ impl Index {
     /// Puts a message with a new seq onto its shelf and into the queue.
     fn place(&mut self, mut pending: Pending) {
         let Pending { seq, ends, ref publication, .. } = pending;
+        debug_assert!(seq > self.newest, "a seq is given once");
         self.newest = seq;
         let cost = cost(publication);
         let forgotten = self.forgotten;
@@ -300,10 +285,12 @@ impl Index {
         if hole > Seq::START {
             self.holes.insert(seq, hole);
         }
-        let publication = (!self.on_disk).then(|| Arc::clone(publication));
+        if !self.on_disk {
+            self.held.insert(seq, Arc::clone(publication));
+        }
         let (bytes, receipt) = (u32::try_from(cost).unwrap_or(u32::MAX), pending.receipt.is_some());
         let hole = hole > Seq::START;
-        shelf.entries.push_back(Entry { seq, ends, publication, bytes, receipt, hole });
+        shelf.entries.push_back(Entry { seq, ends, bytes, receipt, hole });
         shelf.bytes += cost;
         if ends < shelf.soonest {
             self.soonest.remove(&(shelf.soonest, pending.address.clone()));
@@ -372,20 +359,9 @@ impl Index {
         taken
     }
 
-    /// Takes what is to be deleted next, given that everything up to `through` is committed with it.
-    pub(super) fn take_gone(&mut self, through: Seq, most: usize) -> TakenGone {
-        let ready = self.gone.messages.iter().take(most).take_while(|(_, after)| *after <= through).count();
-        let messages = self.gone.messages.drain(..ready).collect();
-        // A floor says that everything below is gone; what is not deleted yet is above it for one who reads
-        // the store in between.
-        let floors = match self.gone.messages.is_empty() {
-            true => self.gone.floors.drain().collect(),
-            false => Vec::new(),
-        };
-        if self.gone.messages.capacity() > 1024 && self.gone.messages.is_empty() {
-            self.gone.messages = VecDeque::new();
-        }
-        (messages, floors)
+    /// Takes what is to be deleted from the disk, and the floors to be noted there.
+    pub(super) fn take_gone(&mut self) -> Gone {
+        std::mem::take(&mut self.gone)
     }
 
     /// These messages are durable: they can be seen now. Answers who sent one of them again meanwhile.
@@ -422,13 +398,17 @@ impl Index {
             committed -= 1;
             self.bytes -= oldest.bytes as usize;
             self.messages -= 1;
+            if !self.on_disk {
+                self.held.remove(&oldest.seq);
+            }
             if oldest.hole {
                 self.holes.remove(&oldest.seq);
             }
             if self.on_disk {
-                self.gone.messages.push_back((oldest.seq, Seq::START));
+                self.gone.messages.push((oldest.seq, Seq::START));
             }
         }
+        self.list_if_empty(address);
     }
 
     /// These messages could not be stored, nor can what waits behind them: takes them back, except receipts,
@@ -479,6 +459,13 @@ impl Index {
         told
     }
 
+    /// Nothing is going to be committed any more: answers everybody who waits for it.
+    pub(super) fn give_up(&mut self) -> Vec<Waiter> {
+        let repeats = self.repeats.drain(..).map(|(_, waiter)| waiter);
+        let registered = self.gone.waiters.drain(..);
+        self.queue.drain(..).filter_map(|pending| pending.waiter).chain(repeats).chain(registered).collect()
+    }
+
     fn release(&mut self, from: &SessionId) {
         if let MapEntry::Occupied(mut promised) = self.promised.entry(from.clone()) {
             *promised.get_mut() -= 1;
@@ -497,7 +484,7 @@ impl Index {
         let address = Address::Session(from);
         let seq = Seq(self.newest.0 + 1);
         let publication = Arc::new(Publication::encode(&address, Some(seq), &message));
-        let ends = now.saturating_add(millis(self.settings.mailbox.age));
+        let ends = end_of(now, self.settings.mailbox.age);
         self.place(Pending {
             seq,
             prev: Seq::START,
@@ -548,7 +535,7 @@ impl Index {
             }
             plan.skip(expired, GapReason::Expired);
             bytes += entry.bytes as usize;
-            let at_hand = entry.publication.as_ref().or_else(|| self.recent(entry.seq));
+            let at_hand = self.held.get(&entry.seq).or_else(|| self.recent(entry.seq));
             plan.slots.push(match at_hand {
                 Some(publication) => Slot::Ready(Item::Message(Arc::clone(publication))),
                 None => Slot::OnDisk(entry.seq),
@@ -557,6 +544,13 @@ impl Index {
         }
         plan.skip(expired.max(shelf.expired_since_last()), GapReason::Expired);
         plan
+    }
+
+    /// A message has left: so does its publication, at level `memory`.
+    fn let_go(&mut self, seq: Seq) {
+        if !self.on_disk {
+            self.held.remove(&seq);
+        }
     }
 
     fn recent(&self, seq: Seq) -> Option<&Arc<Publication>> {
@@ -595,21 +589,29 @@ impl Index {
     fn drop_entry(&mut self, entry: &Entry, state: Outcome) {
         self.bytes -= entry.bytes as usize;
         self.messages -= 1;
+        self.let_go(entry.seq);
         if entry.hole {
             self.holes.remove(&entry.seq);
         }
         let after = if entry.receipt { self.conclude(entry.seq, state) } else { Seq::START };
         if self.on_disk {
-            self.gone.messages.push_back((entry.seq, after));
+            self.gone.messages.push((entry.seq, after));
         }
     }
 
     fn note_floor(&mut self, address: &Address) {
         if self.on_disk
             && let Some(shelf) = self.shelves.get(address)
+            // What was never stored leaves nothing behind.
+            && shelf.position.newest > Seq::START
         {
             let Position { floor, expired, .. } = shelf.position;
             self.gone.floors.insert(address.clone(), Floor { floor, expired });
+            if self.gone.floors.len() > EMPTY_SHELVES {
+                // The disk has taken nothing for long.
+                let highest = self.gone.floors.drain().map(|(_, left)| left.floor.max(left.expired)).max();
+                self.forgotten = self.forgotten.max(highest.unwrap_or_default());
+            }
         }
     }
 
@@ -627,6 +629,10 @@ impl Index {
             dropped += self.expire_shelf(&address, now);
         }
         self.expired += dropped;
+        for _ in 0..EXPIRY_SLICE {
+            let Some(session) = self.directory.ended(now) else { break };
+            self.register(&session, None, None);
+        }
         dropped
     }
 
@@ -646,10 +652,12 @@ impl Index {
             }
             if last_ended > Seq::START {
                 entry.hole = true;
-                self.holes.insert(entry.seq, last_ended);
+                let hole = self.holes.entry(entry.seq).or_default();
+                *hole = last_ended.max(*hole);
                 last_ended = Seq::START;
             }
-            soonest = soonest.min(entry.ends);
+            // What is due and not committed yet is looked at again later, not at once.
+            soonest = soonest.min(entry.ends.max(now + 1));
             kept.push_back(entry);
         }
         shelf.entries = kept;
@@ -709,6 +717,8 @@ impl Index {
                 self.shelves.remove(&address);
             }
         }
+        shrink(&mut self.shelves);
+        shrink(&mut self.held);
     }
 
     /// See [`crate::engine::Engine::position`].
@@ -758,92 +768,6 @@ impl Plan {
                 self.slots.push(Slot::Ready(Item::Gap(Gap { from: self.cursor, to, reason })));
             }
             self.cursor = to;
-        }
-    }
-}
-
-/// A message read back at the start.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Stored {
-    pub(super) seq: Seq,
-    pub(super) prev: Seq,
-    pub(super) ends: u64,
-    pub(super) bytes: usize,
-}
-
-/// Building the index at the start, from what is on the disk.
-impl Index {
-    /// What earlier processes forgot.
-    pub(super) fn restore_forgotten(&mut self, forgotten: Seq) {
-        self.forgotten = forgotten;
-    }
-
-    pub(super) fn restore_id(&mut self, key: Key, seq: Seq, until: u64) {
-        self.dedup.restore(key, seq, until);
-    }
-
-    pub(super) fn restore_floor(&mut self, address: &Address, floor: Floor) {
-        let shelf = self.shelves.entry(address.clone()).or_insert_with(|| Shelf::after_forgotten(Seq::START));
-        shelf.position = Position { floor: floor.floor, expired: floor.expired, newest: Seq::START };
-    }
-
-    /// Messages come in seq order, after all floors.
-    pub(super) fn restore(&mut self, address: &Address, stored: Stored) {
-        let Stored { seq, prev, ends, bytes } = stored;
-        // Only a shelf's first message costs a copy of its name.
-        let shelf = match self.shelves.get_mut(address) {
-            Some(shelf) => shelf,
-            None => self.shelves.entry(address.clone()).or_insert_with(|| Shelf::after_forgotten(Seq::START)),
-        };
-        let mut hole = false;
-        match shelf.entries.back() {
-            // What was before the first one left in order; expiries have their floor.
-            None => {
-                if prev > shelf.position.expired.max(shelf.position.floor) {
-                    shelf.position.floor = prev;
-                }
-            }
-            Some(before) if prev > before.seq => {
-                hole = true;
-                self.holes.insert(seq, prev);
-            }
-            Some(_) => {}
-        }
-        let bytes32 = u32::try_from(bytes).unwrap_or(u32::MAX);
-        shelf.entries.push_back(Entry { seq, ends, publication: None, bytes: bytes32, receipt: false, hole });
-        shelf.bytes += bytes;
-        shelf.position.newest = seq;
-        shelf.soonest = shelf.soonest.min(ends);
-        self.bytes += bytes;
-        self.messages += 1;
-    }
-
-    /// The last restored message of an address has a sender who wants to know what becomes of it.
-    pub(super) fn restore_receipt(&mut self, address: &Address, from: SessionId, id: MessageId) {
-        let Some(entry) = self.shelves.get_mut(address).and_then(|shelf| shelf.entries.back_mut()) else {
-            return;
-        };
-        entry.receipt = true;
-        *self.promised.entry(from.clone()).or_default() += 1;
-        self.receipts.insert(entry.seq, (from, id));
-    }
-
-    /// The next seq is above this one.
-    pub(super) fn go_on_after(&mut self, newest: Seq) {
-        self.newest = newest;
-        self.committed = newest;
-    }
-
-    /// Everything is restored: what is derived from it is built.
-    pub(super) fn restored(&mut self) {
-        for (address, shelf) in &mut self.shelves {
-            shelf.entries.shrink_to_fit();
-            if shelf.entries.is_empty() {
-                shelf.listed = true;
-                self.empty.push_back(address.clone());
-            } else {
-                self.soonest.insert((shelf.soonest, address.clone()));
-            }
         }
     }
 }

@@ -5,16 +5,21 @@ use std::sync::{Arc, Mutex};
 
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
+use tokio_util::task::AbortOnDropHandle;
 
-use crate::engine::embedded::disk;
+use crate::engine::embedded::{disk, rows};
 use crate::hub::lock;
 use crate::message::{Publication, Seq};
 
 /// Reads at the same time: each may hold a batch and a connection's cache.
 const AT_ONCE: usize = 4;
 
-/// What one read found: a place for each seq asked for.
+/// What one read found: a place for each seq asked for. What is not there, or damaged for good, is `None`.
 type Found = Vec<Option<Arc<Publication>>>;
+
+/// The disk could not be read just now, for this reason. Nothing is known to be lost.
+#[derive(Debug)]
+pub(super) struct Again(pub(super) String);
 
 /// Connections that only read; cheap to clone.
 #[derive(Debug, Clone)]
@@ -22,40 +27,55 @@ pub(super) struct Readers {
     path: Arc<PathBuf>,
     /// Those not in use.
     idle: Arc<Mutex<Vec<Connection>>>,
+    /// Whether reading happens on the caller's thread.
+    inline: bool,
     /// Bounds threads and connections. Who finds it used up waits.
     permits: Arc<Semaphore>,
 }
 
 impl Readers {
-    pub(super) fn of(path: &Path) -> Self {
+    /// Reads from this file; `inline` without threads of its own, for who decides when things happen.
+    pub(super) fn of(path: &Path, inline: bool) -> Self {
         Self {
+            inline,
             path: Arc::new(path.to_owned()),
             idle: Arc::default(),
             permits: Arc::new(Semaphore::new(AT_ONCE)),
         }
     }
 
-    /// Reads these messages. What is not there, or damaged, or cannot be read, is `None`.
-    pub(super) async fn fetch(&self, seqs: Vec<Seq>) -> Found {
-        let permit = Arc::clone(&self.permits).acquire_owned().await.expect("it is never closed");
-        let (path, idle, count) = (Arc::clone(&self.path), Arc::clone(&self.idle), seqs.len());
-        let read = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            let connection = lock(&idle).pop().map_or_else(|| disk::open_to_read(&path), Ok);
-            let read = connection.and_then(|connection| {
-                let found = disk::fetch(&connection, &seqs)?;
-                lock(&idle).push(connection);
-                Ok(found)
-            });
-            match read {
-                Ok(found) => found.into_iter().map(whole).collect(),
-                Err(error) => {
-                    tracing::error!(%error, "cannot read stored messages");
-                    seqs.iter().map(|_| None).collect()
-                }
-            }
+    /// Reads these messages.
+    ///
+    /// # Cancel safety
+    /// The place in the queue of readers is taken by a task, which always goes on: a future that nobody polls
+    /// holds nobody up.
+    pub(super) async fn fetch(&self, seqs: Vec<Seq>) -> Result<Found, Again> {
+        if self.inline {
+            return self.read(&seqs);
+        }
+        let readers = self.clone();
+        let read = AbortOnDropHandle::new(tokio::spawn(async move {
+            let permit = Arc::clone(&readers.permits).acquire_owned().await;
+            tokio::task::spawn_blocking(move || {
+                let _permit = permit;
+                readers.read(&seqs)
+            })
+            .await
+        }));
+        match read.await {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) | Err(error) => Err(Again(error.to_string())),
+        }
+    }
+
+    fn read(&self, seqs: &[Seq]) -> Result<Found, Again> {
+        let connection = lock(&self.idle).pop().map_or_else(|| disk::open_to_read(&self.path), Ok);
+        let read = connection.map_err(rows::ReadError::from).and_then(|connection| {
+            let found = disk::fetch(&connection, seqs)?;
+            lock(&self.idle).push(connection);
+            found.into_iter().map(whole).collect()
         });
-        read.await.unwrap_or_else(|_| (0..count).map(|_| None).collect())
+        read.map_err(|error| Again(error.to_string()))
     }
 
     /// Closes the connections that are not in use.
@@ -64,12 +84,15 @@ impl Readers {
     }
 }
 
-fn whole(found: Option<Result<Publication, disk::ReadError>>) -> Option<Arc<Publication>> {
-    match found? {
-        Ok(publication) => Some(Arc::new(publication)),
-        Err(error) => {
+fn whole(
+    found: Result<Option<Publication>, rows::ReadError>,
+) -> Result<Option<Arc<Publication>>, rows::ReadError> {
+    match found {
+        Ok(found) => Ok(found.map(Arc::new)),
+        Err(error) if rows::is_damage(&error) => {
             tracing::error!(%error, "a stored message is damaged; its readers are told of a gap");
-            None
+            Ok(None)
         }
+        Err(error) => Err(error),
     }
 }

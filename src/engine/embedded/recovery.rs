@@ -4,120 +4,30 @@
 //! damaged is kept aside, what is intact goes on in a new epoch, and the log says what is missing. A store of
 //! which nothing can be read is not opened at all: it must not look like an empty one.
 
-use std::fs::{self, File, TryLockError};
-use std::io::{self, Write};
+use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OpenFlags};
-use serde::{Deserialize, Serialize};
+use rusqlite::Connection;
 
-use crate::engine::embedded::disk::{
-    self, APPLICATION, Disk, FORMAT, Identity, MessageRow, ReadError, State, WAL_BYTES,
-};
+use crate::engine::embedded::disk::{self, APPLICATION, Disk, FORMAT};
+use crate::engine::embedded::files::{Files, MARKER, Running, begin, boot, remove, sync_dir};
 use crate::engine::embedded::index::{Index, Stored, cost_of};
+use crate::engine::embedded::rows::{self, Identity, MessageRow, ReadError, State};
+use crate::engine::embedded::salvage::{make_aside, prefer_database_alone, salvage, switch_to_new};
 use crate::engine::embedded::wal::{self, Wal};
 use crate::engine::embedded::{first_seq, random_epoch};
 use crate::engine::{Durability, OpenError, Settings};
 use crate::message::{Address, MessageId, Seq, SessionId};
 
 /// How long SQLite's own look at the file's structure may take at the start, beside the reading of everything.
-const STRUCTURE_CHECK: Duration = Duration::from_millis(400);
+const STRUCTURE_CHECK: Duration = Duration::from_millis(250);
 
 /// A new epoch's seqs are above whatever the old one can have given.
 const EPOCH_STEP: u64 = 1 << 32;
-
-/// The files of a store.
-#[derive(Debug, Clone)]
-pub(super) struct Files {
-    pub(super) dir: PathBuf,
-    pub(super) database: PathBuf,
-    pub(super) wal: PathBuf,
-    pub(super) shm: PathBuf,
-    /// Says that this is a store, and of which format. Written last when a store is made.
-    pub(super) marker: PathBuf,
-    /// Held locked by the process that uses the store.
-    pub(super) lock: PathBuf,
-    /// Exists while a process uses the store: found at the start, that process did not end in order.
-    pub(super) running: PathBuf,
-}
-
-impl Files {
-    pub(super) fn of(dir: &Path) -> Self {
-        let file = |name: &str| dir.join(name);
-        Self {
-            dir: dir.to_owned(),
-            database: file("store.db"),
-            wal: file("store.db-wal"),
-            shm: file("store.db-shm"),
-            marker: file("format"),
-            lock: file("lock"),
-            running: file("running"),
-        }
-    }
-
-    /// Takes the store for this process.
-    pub(super) fn lock(&self) -> Result<File, OpenError> {
-        let file = File::options().create(true).truncate(false).write(true).open(&self.lock);
-        let file = file.map_err(|error| self.io("open", &self.lock, error))?;
-        match file.try_lock() {
-            Ok(()) => Ok(file),
-            Err(TryLockError::WouldBlock) => Err(OpenError::InUse { dir: self.dir.clone() }),
-            Err(TryLockError::Error(error)) => Err(self.io("lock", &self.lock, error)),
-        }
-    }
-
-    fn io(&self, what: &'static str, path: &Path, error: io::Error) -> OpenError {
-        OpenError::Io { what, path: path.to_owned(), error }
-    }
-
-    /// Writes a small file that is there as a whole or not at all.
-    fn write(&self, path: &Path, text: &str) -> Result<(), OpenError> {
-        let new = path.with_extension("new");
-        let written = File::create(&new).and_then(|mut file| {
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&new, path)
-        });
-        written.and_then(|()| sync_dir(&self.dir)).map_err(|error| self.io("write", path, error))
-    }
-
-    /// The format that the marker names, if there is one.
-    fn format(&self) -> Result<Option<i64>, OpenError> {
-        let text = match fs::read_to_string(&self.marker) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            // Not text: damaged. The database has the number too.
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(Some(FORMAT)),
-            Err(error) => return Err(self.io("read", &self.marker, error)),
-        };
-        let number = text.trim().strip_prefix(MARKER).and_then(|number| number.trim().parse().ok());
-        Ok(Some(number.unwrap_or(FORMAT)))
-    }
-}
-
-const MARKER: &str = "x0-msg-server store, format";
-
-/// What the file `running` holds.
-#[derive(Debug, Serialize, Deserialize, Default)]
-struct Running {
-    /// How long the write-ahead log was made, in bytes.
-    wal: u64,
-    /// The level that was in force.
-    durability: String,
-    /// Which start of the machine it was.
-    boot: String,
-}
-
-fn boot() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
-}
-
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
 
 /// An opened store.
 #[derive(Debug)]
@@ -139,11 +49,16 @@ pub(super) fn open(dir: &Path, durability: Durability, settings: Settings) -> Re
         sync_dir(parent).map_err(|error| files.io("sync", parent, error))?;
     }
     let lock = files.lock()?;
+    _ = remove(&files.reserve);
     let format = files.format()?;
     if let Some(found) = format
         && found > FORMAT
     {
         return Err(OpenError::Newer { dir: dir.to_owned(), found, known: FORMAT });
+    }
+    if files.salvaged.exists() {
+        let aside = switch_to_new(&files)?;
+        tracing::error!(aside = %aside.display(), "an interrupted recovery goes on; the damaged files were put aside");
     }
     let (disk, index, identity) = match (files.database.exists(), format) {
         (false, None) if !files.wal.exists() => create(&files, durability, settings)?,
@@ -159,15 +74,8 @@ pub(super) fn open(dir: &Path, durability: Durability, settings: Settings) -> Re
     if format.is_none() {
         files.write(&files.marker, &format!("{MARKER} {FORMAT}\n"))?;
     }
-    begin(&files, &disk, durability)?;
+    begin(&files, &disk, durability);
     Ok(Opened { disk, index, identity, files, lock })
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }
 
 /// Whether the making of this store was interrupted before its first commit.
@@ -175,7 +83,7 @@ fn is_unfinished(files: &Files) -> bool {
     let tables = |connection: Connection| {
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0))
     };
-    Connection::open(&files.database).and_then(tables).is_ok_and(|tables| tables == 0)
+    disk::open_to_read(&files.database).and_then(tables).is_ok_and(|tables| tables == 0)
 }
 
 fn create(
@@ -204,19 +112,23 @@ fn inode(files: &Files) -> Result<u64, OpenError> {
     metadata.map(|data| data.ino()).map_err(|error| files.io("look at", &files.database, error))
 }
 
-fn damaged(files: &Files, why: &dyn std::fmt::Display) -> OpenError {
+pub(super) fn damaged(files: &Files, why: &dyn std::fmt::Display) -> OpenError {
     OpenError::Damaged { path: files.database.clone(), why: why.to_string() }
 }
 
 /// What the way the last process ended says about the store.
 #[derive(Debug, Default)]
-struct Suspicion {
+pub(super) struct Suspicion {
     /// What confirmed messages may be missing for.
-    lost: Option<String>,
+    pub(super) lost: Option<String>,
+    /// Whether what is left of the log is to be kept for who wants to look at it.
+    keep_log: bool,
+    /// Whether the last process did not end in order.
+    pub(super) crashed: bool,
 }
 
 /// Looks at what is there before SQLite touches it.
-fn suspect(files: &Files) -> Result<Suspicion, OpenError> {
+pub(super) fn suspect(files: &Files) -> Result<Suspicion, OpenError> {
     let wal = wal::inspect(&files.wal).map_err(|error| files.io("read", &files.wal, error))?;
     let running = match fs::read(&files.running) {
         Ok(bytes) => Some(serde_json::from_slice::<Running>(&bytes).unwrap_or_default()),
@@ -224,15 +136,29 @@ fn suspect(files: &Files) -> Result<Suspicion, OpenError> {
         Err(error) => return Err(files.io("read", &files.running, error)),
     };
     let length = fs::metadata(&files.wal).map_or(0, |data| data.len());
+    let rebooted = running.as_ref().is_some_and(|running| running.boot != boot());
+    let crashed = running.is_some();
+    let mut keep_log = false;
     let lost = match (&running, wal) {
-        (_, Wal::Damaged { at }) => Some(format!("store.db-wal is damaged at byte {at}")),
+        // A stop of the machine leaves an unfinished write in any order.
+        (Some(running), Wal::Damaged { confirmed: false, .. })
+            if rebooted && running.durability == Durability::Fsync.name() && length >= running.wal =>
+        {
+            tracing::warn!("the last write was not finished; it was never confirmed and is cut off");
+            None
+        }
+        (_, Wal::Damaged { at, .. }) => {
+            keep_log = true;
+            Some(format!("store.db-wal is damaged at byte {at}"))
+        }
         (Some(running), _) if length < running.wal && length == 0 => {
             Some("store.db-wal is missing".to_owned())
         }
         (Some(running), _) if length < running.wal => {
+            keep_log = true;
             Some(format!("store.db-wal was cut short: {length} bytes of at least {}", running.wal))
         }
-        (Some(running), _) if running.durability == Durability::Os.name() && running.boot != boot() => Some(
+        (Some(running), _) if running.durability == Durability::Os.name() && rebooted => Some(
             "the machine stopped while the level was `os`, which keeps nothing safe from that".to_owned(),
         ),
         (_, Wal::Torn { pages }) => {
@@ -241,10 +167,10 @@ fn suspect(files: &Files) -> Result<Suspicion, OpenError> {
         }
         _ => None,
     };
-    if lost.is_none() && running.is_some() {
+    if lost.is_none() && crashed {
         tracing::info!("the last process did not end in order; the store is recovered");
     }
-    Ok(Suspicion { lost })
+    Ok(Suspicion { lost, keep_log, crashed })
 }
 
 fn reopen(
@@ -253,47 +179,58 @@ fn reopen(
     settings: Settings,
 ) -> Result<(Disk, Index, Identity), OpenError> {
     let sqlite = |error| OpenError::Sqlite { path: files.database.clone(), error };
-    let Suspicion { mut lost } = suspect(files)?;
+    let Suspicion { mut lost, keep_log, .. } = suspect(files)?;
+    let empty = |path: &Path| fs::metadata(path).map_or(true, |data| data.len() == 0);
+    if empty(&files.database) && !empty(&files.wal) {
+        // SQLite would take the file for a new one, and remove the log.
+        return Err(damaged(files, &"it is empty"));
+    }
     let mut aside = None;
-    if lost.is_some() && files.wal.exists() {
+    if keep_log {
         // SQLite is going to write over it.
-        aside = Some(put_aside(files, &[&files.wal], false)?);
+        let dir = make_aside(files)?;
+        match fs::copy(&files.wal, dir.join("store.db-wal")) {
+            Ok(_) => aside = Some(dir),
+            Err(error) => tracing::warn!(%error, "no copy of the damaged store.db-wal is kept"),
+        }
         prefer_database_alone(files)?;
     }
-    let mut loaded = verify_format(files).and_then(|()| {
-        Disk::open(&files.database, durability).map_err(ReadError::from).map_err(Trouble::Read).and_then(
-            |mut disk| load(&mut disk, files, settings).map(|(index, identity)| (disk, index, identity)),
-        )
-    });
+    let read = || {
+        let mut disk =
+            Disk::open(&files.database, durability, |connection| verify_format(files, connection))?;
+        let (index, identity) = load(&mut disk, files, settings)?;
+        Ok((disk, index, identity))
+    };
+    let mut loaded = read();
     if let Err(Trouble::Read(why)) = &loaded
-        && is_damage(why)
+        && rows::is_damage(why)
     {
-        tracing::error!(%why, path = %files.database.display(), "the store is damaged; saving what is intact");
-        lost = Some(why.to_string());
-        let to = put_aside(files, &[], true)?;
-        let saved = salvage(files, &to, durability)?;
+        let why = lost.take().map_or_else(|| why.to_string(), |before| format!("{before}; {why}"));
+        tracing::error!(why, path = %files.database.display(), "the store is damaged; saving what is intact");
+        let saved = salvage(files, durability, &why)?;
+        let to = switch_to_new(files)?;
         tracing::error!(
             saved = saved.messages,
             missing = saved.missing,
             aside = %to.display(),
             "the damaged files were put aside"
         );
+        lost = Some(why);
         aside = Some(to);
-        loaded =
-            Disk::open(&files.database, durability).map_err(ReadError::from).map_err(Trouble::Read).and_then(
-                |mut disk| load(&mut disk, files, settings).map(|(index, identity)| (disk, index, identity)),
-            );
+        loaded = read();
     }
     let (mut disk, mut index, mut identity) = match loaded {
         Ok(loaded) => loaded,
         Err(Trouble::Open(error)) => return Err(error),
-        Err(Trouble::Read(ReadError::Sqlite(error))) => return Err(sqlite(error)),
+        Err(Trouble::Read(ReadError::Sqlite(error)) | Trouble::Write(error)) => return Err(sqlite(error)),
         Err(Trouble::Read(why)) => return Err(damaged(files, &why)),
     };
     let inode = inode(files)?;
     if lost.is_none() && identity.inode != inode {
         lost = Some("the store is a copy of another one: a backup, perhaps".to_owned());
     }
+    // Seqs may skip, and time goes on: none is given twice, from whatever backup this store was brought back.
+    index.go_on_after(index.newest().max(first_seq(settings.clock)));
     if let Some(why) = lost {
         // What was given before may be given to something else now: cursors must not be taken for ours.
         let newest = Seq(index.newest().0 + EPOCH_STEP);
@@ -308,12 +245,14 @@ fn reopen(
             "stored messages may be missing: a new epoch begins"
         );
     }
+    index.conclude_acknowledged();
     Ok((disk, index, identity))
 }
 
-/// Why a store could not be loaded.
-enum Trouble {
+/// Why a store could not be loaded, or saved.
+pub(super) enum Trouble {
     Read(ReadError),
+    Write(rusqlite::Error),
     Open(OpenError),
 }
 
@@ -329,36 +268,13 @@ impl From<rusqlite::Error> for Trouble {
     }
 }
 
-/// Whether this says that the file is damaged, and not that it cannot be read now.
-fn is_damage(error: &ReadError) -> bool {
-    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
-    match error {
-        ReadError::Damaged(_) => true,
-        ReadError::Sqlite(rusqlite::Error::SqliteFailure(failure, _)) => {
-            matches!(failure.code, DatabaseCorrupt | NotADatabase)
-                // What cannot be prepared or found any more: the schema is damaged.
-                || failure.code == rusqlite::ErrorCode::Unknown
-        }
-        ReadError::Sqlite(
-            rusqlite::Error::QueryReturnedNoRows
-            | rusqlite::Error::InvalidColumnType(..)
-            | rusqlite::Error::FromSqlConversionFailure(..)
-            | rusqlite::Error::IntegralValueOutOfRange(..)
-            | rusqlite::Error::Utf8Error(..)
-            | rusqlite::Error::SqlInputError { .. },
-        ) => true,
-        ReadError::Sqlite(_) => false,
-    }
-}
-
-fn verify_format(files: &Files) -> Result<(), Trouble> {
-    let connection = Connection::open_with_flags(&files.database, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+fn verify_format(files: &Files, connection: &Connection) -> Result<(), Trouble> {
     let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (application, found) = (number("application_id")?, number("user_version")?);
-    if application != APPLICATION && number("schema_version")? > 0 && Identity::read(&connection).is_err() {
+    if application != APPLICATION && number("schema_version")? > 0 && Identity::read(connection).is_err() {
         return Err(Trouble::Open(OpenError::NotOurs { path: files.database.clone() }));
     }
-    if application == APPLICATION && found > FORMAT && Identity::read(&connection).is_ok() {
+    if application == APPLICATION && found > FORMAT && Identity::read(connection).is_ok() {
         return Err(Trouble::Open(OpenError::Newer { dir: files.dir.clone(), found, known: FORMAT }));
     }
     Ok(())
@@ -372,8 +288,15 @@ fn load(disk: &mut Disk, files: &Files, settings: Settings) -> Result<(Index, Id
     let mut index = Index::new(settings, &identity.secret, newest, true);
     index.restore_forgotten(Seq(u64::try_from(state.forgotten).unwrap_or_default()));
     disk.restore_state(state, settings.dedup_ids);
+    index.reserve_ids(disk.count_ids()?);
     disk.read_ids(settings.clock.now(), |key, seq, until| index.restore_id(key, seq, until))?;
     disk.read_floors(|address, floor| index.restore_floor(&address, floor))?;
+    let sessions =
+        disk.read_directory(|session, registration| index.restore_registration(session, registration))?;
+    if sessions != state.sessions {
+        let text = format!("table `directory` ({sessions} rows, {} were counted)", state.sessions);
+        return Err(Trouble::Read(ReadError::Damaged(text)));
+    }
     let structure = files.database.clone();
     let structure = std::thread::spawn(move || check_structure(&structure, STRUCTURE_CHECK));
     let (seen, index) = load_messages(disk.connection(), index)?;
@@ -399,9 +322,9 @@ fn load_messages(connection: &Connection, mut index: Index) -> Result<(State, In
         let builder = scope.spawn(move || {
             for chunk in from_reader {
                 for (address, stored, receipt) in chunk {
-                    index.restore(&address, stored);
+                    let is_waiting = index.restore(&address, stored);
                     if let Some((from, id)) = receipt {
-                        index.restore_receipt(&address, from, id);
+                        index.restore_receipt(&address, stored.seq, is_waiting, from, id);
                     }
                 }
             }
@@ -447,7 +370,7 @@ pub(super) fn scan(
     mut each: impl FnMut(&MessageRow<'_>) -> Result<(), ReadError>,
 ) -> Result<State, ReadError> {
     let mut seen = State::default();
-    let mut statement = connection.prepare(&disk::scan_sql(backwards))?;
+    let mut statement = connection.prepare(&rows::scan_sql(backwards))?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let row = MessageRow::of(row)?;
@@ -473,204 +396,4 @@ pub(super) fn check_structure(path: &Path, time: Duration) -> Result<(), ReadErr
         }
         Err(error) => Err(error.into()),
     }
-}
-
-/// Copies (or moves all of) the store's files into a directory of their own.
-fn put_aside(files: &Files, copied: &[&Path], all: bool) -> Result<PathBuf, OpenError> {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let dir = files.dir.join(format!("damaged-{}", now.as_millis()));
-    fs::create_dir_all(&dir).map_err(|error| files.io("make the directory", &dir, error))?;
-    let moved = if all { vec![files.database.as_path(), &files.wal, &files.shm] } else { Vec::new() };
-    for path in moved {
-        let to = dir.join(path.file_name().unwrap_or_default());
-        match fs::rename(path, &to) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(files.io("move", path, error));
-            }
-            _ => {}
-        }
-    }
-    for path in copied {
-        let to = dir.join(path.file_name().unwrap_or_default());
-        fs::copy(path, &to).map_err(|error| files.io("copy", path, error))?;
-    }
-    sync_dir(&files.dir).map_err(|error| files.io("sync", &files.dir, error))?;
-    Ok(dir)
-}
-
-/// A log that is damaged in its middle may lie over a database that already has all of it. Then the database
-/// alone is newer than the database with what can be read of the log.
-fn prefer_database_alone(files: &Files) -> Result<(), OpenError> {
-    let commits = |connection: rusqlite::Result<Connection>| -> Result<i64, ReadError> {
-        let connection = connection?;
-        let state = State::read(&connection)?;
-        let seen = scan(&connection, false, |_| Ok(()))?;
-        if state.agrees(&seen) { Ok(state.commits) } else { Err(ReadError::Damaged("sums".to_owned())) }
-    };
-    let uri = format!("file:{}?immutable=1", uri_path(&files.database));
-    let flags =
-        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let Ok(alone) = commits(Connection::open_with_flags(uri, flags)) else { return Ok(()) };
-    // On a copy, so that nothing of the log is brought into the database yet.
-    let with_log = {
-        let dir = files.dir.join("trial");
-        let trial = Files::of(&dir);
-        let made = fs::create_dir_all(&dir)
-            .and_then(|()| fs::copy(&files.database, &trial.database))
-            .and_then(|_| fs::copy(&files.wal, &trial.wal));
-        let found = made.is_ok().then(|| commits(Connection::open(&trial.database)));
-        fs::remove_dir_all(&dir).map_err(|error| files.io("remove", &dir, error))?;
-        found
-    };
-    if !matches!(with_log, Some(Ok(with_log)) if with_log >= alone) && with_log.is_some() {
-        for path in [&files.wal, &files.shm] {
-            remove(path).map_err(|error| files.io("remove", path, error))?;
-        }
-    }
-    Ok(())
-}
-
-/// A path as it stands in a `file:` URI.
-pub(super) fn uri_path(path: &Path) -> String {
-    let text = path.to_string_lossy();
-    text.replace('%', "%25").replace('?', "%3f").replace('#', "%23")
-}
-
-struct Saved {
-    messages: i64,
-    /// Fewer than were counted, where the count can still be read.
-    missing: Option<i64>,
-}
-
-/// Makes a new store of what is intact in a damaged one.
-fn salvage(files: &Files, from: &Path, durability: Durability) -> Result<Saved, OpenError> {
-    let sqlite = |error| OpenError::Sqlite { path: files.database.clone(), error };
-    let old = Files::of(from);
-    let back = |error: &dyn std::fmt::Display| {
-        // Nothing was saved: the files go back, so that the next start sees the same.
-        for (from, to) in [(&old.database, &files.database), (&old.wal, &files.wal), (&old.shm, &files.shm)] {
-            _ = remove(to);
-            _ = fs::rename(from, to);
-        }
-        _ = fs::remove_dir(from);
-        damaged(files, error)
-    };
-    let source = Connection::open(&old.database).map_err(|error| back(&error))?;
-    let identity = Identity::read(&source);
-    let state = State::read(&source);
-    File::create(&files.database).map_err(|error| files.io("make", &files.database, error))?;
-    let mut secret = [0; 16];
-    getrandom::fill(&mut secret)
-        .map_err(|error| files.io("get random numbers for", &files.dir, error.into()))?;
-    let identity =
-        identity.unwrap_or_else(|_| Identity { epoch: random_epoch(), origin: Seq(0), secret, inode: 0 });
-    let disk = Disk::create(&files.database, durability, &identity).map_err(sqlite)?;
-    let transaction = disk.connection().unchecked_transaction().map_err(sqlite)?;
-    let mut saved = State::default();
-    let mut highest = 0;
-    // What cannot be reached from one end may be from the other.
-    let mut last_from_start = i64::MIN;
-    for backwards in [false, true] {
-        loop {
-            let mut stopped_at = None;
-            let result = rows_between(&source, backwards, last_from_start, |row| {
-                stopped_at = Some(row.seq);
-                if row.address().is_ok() {
-                    disk::copy(row, &transaction)?;
-                    saved.add(row.seq);
-                    highest = highest.max(row.seq);
-                }
-                Ok(())
-            });
-            if !backwards && let Some(seq) = stopped_at {
-                last_from_start = seq;
-            }
-            match result {
-                // A row whose checksum is wrong is passed by; what follows it can be read.
-                Err(ReadError::Damaged(_)) if !backwards => match next_seq(&source, last_from_start) {
-                    Some(damaged) => last_from_start = damaged,
-                    None => break,
-                },
-                _ => break,
-            }
-        }
-    }
-    if saved.messages == 0 && state.as_ref().map_or(true, |state| state.messages > 0) {
-        drop(transaction);
-        _ = disk.close();
-        return Err(back(&"nothing of it can be read"));
-    }
-    saved.newest = highest.max(state.as_ref().map_or(0, |state| state.newest));
-    saved.forgotten = saved.newest;
-    disk::write_state(&saved, &transaction).map_err(sqlite)?;
-    transaction.commit().map_err(sqlite)?;
-    disk.close().map_err(sqlite)?;
-    let missing = state.ok().map(|state| state.messages - saved.messages);
-    Ok(Saved { messages: saved.messages, missing })
-}
-
-/// Reads the messages after `after`, from one end; damaged rows end it.
-fn rows_between(
-    connection: &Connection,
-    backwards: bool,
-    after: i64,
-    mut each: impl FnMut(&MessageRow<'_>) -> Result<(), ReadError>,
-) -> Result<(), ReadError> {
-    let sql = disk::scan_sql(backwards).replace("ORDER", "WHERE seq > ?1 ORDER");
-    let mut statement = connection.prepare(&sql)?;
-    let mut rows = statement.query([after])?;
-    while let Some(row) = rows.next()? {
-        each(&MessageRow::of(row)?)?;
-    }
-    Ok(())
-}
-
-fn next_seq(connection: &Connection, after: i64) -> Option<i64> {
-    let sql = "SELECT seq FROM message WHERE seq > ?1 ORDER BY seq LIMIT 1";
-    connection.query_row(sql, [after], |row| row.get(0)).ok()
-}
-
-/// Makes the log as long as it is going to be, and notes that the store is in use.
-fn begin(files: &Files, disk: &Disk, durability: Durability) -> Result<(), OpenError> {
-    // The first commit makes the log.
-    let made = disk.connection().execute_batch("BEGIN IMMEDIATE; UPDATE state SET crc = crc; COMMIT");
-    if let Err(error) = made {
-        tracing::warn!(%error, "the store cannot be written to now; it is going to be tried again");
-    }
-    let length = match lengthen(&files.wal) {
-        Ok(()) => WAL_BYTES,
-        Err(error) => {
-            tracing::warn!(%error, path = %files.wal.display(), "no room to prepare the write-ahead log");
-            0
-        }
-    };
-    let running = Running { wal: length, durability: durability.name().to_owned(), boot: boot() };
-    let text = serde_json::to_string(&running).expect("strings and numbers always encode");
-    if let Err(error) = files.write(&files.running, &text) {
-        // Without it, a cut log is not noticed: a lesser evil than not to start on a full disk.
-        tracing::warn!(%error, "this run cannot be noted");
-    }
-    Ok(())
-}
-
-fn lengthen(wal: &Path) -> io::Result<()> {
-    let mut file = File::options().append(true).open(wal)?;
-    let length = file.metadata()?.len();
-    let zeros = vec![0; 1 << 18];
-    let mut missing = WAL_BYTES.saturating_sub(length);
-    while missing > 0 {
-        let slice = usize::try_from(missing).unwrap_or(usize::MAX).min(zeros.len());
-        if let Err(error) = file.write_all(&zeros[..slice]) {
-            file.set_len(length)?;
-            return Err(error);
-        }
-        missing -= slice as u64;
-    }
-    file.sync_all()
-}
-
-/// Notes that the store was left in order.
-pub(super) fn end(files: &Files) -> io::Result<()> {
-    remove(&files.running)?;
-    sync_dir(&files.dir)
 }

@@ -7,9 +7,10 @@ use rusqlite::{Connection, OpenFlags};
 use serde::Serialize;
 
 use crate::engine::OpenError;
-use crate::engine::embedded::disk::{self, FORMAT, Identity, ReadError, State};
-use crate::engine::embedded::recovery::{self, Files, uri_path};
-use crate::engine::embedded::wal::{self, Wal};
+use crate::engine::embedded::disk::{self, FORMAT};
+use crate::engine::embedded::files::{Files, uri_path};
+use crate::engine::embedded::recovery;
+use crate::engine::embedded::rows::{Identity, ReadError, State};
 
 /// What a store holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -67,18 +68,14 @@ pub fn report(dir: &Path) -> Result<Report, OpenError> {
     if in_use {
         report.notes.push("a server uses this store now".to_owned());
     } else {
-        let wal = wal::inspect(&files.wal);
-        match wal.map_err(|error| OpenError::Io { what: "read", path: files.wal.clone(), error })? {
-            Wal::Empty | Wal::Whole => {}
-            Wal::Torn { pages } => report.notes.push(format!(
-                "the last write was not finished ({pages} pages); it was never confirmed and the next start cuts it off"
-            )),
-            Wal::Damaged { at } => report.problems.push(format!("store.db-wal is damaged at byte {at}")),
+        let suspicion = recovery::suspect(&files)?;
+        report.problems.extend(suspicion.lost);
+        if suspicion.crashed {
+            let note = "the last server did not end in order; the next start recovers the store";
+            report.notes.push(note.to_owned());
         }
-        if files.running.exists() {
-            report
-                .notes
-                .push("the last server did not end in order; the next start recovers the store".to_owned());
+        if files.salvaged.exists() {
+            report.problems.push("a recovery was interrupted; the next start finishes it".to_owned());
         }
     }
     let connection = open(&files, in_use).map_err(sqlite)?;

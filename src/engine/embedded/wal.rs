@@ -25,6 +25,9 @@ pub(super) enum Wal {
     Damaged {
         /// Where, in bytes.
         at: u64,
+        /// Whether more was written after the end of a commit that cannot be read: so that commit had been synced.
+        /// Otherwise it may be one that the machine's stop left half on the disk, in any order.
+        confirmed: bool,
     },
 }
 
@@ -82,8 +85,20 @@ pub(super) fn inspect(path: &Path) -> io::Result<Wal> {
 
 fn inspect_bytes(mut file: impl Read) -> io::Result<Wal> {
     let mut header = [0; HEADER];
-    if fill(&mut file, &mut header)? < HEADER || header == [0; HEADER] {
+    if fill(&mut file, &mut header)? < HEADER {
         return Ok(Wal::Empty);
+    }
+    if header == [0; HEADER] {
+        // A log that was made and never used, or one that lost its beginning.
+        let mut rest = vec![0; 1 << 16];
+        loop {
+            match fill(&mut file, &mut rest)? {
+                0 => return Ok(Wal::Empty),
+                some if rest[..some].iter().any(|byte| *byte != 0) => break,
+                _ => {}
+            }
+        }
+        return Ok(Wal::Damaged { at: 0, confirmed: true });
     }
     let magic = word(&header, 0);
     let big_endian = magic & 1 == 1;
@@ -91,12 +106,13 @@ fn inspect_bytes(mut file: impl Read) -> io::Result<Wal> {
     let known = magic & !1 == 0x377f_0682 && page.is_power_of_two() && (512..=65_536).contains(&page);
     let sum = Sum(0, 0).over(&header[..24], big_endian);
     if !known || sum != Sum::stored(&header, 24) {
-        return Ok(Wal::Damaged { at: 0 });
+        return Ok(Wal::Damaged { at: 0, confirmed: true });
     }
     let ours = salt(&header, 16);
     let mut chain = sum;
     // Where the chain broke, and how many pages of the same log follow.
     let mut broken: Option<(u64, usize)> = None;
+    let mut ends_commit = false;
     let mut frame = vec![0; FRAME_HEADER + page];
     let mut at = HEADER as u64;
     while fill(&mut file, &mut frame)? == frame.len() {
@@ -110,15 +126,17 @@ fn inspect_bytes(mut file: impl Read) -> io::Result<Wal> {
             // Frames of earlier rounds of this file have salts that differ in many bits.
             if (its ^ ours).count_ones() <= 1 {
                 *pages += 1;
-                // The last page of a commit says how large the database is then.
-                if word(&frame, 4) > 0 {
-                    return Ok(Wal::Damaged { at: *start });
+                if ends_commit {
+                    return Ok(Wal::Damaged { at: *start, confirmed: true });
                 }
+                // The last page of a commit says how large the database is then.
+                ends_commit = word(&frame, 4) > 0;
             }
         }
         at += frame.len() as u64;
     }
     Ok(match broken {
+        Some((at, _)) if ends_commit => Wal::Damaged { at, confirmed: false },
         Some((_, pages)) if pages > 0 => Wal::Torn { pages },
         _ => Wal::Whole,
     })
@@ -152,6 +170,18 @@ mod tests {
         assert_eq!(inspect_bytes(&log()[..]).unwrap(), Wal::Whole);
         assert_eq!(inspect_bytes(&[0; 100][..]).unwrap(), Wal::Empty);
         assert_eq!(inspect_bytes(&[][..]).unwrap(), Wal::Empty);
+    }
+
+    #[test]
+    fn a_zeroed_range_is_noticed() {
+        let log = log();
+        let middle = HEADER + 15 * 4120;
+        for (from, to) in [(0, 512), (0, 4096), (4096, 8192), (middle, middle + 512)] {
+            let mut log = log.clone();
+            log[from..to].fill(0);
+            let found = inspect_bytes(&log[..]).unwrap();
+            assert!(matches!(found, Wal::Damaged { confirmed: true, .. }), "{from}..{to}: {found:?}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The writer: commits what is queued, group by group.
 
-use std::fs::File;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -8,20 +9,25 @@ use rusqlite::ErrorCode;
 
 use crate::engine::EngineError;
 use crate::engine::embedded::disk::{Disk, Group};
-use crate::engine::embedded::recovery::{self, Files};
+use crate::engine::embedded::files::{self, Files};
+use crate::engine::embedded::index::Pending;
 use crate::engine::embedded::{Inner, LINGER, Stop, Store};
 use crate::hub::lock;
+use crate::message::Seq;
 
 /// Messages, and bytes of them, that are committed together at most.
 const MOST_MESSAGES: usize = 4096;
 const MOST_BYTES: usize = 4 << 20;
 
-/// Messages deleted by one commit at most: few while others wait for it.
+/// Messages deleted by one commit at most, each of which may be on a page of its own: few while others wait.
 const MOST_DELETED: usize = 1024;
-const MOST_DELETED_IDLE: usize = 16_384;
+const MOST_DELETED_IDLE: usize = 2048;
 
 /// How long a failed commit of what nobody waits for is left alone.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// For how long room that was seen is counted on.
+const ROOM_EVERY: Duration = Duration::from_millis(20);
 
 /// How often space is given back while there is no rest, and how much at a time, in pages.
 const SHRINK_EVERY: Duration = Duration::from_secs(1);
@@ -35,14 +41,17 @@ pub struct Writer {
     /// Empty only at the end.
     disk: Option<Disk>,
     files: Files,
-    /// Keeps other processes out until the store is closed.
-    _lock: File,
     /// How long ids are remembered, in milliseconds.
     window: u64,
-    /// When what is gone was first seen waiting for a commit to ride on.
+    /// What is to be deleted, oldest first, so that it is likely to be on pages together; each with the seq of the
+    /// receipt that must be stored no later.
+    gone: BTreeMap<Seq, Seq>,
+    /// When something gone was first seen waiting for a commit to ride on.
     gone_since: Option<Instant>,
     /// After a failure: when it is tried again, if nothing new comes, and how much was queued.
     retry: Option<(Instant, usize)>,
+    /// When there was room, as last seen; `None` if there was none.
+    room_seen: Option<Instant>,
     shrunk: Instant,
     may_shrink: bool,
 }
@@ -55,26 +64,48 @@ enum Work {
 }
 
 impl Writer {
-    pub(super) fn new(inner: Arc<Inner>, disk: Disk, files: Files, lock: File, window: u64) -> Self {
+    pub(super) fn new(inner: Arc<Inner>, disk: Disk, files: Files, window: u64) -> Self {
         Self {
             inner,
             disk: Some(disk),
             files,
-            _lock: lock,
             window,
+            gone: BTreeMap::new(),
             gone_since: None,
             retry: None,
+            room_seen: None,
             shrunk: Instant::now(),
             may_shrink: true,
         }
     }
 
     /// Works until the store is closed.
-    pub(super) fn run(mut self) {
+    pub(super) fn run(self) {
+        let inner = Arc::clone(&self.inner);
+        // A defect here must not look like a broker that is well.
+        if catch_unwind(AssertUnwindSafe(|| self.work())).is_err() {
+            let reason: Arc<str> = "the writer of the store has failed; restart the server".into();
+            tracing::error!(%reason, "messages cannot be stored any more");
+            let mut store = lock(&inner.store);
+            store.stop = Some(Stop::AtOnce);
+            store.failing = Some(Arc::clone(&reason));
+            for waiter in store.index.give_up() {
+                _ = waiter.send(Err(EngineError::Unavailable { reason: Arc::clone(&reason) }));
+            }
+        }
+    }
+
+    fn work(mut self) {
         loop {
             match self.wait() {
                 Work::Commit(group) => self.commit(group),
-                Work::Idle => self.shrink(SHRINK_IDLE),
+                Work::Idle => {
+                    self.shrink(SHRINK_IDLE);
+                    // Somebody else made room. What else was wrong, only a commit shows to be over.
+                    if lock(&self.inner.store).failing.as_deref() == Some(NO_SPACE) {
+                        self.recovered();
+                    }
+                }
                 Work::Stop(how) => return self.end(how),
             }
             if self.shrunk.elapsed() > SHRINK_EVERY {
@@ -87,7 +118,8 @@ impl Writer {
     pub fn turn(&mut self) -> bool {
         let inner = Arc::clone(&self.inner);
         let mut store = lock(&inner.store);
-        if store.stop == Some(Stop::AtOnce) || store.index.queued() == 0 && store.index.gone().is_empty() {
+        let nothing = store.index.queued() == 0 && store.index.gone().is_empty() && self.gone.is_empty();
+        if store.stop == Some(Stop::AtOnce) || nothing {
             return false;
         }
         let group = self.take(&mut store);
@@ -113,7 +145,8 @@ impl Writer {
             if store.stop == Some(Stop::AtOnce) {
                 return Work::Stop(Stop::AtOnce);
             }
-            let (queued, gone) = (store.index.queued(), !store.index.gone().is_empty());
+            let gone = !store.index.gone().is_empty() || !self.gone.is_empty();
+            let queued = store.index.queued() + store.index.gone().waiters.len();
             let stopping = store.stop.is_some();
             let now = Instant::now();
             let wait = match self.retry {
@@ -150,24 +183,61 @@ impl Writer {
         let now = self.inner.clock.now();
         let appends = store.index.take(MOST_MESSAGES, MOST_BYTES);
         let through = appends.last().map_or_else(|| store.index.committed(), |last| last.seq);
-        let most = if appends.is_empty() { MOST_DELETED_IDLE } else { MOST_DELETED };
-        let (gone, floors) = store.index.take_gone(through, most);
+        // More than what comes, or they would fall behind.
+        let busy = MOST_DELETED.max(2 * appends.len());
+        let most = if appends.is_empty() { MOST_DELETED_IDLE } else { busy };
+        let taken = store.index.take_gone();
+        self.gone.extend(taken.messages);
+        let ready = self.gone.iter().filter(|(_, after)| **after <= through);
+        let gone = ready.map(|(seq, _)| *seq).take(most).collect();
+        let floors = taken.floors.into_iter().collect();
+        let (registrations, waiters) = (taken.registrations.into_iter().collect(), taken.waiters);
         let (newest, forgotten) = (through.max(store.index.committed()), store.index.forgotten());
-        Group { appends, gone, floors, newest, forgotten, now, until: now + self.window }
+        Group {
+            appends,
+            gone,
+            floors,
+            registrations,
+            waiters,
+            newest,
+            forgotten,
+            now,
+            until: now.saturating_add(self.window).min(i64::MAX.unsigned_abs()),
+        }
     }
 
-    fn commit(&mut self, group: Group) {
+    /// Without room nothing is appended; deletions, which make room, go on.
+    fn has_room(&mut self) -> bool {
+        if self.room_seen.is_none_or(|seen| seen.elapsed() > ROOM_EVERY) {
+            let has_room = self.disk.as_ref().is_some_and(Disk::has_room);
+            self.room_seen = has_room.then(Instant::now);
+        }
+        self.room_seen.is_some()
+    }
+
+    fn commit(&mut self, mut group: Group) {
+        if group.appends.iter().any(|pending| pending.waiter.is_some()) && !self.has_room() {
+            let appends = std::mem::take(&mut group.appends);
+            // Receipts are small, and what they are about makes room: there is headroom for both.
+            group.appends = self.refuse(appends, NO_SPACE, true);
+            group.newest = group.appends.last().map_or(group.newest, |last| last.seq.max(group.newest));
+            let nothing = group.appends.is_empty() && group.gone.is_empty();
+            if nothing && group.floors.is_empty() && group.registrations.is_empty() {
+                return;
+            }
+        }
         let Some(disk) = &mut self.disk else { return };
         let written = disk.write(&group);
-        self.gone_since = None;
         let inner = Arc::clone(&self.inner);
         let mut store = lock(&inner.store);
         match written {
             Ok(()) => {
-                self.retry = None;
                 self.may_shrink |= !group.gone.is_empty();
-                if store.failing.take().is_some() {
-                    tracing::info!("the store takes messages again");
+                for seq in &group.gone {
+                    self.gone.remove(seq);
+                }
+                if self.gone.is_empty() {
+                    self.gone_since = None;
                 }
                 let repeats = inner.committed(&mut store, &group.appends);
                 drop(store);
@@ -182,28 +252,59 @@ impl Writer {
                 for (seq, waiter) in repeats {
                     _ = waiter.send(Ok(seq));
                 }
+                for waiter in group.waiters {
+                    _ = waiter.send(Ok(group.newest));
+                }
+                self.recovered();
             }
             Err(error) => {
-                let reason: Arc<str> = explain(&error).into();
-                if store.failing.as_ref() != Some(&reason) {
-                    tracing::error!(%reason, %error, "the store cannot take messages now");
-                }
-                store.failing = Some(Arc::clone(&reason));
                 let gone = store.index.gone();
-                for entry in group.gone.into_iter().rev() {
-                    gone.messages.push_front(entry);
-                }
                 for (address, floor) in group.floors {
                     gone.floors.entry(address).or_insert(floor);
                 }
-                let told = store.index.refuse(group.appends);
-                self.retry = Some((Instant::now() + RETRY, store.index.queued()));
+                for (session, registration) in group.registrations {
+                    gone.registrations.entry(session).or_insert(registration);
+                }
                 drop(store);
-                for waiter in told {
-                    _ = waiter.send(Err(EngineError::Unavailable { reason: Arc::clone(&reason) }));
+                tracing::debug!(%error, "a commit failed");
+                let reason = explain(&error);
+                _ = self.refuse(group.appends, &reason, false);
+                for waiter in group.waiters {
+                    _ = waiter.send(Err(EngineError::Unavailable { reason: reason.as_str().into() }));
                 }
             }
         }
+    }
+
+    /// A commit succeeded; if there is room too, the store is well again.
+    fn recovered(&mut self) {
+        let inner = Arc::clone(&self.inner);
+        let was_failing = lock(&inner.store).failing.is_some();
+        if was_failing && self.has_room() {
+            self.retry = None;
+            lock(&inner.store).failing = None;
+            tracing::info!("the store takes messages again");
+        }
+    }
+
+    /// Takes back what cannot be stored now, and tells its senders why. Receipts, which nobody waits for, stay in the
+    /// queue, or are handed back to be stored all the same.
+    fn refuse(&mut self, appends: Vec<Pending>, reason: &str, take_receipts: bool) -> Vec<Pending> {
+        let reason: Arc<str> = reason.into();
+        let inner = Arc::clone(&self.inner);
+        let mut store = lock(&inner.store);
+        if store.failing.as_ref() != Some(&reason) {
+            tracing::error!(%reason, "the store cannot take messages now");
+        }
+        store.failing = Some(Arc::clone(&reason));
+        let told = store.index.refuse(appends);
+        let receipts = if take_receipts { store.index.take(MOST_MESSAGES, MOST_BYTES) } else { Vec::new() };
+        self.retry = Some((Instant::now() + RETRY, store.index.queued()));
+        drop(store);
+        for waiter in told {
+            _ = waiter.send(Err(EngineError::Unavailable { reason: Arc::clone(&reason) }));
+        }
+        receipts
     }
 
     fn shrink(&mut self, pages: i64) {
@@ -221,31 +322,33 @@ impl Writer {
         }
         let Some(disk) = self.disk.take() else { return };
         if how == Stop::AtOnce {
-            if let Err(error) = disk.abandon() {
-                tracing::debug!(%error, "abandoned");
-            }
             return;
         }
         let refused = {
             let mut store = lock(&self.inner.store);
-            store.index.refuse(Vec::new())
+            store.index.give_up()
         };
         for waiter in refused {
             _ = waiter.send(Err(EngineError::Unavailable { reason: "the server is stopping".into() }));
         }
-        if let Err(error) = disk.close() {
-            tracing::error!(%error, "the store was not closed in order; the next start recovers it");
-        } else if let Err(error) = recovery::end(&self.files) {
-            tracing::warn!(%error, "the end of this run cannot be noted");
+        let ended = files::ending(&self.files, disk.durability())
+            .and_then(|()| disk.close().map_err(std::io::Error::other))
+            .and_then(|()| files::end(&self.files));
+        if let Err(error) = ended {
+            tracing::warn!(%error, "the store was not closed in order; the next start recovers it");
         }
     }
 }
+
+const NO_SPACE: &str = "no space is left on the disk of --data-dir";
 
 /// An error of SQLite in an operator's words.
 fn explain(error: &rusqlite::Error) -> String {
     let rusqlite::Error::SqliteFailure(failure, _) = error else { return error.to_string() };
     match failure.code {
-        ErrorCode::DiskFull => "no space is left on the disk of --data-dir".to_owned(),
+        // What SQLite says when its shared memory, a file beside the log, finds no room.
+        _ if failure.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE => NO_SPACE.to_owned(),
+        ErrorCode::DiskFull => NO_SPACE.to_owned(),
         ErrorCode::ReadOnly => "the disk of --data-dir is read-only".to_owned(),
         ErrorCode::SystemIoFailure => {
             format!("the disk of --data-dir does not take or give data ({})", failure.extended_code)

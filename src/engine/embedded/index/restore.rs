@@ -1,0 +1,128 @@
+//! Building the index at the start, from what is on the disk.
+
+use super::*;
+
+/// A message read back at the start.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::engine::embedded) struct Stored {
+    pub(in crate::engine::embedded) seq: Seq,
+    pub(in crate::engine::embedded) prev: Seq,
+    pub(in crate::engine::embedded) ends: u64,
+    pub(in crate::engine::embedded) bytes: usize,
+}
+
+impl Index {
+    /// What earlier processes forgot.
+    pub(in crate::engine::embedded) fn restore_forgotten(&mut self, forgotten: Seq) {
+        self.forgotten = forgotten;
+    }
+
+    pub(in crate::engine::embedded) fn reserve_ids(&mut self, ids: usize) {
+        self.dedup.reserve(ids);
+    }
+
+    pub(in crate::engine::embedded) fn restore_id(&mut self, key: Key, seq: Seq, until: u64) {
+        self.dedup.restore(key, seq, until);
+    }
+
+    pub(in crate::engine::embedded) fn restore_registration(
+        &mut self,
+        session: &SessionId,
+        registration: Registration,
+    ) {
+        self.directory.set(session, Some(registration));
+    }
+
+    pub(in crate::engine::embedded) fn restore_floor(&mut self, address: &Address, floor: Floor) {
+        let shelf = self.shelves.entry(address.clone()).or_insert_with(|| Shelf::after_forgotten(Seq::START));
+        let Floor { floor, expired } = floor;
+        shelf.position = Position { floor, expired, newest: floor.max(expired) };
+    }
+
+    /// Messages come in seq order, after all floors. Answers whether it is still waiting.
+    pub(in crate::engine::embedded) fn restore(&mut self, address: &Address, stored: Stored) -> bool {
+        let Stored { seq, prev, ends, bytes } = stored;
+        // Only a shelf's first message costs a copy of its name.
+        let shelf = match self.shelves.get_mut(address) {
+            Some(shelf) => shelf,
+            None => self.shelves.entry(address.clone()).or_insert_with(|| Shelf::after_forgotten(Seq::START)),
+        };
+        if seq <= shelf.position.floor {
+            // Acknowledged, and a crash came before the deletion.
+            self.gone.messages.push((seq, Seq::START));
+            return false;
+        }
+        let mut hole = false;
+        match shelf.entries.back() {
+            // What was before the first one left in order; expiries have their floor.
+            None => {
+                if prev > shelf.position.expired.max(shelf.position.floor) {
+                    shelf.position.floor = prev;
+                }
+            }
+            Some(before) if prev > before.seq => {
+                hole = true;
+                self.holes.insert(seq, prev);
+            }
+            Some(_) => {}
+        }
+        let bytes32 = u32::try_from(bytes).unwrap_or(u32::MAX);
+        if shelf.entries.len() == shelf.entries.capacity() {
+            // By half instead of doubling: many small shelves are what takes the memory.
+            shelf.entries.reserve_exact((shelf.entries.len() / 2).max(4));
+        }
+        shelf.entries.push_back(Entry { seq, ends, bytes: bytes32, receipt: false, hole });
+        shelf.bytes += bytes;
+        shelf.position.newest = seq;
+        shelf.soonest = shelf.soonest.min(ends);
+        self.bytes += bytes;
+        self.messages += 1;
+        true
+    }
+
+    /// The message just restored has a sender who wants to know what becomes of it.
+    pub(in crate::engine::embedded) fn restore_receipt(
+        &mut self,
+        address: &Address,
+        seq: Seq,
+        is_waiting: bool,
+        from: SessionId,
+        id: MessageId,
+    ) {
+        *self.promised.entry(from.clone()).or_default() += 1;
+        self.receipts.insert(seq, (from, id));
+        if !is_waiting {
+            self.acknowledged.push(seq);
+        } else if let Some(entry) = self.shelves.get_mut(address).and_then(|shelf| shelf.entries.back_mut()) {
+            entry.receipt = true;
+        }
+    }
+
+    /// The next seq is above this one.
+    pub(in crate::engine::embedded) fn go_on_after(&mut self, newest: Seq) {
+        self.newest = newest;
+        self.committed = newest;
+    }
+
+    /// Everything is restored: what is derived from it is built.
+    pub(in crate::engine::embedded) fn restored(&mut self) {
+        let mut soonest = Vec::with_capacity(self.shelves.len());
+        for (address, shelf) in &mut self.shelves {
+            if shelf.entries.is_empty() {
+                shelf.listed = true;
+                self.empty.push_back(address.clone());
+            } else {
+                soonest.push((shelf.soonest, address.clone()));
+            }
+        }
+        self.soonest = soonest.into_iter().collect();
+    }
+
+    /// Sends the receipts that a crash may have kept back. After the last change of what comes next.
+    pub(in crate::engine::embedded) fn conclude_acknowledged(&mut self) {
+        for seq in std::mem::take(&mut self.acknowledged) {
+            let after = self.conclude(seq, Outcome::Acknowledged);
+            self.gone.messages.push((seq, after));
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! Damage to the store's files: noticed, said, never a wrong payload, never a silent loss, never silently empty.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command as Blocking;
+
+use serde_json::{Value, json};
+
+use crate::common::*;
+
+/// What a mailbox holds: seqs and payloads; and the epoch.
+async fn read_all(server: &TestServer, session: &str) -> (String, BTreeMap<u64, Value>, Vec<Value>) {
+    let mut found = BTreeMap::new();
+    let mut gaps = Vec::new();
+    let mut after = 0;
+    loop {
+        let target = format!("/v1/messages?session={session}&after={after}&wait=0");
+        let answer = server.get(&target).await.json();
+        let messages = answer["messages"].as_array().unwrap();
+        gaps.extend(answer["gaps"].as_array().cloned().unwrap_or_default());
+        for message in messages {
+            found.insert(message["seq"].as_u64().unwrap(), message["payload"].clone());
+        }
+        if messages.is_empty() {
+            return (answer["epoch"].as_str().unwrap().to_owned(), found, gaps);
+        }
+        after = answer["seq"].as_u64().unwrap();
+    }
+}
+
+/// A copy of a store, taken while its server was stopped with or without order.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for file in fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+/// The same, with the very file of the database, so that the copy is not taken for a backup.
+fn copy_in_place(from: &Path, to: &Path) {
+    let bytes = fs::read(from.join("bytes")).or_else(|_| {
+        fs::copy(from.join("store.db"), from.join("bytes"))?;
+        fs::read(from.join("bytes"))
+    });
+    copy(from, to);
+    fs::remove_file(to.join("store.db")).unwrap();
+    fs::remove_file(to.join("bytes")).unwrap();
+    fs::hard_link(from.join("store.db"), to.join("store.db")).unwrap();
+    fs::write(to.join("store.db"), bytes.unwrap()).unwrap();
+}
+
+fn check_json(dir: &Path) -> Value {
+    let output = Blocking::new(BINARY).args(["check", "--json", "--data-dir"]).arg(dir).output().unwrap();
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Starts the binary on a store; what it logs, if it does not start.
+async fn try_start(dir: &Path) -> Result<TestServer, String> {
+    let mut command = tokio::process::Command::new(BINARY);
+    command.env("X0_MSG_LISTEN", "127.0.0.1:0").env("X0_MSG_DATA_DIR", dir);
+    TestServer::try_spawn(command).await
+}
+
+fn check(dir: &Path) -> (bool, String) {
+    let output = Blocking::new(BINARY).args(["check", "--data-dir"]).arg(dir).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+}
+
+/// A store with confirmed messages in two mailboxes, left by a crash (its log is there) or in order.
+async fn store(dir: &Path, crash: bool, messages: usize) -> BTreeMap<u64, Value> {
+    let server = TestServer::at(dir, &[]).await;
+    let mut sent = BTreeMap::new();
+    for start in (0..messages).step_by(100) {
+        let payloads: Vec<Value> =
+            (start..start + 100).map(|n| json!({ "n": n, "x": "y".repeat(n % 500) })).collect();
+        let sends: Vec<Value> =
+            payloads.iter().map(|payload| json!({ "to": { "session": "B" }, "payload": payload })).collect();
+        let reply = server.post("/v1/messages", json!(sends)).await.json();
+        for (answer, payload) in reply.as_array().unwrap().iter().zip(payloads) {
+            sent.insert(answer["seq"].as_u64().unwrap(), payload);
+        }
+    }
+    if crash {
+        server.kill().await;
+    } else {
+        server.stop().await;
+    }
+    sent
+}
+
+/// Everything `found` is true; answers whether something is missing.
+fn compare(sent: &BTreeMap<u64, Value>, found: &BTreeMap<u64, Value>, what: &str) -> bool {
+    for (seq, payload) in found {
+        assert_eq!(sent.get(seq), Some(payload), "{what}: seq {seq} is not what was sent");
+    }
+    found.len() < sent.len()
+}
+
+/// Opens a damaged copy. Whatever is missing must have been said: by the log, by `check`, by a gap to readers.
+async fn survive(dir: &Path, sent: &BTreeMap<u64, Value>, epoch: &str, what: &str) -> &'static str {
+    let (intact, report) = check(dir);
+    match try_start(dir).await {
+        Err(log) => {
+            assert!(log.contains("store.db"), "{what}: {log}");
+            assert!(!intact, "{what}: {report}");
+            "refused"
+        }
+        Ok(server) => {
+            let (now, found, gaps) = read_all(&server, "B").await;
+            let log = server.kill().await;
+            if compare(sent, &found, what) {
+                let said = log.contains("stored messages may be missing") && now != epoch;
+                let told = log.contains("is damaged") && gaps.iter().any(|gap| gap["reason"] == "lost");
+                assert!(
+                    said || told,
+                    "{what}: {} of {} are there, and nobody said so\n{log}",
+                    found.len(),
+                    sent.len()
+                );
+                assert!(!intact, "{what}: {report}");
+                "partly"
+            } else {
+                "all"
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn flipped_bits_are_never_a_wrong_payload_and_never_a_silent_loss() {
+    let rounds = if std::env::var_os("X0_MSG_LONG_TESTS").is_some() { 500 } else { 24 };
+    let dir = tempfile::tempdir().unwrap();
+    let mut seen = BTreeMap::<_, usize>::new();
+    for crash in [true, false] {
+        let origin = dir.path().join(format!("origin-{crash}"));
+        let sent = store(&origin, crash, 1500).await;
+        let epoch = check_json(&origin)["epoch"].as_str().unwrap().to_owned();
+        for round in 0..rounds {
+            let seed = fastrand::u64(..);
+            let mut random = fastrand::Rng::with_seed(seed);
+            let broken = dir.path().join("broken");
+            copy_in_place(&origin, &broken);
+            let file = if crash && random.bool() { "store.db-wal" } else { "store.db" };
+            let mut bytes = fs::read(broken.join(file)).unwrap();
+            let used = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+            for _ in 0..random.usize(1..4) {
+                bytes[random.usize(..used)] ^= 1 << random.u32(..8);
+            }
+            fs::write(broken.join(file), bytes).unwrap();
+            let what = format!("crash {crash}, round {round}, seed {seed}, {file}");
+            *seen.entry((file, survive(&broken, &sent, &epoch, &what).await)).or_default() += 1;
+            fs::remove_dir_all(&broken).unwrap();
+        }
+    }
+    println!("{seen:?}");
+}
+
+#[tokio::test]
+async fn cut_and_missing_files_are_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let origin = dir.path().join("origin");
+    let sent = store(&origin, true, 1500).await;
+    let log_of = async |name: &str, damage: &dyn Fn(&Path)| {
+        let broken = dir.path().join(name);
+        copy_in_place(&origin, &broken);
+        damage(&broken);
+        match try_start(&broken).await {
+            Err(log) => (log, None),
+            Ok(server) => {
+                let (_, found, _) = read_all(&server, "B").await;
+                compare(&sent, &found, name);
+                (server.kill().await, Some(found))
+            }
+        }
+    };
+    let cut = |name: &'static str, keep: f64| {
+        move |dir: &Path| {
+            let file = fs::File::options().write(true).open(dir.join(name)).unwrap();
+            let length = file.metadata().unwrap().len();
+            file.set_len((length as f64 * keep) as u64).unwrap();
+        }
+    };
+    let (log, found) = log_of("wal-cut", &cut("store.db-wal", 0.01)).await;
+    assert!(log.contains("store.db-wal was cut short"), "{log}");
+    assert!(found.unwrap().len() < sent.len());
+    let (log, _) = log_of("wal-missing", &|dir| fs::remove_file(dir.join("store.db-wal")).unwrap()).await;
+    assert!(log.contains("store.db-wal is missing"), "{log}");
+    let (log, found) = log_of("db-missing", &|dir| fs::remove_file(dir.join("store.db")).unwrap()).await;
+    assert!(found.is_none(), "a store without its file is not started empty");
+    assert!(log.contains("store.db is missing") && log.contains("backup"), "{log}");
+
+    // The same for a store that was left in order, where everything is in one file.
+    let origin = dir.path().join("whole");
+    let sent = store(&origin, false, 1500).await;
+    assert!(!origin.join("store.db-wal").exists());
+    for (keep, what) in [(0.5, "half"), (0.0, "nothing")] {
+        let broken = dir.path().join(what);
+        copy_in_place(&origin, &broken);
+        cut("store.db", keep)(&broken);
+        let (intact, report) = check(&broken);
+        assert!(!intact, "{report}");
+        match try_start(&broken).await {
+            Err(log) => assert!(log.contains("damaged") || log.contains("missing"), "{what}: {log}"),
+            Ok(server) => {
+                let (_, found, _) = read_all(&server, "B").await;
+                let log = server.kill().await;
+                assert!(compare(&sent, &found, what), "{what}");
+                assert!(
+                    !found.is_empty() && log.contains("saved") && log.contains("missing"),
+                    "{what}: {log}"
+                );
+                // What was damaged is kept for who wants to look at it.
+                let aside = fs::read_dir(&broken).unwrap();
+                let aside =
+                    aside.flatten().find(|file| file.file_name().to_str().unwrap().starts_with("damaged-"));
+                assert!(aside.unwrap().path().join("store.db").exists());
+            }
+        }
+    }
+}
+
+/// The unfinished write of a crash is not damage.
+#[tokio::test]
+async fn a_torn_last_write_is_cut_and_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::at(dir.path(), &[]).await;
+    for n in 0..20 {
+        server.send("A", "B", json!(n)).await;
+    }
+    let epoch = server.get("/v1/messages?session=B&wait=0").await.json()["epoch"].clone();
+    server.kill().await;
+    // After the last commit, a page that was not finished.
+    let wal = dir.path().join("store.db-wal");
+    let mut bytes = fs::read(&wal).unwrap();
+    let salt = bytes[16..24].to_vec();
+    let frame = (32..).step_by(4120).find(|at| bytes[at + 8..at + 16] != salt).unwrap();
+    bytes[frame..frame + 8].copy_from_slice(&[0, 0, 0, 5, 0, 0, 0, 0]);
+    bytes[frame + 8..frame + 16].copy_from_slice(&salt);
+    bytes[frame + 30] = 7;
+    fs::write(&wal, bytes).unwrap();
+    let server = try_start(dir.path()).await.unwrap();
+    let answer = server.get("/v1/messages?session=B&wait=0").await;
+    assert_eq!(answer.payloads(), (0..20).map(|n| json!(n)).collect::<Vec<_>>());
+    assert_eq!(answer.json()["epoch"], epoch, "nothing was lost: the same epoch");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_store_in_use_or_of_a_newer_format_or_of_somebody_else_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::at(dir.path(), &[]).await;
+    let log = try_start(dir.path()).await.err().unwrap();
+    assert!(log.contains("another process uses the store") && log.contains("--data-dir"), "{log}");
+    let (intact, report) = check(dir.path());
+    assert!(intact && report.contains("a server uses this store now"), "{report}");
+    server.stop().await;
+    fs::write(dir.path().join("format"), "x0-msg-server store, format 2\n").unwrap();
+    let log = try_start(dir.path()).await.err().unwrap();
+    assert!(log.contains("format 2") && log.contains("newer"), "{log}");
+    fs::write(dir.path().join("format"), "x0-msg-server store, format 1\n").unwrap();
+    try_start(dir.path()).await.unwrap().stop().await;
+
+    let other = tempfile::tempdir().unwrap();
+    fs::write(other.path().join("store.db"), "no database at all, but something of somebody else's").unwrap();
+    let log = try_start(other.path()).await.err().unwrap();
+    assert!(log.contains("store.db"), "{log}");
+    assert_eq!(fs::read(other.path().join("store.db")).unwrap()[..2], *b"no", "it is left alone");
+}
+
+/// A backup that is brought back gives seqs again that were given before: a new epoch says so.
+#[tokio::test]
+async fn a_copied_store_begins_a_new_epoch_and_keeps_its_messages() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, backup) = (dir.path().join("store"), dir.path().join("backup"));
+    let server = TestServer::at(&store, &[]).await;
+    server.send("A", "B", json!("before")).await;
+    let epoch = server.get("/v1/messages?session=B&wait=0").await.json()["epoch"].clone();
+    server.stop().await;
+    copy(&store, &backup);
+    let server = TestServer::at(&store, &[]).await;
+    let lost = server.send("A", "B", json!("after the backup")).await;
+    server.stop().await;
+    let server = TestServer::at(&backup, &[]).await;
+    let next = server.send("A", "B", json!("after the restore")).await;
+    assert!(next > lost, "no seq is given twice");
+    let target = format!("/v1/messages?session=B&after={lost}&epoch={}&wait=0", epoch.as_str().unwrap());
+    let answer = server.get(&target).await;
+    assert_ne!(answer.json()["epoch"], epoch);
+    assert_eq!(answer.payloads(), [json!("before"), json!("after the restore")]);
+    assert_eq!(answer.json()["gaps"][0]["reason"], "epoch");
+    let log = server.stop().await;
+    assert!(log.contains("a copy of another one"), "{log}");
+    // Once is enough.
+    let server = TestServer::at(&backup, &[]).await;
+    let log = server.stop().await;
+    assert!(!log.contains("a new epoch begins"), "{log}");
+}
+
+#[tokio::test]
+async fn check_says_what_a_store_holds_and_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (intact, report) = check(dir.path());
+    assert!(!intact && report.contains("there is no store"), "{report}");
+    for crash in [false, true] {
+        let dir = dir.path().join(crash.to_string());
+        store(&dir, crash, 200).await;
+        let server = TestServer::at(&dir, &[]).await;
+        server.post("/v1/messages", json!({ "to": { "topic": "news" }, "payload": 1 })).await;
+        if crash {
+            server.kill().await;
+        } else {
+            server.stop().await;
+        }
+        let bytes = |name: &str| fs::read(dir.join(name)).ok();
+        let before = (bytes("store.db"), bytes("store.db-wal"));
+        let (intact, report) = check(&dir);
+        assert!(intact, "{report}");
+        for line in ["mailboxes  1", "topics     1", "messages   201", "oldest     20"] {
+            assert!(report.contains(line), "{line}: {report}");
+        }
+        assert!((bytes("store.db"), bytes("store.db-wal")) == before, "crash: {crash}");
+    }
+}

@@ -1,0 +1,229 @@
+//! A disk that takes nothing more: senders are told why, reads and acks go on, nothing that was confirmed is
+//! missing, and it passes by itself.
+
+use std::path::{Path, PathBuf};
+use std::process::Command as Blocking;
+
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use crate::common::*;
+
+fn run(program: &str, args: &[&str]) -> Result<(), String> {
+    let output = Blocking::new(program).args(args).output().map_err(|error| format!("{program}: {error}"))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+    }
+}
+
+/// A file system in memory that is soon full.
+struct Small {
+    at: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Small {
+    /// Or why this machine has none.
+    fn new(size: &str) -> Result<Self, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("small");
+        std::fs::create_dir(&at).unwrap();
+        run("mount", &["-t", "tmpfs", "-o", &format!("size={size}"), "none", at.to_str().unwrap()])?;
+        Ok(Self { at, _dir: dir })
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        _ = run("umount", &[self.at.to_str().unwrap()]);
+    }
+}
+
+const SESSIONS: usize = 20;
+
+fn payload(n: usize) -> Value {
+    json!({ "n": n, "x": "x".repeat(16_000) })
+}
+
+fn send(n: usize) -> Value {
+    json!({ "id": format!("n-{n}"), "to": { "session": format!("B{}", n % SESSIONS) }, "payload": payload(n) })
+}
+
+/// Sends until the server refuses; what it confirmed, by session, and the refusal.
+async fn fill(server: &TestServer, from: usize) -> (Vec<Vec<(u64, usize)>>, Reply, usize) {
+    let mut confirmed = vec![Vec::new(); SESSIONS];
+    let mut http = server.http().await;
+    let mut n = from;
+    loop {
+        let reply = http.post("/v1/messages?session=A", send(n)).await;
+        if reply.status != 200 {
+            return (confirmed, reply, n);
+        }
+        confirmed[n % SESSIONS].push((reply.json()["seq"].as_u64().unwrap(), n));
+        n += 1;
+        assert!(n < from + 20_000, "the disk does not get full");
+    }
+}
+
+/// Everything that was confirmed is there, as it was sent.
+async fn all_there(server: &TestServer, confirmed: &[Vec<(u64, usize)>]) {
+    for (session, expected) in confirmed.iter().enumerate() {
+        let mut found = Vec::new();
+        let mut after = 0;
+        loop {
+            let target = format!("/v1/messages?session=B{session}&wait=0&after={after}");
+            let answer = server.get(&target).await.json();
+            let messages = answer["messages"].as_array().unwrap();
+            if messages.is_empty() {
+                break;
+            }
+            for message in messages {
+                assert_eq!(message["payload"]["x"].as_str().unwrap().len(), 16_000);
+                found.push((
+                    message["seq"].as_u64().unwrap(),
+                    message["payload"]["n"].as_u64().unwrap() as usize,
+                ));
+            }
+            after = answer["seq"].as_u64().unwrap();
+        }
+        assert_eq!(&found, expected, "B{session}");
+    }
+}
+
+/// Looks at everything without acknowledging: a cursor of 0 does not, so one socket reads it.
+async fn look(server: &TestServer, confirmed: &[Vec<(u64, usize)>]) {
+    for (session, expected) in confirmed.iter().enumerate() {
+        let mut socket = server.session(&format!("B{session}")).await;
+        for (seq, n) in expected {
+            let message = socket.message().await;
+            assert_eq!((&message["seq"], &message["payload"]["n"]), (&json!(seq), &json!(n)));
+        }
+    }
+}
+
+/// Sends the refused message until it is taken. A refusal of this kind says that it is not known whether the
+/// message was stored; the same id makes the retry harmless.
+async fn sent_again(server: &TestServer, n: usize) -> u64 {
+    soon(async {
+        loop {
+            let reply = server.post("/v1/messages?session=A", send(n)).await;
+            match reply.status {
+                200 => return reply.json()["seq"].as_u64().unwrap(),
+                _ => assert!(
+                    reply.code() == "unavailable" && reply.body.contains("no space"),
+                    "{}",
+                    reply.body
+                ),
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_senders_and_recovers_when_readers_make_room() {
+    let small = match Small::new("64m") {
+        Ok(small) => small,
+        Err(reason) => {
+            println!("not tested: this machine lets nobody mount a tmpfs ({reason})");
+            return;
+        }
+    };
+    let store = small.at.join("store");
+    let server = TestServer::at(&store, &[]).await;
+    let (confirmed, refusal, n) = fill(&server, 0).await;
+    assert_eq!((refusal.status, refusal.code().as_str()), (503, "unavailable"));
+    assert!(refusal.body.contains("no space is left"), "{}", refusal.body);
+    assert_eq!(refusal.header("retry-after"), "1");
+    let health = server.get("/healthz").await.json();
+    assert_eq!((&health["status"], health["failing"].is_string()), (&json!("degraded"), true), "{health}");
+    assert!(n > 500, "{n}");
+    look(&server, &confirmed).await;
+
+    // Killed and started again while the disk is still full.
+    let log = server.kill().await;
+    assert!(log.contains("cannot take messages now"), "{log}");
+    let server = TestServer::at(&store, &[]).await;
+    look(&server, &confirmed).await;
+    let (more, _, n) = fill(&server, n).await;
+    let confirmed: Vec<_> = confirmed.into_iter().zip(more).map(|(old, new)| [old, new].concat()).collect();
+    let epoch = server.get("/healthz").await.json()["epoch"].clone();
+
+    // Half of the readers acknowledge, on the full disk: that makes room, without a restart.
+    for (session, messages) in confirmed.iter().enumerate().skip(SESSIONS / 2) {
+        let ack = json!({ "session": format!("B{session}"), "seq": messages.last().unwrap().0 });
+        assert_eq!(server.post("/v1/ack", &ack).await.status, 200);
+    }
+    let seq = sent_again(&server, n).await;
+    assert_eq!(sent_again(&server, n).await, seq, "the same id is stored once");
+    soon(async { while server.get("/healthz").await.json()["status"] != "ok" {} }).await;
+    let mut kept: Vec<_> = confirmed
+        .iter()
+        .enumerate()
+        .map(|(n, messages)| if n < SESSIONS / 2 { messages.clone() } else { Vec::new() })
+        .collect();
+    kept[n % SESSIONS].push((seq, n));
+    all_there(&server, &kept).await;
+    let log = server.stop().await;
+    assert!(log.contains("takes messages again"), "{log}");
+    let server = TestServer::at(&store, &[]).await;
+    assert_eq!(server.get("/healthz").await.json()["epoch"], epoch);
+    server.stop().await;
+
+    // Somebody else fills the disk, to the last byte, and makes room again.
+    let server = TestServer::at(&store, &[]).await;
+    let mut read = vec![Vec::new(); SESSIONS];
+    for n in 50_000..50_040 {
+        read[n % SESSIONS].push((sent_again(&server, n).await, n));
+    }
+    let filler = small.at.join("filler");
+    let mut file = std::fs::File::create(&filler).unwrap();
+    while std::io::Write::write_all(&mut file, &[0; 4096]).is_ok() {}
+    let (_, refusal, n) = fill(&server, 100_000).await;
+    assert_eq!(refusal.code(), "unavailable");
+    look(&server, &read).await;
+    let ack = json!({ "session": "B0", "seq": read[0].last().unwrap().0 });
+    assert_eq!(server.post("/v1/ack", &ack).await.status, 200);
+    drop(file);
+    std::fs::remove_file(filler).unwrap();
+    sent_again(&server, n).await;
+    server.stop().await;
+
+    // On a disk that is read-only it does not start, and says why.
+    run("mount", &["-o", "remount,ro", small.at.to_str().unwrap()]).unwrap();
+    let mut command = Command::new(BINARY);
+    command.env("X0_MSG_LISTEN", "127.0.0.1:0").env("X0_MSG_DATA_DIR", &store);
+    let log = TestServer::try_spawn(command).await.err().unwrap();
+    assert!(log.contains("Read-only file system"), "{log}");
+}
+
+/// Started with a limit on the size of its files: the system refuses writes that are no matter of space.
+async fn limited(dir: &Path, bytes: u64) -> TestServer {
+    let mut command = Command::new("prlimit");
+    command.arg(format!("--fsize={bytes}:unlimited")).arg(BINARY);
+    TestServer::spawn(dir, command).await
+}
+
+#[tokio::test]
+async fn a_disk_that_fails_refuses_senders_and_is_tried_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = limited(dir.path(), 20 << 20).await;
+    let (confirmed, refusal, n) = fill(&server, 0).await;
+    assert_eq!((refusal.status, refusal.code().as_str()), (503, "unavailable"));
+    assert!(refusal.body.contains("--data-dir"), "{}", refusal.body);
+    look(&server, &confirmed).await;
+    let ack = json!({ "session": "B0", "seq": confirmed[0].last().unwrap().0 });
+    assert_eq!(server.post("/v1/ack", &ack).await.status, 200);
+    // The disk is well again.
+    let pid = server.child.id().unwrap().to_string();
+    run("prlimit", &["--pid", &pid, "--fsize=unlimited"]).unwrap();
+    let seq = sent_again(&server, n).await;
+    let mut kept: Vec<_> =
+        confirmed.iter().enumerate().map(|(n, m)| if n == 0 { Vec::new() } else { m.clone() }).collect();
+    kept[n % SESSIONS].push((seq, n));
+    look(&server, &kept).await;
+    server.kill().await;
+    let server = TestServer::at(dir.path(), &[]).await;
+    all_there(&server, &kept).await;
+}
