@@ -367,3 +367,31 @@ async fn a_stuck_reader_is_dropped_and_a_thousand_others_get_everything_on_time(
         server.send("A", "B", json!(1)).await;
     }
 }
+
+/// What waits for the disk is bounded: what is beyond is refused at once, and what was confirmed is there.
+#[tokio::test]
+async fn more_than_the_disk_can_take_is_refused_as_overloaded() {
+    let server = TestServer::with(&["--append-queue", "1"]).await;
+    let sends: Vec<_> = (0..1000).map(|n| json!({ "to": { "session": "B" }, "payload": n })).collect();
+    let reply = server.post("/v1/messages", json!(sends)).await;
+    assert_eq!(reply.status, 200);
+    let answers = reply.json().as_array().unwrap().clone();
+    let mut confirmed = Vec::new();
+    for (n, answer) in answers.iter().enumerate() {
+        match answer["seq"].as_u64() {
+            Some(_) => confirmed.push(json!(n)),
+            None => {
+                assert_eq!(answer["error"]["code"], "overloaded", "{answer}");
+                assert!(answer["error"]["message"].as_str().unwrap().contains("try again in a moment"));
+            }
+        }
+    }
+    assert!((1..1000).contains(&confirmed.len()), "{} were taken", confirmed.len());
+    // It passes by itself.
+    server.send("A", "B", json!("later")).await;
+    confirmed.push(json!("later"));
+    let mut reader = server.session("B").await;
+    for expected in confirmed {
+        assert_eq!(reader.payload().await, expected);
+    }
+}
