@@ -146,8 +146,7 @@ async fn the_listener_reconnects() {
     let mut lines = BufReader::new(listener.stdout.take().unwrap()).lines();
     server.send("A", "B", json!(1)).await;
     assert_eq!(soon(lines.next_line()).await.unwrap().unwrap(), "1");
-    server.signal(15);
-    drop(server);
+    server.stop().await;
     let server = TestServer::with(&["--listen", &address.to_string()]).await;
     server.send("A", "B", json!(2)).await;
     assert_eq!(soon(lines.next_line()).await.unwrap().unwrap(), "2");
