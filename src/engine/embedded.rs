@@ -137,6 +137,13 @@ fn random_epoch() -> Epoch {
     Epoch::new(&format!("{:012x}", bits >> 16))
 }
 
+/// What the hashes of the senders' ids are keyed with.
+fn random_secret() -> [u8; 16] {
+    let mut secret = [0; 16];
+    getrandom::fill(&mut secret).expect("the operating system gives random numbers");
+    secret
+}
+
 /// Where the seqs of a new store begin: above whatever an earlier one in its place can have given. So an old
 /// cursor or ack, sent without its epoch, is below everything, and harmless.
 fn first_seq(clock: Clock) -> Seq {
@@ -145,7 +152,7 @@ fn first_seq(clock: Clock) -> Seq {
 }
 
 impl Inner {
-    /// Makes a group visible and hands it to who reads: it is as durable as the level says.
+    /// Makes a group visible, which is as durable as the level says. The caller publishes it next.
     fn committed(&self, store: &mut Store, group: &[Pending]) -> Vec<(Seq, oneshot::Sender<Stored>)> {
         let repeats = store.index.commit(group);
         self.newest.store(store.index.committed().0, Ordering::Release);
@@ -181,9 +188,7 @@ impl Embedded {
     #[must_use]
     pub fn in_memory(settings: Settings, hubs: Hubs) -> Self {
         let newest = first_seq(settings.clock);
-        let mut secret = [0; 16];
-        getrandom::fill(&mut secret).expect("the operating system gives random numbers");
-        let index = Index::new(settings, &secret, newest, false);
+        let index = Index::new(settings, &random_secret(), newest, false);
         Self::of(Inner {
             hubs,
             clock: settings.clock,
@@ -258,7 +263,7 @@ impl Embedded {
             durability: Some(durability),
             _lock: Some(opened.lock),
         });
-        let window = crate::clock::millis(settings.dedup_window);
+        let window = settings.dedup_window;
         let writer = Writer::new(Arc::clone(&engine.inner), opened.disk, opened.files, window);
         Ok((engine, writer))
     }

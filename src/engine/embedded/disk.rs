@@ -24,10 +24,10 @@ use rusqlite::{Connection, OpenFlags, Transaction, params};
 use crate::engine::Durability;
 use crate::engine::embedded::dedup::Key;
 use crate::engine::embedded::directory::Registration;
-use crate::engine::embedded::index::{EMPTY_SHELVES, Floor, Pending, Waiter, kind_number};
+use crate::engine::embedded::index::{EMPTY_SHELVES, Floor, Pending, Waiter};
 use crate::engine::embedded::rows::{
-    COLUMNS, Crc, Identity, MessageRow, ReadError, State, address_text, int, nat, parse_address,
-    read_directory, write_registration,
+    self, COLUMNS, Crc, Identity, MessageRow, ReadError, State, address_text, int, nat, parse_address,
+    write_registration,
 };
 use crate::message::{Address, Publication, Seq, SessionId};
 
@@ -430,17 +430,6 @@ impl Disk {
         Ok(())
     }
 
-    /// Reads the registered sessions; answers how many there are.
-    pub(super) fn read_directory(
-        &self,
-        mut each: impl FnMut(&SessionId, Registration),
-    ) -> Result<i64, ReadError> {
-        read_directory(&self.connection, |session, registration| {
-            each(session, registration);
-            Ok(())
-        })
-    }
-
     /// Reads the floors of emptied addresses, oldest first.
     pub(super) fn read_floors(&mut self, mut each: impl FnMut(Address, Floor)) -> Result<(), ReadError> {
         let mut statement = self.connection.prepare("SELECT n, batch, crc FROM floors ORDER BY n")?;
@@ -498,7 +487,7 @@ fn insert(to: &Transaction<'_>, appends: &[Pending]) -> rusqlite::Result<()> {
             prev: int(pending.prev.0),
             ends: int(pending.ends),
             ts: int(pending.ts),
-            kind: kind_number(publication.kind()),
+            kind: rows::kind_number(publication.kind()),
             sender: publication.from().map(SessionId::as_str),
             receipt: pending.receipt.as_ref().map(|id| id.as_str()),
             payload: &publication.stored_payload(),
@@ -506,11 +495,6 @@ fn insert(to: &Transaction<'_>, appends: &[Pending]) -> rusqlite::Result<()> {
         row.insert(&mut statement)?;
     }
     Ok(())
-}
-
-/// Writes `state` anew.
-pub(super) fn write_state(state: &State, to: &Connection) -> rusqlite::Result<()> {
-    state.write(to)
 }
 
 fn set_up(connection: &Connection, durability: Durability) -> rusqlite::Result<()> {
@@ -551,6 +535,14 @@ pub(super) fn open_to_read(path: &Path) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "cache_size", -512)?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     Ok(connection)
+}
+
+/// Opens a store's file for reading only, as if there were no log beside it, and writes nothing beside it.
+pub(super) fn open_alone(path: &Path) -> rusqlite::Result<Connection> {
+    let path = path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Connection::open_with_flags(format!("file:{path}?immutable=1"), flags)
 }
 
 /// Reads some messages, each by itself; `None` for those that are not there.

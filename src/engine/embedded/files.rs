@@ -117,12 +117,6 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A path as it stands in a `file:` URI.
-pub(super) fn uri_path(path: &Path) -> String {
-    let text = path.to_string_lossy();
-    text.replace('%', "%25").replace('?', "%3f").replace('#', "%23")
-}
-
 /// Makes the log as long as it is going to be, and notes that the store is in use.
 pub(super) fn begin(files: &Files, disk: &Disk, durability: Durability) {
     // A log that a crash left gets another name, so to speak: what was unfinished in it is not met again.
@@ -144,12 +138,16 @@ pub(super) fn begin(files: &Files, disk: &Disk, durability: Durability) {
     if let Err(error) = set_aside(&files.reserve) {
         tracing::warn!(%error, path = %files.reserve.display(), "no room is kept for the next start");
     }
-    let running = Running { wal: length, durability: durability.name().to_owned(), boot: boot() };
-    let text = serde_json::to_string(&running).expect("strings and numbers always encode");
-    if let Err(error) = files.write(&files.running, &text) {
+    if let Err(error) = note_running(files, length, durability) {
         // Without it, a cut log is not noticed: a lesser evil than not to start on a full disk.
         tracing::warn!(%error, "this run cannot be noted");
     }
+}
+
+fn note_running(files: &Files, wal: u64, durability: Durability) -> Result<(), OpenError> {
+    let running = Running { wal, durability: durability.name().to_owned(), boot: boot() };
+    let text = serde_json::to_string(&running).expect("strings and numbers always encode");
+    files.write(&files.running, &text)
 }
 
 fn lengthen(wal: &Path) -> io::Result<()> {
@@ -181,9 +179,7 @@ fn set_aside(reserve: &Path) -> io::Result<()> {
 
 /// Notes that the log is about to go.
 pub(super) fn ending(files: &Files, durability: Durability) -> io::Result<()> {
-    let running = Running { wal: 0, durability: durability.name().to_owned(), boot: boot() };
-    let text = serde_json::to_string(&running).expect("strings and numbers always encode");
-    files.write(&files.running, &text).map_err(io::Error::other)
+    note_running(files, 0, durability).map_err(io::Error::other)
 }
 
 /// Notes that the store was left in order, if it was: SQLite says nothing when somebody still reads the log.

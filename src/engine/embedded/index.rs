@@ -16,7 +16,7 @@ use crate::engine::embedded::directory::{Directory, Registration};
 use crate::engine::{Append, EngineError, Position, Settings};
 use crate::hub::{Hubs, shrink};
 use crate::message::{
-    Address, Gap, GapReason, Item, Kind, Message, MessageId, Outcome, Publication, Seq, SessionId, UserId,
+    Address, Gap, GapReason, Item, Message, MessageId, Outcome, Publication, Seq, SessionId, UserId,
 };
 
 mod restore;
@@ -119,7 +119,7 @@ pub(super) struct Index {
     committed: Seq,
     shelves: HashMap<Address, Shelf>,
     /// The stored messages themselves, at level `memory`.
-    held: HashMap<Seq, Arc<Publication>>,
+    publications: HashMap<Seq, Arc<Publication>>,
     /// When each shelf loses its next message at the earliest, in Unix milliseconds.
     soonest: BTreeSet<(u64, Address)>,
     /// Empty shelves, longest empty first; an entry may be out of date.
@@ -175,7 +175,7 @@ impl Index {
             newest,
             committed: newest,
             shelves: HashMap::new(),
-            held: HashMap::new(),
+            publications: HashMap::new(),
             soonest: BTreeSet::new(),
             empty: VecDeque::new(),
             forgotten: Seq::START,
@@ -286,7 +286,7 @@ impl Index {
             self.holes.insert(seq, hole);
         }
         if !self.on_disk {
-            self.held.insert(seq, Arc::clone(publication));
+            self.publications.insert(seq, Arc::clone(publication));
         }
         let (bytes, receipt) = (u32::try_from(cost).unwrap_or(u32::MAX), pending.receipt.is_some());
         let hole = hole > Seq::START;
@@ -350,8 +350,7 @@ impl Index {
             bytes += cost(&pending.publication);
             end += 1;
         }
-        self.queued_bytes -=
-            self.queue.iter().take(end).map(|pending| cost(&pending.publication)).sum::<usize>();
+        self.queued_bytes -= bytes;
         let taken = self.queue.drain(..end).collect();
         if self.queue.is_empty() && self.queue.capacity() > 1024 {
             self.queue.shrink_to(256);
@@ -391,22 +390,16 @@ impl Index {
         let bounds = self.settings.history;
         let Some(shelf) = self.shelves.get_mut(address) else { return };
         let mut committed = shelf.committed(self.committed);
+        let mut dropped = Vec::new();
         while committed > bounds.messages || (committed > 1 && shelf.bytes > bounds.bytes) {
             let Some(oldest) = shelf.entries.pop_front() else { break };
             shelf.bytes -= oldest.bytes as usize;
             shelf.position.floor = oldest.seq;
             committed -= 1;
-            self.bytes -= oldest.bytes as usize;
-            self.messages -= 1;
-            if !self.on_disk {
-                self.held.remove(&oldest.seq);
-            }
-            if oldest.hole {
-                self.holes.remove(&oldest.seq);
-            }
-            if self.on_disk {
-                self.gone.messages.push((oldest.seq, Seq::START));
-            }
+            dropped.push(oldest);
+        }
+        for entry in &dropped {
+            self.drop_entry(entry, Outcome::Expired);
         }
         self.list_if_empty(address);
     }
@@ -535,7 +528,7 @@ impl Index {
             }
             plan.skip(expired, GapReason::Expired);
             bytes += entry.bytes as usize;
-            let at_hand = self.held.get(&entry.seq).or_else(|| self.recent(entry.seq));
+            let at_hand = self.publications.get(&entry.seq).or_else(|| self.recent(entry.seq));
             plan.slots.push(match at_hand {
                 Some(publication) => Slot::Ready(Item::Message(Arc::clone(publication))),
                 None => Slot::OnDisk(entry.seq),
@@ -544,13 +537,6 @@ impl Index {
         }
         plan.skip(expired.max(shelf.expired_since_last()), GapReason::Expired);
         plan
-    }
-
-    /// A message has left: so does its publication, at level `memory`.
-    fn let_go(&mut self, seq: Seq) {
-        if !self.on_disk {
-            self.held.remove(&seq);
-        }
     }
 
     fn recent(&self, seq: Seq) -> Option<&Arc<Publication>> {
@@ -589,7 +575,9 @@ impl Index {
     fn drop_entry(&mut self, entry: &Entry, state: Outcome) {
         self.bytes -= entry.bytes as usize;
         self.messages -= 1;
-        self.let_go(entry.seq);
+        if !self.on_disk {
+            self.publications.remove(&entry.seq);
+        }
         if entry.hole {
             self.holes.remove(&entry.seq);
         }
@@ -718,7 +706,7 @@ impl Index {
             }
         }
         shrink(&mut self.shelves);
-        shrink(&mut self.held);
+        shrink(&mut self.publications);
     }
 
     /// See [`crate::engine::Engine::position`].
@@ -769,13 +757,5 @@ impl Plan {
             }
             self.cursor = to;
         }
-    }
-}
-
-/// What kind a stored message is, as a number that never changes.
-pub(super) fn kind_number(kind: Kind) -> i64 {
-    match kind {
-        Kind::Message => 0,
-        Kind::Receipt => 1,
     }
 }

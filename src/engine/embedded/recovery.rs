@@ -19,7 +19,7 @@ use crate::engine::embedded::index::{Index, Stored, cost_of};
 use crate::engine::embedded::rows::{self, Identity, MessageRow, ReadError, State};
 use crate::engine::embedded::salvage::{make_aside, prefer_database_alone, salvage, switch_to_new};
 use crate::engine::embedded::wal::{self, Wal};
-use crate::engine::embedded::{first_seq, random_epoch};
+use crate::engine::embedded::{first_seq, random_epoch, random_secret};
 use crate::engine::{Durability, OpenError, Settings};
 use crate::message::{Address, MessageId, Seq, SessionId};
 
@@ -94,11 +94,8 @@ fn create(
     let sqlite = |error| OpenError::Sqlite { path: files.database.clone(), error };
     // The file first, since its inode is part of what goes into it.
     File::create(&files.database).map_err(|error| files.io("make", &files.database, error))?;
-    let mut secret = [0; 16];
-    getrandom::fill(&mut secret)
-        .map_err(|error| files.io("get random numbers for", &files.dir, error.into()))?;
-    let identity =
-        Identity { epoch: random_epoch(), origin: first_seq(settings.clock), secret, inode: inode(files)? };
+    let (epoch, secret) = (random_epoch(), random_secret());
+    let identity = Identity { epoch, origin: first_seq(settings.clock), secret, inode: inode(files)? };
     let mut disk = Disk::create(&files.database, durability, &identity).map_err(sqlite)?;
     sync_dir(&files.dir).map_err(|error| files.io("sync", &files.dir, error))?;
     let index = Index::new(settings, &identity.secret, identity.origin, true);
@@ -291,8 +288,10 @@ fn load(disk: &mut Disk, files: &Files, settings: Settings) -> Result<(Index, Id
     index.reserve_ids(disk.count_ids()?);
     disk.read_ids(settings.clock.now(), |key, seq, until| index.restore_id(key, seq, until))?;
     disk.read_floors(|address, floor| index.restore_floor(&address, floor))?;
-    let sessions =
-        disk.read_directory(|session, registration| index.restore_registration(session, registration))?;
+    let sessions = rows::read_directory(disk.connection(), |session, registration| {
+        index.restore_registration(session, registration);
+        Ok(())
+    })?;
     if sessions != state.sessions {
         let text = format!("table `directory` ({sessions} rows, {} were counted)", state.sessions);
         return Err(Trouble::Read(ReadError::Damaged(text)));

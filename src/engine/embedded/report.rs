@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 use serde::Serialize;
 
 use crate::engine::OpenError;
 use crate::engine::embedded::disk::{self, FORMAT};
-use crate::engine::embedded::files::{Files, uri_path};
+use crate::engine::embedded::files::Files;
 use crate::engine::embedded::recovery;
 use crate::engine::embedded::rows::{Identity, ReadError, State};
 
@@ -111,10 +111,7 @@ fn open(files: &Files, in_use: bool) -> rusqlite::Result<Connection> {
     let no_log = std::fs::metadata(&files.wal).map_or(true, |data| data.len() == 0);
     if !in_use && no_log {
         // Nothing else is written beside it, not even SQLite's shared memory.
-        let uri = format!("file:{}?immutable=1", uri_path(&files.database));
-        let flags =
-            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        return Connection::open_with_flags(uri, flags);
+        return disk::open_alone(&files.database);
     }
     disk::open_to_read(&files.database)
 }

@@ -351,3 +351,11 @@ pub(super) fn is_damage(error: &ReadError) -> bool {
         ReadError::Sqlite(_) => false,
     }
 }
+
+/// What kind a stored message is, as a number that never changes.
+pub(super) fn kind_number(kind: Kind) -> i64 {
+    match kind {
+        Kind::Message => 0,
+        Kind::Receipt => 1,
+    }
+}

@@ -4,13 +4,13 @@ use std::fs::{self, File};
 use std::io;
 use std::path::PathBuf;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 
 use crate::engine::embedded::disk::{self, Disk};
-use crate::engine::embedded::files::{Files, remove, sync_dir, uri_path};
-use crate::engine::embedded::random_epoch;
+use crate::engine::embedded::files::{Files, remove, sync_dir};
 use crate::engine::embedded::recovery::{Trouble, damaged, scan};
 use crate::engine::embedded::rows::{self, Identity, MessageRow, ReadError, State};
+use crate::engine::embedded::{random_epoch, random_secret};
 use crate::engine::{Durability, OpenError};
 use crate::message::Seq;
 
@@ -52,10 +52,7 @@ pub(super) fn prefer_database_alone(files: &Files) -> Result<(), OpenError> {
         let seen = scan(&connection, false, |_| Ok(()))?;
         if state.agrees(&seen) { Ok(state.commits) } else { Err(ReadError::Damaged("sums".to_owned())) }
     };
-    let uri = format!("file:{}?immutable=1", uri_path(&files.database));
-    let flags =
-        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let Ok(alone) = commits(Connection::open_with_flags(uri, flags)) else { return Ok(()) };
+    let Ok(alone) = commits(disk::open_alone(&files.database)) else { return Ok(()) };
     // On a copy, so that nothing of the log is brought into the database yet.
     let with_log = {
         let dir = files.dir.join("trial");
@@ -93,11 +90,12 @@ pub(super) fn salvage(files: &Files, durability: Durability, why: &str) -> Resul
         let path = PathBuf::from(format!("{}{suffix}", building.display()));
         remove(&path).map_err(|error| files.io("remove", &path, error))?;
     }
-    let mut secret = [0; 16];
-    getrandom::fill(&mut secret)
-        .map_err(|error| files.io("get random numbers for", &files.dir, error.into()))?;
-    let identity =
-        identity.unwrap_or_else(|_| Identity { epoch: random_epoch(), origin: Seq(0), secret, inode: 0 });
+    let identity = identity.unwrap_or_else(|_| Identity {
+        epoch: random_epoch(),
+        origin: Seq::START,
+        secret: random_secret(),
+        inode: 0,
+    });
     let disk = Disk::create(&building, durability, &identity).map_err(sqlite)?;
     let transaction = disk.connection().unchecked_transaction().map_err(sqlite)?;
     let mut saved = State::default();
@@ -150,7 +148,7 @@ pub(super) fn salvage(files: &Files, durability: Durability, why: &str) -> Resul
     }
     saved.newest = highest.max(state.as_ref().map_or(0, |state| state.newest));
     saved.forgotten = saved.newest;
-    disk::write_state(&saved, &transaction).map_err(sqlite)?;
+    saved.write(&transaction).map_err(sqlite)?;
     transaction.commit().map_err(sqlite)?;
     // What is not copied from the log into the file would be left behind with it, and SQLite would not say so.
     disk.copy_log().map_err(sqlite)?;

@@ -41,8 +41,8 @@ pub struct Writer {
     /// Empty only at the end.
     disk: Option<Disk>,
     files: Files,
-    /// How long ids are remembered, in milliseconds.
-    window: u64,
+    /// How long ids are remembered.
+    window: Duration,
     /// What is to be deleted, oldest first, so that it is likely to be on pages together; each with the seq of the
     /// receipt that must be stored no later.
     gone: BTreeMap<Seq, Seq>,
@@ -64,7 +64,7 @@ enum Work {
 }
 
 impl Writer {
-    pub(super) fn new(inner: Arc<Inner>, disk: Disk, files: Files, window: u64) -> Self {
+    pub(super) fn new(inner: Arc<Inner>, disk: Disk, files: Files, window: Duration) -> Self {
         Self {
             inner,
             disk: Some(disk),
@@ -202,7 +202,7 @@ impl Writer {
             newest,
             forgotten,
             now,
-            until: now.saturating_add(self.window).min(i64::MAX.unsigned_abs()),
+            until: store.index.end_of(self.window),
         }
     }
 
