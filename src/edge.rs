@@ -76,9 +76,11 @@ impl From<BrokerError> for Refusal {
             | BrokerError::AckBeyond { .. }
             | BrokerError::WrongEpoch { .. } => Code::BadRequest,
             BrokerError::NoSuchUser(_) => Code::NotFound,
-            BrokerError::Engine(EngineError::MailboxFull { .. } | EngineError::NoRoomForReceipt { .. }) => {
-                Code::MailboxFull
-            }
+            BrokerError::Engine(
+                EngineError::MailboxFull { .. }
+                | EngineError::NoRoomForReceipt { .. }
+                | EngineError::HistoryTooSmall { .. },
+            ) => Code::MailboxFull,
             BrokerError::Engine(EngineError::Overloaded { .. }) => Code::Overloaded,
             BrokerError::Engine(EngineError::StoreFull { .. } | EngineError::Unavailable { .. }) => {
                 Code::Unavailable

@@ -125,7 +125,7 @@ pub enum OpenError {
         dir: PathBuf,
     },
     /// The operating system refused.
-    #[error("cannot {what} {}: {error}", path.display())]
+    #[error("cannot {what} {}: {error}; check --data-dir", path.display())]
     Io {
         /// What was tried.
         what: &'static str,
@@ -135,7 +135,7 @@ pub enum OpenError {
         error: io::Error,
     },
     /// SQLite refused.
-    #[error("cannot use {}: {error}", path.display())]
+    #[error("cannot use {}: {error}; check --data-dir", path.display())]
     Sqlite {
         /// The file.
         path: PathBuf,
@@ -209,14 +209,24 @@ pub enum EngineError {
         limit: usize,
     },
     /// Messages come faster than they can be stored.
-    #[error(
-        "too many messages wait to be stored ({messages} messages, {bytes} bytes); try again in a moment, with the same id"
-    )]
+    #[error("too many messages wait to be stored ({messages} messages, {bytes} bytes; at most {} messages, see --append-queue, and {} bytes); try again in a moment, with the same id", bounds.messages, bounds.bytes)]
     Overloaded {
         /// Messages waiting.
         messages: usize,
         /// Bytes waiting.
         bytes: usize,
+        /// The limits.
+        bounds: QueueBounds,
+    },
+    /// One message is larger than a topic's whole history.
+    #[error(
+        "the message takes {size} bytes, and the history of a topic keeps at most {limit} (see --topic-bytes); send a smaller one, or a volatile one"
+    )]
+    HistoryTooSmall {
+        /// Its size with its envelope, in bytes.
+        size: usize,
+        /// The limit, in bytes.
+        limit: usize,
     },
     /// The store does not work at present.
     #[error("messages cannot be stored now: {reason}; try again later, with the same id")]

@@ -234,7 +234,8 @@ impl Index {
             return Ok(Place::Known(seq));
         }
         if self.queue.len() >= queue.messages || self.queued_bytes >= queue.bytes {
-            return Err(EngineError::Overloaded { messages: self.queue.len(), bytes: self.queued_bytes });
+            let (messages, bytes) = (self.queue.len(), self.queued_bytes);
+            return Err(EngineError::Overloaded { messages, bytes, bounds: queue });
         }
         let is_topic = matches!(address, Address::Topic(_));
         let bounds = if is_topic { history } else { mailbox };
@@ -315,8 +316,10 @@ impl Index {
         }
         let Address::Session(session) = address else {
             // A history makes room by itself, for what fits into it at all.
-            let full = EngineError::MailboxFull { messages: 0, bytes: 0, bounds: history };
-            return if cost > history.bytes { Err(full) } else { Ok(()) };
+            return match cost > history.bytes {
+                true => Err(EngineError::HistoryTooSmall { size: cost, limit: history.bytes }),
+                false => Ok(()),
+            };
         };
         let (messages, bytes) = self.held(session);
         if messages >= bounds.messages || bytes + cost > bounds.bytes {

@@ -137,7 +137,7 @@ fn look(connection: &Connection, report: &mut Report) -> Result<(), ReadError> {
     report.epoch = Some(identity?.epoch.as_str().to_owned());
     let state = state?;
     if !state.agrees(&scanned) {
-        let text = format!("{} messages were counted, {} are there", state.messages, scanned.messages);
+        let text = format!("table `message` ({} rows, {} were counted)", scanned.messages, state.messages);
         return Err(ReadError::Damaged(text));
     }
     Ok(())

@@ -22,7 +22,7 @@ pub(super) fn nat(n: i64) -> u64 {
 pub(super) enum ReadError {
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
-    #[error("{0} does not match its checksum")]
+    #[error("{0} is damaged")]
     Damaged(String),
 }
 
