@@ -1,4 +1,4 @@
-//! `/v1` for senders: messages and acknowledgements.
+//! `/v1` for senders and backends: messages, acknowledgements, sessions and users.
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -9,25 +9,31 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::broker::Sending;
-use crate::edge::{Edge, ErrorFields, Query, Refusal, body_text, encode, json};
-use crate::identity::Grant;
+use crate::edge::{Asked, Caller, Edge, ErrorFields, Made, Refusal, body_text, encode, json};
 use crate::message::{MessageId, Seq, SessionId};
-use crate::protocol::{AckBody, Code, ENVELOPE, Send, parse};
+use crate::ops::openapi::{self, Ack, ErrorBody, Name, SendAnswer, SendBody};
+use crate::protocol::{AckBody, Code, ENVELOPE, Malformed, Send, Stored, parse};
+
+pub(crate) mod sessions;
 
 /// Messages in one call.
 const MOST_MESSAGES: usize = 1_000;
 
 /// The routes.
 pub fn routes(edge: Edge) -> Router {
-    Router::new().route("/v1/messages", post(send)).route("/v1/ack", post(ack)).with_state(edge)
+    Router::new()
+        .route("/v1/messages", post(send))
+        .route("/v1/ack", post(ack))
+        .with_state(edge.clone())
+        .merge(sessions::routes(edge))
 }
 
 #[derive(Serialize)]
 struct Sent<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a MessageId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    seq: Option<Seq>,
+    #[serde(flatten)]
+    stored: Stored,
 }
 
 #[derive(Serialize)]
@@ -40,28 +46,45 @@ struct NotSent<'a> {
 /// A message on its way: its id, and its place in the store or why it has none.
 type OnItsWay = (Option<MessageId>, Result<Sending, Refusal>);
 
-fn start(edge: &Edge, grant: &Grant, object: &str) -> OnItsWay {
+fn start(edge: &Edge, caller: &Caller, object: &str) -> OnItsWay {
     match Send::decode(object) {
         Ok(send) => {
             let id = send.id.clone();
-            (id, edge.broker.send(grant, send).map_err(Refusal::from))
+            (id, edge.send(caller, send))
         }
         Err(bad) => (bad.id, Err(bad.reason.into())),
     }
 }
 
-async fn finish(sending: Result<Sending, Refusal>) -> Result<Option<Seq>, Refusal> {
-    Ok(sending?.done().await?)
+async fn finish(sending: Result<Sending, Refusal>) -> Result<Stored, Refusal> {
+    Ok(sending?.await?)
 }
 
-async fn send(State(edge): State<Edge>, request: Request) -> Result<Response, Refusal> {
-    let session = Query::of(request.uri()).session()?;
-    let grant = session.map_or_else(Grant::anonymous, Grant::session);
-    let body = body_text(request, edge.config.max_payload + ENVELOPE).await?;
+/// Send one message, or up to 1,000
+#[utoipa::path(
+    post, path = "/v1/messages", tag = "messages",
+    params(("session" = Option<Name>, Query, description = "Who sends; may be left out with a token that names its session, and by backends")),
+    request_body = SendBody,
+    responses(
+        (status = 200, description = "Stored, as durable as the server is set to; in an array, each by itself", body = SendAnswer),
+        (status = 400, description = "Something in the request is wrong; the text says which field", body = ErrorBody),
+        (status = 401, description = "No proof, or a wrong one", body = ErrorBody),
+        (status = 403, description = "Not allowed", body = ErrorBody),
+        (status = 404, description = "No such receiver", body = ErrorBody),
+        (status = 413, description = "Larger than the limit", body = ErrorBody),
+        (status = 429, description = "Too many; try again later", body = ErrorBody),
+        (status = 507, description = "The receiver has too much unread", body = ErrorBody),
+        (status = 503, description = "Not now; try again later, with the same id", body = ErrorBody),
+    )
+)]
+pub(crate) async fn send(State(edge): State<Edge>, request: Request) -> Result<Response, Refusal> {
+    let (head, body) = request.into_parts();
+    let Asked { caller, .. } = edge.asked(&head, Made::Never).await?;
+    let body = body_text(body, edge.config.max_payload + ENVELOPE, edge.config.header_timeout).await?;
     if !body.trim_start().starts_with('[') {
-        let (id, sending) = start(&edge, &grant, &body);
-        let seq = finish(sending).await?;
-        return Ok(json(StatusCode::OK, encode(&Sent { id: id.as_ref(), seq })));
+        let (id, sending) = start(&edge, &caller, &body);
+        let stored = finish(sending).await?;
+        return Ok(json(StatusCode::OK, encode(&Sent { id: id.as_ref(), stored })));
     }
     let items: Vec<&RawValue> = parse(&body)?;
     if items.len() > MOST_MESSAGES {
@@ -69,12 +92,12 @@ async fn send(State(edge): State<Edge>, request: Request) -> Result<Response, Re
         return Err(Refusal::new(Code::TooLarge, text));
     }
     // All take their places before any is waited for, so that they are stored together.
-    let sends: Vec<OnItsWay> = items.iter().map(|item| start(&edge, &grant, item.get())).collect();
+    let sends: Vec<OnItsWay> = items.iter().map(|item| start(&edge, &caller, item.get())).collect();
     let mut answers = Vec::with_capacity(sends.len());
     for (id, sending) in sends {
         let id = id.as_ref();
         answers.push(match finish(sending).await {
-            Ok(seq) => encode(&Sent { id, seq }),
+            Ok(stored) => encode(&Sent { id, stored }),
             Err(refusal) => encode(&NotSent { id, error: refusal.fields() }),
         });
     }
@@ -87,8 +110,24 @@ struct Acknowledged<'a> {
     seq: Seq,
 }
 
-async fn ack(State(edge): State<Edge>, request: Request) -> Result<Response, Refusal> {
-    let body = AckBody::decode(&body_text(request, ENVELOPE).await?)?;
-    let seq = edge.broker.ack(&body.session, body.seq, body.epoch.as_ref())?;
-    Ok(json(StatusCode::OK, encode(&Acknowledged { session: &body.session, seq })))
+/// Acknowledge everything up to a seq
+#[utoipa::path(
+    post, path = "/v1/ack", tag = "messages",
+    request_body = Ack,
+    responses(
+        (status = 200, description = "Acknowledged", body = openapi::Acknowledged),
+        (status = 400, description = "Something in the request is wrong; the text says which field", body = ErrorBody),
+        (status = 401, description = "No proof, or a wrong one", body = ErrorBody),
+        (status = 403, description = "Not allowed", body = ErrorBody),
+        (status = 404, description = "Nothing with this seq was ever stored, or not in this epoch", body = ErrorBody),
+        (status = 413, description = "Larger than the limit", body = ErrorBody),
+    )
+)]
+pub(crate) async fn ack(State(edge): State<Edge>, request: Request) -> Result<Response, Refusal> {
+    let (head, body) = request.into_parts();
+    let body = AckBody::decode(&body_text(body, ENVELOPE, edge.config.header_timeout).await?)?;
+    let caller = edge.caller(&head, body.session, Made::Never).await?;
+    let session = caller.grant.session().ok_or(Malformed::Missing("session"))?;
+    let seq = edge.broker.ack(session, body.seq, body.epoch.as_ref())?;
+    Ok(json(StatusCode::OK, encode(&Acknowledged { session, seq })))
 }

@@ -1,22 +1,37 @@
 //! The one door: send, subscribe, acknowledge. Knows no transport, no request and no socket.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::engine::{Append, Commit, Engine, EngineError, Health, OpenError, Settings, Storage};
-use crate::hub::Hubs;
-use crate::identity::Grant;
-use crate::message::{Address, Epoch, Gap, GapReason, Kind, Message, MessageId, Seq, SessionId, TopicName};
+use crate::directory::Directory;
+use crate::engine::{
+    Append, Commit, Engine, EngineError, Health, OpenError, Register, RegisterError, Registrar, Registration,
+    Settings, Storage,
+};
+use crate::hub::{Connections, Hubs, Transport};
+use crate::identity::{Client, Denied, Grant};
+use crate::message::{
+    Address, Epoch, Gap, GapReason, Handle, Kind, Message, Seq, SessionId, TopicName, UserId,
+};
 use crate::protocol::{Resume, Send, To};
 use crate::subscriber::Subscriber;
+
+mod sending;
+
+pub use sending::Sending;
 
 /// Limits of what is accepted.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Largest payload, in bytes.
     pub payload: usize,
-    /// Longest time to live a sender may ask for.
+    /// Longest time to live a sender, or a backend for a session, may ask for.
     pub ttl: Duration,
+    /// Most readers of one session at the same time.
+    pub readers: usize,
+    /// For how long a session that was ended is barred to tokens; zero where sessions are not proved.
+    pub bar: Duration,
 }
 
 /// Why a call was refused.
@@ -41,7 +56,27 @@ pub enum BrokerError {
     NoReceipt(&'static str),
     /// Nobody registered a session of this user.
     #[error("user `{0}` has no registered session")]
-    NoSuchUser(crate::message::UserId),
+    NoSuchUser(UserId),
+    /// No session is known to this sender under that name.
+    #[error(
+        "no session is known here under this name; sessions of others are reached by their handle, or by their user"
+    )]
+    NoSuchSession,
+    /// It is not allowed.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// The session was not registered.
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+    /// The session was ended.
+    #[error("this session was ended; begin another one")]
+    Ended,
+    /// The session has too many readers.
+    #[error("this session has {limit} connections already, the most allowed; close some first")]
+    TooManyReaders {
+        /// The limit.
+        limit: usize,
+    },
     /// An acknowledgement of something never handed out.
     #[error("field `seq` is {seq}, but nothing above {newest} was ever stored")]
     AckBeyond {
@@ -61,26 +96,17 @@ pub enum BrokerError {
     Engine(#[from] EngineError),
 }
 
-/// What a sender is told.
+/// What is known of a session.
 #[derive(Debug)]
-pub enum Sending {
-    /// Wait for this.
-    Stored(Commit),
-    /// Handed to whoever was there.
-    Volatile,
-}
-
-impl Sending {
-    /// Waits until the message is stored; `None` for a volatile one.
-    ///
-    /// # Errors
-    /// Why it was not stored.
-    pub async fn done(self) -> Result<Option<Seq>, BrokerError> {
-        match self {
-            Self::Stored(commit) => Ok(Some(commit.await?)),
-            Self::Volatile => Ok(None),
-        }
-    }
+pub struct SessionState {
+    /// Its registration, if it has one.
+    pub registration: Option<Registration>,
+    /// Its public name.
+    pub handle: Handle,
+    /// Who reads it now.
+    pub connections: Connections,
+    /// Messages that wait for it, and their bytes.
+    pub waiting: (usize, usize),
 }
 
 /// How a subscription begins.
@@ -96,6 +122,7 @@ pub struct Opening {
 #[derive(Debug, Clone)]
 pub struct Broker {
     engine: Engine,
+    directory: Directory,
     hubs: Hubs,
     limits: Limits,
     clock: Clock,
@@ -120,7 +147,28 @@ impl Broker {
     /// A broker on this engine, which publishes to these hubs.
     #[must_use]
     pub fn on(engine: Engine, hubs: Hubs, limits: Limits, clock: Clock) -> Self {
-        Self { engine, hubs, limits, clock }
+        Self { directory: Directory::new(engine.clone()), engine, hubs, limits, clock }
+    }
+
+    /// Who is registered.
+    #[must_use]
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// Now, in Unix milliseconds.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        self.clock.now()
+    }
+
+    /// A session as logs may name it: by its handle, where its id is a secret.
+    #[must_use]
+    pub fn public_name<'a>(&self, session: &'a SessionId) -> Cow<'a, str> {
+        match self.limits.bar.is_zero() {
+            true => Cow::Borrowed(session.as_str()),
+            false => Cow::Owned(self.engine.handle(session).to_string()),
+        }
     }
 
     /// The store's incarnation.
@@ -170,22 +218,109 @@ impl Broker {
         if send.ttl.is_some_and(|ttl| ttl > self.limits.ttl) {
             return Err(BrokerError::TtlTooLong { limit: self.limits.ttl.as_secs() });
         }
-        let address = match send.to {
-            To::Session(session) => Address::Session(session),
-            To::Topic(topic) => Address::Topic(topic),
-            To::User(user) => return Err(BrokerError::NoSuchUser(user)),
-        };
+        grant.may_send(&send.to)?;
         if send.receipt {
-            may_have_receipt(grant, &send.id, &address, send.volatile)?;
+            may_have_receipt(grant, &send)?;
         }
-        let (from, ts) = (grant.sender().cloned(), self.clock.now());
+        let receivers = self.receivers(grant, send.to)?;
+        let (from, ts) = (grant.from(), self.clock.now());
         let message = Message { kind: Kind::Message, from, payload: send.payload, ts };
         if send.volatile {
-            self.engine.pass(&address, &message);
-            return Ok(Sending::Volatile);
+            return Ok(match receivers {
+                Receivers::One(address) => {
+                    self.engine.pass(&address, &message);
+                    Sending::Volatile(None)
+                }
+                Receivers::Each(sessions) => {
+                    let count = sessions.len();
+                    for session in sessions {
+                        self.engine.pass(&Address::Session(session), &message);
+                    }
+                    Sending::Volatile(Some(count))
+                }
+            });
         }
-        let (id, ttl, receipt) = (send.id, send.ttl, send.receipt);
-        Ok(Sending::Stored(self.engine.append(Append { address, message, id, ttl, receipt })))
+        let (author, id, ttl, receipt) = (grant.author(), send.id, send.ttl, send.receipt);
+        Ok(match receivers {
+            Receivers::One(address) => {
+                Sending::One(self.engine.append(Append { address, message, author, id, ttl, receipt }))
+            }
+            Receivers::Each(sessions) => Sending::each(sessions.into_iter().map(|session| {
+                let (message, author, id) = (message.clone(), author.clone(), id.clone());
+                let address = Address::Session(session);
+                self.engine.append(Append { address, message, author, id, ttl, receipt: false })
+            })),
+        })
+    }
+
+    fn receivers(&self, grant: &Grant, to: To) -> Result<Receivers, BrokerError> {
+        let directory = &self.directory;
+        let each = |user: UserId| match directory.sessions_of(&user) {
+            none if none.is_empty() => Err(BrokerError::NoSuchUser(user)),
+            sessions => Ok(Receivers::Each(sessions)),
+        };
+        let one = |session| Receivers::One(Address::Session(session));
+        match to {
+            To::Session(name) => directory.find(grant, &name).map(one).ok_or(BrokerError::NoSuchSession),
+            To::Topic(topic) => Ok(Receivers::One(Address::Topic(topic))),
+            To::User(user) => each(user),
+            To::Peer(name) => match directory.find(grant, &name) {
+                Some(session) => Ok(one(session)),
+                None => each((&name).into()).map_err(|_| BrokerError::NoSuchSession),
+            },
+        }
+    }
+
+    /// Registers a session on a backend's word. The commit resolves when that is stored.
+    ///
+    /// # Errors
+    /// Why it is not registered.
+    pub fn register(
+        &self,
+        session: &SessionId,
+        user: Option<UserId>,
+        ttl: Duration,
+    ) -> Result<Commit, BrokerError> {
+        if ttl > self.limits.ttl {
+            return Err(BrokerError::TtlTooLong { limit: self.limits.ttl.as_secs() });
+        }
+        let session = session.clone();
+        Ok(self.directory.register(&Register { session, user, ttl, by: Registrar::Backend })?)
+    }
+
+    /// Notes that a token carries this session, for as long as it is good. Answers its holder.
+    ///
+    /// # Errors
+    /// The session belongs to somebody else, or was ended.
+    pub fn carry(
+        &self,
+        session: &SessionId,
+        user: &UserId,
+        ttl: Duration,
+        expires: u64,
+    ) -> Result<Client, BrokerError> {
+        let (register, by) = (session.clone(), Registrar::Token);
+        // Not waited for: after a crash the token is shown again.
+        _ = self.directory.register(&Register { session: register, user: Some(user.clone()), ttl, by })?;
+        Ok(Client::new(session.clone(), self.engine.handle(session), Some(user.clone()), expires))
+    }
+
+    /// Ends a session: its readers are told, its mailbox is deleted. The commit resolves when that is stored.
+    pub fn end(&self, session: &SessionId) -> Commit {
+        let commit = self.directory.end(session, self.limits.bar);
+        self.hubs.end(&Address::Session(session.clone()));
+        commit
+    }
+
+    /// What is known of a session.
+    #[must_use]
+    pub fn session(&self, session: &SessionId) -> SessionState {
+        SessionState {
+            registration: self.engine.registration(session),
+            handle: self.engine.handle(session),
+            connections: self.hubs.presence(&Address::Session(session.clone())),
+            waiting: self.engine.waiting(session),
+        }
     }
 
     /// The ack floor of a mailbox: acknowledged, though a slower reader may still be waited for.
@@ -198,23 +333,45 @@ impl Broker {
     }
 
     /// Reads a mailbox: from the ack floor, or after the cursor the reader brings.
-    #[must_use]
-    pub fn mailbox(&self, session: &SessionId, resume: &Resume) -> (Subscriber, Opening) {
+    ///
+    /// # Errors
+    /// The session has too many readers, or was ended.
+    pub fn mailbox(
+        &self,
+        session: &SessionId,
+        resume: &Resume,
+        transport: Transport,
+    ) -> Result<(Subscriber, Opening), BrokerError> {
         let floor = self.floor(session);
         let address = Address::Session(session.clone());
         // Nothing is below a mailbox's start: 0 is where everyone begins.
         let after = resume.after.filter(|after| *after > Seq::START);
-        let (subscriber, recovered) = self.subscriber(&address, after, resume.epoch.as_ref(), floor);
-        (subscriber, Opening { seq: floor, recovered })
+        let limit = self.limits.readers;
+        let reader = (transport, limit);
+        let (subscriber, recovered) = self
+            .subscriber(&address, after, resume.epoch.as_ref(), floor, reader)
+            .ok_or(BrokerError::TooManyReaders { limit })?;
+        // It may have been ended while it was joined: who ended it did not see this reader.
+        if self.engine.is_ended(session) {
+            return Err(BrokerError::Ended);
+        }
+        Ok((subscriber, Opening { seq: floor, recovered }))
     }
 
     /// Reads a topic: from now on, or after the cursor the reader brings.
     #[must_use]
-    pub fn topic(&self, topic: &TopicName, resume: &Resume) -> (Subscriber, Opening) {
+    pub fn topic(&self, topic: &TopicName, resume: &Resume, transport: Transport) -> (Subscriber, Opening) {
         let address = Address::Topic(topic.clone());
         let position = self.engine.position(&address);
-        let (subscriber, known) =
-            self.subscriber(&address, resume.after, resume.epoch.as_ref(), position.newest);
+        let (subscriber, known) = self
+            .subscriber(
+                &address,
+                resume.after,
+                resume.epoch.as_ref(),
+                position.newest,
+                (transport, usize::MAX),
+            )
+            .expect("a topic has any number of readers");
         let reaches = resume.after.is_none_or(|after| after >= position.floor.max(position.expired));
         (subscriber, Opening { seq: position.newest, recovered: known && reaches })
     }
@@ -226,19 +383,20 @@ impl Broker {
         after: Option<Seq>,
         epoch: Option<&Epoch>,
         otherwise: Seq,
-    ) -> (Subscriber, bool) {
-        let new = |cursor| Subscriber::new(&self.engine, &self.hubs, address, cursor);
-        match after {
-            None => (new(otherwise), true),
-            Some(after) if self.is_ours(after, epoch) => (new(after), true),
+        reader: (Transport, usize),
+    ) -> Option<(Subscriber, bool)> {
+        let new = |cursor| Subscriber::new(&self.engine, &self.hubs, address, cursor, reader);
+        Some(match after {
+            None => (new(otherwise)?, true),
+            Some(after) if self.is_ours(after, epoch) => (new(after)?, true),
             Some(after) => {
                 // A foreign cursor says nothing: begin where the store begins, and say so.
                 let to = self.engine.position(address).floor;
-                let mut subscriber = new(to);
+                let mut subscriber = new(to)?;
                 subscriber.tell(Gap { from: after, to, reason: GapReason::Epoch });
                 (subscriber, false)
             }
-        }
+        })
     }
 
     /// Whether a cursor belongs to this incarnation of the store.
@@ -285,18 +443,21 @@ impl Broker {
     }
 }
 
+/// Who gets a message.
+enum Receivers {
+    One(Address),
+    /// The sessions of a user.
+    Each(Vec<SessionId>),
+}
+
 /// Whether there can be a receipt: somebody gets it, knows what it is about, and something is acknowledged.
-fn may_have_receipt(
-    grant: &Grant,
-    id: &Option<MessageId>,
-    address: &Address,
-    volatile: bool,
-) -> Result<(), BrokerError> {
-    let why = match address {
-        Address::Topic(_) => "is for messages to a session; nobody acknowledges a topic",
-        _ if volatile => "and `volatile` exclude each other: what is not stored is not acknowledged",
-        _ if id.is_none() => "needs an `id`, which the receipt is going to name",
-        _ if grant.sender().is_none() => "needs a session, whose mailbox the receipt is put into",
+fn may_have_receipt(grant: &Grant, send: &Send) -> Result<(), BrokerError> {
+    let why = match send.to {
+        To::Topic(_) => "is for messages to a session; nobody acknowledges a topic",
+        To::User(_) => "is for messages to one session; a user may have several",
+        _ if send.volatile => "and `volatile` exclude each other: what is not stored is not acknowledged",
+        _ if send.id.is_none() => "needs an `id`, which the receipt is going to name",
+        _ if grant.session().is_none() => "needs a session, whose mailbox the receipt is put into",
         _ => return Ok(()),
     };
     Err(BrokerError::NoReceipt(why))

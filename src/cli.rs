@@ -13,50 +13,25 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::http::{HeaderValue, header};
+use tokio_tungstenite::tungstenite::http::header;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
-
-use crate::protocol::SUBPROTOCOL;
 
 mod check;
+mod target;
+mod token;
 
 pub use check::{CheckArgs, check};
+pub use target::{Proof, Target};
+pub use token::{TokenArgs, token};
+
+use target::{Socket, Verify};
 
 /// How long a server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The longest pause between two attempts to connect.
 const MOST_BACKOFF: Duration = Duration::from_secs(10);
-
-/// Which broker to talk to.
-#[derive(Debug, Clone, Args)]
-pub struct Target {
-    /// The broker
-    #[arg(long, env = "X0_MSG_SERVER", value_name = "URL", default_value = "ws://127.0.0.1:8080")]
-    server: String,
-}
-
-impl Target {
-    /// The address of `/ws`, from a base address with any usual scheme.
-    fn socket(&self) -> Result<String> {
-        let base = self.server.trim_end_matches('/');
-        let (scheme, rest) = base.split_once("://").unwrap_or(("ws", base));
-        match scheme {
-            "ws" | "http" => Ok(format!("ws://{}/ws", rest.trim_end_matches("/ws"))),
-            _ => bail!("--server must begin with ws:// or http://, not {scheme}://"),
-        }
-    }
-
-    /// Host and port, for plain HTTP.
-    fn authority(&self) -> &str {
-        let rest = self.server.split_once("://").map_or(self.server.as_str(), |(_, rest)| rest);
-        rest.split('/').next().unwrap_or(rest)
-    }
-}
 
 /// Settings of `send`.
 #[derive(Debug, Clone, Args)]
@@ -65,6 +40,9 @@ pub struct Receiver {
     /// Session to send to
     #[arg(long, value_name = "SESSION")]
     to: Option<String>,
+    /// User to send to: to all registered sessions
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
     /// Topic to send to
     #[arg(long, value_name = "TOPIC")]
     topic: Option<String>,
@@ -97,6 +75,9 @@ pub struct SendArgs {
     volatile: bool,
 
     #[command(flatten)]
+    proof: Proof,
+
+    #[command(flatten)]
     target: Target,
 }
 
@@ -124,6 +105,9 @@ pub struct ListenArgs {
     payload: bool,
 
     #[command(flatten)]
+    proof: Proof,
+
+    #[command(flatten)]
     target: Target,
 }
 
@@ -140,6 +124,10 @@ struct Frame<'a> {
     r#type: String,
     #[serde(default)]
     seq: Option<u64>,
+    #[serde(default)]
+    sessions: Option<u64>,
+    #[serde(default)]
+    session: Option<String>,
     #[serde(default)]
     topic: Option<String>,
     #[serde(default)]
@@ -159,23 +147,9 @@ impl Frame<'_> {
     }
 }
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
-
 /// A name that tells this run from others, for who does not say who he is.
 fn own_name() -> Result<String> {
     Ok(format!("cli-{:08x}", getrandom::u32()?))
-}
-
-async fn connect(target: &Target) -> Result<Socket> {
-    let address = target.socket()?;
-    let mut request = address.as_str().into_client_request().context("--server is not an address")?;
-    request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
-    let connected = timeout(PATIENCE, connect_async(request)).await;
-    let (socket, _) = connected
-        .map_err(|_| anyhow!("no answer within {} s", PATIENCE.as_secs()))
-        .and_then(|connected| connected.map_err(anyhow::Error::from))
-        .with_context(|| format!("cannot connect to {address}; is the broker running?"))?;
-    Ok(socket)
 }
 
 async fn say(socket: &mut Socket, frame: &impl serde::Serialize) -> Result<()> {
@@ -210,9 +184,10 @@ pub async fn send(args: SendArgs) -> Result<()> {
     }
     let payload = RawValue::from_string(payload)
         .context("the message must be JSON; quote it for the shell, like '{\"a\":1}' or '\"text\"'")?;
-    let to = match (&args.receiver.to, &args.receiver.topic) {
-        (Some(session), _) => json!({ "session": session }),
-        (None, topic) => json!({ "topic": topic }),
+    let to = match (&args.receiver.to, &args.receiver.user, &args.receiver.topic) {
+        (Some(session), ..) => json!({ "session": session }),
+        (None, Some(user), _) => json!({ "user": user }),
+        (None, None, topic) => json!({ "topic": topic }),
     };
     #[derive(serde::Serialize)]
     struct Send<'a> {
@@ -224,20 +199,22 @@ pub async fn send(args: SendArgs) -> Result<()> {
         ttl: Option<f64>,
         volatile: bool,
     }
-    let session = args.from.map_or_else(own_name, Ok)?;
+    let token = args.proof.token()?;
+    let session = own_session(args.from, token.as_deref())?;
     let id = args.id.map_or_else(own_name, Ok)?;
     let (ttl, volatile) = (args.ttl, args.volatile);
     let talk = async {
-        let mut socket = connect(&args.target).await?;
-        say(&mut socket, &json!({ "type": "hello", "session": session })).await?;
+        let mut socket = args.target.connect().await?;
+        say(&mut socket, &json!({ "type": "hello", "session": session, "token": token })).await?;
         say(&mut socket, &Send { r#type: "send", id: &id, to, payload, ttl, volatile }).await?;
         while let Some(text) = hear(&mut socket).await? {
             let frame: Frame<'_> = serde_json::from_str(&text)?;
             match frame.r#type.as_str() {
                 "sent" => {
-                    match frame.seq {
-                        Some(seq) => println!("sent, seq {seq}"),
-                        None => println!("sent to whoever listens now"),
+                    match (frame.seq, frame.sessions) {
+                        (Some(seq), _) => println!("sent, seq {seq}"),
+                        (None, Some(sessions)) => println!("sent to {sessions} sessions"),
+                        (None, None) => println!("sent to whoever listens now"),
                     }
                     _ = socket.close(None).await;
                     return Ok(());
@@ -252,9 +229,18 @@ pub async fn send(args: SendArgs) -> Result<()> {
     timeout(PATIENCE, talk).await.map_err(no_answer)?
 }
 
+/// Who to be: a token says that by itself; where there is none, a name of one's own will do.
+fn own_session(named: Option<String>, token: Option<&str>) -> Result<Option<String>> {
+    match (named, token) {
+        (None, None) => own_name().map(Some),
+        (named, _) => Ok(named),
+    }
+}
+
 /// Where a listener is.
 #[derive(Default)]
 struct Place {
+    session: Option<String>,
     epoch: Option<String>,
     after: Option<u64>,
     topics: Vec<(String, Option<u64>)>,
@@ -267,17 +253,18 @@ struct Place {
 /// # Errors
 /// The broker cannot be reached at the first attempt, or refuses.
 pub async fn listen(args: ListenArgs) -> Result<()> {
-    if args.session.is_none() && args.topic.is_empty() {
+    let token = args.proof.token()?;
+    if args.session.is_none() && args.topic.is_empty() && token.is_none() {
         bail!("nothing to listen to: name a --session or a --topic");
     }
-    let session = args.session.clone().map_or_else(own_name, Ok)?;
+    let session = own_session(args.session.clone(), token.as_deref())?;
     let topics = args.topic.iter().map(|topic| (topic.clone(), None)).collect();
-    let mut place = Place { topics, ..Place::default() };
-    let mut socket = connect(&args.target).await?;
+    let mut place = Place { session, topics, ..Place::default() };
+    let mut socket = args.target.connect().await?;
     let mut pause = Duration::ZERO;
     loop {
         let welcomed = place.welcomes;
-        match listen_on(socket, &args, &session, &mut place).await {
+        match listen_on(socket, &args, &mut place).await {
             Ok(true) => return Ok(()),
             Ok(false) => eprintln!("the broker closed the connection; connecting again"),
             Err(error) if error.is::<WsError>() => eprintln!("connection lost ({error}); connecting again"),
@@ -291,7 +278,7 @@ pub async fn listen(args: ListenArgs) -> Result<()> {
             let jitter = f64::from(getrandom::u32()?) / f64::from(u32::MAX);
             sleep(pause.mul_f64(0.5 + jitter / 2.0)).await;
             pause = (pause * 2).clamp(Duration::from_millis(200), MOST_BACKOFF);
-            if let Ok(socket) = connect(&args.target).await {
+            if let Ok(socket) = args.target.connect().await {
                 break socket;
             }
         };
@@ -299,9 +286,14 @@ pub async fn listen(args: ListenArgs) -> Result<()> {
 }
 
 /// Listens on one socket; answers whether enough was printed.
-async fn listen_on(mut socket: Socket, args: &ListenArgs, session: &str, place: &mut Place) -> Result<bool> {
-    let hello = json!({ "type": "hello", "session": session, "after": place.after, "epoch": place.epoch });
+async fn listen_on(mut socket: Socket, args: &ListenArgs, place: &mut Place) -> Result<bool> {
+    // Read anew each time: whoever renews the file renews the token.
+    let (session, mut token) = (&place.session, args.proof.token()?);
+    let (after, epoch) = (place.after, &place.epoch);
+    let hello =
+        json!({ "type": "hello", "session": session, "token": token, "after": after, "epoch": epoch });
     say(&mut socket, &hello).await?;
+    let welcomed = place.welcomes;
     for (topic, after) in &place.topics {
         let frame = json!({ "type": "subscribe", "topic": topic, "after": after, "epoch": place.epoch });
         say(&mut socket, &frame).await?;
@@ -317,7 +309,10 @@ async fn listen_on(mut socket: Socket, args: &ListenArgs, session: &str, place: 
                     place.topics.iter_mut().for_each(|(_, after)| *after = None);
                 }
                 place.epoch = frame.epoch;
+                // A session that was made for a token is held on to.
+                place.session = frame.session.or(place.session.take());
                 if std::io::stderr().is_terminal() {
+                    let session = place.session.as_deref().unwrap_or("of none");
                     eprintln!("listening as session {session}; Ctrl-C stops");
                 }
             }
@@ -329,6 +324,15 @@ async fn listen_on(mut socket: Socket, args: &ListenArgs, session: &str, place: 
                 }
             }
             "gap" => eprintln!("gap: {text}"),
+            // A token that has expired may have been renewed in its file.
+            "error" if frame.code.as_deref() == Some("unauthorized") && place.welcomes > welcomed => {
+                let fresh = args.proof.token()?;
+                match fresh == token {
+                    true => eprintln!("{text}"),
+                    false => say(&mut socket, &json!({ "type": "hello", "token": fresh })).await?,
+                }
+                token = fresh;
+            }
             "error" => return Err(frame.refused()),
             "message" | "receipt" => {
                 let mut out = std::io::stdout().lock();
@@ -375,9 +379,9 @@ async fn listen_on(mut socket: Socket, args: &ListenArgs, session: &str, place: 
 /// # Errors
 /// The broker cannot be reached, or is not well.
 pub async fn health(args: HealthArgs) -> Result<()> {
-    let authority = args.target.authority();
+    let authority = &args.target.authority()?;
     let ask = async {
-        let stream = TcpStream::connect(authority).await?;
+        let stream = args.target.stream(Verify::NotLoopback).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
         let request = hyper::Request::get("/healthz").header(header::HOST, authority);

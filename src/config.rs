@@ -10,6 +10,10 @@ use crate::broker::Limits;
 use crate::clock::Clock;
 use crate::engine::{Bounds, Durability, QueueBounds, Settings, Storage};
 
+mod access;
+
+pub use access::{Access, Auth, Secret, Secrets};
+
 /// Settings of `serve`.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Server")]
@@ -86,7 +90,7 @@ pub struct Config {
     #[arg(long, env = "X0_MSG_TTL", value_name = "TIME", default_value = "7d", value_parser = above_zero, help_heading = "Limits")]
     pub ttl: Duration,
 
-    /// Longest ttl a sender may name
+    /// Longest ttl a sender may name, or a backend for a session
     #[arg(long, env = "X0_MSG_MAX_TTL", value_name = "TIME", default_value = "30d", value_parser = above_zero, help_heading = "Limits")]
     pub max_ttl: Duration,
 
@@ -111,6 +115,10 @@ pub struct Config {
         help_heading = "Limits"
     )]
     pub append_queue: usize,
+
+    /// Who may come in
+    #[command(flatten)]
+    pub access: Access,
 
     /// Slots of the live channel of each address
     #[arg(long, env = "X0_MSG_HUB_SLOTS", value_name = "N", default_value_t = 16, hide = true)]
@@ -174,6 +182,7 @@ impl Config {
             }),
             dedup_window: self.dedup_window,
             dedup_ids: DEDUP_IDS,
+            sessions_per_user: self.access.sessions_per_user,
             queue: QueueBounds { messages: self.append_queue, bytes: QUEUE_BYTES },
             clock,
         }
@@ -192,6 +201,11 @@ impl Config {
     /// What the broker refuses.
     #[must_use]
     pub fn limits(&self) -> Limits {
-        Limits { payload: self.max_payload, ttl: self.max_ttl }
+        Limits {
+            payload: self.max_payload,
+            ttl: self.max_ttl,
+            readers: self.access.per_session(),
+            bar: self.access.bar(),
+        }
     }
 }

@@ -1,27 +1,40 @@
 //! What all transports share: who asks, what was asked in bounds, and how a refusal is told.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
 use serde::Serialize;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::{Broker, BrokerError};
+use crate::broker::{Broker, BrokerError, Sending};
 use crate::config::Config;
-use crate::engine::EngineError;
+use crate::engine::{EngineError, RegisterError};
+use crate::identity::Identity;
+use crate::limits::{Addresses, Rates};
 use crate::message::{Epoch, MessageId, NameError, Seq, SessionId, TopicName};
-use crate::protocol::{Code, Malformed, Resume, ServerFrame};
+use crate::protocol::{Close, Code, Malformed, Resume, Send, ServerFrame};
+
+mod caller;
+
+pub use caller::{Asked, Caller, Made, Peer, bearer, check_origin, origin_refused, peer_of};
 
 /// What every transport holds; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Edge {
     /// The one door.
     pub broker: Broker,
+    /// What proofs are checked against.
+    pub identity: Arc<Identity>,
+    /// How much a session may send.
+    pub rates: Arc<Rates>,
+    /// How many connections a client address may have.
+    pub addresses: Addresses,
     /// The settings.
     pub config: Arc<Config>,
     /// Fires when the server stops: polls are answered, sockets closed.
@@ -37,12 +50,25 @@ pub struct Refusal {
     pub code: Code,
     /// For people: which field, which limit, what to do.
     pub message: String,
+    /// How a WebSocket is closed that cannot go on after it.
+    pub close: Close,
 }
 
 impl Refusal {
     /// A refusal with this code and text.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        let close = match code {
+            Code::BadRequest | Code::TooLarge | Code::NotFound => Close::NotThisProtocol,
+            Code::Unauthorized | Code::Forbidden => Close::Unauthorized,
+            Code::MailboxFull | Code::RateLimited | Code::Overloaded | Code::Unavailable => Close::Overloaded,
+        };
+        Self { code, message: message.into(), close }
+    }
+
+    /// The same with another close code.
+    #[must_use]
+    pub fn closing(self, close: Close) -> Self {
+        Self { close, ..self }
     }
 
     /// The HTTP status of each code.
@@ -71,11 +97,15 @@ impl From<BrokerError> for Refusal {
     fn from(error: BrokerError) -> Self {
         let code = match &error {
             BrokerError::PayloadTooLarge { .. } => Code::TooLarge,
-            BrokerError::TtlTooLong { .. }
-            | BrokerError::NoReceipt(_)
+            BrokerError::TtlTooLong { .. } | BrokerError::NoReceipt(_) => Code::BadRequest,
+            BrokerError::NoSuchUser(_)
+            | BrokerError::NoSuchSession
             | BrokerError::AckBeyond { .. }
-            | BrokerError::WrongEpoch { .. } => Code::BadRequest,
-            BrokerError::NoSuchUser(_) => Code::NotFound,
+            | BrokerError::WrongEpoch { .. } => Code::NotFound,
+            BrokerError::Denied(_)
+            | BrokerError::Register(RegisterError::Taken | RegisterError::TooMany { .. }) => Code::Forbidden,
+            BrokerError::Ended | BrokerError::Register(RegisterError::Ended) => Code::Unauthorized,
+            BrokerError::TooManyReaders { .. } => Code::RateLimited,
             BrokerError::Engine(
                 EngineError::MailboxFull { .. }
                 | EngineError::NoRoomForReceipt { .. }
@@ -86,13 +116,48 @@ impl From<BrokerError> for Refusal {
                 Code::Unavailable
             }
         };
-        Self::new(code, error.to_string())
+        let refusal = Self::new(code, error.to_string());
+        match error {
+            BrokerError::Ended | BrokerError::Register(RegisterError::Ended) => {
+                refusal.closing(Close::SessionEnded)
+            }
+            _ => refusal,
+        }
     }
 }
 
 impl From<Malformed> for Refusal {
     fn from(reason: Malformed) -> Self {
         Self::new(Code::BadRequest, reason.to_string())
+    }
+}
+
+impl Edge {
+    /// Takes a message from whoever this is, at its rate.
+    ///
+    /// # Errors
+    /// `rate_limited`, or what is wrong with the message.
+    pub fn send(&self, caller: &Caller, send: Send) -> Result<Sending, Refusal> {
+        self.pay(caller).map_err(|wait| self.too_fast(wait))?;
+        Ok(self.broker.send(&caller.grant, send)?)
+    }
+
+    /// Counts one message of this sender.
+    ///
+    /// # Errors
+    /// How long to wait until it may send.
+    pub fn pay(&self, caller: &Caller) -> Result<(), Duration> {
+        Self::payer(caller).map_or(Ok(()), |payer| self.rates.take(&payer))
+    }
+
+    /// The refusal of what comes too soon.
+    #[must_use]
+    pub fn too_fast(&self, wait: Duration) -> Refusal {
+        let (rate, seconds) = (self.rates.rate(), wait.as_secs_f32());
+        let text = format!(
+            "more than {rate} messages in a second (see --send-rate); try again in {seconds:.1} s, with the same id"
+        );
+        Refusal::new(Code::RateLimited, text)
     }
 }
 
@@ -140,26 +205,44 @@ impl Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let mut response = json(self.status(), self.body());
-        if self.status() == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        match self.status() {
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            StatusCode::UNAUTHORIZED => {
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, caller::CHALLENGE);
+            }
+            _ => {}
         }
         response
     }
 }
 
-/// Reads a request's body as text of at most `limit` bytes.
+/// Reads a request's body as text of at most `limit` bytes, which must come within `patience` and a second for each
+/// 16 KiB.
 ///
 /// What is beyond the limit is read and thrown away up to a further bound, so that the sender reads the
 /// refusal instead of a reset connection.
 ///
 /// # Errors
 /// `too_large`, or `bad_request` for a body that is cut off or not UTF-8.
-pub async fn body_text(request: Request, limit: usize) -> Result<String, Refusal> {
+pub async fn body_text(mut body: Body, limit: usize, patience: Duration) -> Result<String, Refusal> {
     const DRAIN: usize = 32 << 20;
-    let mut body = request.into_body();
+    const SLOWEST: usize = 16 * 1024;
     let mut bytes = Vec::new();
     let mut size = 0;
-    while let Some(frame) = body.frame().await {
+    let begun = Instant::now();
+    loop {
+        // Who goes on sending gets more time, but not for a byte now and then.
+        let until = begun + patience + Duration::from_secs((size / SLOWEST) as u64);
+        let frame = timeout_at(until, body.frame()).await.map_err(|_| {
+            let text = format!(
+                "the request body did not come within {} s (see --header-timeout)",
+                patience.as_secs_f32()
+            );
+            Refusal::new(Code::BadRequest, text)
+        })?;
+        let Some(frame) = frame else { break };
         let frame = frame.map_err(|_| Refusal::new(Code::BadRequest, "the request body was cut off"))?;
         let Ok(data) = frame.into_data() else { continue };
         size += data.len();
@@ -214,15 +297,6 @@ impl Query {
         self.name("session", SessionId::new)
     }
 
-    /// The session the request must name.
-    ///
-    /// # Errors
-    /// `unauthorized` if there is none, `bad_request` if it is not a name.
-    pub fn required_session(&self) -> Result<SessionId, Refusal> {
-        const HOW: &str = "say whose mailbox to read: add ?session=… to the address";
-        self.session()?.ok_or_else(|| Refusal::new(Code::Unauthorized, HOW))
-    }
-
     /// The seq in a parameter.
     ///
     /// # Errors
@@ -243,8 +317,9 @@ impl Query {
     /// The topics to read, each resumed by its own `after.<topic>`.
     ///
     /// # Errors
-    /// `bad_request` for a bad name, number, or more topics than one connection may read.
-    pub fn topics(&self, most: usize) -> Result<Vec<(TopicName, Resume)>, Refusal> {
+    /// `bad_request` for a bad name or number, `forbidden` for a topic that may not be read, or more of them than one
+    /// connection may read.
+    pub fn topics(&self, caller: &Caller, most: usize) -> Result<Vec<(TopicName, Resume)>, Refusal> {
         let mut topics = Vec::new();
         for text in self.all("topic") {
             let topic = TopicName::new(text)
@@ -255,6 +330,7 @@ impl Query {
             if topics.len() >= most {
                 return Err(too_many_topics(most));
             }
+            caller.grant.may_read(&topic).map_err(BrokerError::from)?;
             topics.push((topic, self.resume(&format!("after.{text}"))?));
         }
         Ok(topics)

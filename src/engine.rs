@@ -16,7 +16,8 @@
 //! 6. [`Engine::read`] answers in seq order, at most the asked number of items, and reports every hole above
 //!    the cursor exactly once, in order. A read shorter than its limit has reached the end.
 //! 7. An address without messages costs nothing lasting.
-//! 8. A registration is there until it ends, is ended or is changed, over restarts too.
+//! 8. A registration is there until it ends, is ended or is changed, over restarts too. Ending a session ends
+//!    its registration and deletes its mailbox, both or neither.
 
 use std::future::Future;
 use std::io;
@@ -30,7 +31,9 @@ use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 use crate::hub::Hubs;
-use crate::message::{Address, Epoch, Item, Message, MessageId, Publication, Seq, SessionId, UserId};
+use crate::message::{
+    Address, Author, Epoch, Handle, Item, Message, MessageId, Publication, Seq, SessionId, UserId,
+};
 
 pub mod embedded;
 
@@ -173,6 +176,8 @@ pub struct Settings {
     pub dedup_window: Duration,
     /// How many ids are remembered at most; the oldest are forgotten first.
     pub dedup_ids: usize,
+    /// How many registered sessions one user may have.
+    pub sessions_per_user: usize,
     /// Bounds of what waits to be committed.
     pub queue: QueueBounds,
     /// The time of day.
@@ -243,11 +248,13 @@ pub struct Append {
     pub address: Address,
     /// What.
     pub message: Message,
+    /// Who sends it: retries are told by author and id.
+    pub author: Author,
     /// The sender's id for it.
     pub id: Option<MessageId>,
     /// How long it is kept; the bounds' age when absent.
     pub ttl: Option<Duration>,
-    /// Whether its sender (who must have a session, and an id for it) gets a receipt when it leaves.
+    /// Whether its author (who must have a session, and an id for it) gets a receipt when it leaves.
     pub receipt: bool,
 }
 
@@ -288,6 +295,47 @@ impl Future for Commit {
             }),
         }
     }
+}
+
+/// A session to register.
+#[derive(Debug, Clone)]
+pub struct Register {
+    /// Which.
+    pub session: SessionId,
+    /// Who it belongs to. `None` leaves it with whom it belonged to before.
+    pub user: Option<UserId>,
+    /// How long the registration lasts.
+    pub ttl: Duration,
+    /// On whose word.
+    pub by: Registrar,
+}
+
+/// On whose word a session is registered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Registrar {
+    /// A backend's: it may shorten a registration, and revive a session that was ended.
+    Backend,
+    /// A token's: it may prolong a registration.
+    Token,
+}
+
+/// Why a session was not registered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RegisterError {
+    /// It belongs to somebody else.
+    #[error("this session is registered for another user; end it first (DELETE /v1/sessions/…)")]
+    Taken,
+    /// It was ended.
+    #[error("this session was ended; begin another one")]
+    Ended,
+    /// Its user has too many.
+    #[error(
+        "this user has {limit} registered sessions already, the most allowed (see --sessions-per-user); end some first"
+    )]
+    TooMany {
+        /// The limit.
+        limit: usize,
+    },
 }
 
 /// What a read found.
@@ -386,14 +434,42 @@ impl Engine {
         self.store().trim(address, through);
     }
 
-    /// Registers a session for a user, or changes its registration, for this long. Resolves when it is stored.
-    pub fn register(&self, session: &SessionId, user: Option<UserId>, ttl: Duration) -> Commit {
-        self.store().register(session, user, ttl)
+    /// Registers a session, or changes its registration. The answer resolves when that is stored.
+    ///
+    /// # Errors
+    /// [`RegisterError`] says why it was not registered.
+    pub fn register(&self, register: &Register) -> Result<Commit, RegisterError> {
+        self.store().register(register)
     }
 
-    /// Ends a registration. Resolves when that is stored.
-    pub fn unregister(&self, session: &SessionId) -> Commit {
-        self.store().unregister(session)
+    /// Ends a session: its registration, and everything in its mailbox. Tokens cannot register it again before
+    /// `barred` is over. Resolves when that is stored.
+    pub fn end(&self, session: &SessionId, barred: Duration) -> Commit {
+        self.store().end(session, barred)
+    }
+
+    /// Whether a session was ended, and is barred.
+    #[must_use]
+    pub fn is_ended(&self, session: &SessionId) -> bool {
+        self.store().is_ended(session)
+    }
+
+    /// The public name of a session.
+    #[must_use]
+    pub fn handle(&self, session: &SessionId) -> Handle {
+        self.store().handle(session)
+    }
+
+    /// The registered session with this handle.
+    #[must_use]
+    pub fn session_of(&self, handle: Handle) -> Option<SessionId> {
+        self.store().session_of(handle)
+    }
+
+    /// How many messages wait in a mailbox, and how many bytes they take.
+    #[must_use]
+    pub fn waiting(&self, session: &SessionId) -> (usize, usize) {
+        self.store().waiting(session)
     }
 
     /// A session's registration, if it has one that has not ended.

@@ -7,20 +7,29 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::broadcast;
 
 use crate::message::{Address, Publication, Seq};
 
-/// What goes through a hub: a publication and the seq this hub was given before it.
+mod presence;
+
+pub use presence::{Connections, Transport};
+
+/// What goes through a hub.
 #[derive(Debug, Clone)]
-pub struct Live {
-    /// The seq of the stored publication before this one, [`Seq::START`] if this is the hub's first.
-    pub prev: Seq,
-    /// The publication.
-    pub publication: Arc<Publication>,
+pub enum Live {
+    /// A publication and the seq this hub was given before it.
+    Publication {
+        /// The seq of the stored publication before this one, [`Seq::START`] if this is the hub's first.
+        prev: Seq,
+        /// The publication.
+        publication: Arc<Publication>,
+    },
+    /// The address has ended: see [`Hubs::end`].
+    Ended,
 }
 
 /// The live side of one address.
@@ -32,6 +41,15 @@ struct Hub {
     readers: Mutex<Readers>,
     /// A copy of `Readers::wanted`, so that a reader that moves on looks at the list only when it matters.
     wanted: AtomicU64,
+    /// Nothing comes any more.
+    ended: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Reader {
+    /// How far it has passed messages on.
+    position: Arc<AtomicU64>,
+    transport: Transport,
 }
 
 #[derive(Debug, Default)]
@@ -40,8 +58,8 @@ struct Readers {
     /// How many seats there are, those that are being left included.
     seats: usize,
     last_published: Seq,
-    /// How far each reader has passed messages on, by its id.
-    positions: HashMap<u64, Arc<AtomicU64>>,
+    /// Those who are waited for, by their ids.
+    attached: HashMap<u64, Reader>,
     /// The highest acknowledgement so far.
     wanted: Seq,
     /// Up to where the engine was told to delete.
@@ -54,7 +72,7 @@ impl Readers {
         if self.wanted <= self.trimmed {
             return None;
         }
-        let slowest = self.positions.values().map(|position| position.load(Ordering::SeqCst)).min();
+        let slowest = self.attached.values().map(|reader| reader.position.load(Ordering::SeqCst)).min();
         let through = slowest.map_or(self.wanted, |slowest| self.wanted.min(Seq(slowest)));
         (through > self.trimmed).then(|| {
             self.trimmed = through;
@@ -102,7 +120,7 @@ impl Hubs {
             }
         };
         // An error means that nobody listens at this moment; the store has it.
-        _ = hub.tx.send(Live { prev, publication: Arc::clone(publication) });
+        _ = hub.tx.send(Live::Publication { prev, publication: Arc::clone(publication) });
     }
 
     /// Whether anyone reads this address.
@@ -123,26 +141,56 @@ impl Hubs {
         self.len() == 0
     }
 
-    /// Joins the hub of an address, making it if need be. The reader holds everything after `position`.
+    /// Joins the hub of an address, making it if need be. The reader holds everything after `position`. `None` if
+    /// it has `most` readers already.
     #[must_use]
-    pub fn join(&self, address: &Address, position: Seq) -> (Seat, broadcast::Receiver<Live>) {
+    pub fn join(
+        &self,
+        address: &Address,
+        position: Seq,
+        transport: Transport,
+        most: usize,
+    ) -> Option<(Seat, broadcast::Receiver<Live>)> {
         let mut hubs = lock(&self.hubs);
         let hub = hubs.entry(address.clone()).or_insert_with(|| {
             Arc::new(Hub {
                 tx: broadcast::Sender::new(self.slots),
                 readers: Mutex::default(),
                 wanted: AtomicU64::new(0),
+                ended: AtomicBool::new(false),
             })
         });
+        let mut readers = lock(&hub.readers);
+        if readers.seats >= most {
+            return None;
+        }
         let receiver = hub.tx.subscribe();
         let position = Arc::new(AtomicU64::new(position.0));
-        let mut readers = lock(&hub.readers);
         let id = readers.next_id;
         readers.next_id += 1;
         readers.seats += 1;
-        readers.positions.insert(id, Arc::clone(&position));
+        readers.attached.insert(id, Reader { position: Arc::clone(&position), transport });
         drop(readers);
-        (Seat { hubs: self.clone(), address: address.clone(), hub: Arc::clone(hub), id, position }, receiver)
+        let (hubs, address, hub) = (self.clone(), address.clone(), Arc::clone(hub));
+        Some((Seat { hubs, address, hub, id, position }, receiver))
+    }
+
+    /// Ends an address: its readers are told that nothing comes any more. Who joins afterwards begins anew.
+    pub fn end(&self, address: &Address) {
+        let Some(hub) = lock(&self.hubs).remove(address) else { return };
+        hub.ended.store(true, Ordering::SeqCst);
+        // An error means that nobody listens at this moment.
+        _ = hub.tx.send(Live::Ended);
+    }
+
+    /// Who reads this address now.
+    #[must_use]
+    pub fn presence(&self, address: &Address) -> Connections {
+        let mut connections = Connections::default();
+        if let Some(hub) = lock(&self.hubs).get(address) {
+            lock(&hub.readers).attached.values().for_each(|reader| connections.add(reader.transport));
+        }
+        connections
     }
 
     /// Notes an acknowledgement and answers up to where the engine may delete now.
@@ -180,6 +228,12 @@ impl Seat {
         &self.address
     }
 
+    /// Whether the address has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.hub.ended.load(Ordering::SeqCst)
+    }
+
     /// How far this reader has passed messages on.
     #[must_use]
     pub fn position(&self) -> Seq {
@@ -204,7 +258,7 @@ impl Seat {
     #[must_use]
     pub fn let_go(&self) -> Option<Seq> {
         let mut readers = lock(&self.hub.readers);
-        readers.positions.remove(&self.id);
+        readers.attached.remove(&self.id);
         readers.trimmable()
     }
 
@@ -212,9 +266,10 @@ impl Seat {
     pub fn leave(&self) {
         let mut hubs = lock(&self.hubs.hubs);
         let mut readers = lock(&self.hub.readers);
-        readers.positions.remove(&self.id);
+        readers.attached.remove(&self.id);
         readers.seats -= 1;
-        if readers.seats == 0 {
+        // After its end, another hub may have taken its place.
+        if readers.seats == 0 && !self.has_ended() {
             hubs.remove(&self.address);
             shrink(&mut hubs);
         }

@@ -108,21 +108,25 @@ impl<T> Default for Leases<T> {
 }
 
 impl<T> Leases<T> {
-    /// Takes the idle reader with the highest score, or a new one where none has a score. `None` if too many
-    /// readers of this session are waiting already.
+    /// Takes the idle reader with the highest score, or a new one where none has a score. `None` if there is no new
+    /// one, or if too many readers of this session are waiting already.
     pub fn claim<S: Ord>(
         self: &Arc<Self>,
         session: &SessionId,
         score: impl Fn(Seq, &Idle<T>) -> Option<S>,
-        new: impl FnOnce() -> (Subscriber, T),
+        new: impl FnOnce() -> Option<(Subscriber, T)>,
     ) -> Option<Claim<T>> {
-        let mut evicted = None;
+        let mut evicted = Vec::new();
         let mut sessions = lock(&self.sessions);
         let next_id = sessions.next_id;
         let entry = sessions
             .readers
             .entry(session.clone())
             .or_insert_with(|| Session { slots: Vec::new(), changed: Arc::default() });
+        // A session that begins anew under an old name has nothing to do with the one that was ended.
+        let has_ended =
+            |slot: &mut Slot<T>| slot.idle.as_ref().is_some_and(|idle| idle.subscriber.has_ended());
+        evicted.extend(entry.slots.extract_if(.., has_ended));
         let best = entry
             .slots
             .iter_mut()
@@ -138,9 +142,14 @@ impl<T> Leases<T> {
                     let idle = entry.slots.iter().enumerate();
                     let idle = idle.filter_map(|(at, slot)| Some((slot.idle.as_ref()?.since, at)));
                     let (_, longest) = idle.min()?;
-                    evicted = Some(entry.slots.swap_remove(longest));
+                    evicted.push(entry.slots.swap_remove(longest));
                 }
-                let held = new();
+                let Some(held) = new() else {
+                    if entry.slots.is_empty() {
+                        sessions.readers.remove(session);
+                    }
+                    return None;
+                };
                 entry.slots.push(Slot { id: next_id, at: held.0.passed(), idle: None });
                 sessions.next_id += 1;
                 (next_id, held)

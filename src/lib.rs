@@ -8,17 +8,20 @@
 //! | [`message`] | names, seqs, one committed message encoded once |
 //! | [`clock`] | the time of day |
 //! | [`protocol`] | the native wire: frames, error codes, close codes |
-//! | [`identity`] | who asks |
-//! | [`hub`] | the live side of an address: a small broadcast channel |
-//! | [`engine`] | what stores messages, and its contract |
+//! | [`hub`] | the live side of an address: a small broadcast channel, and who is there |
+//! | [`engine`] | what stores messages and registrations, and its contract |
 //! | [`subscriber`] | one reader: catch up from the engine, then live |
+//! | [`tls`] | certificates, and whom clients trust |
+//! | [`identity`] | who asks, and what that allows: tokens, API keys |
+//! | [`directory`] | who is meant by a name: sessions, users, handles |
 //! | [`broker`] | send, subscribe, acknowledge: the one door |
 //! | [`lease`] | subscriptions that outlive a poll |
 //! | [`config`] | settings |
+//! | [`limits`] | sends in a second, connections of an address |
 //! | [`link`] | one client connection: did what was written arrive? |
 //! | [`edge`] | what all transports share; refusals |
 //! | [`transport`] | WebSocket, SSE, long-poll, and today's x0 client |
-//! | [`api`], [`ops`], [`assets`] | `/v1` for senders, health, the pages |
+//! | [`api`], [`ops`], [`assets`] | `/v1` for senders and backends, health, the pages |
 //! | [`server`] | router, listener, shutdown |
 //! | [`cli`] | `send`, `listen`, `health`: clients over the wire |
 //!
@@ -35,15 +38,18 @@ pub mod broker;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod directory;
 pub mod edge;
 pub mod engine;
 pub mod hub;
 pub mod identity;
 pub mod lease;
+pub mod limits;
 pub mod link;
 pub mod message;
 pub mod ops;
 pub mod protocol;
 pub mod server;
 pub mod subscriber;
+pub mod tls;
 pub mod transport;

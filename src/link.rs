@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::io::{Error, ErrorKind, IoSlice, Result};
-use std::net::Shutdown;
+use std::net::{IpAddr, Shutdown};
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,6 +27,8 @@ pub const STALL: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Link {
     id: u64,
+    /// The address of the other end.
+    peer: Option<IpAddr>,
     /// Somebody wants to know later whether what is written now arrived.
     watched: AtomicBool,
     /// The connection ended otherwise than by an orderly close.
@@ -43,9 +45,16 @@ impl Link {
     /// A connection that nothing is known about yet.
     #[must_use]
     pub fn new() -> Arc<Self> {
+        Self::with(None)
+    }
+
+    /// A connection with this address at its other end.
+    #[must_use]
+    pub fn with(peer: Option<IpAddr>) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Arc::new(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
+            peer,
             watched: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             left: AtomicBool::new(false),
@@ -58,6 +67,12 @@ impl Link {
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// The address of the other end, where there is one.
+    #[must_use]
+    pub fn peer(&self) -> Option<IpAddr> {
+        self.peer
     }
 
     /// From the next write on, [`Self::arrived`] can tell.

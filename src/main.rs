@@ -8,9 +8,9 @@ use clap::{Parser, Subcommand};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
-use x0_msg_server::cli::{self, CheckArgs, HealthArgs, ListenArgs, SendArgs};
+use x0_msg_server::cli::{self, CheckArgs, HealthArgs, ListenArgs, SendArgs, TokenArgs};
 use x0_msg_server::clock::Clock;
-use x0_msg_server::config::Config;
+use x0_msg_server::config::{Auth, Config, Secrets};
 use x0_msg_server::server::Server;
 
 /// Gives back what sessions that left had taken, which the C library's allocator keeps for itself.
@@ -46,6 +46,8 @@ enum Command {
     Send(SendArgs),
     /// Print messages as they come; acknowledges them, reconnects and resumes
     Listen(ListenArgs),
+    /// Make a token, for development
+    Token(TokenArgs),
     /// Verify a store without changing it, and say what it holds; fails if something is wrong
     Check(CheckArgs),
     /// Ask a running broker whether it is well; fails if not
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Some(Command::Serve(config)) => run(serve(*config)),
         Some(Command::Send(args)) => run(cli::send(args)),
         Some(Command::Listen(args)) => run(cli::listen(args)),
+        Some(Command::Token(args)) => cli::token(args),
         Some(Command::Check(args)) => cli::check(&args),
         Some(Command::Health(args)) => run(cli::health(args)),
     };
@@ -86,8 +89,9 @@ fn log() {
     }
 }
 
-async fn serve(config: Config) -> Result<()> {
+async fn serve(mut config: Config) -> Result<()> {
     log();
+    config.access.secrets = Secrets::from_env();
     // From the first moment on: a signal during the start must not kill.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -96,10 +100,11 @@ async fn serve(config: Config) -> Result<()> {
     let listener = TcpListener::bind(config.listen).await.with_context(|| {
         format!("cannot listen on {}; choose another address with --listen", config.listen)
     })?;
-    if !config.listen.ip().is_loopback() {
+    if config.access.auth == Auth::Open && !config.listen.ip().is_loopback() {
         tracing::warn!(
             address = %config.listen,
-            "--listen opens this broker to other machines, and anyone who reaches it may read and send as any session"
+            "--listen opens this broker to other machines, and anyone who reaches it may read and send as any session; \
+             --auth token changes that"
         );
     }
     let server = Server::new(config, Clock::Wall)?;

@@ -8,6 +8,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use axum::extract::ws::Utf8Bytes;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -83,6 +85,84 @@ name! {
 name! {
     /// A sender's own name for a message; it makes a retry harmless.
     MessageId
+}
+name! {
+    /// What receivers see as `from`: a session id in `open` mode; a user, a handle or a backend's name in `token` mode.
+    SenderName
+}
+
+/// The public name of a session whose id is secret: derived from the id with a key, and no way back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Handle(pub [u8; 16]);
+
+impl Handle {
+    /// What every handle begins with.
+    const PREFIX: &str = "h-";
+
+    /// Reads a handle; `None` for text that is none.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let bytes = URL_SAFE_NO_PAD.decode(text.strip_prefix(Self::PREFIX)?).ok()?;
+        bytes.try_into().ok().map(Self)
+    }
+
+    /// The handle as a sender's name.
+    #[must_use]
+    pub fn sender_name(self) -> SenderName {
+        SenderName(self.to_string().into())
+    }
+}
+
+impl fmt::Display for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", Self::PREFIX, URL_SAFE_NO_PAD.encode(self.0))
+    }
+}
+
+impl Serialize for Handle {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl From<&SessionId> for UserId {
+    fn from(session: &SessionId) -> Self {
+        Self(Arc::clone(&session.0))
+    }
+}
+
+impl From<&SessionId> for SenderName {
+    fn from(session: &SessionId) -> Self {
+        Self(Arc::clone(&session.0))
+    }
+}
+
+impl From<&UserId> for SenderName {
+    fn from(user: &UserId) -> Self {
+        Self(Arc::clone(&user.0))
+    }
+}
+
+/// Who a sender is to the server. Tells senders apart, and is never shown to receivers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Author {
+    /// The holder of a session, whose mailbox gets receipts.
+    Session(SessionId),
+    /// A backend, by the name of its API key.
+    Backend(Arc<str>),
+    /// Somebody in `open` mode who did not say.
+    Anonymous,
+}
+
+impl Author {
+    /// The session of this author.
+    #[must_use]
+    pub fn session(&self) -> Option<&SessionId> {
+        match self {
+            Self::Session(session) => Some(session),
+            Self::Backend(_) | Self::Anonymous => None,
+        }
+    }
 }
 
 /// Where committed messages live: the mailbox of a session, or the history of a topic.
@@ -175,8 +255,8 @@ pub enum Outcome {
 pub struct Message {
     /// What it is.
     pub kind: Kind,
-    /// Who sent it; `None` for a sender without a session.
-    pub from: Option<SessionId>,
+    /// Who sent it, as receivers see it; `None` for a sender without a name.
+    pub from: Option<SenderName>,
     /// The sender's JSON, kept byte for byte.
     pub payload: Box<RawValue>,
     /// When it was accepted, in Unix milliseconds.
@@ -202,7 +282,7 @@ impl Message {
 pub struct Publication {
     seq: Option<Seq>,
     kind: Kind,
-    from: Option<SessionId>,
+    from: Option<SenderName>,
     frame: Utf8Bytes,
     payload_start: usize,
 }
@@ -215,7 +295,7 @@ struct Head<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     topic: Option<&'a TopicName>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    from: Option<&'a SessionId>,
+    from: Option<&'a SenderName>,
     ts: u64,
 }
 
@@ -271,9 +351,9 @@ impl Publication {
         self.kind
     }
 
-    /// Who sent it.
+    /// Who sent it, as receivers see it.
     #[must_use]
-    pub fn from(&self) -> Option<&SessionId> {
+    pub fn from(&self) -> Option<&SenderName> {
         self.from.as_ref()
     }
 
@@ -343,7 +423,7 @@ mod tests {
     fn message(from: Option<&str>, payload: &str) -> Message {
         Message {
             kind: Kind::Message,
-            from: from.map(|name| SessionId::new(name).unwrap()),
+            from: from.map(|name| SenderName::new(name).unwrap()),
             payload: RawValue::from_string(payload.to_owned()).unwrap(),
             ts: 1_763_886_000_000,
         }
@@ -380,6 +460,16 @@ mod tests {
         let frame = r#"{"type":"receipt","seq":18,"ts":7,"id":"c-42","state":"expired"}"#;
         assert_eq!((publication.frame().as_str(), publication.payload()), (frame, ""));
         assert_eq!(publication.stored_payload(), receipt.payload.get());
+    }
+
+    #[test]
+    fn a_handle_is_read_back() {
+        let handle = Handle([7; 16]);
+        assert_eq!(handle.to_string(), "h-BwcHBwcHBwcHBwcHBwcHBw");
+        assert_eq!(Handle::parse(&handle.to_string()), Some(handle));
+        for other in ["", "h-", "h-BwcH", "x-BwcHBwcHBwcHBwcHBwcHBw", "h-BwcHBwcHBwcHBwcHBwcHBw=", "A"] {
+            assert_eq!(Handle::parse(other), None, "{other}");
+        }
     }
 
     #[test]

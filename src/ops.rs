@@ -1,19 +1,39 @@
-//! For operators and machines that watch: health.
+//! For operators and machines that watch: health, and the descriptions of what this server speaks.
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::Response;
 use axum::routing::get;
 use serde::Serialize;
 
+use crate::config::Config;
 use crate::edge::{Edge, encode, json};
 use crate::message::Epoch;
 use crate::protocol::SERVER;
 
+pub(crate) mod openapi;
+
 /// The routes.
 pub fn routes(edge: Edge) -> Router {
-    Router::new().route("/healthz", get(health)).with_state(edge)
+    let described = |text: String| {
+        let text = Bytes::from(text);
+        // Any page may read it: tools that show descriptions are pages.
+        get(async move || ([(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")], json(StatusCode::OK, text)))
+    };
+    Router::new()
+        .route("/healthz", get(health))
+        .route("/openapi.json", described(openapi::document(&edge.config)))
+        .route("/asyncapi.json", described(asyncapi(&edge.config)))
+        .with_state(edge)
+}
+
+/// The description of the WebSocket protocol of a server with these settings, as JSON.
+fn asyncapi(config: &Config) -> String {
+    include_str!("ops/asyncapi.json")
+        .replace("\"{version}\"", &format!("\"{}\"", env!("CARGO_PKG_VERSION")))
+        .replace("\"{max_ttl}\"", &config.max_ttl.as_secs_f64().to_string())
 }
 
 #[derive(Serialize)]
@@ -27,7 +47,15 @@ struct Health<'a> {
     failing: Option<&'a str>,
 }
 
-async fn health(State(edge): State<Edge>) -> Response {
+/// How the server fares
+#[utoipa::path(
+    get, path = "/healthz", tag = "operations",
+    responses(
+        (status = 200, description = "It serves; `degraded` while messages cannot be stored", body = openapi::Health),
+        (status = 503, description = "It is stopping", body = openapi::Health),
+    )
+)]
+pub(crate) async fn health(State(edge): State<Edge>) -> Response {
     let failing = edge.broker.health().failing;
     let (status, word) = match edge.shutdown.is_cancelled() {
         false if failing.is_some() => (StatusCode::OK, "degraded"),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use crate::message::{Epoch, Gap, MessageId, NameError, Seq, SessionId, TopicName, UserId};
+use crate::message::{Epoch, Gap, Handle, MessageId, NameError, Seq, SessionId, TopicName, UserId};
 
 /// The WebSocket subprotocol of this version.
 pub const SUBPROTOCOL: &str = "x0-msg.v1";
@@ -64,12 +64,20 @@ pub enum Close {
     TooBig = 1009,
     /// Something failed inside.
     Internal = 1011,
+    /// There are too many connections, or something that is needed does not work now.
+    Overloaded = 1013,
     /// No `hello` in time.
     NoHello = 4001,
     /// Nothing was heard for two heartbeats.
     Silent = 4002,
     /// The query of the request does not identify anyone.
     NotThisProtocol = 4500,
+    /// The token is missing, wrong or has expired.
+    Unauthorized = 4501,
+    /// The session was ended.
+    SessionEnded = 4502,
+    /// Pages of this origin are not let in.
+    OriginRefused = 4503,
 }
 
 /// Why something received was refused: what is wrong with which field.
@@ -114,6 +122,8 @@ pub enum To {
     User(UserId),
     /// A topic.
     Topic(TopicName),
+    /// What an x0 page names where sessions are proved: a handle, a session of its own user, or a user.
+    Peer(SessionId),
 }
 
 /// One message to send.
@@ -148,7 +158,9 @@ pub enum ClientFrame {
     /// Identify, and resume.
     Hello {
         /// Who.
-        session: SessionId,
+        session: Option<SessionId>,
+        /// The proof of that.
+        token: Option<String>,
         /// From where.
         resume: Resume,
     },
@@ -179,6 +191,10 @@ struct Fields<'a> {
     id: Option<&'a RawValue>,
     #[serde(borrow)]
     session: Option<&'a RawValue>,
+    #[serde(borrow)]
+    token: Option<&'a RawValue>,
+    #[serde(borrow)]
+    user: Option<&'a RawValue>,
     #[serde(borrow)]
     after: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -343,9 +359,9 @@ fn flag(raw: Option<&RawValue>, name: &'static str) -> Result<bool, Malformed> {
 }
 
 fn ttl(raw: &RawValue) -> Result<Duration, Malformed> {
-    const WANTED: &str = "a number of seconds above 0";
+    const WANTED: &str = "a number of seconds, at least 0.001";
     let seconds: f64 = field(raw, "ttl", WANTED)?;
-    let whole = Duration::try_from_secs_f64(seconds).ok().filter(|ttl| !ttl.is_zero());
+    let whole = Duration::try_from_secs_f64(seconds).ok().filter(|ttl| *ttl >= Duration::from_millis(1));
     whole.ok_or(Malformed::Wrong { field: "ttl", wanted: WANTED })
 }
 
@@ -373,7 +389,8 @@ impl ClientFrame {
             "send" => Self::Send(fields.send()?),
             "ack" => Self::Ack(seq(required(fields.seq, "seq")?, "seq")?),
             "hello" => Self::Hello {
-                session: name(required(fields.session, "session")?, "session", SessionId::new)?,
+                session: given(fields.session).map(|raw| name(raw, "session", SessionId::new)).transpose()?,
+                token: given(fields.token).map(|raw| text(raw, "token")).transpose()?,
                 resume: fields.resume()?,
             },
             "subscribe" => Self::Subscribe {
@@ -402,8 +419,8 @@ impl Send {
 /// The body of `POST /v1/ack`.
 #[derive(Debug)]
 pub struct AckBody {
-    /// Whose mailbox.
-    pub session: SessionId,
+    /// Whose mailbox; the caller's own where that was proved.
+    pub session: Option<SessionId>,
     /// Up to and including which seq.
     pub seq: Seq,
     /// The epoch that seq belongs to.
@@ -418,11 +435,48 @@ impl AckBody {
     pub fn decode(body: &str) -> Result<Self, Malformed> {
         let fields: Fields<'_> = parse_object(body)?;
         Ok(Self {
-            session: name(required(fields.session, "session")?, "session", SessionId::new)?,
+            session: given(fields.session).map(|raw| name(raw, "session", SessionId::new)).transpose()?,
             seq: seq(required(fields.seq, "seq")?, "seq")?,
             epoch: fields.resume()?.epoch,
         })
     }
+}
+
+/// The body of `PUT /v1/sessions/{id}`.
+#[derive(Debug, Default)]
+pub struct SessionBody {
+    /// Who it belongs to.
+    pub user: Option<UserId>,
+    /// How long it stays registered.
+    pub ttl: Option<Duration>,
+}
+
+impl SessionBody {
+    /// Decodes the body. An empty one says nothing.
+    ///
+    /// # Errors
+    /// [`Malformed`] names the field that is wrong and what it should hold.
+    pub fn decode(body: &str) -> Result<Self, Malformed> {
+        if body.trim_ascii().is_empty() {
+            return Ok(Self::default());
+        }
+        let fields: Fields<'_> = parse_object(body)?;
+        Ok(Self {
+            user: given(fields.user).map(|raw| name(raw, "user", UserId::new)).transpose()?,
+            ttl: given(fields.ttl).map(ttl).transpose()?,
+        })
+    }
+}
+
+/// Where a message was stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Stored {
+    /// Its position; absent when volatile, or sent to a user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seq: Option<Seq>,
+    /// Sent to a user: in how many mailboxes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<usize>,
 }
 
 /// What the server says, besides `message` (which [`crate::message::Publication`] encodes).
@@ -431,8 +485,15 @@ impl AckBody {
 pub enum ServerFrame<'a> {
     /// The answer to `hello`.
     Welcome {
-        /// Whose mailbox is read.
-        session: &'a SessionId,
+        /// Whose mailbox is read; none's on a backend's connection.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        session: Option<&'a SessionId>,
+        /// The user it belongs to, where that was proved.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        user: Option<&'a UserId>,
+        /// Its public name, where the session is secret.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        handle: Option<Handle>,
         /// The incarnation of the store.
         epoch: &'a Epoch,
         /// The ack floor.
@@ -451,9 +512,9 @@ pub enum ServerFrame<'a> {
         /// The sender's name for it.
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a MessageId>,
-        /// Its position; absent when volatile.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        seq: Option<Seq>,
+        /// What became of it.
+        #[serde(flatten)]
+        stored: Stored,
     },
     /// A topic is being read.
     Subscribed {
@@ -546,7 +607,7 @@ mod tests {
         );
         for ttl in ["0", "-1", "\"1\"", "1e300"] {
             let frame = format!(r#"{{"type":"send","to":{{"session":"B"}},"payload":1,"ttl":{ttl}}}"#);
-            assert_eq!(reason(&frame), "field `ttl` must be a number of seconds above 0", "{ttl}");
+            assert_eq!(reason(&frame), "field `ttl` must be a number of seconds, at least 0.001", "{ttl}");
         }
     }
 

@@ -2,86 +2,137 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::Request;
-use axum::http::StatusCode;
-use axum::{Router, body};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::{Router, body, middleware};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
+use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::edge::{Edge, Refusal};
+use crate::edge::{Edge, Refusal, check_origin, json};
 use crate::engine::OpenError;
+use crate::identity::{Current, Identity, SetupError};
+use crate::limits::{Addresses, Place, Rates};
 use crate::link::{Io, Link};
 use crate::protocol::Code;
 use crate::transport::{legacy, poll, sse, websocket};
-use crate::{api, assets, ops};
+use crate::{api, assets, ops, tls};
 
 /// How often expired messages and readers that did not come back are looked for.
 const JANITOR: Duration = Duration::from_secs(1);
 
+/// Room for the headers of one request, in bytes.
+const HEADERS: usize = 64 * 1024;
+
+/// Streams of one HTTP/2 connection at the same time.
+const STREAMS: u32 = 256;
+
+/// How long a peer may take to answer a ping over HTTP/2.
+const PONG: Duration = Duration::from_secs(20);
+
+/// How long a browser need not ask again whether a page may call `/v1`.
+const PREFLIGHT: Duration = Duration::from_secs(3600);
+
 /// How long to wait when the system gives no more descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Why a server cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// Keys or certificates cannot be used.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+}
+
 /// A broker with its ways in.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Server {
     edge: Edge,
     router: Router,
+    /// With which certificate TLS is spoken, if it is.
+    tls: Option<Current<ServerConfig>>,
+    /// Connections of the system, by client address: more of them than may be used, so that a refusal can be told.
+    sockets: Addresses,
     connections: TaskTracker,
     /// Stops the janitor with the server.
-    _janitor: DropGuard,
+    _janitor: Arc<DropGuard>,
 }
 
 impl Server {
     /// A server, and the task that keeps it tidy. Call it within a tokio runtime.
     ///
     /// # Errors
-    /// The store cannot be used.
-    pub fn new(config: Config, clock: Clock) -> Result<Self, OpenError> {
+    /// The store, a key or a certificate cannot be used.
+    pub fn new(config: Config, clock: Clock) -> Result<Self, StartError> {
+        // Before the store: what is wrong with a key must not cost the time that takes.
+        let identity = Identity::new(&config.access)?;
         let settings = config.settings(clock);
         let broker = Broker::new(settings, config.limits(), config.hub_slots, &config.storage())?;
-        Ok(Self::with(broker, config))
+        Ok(Self::of(broker, identity, config)?)
     }
 
     /// A server of this broker. Call it within a tokio runtime.
-    #[must_use]
-    pub fn with(broker: Broker, config: Config) -> Self {
+    ///
+    /// # Errors
+    /// A key or a certificate cannot be used.
+    pub fn with(broker: Broker, config: Config) -> Result<Self, SetupError> {
+        Self::of(broker, Identity::new(&config.access)?, config)
+    }
+
+    fn of(broker: Broker, identity: Identity, config: Config) -> Result<Self, SetupError> {
+        let access = &config.access;
+        let tls = access.tls_cert.as_ref().zip(access.tls_key.as_ref());
+        let tls = tls.map(|(cert, key)| tls::server_config(cert, key)).transpose()?;
+        let per_address = access.per_address();
+        let rates = Arc::new(Rates::new(access.rate()));
         let edge = Edge {
             broker: broker.clone(),
+            identity: Arc::new(identity),
+            rates: Arc::clone(&rates),
+            addresses: Addresses::new(per_address),
             config: Arc::new(config),
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
         let (polls, pages) = (poll::Readers::default(), Arc::<legacy::Pages>::default());
-        let router = Router::new()
-            .merge(websocket::routes(edge.clone()))
+        let mut v1 = Router::new()
             .merge(poll::routes(edge.clone(), Arc::clone(&polls)))
             .merge(sse::routes(edge.clone()))
-            .merge(legacy::routes(edge.clone(), Arc::clone(&pages)))
             .merge(api::routes(edge.clone()))
+            .layer(middleware::from_fn_with_state(edge.clone(), check_origin));
+        if let Some(cors) = cors(&edge.config.access.allow_origin) {
+            v1 = v1.layer(cors);
+        }
+        let router = Router::new()
+            .merge(v1)
+            .merge(websocket::routes(edge.clone()))
+            .merge(legacy::routes(edge.clone(), Arc::clone(&pages)))
             .merge(ops::routes(edge.clone()))
             .merge(assets::routes())
             .fallback(async || Refusal::new(Code::NotFound, "there is nothing at this address"))
             .method_not_allowed_fallback(async || {
                 let text = "this address does not take this method";
-                (
-                    StatusCode::METHOD_NOT_ALLOWED,
-                    body::Body::from(Refusal::new(Code::BadRequest, text).body()),
-                )
+                json(StatusCode::METHOD_NOT_ALLOWED, Refusal::new(Code::BadRequest, text).body())
             });
         let stop = CancellationToken::new();
         tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
@@ -92,9 +143,12 @@ impl Server {
                 broker.expire().await;
                 drop(polls.sweep());
                 pages.sweep();
+                rates.sweep();
             }
         }));
-        Self { edge, router, connections: TaskTracker::new(), _janitor: stop.drop_guard() }
+        let sockets = Addresses::new(per_address.saturating_mul(2).saturating_add(64));
+        let _janitor = Arc::new(stop.drop_guard());
+        Ok(Self { edge, router, tls, sockets, connections: TaskTracker::new(), _janitor })
     }
 
     /// The routes, for tests that need no socket.
@@ -121,7 +175,8 @@ impl Server {
     /// The listener has no address.
     pub async fn serve(self, listener: TcpListener) -> io::Result<()> {
         let address = listener.local_addr()?;
-        tracing::info!(%address, url = %format_args!("http://{address}/"), durability = self.edge.broker.durability(), "ready");
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        tracing::info!(%address, url = %format_args!("{scheme}://{address}/"), durability = self.edge.broker.durability(), "ready");
         let shutdown = self.edge.shutdown.clone();
         while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
             match accepted {
@@ -158,32 +213,78 @@ impl Server {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%peer, %error, "no TCP_NODELAY");
         }
-        let link = Link::new();
-        let connection = self.connection(Io::tcp(stream, Arc::clone(&link)), link);
-        self.connections.spawn(connection);
+        let link = Link::with(Some(peer.ip()));
+        let io = Io::tcp(stream, Arc::clone(&link));
+        // Behind a proxy there are many.
+        let counted = Some(peer.ip()).filter(|address| !self.edge.is_proxy(*address));
+        match (&self.tls, self.sockets.take(counted)) {
+            (None, Some(place)) => {
+                let connection = self.connection(io, link);
+                self.connections.spawn(async move {
+                    connection.await;
+                    drop(place);
+                });
+            }
+            (_, place) => {
+                let server = self.clone();
+                self.connections.spawn(async move {
+                    if let Err(error) = server.receive(io, link, counted, place).await {
+                        tracing::debug!(%peer, %error, "connection ended");
+                    }
+                });
+            }
+        }
     }
 
-    /// Serves one connection on any stream.
-    pub fn connection<S>(&self, io: Io<S>, link: Arc<Link>) -> impl Future<Output = ()> + Send + use<S>
+    /// Receives a connection that has to wait for its place, or speaks TLS.
+    async fn receive(
+        self,
+        io: Io<TcpStream>,
+        link: Arc<Link>,
+        counted: Option<IpAddr>,
+        place: Option<Place>,
+    ) -> io::Result<()> {
+        let patience = self.edge.config.header_timeout;
+        let begin = async {
+            // One too many from its address is held, and served as soon as another one leaves.
+            let place = match place {
+                Some(place) => place,
+                None => self.sockets.wait(counted).await,
+            };
+            let Some(tls) = &self.tls else { return Ok((None, place)) };
+            Ok::<_, io::Error>((Some(TlsAcceptor::from(tls.get())), place))
+        };
+        let begun = self.edge.shutdown.run_until_cancelled(timeout(patience, begin)).await;
+        let Some(Ok(begun)) = begun else { return Ok(()) };
+        let (acceptor, _place) = begun?;
+        let Some(acceptor) = acceptor else {
+            self.connection(io, link).await;
+            return Ok(());
+        };
+        let accepted = self.edge.shutdown.run_until_cancelled(timeout(patience, acceptor.accept(io))).await;
+        let Some(Ok(accepted)) = accepted else { return Ok(()) };
+        let stream = accepted?;
+        match stream.get_ref().1.alpn_protocol() {
+            Some(b"h2") => self.connection_h2(stream, link).await,
+            _ => self.connection(stream, link).await,
+        }
+        Ok(())
+    }
+
+    /// Serves one connection on any stream that speaks HTTP/1.1.
+    pub fn connection<S>(&self, stream: S, link: Arc<Link>) -> impl Future<Output = ()> + Send + use<S>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let router = self.router.clone();
-        let shutdown = self.edge.shutdown.clone();
+        let (router, shutdown) = (self.router.clone(), self.edge.shutdown.clone());
         let header_timeout = self.edge.config.header_timeout;
         async move {
-            let service = service_fn(move |request: hyper::Request<Incoming>| {
-                let mut request: Request = request.map(body::Body::new);
-                request.extensions_mut().insert(Arc::clone(&link));
-                let router = router.clone();
-                async move {
-                    Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|never| match never {}))
-                }
-            });
+            let service = service_fn(move |request| answer(router.clone(), Arc::clone(&link), request));
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(header_timeout)
-                .serve_connection(TokioIo::new(io), service)
+                .max_buf_size(HEADERS)
+                .serve_connection(TokioIo::new(stream), service)
                 .with_upgrades();
             let mut connection = std::pin::pin!(connection);
             let ended = tokio::select! {
@@ -198,6 +299,61 @@ impl Server {
             }
         }
     }
+
+    /// Serves one connection that speaks HTTP/2; WebSockets too (RFC 8441).
+    async fn connection_h2<S>(&self, stream: S, link: Arc<Link>)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (router, shutdown) = (self.router.clone(), self.edge.shutdown.clone());
+        let service = service_fn(move |request| answer(router.clone(), Arc::clone(&link), request));
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .enable_connect_protocol()
+            .max_concurrent_streams(STREAMS)
+            .max_header_list_size(u32::try_from(HEADERS).expect("it is below 2^32"))
+            .keep_alive_interval(self.edge.config.heartbeat)
+            .keep_alive_timeout(PONG)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "connection ended");
+        }
+    }
+}
+
+async fn answer(
+    router: Router,
+    link: Arc<Link>,
+    request: hyper::Request<Incoming>,
+) -> Result<axum::response::Response, Infallible> {
+    let mut request: Request = request.map(body::Body::new);
+    request.extensions_mut().insert(link);
+    router.oneshot(request).await
+}
+
+/// What browsers are told of pages of other origins that call `/v1`.
+fn cors(allowed: &[String]) -> Option<CorsLayer> {
+    let origins = match allowed {
+        [] => return None,
+        some if some.iter().any(|origin| origin == "*") => AllowOrigin::any(),
+        some => AllowOrigin::list(some.iter().filter_map(|origin| HeaderValue::from_str(origin).ok())),
+    };
+    let headers = [header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static("last-event-id")];
+    Some(
+        CorsLayer::new()
+            .allow_origin(origins)
+            .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
+            .allow_headers(headers)
+            .max_age(PREFLIGHT),
+    )
 }
 
 fn is_the_peers_fault(error: &io::Error) -> bool {

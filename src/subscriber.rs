@@ -14,7 +14,7 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 use crate::engine::{Batch, Engine};
-use crate::hub::{Hubs, Live, Seat};
+use crate::hub::{Hubs, Live, Seat, Transport};
 use crate::message::{Address, Gap, Item, Seq};
 
 /// How many items one read of the engine asks for.
@@ -55,16 +55,22 @@ enum State {
     Live,
     /// Read the engine, at least until this seq is met; [`Seq::START`] when no seq is known.
     Behind(Seq),
-    /// The server is going away: nothing more comes.
+    /// The address has ended: nothing more comes.
     Closed,
 }
 
 impl Subscriber {
-    /// A reader of everything after `cursor`.
+    /// A reader of everything after `cursor`; `None` if the address has `most` readers already.
     #[must_use]
-    pub fn new(engine: &Engine, hubs: &Hubs, address: &Address, cursor: Seq) -> Self {
-        let (seat, receiver) = hubs.join(address, cursor);
-        Self {
+    pub fn new(
+        engine: &Engine,
+        hubs: &Hubs,
+        address: &Address,
+        cursor: Seq,
+        (transport, most): (Transport, usize),
+    ) -> Option<Self> {
+        let (seat, receiver) = hubs.join(address, cursor, transport, most)?;
+        Some(Self {
             engine: engine.clone(),
             seat,
             receiver,
@@ -73,7 +79,13 @@ impl Subscriber {
             backlog: VecDeque::new(),
             state: State::Behind(Seq::START),
             reading: None,
-        }
+        })
+    }
+
+    /// Whether the address has ended: nothing more comes.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.seat.has_ended()
     }
 
     /// What is read.
@@ -124,12 +136,16 @@ impl Subscriber {
         self.backlog.push_front(Item::Gap(gap));
     }
 
-    /// The next item; waits until there is one. `None` when the hub is gone for good.
+    /// The next item; waits until there is one. `None` when the address has ended.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped: an item is taken only when it is returned.
     pub async fn next(&mut self) -> Option<Item> {
         loop {
+            // What is left is nobody's any more.
+            if self.has_ended() {
+                return None;
+            }
             if let Some(item) = self.try_next() {
                 return Some(item);
             }
@@ -182,12 +198,16 @@ impl Subscriber {
     }
 
     fn accept(&mut self, live: Live) {
-        match live.publication.seq() {
-            None => self.backlog.push_back(Item::Message(live.publication)),
+        let (prev, publication) = match live {
+            Live::Publication { prev, publication } => (prev, publication),
+            Live::Ended => return self.state = State::Closed,
+        };
+        match publication.seq() {
+            None => self.backlog.push_back(Item::Message(publication)),
             Some(seq) if seq <= self.read => {}
-            Some(seq) if live.prev <= self.read => {
+            Some(seq) if prev <= self.read => {
                 self.read = seq;
-                self.backlog.push_back(Item::Message(live.publication));
+                self.backlog.push_back(Item::Message(publication));
             }
             Some(seq) => self.state = State::Behind(seq),
         }

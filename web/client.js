@@ -6,6 +6,8 @@
  *     const client = connect({ session: "A", onMessage: (message) => console.log(message.payload) });
  *     await client.send({ session: "B" }, { hello: "world" });
  *
+ * Where the broker wants proof, `token` takes the place of `session`: a token, or better a function that gets one.
+ *
  * It speaks WebSocket, falls back to long-poll where WebSocket does not get through, and returns to it later.
  * A message is acknowledged after its handler has returned (or its promise is fulfilled), so a page that dies
  * in between gets it again. Sends are repeated with the same id until they are answered, so they are stored
@@ -19,7 +21,8 @@
  *
  * @typedef {object} Message
  * @property {number} [seq] its position; absent when volatile
- * @property {string} [from] the sender; absent for a sender without a session
+ * @property {string} [from] the sender: a session, or where sessions are proved a user or a handle; absent for a
+ *   sender without a name
  * @property {string} [topic] the topic; absent for messages to this session
  * @property {number} ts when it was accepted, in Unix milliseconds
  * @property {any} payload what was sent
@@ -48,13 +51,18 @@
  *
  * @typedef {object} Welcome
  * @property {string} epoch
+ * @property {string} [session] whose messages are read
+ * @property {string} [user] who the session belongs to, where that is proved
+ * @property {string} [handle] its public name, where the session is secret: others may send to it
  * @property {string} [durability]
  * @property {number} [heartbeat]
  * @property {number} [max_payload]
  * @property {string} [server]
  *
  * @typedef {object} Options
- * @property {string} session whose messages to read, and who to send as
+ * @property {string} [session] whose messages to read, and who to send as; a token may say it instead
+ * @property {string | (() => string | Promise<string>)} [token] proves it. A function is asked again whenever a fresh
+ *   token is needed
  * @property {string} [url] the broker; by default where this module came from
  * @property {(message: Message) => any} [onMessage] for messages to this session; may return a promise
  * @property {(receipt: Receipt) => any} [onReceipt] for what became of messages sent with `receipt: true`
@@ -93,6 +101,9 @@ const ATTEMPTS = 5;
 
 /** How many sends may wait for their answer. */
 const MOST_PENDING = 1_000;
+
+/** Error codes of what passes by itself. */
+const PASSING = ["unavailable", "overloaded", "rate_limited"];
 
 /** A refusal by the broker. `code` is one of its error codes, like "mailbox_full". */
 export class Refused extends Error {
@@ -153,6 +164,9 @@ export class Client {
   /** @type {Status} */ #status = { state: "connecting", transport: null };
   /** @type {Transport | "auto"} */ #wanted;
 
+  /** Whose messages are read, once that is known. @type {string | undefined} */ #session;
+  /** How often in a row a token was refused. */ #refused = 0;
+
   /** @type {WebSocket | null} */ #socket = null;
   /** Ends what runs now: a poll, a pause, an attempt to connect. */
   #run = new AbortController();
@@ -173,9 +187,11 @@ export class Client {
 
   /** @param {Options} options */
   constructor(options) {
-    if (typeof options?.session !== "string" || options.session === "") {
-      throw new TypeError("connect needs a session, like connect({ session: \"A\" })");
+    const { session, token } = options ?? {};
+    if (typeof session === "string" ? session === "" : session !== undefined || !token) {
+      throw new TypeError("connect needs a session or a token, like connect({ session: \"A\" })");
     }
+    this.#session = session;
     this.#options = options;
     this.#wanted = options.transport ?? "auto";
     this.#base = new URL(options.url ?? "/", options.url ? location.href : import.meta.url);
@@ -186,9 +202,9 @@ export class Client {
     this.#start();
   }
 
-  /** Whose messages are read. */
+  /** Whose messages are read; undefined until the broker has said whose the token is. */
   get session() {
-    return this.#options.session;
+    return this.#session;
   }
 
   /** Where things stand. */
@@ -203,7 +219,7 @@ export class Client {
    * @param {Address} to
    * @param {any} payload any JSON value
    * @param {SendOptions} [options]
-   * @returns {Promise<{id: string, seq?: number}>}
+   * @returns {Promise<{id: string, seq?: number, sessions?: number}>} `sessions`: sent to a user, in how many mailboxes
    */
   send(to, payload, { id = newId(), ttl, receipt = false, volatile = false } = {}) {
     const refuse = (/** @type {string} */ code, /** @type {string} */ text) => Promise.reject(new Refused(code, text));
@@ -427,10 +443,16 @@ export class Client {
       const giveUp = () => !welcomed && (abort(), opened(false));
       signal.addEventListener("abort", abort);
       attempt?.addEventListener("abort", giveUp);
-      socket.onopen = () => {
-        const { session } = this;
+      socket.onopen = async () => {
         const resume = this.#epoch === null ? {} : { after: this.#handled, epoch: this.#epoch };
-        socket.send(JSON.stringify({ type: "hello", session, ...resume }));
+        try {
+          const [session, token] = [this.session, await this.#token()];
+          if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ type: "hello", session, token, ...resume }));
+        } catch (error) {
+          // No token now: later, perhaps.
+          this.#call(() => this.#options.onError?.(error instanceof Error ? error : new Error(String(error))));
+          socket.close(1000);
+        }
       };
       socket.onmessage = ({ data }) => {
         if (signal.aborted || (!welcomed && attempt?.aborted) || (welcomed && this.#socket !== socket)) return;
@@ -445,7 +467,7 @@ export class Client {
           opened(true);
         } else if (welcomed) {
           this.#hear(frame);
-        } else if (frame.type === "error" && frame.code !== "unavailable" && frame.code !== "overloaded") {
+        } else if (frame.type === "error" && !PASSING.includes(frame.code) && !this.#mayAskAgain(frame.code)) {
           this.#end(frame.message, new Refused(frame.code, frame.message));
         }
       };
@@ -457,7 +479,9 @@ export class Client {
           this.#socket = null;
           clearInterval(this.#heartbeat);
         }
-        if (code >= 4500 && code <= 4999 && !signal.aborted) {
+        // A token that has expired is replaced with the next attempt.
+        const renewable = code === 4501 && typeof this.#options.token === "function" && (welcomed || this.#refused < 2);
+        if (code >= 4500 && code <= 4999 && !signal.aborted && !renewable) {
           this.#end(reason || `the broker closed for good (${code})`, new Refused(String(code), reason));
         }
         resolve(welcomed ? "worked" : "never");
@@ -469,6 +493,8 @@ export class Client {
   /** @param {WebSocket} socket @param {Welcome} welcome */
   #welcome(socket, welcome) {
     this.#socket = socket;
+    this.#refused = 0;
+    this.#session = welcome.session ?? this.#session;
     this.#enter(welcome.epoch);
     this.#pause = FIRST_PAUSE;
     this.#status.welcome = welcome;
@@ -479,6 +505,34 @@ export class Client {
     clearInterval(this.#heartbeat);
     this.#heartbeat = setInterval(this.#probe, (welcome.heartbeat ?? 25) * 1000);
     this.#tell({ state: "online", transport: "websocket", welcome });
+  }
+
+  /** The token, asked for anew if that is a function. */
+  async #token() {
+    const { token } = this.#options;
+    return typeof token === "function" ? await token() : token;
+  }
+
+  /** Whether a refusal may be one of a token that is out of date. @param {string} code */
+  #mayAskAgain(code) {
+    return code === "unauthorized" && typeof this.#options.token === "function" && ++this.#refused < 2;
+  }
+
+  /** What proves who this is, for HTTP. */
+  async #headers() {
+    const token = await this.#token();
+    return token === undefined ? undefined : { authorization: `Bearer ${token}` };
+  }
+
+  /** The socket's token has expired. */
+  async #renew() {
+    const socket = this.#socket;
+    try {
+      const token = await this.#token();
+      if (this.#socket === socket) this.#say({ type: "hello", token });
+    } catch (error) {
+      this.#call(() => this.#options.onError?.(error instanceof Error ? error : new Error(String(error))));
+    }
   }
 
   /** @type {ReturnType<typeof setInterval> | undefined} */ #heartbeat;
@@ -535,6 +589,10 @@ export class Client {
         return;
       }
       case "error": {
+        if (frame.code === "unauthorized" && frame.id === undefined && typeof this.#options.token === "function") {
+          this.#renew();
+          return;
+        }
         const refused = new Refused(frame.code, frame.message);
         if (frame.id === undefined || !this.#settle(frame.id, refused)) this.#call(() => this.#options.onError?.(refused));
       }
@@ -606,7 +664,7 @@ export class Client {
   async #ask(wait, signal) {
     const address = new URL("v1/messages", this.#base);
     const query = address.searchParams;
-    query.set("session", this.session);
+    if (this.session !== undefined) query.set("session", this.session);
     query.set("wait", String(wait));
     const after = this.#handled;
     if (this.#epoch !== null) {
@@ -620,10 +678,14 @@ export class Client {
     const limit = limited(signal, (wait + 15) * 1000);
     this.#asking = limit;
     try {
-      const response = await fetch(address, { signal: limit.signal, cache: "no-store" });
+      const headers = await this.#headers();
+      const response = await fetch(address, { signal: limit.signal, cache: "no-store", headers });
       const answer = await response.json();
-      if (response.ok) return answer;
-      if (response.status < 500 && response.status !== 429) {
+      if (response.ok) {
+        this.#refused = 0;
+        return answer;
+      }
+      if (response.status < 500 && response.status !== 429 && !this.#mayAskAgain(answer.error.code)) {
         this.#end(answer.error.message, new Refused(answer.error.code, answer.error.message));
       }
     } catch {
@@ -658,7 +720,8 @@ export class Client {
     const body = JSON.stringify({ session: this.session, seq, epoch: this.#epoch });
     const limit = limited(signal, PONG);
     try {
-      const response = await fetch(new URL("v1/ack", this.#base), { method: "POST", body, signal: limit.signal });
+      const headers = await this.#headers();
+      const response = await fetch(new URL("v1/ack", this.#base), { method: "POST", body, signal: limit.signal, headers });
       if (!response.ok) return;
       this.#acknowledged = seq;
       this.#call(() => this.#options.onAck?.(seq));
@@ -679,12 +742,15 @@ export class Client {
         const [first] = this.#pending;
         if (!first) return;
         const [id, { body, size, volatile }] = first;
-        const address = new URL(`v1/messages?session=${encodeURIComponent(this.session)}`, this.#base);
+        const address = new URL("v1/messages", this.#base);
+        if (this.session !== undefined) address.searchParams.set("session", this.session);
         try {
+          const headers = await this.#headers();
           const signal = AbortSignal.timeout(15_000);
           // A plain-text body needs no preflight; the broker looks at the content only.
-          const response = await fetch(address, { method: "POST", body, signal, keepalive: size < 16_000 });
+          const response = await fetch(address, { method: "POST", body, signal, headers, keepalive: size < 16_000 });
           const answer = await response.json();
+          if (response.status === 401 && this.#mayAskAgain(answer.error.code)) continue;
           if (response.ok) this.#settle(id, null, answer);
           else this.#settle(id, new Refused(answer.error.code, answer.error.message));
           pause = FIRST_PAUSE;
@@ -797,14 +863,17 @@ export class Client {
    *
    * @param {string} id
    * @param {Error | null} error
-   * @param {{seq?: number}} [answer]
+   * @param {{seq?: number, sessions?: number}} [answer]
    */
   #settle(id, error, answer) {
     const pending = this.#pending.get(id);
     if (!pending) return false;
     this.#pending.delete(id);
     if (error) pending.reject(error);
-    else pending.resolve({ id, ...(answer?.seq === undefined ? {} : { seq: answer.seq }) });
+    else {
+      const { seq, sessions } = answer ?? {};
+      pending.resolve({ id, ...(seq === undefined ? {} : { seq }), ...(sessions === undefined ? {} : { sessions }) });
+    }
     return true;
   }
 }

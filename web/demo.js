@@ -54,8 +54,13 @@ function avatar(session) {
   return element("span", `avatar c${hash(session) % 8}`, initials);
 }
 
-const session = ownSession();
-const name = nameOf(session);
+/** Where the broker wants a token, the address brings it in its fragment, which is sent to nobody: #token=… */
+const token = new URLSearchParams(location.hash.slice(1)).get("token") ?? undefined;
+
+const session = token === undefined ? ownSession() : undefined;
+
+/** What others know this tab by: its session, or where that is secret, its handle. */
+let me = session ?? "";
 
 // ── the log ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -156,13 +161,13 @@ function draw() {
   $("send").disabled = !chosen;
   const person = (/** @type {string} */ id, /** @type {string} */ note) =>
     element("li", "", avatar(id), nameOf(id), " ", element("small", "", note));
-  $("people").replaceChildren(person(session, "this tab"), ...all.map((other) => person(other, other)));
+  $("people").replaceChildren(person(me, "this tab"), ...all.map((other) => person(other, other)));
   $("count").textContent = String(all.length + 1);
 }
 
 /** @param {"here" | "new" | "gone"} what */
 function announce(what) {
-  if (client.status.state === "online") client.send({ topic: WHO }, { session, what }, { volatile: true }).catch(() => {});
+  if (client.status.state === "online") client.send({ topic: WHO }, { session: me, what }, { volatile: true }).catch(() => {});
 }
 
 // ── the connection ──────────────────────────────────────────────────────────────────────────────────────
@@ -173,6 +178,7 @@ let wentAway = 0;
 
 const client = connect({
   session,
+  token,
   onMessage(message) {
     const away = wentAway > awayUntil ? Infinity : awayUntil;
     const waited = wentAway > 0 && message.ts >= wentAway && message.ts <= away ? ", kept while you were away" : "";
@@ -180,7 +186,7 @@ const client = connect({
     if (message.seq !== undefined) unacknowledged.set(message.seq, mark);
     const { payload } = message;
     if (payload?.["method-id"] === "set-data" && payload.payload) writeForm(payload.payload);
-    if (message.from && message.from !== session && !chosen) chosen = message.from;
+    if (message.from && message.from !== me && !chosen) chosen = message.from;
     draw();
   },
   onAck(through) {
@@ -209,6 +215,10 @@ const client = connect({
       $("durability").textContent = kept[/** @type {"fsync"} */ (welcome.durability)] ?? welcome.durability;
       $("server").textContent = welcome.server ?? "x0-msg-server";
     }
+    if (welcome?.handle && welcome.handle !== me) introduce(welcome.handle);
+    if (state === "closed" && welcome === undefined && token === undefined) {
+      log("note", "Token", "This broker wants a token: add #token=… to the address, and reload. “x0-msg-server token --send '*' --topic '*'” makes one.");
+    }
     if (state === "online") {
       if (wentAway > awayUntil) awayUntil = Date.now();
       announce("new");
@@ -220,7 +230,7 @@ const client = connect({
 
 client.subscribe(WHO, ({ payload }) => {
   const { session: other, what } = payload ?? {};
-  if (typeof other !== "string" || other === session || other.length > 256) return;
+  if (typeof other !== "string" || other === me || other.length > 256) return;
   if (what === "gone") others.delete(other);
   else others.set(other, Date.now());
   if (what === "new") announce("here");
@@ -229,7 +239,7 @@ client.subscribe(WHO, ({ payload }) => {
 
 setInterval(() => (announce("here"), draw()), ANNOUNCE);
 addEventListener("pagehide", () => {
-  const body = JSON.stringify({ to: { topic: WHO }, payload: { session, what: "gone" }, volatile: true });
+  const body = JSON.stringify({ to: { topic: WHO }, payload: { session: me, what: "gone" }, volatile: true });
   navigator.sendBeacon("/v1/messages", body);
 });
 
@@ -247,9 +257,17 @@ for (const radio of document.querySelectorAll("input[name=use]")) {
 }
 $("clear").addEventListener("click", () => $("log").replaceChildren());
 
-$("name").append(avatar(session), " ", name);
-$("session").textContent = session;
-document.title = `${name} · x0-msg-server`;
-const server = location.port === "8080" && location.hostname === "127.0.0.1" ? "" : ` --server ws://${location.host}`;
-$("shell").textContent = `x0-msg-server send --to ${session} '{"hello":1}'${server}`;
-draw();
+/** Shows who this tab is. @param {string} id */
+function introduce(id) {
+  me = id;
+  const name = nameOf(id);
+  $("name").replaceChildren(avatar(id), " ", name);
+  $("session").textContent = id;
+  document.title = `${name} · x0-msg-server`;
+  const server = location.port === "8080" && location.hostname === "127.0.0.1" ? "" : ` --server ${location.origin}`;
+  $("shell").textContent = `x0-msg-server send --to ${id} '{"hello":1}'${server}`;
+  draw();
+}
+
+if (session === undefined) draw();
+else introduce(session);

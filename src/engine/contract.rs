@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 
 use super::*;
-use crate::message::{GapReason, Kind, SessionId, TopicName, UserId};
+use crate::hub::{Live, Transport};
+use crate::message::{GapReason, Kind, SenderName, SessionId, TopicName, UserId};
 use crate::subscriber::Subscriber;
 
 /// An engine whose reads can be told to be behind, as a replica's are.
@@ -35,6 +36,7 @@ fn settings() -> Settings {
         total_bytes: 16 << 20,
         dedup_window: Duration::from_secs(120),
         dedup_ids: 1000,
+        sessions_per_user: 8,
         queue: QueueBounds { messages: 10_000, bytes: 64 << 20 },
         clock: Clock::follow_tokio(),
     }
@@ -160,14 +162,37 @@ fn topic(name: &str) -> Address {
 fn from(sender: &str, payload: &str) -> Message {
     Message {
         kind: Kind::Message,
-        from: Some(SessionId::new(sender).unwrap()),
+        from: Some(SenderName::new(sender).unwrap()),
         payload: RawValue::from_string(payload.to_owned()).unwrap(),
         ts: 0,
     }
 }
 
+fn author(name: &str) -> Author {
+    Author::Session(SessionId::new(name).unwrap())
+}
+
 fn append(address: &Address, payload: &str) -> Append {
-    Append { address: address.clone(), message: from("S", payload), id: None, ttl: None, receipt: false }
+    let author = author("S");
+    Append {
+        address: address.clone(),
+        message: from("S", payload),
+        author,
+        id: None,
+        ttl: None,
+        receipt: false,
+    }
+}
+
+fn publication(live: Live) -> Arc<Publication> {
+    live_parts(live).1
+}
+
+fn live_parts(live: Live) -> (Seq, Arc<Publication>) {
+    match live {
+        Live::Publication { prev, publication } => (prev, publication),
+        Live::Ended => panic!("the address has ended"),
+    }
 }
 
 async fn put(engine: &Engine, address: &Address, payload: &str) -> Seq {
@@ -177,7 +202,7 @@ async fn put(engine: &Engine, address: &Address, payload: &str) -> Seq {
 async fn put_id(engine: &Engine, address: &Address, sender: &str, id: &str, payload: &str) -> Seq {
     let id = Some(MessageId::new(id).unwrap());
     let append =
-        Append { address: address.clone(), message: from(sender, payload), id, ttl: None, receipt: false };
+        Append { author: author(sender), message: from(sender, payload), id, ..append(address, payload) };
     engine.append(append).await.unwrap()
 }
 
@@ -251,16 +276,16 @@ async fn a_short_read_has_reached_the_end(lab: Lab) {
 async fn what_is_committed_is_published_in_commit_order_and_can_be_read(lab: Lab) {
     let (engine, hubs) = lab.engine();
     let a = mailbox("A");
-    let (_seat, mut live) = hubs.join(&a, Seq::START);
+    let (_seat, mut live) = hubs.join(&a, Seq::START, Transport::Websocket, usize::MAX).unwrap();
     let first = put(&engine, &a, "1").await;
     let second = put(&engine, &a, "2").await;
     engine.pass(&a, &from("S", "0"));
-    let one = live.try_recv().unwrap();
-    assert_eq!((one.prev, one.publication.seq()), (Seq::START, Some(first)));
-    let two = live.try_recv().unwrap();
-    assert_eq!((two.prev, two.publication.seq()), (first, Some(second)));
-    let volatile = live.try_recv().unwrap();
-    assert_eq!((volatile.publication.seq(), volatile.publication.payload()), (None, "0"));
+    let one = live_parts(live.try_recv().unwrap());
+    assert_eq!((one.0, one.1.seq()), (Seq::START, Some(first)));
+    let two = live_parts(live.try_recv().unwrap());
+    assert_eq!((two.0, two.1.seq()), (first, Some(second)));
+    let volatile = live_parts(live.try_recv().unwrap());
+    assert_eq!((volatile.1.seq(), volatile.1.payload()), (None, "0"));
     assert_eq!(found(&engine, &a, Seq::START).await, ["1", "2"]);
 }
 
@@ -442,7 +467,7 @@ async fn empty_addresses_cost_nothing_and_no_hole_goes_untold(lab: Lab) {
 async fn what_someone_reads_is_not_forgotten(lab: Lab) {
     let (engine, hubs) = lab.engine();
     let a = mailbox("A");
-    let (seat, _live) = hubs.join(&a, Seq::START);
+    let (seat, _live) = hubs.join(&a, Seq::START, Transport::Websocket, usize::MAX).unwrap();
     let first = put(&engine, &a, "1").await;
     engine.trim(&a, first);
     engine.store().forget_empty();
@@ -467,7 +492,8 @@ async fn a_stale_engine_is_asked_again_until_it_has_what_the_hub_announced() {
         reads: Arc::clone(&reads),
     });
     let a = mailbox("A");
-    let mut subscriber = Subscriber::new(&engine, &hubs, &a, Seq::START);
+    let mut subscriber =
+        Subscriber::new(&engine, &hubs, &a, Seq::START, (Transport::Websocket, usize::MAX)).unwrap();
     put(&engine, &a, "0").await;
     assert_eq!(next(&mut subscriber).await, "0");
     for n in 1..=20 {
@@ -484,7 +510,8 @@ async fn a_stale_engine_is_asked_again_until_it_has_what_the_hub_announced() {
 async fn a_reader_behind_everything_ends_even_if_what_it_waits_for_is_gone(lab: Lab) {
     let (engine, hubs) = lab.engine();
     let a = mailbox("A");
-    let mut subscriber = Subscriber::new(&engine, &hubs, &a, Seq::START);
+    let mut subscriber =
+        Subscriber::new(&engine, &hubs, &a, Seq::START, (Transport::Websocket, usize::MAX)).unwrap();
     for n in 1..=5 {
         put(&engine, &a, &n.to_string()).await;
     }
@@ -498,7 +525,7 @@ async fn a_reader_behind_everything_ends_even_if_what_it_waits_for_is_gone(lab: 
 async fn a_sender_that_asks_is_told_what_became_of_its_message(lab: Lab) {
     let (engine, hubs) = lab.engine();
     let (a, s) = (mailbox("A"), mailbox("S"));
-    let (_seat, mut live) = hubs.join(&s, Seq::START);
+    let (_seat, mut live) = hubs.join(&s, Seq::START, Transport::Websocket, usize::MAX).unwrap();
     let ask = |id: &str, payload: &str, ttl: u64| Append {
         id: Some(MessageId::new(id).unwrap()),
         receipt: true,
@@ -516,7 +543,7 @@ async fn a_sender_that_asks_is_told_what_became_of_its_message(lab: Lab) {
     // Two live publications: both are committed.
     let mut frames = Vec::new();
     for _ in 0..2 {
-        frames.push(live.recv().await.unwrap().publication.frame().as_str().to_owned());
+        frames.push(publication(live.recv().await.unwrap()).frame().as_str().to_owned());
     }
     assert!(frames[0].contains(r#""id":"c-1","state":"acknowledged"}"#), "{frames:?}");
     assert!(frames[1].contains(r#""id":"c-2","state":"expired"}"#), "{frames:?}");
@@ -689,12 +716,22 @@ async fn registered_sessions_are_found_by_their_user_until_they_end(lab: Lab) {
     let session = |name: &str| SessionId::new(name).unwrap();
     let (ann, bob) = (UserId::new("ann").unwrap(), UserId::new("bob").unwrap());
     let (short, long) = (Duration::from_secs(10), Duration::from_secs(100));
-    engine.register(&session("1"), Some(ann.clone()), short).await.unwrap();
-    engine.register(&session("2"), Some(ann.clone()), long).await.unwrap();
-    engine.register(&session("3"), None, long).await.unwrap();
+    let register = |name: &str, user: Option<&UserId>, ttl, by| {
+        engine.register(&Register { session: session(name), user: user.cloned(), ttl, by })
+    };
+    let backend = Registrar::Backend;
+    register("1", Some(&ann), short, backend).unwrap().await.unwrap();
+    register("2", Some(&ann), long, backend).unwrap().await.unwrap();
+    register("3", None, long, backend).unwrap().await.unwrap();
     assert_eq!(engine.sessions_of(&ann), [session("1"), session("2")]);
     assert_eq!(engine.registration(&session("3")).unwrap().user, None);
-    engine.register(&session("2"), Some(bob.clone()), long).await.unwrap();
+    // A session does not change hands, and its user is kept by who names none.
+    assert_eq!(register("2", Some(&bob), long, backend).unwrap_err(), RegisterError::Taken);
+    assert_eq!(register("2", Some(&bob), long, Registrar::Token).unwrap_err(), RegisterError::Taken);
+    register("2", None, long, backend).unwrap().await.unwrap();
+    assert_eq!(engine.registration(&session("2")).unwrap().user, Some(ann.clone()));
+    engine.end(&session("2"), Duration::ZERO).await.unwrap();
+    register("2", Some(&bob), long, Registrar::Token).unwrap().await.unwrap();
     assert_eq!(
         (engine.sessions_of(&ann), engine.sessions_of(&bob)),
         (vec![session("1")], vec![session("2")])
@@ -702,10 +739,16 @@ async fn registered_sessions_are_found_by_their_user_until_they_end(lab: Lab) {
     tokio::time::advance(short).await;
     assert_eq!(engine.sessions_of(&ann), []);
     assert_eq!(engine.registration(&session("1")), None);
-    engine.unregister(&session("2")).await.unwrap();
+    // Ended, and barred to tokens until a backend says otherwise, or the time is over.
+    engine.end(&session("2"), long).await.unwrap();
+    assert!(engine.is_ended(&session("2")) && engine.session_of(engine.handle(&session("2"))).is_none());
+    assert_eq!(register("2", Some(&bob), long, Registrar::Token).unwrap_err(), RegisterError::Ended);
     expire_all(&engine).await;
     assert_eq!((engine.sessions_of(&bob), engine.registration(&session("2"))), (vec![], None));
     assert!(engine.registration(&session("3")).is_some());
+    assert_eq!(engine.session_of(engine.handle(&session("3"))), Some(session("3")));
+    register("2", Some(&ann), long, backend).unwrap().await.unwrap();
+    assert_eq!(engine.sessions_of(&ann), [session("2")]);
 }
 
 async fn registrations_survive_restarts(lab: Lab) {
@@ -714,12 +757,16 @@ async fn registrations_survive_restarts(lab: Lab) {
         let session = |n: usize| SessionId::new(&format!("S{n}")).unwrap();
         let ann = UserId::new("ann").unwrap();
         for n in 0..5 {
-            engine.register(&session(n), Some(ann.clone()), Duration::from_secs(100)).await.unwrap();
+            let (user, ttl, by) = (Some(ann.clone()), Duration::from_secs(100), Registrar::Backend);
+            engine.register(&Register { session: session(n), user, ttl, by }).unwrap().await.unwrap();
         }
-        engine.unregister(&session(3)).await.unwrap();
+        engine.end(&session(3), Duration::from_secs(100)).await.unwrap();
+        let handle = engine.handle(&session(4));
         let before = engine.registration(&session(4));
         let engine = lab.again(engine, crash);
         assert_eq!(engine.sessions_of(&ann), [0, 1, 2, 4].map(session), "crash: {crash}");
         assert_eq!(engine.registration(&session(4)), before);
+        assert_eq!(engine.session_of(handle), Some(session(4)));
+        assert!(engine.is_ended(&session(3)));
     }
 }

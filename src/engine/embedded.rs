@@ -18,10 +18,11 @@ use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 use crate::engine::{
-    Append, Batch, Commit, Durability, Engine, EngineError, Health, OpenError, Position, Settings,
+    Append, Batch, Commit, Durability, Engine, EngineError, Health, OpenError, Position, Register,
+    RegisterError, Settings,
 };
 use crate::hub::{Hubs, lock};
-use crate::message::{Address, Epoch, Gap, GapReason, Item, Message, Seq, SessionId, UserId};
+use crate::message::{Address, Epoch, Gap, GapReason, Handle, Item, Message, Seq, SessionId, UserId};
 
 mod dedup;
 mod directory;
@@ -40,6 +41,7 @@ pub use directory::Registration;
 pub use report::{Report, report};
 pub use writer::Writer;
 
+use directory::Handles;
 use index::{EMPTY_SHELVES, Index, Pending, Place, Slot};
 use reader::Readers;
 
@@ -84,6 +86,8 @@ struct Inner {
     /// Where messages are read from that are not in memory; `None` at level `memory`.
     readers: Option<Readers>,
     durability: Option<Durability>,
+    /// A copy of the index's, usable without the lock.
+    handles: Handles,
     /// Keeps other processes out of the store.
     _lock: Option<File>,
 }
@@ -183,6 +187,10 @@ impl Inner {
 
 type Stored = Result<Seq, EngineError>;
 
+fn stopping() -> Commit {
+    Commit::done(Err(EngineError::Unavailable { reason: "the server is stopping".into() }))
+}
+
 impl Embedded {
     /// An empty store in memory with a new epoch.
     #[must_use]
@@ -192,6 +200,7 @@ impl Embedded {
         Self::of(Inner {
             hubs,
             clock: settings.clock,
+            handles: index.handles().clone(),
             epoch: random_epoch(),
             origin: newest,
             newest: AtomicU64::new(newest.0),
@@ -254,6 +263,7 @@ impl Embedded {
         let engine = Self::of(Inner {
             hubs,
             clock: settings.clock,
+            handles: opened.index.handles().clone(),
             epoch: opened.identity.epoch.clone(),
             origin: opened.identity.origin,
             newest: AtomicU64::new(opened.index.committed().0),
@@ -304,35 +314,66 @@ impl Embedded {
     }
 
     /// See [`Engine::register`].
-    pub fn register(&self, session: &SessionId, user: Option<UserId>, ttl: Duration) -> Commit {
-        let to = |index: &Index| Registration { user, ends: index.end_of(ttl) };
-        self.set_registration(session, |index| Some(to(index)))
-    }
-
-    /// See [`Engine::unregister`].
-    pub fn unregister(&self, session: &SessionId) -> Commit {
-        self.set_registration(session, |_| None)
-    }
-
-    fn set_registration(
-        &self,
-        session: &SessionId,
-        to: impl FnOnce(&Index) -> Option<Registration>,
-    ) -> Commit {
+    ///
+    /// # Errors
+    /// [`RegisterError`] says why it was not registered.
+    pub fn register(&self, register: &Register) -> Result<Commit, RegisterError> {
         let mut guard = lock(&self.inner.store);
         let store = &mut *guard;
-        let to = to(&store.index);
+        if store.stop.is_some() {
+            return Ok(stopping());
+        }
+        Ok(match store.index.register(register)? {
+            true => self.after_commit(store),
+            false => Commit::done(Ok(store.index.committed())),
+        })
+    }
+
+    /// See [`Engine::end`].
+    pub fn end(&self, session: &SessionId, barred: Duration) -> Commit {
+        let mut guard = lock(&self.inner.store);
+        let store = &mut *guard;
+        if store.stop.is_some() {
+            return stopping();
+        }
+        store.index.end(session, barred);
+        self.inner.settle(store);
+        self.after_commit(store)
+    }
+
+    /// Resolves when what was changed just now is stored.
+    fn after_commit(&self, store: &mut Store) -> Commit {
         if self.inner.readers.is_none() {
-            store.index.register(session, to, None);
             return Commit::done(Ok(store.index.committed()));
         }
-        if store.stop.is_some() {
-            return Commit::done(Err(EngineError::Unavailable { reason: "the server is stopping".into() }));
-        }
         let (waiter, commit) = oneshot::channel();
-        store.index.register(session, to, Some(waiter));
+        store.index.wait_for_commit(waiter);
         self.inner.work.notify_one();
         Commit::later(commit)
+    }
+
+    /// See [`Engine::is_ended`].
+    #[must_use]
+    pub fn is_ended(&self, session: &SessionId) -> bool {
+        lock(&self.inner.store).index.is_ended(session)
+    }
+
+    /// See [`Engine::handle`].
+    #[must_use]
+    pub fn handle(&self, session: &SessionId) -> Handle {
+        self.inner.handles.of(session)
+    }
+
+    /// See [`Engine::session_of`].
+    #[must_use]
+    pub fn session_of(&self, handle: Handle) -> Option<SessionId> {
+        lock(&self.inner.store).index.session_of(handle).cloned()
+    }
+
+    /// See [`Engine::waiting`].
+    #[must_use]
+    pub fn waiting(&self, session: &SessionId) -> (usize, usize) {
+        lock(&self.inner.store).index.waiting(session)
     }
 
     /// See [`Engine::registration`].

@@ -4,7 +4,9 @@
 //! have sent is always answered 200, and never at once when there is nothing to say. A send that fails is
 //! answered 200 with an `error` key: only then does its page show the failure.
 
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -16,7 +18,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep_until};
 
-use crate::edge::{Edge, Query, Refusal, body_text, encode};
+use crate::config::Auth;
+use crate::edge::{Caller, Edge, Query, Refusal, body_text, encode, peer_of};
 use crate::identity::Grant;
 use crate::lease::Claim;
 use crate::link::Link;
@@ -59,13 +62,9 @@ pub fn routes(edge: Edge, pages: Arc<Pages>) -> Router {
         .with_state(Legacy { edge, pages })
 }
 
-/// An answer of this path. The two CORS headers stand on every one of them: without them the browser hides
-/// the answer, and the page stops polling.
+/// An answer of this path; [`handle`] puts the CORS headers onto it.
 fn answer(status: StatusCode, body: impl Into<Body>) -> Response {
-    const ANY: HeaderValue = HeaderValue::from_static("*");
     let headers = [
-        (header::ACCESS_CONTROL_ALLOW_ORIGIN, ANY),
-        (header::ACCESS_CONTROL_ALLOW_HEADERS, ANY),
         (header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=UTF-8")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
     ];
@@ -82,7 +81,7 @@ struct Failed<'a> {
 
 /// A failure that the x0 page shows.
 fn failed(refusal: &Refusal) -> Response {
-    let Refusal { code, message } = refusal;
+    let Refusal { code, message, .. } = refusal;
     let body = Failed { messages: (), error: true, exception_id: *code, exception: message };
     answer(StatusCode::OK, encode(&body))
 }
@@ -90,20 +89,27 @@ fn failed(refusal: &Refusal) -> Response {
 /// Where a request came from: what tells repeats and receipts.
 #[derive(Debug)]
 struct Origin {
+    /// The client's address.
+    address: Option<IpAddr>,
     link: Arc<Link>,
     /// The `a__` of its address.
     a: Option<String>,
     /// Whether a live page would use the connection again: it is a browser's, and kept alive.
     reused: bool,
+    /// Whether the connection carries one request after the other: over HTTP/2 they come side by side, and say
+    /// nothing about each other.
+    in_turn: bool,
 }
 
 impl Origin {
-    fn of(request: &Request) -> Self {
+    fn of(edge: &Edge, request: &Request) -> Self {
         let headers = request.headers();
         let close = headers
             .get(header::CONNECTION)
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"));
         Self {
+            address: edge.client_address(peer_of(request.extensions()), headers),
+            in_turn: request.version() < Version::HTTP_2,
             link: request.extensions().get::<Arc<Link>>().map_or_else(Link::new, Arc::clone),
             a: Query::of(request.uri()).get("a__").filter(|a| a.len() <= MAX_NAME).map(str::to_owned),
             reused: request.version() == Version::HTTP_11 && headers.contains_key(header::ORIGIN) && !close,
@@ -111,13 +117,42 @@ impl Origin {
     }
 }
 
+/// Acts on a request. The two CORS headers stand on every answer: without them the browser hides it, and the page
+/// stops polling.
 async fn handle(State(legacy): State<Legacy>, door: Door, request: Request) -> Response {
+    const ANY: HeaderValue = HeaderValue::from_static("*");
+    let allowed = &legacy.edge.config.access.legacy_allow_origin;
+    let any = allowed.iter().any(|origin| origin == "*");
+    let origin = match any {
+        true => Some(ANY),
+        false => request
+            .headers()
+            .get(header::ORIGIN)
+            .filter(|origin| {
+                let named = |known: &String| known.as_bytes().eq_ignore_ascii_case(origin.as_bytes());
+                allowed.iter().any(named)
+            })
+            .cloned(),
+    };
+    let mut response = act_on(&legacy, door, request).await;
+    let headers = response.headers_mut();
+    if let Some(origin) = origin {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, ANY);
+    }
+    if !any {
+        headers.insert(header::VARY, HeaderValue::from_static("origin"));
+    }
+    response
+}
+
+async fn act_on(legacy: &Legacy, door: Door, request: Request) -> Response {
     match *request.method() {
         Method::OPTIONS => answer(StatusCode::NO_CONTENT, Body::empty()),
         Method::POST => {
-            let origin = Origin::of(&request);
+            let origin = Origin::of(&legacy.edge, &request);
             let limit = legacy.edge.config.max_payload + ENVELOPE;
-            let asked = match body_text(request, limit).await {
+            let asked = match body_text(request.into_body(), limit, legacy.edge.config.header_timeout).await {
                 Ok(body) => shape::body(door, &body),
                 // Only a send can be too large.
                 Err(refusal) if refusal.code == Code::TooLarge => return failed(&refusal),
@@ -126,7 +161,7 @@ async fn handle(State(legacy): State<Legacy>, door: Door, request: Request) -> R
             legacy.act(asked, &origin).await
         }
         Method::GET => match shape::query(&Query::of(request.uri())) {
-            Some(asked) => legacy.act(asked, &Origin::of(&request)).await,
+            Some(asked) => legacy.act(asked, &Origin::of(&legacy.edge, &request)).await,
             None => answer(StatusCode::OK, Body::empty()),
         },
         Method::HEAD => answer(StatusCode::OK, Body::empty()),
@@ -142,22 +177,22 @@ impl Legacy {
     async fn act(&self, asked: Result<Asked, Unusable>, origin: &Origin) -> Response {
         match asked {
             Ok(Asked::Poll { session: Some(session), ack }) => {
-                let Origin { link, a, reused } = origin;
-                let poll = Poll { link, request: a.as_deref(), ack, reused: *reused };
-                answer(StatusCode::OK, self.poll(&session, poll).await)
+                let Origin { address, link, a, reused, in_turn } = origin;
+                let poll = Poll { link, request: a.as_deref(), ack, reused: *reused, in_turn: *in_turn };
+                answer(StatusCode::OK, self.poll(&session, *address, poll).await)
             }
             Ok(Asked::Poll { session: None, .. }) => {
                 self.hold(Instant::now() + self.edge.config.poll_timeout).await;
                 answer(StatusCode::OK, NOTHING)
             }
-            Ok(Asked::Send { from, to, payload }) => {
-                match self.send(from, to, payload, origin.a.as_deref()).await {
-                    Ok(()) => answer(StatusCode::OK, r#"{"messages":null,"status":"ok"}"#),
-                    Err(refusal) => failed(&refusal),
-                }
-            }
+            Ok(Asked::Send { from, to, payload }) => match self.send(from, to, payload, origin).await {
+                Ok(()) => answer(StatusCode::OK, r#"{"messages":null,"status":"ok"}"#),
+                Err(refusal) => failed(&refusal),
+            },
             Ok(Asked::Del { session }) => {
-                if let Some(session) = session {
+                if let Some(session) = session
+                    && self.may_read(&session)
+                {
                     self.pages.received_all(&self.edge.broker, &session);
                 }
                 answer(StatusCode::OK, NOTHING)
@@ -177,26 +212,73 @@ impl Legacy {
         }
     }
 
+    /// Whether this session's id is enough to read its mailbox.
+    fn may_read(&self, session: &SessionId) -> bool {
+        self.edge.identity.auth() == Auth::Open || self.edge.broker.directory().holder(session).is_some()
+    }
+
+    /// Who sends. Where sessions are proved, the id of one that a backend has registered is the proof.
+    fn sender(&self, from: Option<SessionId>) -> Result<Grant, Refusal> {
+        if self.edge.identity.auth() == Auth::Open {
+            return Ok(Grant::Open { session: from, manages: false });
+        }
+        let holder = from.and_then(|session| self.edge.broker.directory().holder(&session));
+        let told =
+            || Refusal::new(Code::Unauthorized, "the session of the sender is not registered; log in first");
+        Ok(Grant::Client(holder.ok_or_else(told)?.into()))
+    }
+
     async fn send(
         &self,
         from: Option<SessionId>,
         to: SessionId,
         payload: Box<RawValue>,
-        request: Option<&str>,
+        origin: &Origin,
     ) -> Result<(), Refusal> {
-        let grant = from.map_or_else(Grant::anonymous, Grant::session);
-        let payload = shape::with_sender(payload.get(), grant.sender());
+        let request = origin.a.as_deref();
+        let caller = Caller { grant: self.sender(from)?, address: origin.address };
+        let to = match caller.grant {
+            Grant::Client(_) => To::Peer(to),
+            Grant::Open { .. } | Grant::Backend(_) => To::Session(to),
+        };
+        let payload = shape::with_sender(payload.get(), caller.grant.from().as_ref());
         let payload = RawValue::from_string(payload).expect("an object with one member set is JSON");
         // A browser repeats a POST whose connection died, with the same `a__`. The prefix keeps these apart
         // from the ids of native senders.
         let id = request.and_then(|a| MessageId::new(&format!("a__={a}")).ok());
-        let send = Send { id, to: To::Session(to), payload, ttl: None, volatile: false, receipt: false };
-        self.edge.broker.send(&grant, send)?.done().await?;
+        let send = Send { id, to, payload, ttl: None, volatile: false, receipt: false };
+        // Too many are paced by holding, as long as a poll is held.
+        let deadline = Instant::now() + self.edge.config.poll_timeout;
+        while let Err(wait) = self.edge.pay(&caller) {
+            let until = Instant::now() + wait;
+            if until > deadline || self.edge.shutdown.is_cancelled() {
+                return Err(self.edge.too_fast(wait));
+            }
+            self.hold(until).await;
+        }
+        self.edge.broker.send(&caller.grant, send)?.await?;
         Ok(())
     }
 
-    async fn poll(&self, session: &SessionId, poll: Poll<'_>) -> String {
-        let deadline = Instant::now() + self.edge.config.poll_timeout;
+    async fn poll(&self, session: &SessionId, address: Option<IpAddr>, poll: Poll<'_>) -> String {
+        let mut deadline = Instant::now() + self.edge.config.poll_timeout;
+        if self.edge.identity.auth() == Auth::Token {
+            // Not registered, or not yet: that may come while it waits.
+            let arrival = async {
+                tokio::select! {
+                    client = self.edge.broker.directory().arrival(session) => Some(client),
+                    () = self.hold(deadline) => None,
+                }
+            };
+            let Some(client) = arrival.await else { return NOTHING.to_owned() };
+            let left = client.expires.saturating_sub(self.edge.broker.now());
+            deadline = deadline.min(Instant::now() + Duration::from_millis(left));
+        }
+        // Too many from one address wait their time out.
+        let Some(_place) = self.edge.addresses.take(address) else {
+            self.hold(deadline).await;
+            return NOTHING.to_owned();
+        };
         let Some(mut claim) = self.pages.claim(&self.edge.broker, session, poll).await else {
             self.hold(deadline).await;
             return NOTHING.to_owned();

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, Uri};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
 use axum::response::Response;
 use axum::routing::get;
 use serde::Serialize;
@@ -13,9 +14,12 @@ use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use tokio::time::{Instant, sleep_until};
 
-use crate::edge::{Edge, Query, Refusal, encode, json};
+use crate::broker::BrokerError;
+use crate::edge::{Asked, Edge, Made, Query, Refusal, encode, json};
+use crate::hub::Transport;
 use crate::lease::{Claim, Leases, MOST_READERS};
 use crate::message::{Epoch, Gap, Item, Seq, TopicName};
+use crate::ops::openapi::{ErrorBody, Name, Polled, SeqNumber};
 use crate::protocol::{Code, Resume};
 use crate::transport::topics::Topics;
 
@@ -45,7 +49,7 @@ pub struct Reader {
 pub type Readers = Arc<Leases<Reader>>;
 
 #[derive(Clone)]
-struct Polls {
+pub(crate) struct Polls {
     edge: Edge,
     readers: Readers,
 }
@@ -86,11 +90,33 @@ fn wait(query: &Query) -> Result<Duration, Refusal> {
     })
 }
 
-async fn poll(State(Polls { edge, readers }): State<Polls>, uri: Uri) -> Result<Response, Refusal> {
-    let query = Query::of(&uri);
-    let session = query.required_session()?;
+/// Read a mailbox and topics: wait until there is something
+#[utoipa::path(
+    get, path = "/v1/messages", tag = "messages",
+    params(
+        ("session" = Option<Name>, Query, description = "Whose mailbox; may be left out with a token that names its session"),
+        ("after" = Option<SeqNumber>, Query, description = "The `seq` of the last answer, which is acknowledged with it"),
+        ("epoch" = Option<String>, Query, description = "What `after` belongs to"),
+        ("wait" = Option<f64>, Query, description = "How many seconds to wait, 10 if not said", minimum = 0, maximum = 60),
+        ("topic" = Option<Vec<Name>>, Query, description = "Topics to read as well; `after.<topic>` says from where"),
+    ),
+    responses(
+        (status = 200, description = "Messages, or none when the time is over", body = Polled),
+        (status = 400, description = "Something in the request is wrong; the text says which field", body = ErrorBody),
+        (status = 401, description = "No proof, or a wrong one", body = ErrorBody),
+        (status = 403, description = "Not allowed", body = ErrorBody),
+        (status = 429, description = "Too many; try again later", body = ErrorBody),
+    )
+)]
+pub(crate) async fn poll(
+    State(Polls { edge, readers }): State<Polls>,
+    head: Parts,
+) -> Result<Response, Refusal> {
+    let Asked { query, caller } = edge.asked(&head, Made::Never).await?;
+    let session = caller.session()?.clone();
     let resume = query.resume("after")?;
-    let topics = query.topics(edge.config.max_topics)?;
+    let topics = query.topics(&caller, edge.config.max_topics)?;
+    let _place = edge.place(caller.address)?;
     let deadline = Instant::now() + wait(&query)?;
     let cursor = resume.after;
     // A cursor from another incarnation of the store acknowledges nothing; its reader is told.
@@ -101,6 +127,7 @@ async fn poll(State(Polls { edge, readers }): State<Polls>, uri: Uri) -> Result<
     {
         edge.broker.ack(&session, cursor, resume.epoch.as_ref())?;
     }
+    let mut refused = None;
     let claim = readers.claim(
         &session,
         |_, idle| {
@@ -111,12 +138,22 @@ async fn poll(State(Polls { edge, readers }): State<Polls>, uri: Uri) -> Result<
             };
             (ours && same).then(|| (Some(handed) == cursor, idle.since()))
         },
-        || (edge.broker.mailbox(&session, &resume).0, Reader::default()),
+        || match edge.broker.mailbox(&session, &resume, Transport::Poll) {
+            Ok((subscriber, _)) => Some((subscriber, Reader::default())),
+            Err(error) => {
+                refused = Some(error);
+                None
+            }
+        },
     );
-    let mut claim = claim.ok_or_else(|| {
-        let text =
-            format!("{MOST_READERS} polls of this session wait already, the most allowed; end some first");
-        Refusal::new(Code::Overloaded, text)
+    let mut claim = claim.ok_or_else(|| match refused {
+        Some(error) => error.into(),
+        None => {
+            let text = format!(
+                "{MOST_READERS} polls of this session wait already, the most allowed; end some first"
+            );
+            Refusal::new(Code::Overloaded, text)
+        }
     })?;
     let (subscriber, reader) = claim.parts();
     reader.has_cursor = cursor.is_some();
@@ -128,6 +165,9 @@ async fn poll(State(Polls { edge, readers }): State<Polls>, uri: Uri) -> Result<
     }
     reader.read_topics(&edge, &topics);
     let answer = collect(&edge, &mut claim, deadline).await;
+    if claim.subscriber().has_ended() {
+        return Err(BrokerError::Ended.into());
+    }
     // What it was handed now, it may ask for after: it has a cursor from here on.
     claim.parts().1.has_cursor = true;
     claim.answered();
@@ -143,7 +183,7 @@ impl Reader {
             if self.topics.contains(topic) && same {
                 continue;
             }
-            let (subscriber, opening) = edge.broker.topic(topic, resume);
+            let (subscriber, opening) = edge.broker.topic(topic, resume, Transport::Poll);
             self.topics.insert(topic.clone(), subscriber);
             self.cursors.insert(topic.clone(), resume.after.unwrap_or(opening.seq));
         }

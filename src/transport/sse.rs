@@ -5,17 +5,23 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt::Write;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, Uri, header};
+use axum::http::header;
+use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures::stream;
 
-use crate::edge::{Edge, Query, Refusal};
+use crate::edge::{Asked, Edge, Made, Refusal};
+use crate::hub::Transport;
+use crate::identity::SKEW;
+use crate::limits::Place;
 use crate::message::{Item, Kind, Seq, TopicName};
+use crate::ops::openapi::{ErrorBody, Name, SeqNumber};
 use crate::protocol::{SERVER, ServerFrame};
 use crate::subscriber::Subscriber;
 use crate::transport::topics::Topics;
@@ -34,24 +40,50 @@ struct Events {
     topics: Topics,
     /// Events to be written first.
     first: VecDeque<String>,
+    /// When its token is no longer good, in Unix milliseconds.
+    expires: Option<u64>,
+    /// Counts among the connections of its address.
+    _place: Place,
 }
 
-async fn events(State(edge): State<Edge>, uri: Uri, headers: HeaderMap) -> Result<Response, Refusal> {
-    let query = Query::of(&uri);
-    let session = query.required_session()?;
+/// Read a mailbox and topics as Server-Sent Events
+#[utoipa::path(
+    get, path = "/v1/events", tag = "messages",
+    params(
+        ("session" = Option<Name>, Query, description = "Whose mailbox; may be left out with a token"),
+        ("after" = Option<SeqNumber>, Query, description = "From where to go on; it is acknowledged with it"),
+        ("epoch" = Option<String>, Query, description = "What `after` belongs to"),
+        ("topic" = Option<Vec<Name>>, Query, description = "Topics to read as well; `after.<topic>` says from where"),
+        ("Last-Event-ID" = Option<String>, Header, description = "What a browser sends when it reconnects; counts as `after`"),
+    ),
+    responses(
+        (status = 200, description = "Messages as unnamed events with their seq as id; `welcome`, `subscribed`, `receipt` and `gap` as named ones", content_type = "text/event-stream", body = String),
+        (status = 400, description = "Something in the request is wrong; the text says which field", body = ErrorBody),
+        (status = 401, description = "No proof, or a wrong one", body = ErrorBody),
+        (status = 403, description = "Not allowed", body = ErrorBody),
+        (status = 429, description = "Too many; try again later", body = ErrorBody),
+    )
+)]
+pub(crate) async fn events(State(edge): State<Edge>, head: Parts) -> Result<Response, Refusal> {
+    let Asked { query, caller } = edge.asked(&head, Made::Welcome).await?;
+    let session = caller.session()?.clone();
     let mut resume = query.resume("after")?;
-    let topics = query.topics(edge.config.max_topics)?;
+    let topics = query.topics(&caller, edge.config.max_topics)?;
+    let place = edge.place(caller.address)?;
     // A browser that reconnects sends the last id it saw, and the address it was given first.
-    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok()).map(Seq);
+    let last = head.headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok()).map(Seq);
     resume.after = last.or(resume.after);
     if let Some(after) = resume.after
         && edge.broker.is_ours(after, resume.epoch.as_ref())
     {
         edge.broker.ack(&session, after, resume.epoch.as_ref())?;
     }
-    let (mailbox, opening) = edge.broker.mailbox(&session, &resume);
+    let (mailbox, opening) = edge.broker.mailbox(&session, &resume, Transport::Sse)?;
+    let client = caller.grant.client();
     let welcome = ServerFrame::Welcome {
-        session: &session,
+        session: Some(&session),
+        user: client.and_then(|client| client.user.as_ref()),
+        handle: client.map(|client| client.handle),
         epoch: edge.broker.epoch(),
         seq: opening.seq,
         durability: edge.broker.durability(),
@@ -62,7 +94,7 @@ async fn events(State(edge): State<Edge>, uri: Uri, headers: HeaderMap) -> Resul
     let mut first = VecDeque::from([event(Some("welcome"), None, &welcome.encode())]);
     let mut read = Topics::default();
     for (topic, resume) in topics {
-        let (subscriber, opening) = edge.broker.topic(&topic, &resume);
+        let (subscriber, opening) = edge.broker.topic(&topic, &resume, Transport::Sse);
         // A browser that reconnects asks for its first address again: what came meanwhile is not told.
         let recovered = opening.recovered && (last.is_none() || resume.after.is_some());
         let seq = opening.seq;
@@ -70,7 +102,8 @@ async fn events(State(edge): State<Edge>, uri: Uri, headers: HeaderMap) -> Resul
         first.push_back(event(Some("subscribed"), None, &frame.encode()));
         read.insert(topic, subscriber);
     }
-    let events = Events { edge, mailbox, topics: read, first };
+    let expires = client.map(|client| client.expires + SKEW * 1000);
+    let events = Events { edge, mailbox, topics: read, first, expires, _place: place };
     let body = Body::from_stream(stream::unfold(events, next_chunk));
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),
@@ -87,7 +120,14 @@ async fn next_chunk(mut events: Events) -> Option<(Result<Bytes, Infallible>, Ev
     events.mailbox.pass(events.mailbox.handed());
     let mut chunk: String = events.first.drain(..).collect();
     if chunk.is_empty() {
-        let heartbeat = events.edge.config.heartbeat;
+        let mut heartbeat = events.edge.config.heartbeat;
+        if let Some(expires) = events.expires {
+            let left = Duration::from_millis(expires.saturating_sub(events.edge.broker.now()));
+            if left.is_zero() {
+                return None;
+            }
+            heartbeat = heartbeat.min(left);
+        }
         let next = tokio::select! {
             item = events.mailbox.next() => Some((None, item?)),
             (topic, item) = events.topics.next() => Some((Some(topic), item)),

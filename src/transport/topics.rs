@@ -32,6 +32,11 @@ impl Topics {
         self.readers.is_empty()
     }
 
+    /// Which topics are read.
+    pub(super) fn names(&self) -> Vec<TopicName> {
+        self.readers.iter().map(|(topic, _)| topic.clone()).collect()
+    }
+
     pub(super) fn contains(&self, topic: &TopicName) -> bool {
         self.readers.iter().any(|(name, _)| name == topic)
     }

@@ -5,15 +5,17 @@
 //! everything that is ready and flushes once.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
-use axum::http::{StatusCode, Uri, header};
+use axum::extract::{FromRequestParts, State};
+use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use futures::stream::{SplitSink, SplitStream, StreamExt};
@@ -22,11 +24,17 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::Error as WsError;
 
 use crate::broker::{BrokerError, Sending};
-use crate::edge::{Edge, Query, Refusal, json, too_many_topics};
-use crate::engine::{Commit, EngineError};
-use crate::identity::Grant;
+use crate::config::Auth;
+use crate::edge::{
+    Caller, Edge, Made, Query, Refusal, bearer, json, origin_refused, peer_of, too_many_topics,
+};
+use crate::hub::Transport;
+use crate::identity::{Grant, SKEW};
+use crate::limits::Place;
 use crate::message::{Item, MessageId, Seq, SessionId, TopicName};
-use crate::protocol::{ClientFrame, Close, Code, ENVELOPE, Resume, SERVER, SUBPROTOCOL, Send, ServerFrame};
+use crate::protocol::{
+    ClientFrame, Close, Code, ENVELOPE, Malformed, Resume, SERVER, SUBPROTOCOL, Send, ServerFrame, Stored,
+};
 use crate::subscriber::Subscriber;
 use crate::transport::topics::Topics;
 
@@ -54,24 +62,42 @@ pub fn routes(edge: Edge) -> Router {
     Router::new().route("/ws", any(upgrade)).with_state(edge)
 }
 
-/// Who connects, where the query tells.
-type Asked = Result<Option<(SessionId, Resume)>, Refusal>;
+/// Who connects, where the request itself tells.
+struct Arrival {
+    /// The client's address.
+    address: Option<IpAddr>,
+    /// Who asks, and from where to go on.
+    caller: Option<(Caller, Resume)>,
+    /// Counts among the connections of its address.
+    _place: Place,
+}
 
-fn asked(uri: &Uri) -> Asked {
-    let query = Query::of(uri);
+async fn arrive(edge: &Edge, head: &Parts) -> Result<Arrival, Refusal> {
+    let headers = &head.headers;
+    if !edge.lets_in(&head.uri, headers) {
+        return Err(origin_refused(headers));
+    }
+    let address = edge.client_address(peer_of(&head.extensions), headers);
+    let place = edge.place(address)?;
+    let query = Query::of(&head.uri);
     if query.get("token").is_some() {
         let text = "a token does not belong into the address, where logs show it; put it into `hello`";
         return Err(Refusal::new(Code::BadRequest, text));
     }
-    let Some(session) = query.session()? else { return Ok(None) };
-    Ok(Some((session, query.resume("after")?)))
+    let (session, bearer) = (query.session()?, bearer(headers)?);
+    // A browser cannot send the header: there the first frame says who it is.
+    let says = bearer.is_some() || session.is_some() && edge.identity.auth() == Auth::Open;
+    let mut caller = None;
+    if says {
+        let grant = edge.identify(bearer, session, Made::Welcome).await?;
+        caller = Some((Caller { grant, address }, query.resume("after")?));
+    }
+    Ok(Arrival { address, caller, _place: place })
 }
 
-async fn upgrade(
-    State(edge): State<Edge>,
-    uri: Uri,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
-) -> Response {
+async fn upgrade(State(edge): State<Edge>, mut head: Parts) -> Response {
+    let upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection> =
+        WebSocketUpgrade::from_request_parts(&mut head, &()).await;
     let upgrade = match upgrade {
         Ok(upgrade) => upgrade,
         Err(rejection) => {
@@ -81,7 +107,7 @@ async fn upgrade(
             return ([(header::UPGRADE, "websocket")], response).into_response();
         }
     };
-    let asked = asked(&uri);
+    let arrival = arrive(&edge, &head).await;
     let largest = edge.config.max_payload + ENVELOPE;
     // Taken before the upgrade, so that a shutdown in between waits for this socket too.
     let running = edge.tasks.token();
@@ -93,12 +119,10 @@ async fn upgrade(
         .max_message_size(largest)
         .max_frame_size(largest)
         .on_upgrade(move |socket| async move {
-            converse(edge, socket, asked).await;
+            converse(edge, socket, arrival).await;
             drop(running);
         })
 }
-
-type Stored = Result<Seq, EngineError>;
 
 /// What woke the task up.
 enum Event {
@@ -106,7 +130,7 @@ enum Event {
     Flushed(Result<(), axum::Error>),
     Item(Option<Item>),
     Topic(TopicName, Item),
-    Stored(Option<MessageId>, Stored),
+    Stored(Option<MessageId>, Result<Stored, BrokerError>),
     Tick,
     Shutdown,
 }
@@ -124,20 +148,31 @@ type Sink = SplitSink<WebSocket, Message>;
 
 struct Conversation {
     edge: Edge,
-    session: Option<SessionId>,
+    /// The client's address.
+    address: Option<IpAddr>,
+    /// Who this is, once that is known.
+    caller: Option<Caller>,
+    /// Whether it was told that its token has expired.
+    told: bool,
+    /// A backend has none.
     mailbox: Option<Subscriber>,
     topics: Topics,
     /// Frames to be written before anything else; beyond [`WAITING`] the socket is not listened to.
     answers: VecDeque<Utf8Bytes>,
     /// Sends in the order they came, waiting to be stored; beyond [`WAITING`] the socket is not listened to.
-    sends: VecDeque<(Option<MessageId>, Commit)>,
+    sends: VecDeque<(Option<MessageId>, Sending)>,
+    /// Set by what ends the conversation.
+    end: Option<End>,
 }
 
 impl Conversation {
-    fn new(edge: Edge) -> Self {
+    fn new(edge: Edge, address: Option<IpAddr>) -> Self {
         Self {
             edge,
-            session: None,
+            address,
+            caller: None,
+            told: false,
+            end: None,
             mailbox: None,
             topics: Topics::default(),
             answers: VecDeque::new(),
@@ -153,45 +188,154 @@ impl Conversation {
         self.answers.push_back(refusal.frame(id).into());
     }
 
-    fn identify(&mut self, session: SessionId, resume: &Resume) {
-        let (mailbox, opening) = self.edge.broker.mailbox(&session, resume);
-        let broker = self.edge.broker.clone();
-        self.answer(&ServerFrame::Welcome {
-            session: &session,
-            epoch: broker.epoch(),
-            seq: opening.seq,
-            durability: broker.durability(),
+    /// Says why, and closes.
+    fn turn_away(&mut self, refusal: Refusal) {
+        // A page that is not let in is told nothing but that.
+        if refusal.close != Close::OriginRefused {
+            self.refuse(None, &refusal);
+        }
+        self.end = Some(End::Close(refusal.close, refusal.message));
+    }
+
+    /// Begins to speak for whoever this is.
+    fn begin(&mut self, caller: Caller, resume: &Resume) {
+        let broker = &self.edge.broker;
+        let mut floor = Seq::START;
+        if let Some(session) = caller.grant.session() {
+            match broker.mailbox(session, resume, Transport::Websocket) {
+                Ok((mailbox, opening)) => {
+                    self.mailbox = Some(mailbox);
+                    floor = opening.seq;
+                }
+                Err(error) => return self.turn_away(error.into()),
+            }
+        }
+        self.welcome(&caller, floor);
+        self.caller = Some(caller);
+    }
+
+    fn welcome(&mut self, caller: &Caller, seq: Seq) {
+        let client = caller.grant.client();
+        let frame = ServerFrame::Welcome {
+            session: caller.grant.session(),
+            user: client.and_then(|client| client.user.as_ref()),
+            handle: client.map(|client| client.handle),
+            epoch: self.edge.broker.epoch(),
+            seq,
+            durability: self.edge.broker.durability(),
             heartbeat: self.edge.config.heartbeat.as_secs(),
             max_payload: self.edge.config.max_payload,
             server: SERVER,
-        });
-        self.mailbox = Some(mailbox);
-        self.session = Some(session);
+        }
+        .encode();
+        self.answers.push_back(frame.into());
     }
 
-    /// Acts on one text frame. What is wrong with it is answered; it never ends the conversation.
-    fn hear(&mut self, text: &str) {
+    /// Acts on a `hello`: who this is, or a fresh token for who it was before.
+    async fn hello(&mut self, session: Option<SessionId>, token: Option<String>, resume: Resume) {
+        let open = self.edge.identity.auth() == Auth::Open;
+        match &self.caller {
+            None if open && session.is_none() && token.is_none() => {
+                self.refuse(None, &Malformed::Missing("session").into());
+            }
+            None => match self.edge.identify(token.as_deref(), session, Made::Welcome).await {
+                Ok(grant) => self.begin(Caller { grant, address: self.address }, &resume),
+                Err(refusal) => self.turn_away(refusal),
+            },
+            Some(Caller { grant, .. }) if open || token.is_none() => {
+                let who = grant.session().map_or("a backend", |session| session.as_str());
+                let text = format!("this socket already speaks for `{who}`; open another one");
+                self.refuse(None, &Refusal::new(Code::BadRequest, text));
+            }
+            Some(Caller { grant, .. }) => {
+                let own = grant.session().cloned();
+                let user = grant.client().and_then(|client| client.user.clone());
+                let is_same = |fresh: &Grant| {
+                    fresh.session() == own.as_ref()
+                        && fresh.client().and_then(|client| client.user.as_ref()) == user.as_ref()
+                };
+                match self.edge.identify(token.as_deref(), session.or_else(|| own.clone()), Made::Never).await
+                {
+                    Ok(fresh) if is_same(&fresh) => {
+                        self.renew(Caller { grant: fresh, address: self.address })
+                    }
+                    Ok(_) => {
+                        let text = "this token is for another session, or another user, than this socket speaks for; open another one";
+                        self.refuse(None, &Refusal::new(Code::Forbidden, text));
+                    }
+                    // What it showed before stays good as long as it is.
+                    Err(refusal) => self.refuse(None, &refusal),
+                }
+            }
+        }
+    }
+
+    /// Goes on with a fresh token, and with what that allows.
+    fn renew(&mut self, caller: Caller) {
+        self.told = false;
+        let floor = caller.grant.session().map_or(Seq::START, |session| self.edge.broker.floor(session));
+        self.welcome(&caller, floor);
+        for topic in self.topics.names() {
+            if caller.grant.may_read(&topic).is_err() {
+                self.topics.remove(&topic);
+                self.answer(&ServerFrame::Unsubscribed { topic: &topic });
+            }
+        }
+        self.caller = Some(caller);
+    }
+
+    /// When something is to be done about its token, in Unix milliseconds: it is told, and then closed.
+    fn expires(&self) -> Option<u64> {
+        let client = self.caller.as_ref()?.grant.client()?;
+        Some(client.expires + if self.told { SKEW * 1000 } else { 0 })
+    }
+
+    /// Tells that the token has expired, or ends the conversation where that was told before.
+    fn expire(&mut self) {
+        if self.expires().is_none_or(|at| at > self.edge.broker.now()) {
+            return;
+        }
+        if self.told {
+            let text = "the token has expired".to_owned();
+            self.end = Some(End::Close(Close::Unauthorized, text));
+            return;
+        }
+        self.told = true;
+        let text = format!(
+            "the token has expired; send a fresh one within {SKEW} s: {{\"type\":\"hello\",\"token\":\"…\"}}"
+        );
+        self.refuse(None, &Refusal::new(Code::Unauthorized, text));
+    }
+
+    /// Acts on one text frame. What is wrong with it is answered; only a `hello` can end the conversation.
+    async fn hear(&mut self, text: &str) {
         let frame = match ClientFrame::decode(text) {
             Ok(frame) => frame,
             Err(bad) => return self.refuse(bad.id.as_ref(), &bad.reason.into()),
         };
-        let Some(session) = self.session.clone() else {
+        let Some(caller) = &self.caller else {
             return match frame {
-                ClientFrame::Hello { session, resume } => self.identify(session, &resume),
+                ClientFrame::Hello { session, token, resume } => {
+                    // Boxed: what it takes is not kept by every idle socket.
+                    Box::pin(self.hello(session, token, resume)).await;
+                }
                 ClientFrame::Ping => self.answer(&ServerFrame::Pong),
                 ClientFrame::Send(Send { id, .. }) => self.refuse(id.as_ref(), &hello_first()),
                 _ => self.refuse(None, &hello_first()),
             };
         };
         match frame {
-            ClientFrame::Hello { .. } => {
-                let text = format!("this socket already speaks for session `{session}`; open another one");
-                self.refuse(None, &Refusal::new(Code::BadRequest, text));
+            ClientFrame::Hello { session, token, resume } => {
+                Box::pin(self.hello(session, token, resume)).await;
             }
-            ClientFrame::Send(send) => self.send(session, send),
+            ClientFrame::Send(send) => self.send(send),
             ClientFrame::Ack(seq) => {
-                if let Err(error) = self.edge.broker.ack(&session, seq, None) {
-                    self.refuse(None, &error.into());
+                let acked = match caller.session() {
+                    Ok(session) => self.edge.broker.ack(session, seq, None).map_err(Refusal::from),
+                    Err(refusal) => Err(refusal),
+                };
+                if let Err(refusal) = acked {
+                    self.refuse(None, &refusal);
                 }
             }
             ClientFrame::Subscribe { topic, resume } => self.subscribe(&topic, &resume),
@@ -207,25 +351,27 @@ impl Conversation {
         }
     }
 
-    fn send(&mut self, session: SessionId, send: Send) {
+    fn send(&mut self, send: Send) {
         let id = send.id.clone();
-        match self.edge.broker.send(&Grant::session(session), send) {
-            Err(error) => self.refuse(id.as_ref(), &error.into()),
-            Ok(Sending::Volatile) => self.sent(id.as_ref(), Ok(None)),
-            Ok(Sending::Stored(mut commit)) => {
-                // What is stored at once is answered at once, unless older sends still wait.
-                let now = if self.sends.is_empty() { (&mut commit).now_or_never() } else { None };
+        let Some(caller) = &self.caller else { return };
+        match self.edge.send(caller, send) {
+            Err(refusal) => self.refuse(id.as_ref(), &refusal),
+            Ok(mut sending) => {
+                // What is stored at once is answered at once, unless older sends still wait. What is not stored has
+                // nothing to wait for.
+                let ready = self.sends.is_empty() || matches!(sending, Sending::Volatile(_));
+                let now = if ready { (&mut sending).now_or_never() } else { None };
                 match now {
-                    Some(stored) => self.sent(id.as_ref(), stored.map(Some).map_err(BrokerError::from)),
-                    None => self.sends.push_back((id, commit)),
+                    Some(stored) => self.sent(id.as_ref(), stored),
+                    None => self.sends.push_back((id, sending)),
                 }
             }
         }
     }
 
-    fn sent(&mut self, id: Option<&MessageId>, stored: Result<Option<Seq>, BrokerError>) {
+    fn sent(&mut self, id: Option<&MessageId>, stored: Result<Stored, BrokerError>) {
         match stored {
-            Ok(seq) => self.answer(&ServerFrame::Sent { id, seq }),
+            Ok(stored) => self.answer(&ServerFrame::Sent { id, stored }),
             Err(error) => self.refuse(id, &error.into()),
         }
     }
@@ -235,7 +381,11 @@ impl Conversation {
         if self.topics.len() >= most && !self.topics.contains(topic) {
             return self.refuse(None, &too_many_topics(most));
         }
-        let (subscriber, opening) = self.edge.broker.topic(topic, resume);
+        let Some(caller) = &self.caller else { return };
+        if let Err(denied) = caller.grant.may_read(topic) {
+            return self.refuse(None, &BrokerError::from(denied).into());
+        }
+        let (subscriber, opening) = self.edge.broker.topic(topic, resume, Transport::Websocket);
         self.topics.insert(topic.clone(), subscriber);
         let (seq, recovered) = (opening.seq, opening.recovered);
         self.answer(&ServerFrame::Subscribed { topic, seq, recovered });
@@ -279,7 +429,10 @@ impl Conversation {
 }
 
 fn hello_first() -> Refusal {
-    Refusal::new(Code::Unauthorized, r#"say who you are first: {"type":"hello","session":"…"}"#)
+    Refusal::new(
+        Code::Unauthorized,
+        r#"say who you are first: {"type":"hello","session":"…"}, or with a `token` where the server wants one"#,
+    )
 }
 
 fn frame_of(topic: Option<&TopicName>, item: &Item) -> Utf8Bytes {
@@ -296,29 +449,33 @@ async fn next_of(mailbox: &mut Option<Subscriber>) -> Option<Item> {
     }
 }
 
-async fn next_stored(sends: &mut VecDeque<(Option<MessageId>, Commit)>) -> (Option<MessageId>, Stored) {
-    let Some((_, commit)) = sends.front_mut() else { return std::future::pending().await };
-    let stored = commit.await;
+async fn next_stored(
+    sends: &mut VecDeque<(Option<MessageId>, Sending)>,
+) -> (Option<MessageId>, Result<Stored, BrokerError>) {
+    let Some((_, sending)) = sends.front_mut() else { return std::future::pending().await };
+    let stored = sending.await;
     let id = sends.pop_front().and_then(|(id, _)| id);
     (id, stored)
 }
 
-async fn converse(edge: Edge, socket: WebSocket, asked: Asked) {
+async fn converse(edge: Edge, socket: WebSocket, arrival: Result<Arrival, Refusal>) {
     let (mut sink, mut stream) = socket.split();
     let (heartbeat, hello) = (edge.config.heartbeat, edge.config.hello_timeout);
     let shutdown = edge.shutdown.clone();
-    let mut talk = Conversation::new(edge);
+    let address = arrival.as_ref().ok().and_then(|arrival| arrival.address);
+    let mut talk = Conversation::new(edge, address);
     let start = Instant::now();
     let (mut heard, mut next_ping) = (start, start + heartbeat);
     let mut unflushed = false;
-    let mut end = None;
-    match asked {
-        Ok(Some((session, resume))) => talk.identify(session, &resume),
-        Ok(None) => {}
-        Err(refusal) => {
-            talk.refuse(None, &refusal);
-            end = Some(End::Close(Close::NotThisProtocol, refusal.message));
+    let mut place = None;
+    match arrival {
+        Ok(Arrival { caller, _place, .. }) => {
+            place = Some(_place);
+            if let Some((caller, resume)) = caller {
+                talk.begin(caller, &resume);
+            }
         }
+        Err(refusal) => talk.turn_away(refusal),
     }
     let tick = sleep_until(next_ping.min(start + hello));
     let mut tick = pin!(tick);
@@ -329,7 +486,7 @@ async fn converse(edge: Edge, socket: WebSocket, asked: Asked) {
                 Err(_) => break End::Over,
             }
         }
-        if let Some(end) = end.take() {
+        if let Some(end) = talk.end.take() {
             break end;
         }
         let event = tokio::select! {
@@ -352,13 +509,20 @@ async fn converse(edge: Edge, socket: WebSocket, asked: Asked) {
             Event::Item(Some(item)) => frame_of(None, &item),
             Event::Topic(topic, item) => frame_of(Some(&topic), &item),
             Event::Stored(id, stored) => {
-                talk.sent(id.as_ref(), stored.map(Some).map_err(BrokerError::from));
+                talk.sent(id.as_ref(), stored);
                 continue;
             }
             Event::Frame(Some(Ok(message))) => {
                 heard = Instant::now();
                 match message {
-                    Message::Text(text) => talk.hear(&text),
+                    Message::Text(text) => {
+                        let before = talk.expires();
+                        talk.hear(&text).await;
+                        // A token has its own time.
+                        if talk.expires() != before {
+                            tick.as_mut().reset(Instant::now());
+                        }
+                    }
                     Message::Binary(_) => {
                         let text = "binary frames are not part of this protocol; send JSON in text frames";
                         talk.refuse(None, &Refusal::new(Code::BadRequest, text));
@@ -370,11 +534,13 @@ async fn converse(edge: Edge, socket: WebSocket, asked: Asked) {
                 continue;
             }
             Event::Frame(Some(Err(error))) => break unreadable(error),
-            Event::Frame(None) | Event::Flushed(Err(_)) | Event::Item(None) => break End::Over,
+            Event::Item(None) => break End::Close(Close::SessionEnded, "the session was ended".to_owned()),
+            Event::Frame(None) | Event::Flushed(Err(_)) => break End::Over,
             Event::Shutdown => break End::Close(Close::GoingAway, "the server is going away".to_owned()),
             Event::Tick => {
                 let now = Instant::now();
-                if talk.session.is_none() && now >= start + hello {
+                talk.expire();
+                if talk.caller.is_none() && now >= start + hello {
                     let text = format!("no hello within {} s", hello.as_secs_f32());
                     break End::Close(Close::NoHello, text);
                 }
@@ -392,8 +558,14 @@ async fn converse(edge: Edge, socket: WebSocket, asked: Asked) {
                         unflushed = true;
                     }
                 }
-                let hello_due = if talk.session.is_none() { start + hello } else { next_ping };
-                tick.as_mut().reset(next_ping.min(hello_due));
+                let hello_due = if talk.caller.is_none() { start + hello } else { next_ping };
+                let mut due = next_ping.min(hello_due);
+                if let Some(expires) = talk.expires() {
+                    // A clock that is set does no harm: it is looked at with every ping.
+                    let left = expires.saturating_sub(talk.edge.broker.now());
+                    due = due.min(now + Duration::from_millis(left));
+                }
+                tick.as_mut().reset(due);
                 continue;
             }
         };
@@ -404,6 +576,7 @@ async fn converse(edge: Edge, socket: WebSocket, asked: Asked) {
     };
     // Leaves the hubs before the last words, which may take a while.
     drop(talk);
+    drop(place);
     _ = timeout(CLOSING, say_goodbye(sink, stream, end)).await;
 }
 

@@ -24,7 +24,7 @@ use x0_msg_server::clock::Clock;
 use x0_msg_server::config::Config;
 use x0_msg_server::engine::{Append, Durability, Engine, Storage};
 use x0_msg_server::hub::Hubs;
-use x0_msg_server::message::{Address, Kind, Message, SessionId};
+use x0_msg_server::message::{Address, Author, Kind, Message, SenderName, SessionId};
 
 #[path = "server.rs"]
 mod server;
@@ -136,12 +136,14 @@ fn engine(dir: &Path, durability: Durability, time: Duration, runtime: &tokio::r
     });
     let payload = payload();
     let sender = engine.clone();
-    let from = SessionId::new("sender").expect("a name");
+    let from = SenderName::new("sender").expect("a name");
+    let author = Author::Session(SessionId::new("sender").expect("a name"));
     let figures = runtime.block_on(closed_loop(time, move |mailbox| {
         let message =
             Message { kind: Kind::Message, from: Some(from.clone()), payload: payload.clone(), ts: 0 };
         let address = addresses[mailbox].clone();
-        let commit = sender.append(Append { address, message, id: None, ttl: None, receipt: false });
+        let author = author.clone();
+        let commit = sender.append(Append { address, message, author, id: None, ttl: None, receipt: false });
         let acks = acks.clone();
         async move {
             let seq = commit.await.expect("stored");

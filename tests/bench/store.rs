@@ -19,7 +19,7 @@ use x0_msg_server::clock::Clock;
 use x0_msg_server::config::Config;
 use x0_msg_server::engine::{Append, Durability, Engine, Storage};
 use x0_msg_server::hub::Hubs;
-use x0_msg_server::message::{Address, Kind, Message, MessageId, SessionId};
+use x0_msg_server::message::{Address, Author, Kind, Message, MessageId, SenderName, SessionId};
 
 #[path = "server.rs"]
 mod server;
@@ -41,12 +41,14 @@ fn fill(dir: &Path, messages: usize, mailboxes: usize, with_ids: bool) {
             let to = SessionId::new(&session((n * 7919) % mailboxes)).expect("a name");
             let message = Message {
                 kind: Kind::Message,
-                from: SessionId::new("sender").ok(),
+                from: SenderName::new("sender").ok(),
                 payload: payload.clone(),
                 ts: Clock::Wall.now(),
             };
             let id = MessageId::new(&n.to_string()).ok().filter(|_| with_ids);
-            let append = Append { address: Address::Session(to), message, id, ttl: None, receipt: false };
+            let author = Author::Anonymous;
+            let append =
+                Append { address: Address::Session(to), message, author, id, ttl: None, receipt: false };
             commits.push(engine.append(append));
             if commits.len() == 4000 {
                 for commit in commits.drain(..) {

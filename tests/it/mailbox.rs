@@ -172,10 +172,10 @@ async fn an_ack_of_what_was_never_given_is_refused() {
     let server = TestServer::start().await;
     let mut a = server.session("A").await;
     a.ack(9_007_199_254_740_991).await;
-    assert_eq!(a.error().await, "bad_request");
+    assert_eq!(a.error().await, "not_found");
     let seq = server.send("B", "A", json!(1)).await;
     let wrong = json!({ "session": "A", "seq": seq, "epoch": "another" });
-    assert_eq!(server.post("/v1/ack", wrong).await.code(), "bad_request");
+    assert_eq!(server.post("/v1/ack", wrong).await.code(), "not_found");
     assert_eq!(a.payload().await, 1);
     a.settle().await;
 }

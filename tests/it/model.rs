@@ -10,6 +10,7 @@ use x0_msg_server::broker::{Broker, Sending};
 use x0_msg_server::clock::Clock;
 use x0_msg_server::config::Config;
 use x0_msg_server::engine::{Durability, Storage};
+use x0_msg_server::hub::Transport;
 use x0_msg_server::identity::Grant;
 use x0_msg_server::message::{Item, Seq, SessionId};
 use x0_msg_server::protocol::{Resume, Send, To};
@@ -53,8 +54,8 @@ async fn send(broker: &Broker, to: &SessionId, payload: usize) -> Seq {
         volatile: false,
         receipt: false,
     };
-    let sending: Sending = broker.send(&Grant::anonymous(), send).unwrap();
-    sending.done().await.unwrap().unwrap()
+    let sending: Sending = broker.send(&Grant::Open { session: None, manages: false }, send).unwrap();
+    sending.await.unwrap().seq.unwrap()
 }
 
 async fn run(seed: u64, hub_slots: usize) {
@@ -77,7 +78,7 @@ async fn run(seed: u64, hub_slots: usize) {
                 let known: Vec<Seq> = model.after(model.floor).collect();
                 let after = if random.bool() { random.choice(known) } else { None };
                 let resume = Resume { after, epoch: after.map(|_| broker.epoch().clone()) };
-                let (subscriber, opening) = broker.mailbox(&session, &resume);
+                let (subscriber, opening) = broker.mailbox(&session, &resume, Transport::Websocket).unwrap();
                 assert_eq!(opening.seq, model.floor, "seed {seed}, step {step}");
                 readers.push(Reader { subscriber, at: after.unwrap_or(model.floor) });
             }
@@ -133,7 +134,7 @@ async fn run(seed: u64, hub_slots: usize) {
     }
     drop(readers);
     // With nobody attached, what was acknowledged is gone and the rest is there.
-    let (mut last, _) = broker.mailbox(&session, &Resume::default());
+    let (mut last, _) = broker.mailbox(&session, &Resume::default(), Transport::Poll).unwrap();
     for expected in model.after(Seq::START) {
         let Some(Item::Message(message)) = soon(last.next()).await else {
             panic!("seed {seed}: not a message")
@@ -167,7 +168,7 @@ async fn lagging_readers_lose_and_repeat_nothing() {
     let session = SessionId::new("B").unwrap();
     let readers: Vec<_> = (0..8)
         .map(|_| {
-            let (mut subscriber, _) = broker.mailbox(&session, &Resume::default());
+            let (mut subscriber, _) = broker.mailbox(&session, &Resume::default(), Transport::Poll).unwrap();
             tokio::spawn(async move {
                 for n in 0..MESSAGES {
                     let Some(Item::Message(message)) = subscriber.next().await else {

@@ -68,7 +68,7 @@ async fn broker(dir: PathBuf, seed: u64) -> Result<(), Failure> {
     let settings = config.settings(Clock::Wall);
     let (engine, mut writer) = Engine::stepped(settings, hubs.clone(), &dir, Durability::Os)?;
     let broker = Broker::on(engine, hubs, config.limits(), Clock::Wall);
-    let server = Server::with(broker, config);
+    let server = Server::with(broker, config)?;
     tokio::spawn(async move {
         loop {
             sleep(Duration::from_millis(random.u64(1..30))).await;

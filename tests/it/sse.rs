@@ -33,16 +33,35 @@ impl Events {
         Self::on(TcpStream::connect(address).await?, query, last).await
     }
 
+    /// With a token, or an API key.
+    pub async fn with_bearer(address: SocketAddr, query: &str, bearer: &str) -> Self {
+        let stream = soon(TcpStream::connect(address)).await.unwrap();
+        let bearer = Some(format!("Bearer {bearer}"));
+        soon(Self::open_on(stream, query, None, bearer.as_deref())).await.unwrap()
+    }
+
     pub async fn on(
         stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
         query: &str,
         last: Option<u64>,
+    ) -> anyhow::Result<Self> {
+        Self::open_on(stream, query, last, None).await
+    }
+
+    async fn open_on(
+        stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+        query: &str,
+        last: Option<u64>,
+        bearer: Option<&str>,
     ) -> anyhow::Result<Self> {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
         let mut request = hyper::Request::get(format!("/v1/events{query}")).header("host", "x");
         if let Some(last) = last {
             request = request.header("last-event-id", last);
+        }
+        if let Some(bearer) = bearer {
+            request = request.header("authorization", bearer);
         }
         let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
         assert_eq!(response.headers()["content-type"], "text/event-stream");

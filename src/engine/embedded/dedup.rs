@@ -5,7 +5,7 @@ use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 
-use crate::message::{Address, Message, MessageId, Seq};
+use crate::message::{Address, Author, Message, MessageId, Seq};
 
 /// What stands for one (receiver, sender, id): a keyed hash, so that nobody can aim at somebody else's.
 ///
@@ -58,11 +58,11 @@ impl Keys {
         Self(SipHasher13::new_with_key(secret))
     }
 
-    pub(super) fn key(&self, address: &Address, message: &Message, id: &MessageId) -> Key {
+    pub(super) fn key(&self, address: &Address, author: &Author, message: &Message, id: &MessageId) -> Key {
         // Senders without a name cannot be told apart, but their retries have the same payload.
-        let sender = match &message.from {
-            Some(from) => Ok(from),
-            None => Err(message.payload.get()),
+        let sender = match author {
+            Author::Anonymous => Err(message.payload.get()),
+            author => Ok(author),
         };
         let mut hasher = self.0;
         (address, sender, id).hash(&mut hasher);

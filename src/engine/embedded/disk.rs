@@ -29,7 +29,7 @@ use crate::engine::embedded::rows::{
     self, COLUMNS, Crc, Identity, MessageRow, ReadError, State, address_text, int, nat, parse_address,
     write_registration,
 };
-use crate::message::{Address, Publication, Seq, SessionId};
+use crate::message::{Address, Publication, SenderName, Seq, SessionId};
 
 /// The format this version reads and writes.
 pub(super) const FORMAT: i64 = 1;
@@ -481,6 +481,7 @@ fn insert(to: &Transaction<'_>, appends: &[Pending]) -> rusqlite::Result<()> {
     ))?;
     for pending in appends {
         let publication = &pending.publication;
+        let receipt = pending.receipt.as_ref().map(|(session, id)| rows::receipt_text(session, id));
         let row = MessageRow {
             seq: int(pending.seq.0),
             address: &address_text(&pending.address),
@@ -488,8 +489,8 @@ fn insert(to: &Transaction<'_>, appends: &[Pending]) -> rusqlite::Result<()> {
             ends: int(pending.ends),
             ts: int(pending.ts),
             kind: rows::kind_number(publication.kind()),
-            sender: publication.from().map(SessionId::as_str),
-            receipt: pending.receipt.as_ref().map(|id| id.as_str()),
+            sender: publication.from().map(SenderName::as_str),
+            receipt: receipt.as_deref(),
             payload: &publication.stored_payload(),
         };
         row.insert(&mut statement)?;

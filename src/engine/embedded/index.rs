@@ -12,11 +12,11 @@ use tokio::sync::oneshot;
 
 use crate::clock::millis;
 use crate::engine::embedded::dedup::{Dedup, Key, Keys};
-use crate::engine::embedded::directory::{Directory, Registration};
-use crate::engine::{Append, EngineError, Position, Settings};
+use crate::engine::embedded::directory::{Directory, Handles, Registration};
+use crate::engine::{Append, EngineError, Position, Register, RegisterError, Settings};
 use crate::hub::{Hubs, shrink};
 use crate::message::{
-    Address, Gap, GapReason, Item, Message, MessageId, Outcome, Publication, Seq, SessionId, UserId,
+    Address, Gap, GapReason, Handle, Item, Message, MessageId, Outcome, Publication, Seq, SessionId, UserId,
 };
 
 mod restore;
@@ -54,8 +54,8 @@ pub(super) struct Pending {
     pub(super) address: Address,
     pub(super) publication: Arc<Publication>,
     pub(super) key: Option<Key>,
-    /// The sender's id of it, if the sender wants to know what becomes of it.
-    pub(super) receipt: Option<MessageId>,
+    /// Who wants to know what becomes of it, and under which id.
+    pub(super) receipt: Option<(SessionId, MessageId)>,
     /// Who waits for it; nobody for a receipt, which must not get lost.
     pub(super) waiter: Option<Waiter>,
 }
@@ -111,6 +111,7 @@ pub(super) enum Slot {
 pub(super) struct Index {
     settings: Settings,
     keys: Keys,
+    handles: Handles,
     /// Whether committed messages are on a disk, or only here.
     on_disk: bool,
     /// The newest seq given.
@@ -168,9 +169,11 @@ pub(super) fn cost_of(payload: usize, names: usize) -> usize {
 impl Index {
     /// An empty index. Its first seq is the one after `newest`.
     pub(super) fn new(settings: Settings, secret: &[u8; 16], newest: Seq, on_disk: bool) -> Self {
+        let handles = Handles::new(secret);
         Self {
             settings,
             keys: Keys::new(secret),
+            handles: handles.clone(),
             on_disk,
             newest,
             committed: newest,
@@ -189,7 +192,7 @@ impl Index {
             queued_bytes: 0,
             repeats: Vec::new(),
             gone: Gone::default(),
-            directory: Directory::default(),
+            directory: Directory::new(handles),
             recent: VecDeque::new(),
             recent_bytes: 0,
             acknowledged: Vec::new(),
@@ -197,17 +200,81 @@ impl Index {
         }
     }
 
-    /// Changes a registration; the waiter is told when that is stored.
-    pub(super) fn register(&mut self, session: &SessionId, to: Option<Registration>, waiter: Option<Waiter>) {
+    /// Registers a session; answers whether that changes anything.
+    pub(super) fn register(&mut self, register: &Register) -> Result<bool, RegisterError> {
+        let most = self.settings.sessions_per_user;
+        let (to, gives_way) = self.directory.plan(register, self.settings.clock.now(), most)?;
+        if let Some(other) = gives_way {
+            self.set_registration(&other, None);
+        }
+        let changes = to.is_some();
+        if changes {
+            self.set_registration(&register.session, to);
+        }
+        Ok(changes)
+    }
+
+    fn set_registration(&mut self, session: &SessionId, to: Option<Registration>) {
         self.directory.set(session, to.clone());
         if self.on_disk {
             self.gone.registrations.insert(session.clone(), to);
-            self.gone.waiters.extend(waiter);
         }
+    }
+
+    /// Ends a session: its registration and its mailbox. Tokens cannot bring it back before `barred` is over.
+    pub(super) fn end(&mut self, session: &SessionId, barred: Duration) {
+        let bar = Registration { user: None, ends: self.end_of(barred), barred: true };
+        self.set_registration(session, (!barred.is_zero()).then_some(bar));
+        self.purge(&Address::Session(session.clone()));
+    }
+
+    /// Deletes everything on a shelf; what is not committed yet is deleted as soon as it is.
+    fn purge(&mut self, address: &Address) {
+        let Some(shelf) = self.shelves.get_mut(address) else { return };
+        shelf.position.floor = shelf.last();
+        shelf.position.newest = shelf.position.floor;
+        self.drop_ended(address);
+        self.note_floor(address);
+    }
+
+    /// Drops what is committed and below the floor.
+    fn drop_ended(&mut self, address: &Address) {
+        let Some(shelf) = self.shelves.get_mut(address) else { return };
+        let through = shelf.position.floor.min(self.committed);
+        let end = shelf.entries.partition_point(|entry| entry.seq <= through);
+        let dropped: Vec<Entry> = shelf.entries.drain(..end).collect();
+        shelf.bytes -= dropped.iter().map(|entry| entry.bytes as usize).sum::<usize>();
+        for entry in &dropped {
+            self.drop_entry(entry, Outcome::Expired);
+        }
+        self.list_if_empty(address);
+    }
+
+    /// The next commit tells this waiter.
+    pub(super) fn wait_for_commit(&mut self, waiter: Waiter) {
+        self.gone.waiters.push(waiter);
     }
 
     pub(super) fn registration(&self, session: &SessionId) -> Option<&Registration> {
         self.directory.get(session, self.settings.clock.now())
+    }
+
+    pub(super) fn is_ended(&self, session: &SessionId) -> bool {
+        self.directory.is_barred(session, self.settings.clock.now())
+    }
+
+    pub(super) fn handles(&self) -> &Handles {
+        &self.handles
+    }
+
+    pub(super) fn session_of(&self, handle: Handle) -> Option<&SessionId> {
+        self.directory.session_of(handle, self.settings.clock.now())
+    }
+
+    /// How many messages wait on a mailbox's shelf, and their bytes.
+    pub(super) fn waiting(&self, session: &SessionId) -> (usize, usize) {
+        let shelf = self.shelves.get(&Address::Session(session.clone()));
+        shelf.map_or((0, 0), |shelf| (shelf.committed(self.committed), shelf.bytes))
     }
 
     pub(super) fn sessions_of(&self, user: &UserId) -> Vec<SessionId> {
@@ -223,8 +290,8 @@ impl Index {
     pub(super) fn append(&mut self, append: Append, waiter: Option<Waiter>) -> Result<Place, EngineError> {
         let Settings { mailbox, history, queue, clock, .. } = self.settings;
         let now = clock.now();
-        let Append { address, message, id, ttl, receipt } = append;
-        let key = id.as_ref().map(|id| self.keys.key(&address, &message, id));
+        let Append { address, message, author, id, ttl, receipt } = append;
+        let key = id.as_ref().map(|id| self.keys.key(&address, &author, &message, id));
         if let Some(seq) = key.and_then(|key| self.dedup.get(key, now)) {
             if seq > self.committed
                 && let Some(waiter) = waiter
@@ -244,7 +311,7 @@ impl Index {
             Some(ttl) => ttl,
             None => bounds.age,
         };
-        let wants = if receipt { message.from.clone().zip(id.clone()) } else { None };
+        let wants = if receipt { author.session().cloned().zip(id) } else { None };
         let to = wants.as_ref().map(|(from, _)| from);
         let mut seq = Seq(self.newest.0 + 1);
         let mut publication = Publication::encode(&address, Some(seq), &message);
@@ -257,14 +324,14 @@ impl Index {
             self.has_room(&address, cost(&publication), to)?;
         }
         let publication = Arc::new(publication);
-        if let Some((from, id)) = wants {
+        if let Some((from, id)) = wants.clone() {
             *self.promised.entry(from.clone()).or_default() += 1;
             self.receipts.insert(seq, (from, id));
         }
         if let Some(key) = key {
             self.dedup.remember(key, seq, now);
         }
-        let receipt = if receipt { id } else { None };
+        let receipt = wants;
         let (ends, ts) = (end_of(now, age), message.ts);
         self.place(Pending { seq, prev: Seq::START, ends, ts, address, publication, key, receipt, waiter });
         Ok(Place::New(seq))
@@ -376,8 +443,11 @@ impl Index {
                 self.recent.push_back(Arc::clone(&pending.publication));
             }
             let shelf = self.shelves.get_mut(&pending.address).expect("what is queued is on its shelf");
-            shelf.position.newest = pending.seq;
-            if matches!(pending.address, Address::Topic(_)) {
+            shelf.position.newest = shelf.position.newest.max(pending.seq);
+            if pending.seq <= shelf.position.floor {
+                // Its session was ended while it was being written.
+                self.drop_ended(&pending.address);
+            } else if matches!(pending.address, Address::Topic(_)) {
                 self.make_room(&pending.address);
             }
         }
@@ -622,8 +692,9 @@ impl Index {
         self.expired += dropped;
         for _ in 0..EXPIRY_SLICE {
             let Some(session) = self.directory.ended(now) else { break };
-            self.register(&session, None, None);
+            self.set_registration(&session, None);
         }
+        self.directory.shrink();
         dropped
     }
 

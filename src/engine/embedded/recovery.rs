@@ -355,11 +355,7 @@ fn loaded_row(row: &MessageRow<'_>) -> Result<LoadedRow, ReadError> {
         ends: nat(row.ends),
         bytes: cost_of(row.payload.len(), names),
     };
-    let receipt = row
-        .sender
-        .zip(row.receipt)
-        .and_then(|(sender, id)| Some((SessionId::new(sender).ok()?, MessageId::new(id).ok()?)));
-    Ok((row.address()?, stored, receipt))
+    Ok((row.address()?, stored, row.receipt()))
 }
 
 /// Reads all messages from one end; answers what was seen.

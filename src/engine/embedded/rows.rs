@@ -4,7 +4,9 @@ use rusqlite::{Connection, Row, params};
 use serde_json::value::RawValue;
 
 use crate::engine::embedded::directory::Registration;
-use crate::message::{Address, Epoch, Kind, Message, Publication, Seq, SessionId, TopicName, UserId};
+use crate::message::{
+    Address, Epoch, Kind, Message, MessageId, Publication, SenderName, Seq, SessionId, TopicName, UserId,
+};
 
 /// Seqs stay below 2^53 on the wire and fit SQLite's integers.
 #[allow(clippy::cast_possible_wrap)]
@@ -74,6 +76,11 @@ pub(super) fn parse_address(text: &str) -> Option<Address> {
     }
 }
 
+/// Who gets a receipt, and for which id. Names hold no line breaks.
+pub(super) fn receipt_text(session: &SessionId, id: &MessageId) -> String {
+    format!("{session}\n{id}")
+}
+
 /// One row of `message`, its checksum verified.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct MessageRow<'a> {
@@ -136,6 +143,14 @@ impl<'a> MessageRow<'a> {
         parse_address(self.address).ok_or_else(|| self.damaged())
     }
 
+    /// Who wants to know what becomes of it, and its name there. Without a session of its own in a store of
+    /// version 0.1, where it is the sender's.
+    pub(super) fn receipt(&self) -> Option<(SessionId, MessageId)> {
+        let receipt = self.receipt?;
+        let (session, id) = receipt.split_once('\n').or_else(|| Some((self.sender?, receipt)))?;
+        Some((SessionId::new(session).ok()?, MessageId::new(id).ok()?))
+    }
+
     pub(super) fn damaged(&self) -> ReadError {
         ReadError::Damaged(format!("message {}", self.seq))
     }
@@ -146,7 +161,7 @@ impl<'a> MessageRow<'a> {
             1 => Kind::Receipt,
             _ => return Err(self.damaged()),
         };
-        let from = self.sender.map(SessionId::new).transpose().map_err(|_| self.damaged())?;
+        let from = self.sender.map(SenderName::new).transpose().map_err(|_| self.damaged())?;
         let payload = RawValue::from_string(self.payload.to_owned()).map_err(|_| self.damaged())?;
         let message = Message { kind, from, payload, ts: nat(self.ts) };
         Ok(Publication::encode(&self.address()?, Some(Seq(nat(self.seq))), &message))
@@ -285,8 +300,10 @@ pub(super) fn write_registration(
 ) -> rusqlite::Result<()> {
     let gone = to.prepare_cached("DELETE FROM directory WHERE session = ?1")?.execute([session.as_str()])?;
     state.sessions -= i64::from(gone > 0);
-    let Some(Registration { user, ends }) = registration else { return Ok(()) };
+    let Some(Registration { user, ends, barred }) = registration else { return Ok(()) };
     let (session, user, ends) = (session.as_str(), user.as_ref().map(UserId::as_str), int(*ends));
+    // A session that was ended has its time negated.
+    let ends = if *barred { -ends } else { ends };
     let crc = registration_crc(session, user, ends).end();
     to.prepare_cached("INSERT INTO directory VALUES (?1, ?2, ?3, ?4)")?
         .execute(params![session, user, ends, crc])?;
@@ -307,11 +324,10 @@ pub(super) fn read_directory(
         let session = row.get_ref(0)?.as_str().map_err(|_| damaged())?;
         let user = row.get_ref(1)?.as_str_or_null().map_err(|_| damaged())?;
         let ends = row.get_ref(2)?.as_i64().map_err(|_| damaged())?;
-        registration_crc(session, user, ends)
-            .is(row.get(3)?, || format!("session {session} of table `directory`"))?;
+        registration_crc(session, user, ends).is(row.get(3)?, || "a row of table `directory`".to_owned())?;
         let user = user.map(UserId::new).transpose().map_err(|_| damaged())?;
         let session = SessionId::new(session).map_err(|_| damaged())?;
-        each(&session, Registration { user, ends: nat(ends) })?;
+        each(&session, Registration { user, ends: ends.unsigned_abs(), barred: ends < 0 })?;
         count += 1;
     }
     Ok(count)

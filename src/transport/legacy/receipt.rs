@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::broker::Broker;
-use crate::hub::lock;
+use crate::hub::{Transport, lock};
 use crate::lease::{Claim, Idle, Leases};
 use crate::link::Link;
 use crate::message::{Seq, SessionId};
@@ -84,10 +84,10 @@ impl Answered {
         request.is_some() && request == self.request.as_deref()
     }
 
-    /// What a poll on `link` with this `a__` proves.
-    fn proof(&self, link: &Link, request: Option<&str>) -> Proof {
+    /// What a poll proves.
+    fn proof(&self, Poll { link, request, in_turn, .. }: Poll<'_>) -> Proof {
         // A browser uses a connection again only after it has read the answer before.
-        if self.is_on(link) {
+        if in_turn && self.is_on(link) {
             return Proof::Arrived;
         }
         // A browser sends the same request again only when it got no answer.
@@ -134,10 +134,10 @@ impl Reader {
     }
 
     /// Takes a poll as the receipt of the answer before, or not.
-    async fn settle(&mut self, session: &SessionId, link: &Link, request: Option<&str>) -> Option<Seq> {
+    async fn settle(&mut self, session: &str, poll: Poll<'_>) -> Option<Seq> {
         let looking = Instant::now();
         let proof = loop {
-            match self.answered.as_ref()?.proof(link, request) {
+            match self.answered.as_ref()?.proof(poll) {
                 Proof::Open if looking.elapsed() < EVIDENCE => sleep(LOOK).await,
                 proof => break proof,
             }
@@ -146,10 +146,10 @@ impl Reader {
         if proof != Proof::Arrived {
             if self.repeats < MOST_REPEATS {
                 self.repeats += 1;
-                tracing::debug!(%session, %through, "no evidence of arrival; handing out again");
+                tracing::debug!(session, %through, "no evidence of arrival; handing out again");
                 return None;
             }
-            tracing::warn!(%session, %through, "no receipt after {MOST_REPEATS} repeats; going on");
+            tracing::warn!(session, %through, "no receipt after {MOST_REPEATS} repeats; going on");
         }
         self.repeats = 0;
         Some(through)
@@ -181,6 +181,8 @@ pub(super) struct Poll<'a> {
     pub(super) ack: Option<Seq>,
     /// Whether a live page would use its connection again.
     pub(super) reused: bool,
+    /// Whether its connection carries one request after the other.
+    pub(super) in_turn: bool,
 }
 
 impl Pages {
@@ -197,9 +199,9 @@ impl Pages {
             session,
             |at, idle| Some(Reader::likeness(at, idle, link, request)),
             || {
-                let (subscriber, _) = broker.mailbox(session, &Resume::default());
+                let (subscriber, _) = broker.mailbox(session, &Resume::default(), Transport::Legacy).ok()?;
                 let ended = lock(&self.ended).readers.remove(session);
-                (subscriber, ended.map(|(_, reader)| reader).unwrap_or_default())
+                Some((subscriber, ended.map(|(_, reader)| reader).unwrap_or_default()))
             },
         )?;
         let (subscriber, reader) = claim.parts();
@@ -210,7 +212,7 @@ impl Pages {
                 *reader = Reader::default();
                 said
             }
-            None => reader.settle(session, link, request).await,
+            None => reader.settle(&broker.public_name(session), poll).await,
         };
         if let Some(received) = received {
             subscriber.pass(received);
@@ -273,6 +275,6 @@ impl Pages {
 
 fn acknowledge(broker: &Broker, session: &SessionId, received: Seq) {
     if let Err(error) = broker.ack(session, received, None) {
-        tracing::error!(%session, %error, "a receipt was refused");
+        tracing::error!(session = %broker.public_name(session), %error, "a receipt was refused");
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::edge::{Query, encode};
-use crate::message::{Seq, SessionId};
+use crate::message::{SenderName, Seq, SessionId};
 use crate::protocol::{Malformed, parse_object, present};
 
 /// Where a form send puts its data in the receiving page.
@@ -240,7 +240,7 @@ impl<'de> Deserialize<'de> for Members<'de> {
 
 /// The object an x0 page gets for a payload: the payload with `session_src` set to the sender, whatever the
 /// payload said. Everything else stays byte for byte. A payload that is no object stands in a field of one.
-pub(super) fn with_sender(payload: &str, from: Option<&SessionId>) -> String {
+pub(super) fn with_sender(payload: &str, from: Option<&SenderName>) -> String {
     let from = encode(&from);
     let Ok(Members(members)) = serde_json::from_str(payload) else {
         return format!(r#"{{"payload":{payload},"session_src":{from}}}"#);
@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn the_sender_is_set_whatever_the_payload_says() {
-        let sender = SessionId::new("A\"").unwrap();
+        let sender = SenderName::new("A\"").unwrap();
         let set = |payload| with_sender(payload, Some(&sender));
         assert_eq!(set(r#"{"a":1e400,"b":"\ud800"}"#), r#"{"a":1e400,"b":"\ud800","session_src":"A\""}"#);
         assert_eq!(set("{}"), r#"{"session_src":"A\""}"#);

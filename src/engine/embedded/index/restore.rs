@@ -37,6 +37,9 @@ impl Index {
         let shelf = self.shelves.entry(address.clone()).or_insert_with(|| Shelf::after_forgotten(Seq::START));
         let Floor { floor, expired } = floor;
         shelf.position = Position { floor, expired, newest: floor.max(expired) };
+        // The floor of a mailbox that was ended may be above everything that was committed by then.
+        self.newest = self.newest.max(floor);
+        self.committed = self.newest;
     }
 
     /// Messages come in seq order, after all floors. Answers whether it is still waiting.

@@ -1,0 +1,360 @@
+//! Who asks: what a request proves, and where it comes from.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::extract::Request;
+use axum::http::request::Parts;
+use axum::http::{Extensions, HeaderMap, HeaderValue, Uri, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::config::Auth;
+use crate::edge::{Edge, Query, Refusal};
+use crate::identity::{Claims, Grant, Proof, SKEW, Unproven};
+use crate::limits::{Payer, Place};
+use crate::link::Link;
+use crate::message::SessionId;
+use crate::protocol::{Close, Code};
+
+/// The other end of a connection, as the system knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer(pub Option<IpAddr>);
+
+/// Whether a session is made for a token that names none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Made {
+    /// Yes: `welcome` is going to name it.
+    Welcome,
+    /// No: nobody would know it.
+    Never,
+    /// No, nor is one looked for: a token does not allow what is asked for.
+    Manager,
+}
+
+/// Who asks.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// What it may do.
+    pub grant: Grant,
+    /// The client's address, where it is known.
+    pub address: Option<IpAddr>,
+}
+
+impl From<Unproven> for Refusal {
+    fn from(error: Unproven) -> Self {
+        match error {
+            Unproven::Wrong(text) => Self::new(Code::Unauthorized, text),
+            Unproven::Unavailable(text) => Self::new(Code::Unavailable, text),
+        }
+    }
+}
+
+/// The bearer of the `Authorization` header (RFC 6750 section 2.1).
+///
+/// # Errors
+/// `unauthorized` if the header holds something else.
+pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default();
+    let bearer = text.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let bearer = bearer.map(|(_, bearer)| bearer.trim()).filter(|bearer| !bearer.is_empty());
+    let told = || {
+        Refusal::new(Code::Unauthorized, "header `Authorization` must be Bearer and a token or an API key")
+    };
+    bearer.ok_or_else(told).map(Some)
+}
+
+/// A new session for a token that names none. Nobody can guess it.
+fn new_session() -> SessionId {
+    let mut bits = [0; 18];
+    getrandom::fill(&mut bits).expect("the operating system gives random numbers");
+    SessionId::new(&format!("s-{}", URL_SAFE_NO_PAD.encode(bits))).expect("26 characters are a name")
+}
+
+impl Edge {
+    /// What a request may do that brings this bearer, and names this session.
+    ///
+    /// # Errors
+    /// What is missing or wrong.
+    pub async fn identify(
+        &self,
+        bearer: Option<&str>,
+        session: Option<SessionId>,
+        made: Made,
+    ) -> Result<Grant, Refusal> {
+        const HOW: &str = "show a token: `Authorization: Bearer …`, or over WebSocket \
+                           {\"type\":\"hello\",\"token\":\"…\"}";
+        let refuse = |code, text: &str| Err(Refusal::new(code, text));
+        let open = self.identity.auth() == Auth::Open;
+        match self.identity.check(bearer).await? {
+            Proof::None if open => Ok(Grant::Open { session, manages: self.identity.everyone_manages() }),
+            Proof::None => refuse(Code::Unauthorized, HOW),
+            Proof::Backend(backend) => match session {
+                None => Ok(Grant::Backend(backend)),
+                Some(session) if open => {
+                    Ok(Grant::Open { session: Some(session), manages: backend.sessions })
+                }
+                Some(_) => refuse(
+                    Code::Forbidden,
+                    "an API key holds no session: leave `session` out, or show a token of the session",
+                ),
+            },
+            Proof::Token(_) if made == Made::Manager => {
+                refuse(Code::Forbidden, "sessions are managed by backends, with an API key")
+            }
+            Proof::Token(claims) => self.carried(claims, session, made),
+        }
+    }
+
+    /// What a token allows, for the session it names, or the one of its user's that is asked for, or a new one.
+    fn carried(&self, claims: Claims, asked: Option<SessionId>, made: Made) -> Result<Grant, Refusal> {
+        let Claims { user, session, expires, send, topics } = claims;
+        let session = match (session, asked) {
+            (Some(session), None) => session,
+            (Some(session), Some(asked)) if session == asked => session,
+            (Some(_), Some(_)) => {
+                let text = "the token is for another session than the one asked for; leave `session` out";
+                return Err(Refusal::new(Code::Forbidden, text));
+            }
+            (None, Some(asked)) => match self.broker.directory().user_of(&asked) {
+                Some(owner) if owner == user => asked,
+                _ => {
+                    let text = "no session of this user is registered under this name; leave `session` out to get a new one";
+                    return Err(Refusal::new(Code::Forbidden, text));
+                }
+            },
+            (None, None) if made == Made::Welcome => new_session(),
+            (None, None) => {
+                let text = "the token names no session (`sid`): name one of its user's, like the one that `welcome` names \
+                            over WebSocket";
+                return Err(Refusal::new(Code::BadRequest, text));
+            }
+        };
+
+        let ttl = self.config.access.carried_ttl(self.broker.now(), expires + SKEW * 1000);
+        let mut client = self.broker.carry(&session, &user, ttl, expires)?;
+        (client.send, client.topics) = (send, topics);
+        Ok(Grant::Client(client.into()))
+    }
+
+    /// Who asks by HTTP.
+    ///
+    /// # Errors
+    /// What is missing or wrong.
+    pub async fn caller(
+        &self,
+        head: &Parts,
+        session: Option<SessionId>,
+        made: Made,
+    ) -> Result<Caller, Refusal> {
+        let grant = self.identify(bearer(&head.headers)?, session, made).await?;
+        Ok(Caller { grant, address: self.client_address(peer_of(&head.extensions), &head.headers) })
+    }
+
+    /// The address of the client: what a trusted proxy says, or the other end of the connection.
+    #[must_use]
+    pub fn client_address(&self, Peer(peer): Peer, headers: &HeaderMap) -> Option<IpAddr> {
+        let peer = peer?.to_canonical();
+        let trusted =
+            |address: IpAddr| self.config.access.trust_proxy.iter().any(|net| net.contains(&address));
+        if !trusted(peer) {
+            return Some(peer);
+        }
+        // The last one that is no proxy of ours; what is before it may be made up.
+        let hops = forwarded_for(headers);
+        let mut client = peer;
+        for hop in hops.iter().rev() {
+            let Some(address) = hop else { break };
+            client = *address;
+            if !trusted(client) {
+                break;
+            }
+        }
+        Some(client)
+    }
+
+    /// Whether the peer is a proxy, behind which there are many.
+    #[must_use]
+    pub fn is_proxy(&self, address: IpAddr) -> bool {
+        self.config.access.trust_proxy.iter().any(|net| net.contains(&address.to_canonical()))
+    }
+
+    /// A place among the connections of a client's address.
+    ///
+    /// # Errors
+    /// `rate_limited` if it has too many.
+    pub fn place(&self, address: Option<IpAddr>) -> Result<Place, Refusal> {
+        self.addresses.take(address).ok_or_else(|| {
+            let most = self.addresses.most();
+            let text = format!(
+                "{most} connections from this address already, the most allowed (see --connections-per-address); close \
+                 some first"
+            );
+            Refusal::new(Code::RateLimited, text).closing(Close::Overloaded)
+        })
+    }
+
+    /// Who pays for a send; `None` for a backend, which may send as much as it likes.
+    pub(super) fn payer(caller: &Caller) -> Option<Payer> {
+        match &caller.grant {
+            Grant::Backend(_) => None,
+            grant => match (grant.session(), caller.address) {
+                (Some(session), _) => Some(Payer::Session(session.clone())),
+                (None, address) => address.map(Payer::Address),
+            },
+        }
+    }
+
+    /// Whether pages of the origin that a browser names may use this server.
+    #[must_use]
+    pub fn lets_in(&self, uri: &Uri, headers: &HeaderMap) -> bool {
+        let Some(origin) = headers.get(header::ORIGIN) else {
+            // A browser names no origin where a page needs no answer, as for an image; but it says that much.
+            let site = headers.get("sec-fetch-site");
+            return site.is_none_or(|site| site.as_bytes() != b"cross-site");
+        };
+        let Ok(origin) = origin.to_str() else { return false };
+        let allowed = &self.config.access.allow_origin;
+        if allowed.iter().any(|known| known == "*" || known.eq_ignore_ascii_case(origin)) {
+            return true;
+        }
+        // The same origin: over HTTP/2 the host is in the address. Which scheme it was, a proxy may have changed.
+        let host = uri.authority().map(|authority| authority.as_str());
+        let host = host.or_else(|| headers.get(header::HOST).and_then(|host| host.to_str().ok()));
+        let authority = origin.split_once("://").map(|(_, authority)| authority);
+        matches!((host, authority), (Some(host), Some(authority)) if bare(host).eq_ignore_ascii_case(bare(authority)))
+    }
+}
+
+/// A host without the port that its scheme has anyway.
+fn bare(host: &str) -> &str {
+    host.strip_suffix(":443").or_else(|| host.strip_suffix(":80")).unwrap_or(host)
+}
+
+/// Whom a request came from, as its proxies say, the first one first: `Forwarded` (RFC 7239), or what is used instead
+/// of it. `None` for a hop that has no address.
+fn forwarded_for(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
+    let list = |name: &str| {
+        let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).map(|item| item.trim().to_owned()).collect::<Vec<_>>()
+    };
+    let forwarded = list("forwarded");
+    if forwarded.is_empty() {
+        return list("x-forwarded-for").iter().map(|item| node(item)).collect();
+    }
+    let hop = |item: &String| {
+        let pairs = item.split(';').filter_map(|pair| pair.trim().split_once('='));
+        let mut named = pairs.filter(|(name, _)| name.eq_ignore_ascii_case("for"));
+        named.next().and_then(|(_, value)| node(value.trim_matches('"')))
+    };
+    forwarded.iter().map(hop).collect()
+}
+
+/// An address, with or without a port (RFC 7239 section 6).
+fn node(text: &str) -> Option<IpAddr> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Some(address.to_canonical());
+    }
+    if let Ok(address) = text.parse::<std::net::SocketAddr>() {
+        return Some(address.ip().to_canonical());
+    }
+    let inner = text.strip_prefix('[')?.strip_suffix(']')?;
+    inner.parse::<IpAddr>().ok().map(|address| address.to_canonical())
+}
+
+/// Refuses what comes from pages of origins that are not let in: also what they need no answer of.
+pub async fn check_origin(
+    axum::extract::State(edge): axum::extract::State<Edge>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if edge.lets_in(request.uri(), request.headers()) {
+        return next.run(request).await;
+    }
+    origin_refused(request.headers()).into_response()
+}
+
+/// The refusal of a page's origin.
+#[must_use]
+pub fn origin_refused(headers: &HeaderMap) -> Refusal {
+    let origin = headers.get(header::ORIGIN).map_or("another site", |origin| origin.to_str().unwrap_or("?"));
+    let origin: String = origin.chars().take(80).collect();
+    let text = format!("pages of {origin} are not let in; --allow-origin lets them");
+    Refusal::new(Code::Forbidden, text).closing(Close::OriginRefused)
+}
+
+/// Which session a request names, and who asks for it.
+pub struct Asked {
+    /// The query.
+    pub query: Query,
+    /// Who asks.
+    pub caller: Caller,
+}
+
+impl std::fmt::Debug for Asked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Asked").field("caller", &self.caller).finish_non_exhaustive()
+    }
+}
+
+/// The peer that the server noted with a request; nobody's in tests without a socket.
+#[must_use]
+pub fn peer_of(extensions: &Extensions) -> Peer {
+    Peer(extensions.get::<Arc<Link>>().and_then(|link| link.peer()))
+}
+
+impl Edge {
+    /// Takes the head of a request apart.
+    ///
+    /// # Errors
+    /// What is missing or wrong.
+    pub async fn asked(&self, head: &Parts, made: Made) -> Result<Asked, Refusal> {
+        let query = Query::of(&head.uri);
+        let session = query.session()?;
+        let caller = self.caller(head, session, made).await?;
+        Ok(Asked { query, caller })
+    }
+}
+
+impl Caller {
+    /// The session whose mailbox is asked for.
+    ///
+    /// # Errors
+    /// `unauthorized` if there is none.
+    pub fn session(&self) -> Result<&SessionId, Refusal> {
+        let how = match self.grant {
+            Grant::Backend(_) => "an API key holds no session; show a token of the session instead",
+            _ => "say whose mailbox to read: add ?session=… to the address",
+        };
+        self.grant.session().ok_or_else(|| Refusal::new(Code::Unauthorized, how))
+    }
+}
+
+/// What a browser is told that a token is wanted (RFC 6750 section 3).
+pub(super) const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"x0-msg-server\"");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hops_are_read_from_either_header() {
+        let hops = |name: &'static str, value: &'static str| {
+            forwarded_for(&HeaderMap::from_iter([(
+                header::HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )]))
+        };
+        let ip = |text: &str| Some(text.parse::<IpAddr>().unwrap());
+        assert_eq!(hops("x-forwarded-for", "1.2.3.4, 10.0.0.1"), [ip("1.2.3.4"), ip("10.0.0.1")]);
+        assert_eq!(hops("x-forwarded-for", "unknown, [2001:db8::1]"), [None, ip("2001:db8::1")]);
+        assert_eq!(
+            hops("forwarded", r#"for=1.2.3.4;proto=https, for="[2001:db8::1]:4711", by=x"#),
+            [ip("1.2.3.4"), ip("2001:db8::1"), None]
+        );
+        assert_eq!(hops("forwarded", "For=\"1.2.3.4:80\""), [ip("1.2.3.4")]);
+    }
+}

@@ -1,0 +1,52 @@
+//! Who holds an address: how many connections, by transport.
+
+use serde::Serialize;
+
+/// How a reader is connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// WebSocket.
+    Websocket,
+    /// Server-Sent Events.
+    Sse,
+    /// The native long-poll; one presence from its first poll to the grace after its last.
+    Poll,
+    /// Today's x0 client; likewise.
+    Legacy,
+}
+
+/// Connections by transport.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Connections {
+    /// WebSockets.
+    pub websocket: usize,
+    /// Event streams.
+    pub sse: usize,
+    /// Native long-polls.
+    pub poll: usize,
+    /// Pages of today's x0 client.
+    pub legacy: usize,
+}
+
+impl Connections {
+    /// Counts one more.
+    pub fn add(&mut self, transport: Transport) {
+        *match transport {
+            Transport::Websocket => &mut self.websocket,
+            Transport::Sse => &mut self.sse,
+            Transport::Poll => &mut self.poll,
+            Transport::Legacy => &mut self.legacy,
+        } += 1;
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        Self {
+            websocket: self.websocket + other.websocket,
+            sse: self.sse + other.sse,
+            poll: self.poll + other.poll,
+            legacy: self.legacy + other.legacy,
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Backends and their API keys.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::digest::{SHA256, digest};
+use serde::Deserialize;
+
+use crate::config::{Access, Secret};
+use crate::identity::SetupError;
+use crate::identity::pattern::{Patterns, SendPatterns};
+use crate::identity::reload::{Current, watch_files};
+use crate::message::SenderName;
+
+/// Shorter keys can be guessed.
+const SHORTEST: usize = 32;
+
+/// A backend, as its API key says.
+#[derive(Debug, Clone)]
+pub struct Backend {
+    /// What its key is called.
+    pub name: Arc<str>,
+    /// What receivers see as `from`.
+    pub from: Option<SenderName>,
+    /// Where it may send; anywhere if the key does not say.
+    pub send: Option<SendPatterns>,
+    /// Which topics it may read; all if the key does not say.
+    pub topics: Option<Patterns>,
+    /// Whether it may register, look up and end sessions.
+    pub sessions: bool,
+}
+
+/// All backends, each with the digest of its key: of equal length, whatever is compared with it.
+#[derive(Default)]
+pub(super) struct Backends(Vec<([u8; 32], Arc<Backend>)>);
+
+impl std::fmt::Debug for Backends {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(_, backend)| backend)).finish()
+    }
+}
+
+/// The file of API keys.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeyFile {
+    #[serde(default)]
+    key: Vec<Key>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Key {
+    name: String,
+    key: String,
+    from: Option<String>,
+    send: Option<SendPatterns>,
+    topics: Option<Patterns>,
+    #[serde(default = "yes")]
+    sessions: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn hash(key: &str) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, key.as_bytes()).as_ref());
+    hash
+}
+
+impl Backends {
+    /// Reads the keys, and goes on watching their file.
+    pub(super) fn watch(access: &Access) -> Result<Current<Self>, SetupError> {
+        let from_env = access.secrets.api_keys.clone();
+        watch_files(
+            "the API keys",
+            access.api_key_file.iter().cloned().collect(),
+            move |paths: &[PathBuf]| {
+                let mut all = Self::default();
+                if let Some(Secret(keys)) = &from_env {
+                    all.read_list(keys).map_err(|why| SetupError(format!("X0_MSG_API_KEYS: {why}")))?;
+                }
+                for path in paths {
+                    let told = |why: String| SetupError(format!("--api-key-file {}: {why}", path.display()));
+                    let text = std::fs::read_to_string(path).map_err(|error| told(error.to_string()))?;
+                    all.read_file(&text).map_err(told)?;
+                }
+                Ok(all)
+            },
+        )
+    }
+
+    fn read_list(&mut self, keys: &str) -> Result<(), String> {
+        for item in keys.split([',', ' ', '\n']).filter(|item| !item.is_empty()) {
+            let (name, key) = item.split_once(':').ok_or("a key is written as name:key")?;
+            let (name, key) = (name.to_owned(), key.to_owned());
+            self.add(Key { name, key, from: None, send: None, topics: None, sessions: true })?;
+        }
+        Ok(())
+    }
+
+    fn read_file(&mut self, text: &str) -> Result<(), String> {
+        // What the parser quotes may be a key: it says where, and not what.
+        let file: KeyFile = toml::from_str(text).map_err(|error| {
+            let before = error.span().map_or("", |span| &text[..span.start]);
+            let line = before.matches('\n').count() + 1;
+            format!("line {line}: {}", error.message())
+        })?;
+        file.key.into_iter().try_for_each(|key| self.add(key))
+    }
+
+    fn add(&mut self, key: Key) -> Result<(), String> {
+        let Key { name, key, from, send, topics, sessions } = key;
+        if name.is_empty() || name.chars().any(char::is_control) {
+            return Err("a key needs a `name` without control characters".to_owned());
+        }
+        if key.len() < SHORTEST {
+            return Err(format!(
+                "key `{name}` has {} characters; at least {SHORTEST} are needed (`openssl rand -hex 32` makes one)",
+                key.len()
+            ));
+        }
+        if self.0.iter().any(|(_, known)| *known.name == *name) {
+            // Two keys of one name are how one is replaced by the other.
+            tracing::debug!(name, "several API keys have this name");
+        }
+        let from =
+            from.map(|from| SenderName::new(&from).map_err(|why| format!("`from` of key `{name}` {why}")));
+        let backend = Backend { name: name.into(), from: from.transpose()?, send, topics, sessions };
+        self.0.push((hash(&key), Arc::new(backend)));
+        Ok(())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The backend with this key. Takes the same time whichever it is, and however much of it is right.
+    pub(super) fn find(&self, key: &str) -> Option<Arc<Backend>> {
+        if self.is_empty() {
+            return None;
+        }
+        let hash = hash(key);
+        let mut found = None;
+        for (known, backend) in &self.0 {
+            if verify_slices_are_equal(known, &hash).is_ok() {
+                found = Some(backend);
+            }
+        }
+        found.cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "0123456789abcdef0123456789abcdef";
+
+    #[test]
+    fn keys_are_found_whole_only() {
+        let mut all = Backends::default();
+        all.read_list(&format!("shop:{KEY}, other:{KEY}2")).unwrap();
+        assert_eq!(&*all.find(KEY).unwrap().name, "shop");
+        assert_eq!(&*all.find(&format!("{KEY}2")).unwrap().name, "other");
+        for wrong in ["", &KEY[1..], &format!("{KEY}3"), "shop"] {
+            assert!(all.find(wrong).is_none(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn files_say_what_is_wrong_and_never_the_key() {
+        let read = |text: &str| Backends::default().read_file(text);
+        read(&format!("[[key]]\nname = \"a\"\nkey = \"{KEY}\"\nsend = [\"topic:*\"]\nsessions = false"))
+            .unwrap();
+        for (text, names) in [
+            ("[[key]]\nname = \"a\"\nkey = \"hunter2\"".to_owned(), "at least 32"),
+            (format!("[[key]]\nkey = \"{KEY}\""), "name"),
+            (format!("[[key]]\nname = \"\"\nkey = \"{KEY}\""), "name"),
+            (format!("[[key]]\nname = \"a\"\nkey = \"{KEY}\"\nsent = []"), "line 4"),
+            (format!("[[key]]\nname = \"a\"\nkey = \"{KEY}\"\nsend = [\"x\"]"), "begin with"),
+            (format!("[[key]]\nname = \"a\"\nkey = \"{KEY}"), "line 3"),
+        ] {
+            let why = read(&text).unwrap_err();
+            assert!(why.contains(names), "{why}");
+            assert!(!why.contains(KEY) && !why.contains("hunter2"), "{why}");
+        }
+        assert!(Backends::default().read_list("x").unwrap_err().contains("name:key"));
+    }
+}

@@ -1,0 +1,342 @@
+//! `/openapi.json`: what `/v1` and the other HTTP calls take and answer. The limits in it are those in force.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{RefOr, Schema, SecurityRequirement};
+use utoipa::{OpenApi, ToSchema};
+
+use crate::config::{Auth, Config};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "x0-msg-server",
+        description = "A message broker for browser sessions. WebSocket is described in /asyncapi.json.",
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
+    ),
+    paths(
+        crate::api::send,
+        crate::api::ack,
+        crate::transport::poll::poll,
+        crate::transport::sse::events,
+        crate::api::sessions::register,
+        crate::api::sessions::look_up,
+        crate::api::sessions::end,
+        crate::api::sessions::user,
+        crate::ops::health,
+    ),
+    tags(
+        (name = "messages", description = "Sending, reading and acknowledging"),
+        (name = "sessions", description = "For backends: who is registered, and who is there"),
+        (name = "operations", description = "For operators")
+    )
+)]
+struct Document;
+
+/// A name: 1 to 256 bytes, no control characters.
+#[derive(ToSchema)]
+#[schema(min_length = 1, max_length = 256, pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$")]
+#[allow(dead_code)]
+pub(crate) struct Name(String);
+
+/// A position in a mailbox or history; grows, may skip, means something only within its epoch.
+#[derive(ToSchema)]
+#[schema(minimum = 0, maximum = 9_007_199_254_740_991_u64)]
+#[allow(dead_code)]
+pub(crate) struct SeqNumber(u64);
+
+/// Where a message goes.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code)]
+pub(crate) enum To {
+    /// To a session: by its id or its handle
+    Session { session: Name },
+    /// To all registered sessions of a user
+    User { user: Name },
+    /// To whoever reads a topic
+    Topic { topic: Name },
+}
+
+/// One message to send.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+pub(crate) struct Send {
+    /// Your own name for it: sending it again with the same one stores nothing
+    id: Option<Name>,
+    to: To,
+    /// Any JSON value, passed through byte for byte
+    #[schema(value_type = Value)]
+    payload: Value,
+    /// How many seconds it is kept unread
+    #[schema(minimum = 0.001)]
+    ttl: Option<f64>,
+    /// Reach only those who listen now, and store nothing
+    volatile: Option<bool>,
+    /// Put a receipt into the mailbox of the sending session when it was acknowledged, or expired. Needs an `id`, a
+    /// session that sends, and one that receives; excludes `volatile`
+    receipt: Option<bool>,
+}
+
+/// One message, or up to 1,000 of them.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code)]
+pub(crate) enum SendBody {
+    One(Box<Send>),
+    Many(ManySends),
+}
+
+/// Each item is a message like a single one; what is wrong with one is told in its place of the answer.
+#[derive(ToSchema)]
+#[schema(max_items = 1000)]
+#[allow(dead_code)]
+pub(crate) struct ManySends(Vec<Value>);
+
+/// What became of a message.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+pub(crate) struct Sent {
+    id: Option<Name>,
+    /// Where it was stored; absent when volatile, or sent to a user
+    seq: Option<SeqNumber>,
+    /// Sent to a user: in how many mailboxes
+    sessions: Option<u64>,
+}
+
+/// A message that was refused.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+pub(crate) struct NotSent {
+    id: Option<Name>,
+    error: ErrorFields,
+}
+
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code)]
+pub(crate) enum SentOrNot {
+    Sent(Sent),
+    NotSent(NotSent),
+}
+
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code)]
+pub(crate) enum SendAnswer {
+    One(Sent),
+    Many(Vec<SentOrNot>),
+}
+
+/// Error codes: for programs.
+#[derive(ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[allow(dead_code)]
+pub(crate) enum ErrorCode {
+    BadRequest,
+    TooLarge,
+    Unauthorized,
+    Forbidden,
+    NotFound,
+    MailboxFull,
+    RateLimited,
+    Overloaded,
+    Unavailable,
+}
+
+#[derive(ToSchema)]
+#[allow(dead_code)]
+pub(crate) struct ErrorFields {
+    code: ErrorCode,
+    /// For people: which field, which limit, what to do
+    message: String,
+}
+
+/// A refusal.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+pub(crate) struct ErrorBody {
+    error: ErrorFields,
+}
+
+/// What is acknowledged.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+pub(crate) struct Ack {
+    /// Whose mailbox; may be left out with a token that names its session
+    session: Option<Name>,
+    /// Everything up to here is received
+    seq: SeqNumber,
+    /// What `seq` belongs to
+    epoch: Option<String>,
+}
+
+#[derive(ToSchema)]
+#[allow(dead_code)]
+pub(crate) struct Acknowledged {
+    session: Name,
+    /// The ack floor
+    seq: SeqNumber,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[allow(dead_code)]
+pub(crate) enum FrameType {
+    Message,
+    Receipt,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[allow(dead_code)]
+pub(crate) enum ReceiptState {
+    Acknowledged,
+    Expired,
+}
+
+/// A message, or a receipt: the frame that subscribers get over WebSocket.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+pub(crate) struct Frame {
+    r#type: FrameType,
+    /// Absent when volatile
+    seq: Option<SeqNumber>,
+    /// Absent for messages from the mailbox
+    topic: Option<Name>,
+    /// Who sent it
+    from: Option<Name>,
+    /// When it was accepted, in Unix milliseconds
+    ts: u64,
+    #[schema(value_type = Option<Value>)]
+    payload: Option<Value>,
+    /// In a receipt: the sender's name for the message
+    id: Option<Name>,
+    /// In a receipt: what became of it
+    state: Option<ReceiptState>,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[allow(dead_code)]
+pub(crate) enum GapReason {
+    Acknowledged,
+    Expired,
+    Epoch,
+    Lost,
+}
+
+/// Messages after `from`, up to and including `to`, are not coming.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+pub(crate) struct Gap {
+    topic: Option<Name>,
+    from: u64,
+    to: u64,
+    reason: GapReason,
+}
+
+/// What a poll brings.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+pub(crate) struct Polled {
+    epoch: String,
+    messages: Vec<Frame>,
+    gaps: Option<Vec<Gap>>,
+    /// The `after` of the next call
+    seq: SeqNumber,
+    /// The `after.<topic>` of the next call
+    topics: Option<BTreeMap<String, u64>>,
+}
+
+/// What is registered.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+pub(crate) struct Registration {
+    /// Who it belongs to; a registration keeps the user it has
+    user: Option<Name>,
+    /// How many seconds it stays registered
+    #[schema(minimum = 0.001)]
+    ttl: Option<f64>,
+}
+
+/// Connections by transport. Polls count as one presence until 15 seconds after the last one.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+pub(crate) struct Connections {
+    websocket: u64,
+    sse: u64,
+    poll: u64,
+    legacy: u64,
+}
+
+/// A session, as backends see it.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+pub(crate) struct Session {
+    session: Name,
+    /// Its public name, which other clients may know
+    handle: String,
+    user: Option<Name>,
+    /// When its registration ends, in Unix milliseconds; absent if it is not registered
+    expires: Option<u64>,
+    connections: Connections,
+    /// Messages that wait for it
+    pending: u64,
+}
+
+/// A user and its registered sessions.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+pub(crate) struct User {
+    user: Name,
+    /// Those of all sessions together
+    connections: Connections,
+    sessions: Vec<Session>,
+}
+
+/// How the server fares.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+pub(crate) struct Health {
+    /// ok, degraded (messages cannot be stored now) or stopping
+    status: String,
+    server: String,
+    /// What "sent" means: fsync, os or memory
+    durability: String,
+    epoch: String,
+    /// Why messages cannot be stored at present
+    failing: Option<String>,
+}
+
+/// The description of a server with these settings, as JSON.
+pub(super) fn document(config: &Config) -> String {
+    let mut document = Document::openapi();
+    document.info.version = env!("CARGO_PKG_VERSION").to_owned();
+    let mut components = document.components.take().unwrap_or_default();
+    let bearer = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("A token (JWT) of a client, or the API key of a backend"))
+        .build();
+    components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
+    for name in ["Send", "Registration"] {
+        if let Some(RefOr::T(Schema::Object(object))) = components.schemas.get_mut(name)
+            && let Some(RefOr::T(Schema::Object(ttl))) = object.properties.get_mut("ttl")
+        {
+            ttl.maximum = Some(config.max_ttl.as_secs_f64().into());
+        }
+    }
+    document.components = Some(components);
+    if config.access.auth == Auth::Token {
+        let required = SecurityRequirement::new::<_, [&str; 0], &str>("bearer", []);
+        for (path, item) in &mut document.paths.paths {
+            let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete];
+            for operation in operations.into_iter().flatten().filter(|_| path.starts_with("/v1/")) {
+                operation.security = Some(vec![required.clone()]);
+            }
+        }
+    }
+    document.to_json().expect("the description encodes")
+}

@@ -1,0 +1,328 @@
+//! Sessions and users: registered by backends or carried by tokens, looked up, and ended.
+
+use serde_json::{Value, json};
+
+use crate::common::*;
+use crate::guarded::*;
+
+async fn connections(server: &Guarded, target: &str) -> Value {
+    let reply = server.call("GET", target, KEY, "").await;
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    reply.json()["connections"].clone()
+}
+
+/// What a look-up says as soon as it is as wanted: a connection that was dropped is noticed a moment later.
+async fn becomes(server: &Guarded, target: &str, wanted: Value) {
+    soon(async { while connections(server, target).await != wanted {} }).await;
+}
+
+#[tokio::test]
+async fn a_user_is_reached_in_all_sessions_offline_ones_included() {
+    let server = Guarded::start().await;
+    for (session, user) in [("a1", "ann"), ("a2", "ann"), ("b1", "bob")] {
+        let registered = server.register(session, json!({ "user": user, "ttl": 60 })).await;
+        assert_eq!((&registered["session"], &registered["user"]), (&json!(session), &json!(user)));
+        let left = registered["expires"].as_u64().unwrap() - now() * 1000;
+        assert!((55_000..=61_000).contains(&left), "{registered}");
+    }
+    let mut online = server.welcomed(&token("ann", "a1")).await;
+    let mut bob = server.welcomed(&token("bob", "b1")).await;
+    // A third session, known by its token alone.
+    let mut carried = server.welcomed(&token("ann", "a3")).await;
+    bob.say(json!({ "type": "send", "id": "c-1", "to": { "user": "ann" }, "payload": "hello" })).await;
+    let sent = bob.hear().await;
+    assert_eq!((&sent["id"], &sent["sessions"], sent.get("seq")), (&json!("c-1"), &json!(3), None), "{sent}");
+    for socket in [&mut online, &mut carried] {
+        let message = socket.message().await;
+        assert_eq!((&message["from"], &message["payload"]), (&json!("bob"), &json!("hello")));
+    }
+    // A retry stores nothing twice, in none of them.
+    bob.say(json!({ "type": "send", "id": "c-1", "to": { "user": "ann" }, "payload": "hello" })).await;
+    assert_eq!(bob.hear().await["sessions"], 3);
+    let mut offline = server.welcomed(&token("ann", "a2")).await;
+    assert_eq!(offline.payload().await, "hello");
+    for socket in [&mut online, &mut carried, &mut offline] {
+        socket.settle().await;
+    }
+    // Volatile: to whoever is there.
+    bob.say(json!({ "type": "send", "to": { "user": "ann" }, "payload": "now", "volatile": true })).await;
+    assert_eq!(bob.hear().await["sessions"], 3);
+    assert_eq!(online.payload().await, "now");
+    let receipt =
+        json!({ "type": "send", "id": "c-2", "to": { "user": "ann" }, "payload": 1, "receipt": true });
+    bob.say(receipt).await;
+    assert_eq!(bob.error().await, "bad_request");
+    let users = server.call("GET", "/v1/users/ann", KEY, "").await.json();
+    let names: Vec<&Value> =
+        users["sessions"].as_array().unwrap().iter().map(|one| &one["session"]).collect();
+    assert_eq!(names, ["a1", "a2", "a3"]);
+    assert_eq!(users["connections"]["websocket"], 3);
+    assert_eq!(server.call("GET", "/v1/users/nobody", KEY, "").await.code(), "not_found");
+}
+
+#[tokio::test]
+async fn one_full_mailbox_does_not_keep_a_message_from_the_users_other_sessions() {
+    let server = Guarded::with(&["--mailbox-messages", "2"]).await;
+    for session in ["a1", "a2"] {
+        server.register(session, json!({ "user": "ann" })).await;
+    }
+    let send = |to: Value| {
+        let body = json!({ "to": to, "payload": 1 });
+        server.call("POST", "/v1/messages", KEY, body)
+    };
+    for _ in 0..2 {
+        assert_eq!(send(json!({ "session": "a1" })).await.status, 200);
+    }
+    assert_eq!(send(json!({ "user": "ann" })).await.json(), json!({ "sessions": 1 }));
+    assert_eq!(send(json!({ "user": "ann" })).await.json(), json!({ "sessions": 1 }));
+    let reply = send(json!({ "user": "ann" })).await;
+    assert_eq!((reply.status, reply.code().as_str()), (507, "mailbox_full"));
+}
+
+#[tokio::test]
+async fn registrations_survive_a_crash_and_end_in_time() {
+    let server = Guarded::start().await;
+    let handle = server.register("a1", json!({ "user": "ann" })).await["handle"].clone();
+    server.register("short", json!({ "user": "ann", "ttl": 0.5 })).await;
+    server.register("ended", json!({ "user": "ann" })).await;
+    assert_eq!(server.call("DELETE", "/v1/sessions/ended", KEY, "").await.status, 204);
+    let server = server.again().await;
+    // The last one's time is over by now, or soon.
+    soon(async {
+        while server.call("GET", "/v1/users/ann", KEY, "").await.json()["sessions"].as_array().unwrap().len()
+            > 1
+        {}
+    })
+    .await;
+    let session = server.call("GET", "/v1/sessions/a1", KEY, "").await.json();
+    assert_eq!((&session["user"], &session["handle"]), (&json!("ann"), &handle));
+    let mut eve = server.welcomed(&token("eve", "e1")).await;
+    let sent = eve.send_to(handle.as_str().unwrap(), json!("by handle")).await;
+    let mut ann = server.welcomed(&token("ann", "a1")).await;
+    let message = ann.message().await;
+    assert_eq!((&message["seq"], &message["payload"]), (&json!(sent), &json!("by handle")));
+    // What was ended stays ended for tokens, until a backend says otherwise.
+    let (mut ws, answer) = server.hello(&token("ann", "ended")).await;
+    assert_eq!(answer["code"], "unauthorized", "{answer}");
+    assert_eq!(ws.closed().await.0, 4502);
+    assert_eq!(server.call("GET", "/v1/messages?wait=0", &token("ann", "ended"), "").await.status, 401);
+    server.register("ended", json!({ "user": "ann" })).await;
+    server.welcomed(&token("ann", "ended")).await;
+}
+
+#[tokio::test]
+async fn a_session_does_not_change_hands() {
+    let server = Guarded::start().await;
+    server.register("s", json!({})).await;
+    // Somebody logs in.
+    assert_eq!(server.register("s", json!({ "user": "ann" })).await["user"], "ann");
+    // Who names nobody leaves it with whom it belongs to.
+    assert_eq!(server.register("s", json!({ "ttl": 60 })).await["user"], "ann");
+    let reply = server.call("PUT", "/v1/sessions/s", KEY, json!({ "user": "eve" })).await;
+    assert_eq!((reply.status, reply.code().as_str()), (403, "forbidden"));
+    assert!(reply.body.contains("DELETE"), "{}", reply.body);
+    let (mut ws, answer) = server.hello(&token("eve", "s")).await;
+    assert_eq!(answer["code"], "forbidden");
+    assert_eq!(ws.closed().await.0, 4501);
+    // Once it was ended, nothing of it is left for the next one.
+    server.call("POST", "/v1/messages", KEY, json!({ "to": { "session": "s" }, "payload": "for ann" })).await;
+    assert_eq!(server.call("DELETE", "/v1/sessions/s", KEY, "").await.status, 204);
+    server.register("s", json!({ "user": "eve" })).await;
+    let mut eve = server.welcomed(&token("eve", "s")).await;
+    eve.settle().await;
+}
+
+#[tokio::test]
+async fn bad_registrations_name_the_field_and_the_limit() {
+    let server = Guarded::with(&["--sessions-per-user", "2", "--max-ttl", "1h"]).await;
+    for (body, names) in [
+        ("x", "JSON"),
+        ("[]", "object"),
+        (r#"{"user":7}"#, "user"),
+        (r#"{"user":""}"#, "user"),
+        (r#"{"ttl":0}"#, "ttl"),
+        (r#"{"ttl":"1"}"#, "ttl"),
+        (r#"{"ttl":3601}"#, "3600"),
+    ] {
+        let reply = server.call("PUT", "/v1/sessions/A", KEY, body).await;
+        assert_eq!((reply.status, reply.code().as_str()), (400, "bad_request"), "{body}");
+        assert!(reply.body.contains(names), "{body}: {}", reply.body);
+    }
+    let long = "x".repeat(257);
+    for id in ["a%0Ab", long.as_str(), "%FF"] {
+        for method in ["PUT", "GET", "DELETE"] {
+            let reply = server.call(method, &format!("/v1/sessions/{id}"), KEY, "{\"ttl\":60}").await;
+            assert_eq!((reply.status, reply.code().as_str()), (400, "bad_request"), "{method} {id}");
+        }
+    }
+    // Ids may hold whatever an address can say.
+    let odd = server.call("PUT", "/v1/sessions/a%2Fb%20%C3%A4", KEY, "{\"ttl\":60}").await;
+    assert_eq!(odd.json()["session"], "a/b ä");
+    for session in ["1", "2"] {
+        let body = json!({ "user": "ann", "ttl": 60 });
+        assert_eq!(server.call("PUT", &format!("/v1/sessions/{session}"), KEY, body).await.status, 200);
+    }
+    let reply = server.call("PUT", "/v1/sessions/3", KEY, json!({ "user": "ann", "ttl": 60 })).await;
+    assert_eq!((reply.status, reply.code().as_str()), (403, "forbidden"));
+    assert!(reply.body.contains("--sessions-per-user"), "{}", reply.body);
+    // A page that loses its memory makes session after session: the one that ends first gives way.
+    server.welcomed(&token("ann", "4")).await;
+    let users = server.call("GET", "/v1/users/ann", KEY, "").await.json();
+    assert_eq!(users["sessions"].as_array().unwrap().len(), 2, "{users}");
+}
+
+/// Ending closes sockets, answers polls on both protocols, ends event streams, and deletes what waits.
+#[tokio::test]
+async fn ending_a_session_ends_everything_of_it() {
+    let server = Guarded::with(&["--poll-timeout", "60s"]).await;
+    server.register("s", json!({ "user": "ann" })).await;
+    let proof = token("ann", "s");
+    let mut sockets = vec![server.welcomed(&proof).await, server.welcomed(&proof).await];
+    let mut other = server.welcomed(&token("ann", "other")).await;
+    let mut events = crate::sse::Events::with_bearer(server.address, "", &proof).await;
+    assert_eq!(events.next().await.name, "welcome");
+    let bearer = format!("Bearer {proof}");
+    let mut http = server.http().await;
+    let poll = tokio::spawn(async move {
+        http.request("GET", "/v1/messages?wait=60", &[("authorization", bearer.as_str())], "").await
+    });
+    let mut http = server.http().await;
+    let legacy = tokio::spawn(async move { http.post(&x0_target(), x0_poll("s")).await });
+    let all = json!({ "websocket": 2, "sse": 1, "poll": 1, "legacy": 1 });
+    becomes(&server, "/v1/sessions/s", all).await;
+    // Something waits for a session that does not read.
+    server.register("away", json!({ "user": "ann" })).await;
+    server.call("POST", "/v1/messages", KEY, json!({ "to": { "session": "away" }, "payload": 1 })).await;
+    assert_eq!(server.call("GET", "/v1/sessions/away", KEY, "").await.json()["pending"], 1);
+    for session in ["s", "away"] {
+        assert_eq!(server.call("DELETE", &format!("/v1/sessions/{session}"), KEY, "").await.status, 204);
+    }
+    for socket in &mut sockets {
+        let (code, reason) = socket.closed().await;
+        assert_eq!(code, 4502);
+        assert!(reason.contains("ended"), "{reason}");
+    }
+    assert!(soon(events.try_next()).await.is_none());
+    let reply = soon(poll).await.unwrap();
+    assert_eq!((reply.status, reply.code().as_str()), (401, "unauthorized"));
+    let reply = soon(legacy).await.unwrap();
+    assert_eq!((reply.status, reply.json()), (200, json!({ "messages": null })));
+    for session in ["s", "away"] {
+        assert_eq!(server.call("GET", &format!("/v1/sessions/{session}"), KEY, "").await.code(), "not_found");
+    }
+    // Ending it again is no mistake, and the user's other session is as it was.
+    assert_eq!(server.call("DELETE", "/v1/sessions/s", KEY, "").await.status, 204);
+    other.settle().await;
+    server.register("away", json!({ "user": "bob" })).await;
+    assert_eq!(
+        server.call("GET", "/v1/messages?wait=0", &token("bob", "away"), "").await.payloads(),
+        NOTHING
+    );
+}
+
+/// Polls come and go; whoever polls is there all the time, and has left a while after the last one.
+#[tokio::test]
+async fn polls_are_one_continuous_presence() {
+    let server = Guarded::with(&["--poll-timeout", "100ms"]).await;
+    server.register("s", json!({ "user": "ann" })).await;
+    let proof = token("ann", "s");
+    let mut http = server.http().await;
+    let bearer = format!("Bearer {proof}");
+    let mut after = 0;
+    for _ in 0..3 {
+        http.x0("s").await;
+        let target = format!("/v1/messages?wait=0.05&after={after}");
+        let polled = http.request("GET", &target, &[("authorization", bearer.as_str())], "").await;
+        after = polled.json()["seq"].as_u64().unwrap();
+        let here = json!({ "websocket": 0, "sse": 0, "poll": 1, "legacy": 1 });
+        assert_eq!(connections(&server, "/v1/sessions/s").await, here);
+        assert_eq!(connections(&server, "/v1/users/ann").await, here);
+    }
+    let begun = std::time::Instant::now();
+    let nobody = json!({ "websocket": 0, "sse": 0, "poll": 0, "legacy": 0 });
+    becomes(&server, "/v1/sessions/s", nobody).await;
+    assert!((10..25).contains(&begun.elapsed().as_secs()), "left after {:?}", begun.elapsed());
+}
+
+/// Whoever sends to a session while it is ended: nothing is left of that afterwards, also after a crash.
+#[tokio::test]
+async fn what_is_on_its_way_to_a_session_that_ends_is_gone_with_it() {
+    let server = Guarded::with(&["--sessions-per-user", "1000"]).await;
+    for round in 0..20 {
+        let session = format!("s{round}");
+        server.register(&session, json!({ "user": "ann" })).await;
+        let sends: Vec<Value> =
+            (0..200).map(|n| json!({ "to": { "session": session }, "payload": n })).collect();
+        let target = format!("/v1/sessions/{session}");
+        let (sent, ended) = tokio::join!(
+            server.call("POST", "/v1/messages", KEY, json!(sends)),
+            server.call("DELETE", &target, KEY, "")
+        );
+        assert_eq!((sent.status, ended.status), (200, 204));
+    }
+    // What came after the end waits for whoever the backend registers next; here it is told apart by a second end.
+    for round in 0..20 {
+        assert_eq!(server.call("DELETE", &format!("/v1/sessions/s{round}"), KEY, "").await.status, 204);
+    }
+    let server = server.again().await;
+    for round in 0..20 {
+        let reply = server.call("GET", &format!("/v1/sessions/s{round}"), KEY, "").await;
+        assert_eq!(reply.status, 404, "{}", reply.body);
+        server.register(&format!("s{round}"), json!({ "user": "bob" })).await;
+        let proof = token("bob", &format!("s{round}"));
+        assert_eq!(server.call("GET", "/v1/messages?wait=0", &proof, "").await.payloads(), NOTHING);
+    }
+}
+
+/// In `open` mode nobody needs a key, and sessions work with and without being registered.
+#[tokio::test]
+async fn without_proofs_sessions_can_be_managed_by_everybody() {
+    let server = TestServer::start().await;
+    let mut b = server.session("B").await;
+    let reply = server.http().await.request("PUT", "/v1/sessions/B", &[], r#"{"user":"bob"}"#).await;
+    let handle = reply.json()["handle"].as_str().unwrap().to_owned();
+    for to in [json!({ "session": "B" }), json!({ "session": handle }), json!({ "user": "bob" })] {
+        let reply = server.post("/v1/messages?session=A", json!({ "to": to, "payload": 1 })).await;
+        assert_eq!(reply.status, 200, "{}", reply.body);
+        assert_eq!(b.message().await["from"], "A");
+    }
+    assert_eq!(server.get("/v1/sessions/B").await.json()["connections"]["websocket"], 1);
+    assert_eq!(server.http().await.request("DELETE", "/v1/sessions/B", &[], "").await.status, 204);
+    assert_eq!(b.closed().await.0, 4502);
+    // Nobody is barred where nobody is proved.
+    let mut again = server.session("B").await;
+    again.settle().await;
+}
+
+/// With keys, backends' calls need one; everything else stays open.
+#[tokio::test]
+async fn keys_guard_the_calls_of_backends_in_open_mode_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("keys.toml");
+    std::fs::write(&path, key_file()).unwrap();
+    let server = TestServer::with(&["--api-key-file", path.to_str().unwrap()]).await;
+    let mut http = server.http().await;
+    let bearer = |key: &str| format!("Bearer {key}");
+    let mut put = async |key: &str| {
+        let bearer = bearer(key);
+        let headers = [("authorization", bearer.as_str())];
+        let headers: &[_] = if key.is_empty() { &[] } else { &headers };
+        of(http.request("PUT", "/v1/sessions/A", headers, "{}").await)
+    };
+    assert_eq!(put("").await, "forbidden");
+    assert_eq!(put("wrong").await, "unauthorized");
+    assert_eq!(put(SEND_ONLY).await, "forbidden");
+    assert_eq!(put(KEY).await, "ok");
+    server.send("X", "A", json!(1)).await;
+    let mut a = server.session("A").await;
+    assert_eq!(a.payload().await, 1);
+    // A backend's own name, as configured.
+    let headers = [("authorization", bearer(KEY))];
+    let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    http.request("POST", "/v1/messages", &headers, r#"{"to":{"session":"A"},"payload":2}"#).await;
+    assert_eq!(a.message().await["from"], "the shop");
+}
+
+fn of(reply: Reply) -> String {
+    if reply.status < 300 { "ok".to_owned() } else { reply.code() }
+}

@@ -1,0 +1,384 @@
+//! Tokens: which are taken and which are not, how keys are rotated, and what becomes of a socket whose token expires.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use jsonwebtoken::jwk::{Jwk, JwkSet};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256};
+use serde_json::{Value, json};
+
+use crate::common::*;
+use crate::guarded::*;
+
+/// What a token is answered, over every way in.
+async fn refused(server: &Guarded, token: &str, why: &str) {
+    let (mut ws, answer) = server.hello(token).await;
+    assert_eq!(
+        (&answer["type"], &answer["code"]),
+        (&json!("error"), &json!("unauthorized")),
+        "{why}: {answer}"
+    );
+    assert!(answer["message"].as_str().unwrap().contains(why), "{why}: {answer}");
+    assert_eq!(ws.closed().await.0, 4501, "{why}");
+    for (method, target) in
+        [("GET", "/v1/messages?wait=0"), ("GET", "/v1/events"), ("POST", "/v1/messages"), ("POST", "/v1/ack")]
+    {
+        let body = r#"{"to":{"user":"ann"},"payload":1,"seq":1}"#;
+        let reply = server.call(method, target, token, body).await;
+        assert_eq!((reply.status, reply.code().as_str()), (401, "unauthorized"), "{why}: {method} {target}");
+        assert!(reply.header("www-authenticate").starts_with("Bearer"));
+    }
+    let reply = server.call("PUT", "/v1/sessions/A", token, "{}").await;
+    assert_eq!(reply.status, 401, "{why}");
+}
+
+fn part(value: &Value) -> String {
+    URL_SAFE_NO_PAD.encode(value.to_string())
+}
+
+#[tokio::test]
+async fn bad_tokens_are_refused_everywhere() {
+    let (rsa_dir, rsa) = (tempfile::tempdir().unwrap(), KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap());
+    let public = rsa_dir.path().join("rsa.pem");
+    std::fs::write(&public, rsa.public_key_pem()).unwrap();
+    let audience =
+        ["--token-key-file", public.to_str().unwrap(), "--token-audience", "x0", "--token-issuer", "idp"];
+    let server = Guarded::with(&audience).await;
+    let claims = |more: Value| {
+        let mut claims = json!({ "sub": "ann", "sid": "A", "exp": now() + 60, "aud": "x0", "iss": "idp" });
+        for (name, value) in more.as_object().unwrap() {
+            match value {
+                Value::Null => drop(claims.as_object_mut().unwrap().remove(name)),
+                value => claims[name] = value.clone(),
+            }
+        }
+        claims
+    };
+    let good = signed(&claims(json!({})));
+    server.welcomed(&good).await;
+    server.welcomed(&signed(&claims(json!({ "aud": ["other", "x0"] })))).await;
+    // Within the skew of clocks.
+    server.welcomed(&signed(&claims(json!({ "exp": now() - 25, "nbf": now() + 25 })))).await;
+    for (more, why) in [
+        (json!({ "exp": now() - 40 }), "expired"),
+        (json!({ "exp": null }), "exp"),
+        (json!({ "exp": "soon" }), "exp"),
+        (json!({ "nbf": now() + 100 }), "not good yet"),
+        (json!({ "aud": "other" }), "somebody else"),
+        (json!({ "aud": null }), "aud"),
+        (json!({ "iss": "evil" }), "unknown here"),
+        (json!({ "iss": null }), "iss"),
+        (json!({ "sub": null }), "sub"),
+        (json!({ "sub": "" }), "sub"),
+        (json!({ "sub": 7 }), "claims"),
+        (json!({ "sid": "a\nb" }), "sid"),
+        (json!({ "sid": "x".repeat(257) }), "257"),
+        (json!({ "send": "user:*" }), "claims"),
+        (json!({ "send": ["everybody"] }), "begin with"),
+        (json!({ "topics": [1] }), "claims"),
+    ] {
+        refused(&server, &signed(&claims(more)), why).await;
+    }
+    // Forged: another secret, another payload, another signature, none at all.
+    let forged = EncodingKey::from_secret(b"another secret that is as long as a secret has to be");
+    let parts: Vec<&str> = good.split('.').collect();
+    let other = part(&claims(json!({ "sub": "bob" })));
+    let none = part(&json!({ "alg": "none", "typ": "JWT" }));
+    for token in [
+        encode(&Header::new(Algorithm::HS256), &claims(json!({})), &forged).unwrap(),
+        format!("{}.{}.{}", parts[0], other, parts[2]),
+        format!("{}.{}.{}", parts[0], parts[1], &parts[2][..parts[2].len() - 2]),
+        format!("{}.{}.", parts[0], parts[1]),
+    ] {
+        refused(&server, &token, "signature").await;
+    }
+    for token in [format!("{none}.{}.", parts[1]), format!("{none}.{}.{}", parts[1], parts[2])] {
+        refused(&server, &token, "nor a token").await;
+    }
+    // The public key of RSA, taken for a secret; and an algorithm that no key here is for.
+    let confused = EncodingKey::from_secret(rsa.public_key_pem().as_bytes());
+    refused(
+        &server,
+        &encode(&Header::new(Algorithm::HS256), &claims(json!({})), &confused).unwrap(),
+        "signature",
+    )
+    .await;
+    let secret = EncodingKey::from_secret(SECRET.as_bytes());
+    refused(&server, &encode(&Header::new(Algorithm::HS512), &claims(json!({})), &secret).unwrap(), "no key")
+        .await;
+    // Oversized, and no tokens at all.
+    refused(&server, &signed(&claims(json!({ "fill": "x".repeat(8000) }))), "8192").await;
+    for token in ["x", "a.b.c", "..", &good[1..], "Bearer"] {
+        refused(&server, token, "nor a token").await;
+    }
+    // Not in the address, where logs show it.
+    let mut ws = server.ws(&format!("?session=A&token={good}")).await;
+    assert_eq!(ws.error().await, "bad_request");
+    assert_eq!(ws.closed().await.0, 4500);
+}
+
+#[tokio::test]
+async fn all_four_algorithms_are_taken_each_with_its_own_keys() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let mut args = Vec::new();
+    let mut tokens = vec![token("ann", "HS256")];
+    let kinds = [
+        ("RS256", Algorithm::RS256, &PKCS_RSA_SHA256),
+        ("ES256", Algorithm::ES256, &PKCS_ECDSA_P256_SHA256),
+        ("EdDSA", Algorithm::EdDSA, &PKCS_ED25519),
+    ];
+    for (name, algorithm, kind) in kinds {
+        let pair = KeyPair::generate_for(kind).unwrap();
+        std::fs::write(path(name), pair.public_key_pem()).unwrap();
+        args.extend(["--token-key-file".to_owned(), path(name)]);
+        let pem = pair.serialize_pem();
+        let key = match algorithm {
+            Algorithm::RS256 => EncodingKey::from_rsa_pem(pem.as_bytes()),
+            Algorithm::ES256 => EncodingKey::from_ec_pem(pem.as_bytes()),
+            _ => EncodingKey::from_ed_pem(pem.as_bytes()),
+        };
+        let claims = json!({ "sub": "ann", "sid": name, "exp": now() + 60 });
+        tokens.push(encode(&Header::new(algorithm), &claims, &key.unwrap()).unwrap());
+        // What the command makes is taken as well.
+        std::fs::write(path("private"), pem).unwrap();
+        let made = command(&[
+            "token",
+            "--key-file",
+            &path("private"),
+            "--user",
+            "bob",
+            "--session",
+            &format!("{name}-made"),
+        ]);
+        tokens.push(made.unwrap().trim().to_owned());
+    }
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let server = Guarded::with(&args).await;
+    for token in tokens {
+        server.welcomed(&token).await;
+    }
+}
+
+/// Runs the binary; what it prints, or what it says when it fails.
+pub fn command(args: &[&str]) -> Result<String, String> {
+    let output = std::process::Command::new(BINARY).args(args).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+#[tokio::test]
+async fn keys_that_cannot_be_used_are_a_clear_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("key");
+    let private = KeyPair::generate_for(&PKCS_ED25519).unwrap().serialize_pem();
+    for (content, why) in [
+        ("short", "at least 32"),
+        (private.as_str(), "private key"),
+        ("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", "no public key"),
+        ("{]", "JWK"),
+        (r#"{"keys":[]}"#, "no key"),
+    ] {
+        std::fs::write(&path, content).unwrap();
+        let path = path.to_str().unwrap();
+        let said = command(&[
+            "--listen",
+            "127.0.0.1:0",
+            "--durability",
+            "memory",
+            "--auth",
+            "token",
+            "--token-key-file",
+            path,
+        ]);
+        let said = said.unwrap_err();
+        assert!(said.contains("--token-key-file") && said.contains(why), "{why}: {said}");
+    }
+    let said =
+        command(&["--listen", "127.0.0.1:0", "--durability", "memory", "--auth", "token"]).unwrap_err();
+    assert!(said.contains("--token-key-file") && said.contains("--api-key-file"), "{said}");
+}
+
+/// Asks until it is so: files are looked at every second.
+async fn until<T: Future<Output = bool>>(mut is_so: impl FnMut() -> T) {
+    soon(async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn rotating_keys_keeps_sockets() {
+    let server = Guarded::start().await;
+    let mut old = server.welcomed(&token("ann", "A")).await;
+    let other = "another secret, which takes the place of the first one";
+    let fresh = |session: &str| {
+        let claims = json!({ "sub": "ann", "sid": session, "exp": now() + 60 });
+        encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(other.as_bytes())).unwrap()
+    };
+    std::fs::write(server.path("secret"), other).unwrap();
+    until(async || server.hello(&fresh("B")).await.1["type"] == "welcome").await;
+    assert_eq!(server.hello(&token("ann", "C")).await.1["code"], "unauthorized");
+    old.settle().await;
+    // A file that holds no key is no reason to forget the one there was.
+    std::fs::write(server.path("secret"), "x").unwrap();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let mut new = server.welcomed(&fresh("D")).await;
+    new.send_to("B", json!(1)).await;
+    // The keys of backends are rotated likewise.
+    let body = json!({ "to": { "user": "ann" }, "payload": 1 });
+    assert_eq!(server.call("POST", "/v1/messages", KEY, &body).await.status, 200);
+    let rotated = "a new key of the backend 0123456789";
+    std::fs::write(server.path("keys.toml"), key_file().replace(KEY, rotated)).unwrap();
+    until(async || server.call("POST", "/v1/messages", rotated, &body).await.status == 200).await;
+    assert_eq!(server.call("POST", "/v1/messages", KEY, &body).await.status, 401);
+    let log = server.stop().await;
+    assert!(log.contains("cannot be read again") && !log.contains(other) && !log.contains(rotated), "{log}");
+}
+
+/// A local server of a JWK set that can be changed, and counts how often it was asked.
+async fn jwks_server() -> (String, Arc<Mutex<(String, usize)>>) {
+    let state = Arc::new(Mutex::new((r#"{"keys":[]}"#.to_owned(), 0)));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/jwks.json", listener.local_addr().unwrap());
+    let shared = Arc::clone(&state);
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let shared = Arc::clone(&shared);
+            tokio::spawn(async move {
+                let service = service_fn(move |_| {
+                    let mut shared = shared.lock().unwrap();
+                    shared.1 += 1;
+                    let body = Full::new(Bytes::from(shared.0.clone()));
+                    async { Ok::<_, Infallible>(hyper::Response::new(body)) }
+                });
+                _ = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await;
+            });
+        }
+    });
+    (url, state)
+}
+
+/// A key with a name: its JWK, and what signs with it.
+fn named_key(kid: &str) -> (Jwk, impl Fn(&str, Option<&str>) -> String) {
+    let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    let key = EncodingKey::from_ec_pem(pair.serialize_pem().as_bytes()).unwrap();
+    let mut jwk = Jwk::from_encoding_key(&key, Algorithm::ES256).unwrap();
+    jwk.common.key_id = Some(kid.to_owned());
+    let sign = move |session: &str, kid: Option<&str>| {
+        let header = Header { kid: kid.map(str::to_owned), ..Header::new(Algorithm::ES256) };
+        encode(&header, &json!({ "sub": "ann", "sid": session, "exp": now() + 60 }), &key).unwrap()
+    };
+    (jwk, sign)
+}
+
+#[tokio::test]
+async fn a_jwk_set_is_fetched_and_rotated() {
+    let (url, state) = jwks_server().await;
+    let server = Guarded::with(&["--token-jwks-url", &url]).await;
+    let (one, sign_one) = named_key("one");
+    let (two, sign_two) = named_key("two");
+    // Nothing to verify with yet: it passes.
+    let (mut ws, answer) = server.hello(&sign_one("A", Some("one"))).await;
+    assert_eq!(answer["code"], "unavailable", "{answer}");
+    assert_eq!(ws.closed().await.0, 1013);
+    let serve = |keys: &[&Jwk]| {
+        let keys = keys.iter().map(|key| (*key).clone()).collect();
+        state.lock().unwrap().0 = serde_json::to_string(&JwkSet { keys }).unwrap();
+    };
+    serve(&[&one]);
+    // A token makes it look again.
+    let mut socket = server.welcomed(&sign_one("A", Some("one"))).await;
+    server.welcomed(&sign_one("B", None)).await;
+    serve(&[&one, &two]);
+    server.welcomed(&sign_two("C", Some("two"))).await;
+    // A name is held to: what is signed with another key than it says is refused.
+    let (_, answer) = server.hello(&sign_one("D", Some("two"))).await;
+    assert!(answer["message"].as_str().unwrap().contains("signature"), "{answer}");
+    serve(&[&two]);
+    let asked = state.lock().unwrap().1;
+    // However many tokens name keys that are not there, the set is fetched now and then only.
+    let (mut tries, begun) = (0, std::time::Instant::now());
+    while server.hello(&sign_one("E", Some("three"))).await.1["type"] == "error" && tries < 3 {
+        tries += 1;
+    }
+    let most = begun.elapsed().as_secs() as usize / 2 + 2;
+    assert!(state.lock().unwrap().1 - asked <= most, "{} fetches", state.lock().unwrap().1 - asked);
+    assert_eq!(server.hello(&sign_one("F", Some("one"))).await.1["code"], "unauthorized");
+    server.welcomed(&sign_two("G", Some("two"))).await;
+    socket.settle().await;
+    // Without its server, what is known stays good.
+    state.lock().unwrap().0 = "gone".to_owned();
+    assert_eq!(server.hello(&sign_one("H", Some("four"))).await.1["code"], "unauthorized");
+    server.welcomed(&sign_two("I", Some("two"))).await;
+}
+
+#[tokio::test]
+async fn a_socket_whose_token_expires_is_told_and_closed_unless_it_brings_a_fresh_one() {
+    let server = Guarded::start().await;
+    // Two seconds before the skew of clocks is over.
+    let stale = |session: &str| token_with("ann", session, json!({ "exp": now() - 28, "topics": ["*"] }));
+    let mut left = server.welcomed(&stale("A")).await;
+    let mut renewed = server.welcomed(&stale("B")).await;
+    for socket in [&mut left, &mut renewed] {
+        assert_eq!(socket.error().await, "unauthorized");
+    }
+    renewed.say(json!({ "type": "subscribe", "topic": "news" })).await;
+    assert_eq!(renewed.hear().await["type"], "subscribed");
+    // A bad one changes nothing, nor does one of somebody else.
+    renewed.say(json!({ "type": "hello", "token": "x" })).await;
+    assert_eq!(renewed.error().await, "unauthorized");
+    renewed.say(json!({ "type": "hello", "token": token("ann", "C") })).await;
+    assert_eq!(renewed.error().await, "forbidden");
+    renewed.say(json!({ "type": "hello", "token": token("eve", "B") })).await;
+    assert_eq!(renewed.error().await, "forbidden");
+    renewed.say(json!({ "type": "hello", "token": token("ann", "B") })).await;
+    assert_eq!(renewed.hear().await["type"], "welcome");
+    // What the fresh one does not allow ends.
+    let ended = renewed.hear().await;
+    assert_eq!((&ended["type"], &ended["topic"]), (&json!("unsubscribed"), &json!("news")));
+    let (code, reason) = left.closed().await;
+    assert_eq!(code, 4501);
+    assert!(reason.contains("expired"), "{reason}");
+    // Longer than the other one had.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    renewed.settle().await;
+}
+
+/// A token without a session: one is made, and held on to.
+#[tokio::test]
+async fn a_token_without_a_session_gets_one_of_its_own() {
+    let server = Guarded::start().await;
+    let token = signed(&json!({ "sub": "ann", "exp": now() + 60 }));
+    let (mut first, welcome) = server.hello(&token).await;
+    let (_, second) = server.hello(&token).await;
+    let session = welcome["session"].as_str().unwrap().to_owned();
+    assert!(session.len() >= 20 && second["session"] != session.as_str(), "{welcome}");
+    assert_eq!(welcome["user"], "ann");
+    // With it, everything else works; without, there is nobody to be.
+    assert_eq!(server.call("GET", "/v1/messages?wait=0", &token, "").await.code(), "bad_request");
+    let body = json!({ "to": { "user": "ann" }, "payload": "hi" });
+    let sent = server.call("POST", &format!("/v1/messages?session={session}"), &token, &body).await;
+    assert_eq!(sent.json(), json!({ "sessions": 2 }));
+    let message = first.message().await;
+    assert_eq!((&message["from"], &message["payload"]), (&json!("ann"), &json!("hi")));
+    let polled = server.call("GET", &format!("/v1/messages?session={session}&wait=0"), &token, "").await;
+    assert_eq!(polled.payloads(), ["hi"]);
+    // It is nobody else's.
+    let eve = signed(&json!({ "sub": "eve", "exp": now() + 60 }));
+    let reply = server.call("GET", &format!("/v1/messages?session={session}&wait=0"), &eve, "").await;
+    assert_eq!((reply.status, reply.code().as_str()), (403, "forbidden"));
+}
