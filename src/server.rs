@@ -119,6 +119,8 @@ impl Server {
             .merge(poll::routes(edge.clone(), Arc::clone(&polls)))
             .merge(sse::routes(edge.clone()))
             .merge(api::routes(edge.clone()))
+            // Inside of what answers preflights.
+            .method_not_allowed_fallback(wrong_method)
             .layer(middleware::from_fn_with_state(edge.clone(), check_origin));
         if let Some(cors) = cors(&edge.config.access.allow_origin) {
             v1 = v1.layer(cors);
@@ -130,10 +132,7 @@ impl Server {
             .merge(ops::routes(edge.clone()))
             .merge(assets::routes())
             .fallback(async || Refusal::new(Code::NotFound, "there is nothing at this address"))
-            .method_not_allowed_fallback(async || {
-                let text = "this address does not take this method";
-                json(StatusCode::METHOD_NOT_ALLOWED, Refusal::new(Code::BadRequest, text).body())
-            });
+            .method_not_allowed_fallback(wrong_method);
         let stop = CancellationToken::new();
         tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
             let mut every = interval(JANITOR);
@@ -327,6 +326,11 @@ impl Server {
             tracing::debug!(%error, "connection ended");
         }
     }
+}
+
+async fn wrong_method() -> axum::response::Response {
+    let refusal = Refusal::new(Code::BadRequest, "this address does not take this method");
+    json(StatusCode::METHOD_NOT_ALLOWED, refusal.body())
 }
 
 async fn answer(

@@ -69,8 +69,13 @@ impl TestServer {
 
     /// As this command starts it; or what it says when it does not start.
     pub async fn try_spawn(mut command: Command) -> Result<Self, String> {
+        command.env("RUST_LOG", "info");
+        Self::try_spawn_as_is(command).await
+    }
+
+    /// As this command starts it, with the log that it chooses.
+    pub async fn try_spawn_as_is(mut command: Command) -> Result<Self, String> {
         let mut child = command
-            .env("RUST_LOG", "info")
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
