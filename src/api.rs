@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use crate::broker::Sending;
 use crate::edge::{Asked, Caller, Edge, ErrorFields, Made, Refusal, body_text, encode, json};
+use crate::identity::Grant;
 use crate::message::{MessageId, Seq, SessionId};
 use crate::ops::openapi::{self, Ack, ErrorBody, Name, SendAnswer, SendBody};
 use crate::protocol::{AckBody, Code, ENVELOPE, Malformed, Send, Stored, parse};
@@ -127,7 +128,10 @@ pub(crate) async fn ack(State(edge): State<Edge>, request: Request) -> Result<Re
     let (head, body) = request.into_parts();
     let body = AckBody::decode(&body_text(body, ENVELOPE, edge.config.header_timeout).await?)?;
     let caller = edge.caller(&head, body.session, Made::Never).await?;
-    let session = caller.grant.session().ok_or(Malformed::Missing("session"))?;
+    let session = match &caller.grant {
+        Grant::Open { session, .. } => session.as_ref().ok_or(Malformed::Missing("session"))?,
+        Grant::Client(_) | Grant::Backend(_) => caller.session()?,
+    };
     let seq = edge.broker.ack(session, body.seq, body.epoch.as_ref())?;
     Ok(json(StatusCode::OK, encode(&Acknowledged { session, seq })))
 }

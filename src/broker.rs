@@ -54,6 +54,9 @@ pub enum BrokerError {
     /// A receipt was asked for where there can be none.
     #[error("field `receipt` {0}")]
     NoReceipt(&'static str),
+    /// A receipt was asked for by somebody without a mailbox.
+    #[error("field `receipt` needs a session, whose mailbox the receipt is put into; say which one sends")]
+    ReceiptForNobody,
     /// Nobody registered a session of this user.
     #[error("user `{0}` has no registered session")]
     NoSuchUser(UserId),
@@ -457,7 +460,7 @@ fn may_have_receipt(grant: &Grant, send: &Send) -> Result<(), BrokerError> {
         To::User(_) => "is for messages to one session; a user may have several",
         _ if send.volatile => "and `volatile` exclude each other: what is not stored is not acknowledged",
         _ if send.id.is_none() => "needs an `id`, which the receipt is going to name",
-        _ if grant.session().is_none() => "needs a session, whose mailbox the receipt is put into",
+        _ if grant.session().is_none() => return Err(BrokerError::ReceiptForNobody),
         _ => return Ok(()),
     };
     Err(BrokerError::NoReceipt(why))

@@ -18,7 +18,7 @@ use crate::engine::{EngineError, RegisterError};
 use crate::identity::Identity;
 use crate::limits::{Addresses, Rates};
 use crate::message::{Epoch, MessageId, NameError, Seq, SessionId, TopicName};
-use crate::protocol::{Close, Code, Malformed, Resume, Send, ServerFrame};
+use crate::protocol::{Close, Code, MAX_SEQ, Malformed, Resume, Send, ServerFrame};
 
 mod caller;
 
@@ -104,7 +104,9 @@ impl From<BrokerError> for Refusal {
             | BrokerError::WrongEpoch { .. } => Code::NotFound,
             BrokerError::Denied(_)
             | BrokerError::Register(RegisterError::Taken | RegisterError::TooMany { .. }) => Code::Forbidden,
-            BrokerError::Ended | BrokerError::Register(RegisterError::Ended) => Code::Unauthorized,
+            BrokerError::ReceiptForNobody
+            | BrokerError::Ended
+            | BrokerError::Register(RegisterError::Ended) => Code::Unauthorized,
             BrokerError::TooManyReaders { .. } => Code::RateLimited,
             BrokerError::Engine(
                 EngineError::MailboxFull { .. }
@@ -118,9 +120,9 @@ impl From<BrokerError> for Refusal {
         };
         let refusal = Self::new(code, error.to_string());
         match error {
-            BrokerError::Ended | BrokerError::Register(RegisterError::Ended) => {
-                refusal.closing(Close::SessionEnded)
-            }
+            BrokerError::ReceiptForNobody
+            | BrokerError::Ended
+            | BrokerError::Register(RegisterError::Ended) => refusal.closing(Close::SessionEnded),
             _ => refusal,
         }
     }
@@ -302,8 +304,12 @@ impl Query {
     /// # Errors
     /// `bad_request` if it is not a whole number.
     pub fn seq(&self, key: &str) -> Result<Option<Seq>, Refusal> {
-        let told = || Refusal::new(Code::BadRequest, format!("parameter `{key}` must be a whole number"));
-        self.get(key).map(|value| value.parse().map(Seq).map_err(|_| told())).transpose()
+        let told = || {
+            let text = format!("parameter `{key}` must be a whole number from 0 to {MAX_SEQ}");
+            Refusal::new(Code::BadRequest, text)
+        };
+        let parse = |value: &str| value.parse().ok().filter(|n| *n <= MAX_SEQ).map(Seq).ok_or_else(told);
+        self.get(key).map(parse).transpose()
     }
 
     /// Where to resume: `after` (or another parameter) and `epoch`.

@@ -41,6 +41,8 @@ pub mod config;
 pub mod directory;
 pub mod edge;
 pub mod engine;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hub;
 pub mod identity;
 pub mod lease;

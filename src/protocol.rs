@@ -24,7 +24,7 @@ pub const MAX_DEPTH: usize = 128;
 pub const ENVELOPE: usize = 8 * 1024;
 
 /// Seqs above this lose their meaning in JavaScript (`Number.MAX_SAFE_INTEGER`).
-const MAX_SEQ: u64 = (1 << 53) - 1;
+pub const MAX_SEQ: u64 = (1 << 53) - 1;
 
 /// Error codes, as sent in error frames and HTTP error bodies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -311,10 +311,15 @@ fn name<T>(
 
 fn seq(raw: &RawValue, name: &'static str) -> Result<Seq, Malformed> {
     const WANTED: &str = "a whole number from 0 to 9007199254740991";
-    match field(raw, name, WANTED)? {
-        n if n <= MAX_SEQ => Ok(Seq(n)),
-        _ => Err(Malformed::Wrong { field: name, wanted: WANTED }),
-    }
+    let whole = serde_json::from_str(raw.get()).ok().or_else(|| {
+        // 17.0 is a whole number as well; up to here floats hold all of them.
+        let number: f64 = serde_json::from_str(raw.get()).ok()?;
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+        let whole =
+            (number >= 0.0 && number <= MAX_SEQ as f64 && number.fract() == 0.0).then_some(number as u64);
+        whole
+    });
+    whole.filter(|n| *n <= MAX_SEQ).map(Seq).ok_or(Malformed::Wrong { field: name, wanted: WANTED })
 }
 
 impl Fields<'_> {
@@ -608,6 +613,20 @@ mod tests {
         for ttl in ["0", "-1", "\"1\"", "1e300"] {
             let frame = format!(r#"{{"type":"send","to":{{"session":"B"}},"payload":1,"ttl":{ttl}}}"#);
             assert_eq!(reason(&frame), "field `ttl` must be a number of seconds, at least 0.001", "{ttl}");
+        }
+    }
+
+    #[test]
+    fn a_seq_is_a_whole_number_however_it_is_written() {
+        let ack = |seq: &str| match ClientFrame::decode(&format!(r#"{{"type":"ack","seq":{seq}}}"#)) {
+            Ok(ClientFrame::Ack(seq)) => Some(seq.0),
+            _ => None,
+        };
+        for (text, seq) in [("17", 17), ("17.0", 17), ("1.7e1", 17), ("9007199254740991", MAX_SEQ)] {
+            assert_eq!(ack(text), Some(seq), "{text}");
+        }
+        for text in ["17.5", "-1", "-1.0", "9007199254740992", "1e300", "\"17\"", "null", "true"] {
+            assert_eq!(ack(text), None, "{text}");
         }
     }
 

@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-shellcheck docker/x0-start-msg-server.sh tests/*.sh .ci/run
+shellcheck docker/x0-start-msg-server.sh tests/*.sh tests/fuzz/run.sh .ci/run
 
 # What the image is built from, and nothing else, builds.
 context="$work/context"

@@ -12,6 +12,7 @@ missing=()
 command -v chromium >/dev/null || missing+=(chromium)
 command -v node >/dev/null || missing+=(nodejs npm)
 command -v shellcheck >/dev/null || missing+=(shellcheck)
+python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
 if ((${#missing[@]})); then
     step "install ${missing[*]}"
     as_root() { if ((EUID)); then sudo "$@"; else "$@"; fi; }
@@ -33,8 +34,11 @@ cargo test --quiet --locked
 step "web: types"
 (cd tests/browser && npm ci --silent --no-fund --no-audit && npm run --silent types)
 
-step "web: in a real browser"
 cargo build --quiet --locked
+step "HTTP calls: as they are described"
+tests/schemathesis.sh
+
+step "web: in a real browser"
 (cd tests/browser && npm run --silent test)
 
 step "all passed"

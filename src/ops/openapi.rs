@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use utoipa::openapi::schema::{Object, ObjectBuilder, SchemaType, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{RefOr, Schema, SecurityRequirement};
+use utoipa::openapi::{Ref, RefOr, Required, Schema, SecurityRequirement};
 use utoipa::{OpenApi, ToSchema};
 
 use crate::config::{Auth, Config};
@@ -75,9 +76,48 @@ pub(crate) struct Send {
     ttl: Option<f64>,
     /// Reach only those who listen now, and store nothing
     volatile: Option<bool>,
-    /// Put a receipt into the mailbox of the sending session when it was acknowledged, or expired. Needs an `id`, a
-    /// session that sends, and one that receives; excludes `volatile`
+    /// See SendWithReceipt
+    #[schema(schema_with = no_receipt)]
     receipt: Option<bool>,
+}
+
+/// `false`, which may as well be left out.
+fn no_receipt() -> Object {
+    ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::Boolean, Type::Null]))
+        .enum_values(Some([json!(false), json!(null)]))
+        .build()
+}
+
+/// `true`.
+fn receipt() -> Object {
+    ObjectBuilder::new().schema_type(Type::Boolean).enum_values(Some([json!(true)])).build()
+}
+
+/// One message to send, with a receipt in the mailbox of the session that sends when it was acknowledged, or expired.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+pub(crate) struct SendWithReceipt {
+    /// Your own name for it, which the receipt names
+    id: Name,
+    to: ToSession,
+    /// Any JSON value, passed through byte for byte
+    #[schema(value_type = Value)]
+    payload: Value,
+    /// How many seconds it is kept unread
+    #[schema(minimum = 0.001)]
+    ttl: Option<f64>,
+    #[schema(schema_with = no_receipt)]
+    volatile: Option<bool>,
+    #[schema(schema_with = receipt)]
+    receipt: bool,
+}
+
+/// A session, by its id or its handle.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+pub(crate) struct ToSession {
+    session: Name,
 }
 
 /// One message, or up to 1,000 of them.
@@ -86,14 +126,10 @@ pub(crate) struct Send {
 #[allow(dead_code)]
 pub(crate) enum SendBody {
     One(Box<Send>),
-    Many(ManySends),
+    WithReceipt(Box<SendWithReceipt>),
+    /// Each item is a message like a single one; what is wrong with one is told in its place of the answer
+    Many(Vec<Value>),
 }
-
-/// Each item is a message like a single one; what is wrong with one is told in its place of the answer.
-#[derive(ToSchema)]
-#[schema(max_items = 1000)]
-#[allow(dead_code)]
-pub(crate) struct ManySends(Vec<Value>);
 
 /// What became of a message.
 #[derive(ToSchema)]
@@ -106,20 +142,14 @@ pub(crate) struct Sent {
     sessions: Option<u64>,
 }
 
-/// A message that was refused.
+/// What became of one message of an array: as for a single one, or why it was refused.
 #[derive(ToSchema)]
 #[allow(dead_code)]
-pub(crate) struct NotSent {
+pub(crate) struct SentOrNot {
     id: Option<Name>,
-    error: ErrorFields,
-}
-
-#[derive(ToSchema)]
-#[serde(untagged)]
-#[allow(dead_code)]
-pub(crate) enum SentOrNot {
-    Sent(Sent),
-    NotSent(NotSent),
+    seq: Option<SeqNumber>,
+    sessions: Option<u64>,
+    error: Option<ErrorFields>,
 }
 
 #[derive(ToSchema)]
@@ -321,12 +351,19 @@ pub(super) fn document(config: &Config) -> String {
         .description(Some("A token (JWT) of a client, or the API key of a backend"))
         .build();
     components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
-    for name in ["Send", "Registration"] {
+    for name in ["Send", "SendWithReceipt", "Registration"] {
         if let Some(RefOr::T(Schema::Object(object))) = components.schemas.get_mut(name)
             && let Some(RefOr::T(Schema::Object(ttl))) = object.properties.get_mut("ttl")
         {
             ttl.maximum = Some(config.max_ttl.as_secs_f64().into());
         }
+    }
+    if config.access.auth == Auth::Open
+        && let Some(RefOr::T(Schema::Object(ack))) = components.schemas.get_mut("Ack")
+    {
+        // No token says whose mailbox.
+        ack.required.push("session".to_owned());
+        ack.properties.insert("session".to_owned(), Ref::from_schema_name("Name").into());
     }
     document.components = Some(components);
     if config.access.auth == Auth::Token {
@@ -337,6 +374,10 @@ pub(super) fn document(config: &Config) -> String {
                 operation.security = Some(vec![required.clone()]);
             }
         }
+    }
+    let register = document.paths.paths.get_mut("/v1/sessions/{id}").and_then(|item| item.put.as_mut());
+    if let Some(RefOr::T(body)) = register.and_then(|register| register.request_body.as_mut()) {
+        body.required = Some(Required::False);
     }
     document.to_json().expect("the description encodes")
 }

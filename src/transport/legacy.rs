@@ -27,7 +27,7 @@ use crate::message::{Item, Kind, MAX_NAME, MessageId, Publication, Seq, SessionI
 use crate::protocol::{Code, ENVELOPE, Send, To};
 
 mod receipt;
-mod shape;
+pub(crate) mod shape;
 
 pub use receipt::{Pages, Reader};
 

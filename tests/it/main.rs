@@ -14,8 +14,10 @@ mod common;
 
 mod crash;
 mod damage;
+mod description;
 mod disk_full;
 mod doors;
+mod fuzz;
 mod guarded;
 mod legacy;
 mod legacy_guarded;

@@ -18,7 +18,7 @@ const NET_EVENT: &str = "SYS__NET_EVENT-";
 
 /// What an x0 client asks.
 #[derive(Debug)]
-pub(super) enum Asked {
+pub(crate) enum Asked {
     /// Wait for messages; `None` for a page without a usable session.
     Poll { session: Option<SessionId>, ack: Option<Seq> },
     /// Send an object to another session.
@@ -29,7 +29,7 @@ pub(super) enum Asked {
 
 /// Why a request was refused.
 #[derive(Debug)]
-pub(super) enum Unusable {
+pub(crate) enum Unusable {
     /// No x0 client sends this.
     NotX0(String),
     /// A send that the x0 page is to show as failed.
@@ -38,7 +38,7 @@ pub(super) enum Unusable {
 
 /// Which of the three addresses was used: the documented `/get` and `/set` imply their type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Door {
+pub(crate) enum Door {
     Handler,
     Get,
     Set,
@@ -134,7 +134,7 @@ fn raw(value: &impl Serialize) -> Box<RawValue> {
 }
 
 /// Takes the body of a POST apart.
-pub(super) fn body(door: Door, body: &str) -> Result<Asked, Unusable> {
+pub(crate) fn body(door: Door, body: &str) -> Result<Asked, Unusable> {
     let fields: Fields<'_> = parse_object(body).map_err(|reason| match reason {
         // Deep nesting can only be a payload: the page is to show the failure.
         Malformed::TooDeep => Unusable::Send(reason.to_string()),
@@ -189,7 +189,7 @@ fn form(fields: &Fields<'_>) -> Result<Asked, Unusable> {
 }
 
 /// Takes the query of a GET apart: the net event; `None` if it asks for nothing.
-pub(super) fn query(query: &Query) -> Option<Result<Asked, Unusable>> {
+pub(crate) fn query(query: &Query) -> Option<Result<Asked, Unusable>> {
     query.get("Type").map(|kind| net_event(kind, query))
 }
 
@@ -240,7 +240,7 @@ impl<'de> Deserialize<'de> for Members<'de> {
 
 /// The object an x0 page gets for a payload: the payload with `session_src` set to the sender, whatever the
 /// payload said. Everything else stays byte for byte. A payload that is no object stands in a field of one.
-pub(super) fn with_sender(payload: &str, from: Option<&SenderName>) -> String {
+pub(crate) fn with_sender(payload: &str, from: Option<&SenderName>) -> String {
     let from = encode(&from);
     let Ok(Members(members)) = serde_json::from_str(payload) else {
         return format!(r#"{{"payload":{payload},"session_src":{from}}}"#);

@@ -1,0 +1,147 @@
+//! What the server says of itself in `/openapi.json` and `/asyncapi.json` is true: real answers and real frames are
+//! checked against it.
+
+use std::collections::BTreeSet;
+
+use jsonschema::Validator;
+use serde_json::{Value, json};
+
+use crate::common::*;
+use crate::guarded::*;
+
+/// A schema within a document, with the document's other schemas at hand.
+fn validator(document: &Value, schema: &Value) -> Validator {
+    let mut whole = schema.clone();
+    whole["components"] = document["components"].clone();
+    jsonschema::draft202012::new(&whole).unwrap()
+}
+
+fn check(document: &Value, schema: &Value, value: &Value) {
+    let errors: Vec<String> =
+        validator(document, schema).iter_errors(value).map(|error| error.to_string()).collect();
+    assert!(errors.is_empty(), "{value}: {errors:?}");
+}
+
+/// Frames that clients may send; each must be as described, and be understood.
+fn client_frames() -> Vec<Value> {
+    vec![
+        json!({ "type": "ping" }),
+        json!({ "type": "send", "id": "c-1", "to": { "session": "A" }, "payload": { "any": ["thing"] }, "ttl": 60, "receipt": true }),
+        json!({ "type": "send", "to": { "user": "ann" }, "payload": null, "volatile": true }),
+        json!({ "type": "send", "to": { "topic": "news" }, "payload": 1 }),
+        json!({ "type": "subscribe", "topic": "news", "after": 1, "epoch": "another" }),
+        json!({ "type": "unsubscribe", "topic": "news" }),
+        json!({ "type": "ack", "seq": 0 }),
+        json!({ "type": "hello", "session": "A", "token": token_with("ann", "A", json!({ "topics": ["*"], "send": ["*"] })) }),
+    ]
+}
+
+#[tokio::test]
+async fn every_frame_is_as_asyncapi_describes_it() {
+    let server = Guarded::start().await;
+    let document = server.get("/asyncapi.json").await.json();
+    assert_eq!(
+        (&document["asyncapi"], &document["info"]["version"]),
+        (&json!("3.0.0"), &json!(env!("CARGO_PKG_VERSION")))
+    );
+    let messages = document["components"]["messages"].as_object().unwrap().clone();
+    let payload = |kind: &str| &messages[kind]["payload"];
+    let mut seen = BTreeSet::new();
+    let mut ws = server.ws("").await;
+    let mut frames = client_frames();
+    frames.rotate_right(1);
+    // And one that is none: what is refused is an error frame.
+    for frame in &frames {
+        let kind = frame["type"].as_str().unwrap();
+        seen.insert(kind.to_owned());
+        check(&document, payload(kind), frame);
+    }
+    frames.push(json!({ "type": "bye" }));
+    for frame in frames {
+        let is_ping = frame["type"] == "ping";
+        ws.say(frame).await;
+        if !is_ping {
+            ws.say(json!({ "type": "ping" })).await;
+        }
+        loop {
+            let answer = ws.hear().await;
+            let kind = answer["type"].as_str().unwrap();
+            assert!(messages.contains_key(kind), "{kind} is not described");
+            check(&document, payload(kind), &answer);
+            // Nothing is in a frame that is not described.
+            let described = &payload(kind)["properties"];
+            for field in answer.as_object().unwrap().keys() {
+                assert!(described.get(field).is_some(), "{field} of {kind} is not described");
+            }
+            if seen.insert(kind.to_owned()) && kind == "message" {
+                ws.ack(answer["seq"].as_u64().unwrap()).await;
+            }
+            if kind == "pong" {
+                break;
+            }
+        }
+    }
+    // What was acknowledged has its receipt by now, or soon.
+    while !seen.contains("receipt") {
+        let answer = ws.hear().await;
+        let kind = answer["type"].as_str().unwrap();
+        check(&document, payload(kind), &answer);
+        seen.insert(kind.to_owned());
+    }
+    let described: BTreeSet<String> = messages.keys().cloned().collect();
+    assert_eq!(seen, described, "all that is described was seen, and the other way round");
+}
+
+#[tokio::test]
+async fn every_answer_is_as_openapi_describes_it() {
+    let server = Guarded::start().await;
+    let document = server.get("/openapi.json").await.json();
+    assert_eq!(document["openapi"], "3.1.0");
+    let proof = token_with("ann", "A", json!({ "topics": ["*"] }));
+    let send = json!({ "id": "c-1", "to": { "session": "A" }, "payload": [1], "receipt": true });
+    let mut seen = BTreeSet::new();
+    for (method, path, target, bearer, body) in [
+        ("GET", "/healthz", "/healthz", "", json!(null)),
+        ("PUT", "/v1/sessions/{id}", "/v1/sessions/A", KEY, json!({ "user": "ann", "ttl": 60 })),
+        ("PUT", "/v1/sessions/{id}", "/v1/sessions/A", KEY, json!({ "user": 7 })),
+        ("PUT", "/v1/sessions/{id}", "/v1/sessions/A", "", json!({})),
+        ("PUT", "/v1/sessions/{id}", "/v1/sessions/A", &proof, json!({})),
+        ("GET", "/v1/sessions/{id}", "/v1/sessions/A", KEY, json!(null)),
+        ("GET", "/v1/sessions/{id}", "/v1/sessions/nobody", KEY, json!(null)),
+        ("GET", "/v1/users/{id}", "/v1/users/ann", KEY, json!(null)),
+        ("GET", "/v1/users/{id}", "/v1/users/nobody", KEY, json!(null)),
+        ("POST", "/v1/messages", "/v1/messages", &proof, send.clone()),
+        ("POST", "/v1/messages", "/v1/messages", &proof, json!([send, 7])),
+        ("POST", "/v1/messages", "/v1/messages", KEY, json!({ "to": { "user": "ann" }, "payload": 1 })),
+        ("POST", "/v1/messages", "/v1/messages", KEY, json!({ "to": { "user": "nobody" }, "payload": 1 })),
+        ("GET", "/v1/messages", "/v1/messages?topic=news&wait=0", &proof, json!(null)),
+        ("GET", "/v1/messages", "/v1/messages?after=3&epoch=another&wait=0", &proof, json!(null)),
+        ("GET", "/v1/messages", "/v1/messages?wait=61", &proof, json!(null)),
+        ("POST", "/v1/ack", "/v1/ack", &proof, json!({ "seq": 0 })),
+        ("POST", "/v1/ack", "/v1/ack", &proof, json!({ "seq": 9_007_199_254_740_991_u64 })),
+        ("GET", "/v1/events", "/v1/events?after=x", &proof, json!(null)),
+        ("DELETE", "/v1/sessions/{id}", "/v1/sessions/A", KEY, json!(null)),
+    ] {
+        let operation = &document["paths"][path][method.to_lowercase()];
+        assert_eq!(
+            operation["security"],
+            if path == "/healthz" { json!(null) } else { json!([{ "bearer": [] }]) }
+        );
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let reply = server.call(method, target, bearer, body).await;
+        let answer = &operation["responses"][reply.status.to_string()];
+        assert!(answer.is_object(), "{method} {target}: {} is not described", reply.status);
+        seen.insert((method, path));
+        if reply.status == 204 {
+            assert!(reply.body.is_empty());
+            continue;
+        }
+        assert_eq!(reply.header("content-type"), "application/json");
+        check(&document, &answer["content"]["application/json"]["schema"], &reply.json());
+    }
+    let operations = document["paths"].as_object().unwrap().values();
+    assert_eq!(seen.len(), operations.map(|path| path.as_object().unwrap().len()).sum::<usize>());
+    // Where nobody has to prove anything, the description wants no proof either.
+    let open = TestServer::start().await;
+    assert!(!open.get("/openapi.json").await.body.contains("\"security\""));
+}
