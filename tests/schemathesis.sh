@@ -5,7 +5,8 @@
 #   tests/schemathesis.sh [BINARY]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-target=${CARGO_TARGET_DIR:-target}
+root=$PWD
+target=${CARGO_TARGET_DIR:-$root/target}
 binary=${1:-$target/debug/x0-msg-server}
 work=$(mktemp -d)
 server=
@@ -37,8 +38,8 @@ start() {
 }
 
 try() {
-    "$venv/bin/st" --config-file tests/schemathesis.toml run "${url}openapi.json" --checks all --exclude-path /v1/events \
-        --max-examples 60 --seed 4711 --continue-on-failure --generation-database none --no-color "$@" >"$work/report" 2>&1 ||
+    (cd "$work" && "$venv/bin/st" --config-file "$root/tests/schemathesis.toml" run "${url}openapi.json" --checks all --exclude-path /v1/events \
+        --max-examples 60 --seed 4711 --continue-on-failure --generation-database none --no-color "$@") >"$work/report" 2>&1 ||
         { cut -c 1-2000 "$work/report"; exit 1; }
     grep -E '^ *[0-9]+ generated' "$work/report"
 }

@@ -148,7 +148,7 @@ function draw() {
   // A receiver that has gone stays chosen: what is sent to it waits for it.
   if (!chosen && all.length > 0) chosen = all[0];
   const receivers = chosen && !others.has(chosen) ? [chosen, ...all] : all;
-  const key = JSON.stringify([receivers, all, chosen]);
+  const key = JSON.stringify([me, receivers, all, chosen, $("no-token").hidden]);
   if (key === drawn) return;
   drawn = key;
   $("receivers").replaceChildren(...receivers.map((other) => {
@@ -157,7 +157,7 @@ function draw() {
     const label = nameOf(other) + (others.has(other) ? "" : " (away)");
     return element("label", "", input, element("span", "", avatar(other), label));
   }));
-  $("alone").hidden = receivers.length > 0;
+  $("alone").hidden = receivers.length > 0 || !$("no-token").hidden;
   $("send").disabled = !chosen;
   const person = (/** @type {string} */ id, /** @type {string} */ note) =>
     element("li", "", avatar(id), nameOf(id), " ", element("small", "", note));
@@ -216,9 +216,9 @@ const client = connect({
       $("server").textContent = welcome.server ?? "x0-msg-server";
     }
     if (welcome?.handle && welcome.handle !== me) introduce(welcome.handle);
-    if (state === "closed" && welcome === undefined && token === undefined) {
-      log("note", "Token", "This broker wants a token: add #token=… to the address, and reload. “x0-msg-server token --send '*' --topic '*'” makes one.");
-    }
+    // It wants to know who this is: nobody can be chosen before that.
+    $("no-token").hidden = !(state === "closed" && welcome === undefined && token === undefined);
+    draw();
     if (state === "online") {
       if (wentAway > awayUntil) awayUntil = Date.now();
       announce("new");
@@ -260,6 +260,7 @@ $("clear").addEventListener("click", () => $("log").replaceChildren());
 /** Shows who this tab is. @param {string} id */
 function introduce(id) {
   me = id;
+  $("session-word").textContent = session === undefined ? "Handle" : "Session";
   const name = nameOf(id);
   $("name").replaceChildren(avatar(id), " ", name);
   $("session").textContent = id;

@@ -13,7 +13,7 @@ import { chromium } from "playwright-core";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const target = process.env.CARGO_TARGET_DIR ?? `${root}/target`;
-const binary = process.env.X0_MSG_BINARY ?? `${target}/debug/x0-msg-server`;
+export const binary = process.env.X0_MSG_BINARY ?? `${target}/debug/x0-msg-server`;
 
 /** Where screenshots go. */
 export const shots = `${target}/screenshots`;

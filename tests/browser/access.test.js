@@ -1,0 +1,179 @@
+// Real pages at the doors: foreign origins, tokens that expire, sessions that end, and polls from another origin.
+
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { binary, broker, browser, foreignOrigin, shots } from "./harness.js";
+
+const KEY = "a key of a backend that tests 0123456789".replaceAll(" ", "-");
+
+let chromium, elsewhere, dir, open, guarded;
+before(async () => {
+  dir = mkdtempSync(join(tmpdir(), "x0-msg-access-"));
+  writeFileSync(join(dir, "keys.toml"), `[[key]]\nname = "tests"\nkey = "${KEY}"\nfrom = "the backend"\n`);
+  execFileSync(binary, ["token", "--new-key", "--key-file", join(dir, "secret"), "--user", "nobody"], { stdio: "ignore" });
+  [chromium, elsewhere] = await Promise.all([browser(), foreignOrigin()]);
+  const origin = elsewhere.url.replace(/\/$/, "");
+  open = await broker();
+  guarded = await broker("127.0.0.1:0", "--auth", "token", "--token-key-file", join(dir, "secret"), "--api-key-file", join(dir, "keys.toml"), "--allow-origin", origin);
+});
+after(async () => {
+  await chromium.close();
+  elsewhere.stop();
+  await Promise.all([open.stop(), guarded.stop()]);
+  rmSync(dir, { recursive: true });
+});
+
+/** A token as the command makes it. */
+const token = (user, session, ...more) =>
+  execFileSync(binary, ["token", "--key-file", join(dir, "secret"), "--user", user, "--session", session, ...more], { encoding: "utf8" }).trim();
+
+/** One call of the backend. */
+const backend = async (method, target, body) => {
+  const headers = { authorization: `Bearer ${KEY}` };
+  return fetch(`${guarded.url}${target}`, { method, headers, body: body && JSON.stringify(body) });
+};
+
+/** A page, and what a raw WebSocket from it comes to. */
+async function pageAt(url) {
+  const page = await (await chromium.newContext()).newPage();
+  page.setDefaultTimeout(20_000);
+  await page.goto(url);
+  return page;
+}
+
+const socketFrom = (page, address) =>
+  page.evaluate(
+    (address) =>
+      new Promise((done) => {
+        const socket = new WebSocket(`${address.replace("http", "ws")}/ws?session=A`, "x0-msg.v1");
+        const heard = [];
+        socket.onmessage = ({ data }) => {
+          heard.push(JSON.parse(data).type);
+          if (heard[0] === "welcome") done({ heard });
+        };
+        socket.onclose = ({ code, reason }) => done({ heard, code, reason });
+      }),
+    address,
+  );
+
+test("a page of a foreign origin cannot open /ws, nor call /v1, unless that is configured", async () => {
+  const page = await pageAt(elsewhere.url);
+  const refused = await socketFrom(page, open.url);
+  assert.deepEqual([refused.heard, refused.code], [[], 4503]);
+  assert.match(refused.reason, /--allow-origin/);
+  const called = await page.evaluate(async (url) => {
+    const body = '{"to":{"session":"victim"},"payload":1}';
+    // Without reading the answer, a page may call any address: the broker refuses.
+    await fetch(`${url}/v1/messages`, { method: "POST", mode: "no-cors", body }).catch(() => {});
+    await new Promise((done) => Object.assign(new Image(), { onerror: done, src: `${url}/v1/messages?session=victim&wait=0&after=1` }));
+    return fetch(`${url}/v1/messages?session=victim&wait=0`).then(() => "answered", () => "refused");
+  }, open.url);
+  assert.equal(called, "refused");
+  const waiting = await (await fetch(`${open.url}/v1/messages?session=victim&wait=0`)).json();
+  assert.deepEqual(waiting.messages, []);
+  // client.js says so, and does not try for ever.
+  const told = await page.evaluate(async (url) => {
+    const { connect } = await import(`${url}/client.js`);
+    return new Promise((done) => connect({ session: "A", onStatus: (status) => status.state === "closed" && done(status.reason) }));
+  }, open.url);
+  assert.match(told, /--allow-origin/);
+  await page.context().close();
+  // The page of the broker itself, and one that is configured.
+  const own = await pageAt(`${open.url}/healthz`);
+  assert.deepEqual((await socketFrom(own, open.url)).heard, ["welcome"]);
+  await own.context().close();
+});
+
+/** A page of another origin with a client; `tokens` are what its function gives, one after the other. */
+async function client(tokens, options = {}) {
+  const page = await pageAt(elsewhere.url);
+  page.on("pageerror", (error) => assert.fail(error));
+  await page.evaluate(
+    async ([url, tokens, options]) => {
+      const { connect } = await import(`${url}/client.js`);
+      window.got = [];
+      window.statuses = [];
+      window.asked = 0;
+      window.client = connect({
+        token: () => tokens[Math.min(window.asked++, tokens.length - 1)],
+        onMessage: (message) => window.got.push(message),
+        onStatus: ({ state, transport, reason }) => window.statuses.push({ state, transport, reason }),
+        ...options,
+      });
+    },
+    [guarded.url, tokens, options],
+  );
+  return page;
+}
+
+for (const transport of ["websocket", "poll"]) {
+  test(`a page of another origin that is let in sends and reads with a token, over ${transport}`, async () => {
+    const page = await client([token("ann", `page-${transport}`)], { transport });
+    await page.waitForFunction(() => client.status.state === "online");
+    const sent = await page.evaluate(() => client.send({ user: "ann" }, { hello: 1 }));
+    assert.equal(sent.sessions, 1);
+    await backend("POST", "/v1/messages", { to: { user: "ann" }, payload: "from the backend" });
+    await page.waitForFunction(() => got.length === 2);
+    assert.deepEqual(await page.evaluate(() => got.map(({ from }) => from)), ["ann", "the backend"]);
+    const shown = (await (await backend("GET", `/v1/sessions/page-${transport}`)).json()).connections;
+    assert.equal(shown[transport], 1);
+    // What it has handled is acknowledged.
+    for (let pending = 1; pending > 0; ) ({ pending } = await (await backend("GET", `/v1/sessions/page-${transport}`)).json());
+    await backend("DELETE", `/v1/sessions/page-${transport}`);
+    await page.waitForFunction(() => client.status.state === "closed");
+    assert.match(await page.evaluate(() => client.status.reason), /ended/);
+    await page.context().close();
+  });
+}
+
+test("a token that expires is renewed on the same socket", async () => {
+  // It has expired by the clock, and not by more than clocks may differ.
+  const stale = token("ann", "renewed", "--ttl", "0s");
+  const page = await client([stale, token("ann", "renewed")], { transport: "websocket" });
+  await page.waitForFunction(() => window.asked === 2);
+  await page.evaluate(() => client.send({ user: "ann" }, 1));
+  await page.waitForFunction(() => got.length === 1);
+  assert.deepEqual(await page.evaluate(() => statuses.map(({ state }) => state)), ["connecting", "online"]);
+  await page.context().close();
+});
+
+test("a token that is refused is asked for once more, and then it is over", async () => {
+  for (const transport of ["websocket", "poll"]) {
+    const renewed = await client(["wrong", token("ann", `again-${transport}`)], { transport });
+    await renewed.waitForFunction(() => client.status.state === "online");
+    await renewed.context().close();
+    const page = await client(["wrong"], { transport });
+    await page.waitForFunction(() => client.status.state === "closed");
+    assert.equal(await page.evaluate(() => asked), 2, transport);
+    assert.match(await page.evaluate(() => client.status.reason), /token/);
+    await page.context().close();
+  }
+});
+
+test("the demo wants a token where the broker does, and two tabs meet by their handles", async () => {
+  const without = await pageAt(guarded.url);
+  await without.waitForSelector("#no-token:not([hidden])");
+  assert.ok(await without.isHidden("#alone"));
+  await without.setViewportSize({ width: 1280, height: 900 });
+  await without.screenshot({ path: `${shots}/demo-no-token.png` });
+  await without.context().close();
+  const more = ["--topic", "x0-demo/*", "--send", "*"];
+  const [ann, bob] = [await pageAt(`${guarded.url}/#token=${token("ann", "demo-ann", ...more)}`), await pageAt(`${guarded.url}/#token=${token("bob", "demo-bob", ...more)}`)];
+  for (const page of [ann, bob]) await page.waitForFunction(() => document.querySelectorAll("#receivers input").length === 1);
+  await ann.fill("#Form2", "hello bob");
+  await ann.click("#send");
+  await bob.waitForFunction(() => /** @type {any} */ (document.querySelector("#Form2")).value === "hello bob");
+  await ann.waitForFunction(() => document.querySelector("#outcome")?.textContent?.startsWith("Stored"));
+  await bob.setViewportSize({ width: 1280, height: 900 });
+  await bob.screenshot({ path: `${shots}/demo-token.png` });
+  await bob.setViewportSize({ width: 390, height: 900 });
+  await bob.screenshot({ path: `${shots}/demo-token-narrow.png`, fullPage: true });
+  for (const [page, other] of [[ann, "demo-bob"], [bob, "demo-ann"]]) {
+    assert.ok(!(await page.content()).includes(other), "the session of the other tab is not to be seen");
+    await page.context().close();
+  }
+});
