@@ -11,7 +11,7 @@ shellcheck docker/x0-start-msg-server.sh tests/*.sh tests/fuzz/run.sh .ci/run
 context="$work/context"
 mkdir -p "$context/tests/it" "$context/tests/bench"
 cp -r Cargo.toml Cargo.lock src web "$context"
-for stub in tests/it/main.rs tests/bench/{durable,idle,latency,store}.rs; do
+for stub in tests/it/main.rs tests/bench/{abandoned,durable,idle,latency,store}.rs; do
     grep -q "$stub" docker/Dockerfile || { echo "docker/Dockerfile does not stub $stub"; exit 1; }
     echo 'fn main() {}' >"$context/$stub"
 done

@@ -1,0 +1,85 @@
+//! What the server's memory is while clients come once and never return: open to everybody, and with tokens, whose
+//! sessions are remembered until they expire.
+//!
+//!     cargo bench --bench abandoned [-- SESSIONS]
+//!
+//! Each client opens a WebSocket of its own, says hello, is welcomed, and drops the connection without a word.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use futures::{SinkExt, StreamExt};
+use jsonwebtoken::{EncodingKey, Header, encode};
+use serde_json::{Value, json};
+use server::Server;
+use tokio_tungstenite::connect_async;
+use tokio_tungstenite::tungstenite::Message;
+
+#[path = "server.rs"]
+mod server;
+
+/// Clients at the same time.
+const AT_ONCE: usize = 64;
+
+/// How long a token is good; and clocks may differ by 30 seconds more.
+const GOOD: u64 = 10;
+
+const SECRET: &str = "the secret of this measurement, which is nobody's";
+
+fn memory(server: &Server) -> f64 {
+    let status =
+        std::fs::read_to_string(format!("/proc/{}/status", server.child.id())).expect("Linux, and running");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux says it");
+    let kib: f64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+    kib / 1024.0
+}
+
+async fn come_and_go(address: &str, n: usize, key: Option<&EncodingKey>) {
+    let (mut socket, _) = connect_async(format!("ws://{address}/ws")).await.expect("the server listens");
+    let session = format!("guest-{n}-that-never-comes-back");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_secs();
+    let hello = match key {
+        None => json!({ "type": "hello", "session": session }),
+        Some(key) => {
+            let claims = json!({ "sub": format!("user-{n}"), "sid": session, "exp": now + GOOD });
+            json!({ "type": "hello", "token": encode(&Header::default(), &claims, key).expect("claims encode") })
+        }
+    };
+    socket.send(Message::text(hello.to_string())).await.expect("connected");
+    let welcome = socket.next().await.expect("an answer").expect("connected");
+    let welcome: Value = serde_json::from_str(welcome.to_text().expect("a text frame")).expect("JSON");
+    assert_eq!(welcome["type"], "welcome", "{welcome}");
+}
+
+fn main() {
+    let sessions = std::env::args().filter_map(|arg| arg.parse().ok()).next().unwrap_or(200_000);
+    let dir = tempfile::tempdir().expect("a directory for the key");
+    let path = dir.path().join("secret");
+    std::fs::write(&path, SECRET).expect("it can be written");
+    let path = path.to_str().expect("a path");
+    let guarded = ["--auth", "token", "--token-key-file", path, "--connections-per-address", "0"];
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    for (name, args, key) in [
+        ("open", &[][..], None),
+        ("with tokens", &guarded[..], Some(EncodingKey::from_secret(SECRET.as_bytes()))),
+    ] {
+        let (server, address) = server::start(args);
+        let empty = memory(&server);
+        let begun = Instant::now();
+        for quarter in 0..4 {
+            let clients =
+                (0..sessions / 4).map(|n| come_and_go(&address, quarter * (sessions / 4) + n, key.as_ref()));
+            runtime
+                .block_on(futures::stream::iter(clients).buffer_unordered(AT_ONCE).for_each(async |()| {}));
+            println!(
+                "{name}: {} sessions came and left within {:.0} s: {:.1} MiB above {empty:.1}",
+                (quarter + 1) * (sessions / 4),
+                begun.elapsed().as_secs_f64(),
+                memory(&server) - empty
+            );
+        }
+        for seconds in [20, 40, 60] {
+            std::thread::sleep(Duration::from_secs(20));
+            println!("{name}: {seconds} s later: {:.1} MiB above {empty:.1}", memory(&server) - empty);
+        }
+    }
+}
