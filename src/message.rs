@@ -12,6 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 /// Longest session id, user id, topic name or message id, in bytes.
 pub const MAX_NAME: usize = 256;
@@ -241,7 +242,7 @@ pub enum Kind {
 }
 
 /// What became of a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// Its receiver acknowledged it.
@@ -383,7 +384,7 @@ impl Publication {
 }
 
 /// Why a reader is told that messages between two positions are not coming.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum GapReason {
     /// They were acknowledged, by this reader or another one of its session.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use crate::message::{Epoch, Gap, Handle, MessageId, NameError, Seq, SessionId, TopicName, UserId};
 
@@ -27,7 +28,7 @@ pub const ENVELOPE: usize = 8 * 1024;
 pub const MAX_SEQ: u64 = (1 << 53) - 1;
 
 /// Error codes, as sent in error frames and HTTP error bodies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
     /// The request cannot be understood; sending it again will not help.

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -285,17 +286,7 @@ impl Server {
                 .max_buf_size(HEADERS)
                 .serve_connection(TokioIo::new(stream), service)
                 .with_upgrades();
-            let mut connection = std::pin::pin!(connection);
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = shutdown.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = ended {
-                tracing::debug!(%error, "connection ended");
-            }
+            until_ended(connection, &shutdown, |connection| connection.graceful_shutdown()).await;
         }
     }
 
@@ -314,17 +305,26 @@ impl Server {
             .keep_alive_interval(self.edge.config.heartbeat)
             .keep_alive_timeout(PONG)
             .serve_connection(TokioIo::new(stream), service);
-        let mut connection = std::pin::pin!(connection);
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = shutdown.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        };
-        if let Err(error) = ended {
-            tracing::debug!(%error, "connection ended");
+        until_ended(connection, &shutdown, |connection| connection.graceful_shutdown()).await;
+    }
+}
+
+/// Serves a connection until it ends; from the shutdown on, until what it is at is answered.
+async fn until_ended<C: Future<Output = hyper::Result<()>>>(
+    connection: C,
+    shutdown: &CancellationToken,
+    stop: impl FnOnce(Pin<&mut C>),
+) {
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            stop(connection.as_mut());
+            connection.await
         }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection ended");
     }
 }
 

@@ -1,6 +1,7 @@
 //! Who holds an address: how many connections, by transport.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// How a reader is connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -15,8 +16,8 @@ pub enum Transport {
     Legacy,
 }
 
-/// Connections by transport.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+/// Connections by transport. Who polls is there until 15 seconds after the last poll.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Connections {
     /// WebSockets.
     pub websocket: usize,

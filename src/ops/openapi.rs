@@ -9,6 +9,9 @@ use utoipa::openapi::{Ref, RefOr, Required, Schema, SecurityRequirement};
 use utoipa::{OpenApi, ToSchema};
 
 use crate::config::{Auth, Config};
+use crate::hub::Connections;
+use crate::message::{GapReason, Outcome};
+use crate::protocol::Code;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -160,26 +163,10 @@ pub(crate) enum SendAnswer {
     Many(Vec<SentOrNot>),
 }
 
-/// Error codes: for programs.
-#[derive(ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[allow(dead_code)]
-pub(crate) enum ErrorCode {
-    BadRequest,
-    TooLarge,
-    Unauthorized,
-    Forbidden,
-    NotFound,
-    MailboxFull,
-    RateLimited,
-    Overloaded,
-    Unavailable,
-}
-
 #[derive(ToSchema)]
 #[allow(dead_code)]
 pub(crate) struct ErrorFields {
-    code: ErrorCode,
+    code: Code,
     /// For people: which field, which limit, what to do
     message: String,
 }
@@ -219,14 +206,6 @@ pub(crate) enum FrameType {
     Receipt,
 }
 
-#[derive(ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[allow(dead_code)]
-pub(crate) enum ReceiptState {
-    Acknowledged,
-    Expired,
-}
-
 /// A message, or a receipt: the frame that subscribers get over WebSocket.
 #[derive(ToSchema)]
 #[allow(dead_code)]
@@ -245,17 +224,7 @@ pub(crate) struct Frame {
     /// In a receipt: the sender's name for the message
     id: Option<Name>,
     /// In a receipt: what became of it
-    state: Option<ReceiptState>,
-}
-
-#[derive(ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[allow(dead_code)]
-pub(crate) enum GapReason {
-    Acknowledged,
-    Expired,
-    Epoch,
-    Lost,
+    state: Option<Outcome>,
 }
 
 /// Messages after `from`, up to and including `to`, are not coming.
@@ -290,16 +259,6 @@ pub(crate) struct Registration {
     /// How many seconds it stays registered
     #[schema(minimum = 0.001)]
     ttl: Option<f64>,
-}
-
-/// Connections by transport. Polls count as one presence until 15 seconds after the last one.
-#[derive(ToSchema)]
-#[allow(dead_code)]
-pub(crate) struct Connections {
-    websocket: u64,
-    sse: u64,
-    poll: u64,
-    legacy: u64,
 }
 
 /// A session, as backends see it.

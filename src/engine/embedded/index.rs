@@ -19,9 +19,12 @@ use crate::message::{
     Address, Gap, GapReason, Handle, Item, Message, MessageId, Outcome, Publication, Seq, SessionId, UserId,
 };
 
+mod expiry;
 mod restore;
+mod sessions;
 mod shelf;
 
+use expiry::EXPIRY_SLICE;
 pub(super) use restore::Stored;
 use shelf::{Entry, Shelf};
 
@@ -30,9 +33,6 @@ const OVERHEAD: usize = 256;
 
 /// How many empty shelves are remembered, so that returning readers are told exactly what they missed.
 pub(super) const EMPTY_SHELVES: usize = 65_536;
-
-/// How many messages one slice of expiry drops while it holds the lock, and those of one address more.
-const EXPIRY_SLICE: usize = 512;
 
 /// A read is complete once it has this many bytes.
 const READ_BYTES: usize = 1 << 20;
@@ -198,87 +198,6 @@ impl Index {
             acknowledged: Vec::new(),
             expired: 0,
         }
-    }
-
-    /// Registers a session; answers whether that changes anything.
-    pub(super) fn register(&mut self, register: &Register) -> Result<bool, RegisterError> {
-        let most = self.settings.sessions_per_user;
-        let (to, gives_way) = self.directory.plan(register, self.settings.clock.now(), most)?;
-        if let Some(other) = gives_way {
-            self.set_registration(&other, None);
-        }
-        let changes = to.is_some();
-        if changes {
-            self.set_registration(&register.session, to);
-        }
-        Ok(changes)
-    }
-
-    fn set_registration(&mut self, session: &SessionId, to: Option<Registration>) {
-        self.directory.set(session, to.clone());
-        if self.on_disk {
-            self.gone.registrations.insert(session.clone(), to);
-        }
-    }
-
-    /// Ends a session: its registration and its mailbox. Tokens cannot bring it back before `barred` is over.
-    pub(super) fn end(&mut self, session: &SessionId, barred: Duration) {
-        let bar = Registration { user: None, ends: self.end_of(barred), barred: true };
-        self.set_registration(session, (!barred.is_zero()).then_some(bar));
-        self.purge(&Address::Session(session.clone()));
-    }
-
-    /// Deletes everything on a shelf; what is not committed yet is deleted as soon as it is.
-    fn purge(&mut self, address: &Address) {
-        let Some(shelf) = self.shelves.get_mut(address) else { return };
-        shelf.position.floor = shelf.last();
-        shelf.position.newest = shelf.position.floor;
-        self.drop_ended(address);
-        self.note_floor(address);
-    }
-
-    /// Drops what is committed and below the floor.
-    fn drop_ended(&mut self, address: &Address) {
-        let Some(shelf) = self.shelves.get_mut(address) else { return };
-        let through = shelf.position.floor.min(self.committed);
-        let end = shelf.entries.partition_point(|entry| entry.seq <= through);
-        let dropped: Vec<Entry> = shelf.entries.drain(..end).collect();
-        shelf.bytes -= dropped.iter().map(|entry| entry.bytes as usize).sum::<usize>();
-        for entry in &dropped {
-            self.drop_entry(entry, Outcome::Expired);
-        }
-        self.list_if_empty(address);
-    }
-
-    /// The next commit tells this waiter.
-    pub(super) fn wait_for_commit(&mut self, waiter: Waiter) {
-        self.gone.waiters.push(waiter);
-    }
-
-    pub(super) fn registration(&self, session: &SessionId) -> Option<&Registration> {
-        self.directory.get(session, self.settings.clock.now())
-    }
-
-    pub(super) fn is_ended(&self, session: &SessionId) -> bool {
-        self.directory.is_barred(session, self.settings.clock.now())
-    }
-
-    pub(super) fn handles(&self) -> &Handles {
-        &self.handles
-    }
-
-    pub(super) fn session_of(&self, handle: Handle) -> Option<&SessionId> {
-        self.directory.session_of(handle, self.settings.clock.now())
-    }
-
-    /// How many messages wait on a mailbox's shelf, and their bytes.
-    pub(super) fn waiting(&self, session: &SessionId) -> (usize, usize) {
-        let shelf = self.shelves.get(&Address::Session(session.clone()));
-        shelf.map_or((0, 0), |shelf| (shelf.committed(self.committed), shelf.bytes))
-    }
-
-    pub(super) fn sessions_of(&self, user: &UserId) -> Vec<SessionId> {
-        self.directory.sessions_of(user, self.settings.clock.now())
     }
 
     /// When something ends that is kept that long from now on, in Unix milliseconds.
@@ -674,76 +593,6 @@ impl Index {
                 self.forgotten = self.forgotten.max(highest.unwrap_or_default());
             }
         }
-    }
-
-    /// Drops at most [`EXPIRY_SLICE`] messages whose time is over, and the rest of the last mailbox; answers
-    /// how many.
-    pub(super) fn expire_slice(&mut self) -> usize {
-        let now = self.settings.clock.now();
-        let mut dropped = 0;
-        while dropped < EXPIRY_SLICE {
-            let Some((soonest, _)) = self.soonest.first() else { break };
-            if *soonest > now {
-                break;
-            }
-            let Some((_, address)) = self.soonest.pop_first() else { break };
-            dropped += self.expire_shelf(&address, now);
-        }
-        self.expired += dropped;
-        for _ in 0..EXPIRY_SLICE {
-            let Some(session) = self.directory.ended(now) else { break };
-            self.set_registration(&session, None);
-        }
-        self.directory.shrink();
-        dropped
-    }
-
-    fn expire_shelf(&mut self, address: &Address, now: u64) -> usize {
-        let committed = self.committed;
-        let Some(shelf) = self.shelves.get_mut(address) else { return 0 };
-        let mut ended = Vec::new();
-        let mut kept = VecDeque::with_capacity(shelf.entries.len());
-        let mut last_ended = Seq::START;
-        let mut soonest = u64::MAX;
-        for mut entry in std::mem::take(&mut shelf.entries) {
-            if entry.ends <= now && entry.seq <= committed {
-                last_ended = entry.seq;
-                shelf.bytes -= entry.bytes as usize;
-                ended.push(entry);
-                continue;
-            }
-            if last_ended > Seq::START {
-                entry.hole = true;
-                let hole = self.holes.entry(entry.seq).or_default();
-                *hole = last_ended.max(*hole);
-                last_ended = Seq::START;
-            }
-            // What is due and not committed yet is looked at again later, not at once.
-            soonest = soonest.min(entry.ends.max(now + 1));
-            kept.push_back(entry);
-        }
-        shelf.entries = kept;
-        shelf.soonest = soonest;
-        if let Some(last) = ended.last() {
-            shelf.position.expired = shelf.position.expired.max(last.seq);
-        }
-        if soonest < u64::MAX {
-            self.soonest.insert((soonest, address.clone()));
-        }
-        for entry in &ended {
-            self.drop_entry(entry, Outcome::Expired);
-        }
-        if !ended.is_empty() {
-            self.note_floor(address);
-            self.list_if_empty(address);
-        }
-        ended.len()
-    }
-
-    /// How many messages expired since this was asked last.
-    pub(super) fn take_expired(&mut self) -> usize {
-        self.dedup.forget(self.settings.clock.now());
-        std::mem::take(&mut self.expired)
     }
 
     fn list_if_empty(&mut self, address: &Address) {

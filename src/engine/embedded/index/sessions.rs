@@ -1,0 +1,89 @@
+//! Registered sessions, and what their end does to their mailboxes.
+
+use super::*;
+
+impl Index {
+    /// Registers a session; answers whether that changes anything.
+    pub(in crate::engine::embedded) fn register(
+        &mut self,
+        register: &Register,
+    ) -> Result<bool, RegisterError> {
+        let most = self.settings.sessions_per_user;
+        let (to, gives_way) = self.directory.plan(register, self.settings.clock.now(), most)?;
+        if let Some(other) = gives_way {
+            self.set_registration(&other, None);
+        }
+        let changes = to.is_some();
+        if changes {
+            self.set_registration(&register.session, to);
+        }
+        Ok(changes)
+    }
+
+    pub(super) fn set_registration(&mut self, session: &SessionId, to: Option<Registration>) {
+        self.directory.set(session, to.clone());
+        if self.on_disk {
+            self.gone.registrations.insert(session.clone(), to);
+        }
+    }
+
+    /// Ends a session: its registration and its mailbox. Tokens cannot bring it back before `barred` is over.
+    pub(in crate::engine::embedded) fn end(&mut self, session: &SessionId, barred: Duration) {
+        let bar = Registration { user: None, ends: self.end_of(barred), barred: true };
+        self.set_registration(session, (!barred.is_zero()).then_some(bar));
+        self.purge(&Address::Session(session.clone()));
+    }
+
+    /// Deletes everything on a shelf; what is not committed yet is deleted as soon as it is.
+    fn purge(&mut self, address: &Address) {
+        let Some(shelf) = self.shelves.get_mut(address) else { return };
+        shelf.position.floor = shelf.last();
+        shelf.position.newest = shelf.position.floor;
+        self.drop_ended(address);
+        self.note_floor(address);
+    }
+
+    /// Drops what is committed and below the floor.
+    pub(super) fn drop_ended(&mut self, address: &Address) {
+        let Some(shelf) = self.shelves.get_mut(address) else { return };
+        let through = shelf.position.floor.min(self.committed);
+        let end = shelf.entries.partition_point(|entry| entry.seq <= through);
+        let dropped: Vec<Entry> = shelf.entries.drain(..end).collect();
+        shelf.bytes -= dropped.iter().map(|entry| entry.bytes as usize).sum::<usize>();
+        for entry in &dropped {
+            self.drop_entry(entry, Outcome::Expired);
+        }
+        self.list_if_empty(address);
+    }
+
+    /// The next commit tells this waiter.
+    pub(in crate::engine::embedded) fn wait_for_commit(&mut self, waiter: Waiter) {
+        self.gone.waiters.push(waiter);
+    }
+
+    pub(in crate::engine::embedded) fn registration(&self, session: &SessionId) -> Option<&Registration> {
+        self.directory.get(session, self.settings.clock.now())
+    }
+
+    pub(in crate::engine::embedded) fn is_ended(&self, session: &SessionId) -> bool {
+        self.directory.is_barred(session, self.settings.clock.now())
+    }
+
+    pub(in crate::engine::embedded) fn handles(&self) -> &Handles {
+        &self.handles
+    }
+
+    pub(in crate::engine::embedded) fn session_of(&self, handle: Handle) -> Option<&SessionId> {
+        self.directory.session_of(handle, self.settings.clock.now())
+    }
+
+    /// How many messages wait on a mailbox's shelf, and their bytes.
+    pub(in crate::engine::embedded) fn waiting(&self, session: &SessionId) -> (usize, usize) {
+        let shelf = self.shelves.get(&Address::Session(session.clone()));
+        shelf.map_or((0, 0), |shelf| (shelf.committed(self.committed), shelf.bytes))
+    }
+
+    pub(in crate::engine::embedded) fn sessions_of(&self, user: &UserId) -> Vec<SessionId> {
+        self.directory.sessions_of(user, self.settings.clock.now())
+    }
+}
