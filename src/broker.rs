@@ -3,6 +3,10 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
 use crate::clock::Clock;
 use crate::directory::Directory;
 use crate::engine::{
@@ -98,6 +102,9 @@ pub enum BrokerError {
     #[error(transparent)]
     Engine(#[from] EngineError),
 }
+
+/// What a session begins with that was made here.
+const MADE: &str = "s-";
 
 /// What is known of a session.
 #[derive(Debug)]
@@ -274,7 +281,7 @@ impl Broker {
         }
     }
 
-    /// Registers a session on a backend's word. The commit resolves when that is stored.
+    /// Registers a session on a backend's word. The commit resolves when that is stored; `None` if nothing changes.
     ///
     /// # Errors
     /// Why it is not registered.
@@ -283,7 +290,7 @@ impl Broker {
         session: &SessionId,
         user: Option<UserId>,
         ttl: Duration,
-    ) -> Result<Commit, BrokerError> {
+    ) -> Result<Option<Commit>, BrokerError> {
         if ttl > self.limits.ttl {
             return Err(BrokerError::TtlTooLong { limit: self.limits.ttl.as_secs() });
         }
@@ -306,6 +313,26 @@ impl Broker {
         // Not waited for: after a crash the token is shown again.
         _ = self.directory.register(&Register { session: register, user: Some(user.clone()), ttl, by })?;
         Ok(Client::new(session.clone(), self.engine.handle(session), Some(user.clone()), expires))
+    }
+
+    /// A new session for a user. Nobody can guess it, and only its user can have it: see [`Self::is_made_for`].
+    #[must_use]
+    pub fn make_session(&self, user: &UserId) -> SessionId {
+        let mut bits = [0; 16];
+        getrandom::fill(&mut bits).expect("the operating system gives random numbers");
+        let sealed = [bits, self.engine.seal(user, bits)].concat();
+        SessionId::new(&format!("{MADE}{}", URL_SAFE_NO_PAD.encode(sealed)))
+            .expect("45 characters are a name")
+    }
+
+    /// Whether a session was made for this user here, whenever that was.
+    #[must_use]
+    pub fn is_made_for(&self, session: &SessionId, user: &UserId) -> bool {
+        let sealed = session.as_str().strip_prefix(MADE).and_then(|text| URL_SAFE_NO_PAD.decode(text).ok());
+        let Some((bits, seal)) = sealed.as_deref().and_then(|sealed| sealed.split_first_chunk::<16>()) else {
+            return false;
+        };
+        verify_slices_are_equal(&self.engine.seal(user, *bits), seal).is_ok()
     }
 
     /// Ends a session: its readers are told, its mailbox is deleted. The commit resolves when that is stored.
@@ -434,9 +461,10 @@ impl Broker {
     pub async fn expire(&self) {
         let mut messages = 0;
         loop {
-            match self.engine.expire() {
-                0 => break,
-                dropped => messages += dropped,
+            let expired = self.engine.expire();
+            messages += expired.messages;
+            if !expired.more {
+                break;
             }
             tokio::task::yield_now().await;
         }

@@ -12,7 +12,7 @@ use crate::engine::{Bounds, Durability, QueueBounds, Settings, Storage};
 
 mod access;
 
-pub use access::{Access, Auth, Secret, Secrets};
+pub use access::{Access, Auth, ProxyHeader, Secret, Secrets};
 
 /// Settings of `serve`.
 #[derive(Debug, Clone, Args)]

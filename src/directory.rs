@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::engine::{Commit, Engine, Register, RegisterError};
+use crate::engine::{Commit, Engine, Register, RegisterError, Standing};
 use crate::identity::{Client, Grant};
 use crate::message::{SessionId, UserId};
 
@@ -38,9 +38,11 @@ impl Directory {
     ///
     /// # Errors
     /// [`RegisterError`] says why it was not registered.
-    pub fn register(&self, register: &Register) -> Result<Commit, RegisterError> {
+    pub fn register(&self, register: &Register) -> Result<Option<Commit>, RegisterError> {
         let commit = self.engine.register(register)?;
-        self.room(&register.session).notify_waiters();
+        if commit.is_some() {
+            self.room(&register.session).notify_waiters();
+        }
         Ok(commit)
     }
 
@@ -49,15 +51,18 @@ impl Directory {
         self.engine.end(session, barred)
     }
 
-    /// The holder of a registered session, for whom its id is the proof.
+    /// The holder of a session that a backend has registered: for whom its id is the proof.
     #[must_use]
     pub fn holder(&self, session: &SessionId) -> Option<Client> {
         let registration = self.engine.registration(session)?;
+        if registration.state != Standing::Backend {
+            return None;
+        }
         let handle = self.engine.handle(session);
         Some(Client::new(session.clone(), handle, registration.user, registration.ends))
     }
 
-    /// The holder of a session as soon as that is registered.
+    /// The holder of a session as soon as a backend has registered that.
     ///
     /// # Cancel safety
     /// Dropping the future has no effect.

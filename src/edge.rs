@@ -1,5 +1,6 @@
 //! What all transports share: who asks, what was asked in bounds, and how a refusal is told.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,25 +19,43 @@ use crate::engine::{EngineError, RegisterError};
 use crate::identity::Identity;
 use crate::limits::{Addresses, Rates};
 use crate::message::{Epoch, MessageId, NameError, Seq, SessionId, TopicName};
-use crate::protocol::{Close, Code, MAX_SEQ, Malformed, Resume, Send, ServerFrame};
+use crate::protocol::{Close, Code, MAX_SEQ, Malformed, Resume, Send, ServerFrame, To};
 
 mod caller;
 
-pub use caller::{Asked, Caller, Made, Peer, bearer, check_origin, origin_refused, peer_of};
+pub use caller::{Asked, Asking, Caller, Made, Peer, bearer, check_origin, origin_refused, peer_of};
 
-/// What every transport holds; cheap to clone.
+/// What every transport holds; cheap to clone, and small: each socket has some.
 #[derive(Debug, Clone)]
-pub struct Edge {
+pub struct Edge(Arc<Parts>);
+
+impl Deref for Edge {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl From<Parts> for Edge {
+    fn from(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+}
+
+/// What [`Edge`] holds.
+#[derive(Debug)]
+pub struct Parts {
     /// The one door.
     pub broker: Broker,
     /// What proofs are checked against.
-    pub identity: Arc<Identity>,
+    pub identity: Identity,
     /// How much a session may send.
-    pub rates: Arc<Rates>,
+    pub rates: Rates,
     /// How many connections a client address may have.
     pub addresses: Addresses,
     /// The settings.
-    pub config: Arc<Config>,
+    pub config: Config,
     /// Fires when the server stops: polls are answered, sockets closed.
     pub shutdown: CancellationToken,
     /// What a graceful stop waits for besides HTTP connections: upgraded sockets.
@@ -140,16 +159,21 @@ impl Edge {
     /// # Errors
     /// `rate_limited`, or what is wrong with the message.
     pub fn send(&self, caller: &Caller, send: Send) -> Result<Sending, Refusal> {
-        self.pay(caller).map_err(|wait| self.too_fast(wait))?;
+        self.pay(caller, &send.to).map_err(|wait| self.too_fast(wait))?;
         Ok(self.broker.send(&caller.grant, send)?)
     }
 
-    /// Counts one message of this sender.
+    /// Counts one message of this sender, for each mailbox that it goes to.
     ///
     /// # Errors
     /// How long to wait until it may send.
-    pub fn pay(&self, caller: &Caller) -> Result<(), Duration> {
-        Self::payer(caller).map_or(Ok(()), |payer| self.rates.take(&payer))
+    pub fn pay(&self, caller: &Caller, to: &To) -> Result<(), Duration> {
+        let Some(payer) = Self::payer(caller).filter(|_| self.rates.rate() > 0) else { return Ok(()) };
+        let mailboxes = match to {
+            To::User(user) => self.broker.directory().sessions_of(user).len(),
+            To::Session(_) | To::Topic(_) | To::Peer(_) => 1,
+        };
+        self.rates.take(&payer, mailboxes)
     }
 
     /// The refusal of what comes too soon.

@@ -40,7 +40,7 @@ pub mod embedded;
 #[cfg(test)]
 mod contract;
 
-pub use embedded::{Embedded, Registration, Report, Writer, report};
+pub use embedded::{Embedded, Registration, Report, Standing, Writer, report};
 
 /// Bounds of one mailbox or history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -338,6 +338,15 @@ pub enum RegisterError {
     },
 }
 
+/// What was dropped because its time was over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expired {
+    /// Messages, since this was asked last.
+    pub messages: usize,
+    /// Whether there may be more of them, or of registrations.
+    pub more: bool,
+}
+
 /// What a read found.
 #[derive(Debug, Default)]
 pub struct Batch {
@@ -434,11 +443,12 @@ impl Engine {
         self.store().trim(address, through);
     }
 
-    /// Registers a session, or changes its registration. The answer resolves when that is stored.
+    /// Registers a session, or changes its registration. The answer resolves when that is stored; `None` if nothing
+    /// changes.
     ///
     /// # Errors
     /// [`RegisterError`] says why it was not registered.
-    pub fn register(&self, register: &Register) -> Result<Commit, RegisterError> {
+    pub fn register(&self, register: &Register) -> Result<Option<Commit>, RegisterError> {
         self.store().register(register)
     }
 
@@ -458,6 +468,12 @@ impl Engine {
     #[must_use]
     pub fn handle(&self, session: &SessionId) -> Handle {
         self.store().handle(session)
+    }
+
+    /// What only this store can have said of a user and some random bits: proof of what it made for that user.
+    #[must_use]
+    pub fn seal(&self, user: &UserId, bits: [u8; 16]) -> [u8; 16] {
+        self.store().seal(user, bits)
     }
 
     /// The registered session with this handle.
@@ -530,9 +546,9 @@ impl Engine {
         self.store().abandon();
     }
 
-    /// Drops some of what has outlived its time and answers how many messages; 0 means that none is left.
+    /// Drops some of what has outlived its time.
     #[must_use]
-    pub fn expire(&self) -> usize {
+    pub fn expire(&self) -> Expired {
         self.store().expire()
     }
 

@@ -177,8 +177,11 @@ impl Hubs {
 
     /// Ends an address: its readers are told that nothing comes any more. Who joins afterwards begins anew.
     pub fn end(&self, address: &Address) {
-        let Some(hub) = lock(&self.hubs).remove(address) else { return };
+        let mut hubs = lock(&self.hubs);
+        let Some(hub) = hubs.remove(address) else { return };
+        // Before anybody can make another hub of this address.
         hub.ended.store(true, Ordering::SeqCst);
+        drop(hubs);
         // An error means that nobody listens at this moment.
         _ = hub.tx.send(Live::Ended);
     }

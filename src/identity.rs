@@ -129,11 +129,11 @@ impl Grant {
                 (backend.send.as_ref().is_none_or(|send| send.allow(to)), "this API key's `send` list")
             }
         };
-        let item = SendPatterns::item(to);
         match allowed {
             true => Ok(()),
             false => Err(Denied(format!(
-                "{whose} does not allow this address; it would have to hold `{item}`, or a beginning of it and a *"
+                "{whose} does not allow this address; it would have to hold `{}`, or a beginning of it and a *",
+                SendPatterns::item(to)
             ))),
         }
     }
@@ -210,6 +210,8 @@ pub struct Identity {
     auth: Auth,
     tokens: Option<Tokens>,
     backends: Current<Backends>,
+    /// Whether there are to be API keys, whatever has become of them.
+    has_keys: bool,
 }
 
 impl Identity {
@@ -228,7 +230,8 @@ impl Identity {
                         X0_MSG_TOKEN_SECRET, --api-key-file or X0_MSG_API_KEYS";
             return Err(SetupError(text.to_owned()));
         }
-        Ok(Self { auth: access.auth, tokens, backends })
+        let has_keys = access.api_key_file.is_some() || access.secrets.api_keys.is_some();
+        Ok(Self { auth: access.auth, tokens, backends, has_keys })
     }
 
     /// How clients prove who they are.
@@ -240,7 +243,13 @@ impl Identity {
     /// Whether sessions may be managed without a key.
     #[must_use]
     pub fn everyone_manages(&self) -> bool {
-        self.auth == Auth::Open && self.backends.get().is_empty()
+        self.auth == Auth::Open && !self.has_keys
+    }
+
+    /// Whether a backend's key is still known.
+    #[must_use]
+    pub fn holds(&self, backend: &Backend) -> bool {
+        self.backends.get().hold(backend)
     }
 
     /// Checks what came with a request: the bearer of its `Authorization` header, or the `token` of a `hello`.
@@ -256,9 +265,7 @@ impl Identity {
         match &self.tokens {
             Some(tokens) => tokens.verify(bearer).await.map(Proof::Token),
             // In `open` mode nobody has to prove anything; only a key that was to allow something must be right.
-            None if self.auth == Auth::Open && (backends.is_empty() || Tokens::is_one(bearer)) => {
-                Ok(Proof::None)
-            }
+            None if self.auth == Auth::Open && (!self.has_keys || Tokens::is_one(bearer)) => Ok(Proof::None),
             None => Err(Unproven::Wrong("this is none of the API keys known here".to_owned())),
         }
     }

@@ -114,9 +114,8 @@ impl<T> Leases<T> {
         self: &Arc<Self>,
         session: &SessionId,
         score: impl Fn(Seq, &Idle<T>) -> Option<S>,
-        new: impl FnOnce() -> Option<(Subscriber, T)>,
+        mut new: impl FnMut() -> Option<(Subscriber, T)>,
     ) -> Option<Claim<T>> {
-        let mut evicted = Vec::new();
         let mut sessions = lock(&self.sessions);
         let next_id = sessions.next_id;
         let entry = sessions
@@ -124,9 +123,7 @@ impl<T> Leases<T> {
             .entry(session.clone())
             .or_insert_with(|| Session { slots: Vec::new(), changed: Arc::default() });
         // A session that begins anew under an old name has nothing to do with the one that was ended.
-        let has_ended =
-            |slot: &mut Slot<T>| slot.idle.as_ref().is_some_and(|idle| idle.subscriber.has_ended());
-        evicted.extend(entry.slots.extract_if(.., has_ended));
+        entry.slots.retain(|slot| !slot.idle.as_ref().is_some_and(|idle| idle.subscriber.has_ended()));
         let best = entry
             .slots
             .iter_mut()
@@ -138,17 +135,27 @@ impl<T> Leases<T> {
         let (id, held) = match best.and_then(|slot| Some((slot.id, slot.idle.take()?))) {
             Some((id, idle)) => (id, (idle.subscriber, idle.state)),
             None => {
+                // Leaving a hub takes other locks, as joining it does; nobody takes this one under those.
+                let give_way = |slots: &mut Vec<Slot<T>>| {
+                    let idle = slots.iter().enumerate();
+                    let longest = idle.filter_map(|(at, slot)| Some((slot.idle.as_ref()?.since, at))).min();
+                    longest.map(|(_, at)| drop(slots.swap_remove(at)))
+                };
                 if entry.slots.len() >= MOST_READERS {
-                    let idle = entry.slots.iter().enumerate();
-                    let idle = idle.filter_map(|(at, slot)| Some((slot.idle.as_ref()?.since, at)));
-                    let (_, longest) = idle.min()?;
-                    evicted.push(entry.slots.swap_remove(longest));
+                    give_way(&mut entry.slots)?;
                 }
-                let Some(held) = new() else {
-                    if entry.slots.is_empty() {
-                        sessions.readers.remove(session);
+                let held = loop {
+                    match new() {
+                        Some(held) => break held,
+                        // The session may have no more readers: one that is away makes room for one that is there.
+                        None if give_way(&mut entry.slots).is_some() => {}
+                        None => {
+                            if entry.slots.is_empty() {
+                                sessions.readers.remove(session);
+                            }
+                            return None;
+                        }
                     }
-                    return None;
                 };
                 entry.slots.push(Slot { id: next_id, at: held.0.passed(), idle: None });
                 sessions.next_id += 1;
@@ -156,8 +163,6 @@ impl<T> Leases<T> {
             }
         };
         drop(sessions);
-        // Leaves its hub, which takes other locks, after this one was given back.
-        drop(evicted);
         let (leases, session) = (Arc::clone(self), session.clone());
         Some(Claim { leases, session, id, held: Some(held), answered: false, changed })
     }

@@ -8,14 +8,19 @@ use std::time::Duration;
 
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::hub::{lock, shrink};
-use crate::message::SessionId;
+use crate::message::{SessionId, UserId};
+
+/// Connections that wait for a place, of all addresses together.
+const MOST_WAITING: usize = 1024;
 
 /// Who is counted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Payer {
+    /// A user, in all sessions together.
+    User(UserId),
     /// The holder of a session.
     Session(SessionId),
     /// Somebody who did not say who he is, at this address.
@@ -29,6 +34,8 @@ pub struct Rates {
     clock: DefaultClock,
     /// Sends in a second.
     rate: u32,
+    /// Sends at once.
+    burst: u32,
 }
 
 impl Rates {
@@ -38,17 +45,23 @@ impl Rates {
         let quota = limit.and_then(|(rate, burst)| {
             Some(Quota::per_second(NonZeroU32::new(rate)?).allow_burst(NonZeroU32::new(burst)?))
         });
-        let rate = limit.map_or(0, |(rate, _)| rate);
-        Self { buckets: quota.map(RateLimiter::keyed), clock: DefaultClock::default(), rate }
+        let (rate, burst) = limit.unwrap_or((0, 1));
+        Self { buckets: quota.map(RateLimiter::keyed), clock: DefaultClock::default(), rate, burst }
     }
 
-    /// Takes one send out of the bucket.
+    /// Takes that many sends out of the bucket, at least one, and at most all that it holds when it is full.
     ///
     /// # Errors
-    /// How long to wait until there is one.
-    pub fn take(&self, payer: &Payer) -> Result<(), Duration> {
+    /// How long to wait until they are there.
+    pub fn take(&self, payer: &Payer, sends: usize) -> Result<(), Duration> {
         let Some(buckets) = &self.buckets else { return Ok(()) };
-        buckets.check_key(payer).map_err(|until| until.wait_time_from(self.clock.now()))
+        let sends = u32::try_from(sends).unwrap_or(u32::MAX).clamp(1, self.burst);
+        let sends = NonZeroU32::new(sends).expect("at least one");
+        match buckets.check_key_n(payer, sends) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(until)) => Err(until.wait_time_from(self.clock.now())),
+            Err(_) => unreachable!("it is not more than the bucket holds"),
+        }
     }
 
     /// Sends in a second; 0 if there is no limit.
@@ -74,6 +87,8 @@ pub struct Addresses {
     counts: Arc<Mutex<HashMap<IpAddr, usize>>>,
     /// Rung when a place becomes free for someone who waits.
     freed: Arc<Notify>,
+    /// Bounds who waits: each is woken by every place that becomes free.
+    turns: Arc<Semaphore>,
 }
 
 /// One connection that counts, until it is dropped.
@@ -95,7 +110,8 @@ impl Addresses {
     /// At most this many for each.
     #[must_use]
     pub fn new(most: usize) -> Self {
-        Self { most, counts: Arc::default(), freed: Arc::default() }
+        let turns = Arc::new(Semaphore::new(MOST_WAITING));
+        Self { most, counts: Arc::default(), freed: Arc::default(), turns }
     }
 
     /// The limit.
@@ -119,17 +135,18 @@ impl Addresses {
         Some(Place { addresses: self.clone(), address })
     }
 
-    /// Takes a place as soon as there is one.
+    /// Takes a place as soon as there is one; `None` at once if too many wait already.
     ///
     /// # Cancel safety
     /// Dropping the future has no effect.
-    pub async fn wait(&self, address: Option<IpAddr>) -> Place {
+    pub async fn wait(&self, address: Option<IpAddr>) -> Option<Place> {
+        let _turn = self.turns.try_acquire().ok()?;
         loop {
             let freed = self.freed.notified();
             tokio::pin!(freed);
             freed.as_mut().enable();
             if let Some(place) = self.take(address) {
-                return place;
+                return Some(place);
             }
             freed.await;
         }
@@ -170,7 +187,7 @@ mod tests {
         tokio::pin!(waiting);
         assert!(futures::poll!(&mut waiting).is_pending());
         drop(first);
-        let third = waiting.await;
+        let third = waiting.await.unwrap();
         assert!(addresses.take(ip("10.0.0.1")).is_none());
         drop(third);
         let _net =
@@ -183,11 +200,13 @@ mod tests {
         let rates = Rates::new(Some((1, 3)));
         let payer = |name: &str| Payer::Session(SessionId::new(name).unwrap());
         for _ in 0..3 {
-            rates.take(&payer("A")).unwrap();
+            rates.take(&payer("A"), 1).unwrap();
         }
-        let wait = rates.take(&payer("A")).unwrap_err();
+        let wait = rates.take(&payer("A"), 1).unwrap_err();
         assert!(wait <= Duration::from_secs(1) && !wait.is_zero(), "{wait:?}");
-        rates.take(&payer("B")).unwrap();
-        Rates::new(None).take(&payer("A")).unwrap();
+        // More than it ever holds is all that it holds.
+        rates.take(&payer("B"), 100).unwrap();
+        rates.take(&payer("B"), 1).unwrap_err();
+        Rates::new(None).take(&payer("A"), 1).unwrap();
     }
 }

@@ -16,6 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -34,7 +35,7 @@ use crate::limits::{Addresses, Place, Rates};
 use crate::link::{Io, Link};
 use crate::protocol::Code;
 use crate::transport::{legacy, poll, sse, websocket};
-use crate::{api, assets, ops, tls};
+use crate::{api, assets, edge, ops, tls};
 
 /// How often expired messages and readers that did not come back are looked for.
 const JANITOR: Duration = Duration::from_secs(1);
@@ -43,7 +44,7 @@ const JANITOR: Duration = Duration::from_secs(1);
 const HEADERS: usize = 64 * 1024;
 
 /// Streams of one HTTP/2 connection at the same time.
-const STREAMS: u32 = 256;
+const STREAMS: u32 = 100;
 
 /// How long a peer may take to answer a ping over HTTP/2.
 const PONG: Duration = Duration::from_secs(20);
@@ -105,16 +106,16 @@ impl Server {
         let tls = access.tls_cert.as_ref().zip(access.tls_key.as_ref());
         let tls = tls.map(|(cert, key)| tls::server_config(cert, key)).transpose()?;
         let per_address = access.per_address();
-        let rates = Arc::new(Rates::new(access.rate()));
-        let edge = Edge {
+        let rates = Rates::new(access.rate());
+        let edge = Edge::from(edge::Parts {
             broker: broker.clone(),
-            identity: Arc::new(identity),
-            rates: Arc::clone(&rates),
+            identity,
+            rates,
             addresses: Addresses::new(per_address),
-            config: Arc::new(config),
+            config,
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
-        };
+        });
         let (polls, pages) = (poll::Readers::default(), Arc::<legacy::Pages>::default());
         let mut v1 = Router::new()
             .merge(poll::routes(edge.clone(), Arc::clone(&polls)))
@@ -134,7 +135,7 @@ impl Server {
             .merge(assets::routes())
             .fallback(async || Refusal::new(Code::NotFound, "there is nothing at this address"))
             .method_not_allowed_fallback(wrong_method);
-        let stop = CancellationToken::new();
+        let (stop, swept) = (CancellationToken::new(), edge.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
             let mut every = interval(JANITOR);
             every.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -143,7 +144,7 @@ impl Server {
                 broker.expire().await;
                 drop(polls.sweep());
                 pages.sweep();
-                rates.sweep();
+                swept.rates.sweep();
             }
         }));
         let sockets = Addresses::new(per_address.saturating_mul(2).saturating_add(64));
@@ -249,7 +250,11 @@ impl Server {
             // One too many from its address is held, and served as soon as another one leaves.
             let place = match place {
                 Some(place) => place,
-                None => self.sockets.wait(counted).await,
+                None => self
+                    .sockets
+                    .wait(counted)
+                    .await
+                    .ok_or_else(|| io::Error::other("too many connections wait"))?,
             };
             let Some(tls) = &self.tls else { return Ok((None, place)) };
             Ok::<_, io::Error>((Some(TlsAcceptor::from(tls.get())), place))
@@ -296,7 +301,12 @@ impl Server {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let (router, shutdown) = (self.router.clone(), self.edge.shutdown.clone());
-        let service = service_fn(move |request| answer(router.clone(), Arc::clone(&link), request));
+        let first = Arc::new(Notify::new());
+        let asked = Arc::clone(&first);
+        let service = service_fn(move |request| {
+            asked.notify_one();
+            answer(router.clone(), Arc::clone(&link), request)
+        });
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .enable_connect_protocol()
@@ -305,7 +315,18 @@ impl Server {
             .keep_alive_interval(self.edge.config.heartbeat)
             .keep_alive_timeout(PONG)
             .serve_connection(TokioIo::new(stream), service);
-        until_ended(connection, &shutdown, |connection| connection.graceful_shutdown()).await;
+        let serving = until_ended(connection, &shutdown, |connection| connection.graceful_shutdown());
+        let mut serving = std::pin::pin!(serving);
+        // One that never asks for anything is given up like one that sends half a request.
+        tokio::select! {
+            () = &mut serving => return,
+            asked = timeout(self.edge.config.header_timeout, first.notified()) => {
+                if asked.is_err() {
+                    return;
+                }
+            }
+        }
+        serving.await;
     }
 }
 

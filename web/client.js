@@ -102,6 +102,12 @@ const ATTEMPTS = 5;
 /** How many sends may wait for their answer. */
 const MOST_PENDING = 1_000;
 
+/** How long the page's token function may take. Milliseconds. */
+const TOKEN = 15_000;
+
+/** How many tokens in a row may be refused before it is over. */
+const REFUSALS = 5;
+
 /** Error codes of what passes by itself. */
 const PASSING = ["unavailable", "overloaded", "rate_limited"];
 
@@ -166,6 +172,8 @@ export class Client {
 
   /** Whose messages are read, once that is known. @type {string | undefined} */ #session;
   /** How often in a row a token was refused. */ #refused = 0;
+  /** The token that was shown last. @type {string | undefined} */ #shown;
+  #renewing = false;
 
   /** @type {WebSocket | null} */ #socket = null;
   /** Ends what runs now: a poll, a pause, an attempt to connect. */
@@ -447,10 +455,11 @@ export class Client {
         const resume = this.#epoch === null ? {} : { after: this.#handled, epoch: this.#epoch };
         try {
           const [session, token] = [this.session, await this.#token()];
+          this.#shown = token;
           if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ type: "hello", session, token, ...resume }));
         } catch (error) {
           // No token now: later, perhaps.
-          this.#call(() => this.#options.onError?.(error instanceof Error ? error : new Error(String(error))));
+          this.#fail(error);
           socket.close(1000);
         }
       };
@@ -480,7 +489,7 @@ export class Client {
           clearInterval(this.#heartbeat);
         }
         // A token that has expired is replaced with the next attempt.
-        const renewable = code === 4501 && typeof this.#options.token === "function" && (welcomed || this.#refused < 2);
+        const renewable = code === 4501 && typeof this.#options.token === "function" && (welcomed || this.#refused < REFUSALS);
         if (code >= 4500 && code <= 4999 && !signal.aborted && !renewable) {
           this.#end(reason || `the broker closed for good (${code})`, new Refused(String(code), reason));
         }
@@ -510,12 +519,24 @@ export class Client {
   /** The token, asked for anew if that is a function. */
   async #token() {
     const { token } = this.#options;
-    return typeof token === "function" ? await token() : token;
+    if (typeof token !== "function") return token;
+    const late = withResolvers();
+    const limit = setTimeout(() => late.reject(new Error("no token came")), TOKEN);
+    try {
+      return await Promise.race([token(), late.promise]);
+    } finally {
+      clearTimeout(limit);
+    }
   }
 
   /** Whether a refusal may be one of a token that is out of date. @param {string} code */
   #mayAskAgain(code) {
-    return code === "unauthorized" && typeof this.#options.token === "function" && ++this.#refused < 2;
+    return code === "unauthorized" && typeof this.#options.token === "function" && ++this.#refused < REFUSALS;
+  }
+
+  /** What the page's token function, or the lack of one, comes to. @param {unknown} error */
+  #fail(error) {
+    this.#call(() => this.#options.onError?.(error instanceof Error ? error : new Error(String(error))));
   }
 
   /** What proves who this is, for HTTP. */
@@ -524,15 +545,26 @@ export class Client {
     return token === undefined ? undefined : { authorization: `Bearer ${token}` };
   }
 
-  /** The socket's token has expired. */
+  /** The socket's token has expired, or the one that was to take its place was refused: until there is another. */
   async #renew() {
+    if (this.#renewing) return;
+    this.#renewing = true;
+    const { signal } = this.#run;
     const socket = this.#socket;
-    try {
-      const token = await this.#token();
-      if (this.#socket === socket) this.#say({ type: "hello", token });
-    } catch (error) {
-      this.#call(() => this.#options.onError?.(error instanceof Error ? error : new Error(String(error))));
+    for (let pause = FIRST_PAUSE; this.#socket === socket && !signal.aborted; pause *= 2) {
+      try {
+        const token = await this.#token();
+        if (token !== this.#shown) {
+          this.#shown = token;
+          if (this.#socket === socket) this.#say({ type: "hello", token });
+          break;
+        }
+      } catch (error) {
+        this.#fail(error);
+      }
+      await rest(pause, signal);
     }
+    this.#renewing = false;
   }
 
   /** @type {ReturnType<typeof setInterval> | undefined} */ #heartbeat;
@@ -683,13 +715,15 @@ export class Client {
       const answer = await response.json();
       if (response.ok) {
         this.#refused = 0;
+        // A token that names no session gets one.
+        this.#session ??= answer.session;
         return answer;
       }
       if (response.status < 500 && response.status !== 429 && !this.#mayAskAgain(answer.error.code)) {
         this.#end(answer.error.message, new Refused(answer.error.code, answer.error.message));
       }
     } catch {
-      // Aborted, no network, or an answer that is not the broker's: try again later.
+      // Aborted, no network or token, or an answer that is not the broker's: try again later.
     } finally {
       this.#asking = null;
       limit.release();
@@ -750,7 +784,12 @@ export class Client {
           // A plain-text body needs no preflight; the broker looks at the content only.
           const response = await fetch(address, { method: "POST", body, signal, headers, keepalive: size < 16_000 });
           const answer = await response.json();
-          if (response.status === 401 && this.#mayAskAgain(answer.error.code)) continue;
+          // Of what is refused to everybody, polls decide when it is enough.
+          if (response.status === 401 && this.#refused < REFUSALS && typeof this.#options.token === "function") {
+            await rest(pause, this.#run.signal);
+            pause = Math.min(pause * 2, LONGEST_PAUSE);
+            continue;
+          }
           if (response.ok) this.#settle(id, null, answer);
           else this.#settle(id, new Refused(answer.error.code, answer.error.message));
           pause = FIRST_PAUSE;

@@ -55,7 +55,12 @@ function avatar(session) {
 }
 
 /** Where the broker wants a token, the address brings it in its fragment, which is sent to nobody: #token=… */
-const token = new URLSearchParams(location.hash.slice(1)).get("token") ?? undefined;
+const token = new URLSearchParams(location.hash.slice(1)).get("token") ?? sessionStorage.getItem("x0-demo-token") ?? undefined;
+if (token !== undefined && location.hash) {
+  // Not to be seen over a shoulder, nor kept in the history; a reload keeps it.
+  sessionStorage.setItem("x0-demo-token", token);
+  history.replaceState(null, "", location.pathname + location.search);
+}
 
 const session = token === undefined ? ownSession() : undefined;
 
@@ -186,7 +191,8 @@ const client = connect({
     if (message.seq !== undefined) unacknowledged.set(message.seq, mark);
     const { payload } = message;
     if (payload?.["method-id"] === "set-data" && payload.payload) writeForm(payload.payload);
-    if (message.from && message.from !== me && !chosen) chosen = message.from;
+    // A user is no tab that can be chosen.
+    if (message.from && message.from !== me && !chosen && (token === undefined || message.from.startsWith("h-"))) chosen = message.from;
     draw();
   },
   onAck(through) {

@@ -110,8 +110,10 @@ pub(crate) async fn register(
     check(&edge, &head).await?;
     let session = name(&id, SessionId::new)?;
     let body = SessionBody::decode(&body_text(body, ENVELOPE, edge.config.header_timeout).await?)?;
-    let ttl = body.ttl.unwrap_or(edge.config.access.session_ttl);
-    edge.broker.register(&session, body.user, ttl)?.await.map_err(BrokerError::from)?;
+    let ttl = body.ttl.unwrap_or_else(|| edge.config.access.session_ttl.min(edge.config.max_ttl));
+    if let Some(commit) = edge.broker.register(&session, body.user, ttl)? {
+        commit.await.map_err(BrokerError::from)?;
+    }
     Ok(json(StatusCode::OK, encode(&Session::of(&session, &edge.broker.session(&session)))))
 }
 

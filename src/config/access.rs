@@ -19,6 +19,15 @@ pub enum Auth {
     Token,
 }
 
+/// How a reverse proxy says who its client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProxyHeader {
+    /// As most do
+    XForwardedFor,
+    /// As RFC 7239 says
+    Forwarded,
+}
+
 /// A secret: it can be used, and is not shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub String);
@@ -111,16 +120,20 @@ pub struct Access {
     #[arg(long, env = "X0_MSG_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
 
-    /// Address or network of a reverse proxy that is believed who its clients are (Forwarded, X-Forwarded-For); may
-    /// be given several times
+    /// Address or network of a reverse proxy that is believed who its clients are, and which host they asked
+    /// (X-Forwarded-Host); may be given several times
     #[arg(long, env = "X0_MSG_TRUST_PROXY", value_name = "NET", value_delimiter = ',', value_parser = network)]
     pub trust_proxy: Vec<IpNet>,
 
-    /// Messages a session may send in a second [default: 100 with --auth token, any number otherwise]; 0 is any number
+    /// Header in which such a proxy says who its client is; what a client has put into the other one is passed on
+    #[arg(long, env = "X0_MSG_PROXY_HEADER", value_name = "HEADER", value_enum, default_value_t = ProxyHeader::XForwardedFor)]
+    pub proxy_header: ProxyHeader,
+
+    /// Messages a user, or a session without one, may send in a second [default: 100 with --auth token, any number otherwise]; 0 is any number
     #[arg(long, env = "X0_MSG_SEND_RATE", value_name = "N", help_heading = "Limits")]
     pub send_rate: Option<u32>,
 
-    /// Messages a session may send at once, before its rate counts [default: ten seconds' worth]
+    /// Messages a user, or a session without one, may send at once, before its rate counts [default: ten seconds' worth]
     #[arg(long, env = "X0_MSG_SEND_BURST", value_name = "N", help_heading = "Limits")]
     pub send_burst: Option<u32>,
 

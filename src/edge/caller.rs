@@ -8,12 +8,10 @@ use axum::http::request::Parts;
 use axum::http::{Extensions, HeaderMap, HeaderValue, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::config::Auth;
+use crate::config::{Auth, ProxyHeader};
 use crate::edge::{Edge, Query, Refusal};
-use crate::identity::{Claims, Grant, Proof, SKEW, Unproven};
+use crate::identity::{Claims, Client, Grant, Proof, SKEW, Unproven};
 use crate::limits::{Payer, Place};
 use crate::link::Link;
 use crate::message::SessionId;
@@ -67,13 +65,6 @@ pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     bearer.ok_or_else(told).map(Some)
 }
 
-/// A new session for a token that names none. Nobody can guess it.
-fn new_session() -> SessionId {
-    let mut bits = [0; 18];
-    getrandom::fill(&mut bits).expect("the operating system gives random numbers");
-    SessionId::new(&format!("s-{}", URL_SAFE_NO_PAD.encode(bits))).expect("26 characters are a name")
-}
-
 impl Edge {
     /// What a request may do that brings this bearer, and names this session.
     ///
@@ -119,6 +110,7 @@ impl Edge {
                 let text = "the token is for another session than the one asked for; leave `session` out";
                 return Err(Refusal::new(Code::Forbidden, text));
             }
+            (None, Some(asked)) if self.broker.is_made_for(&asked, &user) => asked,
             (None, Some(asked)) => match self.broker.directory().user_of(&asked) {
                 Some(owner) if owner == user => asked,
                 _ => {
@@ -126,7 +118,7 @@ impl Edge {
                     return Err(Refusal::new(Code::Forbidden, text));
                 }
             },
-            (None, None) if made == Made::Welcome => new_session(),
+            (None, None) if made == Made::Welcome => self.broker.make_session(&user),
             (None, None) => {
                 let text = "the token names no session (`sid`): name one of its user's, like the one that `welcome` names \
                             over WebSocket";
@@ -138,6 +130,15 @@ impl Edge {
         let mut client = self.broker.carry(&session, &user, ttl, expires)?;
         (client.send, client.topics) = (send, topics);
         Ok(Grant::Client(client.into()))
+    }
+
+    /// Keeps the session of a token registered as long as that is good.
+    pub fn prolong(&self, client: &Client) {
+        if let Some(user) = &client.user {
+            let ttl = self.config.access.carried_ttl(self.broker.now(), client.expires + SKEW * 1000);
+            // It was carried before: it cannot be somebody else's, and an ended one has no reader any more.
+            _ = self.broker.carry(&client.session, user, ttl, client.expires);
+        }
     }
 
     /// Who asks by HTTP.
@@ -164,7 +165,7 @@ impl Edge {
             return Some(peer);
         }
         // The last one that is no proxy of ours; what is before it may be made up.
-        let hops = forwarded_for(headers);
+        let hops = hops(headers, self.config.access.proxy_header);
         let mut client = peer;
         for hop in hops.iter().rev() {
             let Some(address) = hop else { break };
@@ -199,22 +200,25 @@ impl Edge {
 
     /// Who pays for a send; `None` for a backend, which may send as much as it likes.
     pub(super) fn payer(caller: &Caller) -> Option<Payer> {
-        match &caller.grant {
-            Grant::Backend(_) => None,
-            grant => match (grant.session(), caller.address) {
-                (Some(session), _) => Some(Payer::Session(session.clone())),
-                (None, address) => address.map(Payer::Address),
+        match (&caller.grant, caller.address) {
+            (Grant::Backend(_), _) => None,
+            // However many sessions a user has.
+            (Grant::Client(client), _) if client.user.is_some() => client.user.clone().map(Payer::User),
+            (grant, address) => match grant.session() {
+                Some(session) => Some(Payer::Session(session.clone())),
+                None => address.map(Payer::Address),
             },
         }
     }
 
     /// Whether pages of the origin that a browser names may use this server.
     #[must_use]
-    pub fn lets_in(&self, uri: &Uri, headers: &HeaderMap) -> bool {
+    pub fn lets_in(&self, head: Asking<'_>) -> bool {
+        let Asking { uri, headers, peer } = head;
         let Some(origin) = headers.get(header::ORIGIN) else {
             // A browser names no origin where a page needs no answer, as for an image; but it says that much.
-            let site = headers.get("sec-fetch-site");
-            return site.is_none_or(|site| site.as_bytes() != b"cross-site");
+            let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+            return !matches!(site, Some(b"cross-site" | b"same-site"));
         };
         let Ok(origin) = origin.to_str() else { return false };
         let allowed = &self.config.access.allow_origin;
@@ -222,10 +226,29 @@ impl Edge {
             return true;
         }
         // The same origin: over HTTP/2 the host is in the address. Which scheme it was, a proxy may have changed.
-        let host = uri.authority().map(|authority| authority.as_str());
-        let host = host.or_else(|| headers.get(header::HOST).and_then(|host| host.to_str().ok()));
+        let named = |name: &str| headers.get(name).and_then(|host| host.to_str().ok());
+        let by_proxy = peer.0.filter(|peer| self.is_proxy(*peer)).and_then(|_| named("x-forwarded-host"));
+        let host = by_proxy.or_else(|| uri.authority().map(|authority| authority.as_str()));
+        let host = host.or_else(|| named("host"));
         let authority = origin.split_once("://").map(|(_, authority)| authority);
         matches!((host, authority), (Some(host), Some(authority)) if bare(host).eq_ignore_ascii_case(bare(authority)))
+    }
+}
+
+/// What tells where a request comes from.
+#[derive(Debug, Clone, Copy)]
+pub struct Asking<'a> {
+    /// Its address.
+    pub uri: &'a Uri,
+    /// Its headers.
+    pub headers: &'a HeaderMap,
+    /// The other end of its connection.
+    pub peer: Peer,
+}
+
+impl<'a> From<&'a Parts> for Asking<'a> {
+    fn from(head: &'a Parts) -> Self {
+        Self { uri: &head.uri, headers: &head.headers, peer: peer_of(&head.extensions) }
     }
 }
 
@@ -234,23 +257,26 @@ fn bare(host: &str) -> &str {
     host.strip_suffix(":443").or_else(|| host.strip_suffix(":80")).unwrap_or(host)
 }
 
-/// Whom a request came from, as its proxies say, the first one first: `Forwarded` (RFC 7239), or what is used instead
-/// of it. `None` for a hop that has no address.
-fn forwarded_for(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
-    let list = |name: &str| {
-        let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-        values.flat_map(|value| value.split(',')).map(|item| item.trim().to_owned()).collect::<Vec<_>>()
+/// Whom a request came from, as its proxies say in this header, the first one first. `None` for a hop that has no
+/// address.
+fn hops(headers: &HeaderMap, from: ProxyHeader) -> Vec<Option<IpAddr>> {
+    let name = match from {
+        ProxyHeader::XForwardedFor => "x-forwarded-for",
+        ProxyHeader::Forwarded => "forwarded",
     };
-    let forwarded = list("forwarded");
-    if forwarded.is_empty() {
-        return list("x-forwarded-for").iter().map(|item| node(item)).collect();
-    }
-    let hop = |item: &String| {
-        let pairs = item.split(';').filter_map(|pair| pair.trim().split_once('='));
-        let mut named = pairs.filter(|(name, _)| name.eq_ignore_ascii_case("for"));
-        named.next().and_then(|(_, value)| node(value.trim_matches('"')))
-    };
-    forwarded.iter().map(hop).collect()
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    let items = values.flat_map(|value| value.split(',')).map(str::trim);
+    items
+        .map(|item| match from {
+            ProxyHeader::XForwardedFor => node(item),
+            // RFC 7239 section 4.
+            ProxyHeader::Forwarded => {
+                let pairs = item.split(';').filter_map(|pair| pair.trim().split_once('='));
+                let mut named = pairs.filter(|(name, _)| name.eq_ignore_ascii_case("for"));
+                named.next().and_then(|(_, value)| node(value.trim_matches('"')))
+            }
+        })
+        .collect()
 }
 
 /// An address, with or without a port (RFC 7239 section 6).
@@ -271,7 +297,8 @@ pub async fn check_origin(
     request: Request,
     next: Next,
 ) -> Response {
-    if edge.lets_in(request.uri(), request.headers()) {
+    let (uri, headers, peer) = (request.uri(), request.headers(), peer_of(request.extensions()));
+    if edge.lets_in(Asking { uri, headers, peer }) {
         return next.run(request).await;
     }
     origin_refused(request.headers()).into_response()
@@ -341,12 +368,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hops_are_read_from_either_header() {
+    fn hops_are_read_from_the_header_that_is_believed() {
         let hops = |name: &'static str, value: &'static str| {
-            forwarded_for(&HeaderMap::from_iter([(
-                header::HeaderName::from_static(name),
-                HeaderValue::from_static(value),
-            )]))
+            let name = header::HeaderName::from_static(name);
+            let from = match name.as_str() {
+                "forwarded" => ProxyHeader::Forwarded,
+                _ => ProxyHeader::XForwardedFor,
+            };
+            let other = match from {
+                ProxyHeader::Forwarded => ("x-forwarded-for", "6.6.6.6"),
+                ProxyHeader::XForwardedFor => ("forwarded", "for=6.6.6.6"),
+            };
+            let other = (header::HeaderName::from_static(other.0), HeaderValue::from_static(other.1));
+            super::hops(&HeaderMap::from_iter([(name, HeaderValue::from_static(value)), other]), from)
         };
         let ip = |text: &str| Some(text.parse::<IpAddr>().unwrap());
         assert_eq!(hops("x-forwarded-for", "1.2.3.4, 10.0.0.1"), [ip("1.2.3.4"), ip("10.0.0.1")]);

@@ -228,7 +228,7 @@ fn gap(from: Seq, to: Seq, reason: GapReason) -> String {
 }
 
 async fn expire_all(engine: &Engine) {
-    while engine.expire() > 0 {
+    while engine.expire().more {
         tokio::task::yield_now().await;
     }
 }
@@ -403,7 +403,7 @@ async fn a_topic_keeps_nothing_longer_than_its_age(lab: Lab) {
     put_ttl(&engine, &news, "1", 1_000_000).await;
     tokio::time::advance(Duration::from_secs(3600)).await;
     assert_eq!(found(&engine, &news, Seq::START).await, [""; 0]);
-    assert_eq!(engine.expire(), 1);
+    assert_eq!(engine.expire().messages, 1);
 }
 
 async fn a_retry_with_the_same_id_is_stored_once(lab: Lab) {
@@ -538,7 +538,7 @@ async fn a_sender_that_asks_is_told_what_became_of_its_message(lab: Lab) {
     assert_eq!(found(&engine, &s, Seq::START).await, [""; 0]);
     engine.trim(&a, first);
     tokio::time::advance(Duration::from_secs(10)).await;
-    assert_eq!(engine.expire(), 1);
+    assert_eq!(engine.expire().messages, 1);
     engine.trim(&a, engine.newest());
     // Two live publications: both are committed.
     let mut frames = Vec::new();
@@ -590,11 +590,11 @@ async fn a_message_may_end_before_it_is_committed() {
     let a = mailbox("A");
     let commit = engine.append(Append { ttl: Some(Duration::from_millis(1)), ..append(&a, "1") });
     tokio::time::advance(Duration::from_secs(1)).await;
-    assert_eq!(engine.expire(), 0);
+    assert_eq!(engine.expire().messages, 0);
     assert!(writer.turn());
     commit.await.unwrap();
     tokio::time::advance(Duration::from_secs(1)).await;
-    assert_eq!(engine.expire(), 1);
+    assert_eq!(engine.expire().messages, 1);
     assert_eq!(found(&engine, &a, Seq::START).await, [""; 0]);
     engine.close();
     writer.finish();
@@ -720,18 +720,18 @@ async fn registered_sessions_are_found_by_their_user_until_they_end(lab: Lab) {
         engine.register(&Register { session: session(name), user: user.cloned(), ttl, by })
     };
     let backend = Registrar::Backend;
-    register("1", Some(&ann), short, backend).unwrap().await.unwrap();
-    register("2", Some(&ann), long, backend).unwrap().await.unwrap();
-    register("3", None, long, backend).unwrap().await.unwrap();
+    register("1", Some(&ann), short, backend).unwrap().unwrap().await.unwrap();
+    register("2", Some(&ann), long, backend).unwrap().unwrap().await.unwrap();
+    register("3", None, long, backend).unwrap().unwrap().await.unwrap();
     assert_eq!(engine.sessions_of(&ann), [session("1"), session("2")]);
     assert_eq!(engine.registration(&session("3")).unwrap().user, None);
     // A session does not change hands, and its user is kept by who names none.
     assert_eq!(register("2", Some(&bob), long, backend).unwrap_err(), RegisterError::Taken);
     assert_eq!(register("2", Some(&bob), long, Registrar::Token).unwrap_err(), RegisterError::Taken);
-    register("2", None, long, backend).unwrap().await.unwrap();
+    register("2", None, long, backend).unwrap().unwrap().await.unwrap();
     assert_eq!(engine.registration(&session("2")).unwrap().user, Some(ann.clone()));
     engine.end(&session("2"), Duration::ZERO).await.unwrap();
-    register("2", Some(&bob), long, Registrar::Token).unwrap().await.unwrap();
+    register("2", Some(&bob), long, Registrar::Token).unwrap().unwrap().await.unwrap();
     assert_eq!(
         (engine.sessions_of(&ann), engine.sessions_of(&bob)),
         (vec![session("1")], vec![session("2")])
@@ -747,7 +747,7 @@ async fn registered_sessions_are_found_by_their_user_until_they_end(lab: Lab) {
     assert_eq!((engine.sessions_of(&bob), engine.registration(&session("2"))), (vec![], None));
     assert!(engine.registration(&session("3")).is_some());
     assert_eq!(engine.session_of(engine.handle(&session("3"))), Some(session("3")));
-    register("2", Some(&ann), long, backend).unwrap().await.unwrap();
+    register("2", Some(&ann), long, backend).unwrap().unwrap().await.unwrap();
     assert_eq!(engine.sessions_of(&ann), [session("2")]);
 }
 
@@ -758,7 +758,12 @@ async fn registrations_survive_restarts(lab: Lab) {
         let ann = UserId::new("ann").unwrap();
         for n in 0..5 {
             let (user, ttl, by) = (Some(ann.clone()), Duration::from_secs(100), Registrar::Backend);
-            engine.register(&Register { session: session(n), user, ttl, by }).unwrap().await.unwrap();
+            engine
+                .register(&Register { session: session(n), user, ttl, by })
+                .unwrap()
+                .unwrap()
+                .await
+                .unwrap();
         }
         engine.end(&session(3), Duration::from_secs(100)).await.unwrap();
         let handle = engine.handle(&session(4));

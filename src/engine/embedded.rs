@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 use crate::engine::{
-    Append, Batch, Commit, Durability, Engine, EngineError, Health, OpenError, Position, Register,
+    Append, Batch, Commit, Durability, Engine, EngineError, Expired, Health, OpenError, Position, Register,
     RegisterError, Settings,
 };
 use crate::hub::{Hubs, lock};
@@ -37,7 +37,7 @@ mod salvage;
 mod wal;
 mod writer;
 
-pub use directory::Registration;
+pub use directory::{Registration, Standing};
 pub use report::{Report, report};
 pub use writer::Writer;
 
@@ -317,16 +317,14 @@ impl Embedded {
     ///
     /// # Errors
     /// [`RegisterError`] says why it was not registered.
-    pub fn register(&self, register: &Register) -> Result<Commit, RegisterError> {
+    pub fn register(&self, register: &Register) -> Result<Option<Commit>, RegisterError> {
         let mut guard = lock(&self.inner.store);
         let store = &mut *guard;
         if store.stop.is_some() {
-            return Ok(stopping());
+            return Ok(Some(stopping()));
         }
-        Ok(match store.index.register(register)? {
-            true => self.after_commit(store),
-            false => Commit::done(Ok(store.index.committed())),
-        })
+        let changes = store.index.register(register, &self.inner.hubs)?;
+        Ok(changes.then(|| self.after_commit(store)))
     }
 
     /// See [`Engine::end`].
@@ -362,6 +360,12 @@ impl Embedded {
     #[must_use]
     pub fn handle(&self, session: &SessionId) -> Handle {
         self.inner.handles.of(session)
+    }
+
+    /// See [`Engine::seal`].
+    #[must_use]
+    pub fn seal(&self, user: &UserId, bits: [u8; 16]) -> [u8; 16] {
+        self.inner.handles.seal(user, bits)
     }
 
     /// See [`Engine::session_of`].
@@ -500,14 +504,14 @@ impl Embedded {
 
     /// See [`Engine::expire`].
     #[must_use]
-    pub fn expire(&self) -> usize {
+    pub fn expire(&self) -> Expired {
         let mut guard = lock(&self.inner.store);
         let store = &mut *guard;
         store.index.forget_empty(&self.inner.hubs, EMPTY_SHELVES, FORGET_SLICE);
-        store.index.expire_slice();
+        let more = store.index.expire_slice() > 0;
         self.inner.settle(store);
         self.inner.wake(store);
-        store.index.take_expired()
+        Expired { messages: store.index.take_expired(), more }
     }
 
     /// Forgets all empty shelves now, as if many others had become empty since.

@@ -29,17 +29,13 @@ pub struct Backend {
     pub topics: Option<Patterns>,
     /// Whether it may register, look up and end sessions.
     pub sessions: bool,
+    /// The digest of its key: of equal length, whatever is compared with it.
+    digest: [u8; 32],
 }
 
-/// All backends, each with the digest of its key: of equal length, whatever is compared with it.
-#[derive(Default)]
-pub(super) struct Backends(Vec<([u8; 32], Arc<Backend>)>);
-
-impl std::fmt::Debug for Backends {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|(_, backend)| backend)).finish()
-    }
-}
+/// All backends.
+#[derive(Debug, Default)]
+pub(super) struct Backends(Vec<Arc<Backend>>);
 
 /// The file of API keys.
 #[derive(Deserialize)]
@@ -86,7 +82,12 @@ impl Backends {
                 for path in paths {
                     let told = |why: String| SetupError(format!("--api-key-file {}: {why}", path.display()));
                     let text = std::fs::read_to_string(path).map_err(|error| told(error.to_string()))?;
+                    let before = all.0.len();
                     all.read_file(&text).map_err(told)?;
+                    // As a file is that is being written just now: no reason to take every key away.
+                    if all.0.len() == before {
+                        return Err(told("holds no [[key]]".to_owned()));
+                    }
                 }
                 Ok(all)
             },
@@ -103,34 +104,36 @@ impl Backends {
     }
 
     fn read_file(&mut self, text: &str) -> Result<(), String> {
-        // What the parser quotes may be a key: it says where, and not what.
+        // What the parser says quotes the file, where a key may stand in any place: only where it is, is said.
         let file: KeyFile = toml::from_str(text).map_err(|error| {
             let before = error.span().map_or("", |span| &text[..span.start]);
             let line = before.matches('\n').count() + 1;
-            format!("line {line}: {}", error.message())
+            format!(
+                "line {line} is not as it should be: each [[key]] has strings `name` and `key`, and may have a string \
+                 `from`, a list `send` of addresses like topic:news or user:*, a list `topics`, and `sessions`, true or \
+                 false"
+            )
         })?;
         file.key.into_iter().try_for_each(|key| self.add(key))
     }
 
     fn add(&mut self, key: Key) -> Result<(), String> {
         let Key { name, key, from, send, topics, sessions } = key;
+        // Not by its name: where the two are swapped, that is the key.
+        let number = self.0.len() + 1;
         if name.is_empty() || name.chars().any(char::is_control) {
-            return Err("a key needs a `name` without control characters".to_owned());
+            return Err(format!("key number {number} needs a `name` without control characters"));
         }
         if key.len() < SHORTEST {
             return Err(format!(
-                "key `{name}` has {} characters; at least {SHORTEST} are needed (`openssl rand -hex 32` makes one)",
+                "key number {number} has {} characters; at least {SHORTEST} are needed (`openssl rand -hex 32` makes one)",
                 key.len()
             ));
         }
-        if self.0.iter().any(|(_, known)| *known.name == *name) {
-            // Two keys of one name are how one is replaced by the other.
-            tracing::debug!(name, "several API keys have this name");
-        }
-        let from =
-            from.map(|from| SenderName::new(&from).map_err(|why| format!("`from` of key `{name}` {why}")));
-        let backend = Backend { name: name.into(), from: from.transpose()?, send, topics, sessions };
-        self.0.push((hash(&key), Arc::new(backend)));
+        let from = from
+            .map(|from| SenderName::new(&from).map_err(|why| format!("`from` of key number {number} {why}")));
+        let (name, from, digest) = (name.into(), from.transpose()?, hash(&key));
+        self.0.push(Arc::new(Backend { name, from, send, topics, sessions, digest }));
         Ok(())
     }
 
@@ -145,12 +148,17 @@ impl Backends {
         }
         let hash = hash(key);
         let mut found = None;
-        for (known, backend) in &self.0 {
-            if verify_slices_are_equal(known, &hash).is_ok() {
+        for backend in &self.0 {
+            if verify_slices_are_equal(&backend.digest, &hash).is_ok() {
                 found = Some(backend);
             }
         }
         found.cloned()
+    }
+
+    /// Whether a backend that was found before is still among them.
+    pub(super) fn hold(&self, backend: &Backend) -> bool {
+        self.0.iter().any(|known| known.digest == backend.digest)
     }
 }
 
@@ -181,7 +189,10 @@ mod tests {
             (format!("[[key]]\nkey = \"{KEY}\""), "name"),
             (format!("[[key]]\nname = \"\"\nkey = \"{KEY}\""), "name"),
             (format!("[[key]]\nname = \"a\"\nkey = \"{KEY}\"\nsent = []"), "line 4"),
-            (format!("[[key]]\nname = \"a\"\nkey = \"{KEY}\"\nsend = [\"x\"]"), "begin with"),
+            (format!("[[key]]\nname = \"a\"\nkey = \"{KEY}\"\nsend = [\"x\"]"), "line 4"),
+            (format!("key = \"{KEY}\""), "line 1"),
+            (format!("[[key]]\nname = \"a\"\nkey = \"{KEY}\"\nsessions = \"{KEY}\""), "line 4"),
+            (format!("[[key]]\nname = \"{KEY}\"\nkey = \"a\""), "number 1"),
             (format!("[[key]]\nname = \"a\"\nkey = \"{KEY}"), "line 3"),
         ] {
             let why = read(&text).unwrap_err();
@@ -189,5 +200,7 @@ mod tests {
             assert!(!why.contains(KEY) && !why.contains("hunter2"), "{why}");
         }
         assert!(Backends::default().read_list("x").unwrap_err().contains("name:key"));
+        let swapped = Backends::default().read_list(&format!("{KEY}:shop")).unwrap_err();
+        assert!(swapped.contains("number 1") && !swapped.contains(KEY), "{swapped}");
     }
 }

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
@@ -91,6 +93,11 @@ impl Tokens {
                 }
                 Ok::<_, SetupError>(keys)
             })?;
+        if access.token_jwks_url.is_some() && access.token_audience.is_empty() {
+            tracing::warn!(
+                "without --token-audience, tokens that --token-jwks-url's issuer signs for others are taken too"
+            );
+        }
         let jwks = access.token_jwks_url.as_deref();
         let jwks = jwks.map(|url| Jwks::watch(url, access.token_jwks_refresh)).transpose()?;
         let (audience, issuer) = (access.token_audience.clone(), access.token_issuer.clone());
@@ -160,7 +167,12 @@ impl Tokens {
                 },
             }
         }
-        Err(refused)
+        // It may be signed with a key by that name that is not here yet.
+        Err(if header.kid.is_some() && named.is_none() && self.jwks.is_some() {
+            Refused::UnknownKey
+        } else {
+            refused
+        })
     }
 
     fn validation(&self, algorithm: Algorithm) -> Validation {
@@ -212,6 +224,12 @@ fn claims(raw: RawClaims) -> Result<Claims, String> {
 
 fn secret_key(bytes: &[u8]) -> Result<Key, String> {
     let secret = bytes.trim_ascii_end();
+    if let Some(what) = looks_public(secret) {
+        return Err(format!(
+            "{what}; with a secret that everybody knows, everybody could sign. A public key belongs into a file as PEM or \
+             JWK, a secret is text like that of `openssl rand -hex 32`"
+        ));
+    }
     if secret.len() < SHORTEST_SECRET {
         return Err(format!(
             "is a secret of {} bytes; HS256 needs at least {SHORTEST_SECRET} (`openssl rand -hex 32` makes one)",
@@ -221,12 +239,36 @@ fn secret_key(bytes: &[u8]) -> Result<Key, String> {
     Ok(Key { kid: None, algorithm: Algorithm::HS256, key: DecodingKey::from_secret(secret) })
 }
 
+/// What a secret must not be: something that is meant to be published, in whatever form keys are.
+fn looks_public(secret: &[u8]) -> Option<&'static str> {
+    let Ok(text) = std::str::from_utf8(secret) else { return Some("is not text") };
+    if text.starts_with(['{', '[', '\u{feff}']) {
+        return Some("looks like JSON");
+    }
+    if text.contains("-----BEGIN ") {
+        return Some("looks like PEM");
+    }
+    if text.starts_with("ssh-") || text.starts_with("ecdsa-") {
+        return Some("looks like a key of SSH");
+    }
+    // DER: a sequence that is as long as it says (X.690 section 8.1).
+    let compact: String = text.chars().filter(|char| !char.is_whitespace() && *char != '=').collect();
+    let decoded = STANDARD_NO_PAD.decode(&compact).or_else(|_| URL_SAFE_NO_PAD.decode(&compact)).ok()?;
+    let is_der = match *decoded.as_slice() {
+        [0x30, length @ ..=0x7f, ..] => decoded.len() == usize::from(length) + 2,
+        [0x30, 0x81, length, ..] => decoded.len() == usize::from(length) + 3,
+        [0x30, 0x82, high, low, ..] => decoded.len() == usize::from(u16::from_be_bytes([high, low])) + 4,
+        _ => false,
+    };
+    is_der.then_some("looks like a public key without its PEM lines")
+}
+
 /// Reads the keys in a file: PEM, a JWK set, or a secret.
 fn read_keys(path: &Path) -> Result<Vec<Key>, SetupError> {
     let told = |why: String| SetupError(format!("--token-key-file {}: {why}", path.display()));
     let bytes = std::fs::read(path).map_err(|error| told(error.to_string()))?;
-    let text = std::str::from_utf8(&bytes).unwrap_or_default().trim_start();
-    if text.starts_with('{') {
+    let text = std::str::from_utf8(&bytes).unwrap_or_default().trim_start_matches('\u{feff}').trim_start();
+    if text.starts_with(['{', '[']) {
         return read_jwks(text, true).map_err(told);
     }
     if text.contains("-----BEGIN ") {
@@ -263,11 +305,13 @@ pub(super) fn read_jwks(text: &str, with_secrets: bool) -> Result<Vec<Key>, Stri
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum OneOrMore {
-        More(JwkSet),
+        Set(JwkSet),
+        List(Vec<Jwk>),
         One(Box<Jwk>),
     }
     let jwks = match serde_json::from_str(text).map_err(|_| "is not a JWK set (RFC 7517)".to_owned())? {
-        OneOrMore::More(set) => set.keys,
+        OneOrMore::Set(set) => set.keys,
+        OneOrMore::List(keys) => keys,
         OneOrMore::One(jwk) => vec![*jwk],
     };
     let mut keys = Vec::new();
@@ -348,3 +392,32 @@ pub fn verify_with_secret(secret: &[u8], token: &str) -> Option<Claims> {
 }
 
 pub(super) type Keys = Arc<Vec<Key>>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_published_is_no_secret() {
+        let rsa = "MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEA";
+        let mut der = STANDARD_NO_PAD.decode(rsa).unwrap();
+        der.resize(294, 7);
+        let bare = STANDARD_NO_PAD.encode(&der);
+        for (public, why) in [
+            (bare.as_bytes(), "without its PEM"),
+            (b"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE\nAAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8AAQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHw==", "without its PEM"),
+            (der.as_slice(), "not text"),
+            (b"[{\"kty\":\"RSA\",\"n\":\"AAAAAAAAAAAAAAAAAAAAAAAAAAA\"}]", "JSON"),
+            (b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAA", "SSH"),
+            (b"-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA\n-----END PUBLIC KEY-----", "PEM"),
+        ] {
+            let said = secret_key(public).unwrap_err();
+            assert!(said.contains(why), "{said}");
+        }
+        for secret in
+            ["0123456789abcdef0123456789abcdef", "MIIB is how some secrets begin, and why should they not"]
+        {
+            secret_key(secret.as_bytes()).unwrap();
+        }
+    }
+}

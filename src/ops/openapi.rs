@@ -241,6 +241,10 @@ pub(crate) struct Gap {
 #[derive(ToSchema)]
 #[allow(dead_code)]
 pub(crate) struct Polled {
+    /// With a token: whose mailbox, if the call did not name it
+    session: Option<Name>,
+    /// And its public name
+    handle: Option<String>,
     epoch: String,
     messages: Vec<Frame>,
     gaps: Option<Vec<Gap>>,

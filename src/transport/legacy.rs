@@ -134,7 +134,11 @@ async fn handle(State(legacy): State<Legacy>, door: Door, request: Request) -> R
             })
             .cloned(),
     };
-    let mut response = act_on(&legacy, door, request).await;
+    // Headers only keep a page from reading the answer; what it asks must not be done either.
+    let named = request.headers().contains_key(header::ORIGIN);
+    let cross = request.headers().get("sec-fetch-site").is_some_and(|site| site.as_bytes() == b"cross-site");
+    let foreign = !any && origin.is_none() && (named || cross);
+    let mut response = act_on(&legacy, door, request, foreign).await;
     let headers = response.headers_mut();
     if let Some(origin) = origin {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
@@ -146,7 +150,7 @@ async fn handle(State(legacy): State<Legacy>, door: Door, request: Request) -> R
     response
 }
 
-async fn act_on(legacy: &Legacy, door: Door, request: Request) -> Response {
+async fn act_on(legacy: &Legacy, door: Door, request: Request, foreign: bool) -> Response {
     match *request.method() {
         Method::OPTIONS => answer(StatusCode::NO_CONTENT, Body::empty()),
         Method::POST => {
@@ -158,10 +162,13 @@ async fn act_on(legacy: &Legacy, door: Door, request: Request) -> Response {
                 Err(refusal) if refusal.code == Code::TooLarge => return failed(&refusal),
                 Err(refusal) => Err(Unusable::NotX0(refusal.message)),
             };
-            legacy.act(asked, &origin).await
+            legacy.act(if foreign { stranger(asked) } else { asked }, &origin).await
         }
         Method::GET => match shape::query(&Query::of(request.uri())) {
-            Some(asked) => legacy.act(asked, &Origin::of(&legacy.edge, &request)).await,
+            Some(asked) => {
+                let origin = Origin::of(&legacy.edge, &request);
+                legacy.act(if foreign { stranger(asked) } else { asked }, &origin).await
+            }
             None => answer(StatusCode::OK, Body::empty()),
         },
         Method::HEAD => answer(StatusCode::OK, Body::empty()),
@@ -169,6 +176,18 @@ async fn act_on(legacy: &Legacy, door: Door, request: Request) -> Response {
             let text = "poll and send with POST; net events come with GET";
             let body = Refusal::new(Code::BadRequest, text).body();
             answer(StatusCode::METHOD_NOT_ALLOWED, body)
+        }
+    }
+}
+
+/// What a page asks whose origin is not let in: its polls are held, its sends refused.
+fn stranger(asked: Result<Asked, Unusable>) -> Result<Asked, Unusable> {
+    match asked? {
+        Asked::Poll { .. } => Ok(Asked::Poll { session: None, ack: None }),
+        Asked::Del { .. } => Ok(Asked::Del { session: None }),
+        Asked::Send { .. } => {
+            let text = "pages of this origin are not let in; --legacy-allow-origin lets them";
+            Err(Unusable::Send(text.to_owned()))
         }
     }
 }
@@ -249,7 +268,7 @@ impl Legacy {
         let send = Send { id, to, payload, ttl: None, volatile: false, receipt: false };
         // Too many are paced by holding, as long as a poll is held.
         let deadline = Instant::now() + self.edge.config.poll_timeout;
-        while let Err(wait) = self.edge.pay(&caller) {
+        while let Err(wait) = self.edge.pay(&caller, &send.to) {
             let until = Instant::now() + wait;
             if until > deadline || self.edge.shutdown.is_cancelled() {
                 return Err(self.edge.too_fast(wait));

@@ -17,8 +17,9 @@ use tokio::time::{Instant, sleep_until};
 use crate::broker::BrokerError;
 use crate::edge::{Asked, Edge, Made, Query, Refusal, encode, json};
 use crate::hub::Transport;
+use crate::identity::SKEW;
 use crate::lease::{Claim, Leases, MOST_READERS};
-use crate::message::{Epoch, Gap, Item, Seq, TopicName};
+use crate::message::{Epoch, Gap, Handle, Item, Seq, SessionId, TopicName};
 use crate::ops::openapi::{ErrorBody, Name, Polled, SeqNumber};
 use crate::protocol::{Code, Resume};
 use crate::transport::topics::Topics;
@@ -62,6 +63,10 @@ pub fn routes(edge: Edge, readers: Readers) -> Router {
 /// An answer. The messages are the frames that subscribers get over WebSocket.
 #[derive(Serialize)]
 struct Answer<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<&'a SessionId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    handle: Option<Handle>,
     epoch: &'a Epoch,
     messages: Vec<&'a RawValue>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -112,12 +117,17 @@ pub(crate) async fn poll(
     State(Polls { edge, readers }): State<Polls>,
     head: Parts,
 ) -> Result<Response, Refusal> {
-    let Asked { query, caller } = edge.asked(&head, Made::Never).await?;
+    let Asked { query, caller } = edge.asked(&head, Made::Welcome).await?;
     let session = caller.session()?.clone();
     let resume = query.resume("after")?;
     let topics = query.topics(&caller, edge.config.max_topics)?;
     let _place = edge.place(caller.address)?;
-    let deadline = Instant::now() + wait(&query)?;
+    let mut deadline = Instant::now() + wait(&query)?;
+    let client = caller.grant.client();
+    if let Some(client) = client {
+        let left = (client.expires + SKEW * 1000).saturating_sub(edge.broker.now());
+        deadline = deadline.min(Instant::now() + Duration::from_millis(left));
+    }
     let cursor = resume.after;
     // A cursor from another incarnation of the store acknowledges nothing; its reader is told.
     let ours = cursor.is_none_or(|cursor| edge.broker.is_ours(cursor, resume.epoch.as_ref()));
@@ -164,7 +174,10 @@ pub(crate) async fn poll(
         subscriber.seek(from);
     }
     reader.read_topics(&edge, &topics);
-    let answer = collect(&edge, &mut claim, deadline).await;
+    // Who did not say which session is told.
+    let who =
+        client.filter(|_| query.get("session").is_none()).map(|client| (&client.session, client.handle));
+    let answer = collect(&edge, &mut claim, deadline, who).await;
     if claim.subscriber().has_ended() {
         return Err(BrokerError::Ended.into());
     }
@@ -192,7 +205,12 @@ impl Reader {
 }
 
 /// Waits for the first item, takes what is ready with it, and encodes the answer.
-async fn collect(edge: &Edge, claim: &mut Claim<Reader>, deadline: Instant) -> String {
+async fn collect(
+    edge: &Edge,
+    claim: &mut Claim<Reader>,
+    deadline: Instant,
+    who: Option<(&SessionId, Handle)>,
+) -> String {
     let (subscriber, reader) = claim.parts();
     // Also a poll that waits for nothing gets what is stored.
     subscriber.ready().await;
@@ -231,6 +249,8 @@ async fn collect(edge: &Edge, claim: &mut Claim<Reader>, deadline: Instant) -> S
     }
     let raw = |text| serde_json::from_str(text).expect("a frame is JSON");
     encode(&Answer {
+        session: who.map(|(session, _)| session),
+        handle: who.map(|(_, handle)| handle),
         epoch: edge.broker.epoch(),
         messages: messages.iter().map(|message| raw(message.frame().as_str())).collect(),
         gaps,

@@ -10,16 +10,18 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::header;
 use axum::http::request::Parts;
+use axum::http::{Version, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use futures::stream;
+use futures::stream::{self, Stream, StreamExt};
+use tokio::sync::mpsc;
 
-use crate::edge::{Asked, Edge, Made, Refusal};
+use crate::edge::{Asked, Caller, Edge, Made, Refusal};
 use crate::hub::Transport;
 use crate::identity::SKEW;
 use crate::limits::Place;
+use crate::link::STALL;
 use crate::message::{Item, Kind, Seq, TopicName};
 use crate::ops::openapi::{ErrorBody, Name, SeqNumber};
 use crate::protocol::{SERVER, ServerFrame};
@@ -40,8 +42,8 @@ struct Events {
     topics: Topics,
     /// Events to be written first.
     first: VecDeque<String>,
-    /// When its token is no longer good, in Unix milliseconds.
-    expires: Option<u64>,
+    /// Who reads.
+    caller: Caller,
     /// Counts among the connections of its address.
     _place: Place,
 }
@@ -102,9 +104,12 @@ pub(crate) async fn events(State(edge): State<Edge>, head: Parts) -> Result<Resp
         first.push_back(event(Some("subscribed"), None, &frame.encode()));
         read.insert(topic, subscriber);
     }
-    let expires = client.map(|client| client.expires + SKEW * 1000);
-    let events = Events { edge, mailbox, topics: read, first, expires, _place: place };
-    let body = Body::from_stream(stream::unfold(events, next_chunk));
+    let events = Events { edge, mailbox, topics: read, first, caller, _place: place };
+    let chunks = stream::unfold(events, next_chunk);
+    let body = match head.version {
+        Version::HTTP_2 => Body::from_stream(watched(chunks)),
+        _ => Body::from_stream(chunks),
+    };
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-store"),
@@ -114,6 +119,23 @@ pub(crate) async fn events(State(edge): State<Edge>, head: Parts) -> Result<Resp
     Ok((headers, body).into_response())
 }
 
+/// The same chunks from a task of its own: over HTTP/2 a stream can stand still while its connection moves, and
+/// nobody asks it for more. One that takes nothing for [`STALL`] ends.
+fn watched(
+    chunks: impl Stream<Item = Result<Bytes, Infallible>> + Send + 'static,
+) -> impl Stream<Item = Result<Bytes, Infallible>> {
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let mut chunks = std::pin::pin!(chunks);
+        while let Some(chunk) = chunks.next().await {
+            if sender.send_timeout(chunk, STALL).await.is_err() {
+                break;
+            }
+        }
+    });
+    stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)))
+}
+
 /// The next events that are ready, or a comment when nothing was for one heartbeat.
 async fn next_chunk(mut events: Events) -> Option<(Result<Bytes, Infallible>, Events)> {
     // Asking for more means that the connection took what there was before.
@@ -121,7 +143,9 @@ async fn next_chunk(mut events: Events) -> Option<(Result<Bytes, Infallible>, Ev
     let mut chunk: String = events.first.drain(..).collect();
     if chunk.is_empty() {
         let mut heartbeat = events.edge.config.heartbeat;
-        if let Some(expires) = events.expires {
+        if let Some(client) = events.caller.grant.client() {
+            events.edge.prolong(client);
+            let expires = client.expires + SKEW * 1000;
             let left = Duration::from_millis(expires.saturating_sub(events.edge.broker.now()));
             if left.is_zero() {
                 return None;

@@ -27,6 +27,7 @@ use crate::broker::{BrokerError, Sending};
 use crate::config::Auth;
 use crate::edge::{Caller, Edge, Made, Query, Refusal, bearer, json, origin_refused, peer_of};
 use crate::limits::Place;
+use crate::link::STALL;
 use crate::message::{Item, MessageId, TopicName};
 use crate::protocol::{Close, Code, ENVELOPE, Resume, SUBPROTOCOL, Stored};
 use crate::subscriber::Subscriber;
@@ -64,7 +65,7 @@ struct Arrival {
 
 async fn arrive(edge: &Edge, head: &Parts) -> Result<Arrival, Refusal> {
     let headers = &head.headers;
-    if !edge.lets_in(&head.uri, headers) {
+    if !edge.lets_in(head.into()) {
         return Err(origin_refused(headers));
     }
     let address = edge.client_address(peer_of(&head.extensions), headers);
@@ -149,7 +150,8 @@ async fn converse(edge: Edge, socket: WebSocket, arrival: Result<Arrival, Refusa
     let mut talk = Conversation::new(edge, address);
     let start = Instant::now();
     let (mut heard, mut next_ping) = (start, start + heartbeat);
-    let mut unflushed = false;
+    // Since when a write is under way.
+    let mut unflushed_since: Option<Instant> = None;
     let mut place = None;
     match arrival {
         Ok(Arrival { caller, _place, .. }) => {
@@ -160,23 +162,28 @@ async fn converse(edge: Edge, socket: WebSocket, arrival: Result<Arrival, Refusa
         }
         Err(refusal) => talk.turn_away(refusal),
     }
-    let tick = sleep_until(next_ping.min(start + hello));
+    // Who this is may be known by now, and its token have a time of its own.
+    let tick = sleep_until(if talk.caller.is_some() { start } else { next_ping.min(start + hello) });
     let mut tick = pin!(tick);
     let end = loop {
-        if !unflushed && !talk.answers.is_empty() {
-            match talk.feed(&mut sink, None).await {
-                Ok(fed) => unflushed = fed,
-                Err(_) => break End::Over,
+        if unflushed_since.is_none() && !talk.answers.is_empty() {
+            match timeout(STALL, talk.feed(&mut sink, None)).await {
+                Ok(Ok(fed)) => unflushed_since = fed.then(Instant::now),
+                _ => break End::Over,
             }
         }
         if let Some(end) = talk.end.take() {
             break end;
         }
+        // Also while a write is under way: nothing that is said after the end counts.
+        if talk.has_ended() {
+            break session_ended();
+        }
         let event = tokio::select! {
-            flushed = sink.flush(), if unflushed => Event::Flushed(flushed),
+            flushed = sink.flush(), if unflushed_since.is_some() => Event::Flushed(flushed),
             frame = stream.next(), if talk.has_room() => Event::Frame(frame),
-            item = next_of(&mut talk.mailbox), if !unflushed => Event::Item(item),
-            (topic, item) = talk.topics.next(), if !unflushed && !talk.topics.is_empty() => {
+            item = next_of(&mut talk.mailbox), if unflushed_since.is_none() => Event::Item(item),
+            (topic, item) = talk.topics.next(), if unflushed_since.is_none() && !talk.topics.is_empty() => {
                 Event::Topic(topic, item)
             }
             (id, stored) = next_stored(&mut talk.sends) => Event::Stored(id, stored),
@@ -185,7 +192,7 @@ async fn converse(edge: Edge, socket: WebSocket, arrival: Result<Arrival, Refusa
         };
         let first = match event {
             Event::Flushed(Ok(())) => {
-                unflushed = false;
+                unflushed_since = None;
                 talk.flushed();
                 continue;
             }
@@ -217,12 +224,15 @@ async fn converse(edge: Edge, socket: WebSocket, arrival: Result<Arrival, Refusa
                 continue;
             }
             Event::Frame(Some(Err(error))) => break unreadable(error),
-            Event::Item(None) => break End::Close(Close::SessionEnded, "the session was ended".to_owned()),
+            Event::Item(None) => break session_ended(),
             Event::Frame(None) | Event::Flushed(Err(_)) => break End::Over,
             Event::Shutdown => break End::Close(Close::GoingAway, "the server is going away".to_owned()),
             Event::Tick => {
                 let now = Instant::now();
-                talk.expire();
+                talk.look_again();
+                if unflushed_since.is_some_and(|since| now >= since + STALL) {
+                    break End::Over;
+                }
                 if talk.caller.is_none() && now >= start + hello {
                     let text = format!("no hello within {} s", hello.as_secs_f32());
                     break End::Close(Close::NoHello, text);
@@ -234,11 +244,11 @@ async fn converse(edge: Edge, socket: WebSocket, arrival: Result<Arrival, Refusa
                 if now >= next_ping {
                     next_ping = now + heartbeat;
                     // While a write is under way the peer is busy, and a full socket ends by itself.
-                    if !unflushed {
+                    if unflushed_since.is_none() {
                         if sink.feed(Message::Ping(Bytes::new())).await.is_err() {
                             break End::Over;
                         }
-                        unflushed = true;
+                        unflushed_since = Some(now);
                     }
                 }
                 let hello_due = if talk.caller.is_none() { start + hello } else { next_ping };
@@ -252,15 +262,19 @@ async fn converse(edge: Edge, socket: WebSocket, arrival: Result<Arrival, Refusa
                 continue;
             }
         };
-        match talk.feed(&mut sink, Some(first)).await {
-            Ok(fed) => unflushed = fed,
-            Err(_) => break End::Over,
+        match timeout(STALL, talk.feed(&mut sink, Some(first))).await {
+            Ok(Ok(fed)) => unflushed_since = fed.then(Instant::now),
+            _ => break End::Over,
         }
     };
     // Leaves the hubs before the last words, which may take a while.
     drop(talk);
     drop(place);
     _ = timeout(CLOSING, say_goodbye(sink, stream, end)).await;
+}
+
+fn session_ended() -> End {
+    End::Close(Close::SessionEnded, "the session was ended".to_owned())
 }
 
 /// Why a frame could not be read, as a close code.

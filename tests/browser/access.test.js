@@ -141,14 +141,39 @@ test("a token that expires is renewed on the same socket", async () => {
   await page.context().close();
 });
 
-test("a token that is refused is asked for once more, and then it is over", async () => {
+test("a token that is not renewed is asked for now and then, and not without end", async () => {
+  const page = await client([token("ann", "stuck", "--ttl", "0s")], { transport: "websocket" });
+  await page.waitForFunction(() => window.asked >= 3);
+  await page.evaluate(() => new Promise((done) => setTimeout(done, 2_000)));
+  const asked = await page.evaluate(() => window.asked);
+  assert.ok(asked <= 8, `${asked} times within seconds`);
+  await page.context().close();
+});
+
+test("a token without a session gets one, over either transport, and keeps it after that was forgotten", async () => {
+  const anonymous = execFileSync(binary, ["token", "--key-file", join(dir, "secret"), "--user", "ann-without"], { encoding: "utf8" }).trim();
+  for (const transport of ["websocket", "poll"]) {
+    const page = await client([anonymous], { transport });
+    await page.waitForFunction(() => client.status.state === "online" && client.session !== undefined);
+    const session = await page.evaluate(() => client.session);
+    await page.evaluate(() => client.pause());
+    await backend("POST", "/v1/messages", { to: { session }, payload: transport });
+    await page.evaluate(() => client.resume());
+    await page.waitForFunction(() => got.length === 1);
+    assert.equal(await page.evaluate(() => client.session), session);
+    await page.context().close();
+  }
+});
+
+test("a token that is refused is asked for again some times, and then it is over", async () => {
   for (const transport of ["websocket", "poll"]) {
     const renewed = await client(["wrong", token("ann", `again-${transport}`)], { transport });
     await renewed.waitForFunction(() => client.status.state === "online");
     await renewed.context().close();
     const page = await client(["wrong"], { transport });
     await page.waitForFunction(() => client.status.state === "closed");
-    assert.equal(await page.evaluate(() => asked), 2, transport);
+    // With pauses that grow: an outage of who makes tokens is no attack on him.
+    assert.equal(await page.evaluate(() => asked), 5, transport);
     assert.match(await page.evaluate(() => client.status.reason), /token/);
     await page.context().close();
   }

@@ -97,6 +97,8 @@ async fn the_origins_of_x0_pages_can_be_configured() {
             let reply = server.http().await.request(method, &x0_target(), &[("origin", origin)], body).await;
             assert_eq!(reply.header("access-control-allow-origin"), told, "{method} {origin}");
             assert_eq!(reply.header("vary"), "origin");
+            let refused = method == "POST" && told.is_empty();
+            assert_eq!(reply.body.contains("--legacy-allow-origin"), refused, "{}", reply.body);
         }
     }
 }
@@ -275,7 +277,7 @@ async fn connections_of_one_address_are_bounded_and_told_so() {
     for forwarded in [
         &[("x-forwarded-for", "1.2.3.4")][..],
         &[("x-forwarded-for", "9.9.9.9"), ("x-forwarded-for", "1.2.3.4")],
-        &[("forwarded", "for=8.8.8.8, for=\"1.2.3.4:4711\";proto=https")],
+        &[("x-forwarded-for", "1.2.3.4"), ("forwarded", "for=7.7.7.7")],
         &[("x-forwarded-for", "1.2.3.4, 127.0.0.1")],
     ] {
         let (mut ws, answer) = connect(forwarded, "more").await;
@@ -300,6 +302,25 @@ async fn connections_of_one_address_are_bounded_and_told_so() {
     assert_eq!(connect(&[("x-forwarded-for", "1.2.3.5")], "other").await.1["type"], "welcome");
     drop(sockets.pop());
     soon(async { while connect(&one, "2").await.1["type"] != "welcome" {} }).await;
+    // A proxy may say it as RFC 7239 does; what a client has put into the other header is passed by.
+    let proxy = ["--trust-proxy", "127.0.0.1", "--proxy-header", "forwarded"];
+    let server = Guarded::with(&[&["--connections-per-address", "1"][..], &proxy].concat()).await;
+    let from = async |forwarded: &str, session: &str| {
+        let mut request = format!("ws://{}/ws", server.address).into_client_request().unwrap();
+        request.headers_mut().insert("forwarded", forwarded.parse().unwrap());
+        request.headers_mut().insert("x-forwarded-for", "7.7.7.7".parse().unwrap());
+        request
+            .headers_mut()
+            .insert("authorization", format!("Bearer {}", token("ann", session)).parse().unwrap());
+        let (socket, _) = soon(connect_async(request)).await.unwrap();
+        let mut ws = Ws { socket, epoch: String::new() };
+        let answer = ws.hear().await;
+        (ws, answer)
+    };
+    let (_held, answer) = from("for=1.2.3.4", "1").await;
+    assert_eq!(answer["type"], "welcome");
+    assert_eq!(from("for=8.8.8.8, for=\"1.2.3.4:4711\";proto=https", "2").await.1["code"], "rate_limited");
+    assert_eq!(from("for=1.2.3.5", "3").await.1["type"], "welcome");
     // Who is no trusted proxy is not believed: this one is counted as itself.
     let server = Guarded::with(&["--connections-per-address", "1"]).await;
     let _first = server.welcomed(&token("ann", "1")).await;
@@ -371,7 +392,7 @@ async fn sends_of_one_session_have_a_rate_and_backends_have_none() {
     let reply = server.call("POST", "/v1/messages", &token("ann", "a"), send("5")).await;
     assert_eq!((reply.status, reply.code().as_str()), (429, "rate_limited"));
     let many: Vec<Value> = (0..6).map(|n| send(&format!("b{n}"))).collect();
-    let answers = server.call("POST", "/v1/messages", &token("ann", "b"), json!(many)).await.json();
+    let answers = server.call("POST", "/v1/messages", &token("bob", "b"), json!(many)).await.json();
     let codes: Vec<&Value> = answers.as_array().unwrap().iter().map(|one| &one["error"]["code"]).collect();
     assert_eq!(codes[..3], [&json!(null); 3]);
     assert_eq!(codes[5], "rate_limited");

@@ -280,6 +280,7 @@ async fn x0_pages_may_do_what_the_table_says_and_nothing_else() {
     server.register("a2", json!({ "user": "ann" })).await;
     server.register("b1", json!({ "user": "bob" })).await;
     server.register("lonely", json!({})).await;
+    server.welcomed(&token("ann", "carried")).await;
     let mut http = server.http().await;
     for (from, to, answer) in [
         ("a1", "bob", "ok"),
@@ -296,6 +297,8 @@ async fn x0_pages_may_do_what_the_table_says_and_nothing_else() {
         ("a1", "nobody", "not_found"),
         ("unknown", "bob", "unauthorized"),
         (a1.as_str(), "bob", "unauthorized"),
+        // That a token came with it makes an id no proof: providers show them.
+        ("carried", "bob", "unauthorized"),
     ] {
         let reply = http.post(&x0_target(), x0_set(from, to, &json!({ "n": 1 }))).await;
         assert_eq!(reply.status, 200);
@@ -303,7 +306,8 @@ async fn x0_pages_may_do_what_the_table_says_and_nothing_else() {
         let said = reply["status"].as_str().or(reply["exception_id"].as_str()).unwrap();
         assert_eq!(said, answer, "{from} to {to}: {reply}");
     }
-    for (session, count) in [("b1", 2), ("a1", 3), ("a2", 2), ("lonely", 1), ("unknown", 0), (a1.as_str(), 0)]
+    for (session, count) in
+        [("b1", 2), ("a1", 3), ("a2", 2), ("lonely", 1), ("unknown", 0), (a1.as_str(), 0), ("carried", 0)]
     {
         let mut http = server.http().await;
         for n in 0..=count {

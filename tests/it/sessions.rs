@@ -165,10 +165,65 @@ async fn bad_registrations_name_the_field_and_the_limit() {
     let reply = server.call("PUT", "/v1/sessions/3", KEY, json!({ "user": "ann", "ttl": 60 })).await;
     assert_eq!((reply.status, reply.code().as_str()), (403, "forbidden"));
     assert!(reply.body.contains("--sessions-per-user"), "{}", reply.body);
-    // A page that loses its memory makes session after session: the one that ends first gives way.
-    server.welcomed(&token("ann", "4")).await;
-    let users = server.call("GET", "/v1/users/ann", KEY, "").await.json();
-    assert_eq!(users["sessions"].as_array().unwrap().len(), 2, "{users}");
+    let (_, answer) = server.hello(&token("ann", "4")).await;
+    assert_eq!(answer["code"], "forbidden", "what a backend has registered stays: {answer}");
+    // A page that loses its memory makes session after session: one that nobody is connected to gives way.
+    let sessions = async || {
+        let users = server.call("GET", "/v1/users/bob", KEY, "").await.json();
+        let sessions = users["sessions"].as_array().unwrap().iter();
+        sessions.map(|one| one["session"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let connected = server.welcomed(&token_with("bob", "b1", json!({ "exp": now() + 10 }))).await;
+    drop(server.welcomed(&token("bob", "b2")).await);
+    soon(async { while server.hello(&token("bob", "b3")).await.1["type"] != "welcome" {} }).await;
+    assert_eq!(sessions().await, ["b1", "b3"]);
+    // A backend's registration comes before it as well.
+    soon(async {
+        while server.call("PUT", "/v1/sessions/b4", KEY, json!({ "user": "bob", "ttl": 60 })).await.status
+            != 200
+        {}
+    })
+    .await;
+    assert_eq!(sessions().await, ["b1", "b4"]);
+    drop(connected);
+}
+
+/// A registration lasts as long as the tokens that carry it, whichever of them came first.
+#[tokio::test]
+async fn a_session_that_is_connected_stays_reachable() {
+    let server = Guarded::start().await;
+    let first = token_with("ann", "a", json!({ "exp": now() + 600 }));
+    let later = token_with("ann", "a", json!({ "exp": now() + 660 }));
+    for proof in [first, later] {
+        server.welcomed(&proof).await;
+    }
+    let session = server.call("GET", "/v1/sessions/a", KEY, "").await.json();
+    assert!(session["expires"].as_u64().unwrap() >= (now() + 660) * 1000, "{session}");
+}
+
+/// What a session was promised is not delivered to who gets its name next.
+#[tokio::test]
+async fn nothing_is_left_of_a_session_that_was_ended() {
+    let server = Guarded::start().await;
+    for (session, user) in [("a", "ann"), ("b", "bob")] {
+        server.register(session, json!({ "user": user })).await;
+    }
+    let mut ann = server.welcomed(&token("ann", "a")).await;
+    let handle = server.call("GET", "/v1/sessions/b", KEY, "").await.json()["handle"].clone();
+    for (id, to) in [("c-1", json!("a")), ("c-2", handle)] {
+        ann.say(json!({ "type": "send", "id": id, "to": { "session": to }, "payload": 1, "receipt": true }))
+            .await;
+    }
+    let mut bob = server.welcomed(&token("bob", "b")).await;
+    let seq = bob.message().await["seq"].as_u64().unwrap();
+    assert_eq!(server.call("DELETE", "/v1/sessions/a", KEY, "").await.status, 204);
+    assert_eq!(server.call("GET", "/v1/sessions/a", KEY, "").await.status, 404, "no receipt waits for it");
+    bob.ack(seq).await;
+    bob.settle().await;
+    let server = server.again().await;
+    assert_eq!(server.call("GET", "/v1/sessions/a", KEY, "").await.status, 404, "nor does one come later");
+    server.register("a", json!({ "user": "eve" })).await;
+    assert_eq!(server.call("GET", "/v1/messages?wait=0", &token("eve", "a"), "").await.payloads(), NOTHING);
 }
 
 /// Ending closes sockets, answers polls on both protocols, ends event streams, and deletes what waits.

@@ -368,17 +368,30 @@ async fn a_token_without_a_session_gets_one_of_its_own() {
     let session = welcome["session"].as_str().unwrap().to_owned();
     assert!(session.len() >= 20 && second["session"] != session.as_str(), "{welcome}");
     assert_eq!(welcome["user"], "ann");
-    // With it, everything else works; without, there is nobody to be.
-    assert_eq!(server.call("GET", "/v1/messages?wait=0", &token, "").await.code(), "bad_request");
+    // With it, everything else works; a poll that names none is told which one it got, and a send has nobody to be.
+    let polled = server.call("GET", "/v1/messages?wait=0", &token, "").await.json();
+    assert!(
+        polled["session"].as_str().unwrap().starts_with("s-") && polled["handle"].is_string(),
+        "{polled}"
+    );
+    assert_eq!(server.call("POST", "/v1/ack", &token, r#"{"seq":0}"#).await.code(), "bad_request");
     let body = json!({ "to": { "user": "ann" }, "payload": "hi" });
     let sent = server.call("POST", &format!("/v1/messages?session={session}"), &token, &body).await;
-    assert_eq!(sent.json(), json!({ "sessions": 2 }));
+    assert_eq!(sent.json(), json!({ "sessions": 3 }));
     let message = first.message().await;
     assert_eq!((&message["from"], &message["payload"]), (&json!("ann"), &json!("hi")));
     let polled = server.call("GET", &format!("/v1/messages?session={session}&wait=0"), &token, "").await;
     assert_eq!(polled.payloads(), ["hi"]);
-    // It is nobody else's.
+    // It stays its user's, also when it was forgotten meanwhile, and nobody else's.
+    let moments = signed(&json!({ "sub": "ann", "exp": now() - 29 }));
+    let (_, brief) = server.hello(&moments).await;
+    let forgotten = format!("/v1/messages?session={}&wait=0", brief["session"].as_str().unwrap());
+    let looked = format!("/v1/sessions/{}", brief["session"].as_str().unwrap());
+    soon(async { while server.call("GET", &looked, KEY, "").await.status == 200 {} }).await;
+    assert_eq!(server.call("GET", &forgotten, &token, "").await.status, 200);
     let eve = signed(&json!({ "sub": "eve", "exp": now() + 60 }));
-    let reply = server.call("GET", &format!("/v1/messages?session={session}&wait=0"), &eve, "").await;
-    assert_eq!((reply.status, reply.code().as_str()), (403, "forbidden"));
+    for target in [format!("/v1/messages?session={session}&wait=0"), forgotten] {
+        let reply = server.call("GET", &target, &eve, "").await;
+        assert_eq!((reply.status, reply.code().as_str()), (403, "forbidden"));
+    }
 }

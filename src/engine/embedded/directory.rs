@@ -13,10 +13,21 @@ use crate::message::{Handle, SessionId, UserId};
 pub struct Registration {
     /// Who it belongs to, if to anybody.
     pub user: Option<UserId>,
-    /// When the registration (or the bar) ends, in Unix milliseconds.
+    /// When it ends, in Unix milliseconds.
     pub ends: u64,
-    /// It was ended: until `ends` no token brings it back.
-    pub barred: bool,
+    /// On whose word.
+    pub state: Standing,
+}
+
+/// What a registration stands on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// A backend has registered it: its id is a proof.
+    Backend,
+    /// A token came with it.
+    Token,
+    /// It was ended: until then no token brings it back.
+    Barred,
 }
 
 /// Derives handles from session ids.
@@ -36,12 +47,25 @@ impl Handles {
         Self(hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&root, b"handles").as_ref()))
     }
 
-    /// The first 128 bits of HMAC-SHA-256 over the id.
+    /// The handle of a session.
     pub(super) fn of(&self, session: &SessionId) -> Handle {
-        let tag = hmac::sign(&self.0, session.as_str().as_bytes());
-        let mut handle = [0; 16];
-        handle.copy_from_slice(&tag.as_ref()[..16]);
-        Handle(handle)
+        Handle(self.tag(b"s", session.as_str()))
+    }
+
+    /// What only this store can have said of a user and some random bits.
+    pub(super) fn seal(&self, user: &UserId, bits: [u8; 16]) -> [u8; 16] {
+        self.tag(&bits, user.as_str())
+    }
+
+    /// The first 128 bits of HMAC-SHA-256. Handles and seals are told apart by the length of what stands before.
+    fn tag(&self, before: &[u8], name: &str) -> [u8; 16] {
+        let mut context = hmac::Context::with_key(&self.0);
+        context.update(&[u8::try_from(before.len()).expect("it is short")]);
+        context.update(before);
+        context.update(name.as_bytes());
+        let mut tag = [0; 16];
+        tag.copy_from_slice(&context.sign().as_ref()[..16]);
+        tag
     }
 }
 
@@ -86,69 +110,79 @@ impl Directory {
             if let Some(user) = &registration.user {
                 self.users.entry(user.clone()).or_default().insert(session.clone());
             }
-            if !registration.barred {
+            if registration.state != Standing::Barred {
                 self.handles.insert(handle, session.clone());
             }
             self.sessions.insert(session.clone(), registration);
         }
     }
 
-    /// What a session's registration becomes, `None` if it stays as it is; and which other session gives way.
+    /// What a session's registration becomes, `None` if it stays as it is; and which other session gives way. One
+    /// that is connected does not.
     pub(super) fn plan(
         &self,
         register: &Register,
         now: u64,
         most: usize,
+        is_connected: impl Fn(&SessionId) -> bool,
     ) -> Result<(Option<Registration>, Option<SessionId>), RegisterError> {
         let Register { session, user, ttl, by } = register;
         let wanted = now.saturating_add(millis(*ttl)).min(i64::MAX.unsigned_abs());
         let known = self.sessions.get(session).filter(|known| known.ends > now);
-        if known.is_some_and(|known| known.barred) && *by == Registrar::Token {
+        let is_barred = |known: &&Registration| known.state == Standing::Barred;
+        if known.as_ref().is_some_and(is_barred) && *by == Registrar::Token {
             return Err(RegisterError::Ended);
         }
-        let known = known.filter(|known| !known.barred);
+        let known = known.filter(|known| !is_barred(known));
         let owner = known.and_then(|known| known.user.as_ref());
         if let (Some(owner), Some(user)) = (owner, user)
             && owner != user
         {
             return Err(RegisterError::Taken);
         }
-        let ends = match (by, known) {
-            (Registrar::Token, Some(known)) => known.ends.max(wanted),
-            _ => wanted,
-        };
         let user = user.as_ref().or(owner);
-        // A token is shown with every reconnect: not each of them is worth a write.
-        let is_close = |known: &Registration| known.ends + millis(*ttl) / 8 >= ends;
-        if *by == Registrar::Token
-            && known.is_some_and(|known| known.user.as_ref() == user && is_close(known))
-        {
-            return Ok((None, None));
-        }
+        let (ends, state) = match (by, known) {
+            (Registrar::Backend, _) => (wanted, Standing::Backend),
+            // A token is shown with every reconnect: not each of them is worth a write.
+            (Registrar::Token, Some(known)) if known.ends >= wanted && owner == user => {
+                return Ok((None, None));
+            }
+            (Registrar::Token, known) => {
+                let ends = wanted.saturating_add(millis(*ttl) / 8);
+                let known = known.map_or((0, Standing::Token), |known| (known.ends, known.state));
+                (ends.max(known.0), known.1)
+            }
+        };
         let mut gives_way = None;
         if owner != user
             && let Some(user) = user
         {
             let others = self.sessions_of(user, now);
             if others.len() >= most {
-                // What a backend has said stays; a page without a memory makes one session after the other.
-                if *by == Registrar::Backend {
-                    return Err(RegisterError::TooMany { limit: most });
-                }
-                gives_way = others.into_iter().min_by_key(|other| self.sessions[other].ends);
+                // What a backend has said stays, and who is there; a page without a memory makes one session after
+                // the other.
+                let may_go = |other: &SessionId| {
+                    self.sessions[other].state == Standing::Token && other != session && !is_connected(other)
+                };
+                let going = others.into_iter().filter(may_go).min_by_key(|other| self.sessions[other].ends);
+                gives_way = Some(going.ok_or(RegisterError::TooMany { limit: most })?);
             }
         }
-        Ok((Some(Registration { user: user.cloned(), ends, barred: false }), gives_way))
+        Ok((Some(Registration { user: user.cloned(), ends, state }), gives_way))
     }
 
     /// A session's registration, if it has not ended.
     pub(super) fn get(&self, session: &SessionId, now: u64) -> Option<&Registration> {
-        self.sessions.get(session).filter(|registration| registration.ends > now && !registration.barred)
+        self.sessions
+            .get(session)
+            .filter(|registration| registration.ends > now && registration.state != Standing::Barred)
     }
 
     /// Whether a session was ended, and is barred.
     pub(super) fn is_barred(&self, session: &SessionId, now: u64) -> bool {
-        self.sessions.get(session).is_some_and(|registration| registration.barred && registration.ends > now)
+        self.sessions
+            .get(session)
+            .is_some_and(|registration| registration.state == Standing::Barred && registration.ends > now)
     }
 
     /// The registered session with this handle.

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::clock::millis;
 use crate::engine::embedded::dedup::{Dedup, Key, Keys};
-use crate::engine::embedded::directory::{Directory, Handles, Registration};
+use crate::engine::embedded::directory::{Directory, Handles, Registration, Standing};
 use crate::engine::{Append, EngineError, Position, Register, RegisterError, Settings};
 use crate::hub::{Hubs, shrink};
 use crate::message::{
@@ -146,8 +146,8 @@ pub(super) struct Index {
     /// The newest committed publications, oldest first.
     recent: VecDeque<Arc<Publication>>,
     recent_bytes: usize,
-    /// Found acknowledged at the start, with receipts that may not have been stored.
-    acknowledged: Vec<Seq>,
+    /// Found gone at the start, with receipts that may not have been stored.
+    left: Vec<(Seq, Outcome)>,
     /// Messages dropped because their time was over, that [`Self::take_expired`] has not told yet.
     expired: usize,
 }
@@ -195,7 +195,7 @@ impl Index {
             directory: Directory::new(handles),
             recent: VecDeque::new(),
             recent_bytes: 0,
-            acknowledged: Vec::new(),
+            left: Vec::new(),
             expired: 0,
         }
     }
@@ -439,6 +439,9 @@ impl Index {
             let before = at.checked_sub(1).map_or(Seq::START, |at| shelf.entries[at].seq);
             pending.prev = before.max(floor).max(expired).max(newest);
         }
+        // Everything else is refused by now: what is above can be seen.
+        let seen = kept.front().map_or(self.newest, |first| Seq(first.seq.0 - 1));
+        self.committed = self.committed.max(seen);
         self.queue = kept;
         told.extend(self.repeats.drain(..).map(|(_, waiter)| waiter));
         told
@@ -465,6 +468,9 @@ impl Index {
         let Some((from, id)) = self.receipts.remove(&seq) else { return Seq::START };
         self.release(&from);
         let now = self.settings.clock.now();
+        if self.directory.is_barred(&from, now) {
+            return Seq::START;
+        }
         let message = Message::receipt(&id, state, now);
         let address = Address::Session(from);
         let seq = Seq(self.newest.0 + 1);

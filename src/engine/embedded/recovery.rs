@@ -242,7 +242,7 @@ fn reopen(
             "stored messages may be missing: a new epoch begins"
         );
     }
-    index.conclude_acknowledged();
+    index.conclude_left();
     Ok((disk, index, identity))
 }
 

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, Row, params};
 use serde_json::value::RawValue;
 
-use crate::engine::embedded::directory::Registration;
+use crate::engine::embedded::directory::{Registration, Standing};
 use crate::message::{
     Address, Epoch, Kind, Message, MessageId, Publication, SenderName, Seq, SessionId, TopicName, UserId,
 };
@@ -300,10 +300,15 @@ pub(super) fn write_registration(
 ) -> rusqlite::Result<()> {
     let gone = to.prepare_cached("DELETE FROM directory WHERE session = ?1")?.execute([session.as_str()])?;
     state.sessions -= i64::from(gone > 0);
-    let Some(Registration { user, ends, barred }) = registration else { return Ok(()) };
-    let (session, user, ends) = (session.as_str(), user.as_ref().map(UserId::as_str), int(*ends));
-    // A session that was ended has its time negated.
-    let ends = if *barred { -ends } else { ends };
+    let Some(Registration { user, ends, state: standing }) = registration else { return Ok(()) };
+    // Who it belongs to, and on whose word; nothing of a session that was ended.
+    let user = user.as_ref().map_or("", UserId::as_str);
+    let user = match standing {
+        Standing::Backend => Some(format!("b/{user}")),
+        Standing::Token => Some(format!("t/{user}")),
+        Standing::Barred => None,
+    };
+    let (session, user, ends) = (session.as_str(), user.as_deref(), int(*ends));
     let crc = registration_crc(session, user, ends).end();
     to.prepare_cached("INSERT INTO directory VALUES (?1, ?2, ?3, ?4)")?
         .execute(params![session, user, ends, crc])?;
@@ -325,9 +330,16 @@ pub(super) fn read_directory(
         let user = row.get_ref(1)?.as_str_or_null().map_err(|_| damaged())?;
         let ends = row.get_ref(2)?.as_i64().map_err(|_| damaged())?;
         registration_crc(session, user, ends).is(row.get(3)?, || "a row of table `directory`".to_owned())?;
-        let user = user.map(UserId::new).transpose().map_err(|_| damaged())?;
+        let (state, user) = match user.map(|user| user.split_at_checked(2)) {
+            None => (Standing::Barred, ""),
+            Some(Some(("b/", user))) => (Standing::Backend, user),
+            Some(Some(("t/", user))) => (Standing::Token, user),
+            Some(_) => return Err(damaged()),
+        };
+        let user = Some(user).filter(|user| !user.is_empty()).map(UserId::new).transpose();
+        let user = user.map_err(|_| damaged())?;
         let session = SessionId::new(session).map_err(|_| damaged())?;
-        each(&session, Registration { user, ends: ends.unsigned_abs(), barred: ends < 0 })?;
+        each(&session, Registration { user, ends: nat(ends), state })?;
         count += 1;
     }
     Ok(count)

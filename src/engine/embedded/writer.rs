@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -298,6 +299,7 @@ impl Writer {
         }
         store.failing = Some(Arc::clone(&reason));
         let told = store.index.refuse(appends);
+        inner.newest.store(store.index.committed().0, Ordering::Release);
         let receipts = if take_receipts { store.index.take(MOST_MESSAGES, MOST_BYTES) } else { Vec::new() };
         self.retry = Some((Instant::now() + RETRY, store.index.queued()));
         drop(store);

@@ -134,7 +134,7 @@ impl Reader {
     }
 
     /// Takes a poll as the receipt of the answer before, or not.
-    async fn settle(&mut self, session: &str, poll: Poll<'_>) -> Option<Seq> {
+    async fn settle(&mut self, broker: &Broker, session: &SessionId, poll: Poll<'_>) -> Option<Seq> {
         let looking = Instant::now();
         let proof = loop {
             match self.answered.as_ref()?.proof(poll) {
@@ -146,10 +146,10 @@ impl Reader {
         if proof != Proof::Arrived {
             if self.repeats < MOST_REPEATS {
                 self.repeats += 1;
-                tracing::debug!(session, %through, "no evidence of arrival; handing out again");
+                tracing::debug!(session = %broker.public_name(session), %through, "no evidence of arrival; handing out again");
                 return None;
             }
-            tracing::warn!(session, %through, "no receipt after {MOST_REPEATS} repeats; going on");
+            tracing::warn!(session = %broker.public_name(session), %through, "no receipt after {MOST_REPEATS} repeats; going on");
         }
         self.repeats = 0;
         Some(through)
@@ -212,7 +212,7 @@ impl Pages {
                 *reader = Reader::default();
                 said
             }
-            None => reader.settle(&broker.public_name(session), poll).await,
+            None => reader.settle(broker, session, poll).await,
         };
         if let Some(received) = received {
             subscriber.pass(received);

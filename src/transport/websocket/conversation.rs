@@ -162,7 +162,8 @@ impl Conversation {
 
     /// Goes on with a fresh token, and with what that allows.
     fn renew(&mut self, caller: Caller) {
-        self.told = false;
+        // One that has expired by the clock is good for some seconds, and is not asked for again.
+        self.told = caller.grant.client().is_some_and(|client| client.expires <= self.edge.broker.now());
         let floor = caller.grant.session().map_or(Seq::START, |session| self.edge.broker.floor(session));
         self.welcome(&caller, floor);
         for topic in self.topics.names() {
@@ -180,8 +181,29 @@ impl Conversation {
         Some(client.expires + if self.told { SKEW * 1000 } else { 0 })
     }
 
+    /// Whether its session was ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.mailbox.as_ref().is_some_and(Subscriber::has_ended)
+    }
+
+    /// Looks now and then whether what it has shown is still good.
+    pub(super) fn look_again(&mut self) {
+        match self.caller.as_ref().map(|caller| &caller.grant) {
+            Some(Grant::Backend(backend)) if !self.edge.identity.holds(backend) => {
+                self.end =
+                    Some(End::Close(Close::Unauthorized, "this API key is no longer known".to_owned()));
+            }
+            Some(Grant::Client(client)) => {
+                // A registration that ends before the token does is prolonged.
+                self.edge.prolong(client);
+                self.expire();
+            }
+            _ => {}
+        }
+    }
+
     /// Tells that the token has expired, or ends the conversation where that was told before.
-    pub(super) fn expire(&mut self) {
+    fn expire(&mut self) {
         if self.expires().is_none_or(|at| at > self.edge.broker.now()) {
             return;
         }

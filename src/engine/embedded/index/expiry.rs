@@ -6,8 +6,8 @@ use super::*;
 pub(super) const EXPIRY_SLICE: usize = 512;
 
 impl Index {
-    /// Drops at most [`EXPIRY_SLICE`] messages whose time is over, and the rest of the last mailbox; answers
-    /// how many.
+    /// Drops at most [`EXPIRY_SLICE`] messages whose time is over, and the rest of the last mailbox, and as many
+    /// registrations; answers how many of both.
     pub(in crate::engine::embedded) fn expire_slice(&mut self) -> usize {
         let now = self.settings.clock.now();
         let mut dropped = 0;
@@ -23,6 +23,7 @@ impl Index {
         for _ in 0..EXPIRY_SLICE {
             let Some(session) = self.directory.ended(now) else { break };
             self.set_registration(&session, None);
+            dropped += 1;
         }
         self.directory.shrink();
         dropped

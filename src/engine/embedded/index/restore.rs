@@ -95,7 +95,9 @@ impl Index {
         *self.promised.entry(from.clone()).or_default() += 1;
         self.receipts.insert(seq, (from, id));
         if !is_waiting {
-            self.acknowledged.push(seq);
+            // What waited for a session that was ended was not read.
+            let ended = address.session().is_some_and(|session| self.is_ended(session));
+            self.left.push((seq, if ended { Outcome::Expired } else { Outcome::Acknowledged }));
         } else if let Some(entry) = self.shelves.get_mut(address).and_then(|shelf| shelf.entries.back_mut()) {
             entry.receipt = true;
         }
@@ -122,9 +124,9 @@ impl Index {
     }
 
     /// Sends the receipts that a crash may have kept back. After the last change of what comes next.
-    pub(in crate::engine::embedded) fn conclude_acknowledged(&mut self) {
-        for seq in std::mem::take(&mut self.acknowledged) {
-            let after = self.conclude(seq, Outcome::Acknowledged);
+    pub(in crate::engine::embedded) fn conclude_left(&mut self) {
+        for (seq, state) in std::mem::take(&mut self.left) {
+            let after = self.conclude(seq, state);
             self.gone.messages.push((seq, after));
         }
     }

@@ -7,9 +7,12 @@ impl Index {
     pub(in crate::engine::embedded) fn register(
         &mut self,
         register: &Register,
+        hubs: &Hubs,
     ) -> Result<bool, RegisterError> {
         let most = self.settings.sessions_per_user;
-        let (to, gives_way) = self.directory.plan(register, self.settings.clock.now(), most)?;
+        let (to, gives_way) = self.directory.plan(register, self.settings.clock.now(), most, |session| {
+            hubs.is_read(&Address::Session(session.clone()))
+        })?;
         if let Some(other) = gives_way {
             self.set_registration(&other, None);
         }
@@ -27,10 +30,16 @@ impl Index {
         }
     }
 
-    /// Ends a session: its registration and its mailbox. Tokens cannot bring it back before `barred` is over.
+    /// Ends a session: its registration and its mailbox. Tokens cannot bring it back before `barred` is over, nor as
+    /// long as one that it came with may be good.
     pub(in crate::engine::embedded) fn end(&mut self, session: &SessionId, barred: Duration) {
-        let bar = Registration { user: None, ends: self.end_of(barred), barred: true };
+        let ends = self.registration(session).map_or(0, |known| known.ends).max(self.end_of(barred));
+        let bar = Registration { user: None, ends, state: Standing::Barred };
         self.set_registration(session, (!barred.is_zero()).then_some(bar));
+        if self.promised.remove(session).is_some() {
+            // Nobody is left who wants to know what becomes of what it sent.
+            self.receipts.retain(|_, (from, _)| from != session);
+        }
         self.purge(&Address::Session(session.clone()));
     }
 
