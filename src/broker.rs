@@ -157,7 +157,7 @@ impl Broker {
     /// A broker on this engine, which publishes to these hubs.
     #[must_use]
     pub fn on(engine: Engine, hubs: Hubs, limits: Limits, clock: Clock) -> Self {
-        Self { directory: Directory::new(engine.clone()), engine, hubs, limits, clock }
+        Self { directory: Directory::new(engine.clone(), clock), engine, hubs, limits, clock }
     }
 
     /// Who is registered.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::clock::Clock;
 use crate::engine::{Commit, Engine, Register, RegisterError, Standing};
 use crate::identity::{Client, Grant};
 use crate::message::{SessionId, UserId};
@@ -17,6 +18,7 @@ const ROOMS: usize = 256;
 #[derive(Debug, Clone)]
 pub struct Directory {
     engine: Engine,
+    clock: Clock,
     rooms: Arc<[Notify; ROOMS]>,
     hash: RandomState,
 }
@@ -24,8 +26,13 @@ pub struct Directory {
 impl Directory {
     /// The sessions that are registered with this engine.
     #[must_use]
-    pub fn new(engine: Engine) -> Self {
-        Self { engine, rooms: Arc::new([const { Notify::const_new() }; ROOMS]), hash: RandomState::new() }
+    pub fn new(engine: Engine, clock: Clock) -> Self {
+        Self {
+            engine,
+            clock,
+            rooms: Arc::new([const { Notify::const_new() }; ROOMS]),
+            hash: RandomState::new(),
+        }
     }
 
     fn room(&self, session: &SessionId) -> &Notify {
@@ -55,11 +62,12 @@ impl Directory {
     #[must_use]
     pub fn holder(&self, session: &SessionId) -> Option<Client> {
         let registration = self.engine.registration(session)?;
-        if registration.state != Standing::Backend {
+        let Standing::Backend { until } = registration.state else { return None };
+        if until <= self.clock.now() {
             return None;
         }
         let handle = self.engine.handle(session);
-        Some(Client::new(session.clone(), handle, registration.user, registration.ends))
+        Some(Client::new(session.clone(), handle, registration.user, until))
     }
 
     /// The holder of a session as soon as a backend has registered that.

@@ -117,9 +117,17 @@ async fn a_poll_that_is_not_registered_is_held_and_works_as_soon_as_it_is() {
 #[tokio::test]
 async fn a_poll_ends_with_the_registration() {
     let server = Guarded::with(&["--poll-timeout", "60s"]).await;
-    server.register(A, json!({ "ttl": 0.3 })).await;
+    server.register(A, json!({ "user": "ann", "ttl": 0.3 })).await;
+    // A token keeps the session registered, but does not make its id a proof for longer.
+    let mut socket = server.welcomed(&token("ann", A)).await;
     let mut http = server.http().await;
     assert_eq!(poll(&mut http, A).await.json(), json!({ "messages": null }));
+    let reply = http.post(&x0_target(), x0_set(A, "ann", &json!({}))).await.json();
+    assert_eq!(reply["exception_id"], "unauthorized");
+    let sent =
+        server.call("POST", "/v1/messages", KEY, json!({ "to": { "user": "ann" }, "payload": 1 })).await;
+    assert_eq!(sent.json(), json!({ "sessions": 1 }));
+    assert_eq!(socket.payload().await, 1);
 }
 
 /// The unmodified client is paced by holding: never refused, however fast it sends or how many polls there are.

@@ -23,7 +23,10 @@ pub struct Registration {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     /// A backend has registered it: its id is a proof.
-    Backend,
+    Backend {
+        /// Until when, in Unix milliseconds; tokens may keep it registered for longer.
+        until: u64,
+    },
     /// A token came with it.
     Token,
     /// It was ended: until then no token brings it back.
@@ -142,7 +145,7 @@ impl Directory {
         }
         let user = user.as_ref().or(owner);
         let (ends, state) = match (by, known) {
-            (Registrar::Backend, _) => (wanted, Standing::Backend),
+            (Registrar::Backend, _) => (wanted, Standing::Backend { until: wanted }),
             // A token is shown with every reconnect: not each of them is worth a write.
             (Registrar::Token, Some(known)) if known.ends >= wanted && owner == user => {
                 return Ok((None, None));

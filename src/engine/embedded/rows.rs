@@ -304,7 +304,7 @@ pub(super) fn write_registration(
     // Who it belongs to, and on whose word; nothing of a session that was ended.
     let user = user.as_ref().map_or("", UserId::as_str);
     let user = match standing {
-        Standing::Backend => Some(format!("b/{user}")),
+        Standing::Backend { until } => Some(format!("b{until}/{user}")),
         Standing::Token => Some(format!("t/{user}")),
         Standing::Barred => None,
     };
@@ -330,11 +330,14 @@ pub(super) fn read_directory(
         let user = row.get_ref(1)?.as_str_or_null().map_err(|_| damaged())?;
         let ends = row.get_ref(2)?.as_i64().map_err(|_| damaged())?;
         registration_crc(session, user, ends).is(row.get(3)?, || "a row of table `directory`".to_owned())?;
-        let (state, user) = match user.map(|user| user.split_at_checked(2)) {
+        let (state, user) = match user.map(|user| user.split_once('/')) {
             None => (Standing::Barred, ""),
-            Some(Some(("b/", user))) => (Standing::Backend, user),
-            Some(Some(("t/", user))) => (Standing::Token, user),
-            Some(_) => return Err(damaged()),
+            Some(Some(("t", user))) => (Standing::Token, user),
+            Some(Some((standing, user))) => {
+                let until = standing.strip_prefix('b').and_then(|until| until.parse().ok());
+                (Standing::Backend { until: until.ok_or_else(damaged)? }, user)
+            }
+            Some(None) => return Err(damaged()),
         };
         let user = Some(user).filter(|user| !user.is_empty()).map(UserId::new).transpose();
         let user = user.map_err(|_| damaged())?;
