@@ -338,7 +338,10 @@ impl Broker {
     /// Ends a session: its readers are told, its mailbox is deleted. The commit resolves when that is stored.
     pub fn end(&self, session: &SessionId) -> Commit {
         let commit = self.directory.end(session, self.limits.bar);
-        self.hubs.end(&Address::Session(session.clone()));
+        // A store that is being closed ends nothing: its readers come back.
+        if !commit.is_refused() {
+            self.hubs.end(&Address::Session(session.clone()));
+        }
         commit
     }
 

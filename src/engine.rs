@@ -276,6 +276,12 @@ impl Commit {
         Self(Outcome::Known(Some(result)))
     }
 
+    /// Whether it was refused at once: nothing has changed.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        matches!(self.0, Outcome::Known(Some(Err(_))))
+    }
+
     pub(crate) fn later(told: oneshot::Receiver<Result<Seq, EngineError>>) -> Self {
         Self(Outcome::Later(told))
     }

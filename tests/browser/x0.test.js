@@ -1,6 +1,9 @@
 // A page of another origin does what today's x0 client does: the recorded headers, through real preflights.
 
 import assert from "node:assert/strict";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { broker, browser, foreignOrigin } from "./harness.js";
 
@@ -15,7 +18,7 @@ after(async () => {
 });
 
 /** A page that can poll and send as the x0 client does; counts its preflights. */
-async function x0Page(context) {
+async function x0Page(context, url = server.url) {
   const page = await context.newPage();
   page.on("pageerror", (error) => assert.fail(error));
   const counts = { preflights: 0, posts: 0 };
@@ -55,7 +58,7 @@ async function x0Page(context) {
         ServiceData: {},
         SessionData: { ID: "SYS_SESSION", Value: from },
       });
-  }, server.url);
+  }, url);
   return Object.assign(page, { counts });
 }
 
@@ -77,6 +80,35 @@ test("a page of another origin polls and sends through real preflights", async (
   assert.equal(await b.evaluate(() => stopped), null);
   assert.ok(b.counts.preflights >= 3 && b.counts.preflights >= b.counts.posts, JSON.stringify(b.counts));
   for (const page of [a, b]) await page.context().close();
+});
+
+test("where sessions are proved, pages that a backend has logged in exchange messages and see no ids of each other", async () => {
+  const dir = mkdtempSync(join(tmpdir(), "x0-msg-x0-"));
+  const key = "a-key-of-the-backend-that-logs-pages-in";
+  writeFileSync(join(dir, "keys.toml"), `[[key]]\nname = "login"\nkey = "${key}"\n`);
+  const guarded = await broker("127.0.0.1:0", "--auth", "token", "--api-key-file", join(dir, "keys.toml"), "--poll-timeout", "2s");
+  const login = async (session, user) => {
+    const headers = { authorization: `Bearer ${key}` };
+    const answer = await fetch(`${guarded.url}/v1/sessions/${session}`, { method: "PUT", headers, body: JSON.stringify({ user }) });
+    return (await answer.json()).handle;
+  };
+  const [a, b] = [await x0Page(await chromium.newContext(), guarded.url), await x0Page(await chromium.newContext(), guarded.url)];
+  // They poll before anybody has logged in, as pages do, and go on when it has happened.
+  await Promise.all([a.evaluate(() => void poll("secret-of-a")), b.evaluate(() => void poll("secret-of-b"))]);
+  const handle = await login("secret-of-a");
+  await login("secret-of-b", "bob");
+  const answer = await a.evaluate(() => sendForm("secret-of-a", "bob", { Form2: "hello" }));
+  assert.deepEqual(JSON.parse(answer.body), { messages: null, status: "ok" });
+  await b.waitForFunction(() => got.length === 1);
+  const message = { "msg-type": "net-message", "method-id": "set-data", "dst-object": "FormlistExchangeData", payload: { Form2: "hello" }, session_src: handle };
+  assert.deepEqual(await b.evaluate(() => got), [message]);
+  await b.evaluate((handle) => sendForm("secret-of-b", handle, { Form2: "and back" }), handle);
+  await a.waitForFunction(() => got.length === 1);
+  assert.equal(await a.evaluate(() => got[0].session_src), "bob");
+  assert.deepEqual([await a.evaluate(() => stopped), await b.evaluate(() => stopped)], [null, null]);
+  for (const page of [a, b]) await page.context().close();
+  await guarded.stop();
+  rmSync(dir, { recursive: true });
 });
 
 test("two tabs of one session share the browser's connections and both receive everything once", async () => {
