@@ -354,14 +354,15 @@ async fn wrong_method() -> axum::response::Response {
     json(StatusCode::METHOD_NOT_ALLOWED, refusal.body())
 }
 
-async fn answer(
+/// Not an async function: that would keep the request's room while it is answered.
+fn answer(
     router: Router,
     link: Arc<Link>,
     request: hyper::Request<Incoming>,
-) -> Result<axum::response::Response, Infallible> {
+) -> impl Future<Output = Result<axum::response::Response, Infallible>> {
     let mut request: Request = request.map(body::Body::new);
     request.extensions_mut().insert(link);
-    router.oneshot(request).await
+    router.oneshot(request)
 }
 
 /// What browsers are told of pages of other origins that call `/v1`.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, Version, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use serde::Serialize;
@@ -62,7 +62,7 @@ pub fn routes(edge: Edge, pages: Arc<Pages>) -> Router {
         .with_state(Legacy { edge, pages })
 }
 
-/// An answer of this path; [`handle`] puts the CORS headers onto it.
+/// An answer of this path; [`Readable`] puts the CORS headers onto it.
 fn answer(status: StatusCode, body: impl Into<Body>) -> Response {
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=UTF-8")),
@@ -117,65 +117,88 @@ impl Origin {
     }
 }
 
-/// Acts on a request. The two CORS headers stand on every answer: without them the browser hides it, and the page
-/// stops polling.
-async fn handle(State(legacy): State<Legacy>, door: Door, request: Request) -> Response {
-    const ANY: HeaderValue = HeaderValue::from_static("*");
-    let allowed = &legacy.edge.config.access.legacy_allow_origin;
-    let any = allowed.iter().any(|origin| origin == "*");
-    let origin = match any {
-        true => Some(ANY),
-        false => request
-            .headers()
-            .get(header::ORIGIN)
-            .filter(|origin| {
-                let named = |known: &String| known.as_bytes().eq_ignore_ascii_case(origin.as_bytes());
-                allowed.iter().any(named)
-            })
-            .cloned(),
-    };
-    // Headers only keep a page from reading the answer; what it asks must not be done either.
-    let named = request.headers().contains_key(header::ORIGIN);
-    let cross = request.headers().get("sec-fetch-site").is_some_and(|site| site.as_bytes() == b"cross-site");
-    let foreign = !any && origin.is_none() && (named || cross);
-    let mut response = act_on(&legacy, door, request, foreign).await;
-    let headers = response.headers_mut();
-    if let Some(origin) = origin {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, ANY);
-    }
-    if !any {
-        headers.insert(header::VARY, HeaderValue::from_static("origin"));
-    }
-    response
+/// Whose pages may read an answer, as its headers say.
+struct Readable {
+    /// Everybody's.
+    any: bool,
+    /// Those of this origin.
+    origin: Option<HeaderValue>,
+    /// Those of the one that asks may not, nor is what it asks to be done.
+    foreign: bool,
 }
 
-async fn act_on(legacy: &Legacy, door: Door, request: Request, foreign: bool) -> Response {
+impl Readable {
+    fn by(edge: &Edge, headers: &HeaderMap) -> Self {
+        let allowed = &edge.config.access.legacy_allow_origin;
+        let any = allowed.iter().any(|origin| origin == "*");
+        let named = headers.get(header::ORIGIN);
+        let is_allowed = |origin: &&HeaderValue| {
+            allowed.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(origin.as_bytes()))
+        };
+        let origin = if any { None } else { named.filter(is_allowed).cloned() };
+        let cross = || headers.get("sec-fetch-site").is_some_and(|site| site.as_bytes() == b"cross-site");
+        let foreign = !any && origin.is_none() && (named.is_some() || cross());
+        Self { any, origin, foreign }
+    }
+
+    /// The two CORS headers stand on every answer: without them the browser hides it, and the page stops polling.
+    fn mark(self, mut response: Response) -> Response {
+        const ANY: HeaderValue = HeaderValue::from_static("*");
+        let headers = response.headers_mut();
+        if let Some(origin) = if self.any { Some(ANY) } else { self.origin } {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+            headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, ANY);
+        }
+        if !self.any {
+            headers.insert(header::VARY, HeaderValue::from_static("origin"));
+        }
+        response
+    }
+}
+
+/// Reads a request, then acts on it: boxed one after the other, so that a poll that waits does not keep the room in
+/// which its request was read. For the same reason this is no async function.
+fn handle(State(legacy): State<Legacy>, door: Door, request: Request) -> impl Future<Output = Response> {
+    let readable = Readable::by(&legacy.edge, request.headers());
+    let reading = Box::pin(read(legacy.edge.clone(), door, request));
+    async move {
+        let response = match reading.await {
+            Err(response) => response,
+            Ok((asked, origin)) => {
+                let asked = if readable.foreign { stranger(asked) } else { asked };
+                Box::pin(legacy.act(asked, &origin)).await
+            }
+        };
+        readable.mark(response)
+    }
+}
+
+/// What a request asks, or its answer if it asks for nothing.
+async fn read(
+    edge: Edge,
+    door: Door,
+    request: Request,
+) -> Result<(Result<Asked, Unusable>, Origin), Response> {
+    let origin = Origin::of(&edge, &request);
     match *request.method() {
-        Method::OPTIONS => answer(StatusCode::NO_CONTENT, Body::empty()),
         Method::POST => {
-            let origin = Origin::of(&legacy.edge, &request);
-            let limit = legacy.edge.config.max_payload + ENVELOPE;
-            let asked = match body_text(request.into_body(), limit, legacy.edge.config.header_timeout).await {
-                Ok(body) => shape::body(door, &body),
+            let limit = edge.config.max_payload + ENVELOPE;
+            match body_text(request.into_body(), limit, edge.config.header_timeout).await {
+                Ok(body) => Ok((shape::body(door, &body), origin)),
                 // Only a send can be too large.
-                Err(refusal) if refusal.code == Code::TooLarge => return failed(&refusal),
-                Err(refusal) => Err(Unusable::NotX0(refusal.message)),
-            };
-            legacy.act(if foreign { stranger(asked) } else { asked }, &origin).await
+                Err(refusal) if refusal.code == Code::TooLarge => Err(failed(&refusal)),
+                Err(refusal) => Ok((Err(Unusable::NotX0(refusal.message)), origin)),
+            }
         }
         Method::GET => match shape::query(&Query::of(request.uri())) {
-            Some(asked) => {
-                let origin = Origin::of(&legacy.edge, &request);
-                legacy.act(if foreign { stranger(asked) } else { asked }, &origin).await
-            }
-            None => answer(StatusCode::OK, Body::empty()),
+            Some(asked) => Ok((asked, origin)),
+            None => Err(answer(StatusCode::OK, Body::empty())),
         },
-        Method::HEAD => answer(StatusCode::OK, Body::empty()),
+        Method::HEAD => Err(answer(StatusCode::OK, Body::empty())),
+        Method::OPTIONS => Err(answer(StatusCode::NO_CONTENT, Body::empty())),
         _ => {
             let text = "poll and send with POST; net events come with GET";
-            let body = Refusal::new(Code::BadRequest, text).body();
-            answer(StatusCode::METHOD_NOT_ALLOWED, body)
+            Err(answer(StatusCode::METHOD_NOT_ALLOWED, Refusal::new(Code::BadRequest, text).body()))
         }
     }
 }
@@ -289,7 +312,7 @@ impl Legacy {
                     () = self.hold(deadline) => None,
                 }
             };
-            let Some(client) = arrival.await else { return NOTHING.to_owned() };
+            let Some(client) = Box::pin(arrival).await else { return NOTHING.to_owned() };
             let left = client.expires.saturating_sub(self.edge.broker.now());
             deadline = deadline.min(Instant::now() + Duration::from_millis(left));
         }
@@ -298,7 +321,7 @@ impl Legacy {
             self.hold(deadline).await;
             return NOTHING.to_owned();
         };
-        let Some(mut claim) = self.pages.claim(&self.edge.broker, session, poll).await else {
+        let Some(mut claim) = Box::pin(self.pages.claim(&self.edge.broker, session, poll)).await else {
             self.hold(deadline).await;
             return NOTHING.to_owned();
         };
