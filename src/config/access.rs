@@ -104,7 +104,7 @@ pub struct Access {
     )]
     pub sessions_per_user: usize,
 
-    /// Origin whose pages may use this server, like https://app.example; may be given several times, * is any
+    /// Origin whose pages may use this server, as `https://app.example`; may be given several times, * is any
     #[arg(long, env = "X0_MSG_ALLOW_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
     pub allow_origin: Vec<String>,
 

@@ -175,10 +175,6 @@ async fn converse(edge: Edge, socket: WebSocket, arrival: Result<Arrival, Refusa
         if let Some(end) = talk.end.take() {
             break end;
         }
-        // Also while a write is under way: nothing that is said after the end counts.
-        if talk.has_ended() {
-            break session_ended();
-        }
         let event = tokio::select! {
             flushed = sink.flush(), if unflushed_since.is_some() => Event::Flushed(flushed),
             frame = stream.next(), if talk.has_room() => Event::Frame(frame),
@@ -190,6 +186,10 @@ async fn converse(edge: Edge, socket: WebSocket, arrival: Result<Arrival, Refusa
             () = &mut tick => Event::Tick,
             () = shutdown.cancelled() => Event::Shutdown,
         };
+        // Also while a write is under way: nothing that is said after the end counts.
+        if talk.has_ended() {
+            break session_ended();
+        }
         let first = match event {
             Event::Flushed(Ok(())) => {
                 unflushed_since = None;

@@ -441,6 +441,34 @@ async fn half_sent_requests_are_given_up() {
     assert!(soon(flood).await.is_err(), "10 MB of headers are not taken");
 }
 
+/// Over HTTP/2 too: a connection that asks for nothing is given up.
+#[tokio::test]
+async fn an_http_2_connection_that_asks_for_nothing_is_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let trusted = certificate(dir.path());
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (cert, key) = (path("cert.pem"), path("key.pem"));
+    let server =
+        TestServer::with(&["--tls-cert", &cert, "--tls-key", &key, "--header-timeout", "500ms"]).await;
+    let mut silent = soon(tls(server.address, &trusted, "h2")).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(
+        TokioExecutor::new(),
+        TokioIo::new(soon(tls(server.address, &trusted, "h2")).await.unwrap()),
+    )
+    .await
+    .unwrap();
+    tokio::spawn(connection);
+    let mut ask = async || {
+        let request = hyper::Request::get("https://localhost/healthz").body(Empty::<Bytes>::new()).unwrap();
+        soon(sender.send_request(request)).await.unwrap().status()
+    };
+    assert_eq!(ask().await, 200);
+    let mut rest = Vec::new();
+    _ = soon(silent.read_to_end(&mut rest)).await;
+    // One that has asked is there for more.
+    assert_eq!(ask().await, 200);
+}
+
 /// 500 half-sent requests and 500 sockets that never say hello do not keep 100 good clients from working.
 #[tokio::test]
 async fn slow_clients_do_not_keep_good_ones_from_working() {

@@ -1,6 +1,8 @@
 //! Sessions and users: registered by backends or carried by tokens, looked up, and ended.
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::common::*;
 use crate::guarded::*;
@@ -273,6 +275,41 @@ async fn ending_a_session_ends_everything_of_it() {
         server.call("GET", "/v1/messages?wait=0", &token("bob", "away"), "").await.payloads(),
         NOTHING
     );
+}
+
+/// A socket whose peer does not read cannot go on speaking for a session that was ended.
+#[tokio::test]
+async fn a_socket_that_does_not_read_ends_with_its_session() {
+    let server = Guarded::start().await;
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(&server.address.into()).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let mut stuck = TcpStream::from_std(socket.into()).unwrap();
+    let request = format!(
+        "GET /ws HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\nauthorization: Bearer {}\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        token("ann", "s")
+    );
+    stuck.write_all(request.as_bytes()).await.unwrap();
+    let here = json!({ "websocket": 1, "sse": 0, "poll": 0, "legacy": 0 });
+    soon(async { while server.call("GET", "/v1/sessions/s", KEY, "").await.status != 200 {} }).await;
+    becomes(&server, "/v1/sessions/s", here).await;
+    // More than the buffers of both systems hold: a write is under way from here on.
+    for _ in 0..12 {
+        let body = json!({ "to": { "session": "s" }, "payload": "x".repeat(1_000_000) });
+        assert_eq!(server.call("POST", "/v1/messages", KEY, body).await.status, 200);
+    }
+    let mut bob = server.welcomed(&token("bob", "b")).await;
+    assert_eq!(server.call("DELETE", "/v1/sessions/s", KEY, "").await.status, 204);
+    let send = r#"{"type":"send","to":{"user":"bob"},"payload":"from beyond"}"#;
+    let mut frame = vec![0x81, 0x80 | u8::try_from(send.len()).unwrap(), 0, 0, 0, 0];
+    frame.extend_from_slice(send.as_bytes());
+    _ = stuck.write_all(&frame).await;
+    // What was on its way is read, and then it is over; nothing of what it said was done.
+    let mut rest = Vec::new();
+    _ = soon(stuck.read_to_end(&mut rest)).await;
+    bob.settle().await;
 }
 
 /// Polls come and go; whoever polls is there all the time, and has left a while after the last one.

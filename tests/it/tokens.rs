@@ -219,8 +219,10 @@ async fn until<T: Future<Output = bool>>(mut is_so: impl FnMut() -> T) {
 
 #[tokio::test]
 async fn rotating_keys_keeps_sockets() {
-    let server = Guarded::start().await;
+    let server = Guarded::with(&["--heartbeat", "5s"]).await;
     let mut old = server.welcomed(&token("ann", "A")).await;
+    let mut backend = server.welcomed(KEY).await;
+    let backend = tokio::spawn(async move { backend.closed().await.0 });
     let other = "another secret, which takes the place of the first one";
     let fresh = |session: &str| {
         let claims = json!({ "sub": "ann", "sid": session, "exp": now() + 60 });
@@ -242,6 +244,8 @@ async fn rotating_keys_keeps_sockets() {
     std::fs::write(server.path("keys.toml"), key_file().replace(KEY, rotated)).unwrap();
     until(async || server.call("POST", "/v1/messages", rotated, &body).await.status == 200).await;
     assert_eq!(server.call("POST", "/v1/messages", KEY, &body).await.status, 401);
+    // A key that is no longer there has no sockets either.
+    assert_eq!(soon(backend).await.unwrap(), 4501);
     let log = server.stop().await;
     assert!(log.contains("cannot be read again") && !log.contains(other) && !log.contains(rotated), "{log}");
 }
