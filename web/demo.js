@@ -40,6 +40,11 @@ function nameOf(session) {
   return `${COLOURS[number % COLOURS.length]} ${ANIMALS[(number >>> 8) % ANIMALS.length]}`;
 }
 
+/** A sender: a tab, or where sessions are secret, a user too. @param {string} from */
+function senderOf(from) {
+  return token === undefined || from.startsWith("h-") ? nameOf(from) : from;
+}
+
 /** @param {string} tag @param {string} className @param {...(Node | string)} children */
 function element(tag, className, ...children) {
   const node = document.createElement(tag);
@@ -187,7 +192,7 @@ const client = connect({
   onMessage(message) {
     const away = wentAway > awayUntil ? Infinity : awayUntil;
     const waited = wentAway > 0 && message.ts >= wentAway && message.ts <= away ? ", kept while you were away" : "";
-    const mark = log("in", "Received", `from ${message.from ? nameOf(message.from) : "a backend"}${waited}: ${summary(message.payload)}`, message.seq, message.seq === undefined ? "volatile" : "not acknowledged yet");
+    const mark = log("in", "Received", `from ${message.from ? senderOf(message.from) : "a backend"}${waited}: ${summary(message.payload)}`, message.seq, message.seq === undefined ? "volatile" : "not acknowledged yet");
     if (message.seq !== undefined) unacknowledged.set(message.seq, mark);
     const { payload } = message;
     if (payload?.["method-id"] === "set-data" && payload.payload) writeForm(payload.payload);

@@ -193,6 +193,7 @@ test("the demo wants a token where the broker does, and two tabs meet by their h
   await ann.click("#send");
   await bob.waitForFunction(() => /** @type {any} */ (document.querySelector("#Form2")).value === "hello bob");
   await ann.waitForFunction(() => document.querySelector("#outcome")?.textContent?.startsWith("Stored"));
+  await bob.waitForFunction(() => document.querySelector("#log")?.textContent?.includes("from ann: "));
   await bob.setViewportSize({ width: 1280, height: 900 });
   await bob.screenshot({ path: `${shots}/demo-token.png` });
   await bob.setViewportSize({ width: 390, height: 900 });
