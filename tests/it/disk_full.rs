@@ -149,6 +149,11 @@ async fn a_full_disk_refuses_senders_and_recovers_when_readers_make_room() {
     let (more, _, n) = fill(&server, n).await;
     let confirmed: Vec<_> = confirmed.into_iter().zip(more).map(|(old, new)| [old, new].concat()).collect();
     let epoch = server.get("/healthz").await.json()["epoch"].clone();
+    // Registrations take room too; and ending a session gives some back.
+    let register = async || server.http().await.request("PUT", "/v1/sessions/new", &[], "{}").await;
+    let reply = register().await;
+    assert_eq!((reply.status, reply.code().as_str()), (503, "unavailable"));
+    assert_eq!(server.http().await.request("DELETE", "/v1/sessions/new", &[], "").await.status, 204);
 
     // Half of the readers acknowledge, on the full disk: that makes room, without a restart.
     for (session, messages) in confirmed.iter().enumerate().skip(SESSIONS / 2) {
@@ -158,6 +163,7 @@ async fn a_full_disk_refuses_senders_and_recovers_when_readers_make_room() {
     let seq = sent_again(&server, n).await;
     assert_eq!(sent_again(&server, n).await, seq, "the same id is stored once");
     soon(async { while server.get("/healthz").await.json()["status"] != "ok" {} }).await;
+    assert_eq!(register().await.status, 200);
     let mut kept: Vec<_> = confirmed
         .iter()
         .enumerate()

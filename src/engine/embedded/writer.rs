@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use rusqlite::ErrorCode;
 
 use crate::engine::EngineError;
+use crate::engine::embedded::directory::{Registration, Standing};
 use crate::engine::embedded::disk::{Disk, Group};
 use crate::engine::embedded::files::{self, Files};
-use crate::engine::embedded::index::Pending;
+use crate::engine::embedded::index::{Pending, Waiter};
 use crate::engine::embedded::{Inner, LINGER, Stop, Store};
 use crate::hub::lock;
-use crate::message::Seq;
+use crate::message::{Seq, SessionId};
 
 /// Messages, and bytes of them, that are committed together at most.
 const MOST_MESSAGES: usize = 4096;
@@ -217,11 +218,18 @@ impl Writer {
     }
 
     fn commit(&mut self, mut group: Group) {
-        if group.appends.iter().any(|pending| pending.waiter.is_some()) && !self.has_room() {
+        let is_new = |to: &Option<Registration>| to.as_ref().is_some_and(|to| to.state != Standing::Barred);
+        let grows = group.appends.iter().any(|pending| pending.waiter.is_some())
+            || group.registrations.iter().any(|(_, to)| is_new(to));
+        if grows && !self.has_room() {
             let appends = std::mem::take(&mut group.appends);
             // Receipts are small, and what they are about makes room: there is headroom for both.
             group.appends = self.refuse(appends, NO_SPACE, true);
             group.newest = group.appends.last().map_or(group.newest, |last| last.seq.max(group.newest));
+            let registrations = std::mem::take(&mut group.registrations);
+            let (held, ended) = registrations.into_iter().partition(|(_, to)| is_new(to));
+            group.registrations = ended;
+            self.hold_back(held, &mut group.waiters);
             let nothing = group.appends.is_empty() && group.gone.is_empty();
             if nothing && group.floors.is_empty() && group.registrations.is_empty() {
                 return;
@@ -274,6 +282,21 @@ impl Writer {
                     _ = waiter.send(Err(EngineError::Unavailable { reason: reason.as_str().into() }));
                 }
             }
+        }
+    }
+
+    /// Keeps registrations for better times, and tells who waits for them.
+    fn hold_back(&self, held: Vec<(SessionId, Option<Registration>)>, waiters: &mut Vec<Waiter>) {
+        if held.is_empty() {
+            return;
+        }
+        let mut store = lock(&self.inner.store);
+        for (session, to) in held {
+            store.index.gone().registrations.entry(session).or_insert(to);
+        }
+        drop(store);
+        for waiter in waiters.drain(..) {
+            _ = waiter.send(Err(EngineError::Unavailable { reason: NO_SPACE.into() }));
         }
     }
 
