@@ -159,9 +159,7 @@ impl Edge {
     #[must_use]
     pub fn client_address(&self, Peer(peer): Peer, headers: &HeaderMap) -> Option<IpAddr> {
         let peer = peer?.to_canonical();
-        let trusted =
-            |address: IpAddr| self.config.access.trust_proxy.iter().any(|net| net.contains(&address));
-        if !trusted(peer) {
+        if !self.is_proxy(peer) {
             return Some(peer);
         }
         // The last one that is no proxy of ours; what is before it may be made up.
@@ -170,7 +168,7 @@ impl Edge {
         for hop in hops.iter().rev() {
             let Some(address) = hop else { break };
             client = *address;
-            if !trusted(client) {
+            if !self.is_proxy(client) {
                 break;
             }
         }
