@@ -14,7 +14,7 @@ use crate::engine::{
     Settings, Storage,
 };
 use crate::hub::{Connections, Hubs, Transport};
-use crate::identity::{Client, Denied, Grant};
+use crate::identity::{Denied, Grant};
 use crate::message::{
     Address, Epoch, Gap, GapReason, Handle, Kind, Message, Seq, SessionId, TopicName, UserId,
 };
@@ -50,7 +50,7 @@ pub enum BrokerError {
         limit: usize,
     },
     /// The time to live exceeds the limit.
-    #[error("field `ttl` is longer than {limit} seconds, the most this server keeps a message")]
+    #[error("field `ttl` is longer than {limit} seconds, the most allowed here (see --max-ttl)")]
     TtlTooLong {
         /// The limit, in seconds.
         limit: u64,
@@ -79,7 +79,9 @@ pub enum BrokerError {
     #[error("this session was ended; begin another one")]
     Ended,
     /// The session has too many readers.
-    #[error("this session has {limit} connections already, the most allowed; close some first")]
+    #[error(
+        "this session has {limit} connections already, the most allowed (see --connections-per-session); close some first"
+    )]
     TooManyReaders {
         /// The limit.
         limit: usize,
@@ -115,8 +117,8 @@ pub struct SessionState {
     pub handle: Handle,
     /// Who reads it now.
     pub connections: Connections,
-    /// Messages that wait for it, and their bytes.
-    pub waiting: (usize, usize),
+    /// Messages that wait for it.
+    pub waiting: usize,
 }
 
 /// How a subscription begins.
@@ -298,21 +300,21 @@ impl Broker {
         Ok(self.directory.register(&Register { session, user, ttl, by: Registrar::Backend })?)
     }
 
-    /// Notes that a token carries this session, for as long as it is good. Answers its holder.
+    /// Notes that a token carries this session, for as long as it is good.
     ///
     /// # Errors
     /// The session belongs to somebody else, or was ended.
-    pub fn carry(
-        &self,
-        session: &SessionId,
-        user: &UserId,
-        ttl: Duration,
-        expires: u64,
-    ) -> Result<Client, BrokerError> {
+    pub fn carry(&self, session: &SessionId, user: &UserId, ttl: Duration) -> Result<(), BrokerError> {
         let (register, by) = (session.clone(), Registrar::Token);
         // Not waited for: after a crash the token is shown again.
         _ = self.directory.register(&Register { session: register, user: Some(user.clone()), ttl, by })?;
-        Ok(Client::new(session.clone(), self.engine.handle(session), Some(user.clone()), expires))
+        Ok(())
+    }
+
+    /// The public name of a session.
+    #[must_use]
+    pub fn handle(&self, session: &SessionId) -> Handle {
+        self.engine.handle(session)
     }
 
     /// A new session for a user. Nobody can guess it, and only its user can have it: see [`Self::is_made_for`].

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use crate::clock::Clock;
 use crate::engine::{Commit, Engine, Register, RegisterError, Standing};
 use crate::identity::{Client, Grant};
-use crate::message::{SessionId, UserId};
+use crate::message::{Handle, SessionId, UserId};
 
 /// Where those wait whose session is not registered yet: each registration wakes the room of its session.
 const ROOMS: usize = 256;
@@ -89,7 +89,7 @@ impl Directory {
     /// The session that a sender means by this name: its handle, or its id where the sender may know that.
     #[must_use]
     pub fn find(&self, grant: &Grant, name: &SessionId) -> Option<SessionId> {
-        let handle = crate::message::Handle::parse(name.as_str());
+        let handle = Handle::parse(name.as_str());
         if let Some(session) = handle.and_then(|handle| self.engine.session_of(handle)) {
             return Some(session);
         }

@@ -19,7 +19,7 @@ use crate::engine::{EngineError, RegisterError};
 use crate::identity::Identity;
 use crate::limits::{Addresses, Rates};
 use crate::message::{Epoch, MessageId, NameError, Seq, SessionId, TopicName};
-use crate::protocol::{Close, Code, MAX_SEQ, Malformed, Resume, Send, ServerFrame, To};
+use crate::protocol::{Close, Code, MAX_SEQ, Malformed, Resume, SERVER, Send, ServerFrame, To};
 
 mod caller;
 
@@ -139,9 +139,9 @@ impl From<BrokerError> for Refusal {
         };
         let refusal = Self::new(code, error.to_string());
         match error {
-            BrokerError::ReceiptForNobody
-            | BrokerError::Ended
-            | BrokerError::Register(RegisterError::Ended) => refusal.closing(Close::SessionEnded),
+            BrokerError::Ended | BrokerError::Register(RegisterError::Ended) => {
+                refusal.closing(Close::SessionEnded)
+            }
             _ => refusal,
         }
     }
@@ -154,6 +154,24 @@ impl From<Malformed> for Refusal {
 }
 
 impl Edge {
+    /// The `welcome` of whoever this is, whose mailbox was acknowledged up to `seq`.
+    #[must_use]
+    pub fn welcome(&self, caller: &Caller, seq: Seq) -> String {
+        let client = caller.grant.client();
+        ServerFrame::Welcome {
+            session: caller.grant.session(),
+            user: client.and_then(|client| client.user.as_ref()),
+            handle: client.map(|client| client.handle),
+            epoch: self.broker.epoch(),
+            seq,
+            durability: self.broker.durability(),
+            heartbeat: self.config.heartbeat.as_secs(),
+            max_payload: self.config.max_payload,
+            server: SERVER,
+        }
+        .encode()
+    }
+
     /// Takes a message from whoever this is, at its rate.
     ///
     /// # Errors

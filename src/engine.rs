@@ -488,9 +488,9 @@ impl Engine {
         self.store().session_of(handle)
     }
 
-    /// How many messages wait in a mailbox, and how many bytes they take.
+    /// How many messages wait in a mailbox.
     #[must_use]
-    pub fn waiting(&self, session: &SessionId) -> (usize, usize) {
+    pub fn waiting(&self, session: &SessionId) -> usize {
         self.store().waiting(session)
     }
 

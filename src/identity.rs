@@ -62,6 +62,12 @@ impl Client {
         let from = user.as_ref().map_or_else(|| handle.sender_name(), SenderName::from);
         Self { session, handle, from, user, send: None, topics: None, expires }
     }
+
+    /// Until when its proof counts, since clocks may differ; in Unix milliseconds.
+    #[must_use]
+    pub fn good_until(&self) -> u64 {
+        self.expires + SKEW * 1000
+    }
 }
 
 /// Something that is not allowed, in words for the one who asked.
@@ -70,12 +76,6 @@ impl Client {
 pub struct Denied(pub String);
 
 impl Grant {
-    /// The holder of a session in `open` mode.
-    #[must_use]
-    pub fn open(session: SessionId) -> Self {
-        Self::Open { session: Some(session), manages: false }
-    }
-
     /// The session it holds.
     #[must_use]
     pub fn session(&self) -> Option<&SessionId> {

@@ -246,32 +246,26 @@ impl Server {
         place: Option<Place>,
     ) -> io::Result<()> {
         let patience = self.edge.config.header_timeout;
-        let begin = async {
-            // One too many from its address is held, and served as soon as another one leaves.
-            let place = match place {
-                Some(place) => place,
-                None => self
-                    .sockets
-                    .wait(counted)
-                    .await
-                    .ok_or_else(|| io::Error::other("too many connections wait"))?,
-            };
-            let Some(tls) = &self.tls else { return Ok((None, place)) };
-            Ok::<_, io::Error>((Some(TlsAcceptor::from(tls.get())), place))
+        let shutdown = &self.edge.shutdown;
+        // One too many from its address is held, and served as soon as another one leaves.
+        let _place = match place {
+            Some(place) => place,
+            None => match shutdown.run_until_cancelled(timeout(patience, self.sockets.wait(counted))).await {
+                Some(Ok(Some(place))) => place,
+                _ => return Ok(()),
+            },
         };
-        let begun = self.edge.shutdown.run_until_cancelled(timeout(patience, begin)).await;
-        let Some(Ok(begun)) = begun else { return Ok(()) };
-        let (acceptor, _place) = begun?;
-        let Some(acceptor) = acceptor else {
-            self.connection(io, link).await;
+        // Each step boxed: a connection keeps the room of the one it is at only.
+        let Some(tls) = &self.tls else {
+            Box::pin(self.connection(io, link)).await;
             return Ok(());
         };
-        let accepted = self.edge.shutdown.run_until_cancelled(timeout(patience, acceptor.accept(io))).await;
-        let Some(Ok(accepted)) = accepted else { return Ok(()) };
+        let accepting = Box::pin(timeout(patience, TlsAcceptor::from(tls.get()).accept(io)));
+        let Some(Ok(accepted)) = shutdown.run_until_cancelled(accepting).await else { return Ok(()) };
         let stream = accepted?;
         match stream.get_ref().1.alpn_protocol() {
-            Some(b"h2") => self.connection_h2(stream, link).await,
-            _ => self.connection(stream, link).await,
+            Some(b"h2") => Box::pin(self.connection_h2(stream, link)).await,
+            _ => Box::pin(self.connection(stream, link)).await,
         }
         Ok(())
     }

@@ -49,7 +49,7 @@ impl<'a> Session<'a> {
             user: registration.and_then(|registration| registration.user.as_ref()),
             expires: registration.map(|registration| registration.ends),
             connections: state.connections,
-            pending: state.waiting.0,
+            pending: state.waiting,
         }
     }
 }
@@ -134,7 +134,7 @@ pub(crate) async fn look_up(State(edge): State<Edge>, Id(id): Id, head: Parts) -
     let session = name(&id, SessionId::new)?;
     let state = edge.broker.session(&session);
     let nothing =
-        state.registration.is_none() && state.waiting.0 == 0 && state.connections == Connections::default();
+        state.registration.is_none() && state.waiting == 0 && state.connections == Connections::default();
     if nothing {
         let text = "this session is not registered, not connected, and nothing waits for it";
         return Err(Refusal::new(Code::NotFound, text));
@@ -159,7 +159,7 @@ pub(crate) async fn end(State(edge): State<Edge>, Id(id): Id, head: Parts) -> Re
     let session = name(&id, SessionId::new)?;
     let before = edge.broker.session(&session);
     edge.broker.end(&session).await.map_err(BrokerError::from)?;
-    tracing::debug!(session = %edge.broker.public_name(&session), discarded = before.waiting.0, "session ended");
+    tracing::debug!(session = %edge.broker.public_name(&session), discarded = before.waiting, "session ended");
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

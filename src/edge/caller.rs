@@ -9,9 +9,10 @@ use axum::http::{Extensions, HeaderMap, HeaderValue, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use crate::broker::BrokerError;
 use crate::config::{Auth, ProxyHeader};
 use crate::edge::{Edge, Query, Refusal};
-use crate::identity::{Claims, Client, Grant, Proof, SKEW, Unproven};
+use crate::identity::{Claims, Client, Grant, Proof, Unproven};
 use crate::limits::{Payer, Place};
 use crate::link::Link;
 use crate::message::SessionId;
@@ -126,19 +127,23 @@ impl Edge {
             }
         };
 
-        let ttl = self.config.access.carried_ttl(self.broker.now(), expires + SKEW * 1000);
-        let mut client = self.broker.carry(&session, &user, ttl, expires)?;
+        let handle = self.broker.handle(&session);
+        let mut client = Client::new(session, handle, Some(user), expires);
+        self.carry(&client)?;
         (client.send, client.topics) = (send, topics);
         Ok(Grant::Client(client.into()))
     }
 
     /// Keeps the session of a token registered as long as that is good.
     pub fn prolong(&self, client: &Client) {
-        if let Some(user) = &client.user {
-            let ttl = self.config.access.carried_ttl(self.broker.now(), client.expires + SKEW * 1000);
-            // It was carried before: it cannot be somebody else's, and an ended one has no reader any more.
-            _ = self.broker.carry(&client.session, user, ttl, client.expires);
-        }
+        // It was carried before: it cannot be somebody else's, and an ended one has no reader any more.
+        _ = self.carry(client);
+    }
+
+    fn carry(&self, client: &Client) -> Result<(), BrokerError> {
+        let Some(user) = &client.user else { return Ok(()) };
+        let ttl = self.config.access.carried_ttl(self.broker.now(), client.good_until());
+        self.broker.carry(&client.session, user, ttl)
     }
 
     /// Who asks by HTTP.

@@ -376,7 +376,7 @@ impl Embedded {
 
     /// See [`Engine::waiting`].
     #[must_use]
-    pub fn waiting(&self, session: &SessionId) -> (usize, usize) {
+    pub fn waiting(&self, session: &SessionId) -> usize {
         lock(&self.inner.store).index.waiting(session)
     }
 

@@ -17,7 +17,6 @@ use tokio::time::{Instant, sleep_until};
 use crate::broker::BrokerError;
 use crate::edge::{Asked, Edge, Made, Query, Refusal, encode, json};
 use crate::hub::Transport;
-use crate::identity::SKEW;
 use crate::lease::{Claim, Leases, MOST_READERS};
 use crate::message::{Epoch, Gap, Handle, Item, Seq, SessionId, TopicName};
 use crate::ops::openapi::{ErrorBody, Name, Polled, SeqNumber};
@@ -125,7 +124,7 @@ pub(crate) async fn poll(
     let mut deadline = Instant::now() + wait(&query)?;
     let client = caller.grant.client();
     if let Some(client) = client {
-        let left = (client.expires + SKEW * 1000).saturating_sub(edge.broker.now());
+        let left = client.good_until().saturating_sub(edge.broker.now());
         deadline = deadline.min(Instant::now() + Duration::from_millis(left));
     }
     let cursor = resume.after;

@@ -16,15 +16,15 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures::stream::{self, Stream, StreamExt};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::edge::{Asked, Caller, Edge, Made, Refusal};
 use crate::hub::Transport;
-use crate::identity::SKEW;
 use crate::limits::Place;
 use crate::link::STALL;
 use crate::message::{Item, Kind, Seq, TopicName};
 use crate::ops::openapi::{ErrorBody, Name, SeqNumber};
-use crate::protocol::{SERVER, ServerFrame};
+use crate::protocol::ServerFrame;
 use crate::subscriber::Subscriber;
 use crate::transport::topics::Topics;
 
@@ -44,6 +44,8 @@ struct Events {
     first: VecDeque<String>,
     /// Who reads.
     caller: Caller,
+    /// When its registration was last seen to last as long as its token.
+    prolonged: Instant,
     /// Counts among the connections of its address.
     _place: Place,
 }
@@ -81,19 +83,8 @@ pub(crate) async fn events(State(edge): State<Edge>, head: Parts) -> Result<Resp
         edge.broker.ack(&session, after, resume.epoch.as_ref())?;
     }
     let (mailbox, opening) = edge.broker.mailbox(&session, &resume, Transport::Sse)?;
-    let client = caller.grant.client();
-    let welcome = ServerFrame::Welcome {
-        session: Some(&session),
-        user: client.and_then(|client| client.user.as_ref()),
-        handle: client.map(|client| client.handle),
-        epoch: edge.broker.epoch(),
-        seq: opening.seq,
-        durability: edge.broker.durability(),
-        heartbeat: edge.config.heartbeat.as_secs(),
-        max_payload: edge.config.max_payload,
-        server: SERVER,
-    };
-    let mut first = VecDeque::from([event(Some("welcome"), None, &welcome.encode())]);
+    let welcome = edge.welcome(&caller, opening.seq);
+    let mut first = VecDeque::from([event(Some("welcome"), None, &welcome)]);
     let mut read = Topics::default();
     for (topic, resume) in topics {
         let (subscriber, opening) = edge.broker.topic(&topic, &resume, Transport::Sse);
@@ -104,7 +95,8 @@ pub(crate) async fn events(State(edge): State<Edge>, head: Parts) -> Result<Resp
         first.push_back(event(Some("subscribed"), None, &frame.encode()));
         read.insert(topic, subscriber);
     }
-    let events = Events { edge, mailbox, topics: read, first, caller, _place: place };
+    let events =
+        Events { edge, mailbox, topics: read, first, caller, prolonged: Instant::now(), _place: place };
     let chunks = stream::unfold(events, next_chunk);
     let body = match head.version {
         Version::HTTP_2 => Body::from_stream(watched(chunks)),
@@ -127,7 +119,13 @@ fn watched(
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
         let mut chunks = std::pin::pin!(chunks);
-        while let Some(chunk) = chunks.next().await {
+        loop {
+            let chunk = tokio::select! {
+                chunk = chunks.next() => chunk,
+                // Whoever reads may leave while there is nothing to send.
+                () = sender.closed() => None,
+            };
+            let Some(chunk) = chunk else { break };
             if sender.send_timeout(chunk, STALL).await.is_err() {
                 break;
             }
@@ -144,11 +142,14 @@ async fn next_chunk(mut events: Events) -> Option<(Result<Bytes, Infallible>, Ev
     if chunk.is_empty() {
         let mut heartbeat = events.edge.config.heartbeat;
         if let Some(client) = events.caller.grant.client() {
-            events.edge.prolong(client);
-            let expires = client.expires + SKEW * 1000;
-            let left = Duration::from_millis(expires.saturating_sub(events.edge.broker.now()));
+            let left = Duration::from_millis(client.good_until().saturating_sub(events.edge.broker.now()));
             if left.is_zero() {
                 return None;
+            }
+            // Now and then, however busy it is.
+            if events.prolonged.elapsed() >= heartbeat {
+                events.prolonged = Instant::now();
+                events.edge.prolong(client);
             }
             heartbeat = heartbeat.min(left);
         }

@@ -60,7 +60,7 @@ struct Arrival {
     /// Who asks, and from where to go on.
     caller: Option<(Caller, Resume)>,
     /// Counts among the connections of its address.
-    _place: Place,
+    place: Place,
 }
 
 async fn arrive(edge: &Edge, head: &Parts) -> Result<Arrival, Refusal> {
@@ -83,7 +83,7 @@ async fn arrive(edge: &Edge, head: &Parts) -> Result<Arrival, Refusal> {
         let grant = edge.identify(bearer, session, Made::Welcome).await?;
         caller = Some((Caller { grant, address }, query.resume("after")?));
     }
-    Ok(Arrival { address, caller, _place: place })
+    Ok(Arrival { address, caller, place })
 }
 
 async fn upgrade(State(edge): State<Edge>, mut head: Parts) -> Response {
@@ -154,9 +154,9 @@ async fn converse(edge: Edge, socket: WebSocket, arrival: Result<Arrival, Refusa
     let mut unflushed_since: Option<Instant> = None;
     let mut place = None;
     match arrival {
-        Ok(Arrival { caller, _place, .. }) => {
-            place = Some(_place);
-            if let Some((caller, resume)) = caller {
+        Ok(arrival) => {
+            place = Some(arrival.place);
+            if let Some((caller, resume)) = arrival.caller {
                 talk.begin(caller, &resume);
             }
         }

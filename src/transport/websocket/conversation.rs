@@ -14,7 +14,7 @@ use crate::edge::{Caller, Edge, Made, Refusal, too_many_topics};
 use crate::hub::Transport;
 use crate::identity::{Grant, SKEW};
 use crate::message::{Item, MessageId, Seq, SessionId, TopicName};
-use crate::protocol::{ClientFrame, Close, Code, Malformed, Resume, SERVER, Send, ServerFrame, Stored};
+use crate::protocol::{ClientFrame, Close, Code, Malformed, Resume, Send, ServerFrame, Stored};
 use crate::subscriber::Subscriber;
 use crate::transport::topics::Topics;
 
@@ -100,25 +100,8 @@ impl Conversation {
                 Err(error) => return self.turn_away(error.into()),
             }
         }
-        self.welcome(&caller, floor);
+        self.answers.push_back(self.edge.welcome(&caller, floor).into());
         self.caller = Some(caller);
-    }
-
-    fn welcome(&mut self, caller: &Caller, seq: Seq) {
-        let client = caller.grant.client();
-        let frame = ServerFrame::Welcome {
-            session: caller.grant.session(),
-            user: client.and_then(|client| client.user.as_ref()),
-            handle: client.map(|client| client.handle),
-            epoch: self.edge.broker.epoch(),
-            seq,
-            durability: self.edge.broker.durability(),
-            heartbeat: self.edge.config.heartbeat.as_secs(),
-            max_payload: self.edge.config.max_payload,
-            server: SERVER,
-        }
-        .encode();
-        self.answers.push_back(frame.into());
     }
 
     /// Acts on a `hello`: who this is, or a fresh token for who it was before.
@@ -165,7 +148,7 @@ impl Conversation {
         // One that has expired by the clock is good for some seconds, and is not asked for again.
         self.told = caller.grant.client().is_some_and(|client| client.expires <= self.edge.broker.now());
         let floor = caller.grant.session().map_or(Seq::START, |session| self.edge.broker.floor(session));
-        self.welcome(&caller, floor);
+        self.answers.push_back(self.edge.welcome(&caller, floor).into());
         for topic in self.topics.names() {
             if caller.grant.may_read(&topic).is_err() {
                 self.topics.remove(&topic);
@@ -178,7 +161,7 @@ impl Conversation {
     /// When something is to be done about its token, in Unix milliseconds: it is told, and then closed.
     pub(super) fn expires(&self) -> Option<u64> {
         let client = self.caller.as_ref()?.grant.client()?;
-        Some(client.expires + if self.told { SKEW * 1000 } else { 0 })
+        Some(if self.told { client.good_until() } else { client.expires })
     }
 
     /// Whether its session was ended.

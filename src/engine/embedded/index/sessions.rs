@@ -86,10 +86,10 @@ impl Index {
         self.directory.session_of(handle, self.settings.clock.now())
     }
 
-    /// How many messages wait on a mailbox's shelf, and their bytes.
-    pub(in crate::engine::embedded) fn waiting(&self, session: &SessionId) -> (usize, usize) {
+    /// How many messages wait on a mailbox's shelf.
+    pub(in crate::engine::embedded) fn waiting(&self, session: &SessionId) -> usize {
         let shelf = self.shelves.get(&Address::Session(session.clone()));
-        shelf.map_or((0, 0), |shelf| (shelf.committed(self.committed), shelf.bytes))
+        shelf.map_or(0, |shelf| shelf.committed(self.committed))
     }
 
     pub(in crate::engine::embedded) fn sessions_of(&self, user: &UserId) -> Vec<SessionId> {
