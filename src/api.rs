@@ -1,5 +1,7 @@
 //! `/v1` for senders and backends: messages, acknowledgements, sessions and users.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
@@ -9,8 +11,10 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::broker::Sending;
-use crate::edge::{Asked, Caller, Edge, ErrorFields, Made, Refusal, body_text, encode, json};
-use crate::identity::Grant;
+use crate::edge::{
+    ApiRequest, Caller, ErrorFields, Gateway, Refusal, SessionPolicy, body_text, encode, json,
+};
+use crate::grant::Grant;
 use crate::message::{MessageId, Seq, SessionId};
 use crate::ops::openapi::{self, Ack, ErrorBody, Name, SendAnswer, SendBody};
 use crate::protocol::{AckBody, Code, ENVELOPE, Malformed, Send, Stored, parse};
@@ -21,12 +25,12 @@ pub(crate) mod sessions;
 const MOST_MESSAGES: usize = 1_000;
 
 /// The routes.
-pub fn routes(edge: Edge) -> Router {
+pub fn routes(gateway: Arc<Gateway>) -> Router {
     Router::new()
         .route("/v1/messages", post(send))
         .route("/v1/ack", post(ack))
-        .with_state(edge.clone())
-        .merge(sessions::routes(edge))
+        .with_state(gateway.clone())
+        .merge(sessions::routes(gateway))
 }
 
 #[derive(Serialize)]
@@ -47,11 +51,11 @@ struct NotSent<'a> {
 /// A message on its way: its id, and its place in the store or why it has none.
 type OnItsWay = (Option<MessageId>, Result<Sending, Refusal>);
 
-fn start(edge: &Edge, caller: &Caller, object: &str) -> OnItsWay {
+fn start(gateway: &Gateway, caller: &Caller, object: &str) -> OnItsWay {
     match Send::decode(object) {
         Ok(send) => {
             let id = send.id.clone();
-            (id, edge.send(caller, send))
+            (id, gateway.send(caller, send))
         }
         Err(bad) => (bad.id, Err(bad.reason.into())),
     }
@@ -78,12 +82,12 @@ async fn finish(sending: Result<Sending, Refusal>) -> Result<Stored, Refusal> {
         (status = 503, description = "Not now; try again later, with the same id", body = ErrorBody),
     )
 )]
-pub(crate) async fn send(State(edge): State<Edge>, request: Request) -> Result<Response, Refusal> {
+pub(crate) async fn send(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, Refusal> {
     let (head, body) = request.into_parts();
-    let Asked { caller, .. } = edge.asked(&head, Made::Never).await?;
-    let body = body_text(body, edge.config.max_payload + ENVELOPE, edge.config.header_timeout).await?;
+    let ApiRequest { caller, .. } = gateway.authenticate(&head, SessionPolicy::Require).await?;
+    let body = body_text(body, gateway.config.max_payload + ENVELOPE, gateway.config.header_timeout).await?;
     if !body.trim_start().starts_with('[') {
-        let (id, sending) = start(&edge, &caller, &body);
+        let (id, sending) = start(&gateway, &caller, &body);
         let stored = finish(sending).await?;
         return Ok(json(StatusCode::OK, encode(&Sent { id: id.as_ref(), stored })));
     }
@@ -93,7 +97,7 @@ pub(crate) async fn send(State(edge): State<Edge>, request: Request) -> Result<R
         return Err(Refusal::new(Code::TooLarge, text));
     }
     // All take their places before any is waited for, so that they are stored together.
-    let sends: Vec<OnItsWay> = items.iter().map(|item| start(&edge, &caller, item.get())).collect();
+    let sends: Vec<OnItsWay> = items.iter().map(|item| start(&gateway, &caller, item.get())).collect();
     let mut answers = Vec::with_capacity(sends.len());
     for (id, sending) in sends {
         let id = id.as_ref();
@@ -124,14 +128,14 @@ struct Acknowledged<'a> {
         (status = 413, description = "Larger than the limit", body = ErrorBody),
     )
 )]
-pub(crate) async fn ack(State(edge): State<Edge>, request: Request) -> Result<Response, Refusal> {
+pub(crate) async fn ack(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, Refusal> {
     let (head, body) = request.into_parts();
-    let body = AckBody::decode(&body_text(body, ENVELOPE, edge.config.header_timeout).await?)?;
-    let caller = edge.caller(&head, body.session, Made::Never).await?;
+    let body = AckBody::decode(&body_text(body, ENVELOPE, gateway.config.header_timeout).await?)?;
+    let caller = gateway.caller(&head, body.session, SessionPolicy::Require).await?;
     let session = match &caller.grant {
         Grant::Open { session, .. } => session.as_ref().ok_or(Malformed::Missing("session"))?,
         Grant::Client(_) | Grant::Backend(_) => caller.session()?,
     };
-    let seq = edge.broker.ack(session, body.seq, body.epoch.as_ref())?;
+    let seq = gateway.broker.ack(session, body.seq, body.epoch.as_ref())?;
     Ok(json(StatusCode::OK, encode(&Acknowledged { session, seq })))
 }

@@ -13,8 +13,8 @@ use crate::engine::{
     Append, Commit, Engine, EngineError, Health, OpenError, Register, RegisterError, Registrar, Registration,
     Settings, Storage,
 };
+use crate::grant::{Denied, Grant};
 use crate::hub::{Connections, Hubs, Transport};
-use crate::identity::{Denied, Grant};
 use crate::message::{
     Address, Epoch, Gap, GapReason, Handle, Kind, Message, Seq, SessionId, TopicName, UserId,
 };

@@ -22,7 +22,7 @@ mod target;
 mod token;
 
 pub use check::{CheckArgs, check};
-pub use target::{Proof, Target};
+pub use target::{Target, TokenSource};
 pub use token::{TokenArgs, token};
 
 use target::{Socket, Verify};
@@ -75,7 +75,7 @@ pub struct SendArgs {
     volatile: bool,
 
     #[command(flatten)]
-    proof: Proof,
+    proof: TokenSource,
 
     #[command(flatten)]
     target: Target,
@@ -105,7 +105,7 @@ pub struct ListenArgs {
     payload: bool,
 
     #[command(flatten)]
-    proof: Proof,
+    proof: TokenSource,
 
     #[command(flatten)]
     target: Target,
@@ -152,12 +152,12 @@ fn own_name() -> Result<String> {
     Ok(format!("cli-{:08x}", getrandom::u32()?))
 }
 
-async fn say(socket: &mut Socket, frame: &impl serde::Serialize) -> Result<()> {
+async fn send_frame(socket: &mut Socket, frame: &impl serde::Serialize) -> Result<()> {
     Ok(socket.send(Message::text(serde_json::to_string(frame)?)).await?)
 }
 
 /// The next text frame; `None` when the server closed.
-async fn hear(socket: &mut Socket) -> Result<Option<String>> {
+async fn next_frame(socket: &mut Socket) -> Result<Option<String>> {
     loop {
         match socket.next().await {
             Some(Ok(Message::Text(text))) => return Ok(Some(text.as_str().to_owned())),
@@ -205,9 +205,9 @@ pub async fn send(args: SendArgs) -> Result<()> {
     let (ttl, volatile) = (args.ttl, args.volatile);
     let talk = async {
         let mut socket = args.target.connect().await?;
-        say(&mut socket, &json!({ "type": "hello", "session": session, "token": token })).await?;
-        say(&mut socket, &Send { r#type: "send", id: &id, to, payload, ttl, volatile }).await?;
-        while let Some(text) = hear(&mut socket).await? {
+        send_frame(&mut socket, &json!({ "type": "hello", "session": session, "token": token })).await?;
+        send_frame(&mut socket, &Send { r#type: "send", id: &id, to, payload, ttl, volatile }).await?;
+        while let Some(text) = next_frame(&mut socket).await? {
             let frame: Frame<'_> = serde_json::from_str(&text)?;
             match frame.r#type.as_str() {
                 "sent" => {
@@ -239,7 +239,7 @@ fn own_session(named: Option<String>, token: Option<&str>) -> Result<Option<Stri
 
 /// Where a listener is.
 #[derive(Default)]
-struct Place {
+struct ListenState {
     session: Option<String>,
     epoch: Option<String>,
     after: Option<u64>,
@@ -259,18 +259,18 @@ pub async fn listen(args: ListenArgs) -> Result<()> {
     }
     let session = own_session(args.session.clone(), token.as_deref())?;
     let topics = args.topic.iter().map(|topic| (topic.clone(), None)).collect();
-    let mut place = Place { session, topics, ..Place::default() };
+    let mut state = ListenState { session, topics, ..ListenState::default() };
     let mut socket = args.target.connect().await?;
     let mut pause = Duration::ZERO;
     loop {
-        let welcomed = place.welcomes;
-        match listen_on(socket, &args, &mut place).await {
+        let welcomed = state.welcomes;
+        match listen_on(socket, &args, &mut state).await {
             Ok(true) => return Ok(()),
             Ok(false) => eprintln!("the broker closed the connection; connecting again"),
             Err(error) if error.is::<WsError>() => eprintln!("connection lost ({error}); connecting again"),
             Err(error) => return Err(error),
         }
-        if place.welcomes > welcomed {
+        if state.welcomes > welcomed {
             pause = Duration::ZERO;
         }
         socket = loop {
@@ -286,50 +286,50 @@ pub async fn listen(args: ListenArgs) -> Result<()> {
 }
 
 /// Listens on one socket; answers whether enough was printed.
-async fn listen_on(mut socket: Socket, args: &ListenArgs, place: &mut Place) -> Result<bool> {
+async fn listen_on(mut socket: Socket, args: &ListenArgs, state: &mut ListenState) -> Result<bool> {
     // Read anew each time: whoever renews the file renews the token.
-    let (session, mut token) = (&place.session, args.proof.token()?);
-    let (after, epoch) = (place.after, &place.epoch);
+    let (session, mut token) = (&state.session, args.proof.token()?);
+    let (after, epoch) = (state.after, &state.epoch);
     let hello =
         json!({ "type": "hello", "session": session, "token": token, "after": after, "epoch": epoch });
-    say(&mut socket, &hello).await?;
-    let welcomed = place.welcomes;
-    for (topic, after) in &place.topics {
-        let frame = json!({ "type": "subscribe", "topic": topic, "after": after, "epoch": place.epoch });
-        say(&mut socket, &frame).await?;
+    send_frame(&mut socket, &hello).await?;
+    let welcomed = state.welcomes;
+    for (topic, after) in &state.topics {
+        let frame = json!({ "type": "subscribe", "topic": topic, "after": after, "epoch": state.epoch });
+        send_frame(&mut socket, &frame).await?;
     }
-    while let Some(text) = hear(&mut socket).await? {
+    while let Some(text) = next_frame(&mut socket).await? {
         let frame: Frame<'_> = serde_json::from_str(&text)?;
         match frame.r#type.as_str() {
             "welcome" => {
-                place.welcomes += 1;
-                if place.epoch.is_some() && place.epoch != frame.epoch {
+                state.welcomes += 1;
+                if state.epoch.is_some() && state.epoch != frame.epoch {
                     // Positions in another incarnation of the store mean nothing here.
-                    place.after = None;
-                    place.topics.iter_mut().for_each(|(_, after)| *after = None);
+                    state.after = None;
+                    state.topics.iter_mut().for_each(|(_, after)| *after = None);
                 }
-                place.epoch = frame.epoch;
+                state.epoch = frame.epoch;
                 // A session that was made for a token is held on to.
-                place.session = frame.session.or(place.session.take());
+                state.session = frame.session.or(state.session.take());
                 if std::io::stderr().is_terminal() {
-                    let session = place.session.as_deref().unwrap_or("of none");
+                    let session = state.session.as_deref().unwrap_or("of none");
                     eprintln!("listening as session {session}; Ctrl-C stops");
                 }
             }
             "subscribed" => {
                 if let (Some(topic), Some(seq)) = (frame.topic, frame.seq)
-                    && let Some(known) = place.topics.iter_mut().find(|(name, _)| *name == topic)
+                    && let Some(known) = state.topics.iter_mut().find(|(name, _)| *name == topic)
                 {
                     known.1 = known.1.or(Some(seq));
                 }
             }
             "gap" => eprintln!("gap: {text}"),
             // A token that has expired may have been renewed in its file.
-            "error" if frame.code.as_deref() == Some("unauthorized") && place.welcomes > welcomed => {
+            "error" if frame.code.as_deref() == Some("unauthorized") && state.welcomes > welcomed => {
                 let fresh = args.proof.token()?;
                 match fresh == token {
                     true => eprintln!("{text}"),
-                    false => say(&mut socket, &json!({ "type": "hello", "token": fresh })).await?,
+                    false => send_frame(&mut socket, &json!({ "type": "hello", "token": fresh })).await?,
                 }
                 token = fresh;
             }
@@ -346,25 +346,25 @@ async fn listen_on(mut socket: Socket, args: &ListenArgs, place: &mut Place) -> 
                     return Ok(true); // Nobody reads any more, as behind `head`.
                 }
                 drop(out);
-                place.printed += 1;
+                state.printed += 1;
                 if let Some(seq) = frame.seq {
                     match frame.topic {
                         Some(topic) => {
-                            if let Some(known) = place.topics.iter_mut().find(|(name, _)| *name == topic) {
+                            if let Some(known) = state.topics.iter_mut().find(|(name, _)| *name == topic) {
                                 known.1 = Some(seq);
                             }
                         }
                         None => {
-                            place.after = Some(seq);
+                            state.after = Some(seq);
                             if !args.no_ack {
-                                say(&mut socket, &json!({ "type": "ack", "seq": seq })).await?;
+                                send_frame(&mut socket, &json!({ "type": "ack", "seq": seq })).await?;
                             }
                         }
                     }
                 }
-                if args.count.is_some_and(|count| place.printed >= count) {
+                if args.count.is_some_and(|count| state.printed >= count) {
                     socket.close(None).await?;
-                    while hear(&mut socket).await?.is_some() {}
+                    while next_frame(&mut socket).await?.is_some() {}
                     return Ok(true);
                 }
             }

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use crate::clock::Clock;
 use crate::engine::{Commit, Engine, Register, RegisterError, Standing};
-use crate::identity::{Client, Grant};
+use crate::grant::{Client, Grant};
 use crate::message::{Handle, SessionId, UserId};
 
 /// Where those wait whose session is not registered yet: each registration wakes the room of its session.

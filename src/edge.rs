@@ -1,7 +1,5 @@
 //! What all transports share: who asks, what was asked in bounds, and how a refusal is told.
 
-use std::ops::Deref;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -23,30 +21,14 @@ use crate::protocol::{Close, Code, MAX_SEQ, Malformed, Resume, SERVER, Send, Ser
 
 mod caller;
 
-pub use caller::{Asked, Asking, Caller, Made, Peer, bearer, check_origin, origin_refused, peer_of};
+pub use caller::{
+    ApiRequest, Caller, OriginCheck, Peer, SessionPolicy, bearer, check_origin, origin_refused, peer_of,
+};
 
-/// What every transport holds; cheap to clone, and small: each socket has some.
-#[derive(Debug, Clone)]
-pub struct Edge(Arc<Parts>);
-
-impl Deref for Edge {
-    type Target = Parts;
-
-    fn deref(&self) -> &Parts {
-        &self.0
-    }
-}
-
-impl From<Parts> for Edge {
-    fn from(parts: Parts) -> Self {
-        Self(Arc::new(parts))
-    }
-}
-
-/// What [`Edge`] holds.
+/// What every transport works with. Shared by reference count: each socket holds a reference.
 #[derive(Debug)]
-pub struct Parts {
-    /// The one door.
+pub struct Gateway {
+    /// The broker.
     pub broker: Broker,
     /// What proofs are checked against.
     pub identity: Identity,
@@ -153,7 +135,7 @@ impl From<Malformed> for Refusal {
     }
 }
 
-impl Edge {
+impl Gateway {
     /// The `welcome` of whoever this is, whose mailbox was acknowledged up to `seq`.
     #[must_use]
     pub fn welcome(&self, caller: &Caller, seq: Seq) -> String {

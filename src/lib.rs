@@ -43,6 +43,7 @@ pub mod edge;
 pub mod engine;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod grant;
 pub mod hub;
 pub mod identity;
 pub mod lease;
@@ -51,6 +52,7 @@ pub mod link;
 pub mod message;
 pub mod ops;
 pub mod protocol;
+pub mod reload;
 pub mod server;
 pub mod subscriber;
 pub mod tls;

@@ -1,5 +1,7 @@
 //! For operators and machines that watch: health, and the descriptions of what this server speaks.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -9,14 +11,14 @@ use axum::routing::get;
 use serde::Serialize;
 
 use crate::config::Config;
-use crate::edge::{Edge, encode, json};
+use crate::edge::{Gateway, encode, json};
 use crate::message::Epoch;
 use crate::protocol::SERVER;
 
 pub(crate) mod openapi;
 
 /// The routes.
-pub fn routes(edge: Edge) -> Router {
+pub fn routes(gateway: Arc<Gateway>) -> Router {
     let described = |text: String| {
         let text = Bytes::from(text);
         // Any page may read it: tools that show descriptions are pages.
@@ -24,9 +26,9 @@ pub fn routes(edge: Edge) -> Router {
     };
     Router::new()
         .route("/healthz", get(health))
-        .route("/openapi.json", described(openapi::document(&edge.config)))
-        .route("/asyncapi.json", described(asyncapi(&edge.config)))
-        .with_state(edge)
+        .route("/openapi.json", described(openapi::document(&gateway.config)))
+        .route("/asyncapi.json", described(asyncapi(&gateway.config)))
+        .with_state(gateway)
 }
 
 /// The description of the WebSocket protocol of a server with these settings, as JSON.
@@ -55,14 +57,14 @@ struct Health<'a> {
         (status = 503, description = "It is stopping", body = openapi::Health),
     )
 )]
-pub(crate) async fn health(State(edge): State<Edge>) -> Response {
-    let failing = edge.broker.health().failing;
-    let (status, word) = match edge.shutdown.is_cancelled() {
+pub(crate) async fn health(State(gateway): State<Arc<Gateway>>) -> Response {
+    let failing = gateway.broker.health().failing;
+    let (status, word) = match gateway.shutdown.is_cancelled() {
         false if failing.is_some() => (StatusCode::OK, "degraded"),
         false => (StatusCode::OK, "ok"),
         true => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
     };
-    let (durability, epoch) = (edge.broker.durability(), edge.broker.epoch());
+    let (durability, epoch) = (gateway.broker.durability(), gateway.broker.epoch());
     let failing = failing.as_deref();
     json(status, encode(&Health { status: word, server: SERVER, durability, epoch, failing }))
 }

@@ -28,14 +28,15 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::edge::{Edge, Refusal, check_origin, json};
+use crate::edge::{Gateway, Refusal, check_origin, json};
 use crate::engine::OpenError;
-use crate::identity::{Current, Identity, SetupError};
+use crate::identity::Identity;
 use crate::limits::{Addresses, Place, Rates};
 use crate::link::{Io, Link};
 use crate::protocol::Code;
+use crate::reload::{Current, SetupError};
 use crate::transport::{legacy, poll, sse, websocket};
-use crate::{api, assets, edge, ops, tls};
+use crate::{api, assets, ops, tls};
 
 /// How often expired messages and readers that did not come back are looked for.
 const JANITOR: Duration = Duration::from_secs(1);
@@ -69,7 +70,7 @@ pub enum StartError {
 /// A broker with its ways in.
 #[derive(Debug, Clone)]
 pub struct Server {
-    edge: Edge,
+    gateway: Arc<Gateway>,
     router: Router,
     /// With which certificate TLS is spoken, if it is.
     tls: Option<Current<ServerConfig>>,
@@ -107,7 +108,7 @@ impl Server {
         let tls = tls.map(|(cert, key)| tls::server_config(cert, key)).transpose()?;
         let per_address = access.per_address();
         let rates = Rates::new(access.rate());
-        let edge = Edge::from(edge::Parts {
+        let gateway = Arc::new(Gateway {
             broker: broker.clone(),
             identity,
             rates,
@@ -118,24 +119,24 @@ impl Server {
         });
         let (polls, pages) = (poll::Readers::default(), Arc::<legacy::Pages>::default());
         let mut v1 = Router::new()
-            .merge(poll::routes(edge.clone(), Arc::clone(&polls)))
-            .merge(sse::routes(edge.clone()))
-            .merge(api::routes(edge.clone()))
+            .merge(poll::routes(gateway.clone(), Arc::clone(&polls)))
+            .merge(sse::routes(gateway.clone()))
+            .merge(api::routes(gateway.clone()))
             // Inside of what answers preflights.
             .method_not_allowed_fallback(wrong_method)
-            .layer(middleware::from_fn_with_state(edge.clone(), check_origin));
-        if let Some(cors) = cors(&edge.config.access.allow_origin) {
+            .layer(middleware::from_fn_with_state(gateway.clone(), check_origin));
+        if let Some(cors) = cors(&gateway.config.access.allow_origin) {
             v1 = v1.layer(cors);
         }
         let router = Router::new()
             .merge(v1)
-            .merge(websocket::routes(edge.clone()))
-            .merge(legacy::routes(edge.clone(), Arc::clone(&pages)))
-            .merge(ops::routes(edge.clone()))
+            .merge(websocket::routes(gateway.clone()))
+            .merge(legacy::routes(gateway.clone(), Arc::clone(&pages)))
+            .merge(ops::routes(gateway.clone()))
             .merge(assets::routes())
             .fallback(async || Refusal::new(Code::NotFound, "there is nothing at this address"))
             .method_not_allowed_fallback(wrong_method);
-        let (stop, swept) = (CancellationToken::new(), edge.clone());
+        let (stop, swept) = (CancellationToken::new(), gateway.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
             let mut every = interval(JANITOR);
             every.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -149,7 +150,7 @@ impl Server {
         }));
         let sockets = Addresses::new(per_address.saturating_mul(2).saturating_add(64));
         let _janitor = Arc::new(stop.drop_guard());
-        Ok(Self { edge, router, tls, sockets, connections: TaskTracker::new(), _janitor })
+        Ok(Self { gateway, router, tls, sockets, connections: TaskTracker::new(), _janitor })
     }
 
     /// The routes, for tests that need no socket.
@@ -160,13 +161,13 @@ impl Server {
     /// The broker behind it.
     #[must_use]
     pub fn broker(&self) -> &Broker {
-        &self.edge.broker
+        &self.gateway.broker
     }
 
     /// Fires when the server is to stop.
     #[must_use]
     pub fn shutdown(&self) -> &CancellationToken {
-        &self.edge.shutdown
+        &self.gateway.shutdown
     }
 
     /// Serves until [`Self::shutdown`] fires, then answers pending polls, closes sockets and waits for both,
@@ -177,8 +178,8 @@ impl Server {
     pub async fn serve(self, listener: TcpListener) -> io::Result<()> {
         let address = listener.local_addr()?;
         let scheme = if self.tls.is_some() { "https" } else { "http" };
-        tracing::info!(%address, url = %format_args!("{scheme}://{address}/"), durability = self.edge.broker.durability(), "ready");
-        let shutdown = self.edge.shutdown.clone();
+        tracing::info!(%address, url = %format_args!("{scheme}://{address}/"), durability = self.gateway.broker.durability(), "ready");
+        let shutdown = self.gateway.shutdown.clone();
         while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
             match accepted {
                 Ok((stream, peer)) => self.accept(stream, peer),
@@ -193,16 +194,16 @@ impl Server {
         drop(listener);
         tracing::info!("stopping");
         self.connections.close();
-        self.edge.tasks.close();
+        self.gateway.tasks.close();
         let drained = async {
             self.connections.wait().await;
-            self.edge.tasks.wait().await;
+            self.gateway.tasks.wait().await;
         };
-        let limit = self.edge.config.drain_timeout;
+        let limit = self.gateway.config.drain_timeout;
         if timeout(limit, drained).await.is_err() {
             tracing::warn!(seconds = limit.as_secs_f32(), "some connections did not finish in time");
         }
-        let broker = self.edge.broker.clone();
+        let broker = self.gateway.broker.clone();
         if let Err(error) = tokio::task::spawn_blocking(move || broker.close()).await {
             tracing::error!(%error, "the store was not closed");
         }
@@ -217,7 +218,7 @@ impl Server {
         let link = Link::with(Some(peer.ip()));
         let io = Io::tcp(stream, Arc::clone(&link));
         // Behind a proxy there are many.
-        let counted = Some(peer.ip()).filter(|address| !self.edge.is_proxy(*address));
+        let counted = Some(peer.ip()).filter(|address| !self.gateway.is_proxy(*address));
         match (&self.tls, self.sockets.take(counted)) {
             (None, Some(place)) => {
                 let connection = self.connection(io, link);
@@ -245,8 +246,8 @@ impl Server {
         counted: Option<IpAddr>,
         place: Option<Place>,
     ) -> io::Result<()> {
-        let patience = self.edge.config.header_timeout;
-        let shutdown = &self.edge.shutdown;
+        let patience = self.gateway.config.header_timeout;
+        let shutdown = &self.gateway.shutdown;
         // One too many from its address is held, and served as soon as another one leaves.
         let _place = match place {
             Some(place) => place,
@@ -275,8 +276,8 @@ impl Server {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let (router, shutdown) = (self.router.clone(), self.edge.shutdown.clone());
-        let header_timeout = self.edge.config.header_timeout;
+        let (router, shutdown) = (self.router.clone(), self.gateway.shutdown.clone());
+        let header_timeout = self.gateway.config.header_timeout;
         async move {
             let service = service_fn(move |request| answer(router.clone(), Arc::clone(&link), request));
             let connection = http1::Builder::new()
@@ -294,7 +295,7 @@ impl Server {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let (router, shutdown) = (self.router.clone(), self.edge.shutdown.clone());
+        let (router, shutdown) = (self.router.clone(), self.gateway.shutdown.clone());
         let first = Arc::new(Notify::new());
         let asked = Arc::clone(&first);
         let service = service_fn(move |request| {
@@ -306,7 +307,7 @@ impl Server {
             .enable_connect_protocol()
             .max_concurrent_streams(STREAMS)
             .max_header_list_size(u32::try_from(HEADERS).expect("it is below 2^32"))
-            .keep_alive_interval(self.edge.config.heartbeat)
+            .keep_alive_interval(self.gateway.config.heartbeat)
             .keep_alive_timeout(PONG)
             .serve_connection(TokioIo::new(stream), service);
         let serving = until_ended(connection, &shutdown, |connection| connection.graceful_shutdown());
@@ -314,7 +315,7 @@ impl Server {
         // One that never asks for anything is given up like one that sends half a request.
         tokio::select! {
             () = &mut serving => return,
-            asked = timeout(self.edge.config.header_timeout, first.notified()) => {
+            asked = timeout(self.gateway.config.header_timeout, first.notified()) => {
                 if asked.is_err() {
                     return;
                 }

@@ -1,5 +1,7 @@
 //! `/v1/sessions` and `/v1/users`: backends register sessions, look them up, and end them.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequestParts, Path, Request, State};
@@ -10,18 +12,18 @@ use axum::routing::{get, put};
 use serde::Serialize;
 
 use crate::broker::{BrokerError, SessionState};
-use crate::edge::{Edge, Made, Refusal, body_text, encode, json};
+use crate::edge::{Gateway, Refusal, SessionPolicy, body_text, encode, json};
 use crate::hub::Connections;
 use crate::message::{Handle, NameError, SessionId, UserId};
 use crate::ops::openapi::{self, ErrorBody, Name, Registration};
 use crate::protocol::{Code, ENVELOPE, SessionBody};
 
 /// The routes.
-pub(super) fn routes(edge: Edge) -> Router {
+pub(super) fn routes(gateway: Arc<Gateway>) -> Router {
     Router::new()
         .route("/v1/sessions/{id}", put(register).get(look_up).delete(end))
         .route("/v1/users/{id}", get(user))
-        .with_state(edge)
+        .with_state(gateway)
 }
 
 /// A session, as backends see it.
@@ -82,8 +84,8 @@ fn name<T>(id: &str, new: impl Fn(&str) -> Result<T, NameError>) -> Result<T, Re
 }
 
 /// Whether whoever asks may manage sessions.
-async fn check(edge: &Edge, head: &Parts) -> Result<(), Refusal> {
-    let caller = edge.caller(head, None, Made::Manager).await?;
+async fn check(gateway: &Gateway, head: &Parts) -> Result<(), Refusal> {
+    let caller = gateway.caller(head, None, SessionPolicy::BackendOnly).await?;
     Ok(caller.grant.may_manage().map_err(BrokerError::from)?)
 }
 
@@ -102,19 +104,19 @@ async fn check(edge: &Edge, head: &Parts) -> Result<(), Refusal> {
     )
 )]
 pub(crate) async fn register(
-    State(edge): State<Edge>,
+    State(gateway): State<Arc<Gateway>>,
     Id(id): Id,
     request: Request,
 ) -> Result<Response, Refusal> {
     let (head, body) = request.into_parts();
-    check(&edge, &head).await?;
+    check(&gateway, &head).await?;
     let session = name(&id, SessionId::new)?;
-    let body = SessionBody::decode(&body_text(body, ENVELOPE, edge.config.header_timeout).await?)?;
-    let ttl = body.ttl.unwrap_or_else(|| edge.config.access.session_ttl.min(edge.config.max_ttl));
-    if let Some(commit) = edge.broker.register(&session, body.user, ttl)? {
+    let body = SessionBody::decode(&body_text(body, ENVELOPE, gateway.config.header_timeout).await?)?;
+    let ttl = body.ttl.unwrap_or_else(|| gateway.config.access.session_ttl.min(gateway.config.max_ttl));
+    if let Some(commit) = gateway.broker.register(&session, body.user, ttl)? {
         commit.await.map_err(BrokerError::from)?;
     }
-    Ok(json(StatusCode::OK, encode(&Session::of(&session, &edge.broker.session(&session)))))
+    Ok(json(StatusCode::OK, encode(&Session::of(&session, &gateway.broker.session(&session)))))
 }
 
 /// Look a session up
@@ -129,10 +131,14 @@ pub(crate) async fn register(
         (status = 404, description = "Not registered, not connected, and nothing waits for it", body = ErrorBody),
     )
 )]
-pub(crate) async fn look_up(State(edge): State<Edge>, Id(id): Id, head: Parts) -> Result<Response, Refusal> {
-    check(&edge, &head).await?;
+pub(crate) async fn look_up(
+    State(gateway): State<Arc<Gateway>>,
+    Id(id): Id,
+    head: Parts,
+) -> Result<Response, Refusal> {
+    check(&gateway, &head).await?;
     let session = name(&id, SessionId::new)?;
-    let state = edge.broker.session(&session);
+    let state = gateway.broker.session(&session);
     let nothing =
         state.registration.is_none() && state.waiting == 0 && state.connections == Connections::default();
     if nothing {
@@ -154,12 +160,16 @@ pub(crate) async fn look_up(State(edge): State<Edge>, Id(id): Id, head: Parts) -
         (status = 503, description = "Not now; try again later, with the same id", body = ErrorBody),
     )
 )]
-pub(crate) async fn end(State(edge): State<Edge>, Id(id): Id, head: Parts) -> Result<Response, Refusal> {
-    check(&edge, &head).await?;
+pub(crate) async fn end(
+    State(gateway): State<Arc<Gateway>>,
+    Id(id): Id,
+    head: Parts,
+) -> Result<Response, Refusal> {
+    check(&gateway, &head).await?;
     let session = name(&id, SessionId::new)?;
-    let before = edge.broker.session(&session);
-    edge.broker.end(&session).await.map_err(BrokerError::from)?;
-    tracing::debug!(session = %edge.broker.public_name(&session), discarded = before.waiting, "session ended");
+    let before = gateway.broker.session(&session);
+    gateway.broker.end(&session).await.map_err(BrokerError::from)?;
+    tracing::debug!(session = %gateway.broker.public_name(&session), discarded = before.waiting, "session ended");
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -175,14 +185,18 @@ pub(crate) async fn end(State(edge): State<Edge>, Id(id): Id, head: Parts) -> Re
         (status = 404, description = "It has no registered session", body = ErrorBody),
     )
 )]
-pub(crate) async fn user(State(edge): State<Edge>, Id(id): Id, head: Parts) -> Result<Response, Refusal> {
-    check(&edge, &head).await?;
+pub(crate) async fn user(
+    State(gateway): State<Arc<Gateway>>,
+    Id(id): Id,
+    head: Parts,
+) -> Result<Response, Refusal> {
+    check(&gateway, &head).await?;
     let user = name(&id, UserId::new)?;
-    let sessions = edge.broker.directory().sessions_of(&user);
+    let sessions = gateway.broker.directory().sessions_of(&user);
     if sessions.is_empty() {
         return Err(BrokerError::NoSuchUser(user).into());
     }
-    let states: Vec<SessionState> = sessions.iter().map(|session| edge.broker.session(session)).collect();
+    let states: Vec<SessionState> = sessions.iter().map(|session| gateway.broker.session(session)).collect();
     let connections = states.iter().fold(Connections::default(), |all, state| all.with(state.connections));
     let sessions = sessions.iter().zip(&states).map(|(session, state)| Session::of(session, state)).collect();
     Ok(json(StatusCode::OK, encode(&User { user: &user, connections, sessions })))

@@ -29,13 +29,13 @@ pub struct Target {
 
 /// What proves who this is.
 #[derive(Debug, Clone, Args)]
-pub struct Proof {
+pub struct TokenSource {
     /// File with a token, or with an API key; it may also come in X0_MSG_TOKEN
     #[arg(long, env = "X0_MSG_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
 }
 
-impl Proof {
+impl TokenSource {
     /// The token, if there is one.
     pub(super) fn token(&self) -> Result<Option<String>> {
         let token = match &self.token_file {

@@ -11,8 +11,9 @@ use axum::response::{IntoResponse, Response};
 
 use crate::broker::BrokerError;
 use crate::config::{Auth, ProxyHeader};
-use crate::edge::{Edge, Query, Refusal};
-use crate::identity::{Claims, Client, Grant, Proof, Unproven};
+use crate::edge::{Gateway, Query, Refusal};
+use crate::grant::{Client, Grant};
+use crate::identity::{Claims, CredentialError, Credentials};
 use crate::limits::{Payer, Place};
 use crate::link::Link;
 use crate::message::SessionId;
@@ -22,15 +23,15 @@ use crate::protocol::{Close, Code};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer(pub Option<IpAddr>);
 
-/// Whether a session is made for a token that names none.
+/// What happens when neither a token nor its request names a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Made {
-    /// Yes: `welcome` is going to name it.
-    Welcome,
-    /// No: nobody would know it.
-    Never,
-    /// No, nor is one looked for: a token does not allow what is asked for.
-    Manager,
+pub enum SessionPolicy {
+    /// A session is created. The answer names it.
+    Create,
+    /// The request is refused: its answer has no place to name a new session.
+    Require,
+    /// Every token is refused: the call is for backends.
+    BackendOnly,
 }
 
 /// Who asks.
@@ -42,11 +43,11 @@ pub struct Caller {
     pub address: Option<IpAddr>,
 }
 
-impl From<Unproven> for Refusal {
-    fn from(error: Unproven) -> Self {
+impl From<CredentialError> for Refusal {
+    fn from(error: CredentialError) -> Self {
         match error {
-            Unproven::Wrong(text) => Self::new(Code::Unauthorized, text),
-            Unproven::Unavailable(text) => Self::new(Code::Unavailable, text),
+            CredentialError::Invalid(text) => Self::new(Code::Unauthorized, text),
+            CredentialError::Unavailable(text) => Self::new(Code::Unavailable, text),
         }
     }
 }
@@ -66,7 +67,7 @@ pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     bearer.ok_or_else(told).map(Some)
 }
 
-impl Edge {
+impl Gateway {
     /// What a request may do that brings this bearer, and names this session.
     ///
     /// # Errors
@@ -75,16 +76,18 @@ impl Edge {
         &self,
         bearer: Option<&str>,
         session: Option<SessionId>,
-        made: Made,
+        policy: SessionPolicy,
     ) -> Result<Grant, Refusal> {
         const HOW: &str = "show a token: `Authorization: Bearer …`, or over WebSocket \
                            {\"type\":\"hello\",\"token\":\"…\"}";
         let refuse = |code, text: &str| Err(Refusal::new(code, text));
         let open = self.identity.auth() == Auth::Open;
         match self.identity.check(bearer).await? {
-            Proof::None if open => Ok(Grant::Open { session, manages: self.identity.everyone_manages() }),
-            Proof::None => refuse(Code::Unauthorized, HOW),
-            Proof::Backend(backend) => match session {
+            Credentials::None if open => {
+                Ok(Grant::Open { session, manages: self.identity.everyone_manages() })
+            }
+            Credentials::None => refuse(Code::Unauthorized, HOW),
+            Credentials::Backend(backend) => match session {
                 None => Ok(Grant::Backend(backend)),
                 Some(session) if open => {
                     Ok(Grant::Open { session: Some(session), manages: backend.sessions })
@@ -94,15 +97,20 @@ impl Edge {
                     "an API key holds no session: leave `session` out, or show a token of the session",
                 ),
             },
-            Proof::Token(_) if made == Made::Manager => {
+            Credentials::Token(_) if policy == SessionPolicy::BackendOnly => {
                 refuse(Code::Forbidden, "sessions are managed by backends, with an API key")
             }
-            Proof::Token(claims) => self.carried(claims, session, made),
+            Credentials::Token(claims) => self.carried(claims, session, policy),
         }
     }
 
     /// What a token allows, for the session it names, or the one of its user's that is asked for, or a new one.
-    fn carried(&self, claims: Claims, asked: Option<SessionId>, made: Made) -> Result<Grant, Refusal> {
+    fn carried(
+        &self,
+        claims: Claims,
+        asked: Option<SessionId>,
+        policy: SessionPolicy,
+    ) -> Result<Grant, Refusal> {
         let Claims { user, session, expires, send, topics } = claims;
         let session = match (session, asked) {
             (Some(session), None) => session,
@@ -119,7 +127,7 @@ impl Edge {
                     return Err(Refusal::new(Code::Forbidden, text));
                 }
             },
-            (None, None) if made == Made::Welcome => self.broker.make_session(&user),
+            (None, None) if policy == SessionPolicy::Create => self.broker.make_session(&user),
             (None, None) => {
                 let text = "the token names no session (`sid`): name one of its user's, like the one that `welcome` names \
                             over WebSocket";
@@ -154,9 +162,9 @@ impl Edge {
         &self,
         head: &Parts,
         session: Option<SessionId>,
-        made: Made,
+        policy: SessionPolicy,
     ) -> Result<Caller, Refusal> {
-        let grant = self.identify(bearer(&head.headers)?, session, made).await?;
+        let grant = self.identify(bearer(&head.headers)?, session, policy).await?;
         Ok(Caller { grant, address: self.client_address(peer_of(&head.extensions), &head.headers) })
     }
 
@@ -216,8 +224,8 @@ impl Edge {
 
     /// Whether pages of the origin that a browser names may use this server.
     #[must_use]
-    pub fn lets_in(&self, head: Asking<'_>) -> bool {
-        let Asking { uri, headers, peer } = head;
+    pub fn origin_allowed(&self, head: OriginCheck<'_>) -> bool {
+        let OriginCheck { uri, headers, peer } = head;
         let Some(origin) = headers.get(header::ORIGIN) else {
             // A browser names no origin where a page needs no answer, as for an image; but it says that much.
             let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
@@ -234,13 +242,13 @@ impl Edge {
         let host = by_proxy.or_else(|| uri.authority().map(|authority| authority.as_str()));
         let host = host.or_else(|| named("host"));
         let authority = origin.split_once("://").map(|(_, authority)| authority);
-        matches!((host, authority), (Some(host), Some(authority)) if bare(host).eq_ignore_ascii_case(bare(authority)))
+        matches!((host, authority), (Some(host), Some(authority)) if strip_default_port(host).eq_ignore_ascii_case(strip_default_port(authority)))
     }
 }
 
 /// What tells where a request comes from.
 #[derive(Debug, Clone, Copy)]
-pub struct Asking<'a> {
+pub struct OriginCheck<'a> {
     /// Its address.
     pub uri: &'a Uri,
     /// Its headers.
@@ -249,14 +257,14 @@ pub struct Asking<'a> {
     pub peer: Peer,
 }
 
-impl<'a> From<&'a Parts> for Asking<'a> {
+impl<'a> From<&'a Parts> for OriginCheck<'a> {
     fn from(head: &'a Parts) -> Self {
         Self { uri: &head.uri, headers: &head.headers, peer: peer_of(&head.extensions) }
     }
 }
 
 /// A host without the port that its scheme has anyway.
-fn bare(host: &str) -> &str {
+fn strip_default_port(host: &str) -> &str {
     host.strip_suffix(":443").or_else(|| host.strip_suffix(":80")).unwrap_or(host)
 }
 
@@ -296,12 +304,12 @@ fn node(text: &str) -> Option<IpAddr> {
 
 /// Refuses what comes from pages of origins that are not let in: also what they need no answer of.
 pub async fn check_origin(
-    axum::extract::State(edge): axum::extract::State<Edge>,
+    axum::extract::State(gateway): axum::extract::State<Arc<Gateway>>,
     request: Request,
     next: Next,
 ) -> Response {
     let (uri, headers, peer) = (request.uri(), request.headers(), peer_of(request.extensions()));
-    if edge.lets_in(Asking { uri, headers, peer }) {
+    if gateway.origin_allowed(OriginCheck { uri, headers, peer }) {
         return next.run(request).await;
     }
     origin_refused(request.headers()).into_response()
@@ -317,16 +325,16 @@ pub fn origin_refused(headers: &HeaderMap) -> Refusal {
 }
 
 /// Which session a request names, and who asks for it.
-pub struct Asked {
+pub struct ApiRequest {
     /// The query.
     pub query: Query,
     /// Who asks.
     pub caller: Caller,
 }
 
-impl std::fmt::Debug for Asked {
+impl std::fmt::Debug for ApiRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Asked").field("caller", &self.caller).finish_non_exhaustive()
+        f.debug_struct("ApiRequest").field("caller", &self.caller).finish_non_exhaustive()
     }
 }
 
@@ -336,16 +344,16 @@ pub fn peer_of(extensions: &Extensions) -> Peer {
     Peer(extensions.get::<Arc<Link>>().and_then(|link| link.peer()))
 }
 
-impl Edge {
+impl Gateway {
     /// Takes the head of a request apart.
     ///
     /// # Errors
     /// What is missing or wrong.
-    pub async fn asked(&self, head: &Parts, made: Made) -> Result<Asked, Refusal> {
+    pub async fn authenticate(&self, head: &Parts, policy: SessionPolicy) -> Result<ApiRequest, Refusal> {
         let query = Query::of(&head.uri);
         let session = query.session()?;
-        let caller = self.caller(head, session, made).await?;
-        Ok(Asked { query, caller })
+        let caller = self.caller(head, session, policy).await?;
+        Ok(ApiRequest { query, caller })
     }
 }
 

@@ -14,8 +14,8 @@ use hyper_util::rt::TokioExecutor;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::identity::SetupError;
-use crate::identity::token::{Keys, read_jwks};
+use crate::identity::key::{KeySet, VerificationKey, read_jwks};
+use crate::reload::SetupError;
 use crate::tls;
 
 /// Largest set, in bytes.
@@ -31,7 +31,7 @@ const APART: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// What was fetched last; `None` before the first success. The number counts attempts.
-type Fetched = (u64, Option<Keys>);
+type Fetched = (u64, Option<KeySet>);
 
 /// A JWK set that is kept up to date.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ impl Jwks {
     }
 
     /// The keys, if they were ever fetched.
-    pub(super) fn keys(&self) -> Option<Keys> {
+    pub(super) fn keys(&self) -> Option<KeySet> {
         self.fetched.borrow().1.clone()
     }
 
@@ -109,7 +109,7 @@ async fn keep(
     }
 }
 
-async fn fetch(client: &Https, uri: &Uri) -> Result<Vec<super::token::Key>, String> {
+async fn fetch(client: &Https, uri: &Uri) -> Result<Vec<VerificationKey>, String> {
     let fetching = async {
         let response = client.get(uri.clone()).await.map_err(|error| {
             let cause = std::error::Error::source(&error).map(ToString::to_string);

@@ -19,8 +19,8 @@ use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::Auth;
-use crate::edge::{Caller, Edge, Query, Refusal, body_text, encode, peer_of};
-use crate::identity::Grant;
+use crate::edge::{Caller, Gateway, Query, Refusal, body_text, encode, peer_of};
+use crate::grant::Grant;
 use crate::lease::Claim;
 use crate::link::Link;
 use crate::message::{Item, Kind, MAX_NAME, MessageId, Publication, Seq, SessionId};
@@ -48,18 +48,18 @@ const NOTHING: &str = r#"{"messages":null}"#;
 
 #[derive(Clone)]
 struct Legacy {
-    edge: Edge,
+    gateway: Arc<Gateway>,
     pages: Arc<Pages>,
 }
 
 /// The routes of this transport.
-pub fn routes(edge: Edge, pages: Arc<Pages>) -> Router {
+pub fn routes(gateway: Arc<Gateway>, pages: Arc<Pages>) -> Router {
     let door = |door: Door| any(move |state, request| handle(state, door, request));
     Router::new()
         .route("/python/MsgHandler.py", door(Door::Handler))
         .route("/get", door(Door::Get))
         .route("/set", door(Door::Set))
-        .with_state(Legacy { edge, pages })
+        .with_state(Legacy { gateway, pages })
 }
 
 /// An answer of this path; [`Readable`] puts the CORS headers onto it.
@@ -102,13 +102,13 @@ struct Origin {
 }
 
 impl Origin {
-    fn of(edge: &Edge, request: &Request) -> Self {
+    fn of(gateway: &Gateway, request: &Request) -> Self {
         let headers = request.headers();
         let close = headers
             .get(header::CONNECTION)
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"));
         Self {
-            address: edge.client_address(peer_of(request.extensions()), headers),
+            address: gateway.client_address(peer_of(request.extensions()), headers),
             in_turn: request.version() < Version::HTTP_2,
             link: request.extensions().get::<Arc<Link>>().map_or_else(Link::new, Arc::clone),
             a: Query::of(request.uri()).get("a__").filter(|a| a.len() <= MAX_NAME).map(str::to_owned),
@@ -128,8 +128,8 @@ struct Readable {
 }
 
 impl Readable {
-    fn by(edge: &Edge, headers: &HeaderMap) -> Self {
-        let allowed = &edge.config.access.legacy_allow_origin;
+    fn by(gateway: &Gateway, headers: &HeaderMap) -> Self {
+        let allowed = &gateway.config.access.legacy_allow_origin;
         let any = allowed.iter().any(|origin| origin == "*");
         let named = headers.get(header::ORIGIN);
         let is_allowed = |origin: &&HeaderValue| {
@@ -159,13 +159,13 @@ impl Readable {
 /// Reads a request, then acts on it: boxed one after the other, so that a poll that waits does not keep the room in
 /// which its request was read. For the same reason this is no async function.
 fn handle(State(legacy): State<Legacy>, door: Door, request: Request) -> impl Future<Output = Response> {
-    let readable = Readable::by(&legacy.edge, request.headers());
-    let reading = Box::pin(read(legacy.edge.clone(), door, request));
+    let readable = Readable::by(&legacy.gateway, request.headers());
+    let reading = Box::pin(read(legacy.gateway.clone(), door, request));
     async move {
         let response = match reading.await {
             Err(response) => response,
             Ok((asked, origin)) => {
-                let asked = if readable.foreign { stranger(asked) } else { asked };
+                let asked = if readable.foreign { demote_foreign(asked) } else { asked };
                 Box::pin(legacy.act(asked, &origin)).await
             }
         };
@@ -175,15 +175,15 @@ fn handle(State(legacy): State<Legacy>, door: Door, request: Request) -> impl Fu
 
 /// What a request asks, or its answer if it asks for nothing.
 async fn read(
-    edge: Edge,
+    gateway: Arc<Gateway>,
     door: Door,
     request: Request,
 ) -> Result<(Result<Asked, Unusable>, Origin), Response> {
-    let origin = Origin::of(&edge, &request);
+    let origin = Origin::of(&gateway, &request);
     match *request.method() {
         Method::POST => {
-            let limit = edge.config.max_payload + ENVELOPE;
-            match body_text(request.into_body(), limit, edge.config.header_timeout).await {
+            let limit = gateway.config.max_payload + ENVELOPE;
+            match body_text(request.into_body(), limit, gateway.config.header_timeout).await {
                 Ok(body) => Ok((shape::body(door, &body), origin)),
                 // Only a send can be too large.
                 Err(refusal) if refusal.code == Code::TooLarge => Err(failed(&refusal)),
@@ -204,7 +204,7 @@ async fn read(
 }
 
 /// What a page asks whose origin is not let in: its polls are held, its sends refused.
-fn stranger(asked: Result<Asked, Unusable>) -> Result<Asked, Unusable> {
+fn demote_foreign(asked: Result<Asked, Unusable>) -> Result<Asked, Unusable> {
     match asked? {
         Asked::Poll { .. } => Ok(Asked::Poll { session: None, ack: None }),
         Asked::Del { .. } => Ok(Asked::Del { session: None }),
@@ -224,7 +224,7 @@ impl Legacy {
                 answer(StatusCode::OK, self.poll(&session, *address, poll).await)
             }
             Ok(Asked::Poll { session: None, .. }) => {
-                self.hold(Instant::now() + self.edge.config.poll_timeout).await;
+                self.hold(Instant::now() + self.gateway.config.poll_timeout).await;
                 answer(StatusCode::OK, NOTHING)
             }
             Ok(Asked::Send { from, to, payload }) => match self.send(from, to, payload, origin).await {
@@ -235,7 +235,7 @@ impl Legacy {
                 if let Some(session) = session
                     && self.may_read(&session)
                 {
-                    self.pages.received_all(&self.edge.broker, &session);
+                    self.pages.received_all(&self.gateway.broker, &session);
                 }
                 answer(StatusCode::OK, NOTHING)
             }
@@ -250,21 +250,22 @@ impl Legacy {
     async fn hold(&self, until: Instant) {
         tokio::select! {
             () = sleep_until(until) => {}
-            () = self.edge.shutdown.cancelled() => {}
+            () = self.gateway.shutdown.cancelled() => {}
         }
     }
 
     /// Whether this session's id is enough to read its mailbox.
     fn may_read(&self, session: &SessionId) -> bool {
-        self.edge.identity.auth() == Auth::Open || self.edge.broker.directory().holder(session).is_some()
+        self.gateway.identity.auth() == Auth::Open
+            || self.gateway.broker.directory().holder(session).is_some()
     }
 
     /// Who sends. Where sessions are proved, the id of one that a backend has registered is the proof.
     fn sender(&self, from: Option<SessionId>) -> Result<Grant, Refusal> {
-        if self.edge.identity.auth() == Auth::Open {
+        if self.gateway.identity.auth() == Auth::Open {
             return Ok(Grant::Open { session: from, manages: false });
         }
-        let holder = from.and_then(|session| self.edge.broker.directory().holder(&session));
+        let holder = from.and_then(|session| self.gateway.broker.directory().holder(&session));
         let told =
             || Refusal::new(Code::Unauthorized, "the session of the sender is not registered; log in first");
         Ok(Grant::Client(holder.ok_or_else(told)?.into()))
@@ -290,38 +291,38 @@ impl Legacy {
         let id = request.and_then(|a| MessageId::new(&format!("a__={a}")).ok());
         let send = Send { id, to, payload, ttl: None, volatile: false, receipt: false };
         // Too many are paced by holding, as long as a poll is held.
-        let deadline = Instant::now() + self.edge.config.poll_timeout;
-        while let Err(wait) = self.edge.pay(&caller, &send.to) {
+        let deadline = Instant::now() + self.gateway.config.poll_timeout;
+        while let Err(wait) = self.gateway.pay(&caller, &send.to) {
             let until = Instant::now() + wait;
-            if until > deadline || self.edge.shutdown.is_cancelled() {
-                return Err(self.edge.too_fast(wait));
+            if until > deadline || self.gateway.shutdown.is_cancelled() {
+                return Err(self.gateway.too_fast(wait));
             }
             self.hold(until).await;
         }
-        self.edge.broker.send(&caller.grant, send)?.await?;
+        self.gateway.broker.send(&caller.grant, send)?.await?;
         Ok(())
     }
 
     async fn poll(&self, session: &SessionId, address: Option<IpAddr>, poll: Poll<'_>) -> String {
-        let mut deadline = Instant::now() + self.edge.config.poll_timeout;
-        if self.edge.identity.auth() == Auth::Token {
+        let mut deadline = Instant::now() + self.gateway.config.poll_timeout;
+        if self.gateway.identity.auth() == Auth::Token {
             // Not registered, or not yet: that may come while it waits.
             let arrival = async {
                 tokio::select! {
-                    client = self.edge.broker.directory().arrival(session) => Some(client),
+                    client = self.gateway.broker.directory().arrival(session) => Some(client),
                     () = self.hold(deadline) => None,
                 }
             };
             let Some(client) = Box::pin(arrival).await else { return NOTHING.to_owned() };
-            let left = client.expires.saturating_sub(self.edge.broker.now());
+            let left = client.expires.saturating_sub(self.gateway.broker.now());
             deadline = deadline.min(Instant::now() + Duration::from_millis(left));
         }
         // Too many from one address wait their time out.
-        let Some(_place) = self.edge.addresses.take(address) else {
+        let Some(_place) = self.gateway.addresses.take(address) else {
             self.hold(deadline).await;
             return NOTHING.to_owned();
         };
-        let Some(mut claim) = Box::pin(self.pages.claim(&self.edge.broker, session, poll)).await else {
+        let Some(mut claim) = Box::pin(self.pages.claim(&self.gateway.broker, session, poll)).await else {
             self.hold(deadline).await;
             return NOTHING.to_owned();
         };
@@ -333,7 +334,7 @@ impl Legacy {
         let end = match first.seq() {
             Some(seq) => tokio::select! {
                 ahead = claim.together(seq, PATIENCE, deadline) => ahead,
-                () = self.edge.shutdown.cancelled() => None,
+                () = self.gateway.shutdown.cancelled() => None,
             },
             None => None,
         };

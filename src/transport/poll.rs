@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use tokio::time::{Instant, sleep_until};
 
 use crate::broker::BrokerError;
-use crate::edge::{Asked, Edge, Made, Query, Refusal, encode, json};
+use crate::edge::{ApiRequest, Gateway, Query, Refusal, SessionPolicy, encode, json};
 use crate::hub::Transport;
 use crate::lease::{Claim, Leases, MOST_READERS};
 use crate::message::{Epoch, Gap, Handle, Item, Seq, SessionId, TopicName};
@@ -50,13 +50,13 @@ pub type Readers = Arc<Leases<Reader>>;
 
 #[derive(Clone)]
 pub(crate) struct Polls {
-    edge: Edge,
+    gateway: Arc<Gateway>,
     readers: Readers,
 }
 
 /// The routes of this transport.
-pub fn routes(edge: Edge, readers: Readers) -> Router {
-    Router::new().route("/v1/messages", get(poll)).with_state(Polls { edge, readers })
+pub fn routes(gateway: Arc<Gateway>, readers: Readers) -> Router {
+    Router::new().route("/v1/messages", get(poll)).with_state(Polls { gateway, readers })
 }
 
 /// An answer. The messages are the frames that subscribers get over WebSocket.
@@ -113,28 +113,28 @@ fn wait(query: &Query) -> Result<Duration, Refusal> {
     )
 )]
 pub(crate) async fn poll(
-    State(Polls { edge, readers }): State<Polls>,
+    State(Polls { gateway, readers }): State<Polls>,
     head: Parts,
 ) -> Result<Response, Refusal> {
-    let Asked { query, caller } = edge.asked(&head, Made::Welcome).await?;
+    let ApiRequest { query, caller } = gateway.authenticate(&head, SessionPolicy::Create).await?;
     let session = caller.session()?.clone();
     let resume = query.resume("after")?;
-    let topics = query.topics(&caller, edge.config.max_topics)?;
-    let _place = edge.place(caller.address)?;
+    let topics = query.topics(&caller, gateway.config.max_topics)?;
+    let _place = gateway.place(caller.address)?;
     let mut deadline = Instant::now() + wait(&query)?;
     let client = caller.grant.client();
     if let Some(client) = client {
-        let left = client.good_until().saturating_sub(edge.broker.now());
+        let left = client.good_until().saturating_sub(gateway.broker.now());
         deadline = deadline.min(Instant::now() + Duration::from_millis(left));
     }
     let cursor = resume.after;
     // A cursor from another incarnation of the store acknowledges nothing; its reader is told.
-    let ours = cursor.is_none_or(|cursor| edge.broker.is_ours(cursor, resume.epoch.as_ref()));
+    let ours = cursor.is_none_or(|cursor| gateway.broker.is_ours(cursor, resume.epoch.as_ref()));
     if let Some(cursor) = cursor
         && ours
         && cursor > Seq::START
     {
-        edge.broker.ack(&session, cursor, resume.epoch.as_ref())?;
+        gateway.broker.ack(&session, cursor, resume.epoch.as_ref())?;
     }
     let mut refused = None;
     let claim = readers.claim(
@@ -147,7 +147,7 @@ pub(crate) async fn poll(
             };
             (ours && same).then(|| (Some(handed) == cursor, idle.since()))
         },
-        || match edge.broker.mailbox(&session, &resume, Transport::Poll) {
+        || match gateway.broker.mailbox(&session, &resume, Transport::Poll) {
             Ok((subscriber, _)) => Some((subscriber, Reader::default())),
             Err(error) => {
                 refused = Some(error);
@@ -168,15 +168,15 @@ pub(crate) async fn poll(
     reader.has_cursor = cursor.is_some();
     if ours {
         let from = cursor.filter(|cursor| *cursor > Seq::START);
-        let from = from.unwrap_or_else(|| edge.broker.floor(&session));
+        let from = from.unwrap_or_else(|| gateway.broker.floor(&session));
         subscriber.pass(from);
         subscriber.seek(from);
     }
-    reader.read_topics(&edge, &topics);
+    reader.read_topics(&gateway, &topics);
     // Who did not say which session is told.
     let who =
         client.filter(|_| query.get("session").is_none()).map(|client| (&client.session, client.handle));
-    let answer = collect(&edge, &mut claim, deadline, who).await;
+    let answer = collect(&gateway, &mut claim, deadline, who).await;
     if claim.subscriber().has_ended() {
         return Err(BrokerError::Ended.into());
     }
@@ -188,14 +188,14 @@ pub(crate) async fn poll(
 
 impl Reader {
     /// Goes on with the topics asked for, where the reader says it is.
-    fn read_topics(&mut self, edge: &Edge, asked: &[(TopicName, Resume)]) {
+    fn read_topics(&mut self, gateway: &Gateway, asked: &[(TopicName, Resume)]) {
         self.topics.retain(|topic| asked.iter().any(|(name, _)| name == topic));
         for (topic, resume) in asked {
             let same = resume.after.is_none_or(|after| self.cursors.get(topic) == Some(&after));
             if self.topics.contains(topic) && same {
                 continue;
             }
-            let (subscriber, opening) = edge.broker.topic(topic, resume, Transport::Poll);
+            let (subscriber, opening) = gateway.broker.topic(topic, resume, Transport::Poll);
             self.topics.insert(topic.clone(), subscriber);
             self.cursors.insert(topic.clone(), resume.after.unwrap_or(opening.seq));
         }
@@ -205,7 +205,7 @@ impl Reader {
 
 /// Waits for the first item, takes what is ready with it, and encodes the answer.
 async fn collect(
-    edge: &Edge,
+    gateway: &Gateway,
     claim: &mut Claim<Reader>,
     deadline: Instant,
     who: Option<(&SessionId, Handle)>,
@@ -218,7 +218,7 @@ async fn collect(
         item = subscriber.next() => item.map(|item| (None, item)),
         (topic, item) = reader.topics.next() => Some((Some(topic), item)),
         () = sleep_until(deadline) => None,
-        () = edge.shutdown.cancelled() => None,
+        () = gateway.shutdown.cancelled() => None,
     };
     let mut messages = Vec::new();
     let mut gaps = Vec::new();
@@ -250,7 +250,7 @@ async fn collect(
     encode(&Answer {
         session: who.map(|(session, _)| session),
         handle: who.map(|(_, handle)| handle),
-        epoch: edge.broker.epoch(),
+        epoch: gateway.broker.epoch(),
         messages: messages.iter().map(|message| raw(message.frame().as_str())).collect(),
         gaps,
         seq: subscriber.handed(),

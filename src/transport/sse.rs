@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -18,7 +19,7 @@ use futures::stream::{self, Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::edge::{Asked, Caller, Edge, Made, Refusal};
+use crate::edge::{ApiRequest, Caller, Gateway, Refusal, SessionPolicy};
 use crate::hub::Transport;
 use crate::limits::Place;
 use crate::link::STALL;
@@ -32,12 +33,12 @@ use crate::transport::topics::Topics;
 const CHUNK: usize = 16 * 1024;
 
 /// The routes of this transport.
-pub fn routes(edge: Edge) -> Router {
-    Router::new().route("/v1/events", get(events)).with_state(edge)
+pub fn routes(gateway: Arc<Gateway>) -> Router {
+    Router::new().route("/v1/events", get(events)).with_state(gateway)
 }
 
 struct Events {
-    edge: Edge,
+    gateway: Arc<Gateway>,
     mailbox: Subscriber,
     topics: Topics,
     /// Events to be written first.
@@ -68,26 +69,26 @@ struct Events {
         (status = 429, description = "Too many; try again later", body = ErrorBody),
     )
 )]
-pub(crate) async fn events(State(edge): State<Edge>, head: Parts) -> Result<Response, Refusal> {
-    let Asked { query, caller } = edge.asked(&head, Made::Welcome).await?;
+pub(crate) async fn events(State(gateway): State<Arc<Gateway>>, head: Parts) -> Result<Response, Refusal> {
+    let ApiRequest { query, caller } = gateway.authenticate(&head, SessionPolicy::Create).await?;
     let session = caller.session()?.clone();
     let mut resume = query.resume("after")?;
-    let topics = query.topics(&caller, edge.config.max_topics)?;
-    let place = edge.place(caller.address)?;
+    let topics = query.topics(&caller, gateway.config.max_topics)?;
+    let place = gateway.place(caller.address)?;
     // A browser that reconnects sends the last id it saw, and the address it was given first.
     let last = head.headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok()).map(Seq);
     resume.after = last.or(resume.after);
     if let Some(after) = resume.after
-        && edge.broker.is_ours(after, resume.epoch.as_ref())
+        && gateway.broker.is_ours(after, resume.epoch.as_ref())
     {
-        edge.broker.ack(&session, after, resume.epoch.as_ref())?;
+        gateway.broker.ack(&session, after, resume.epoch.as_ref())?;
     }
-    let (mailbox, opening) = edge.broker.mailbox(&session, &resume, Transport::Sse)?;
-    let welcome = edge.welcome(&caller, opening.seq);
+    let (mailbox, opening) = gateway.broker.mailbox(&session, &resume, Transport::Sse)?;
+    let welcome = gateway.welcome(&caller, opening.seq);
     let mut first = VecDeque::from([event(Some("welcome"), None, &welcome)]);
     let mut read = Topics::default();
     for (topic, resume) in topics {
-        let (subscriber, opening) = edge.broker.topic(&topic, &resume, Transport::Sse);
+        let (subscriber, opening) = gateway.broker.topic(&topic, &resume, Transport::Sse);
         // A browser that reconnects asks for its first address again: what came meanwhile is not told.
         let recovered = opening.recovered && (last.is_none() || resume.after.is_some());
         let seq = opening.seq;
@@ -96,7 +97,7 @@ pub(crate) async fn events(State(edge): State<Edge>, head: Parts) -> Result<Resp
         read.insert(topic, subscriber);
     }
     let events =
-        Events { edge, mailbox, topics: read, first, caller, prolonged: Instant::now(), _place: place };
+        Events { gateway, mailbox, topics: read, first, caller, prolonged: Instant::now(), _place: place };
     let chunks = stream::unfold(events, next_chunk);
     let body = match head.version {
         Version::HTTP_2 => Body::from_stream(watched(chunks)),
@@ -140,16 +141,16 @@ async fn next_chunk(mut events: Events) -> Option<(Result<Bytes, Infallible>, Ev
     events.mailbox.pass(events.mailbox.handed());
     let mut chunk: String = events.first.drain(..).collect();
     if chunk.is_empty() {
-        let mut heartbeat = events.edge.config.heartbeat;
+        let mut heartbeat = events.gateway.config.heartbeat;
         if let Some(client) = events.caller.grant.client() {
-            let left = Duration::from_millis(client.good_until().saturating_sub(events.edge.broker.now()));
+            let left = Duration::from_millis(client.good_until().saturating_sub(events.gateway.broker.now()));
             if left.is_zero() {
                 return None;
             }
             // Now and then, however busy it is.
             if events.prolonged.elapsed() >= heartbeat {
                 events.prolonged = Instant::now();
-                events.edge.prolong(client);
+                events.gateway.prolong(client);
             }
             heartbeat = heartbeat.min(left);
         }
@@ -157,7 +158,7 @@ async fn next_chunk(mut events: Events) -> Option<(Result<Bytes, Infallible>, Ev
             item = events.mailbox.next() => Some((None, item?)),
             (topic, item) = events.topics.next() => Some((Some(topic), item)),
             () = tokio::time::sleep(heartbeat) => None,
-            () = events.edge.shutdown.cancelled() => return None,
+            () = events.gateway.shutdown.cancelled() => return None,
         };
         match next {
             Some((topic, item)) => chunk = event_of(topic.as_ref(), &item),

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -25,7 +26,7 @@ use tokio_tungstenite::tungstenite::Error as WsError;
 
 use crate::broker::{BrokerError, Sending};
 use crate::config::Auth;
-use crate::edge::{Caller, Edge, Made, Query, Refusal, bearer, json, origin_refused, peer_of};
+use crate::edge::{Caller, Gateway, Query, Refusal, SessionPolicy, bearer, json, origin_refused, peer_of};
 use crate::limits::Place;
 use crate::link::STALL;
 use crate::message::{Item, MessageId, TopicName};
@@ -49,8 +50,8 @@ const WRITE_BUFFER: usize = 32 * 1024;
 const CLOSING: Duration = Duration::from_secs(2);
 
 /// The routes of this transport.
-pub fn routes(edge: Edge) -> Router {
-    Router::new().route("/ws", any(upgrade)).with_state(edge)
+pub fn routes(gateway: Arc<Gateway>) -> Router {
+    Router::new().route("/ws", any(upgrade)).with_state(gateway)
 }
 
 /// Who connects, where the request itself tells.
@@ -63,13 +64,13 @@ struct Arrival {
     place: Place,
 }
 
-async fn arrive(edge: &Edge, head: &Parts) -> Result<Arrival, Refusal> {
+async fn arrive(gateway: &Gateway, head: &Parts) -> Result<Arrival, Refusal> {
     let headers = &head.headers;
-    if !edge.lets_in(head.into()) {
+    if !gateway.origin_allowed(head.into()) {
         return Err(origin_refused(headers));
     }
-    let address = edge.client_address(peer_of(&head.extensions), headers);
-    let place = edge.place(address)?;
+    let address = gateway.client_address(peer_of(&head.extensions), headers);
+    let place = gateway.place(address)?;
     let query = Query::of(&head.uri);
     if query.get("token").is_some() {
         let text = "a token does not belong into the address, where logs show it; put it into `hello`";
@@ -77,16 +78,16 @@ async fn arrive(edge: &Edge, head: &Parts) -> Result<Arrival, Refusal> {
     }
     let (session, bearer) = (query.session()?, bearer(headers)?);
     // A browser cannot send the header: there the first frame says who it is.
-    let says = bearer.is_some() || session.is_some() && edge.identity.auth() == Auth::Open;
+    let says = bearer.is_some() || session.is_some() && gateway.identity.auth() == Auth::Open;
     let mut caller = None;
     if says {
-        let grant = edge.identify(bearer, session, Made::Welcome).await?;
+        let grant = gateway.identify(bearer, session, SessionPolicy::Create).await?;
         caller = Some((Caller { grant, address }, query.resume("after")?));
     }
     Ok(Arrival { address, caller, place })
 }
 
-async fn upgrade(State(edge): State<Edge>, mut head: Parts) -> Response {
+async fn upgrade(State(gateway): State<Arc<Gateway>>, mut head: Parts) -> Response {
     let upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection> =
         WebSocketUpgrade::from_request_parts(&mut head, &()).await;
     let upgrade = match upgrade {
@@ -98,10 +99,10 @@ async fn upgrade(State(edge): State<Edge>, mut head: Parts) -> Response {
             return ([(header::UPGRADE, "websocket")], response).into_response();
         }
     };
-    let arrival = arrive(&edge, &head).await;
-    let largest = edge.config.max_payload + ENVELOPE;
+    let arrival = arrive(&gateway, &head).await;
+    let largest = gateway.config.max_payload + ENVELOPE;
     // Taken before the upgrade, so that a shutdown in between waits for this socket too.
-    let running = edge.tasks.token();
+    let running = gateway.tasks.token();
     upgrade
         .protocols([SUBPROTOCOL])
         .read_buffer_size(READ_BUFFER)
@@ -110,7 +111,7 @@ async fn upgrade(State(edge): State<Edge>, mut head: Parts) -> Response {
         .max_message_size(largest)
         .max_frame_size(largest)
         .on_upgrade(move |socket| async move {
-            converse(edge, socket, arrival).await;
+            converse(gateway, socket, arrival).await;
             drop(running);
         })
 }
@@ -142,12 +143,12 @@ async fn next_stored(
     (id, stored)
 }
 
-async fn converse(edge: Edge, socket: WebSocket, arrival: Result<Arrival, Refusal>) {
+async fn converse(gateway: Arc<Gateway>, socket: WebSocket, arrival: Result<Arrival, Refusal>) {
     let (mut sink, mut stream) = socket.split();
-    let (heartbeat, hello) = (edge.config.heartbeat, edge.config.hello_timeout);
-    let shutdown = edge.shutdown.clone();
+    let (heartbeat, hello) = (gateway.config.heartbeat, gateway.config.hello_timeout);
+    let shutdown = gateway.shutdown.clone();
     let address = arrival.as_ref().ok().and_then(|arrival| arrival.address);
-    let mut talk = Conversation::new(edge, address);
+    let mut talk = Conversation::new(gateway, address);
     let start = Instant::now();
     let (mut heard, mut next_ping) = (start, start + heartbeat);
     // Since when a write is under way.
@@ -255,7 +256,7 @@ async fn converse(edge: Edge, socket: WebSocket, arrival: Result<Arrival, Refusa
                 let mut due = next_ping.min(hello_due);
                 if let Some(expires) = talk.expires() {
                     // A clock that is set does no harm: it is looked at with every ping.
-                    let left = expires.saturating_sub(talk.edge.broker.now());
+                    let left = expires.saturating_sub(talk.gateway.broker.now());
                     due = due.min(now + Duration::from_millis(left));
                 }
                 tick.as_mut().reset(due);

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use axum::extract::ws::{Message, Utf8Bytes, WebSocket};
 use futures::stream::SplitSink;
@@ -10,9 +11,9 @@ use futures::{FutureExt, SinkExt};
 
 use crate::broker::{BrokerError, Sending};
 use crate::config::Auth;
-use crate::edge::{Caller, Edge, Made, Refusal, too_many_topics};
+use crate::edge::{Caller, Gateway, Refusal, SessionPolicy, too_many_topics};
+use crate::grant::{Grant, SKEW};
 use crate::hub::Transport;
-use crate::identity::{Grant, SKEW};
 use crate::message::{Item, MessageId, Seq, SessionId, TopicName};
 use crate::protocol::{ClientFrame, Close, Code, Malformed, Resume, Send, ServerFrame, Stored};
 use crate::subscriber::Subscriber;
@@ -37,7 +38,7 @@ pub(super) enum End {
 pub(super) type Sink = SplitSink<WebSocket, Message>;
 
 pub(super) struct Conversation {
-    pub(super) edge: Edge,
+    pub(super) gateway: Arc<Gateway>,
     /// The client's address.
     address: Option<IpAddr>,
     /// Who this is, once that is known.
@@ -56,9 +57,9 @@ pub(super) struct Conversation {
 }
 
 impl Conversation {
-    pub(super) fn new(edge: Edge, address: Option<IpAddr>) -> Self {
+    pub(super) fn new(gateway: Arc<Gateway>, address: Option<IpAddr>) -> Self {
         Self {
-            edge,
+            gateway,
             address,
             caller: None,
             told: false,
@@ -89,7 +90,7 @@ impl Conversation {
 
     /// Begins to speak for whoever this is.
     pub(super) fn begin(&mut self, caller: Caller, resume: &Resume) {
-        let broker = &self.edge.broker;
+        let broker = &self.gateway.broker;
         let mut floor = Seq::START;
         if let Some(session) = caller.grant.session() {
             match broker.mailbox(session, resume, Transport::Websocket) {
@@ -100,18 +101,18 @@ impl Conversation {
                 Err(error) => return self.turn_away(error.into()),
             }
         }
-        self.answers.push_back(self.edge.welcome(&caller, floor).into());
+        self.answers.push_back(self.gateway.welcome(&caller, floor).into());
         self.caller = Some(caller);
     }
 
     /// Acts on a `hello`: who this is, or a fresh token for who it was before.
     async fn hello(&mut self, session: Option<SessionId>, token: Option<String>, resume: Resume) {
-        let open = self.edge.identity.auth() == Auth::Open;
+        let open = self.gateway.identity.auth() == Auth::Open;
         match &self.caller {
             None if open && session.is_none() && token.is_none() => {
                 self.refuse(None, &Malformed::Missing("session").into());
             }
-            None => match self.edge.identify(token.as_deref(), session, Made::Welcome).await {
+            None => match self.gateway.identify(token.as_deref(), session, SessionPolicy::Create).await {
                 Ok(grant) => self.begin(Caller { grant, address: self.address }, &resume),
                 Err(refusal) => self.turn_away(refusal),
             },
@@ -127,7 +128,10 @@ impl Conversation {
                     fresh.session() == own.as_ref()
                         && fresh.client().and_then(|client| client.user.as_ref()) == user.as_ref()
                 };
-                match self.edge.identify(token.as_deref(), session.or_else(|| own.clone()), Made::Never).await
+                match self
+                    .gateway
+                    .identify(token.as_deref(), session.or_else(|| own.clone()), SessionPolicy::Require)
+                    .await
                 {
                     Ok(fresh) if is_same(&fresh) => {
                         self.renew(Caller { grant: fresh, address: self.address })
@@ -146,9 +150,9 @@ impl Conversation {
     /// Goes on with a fresh token, and with what that allows.
     fn renew(&mut self, caller: Caller) {
         // One that has expired by the clock is good for some seconds, and is not asked for again.
-        self.told = caller.grant.client().is_some_and(|client| client.expires <= self.edge.broker.now());
-        let floor = caller.grant.session().map_or(Seq::START, |session| self.edge.broker.floor(session));
-        self.answers.push_back(self.edge.welcome(&caller, floor).into());
+        self.told = caller.grant.client().is_some_and(|client| client.expires <= self.gateway.broker.now());
+        let floor = caller.grant.session().map_or(Seq::START, |session| self.gateway.broker.floor(session));
+        self.answers.push_back(self.gateway.welcome(&caller, floor).into());
         for topic in self.topics.names() {
             if caller.grant.may_read(&topic).is_err() {
                 self.topics.remove(&topic);
@@ -172,13 +176,13 @@ impl Conversation {
     /// Looks now and then whether what it has shown is still good.
     pub(super) fn look_again(&mut self) {
         match self.caller.as_ref().map(|caller| &caller.grant) {
-            Some(Grant::Backend(backend)) if !self.edge.identity.holds(backend) => {
+            Some(Grant::Backend(backend)) if !self.gateway.identity.holds(backend) => {
                 self.end =
                     Some(End::Close(Close::Unauthorized, "this API key is no longer known".to_owned()));
             }
             Some(Grant::Client(client)) => {
                 // A registration that ends before the token does is prolonged.
-                self.edge.prolong(client);
+                self.gateway.prolong(client);
                 self.expire();
             }
             _ => {}
@@ -187,7 +191,7 @@ impl Conversation {
 
     /// Tells that the token has expired, or ends the conversation where that was told before.
     fn expire(&mut self) {
-        if self.expires().is_none_or(|at| at > self.edge.broker.now()) {
+        if self.expires().is_none_or(|at| at > self.gateway.broker.now()) {
             return;
         }
         if self.told {
@@ -226,7 +230,7 @@ impl Conversation {
             ClientFrame::Send(send) => self.send(send),
             ClientFrame::Ack(seq) => {
                 let acked = match caller.session() {
-                    Ok(session) => self.edge.broker.ack(session, seq, None).map_err(Refusal::from),
+                    Ok(session) => self.gateway.broker.ack(session, seq, None).map_err(Refusal::from),
                     Err(refusal) => Err(refusal),
                 };
                 if let Err(refusal) = acked {
@@ -249,7 +253,7 @@ impl Conversation {
     fn send(&mut self, send: Send) {
         let id = send.id.clone();
         let Some(caller) = &self.caller else { return };
-        match self.edge.send(caller, send) {
+        match self.gateway.send(caller, send) {
             Err(refusal) => self.refuse(id.as_ref(), &refusal),
             Ok(mut sending) => {
                 // What is stored at once is answered at once, unless older sends still wait. What is not stored has
@@ -272,7 +276,7 @@ impl Conversation {
     }
 
     fn subscribe(&mut self, topic: &TopicName, resume: &Resume) {
-        let most = self.edge.config.max_topics;
+        let most = self.gateway.config.max_topics;
         if self.topics.len() >= most && !self.topics.contains(topic) {
             return self.refuse(None, &too_many_topics(most));
         }
@@ -280,7 +284,7 @@ impl Conversation {
         if let Err(denied) = caller.grant.may_read(topic) {
             return self.refuse(None, &BrokerError::from(denied).into());
         }
-        let (subscriber, opening) = self.edge.broker.topic(topic, resume, Transport::Websocket);
+        let (subscriber, opening) = self.gateway.broker.topic(topic, resume, Transport::Websocket);
         self.topics.insert(topic.clone(), subscriber);
         let (seq, recovered) = (opening.seq, opening.recovered);
         self.answer(&ServerFrame::Subscribed { topic, seq, recovered });

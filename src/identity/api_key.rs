@@ -1,4 +1,4 @@
-//! Backends and their API keys.
+//! ApiKeys and their API keys.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,46 +8,28 @@ use aws_lc_rs::digest::{SHA256, digest};
 use serde::Deserialize;
 
 use crate::config::{Access, Secret};
-use crate::identity::SetupError;
-use crate::identity::pattern::{Patterns, SendPatterns};
-use crate::identity::reload::{Current, watch_files};
+use crate::grant::{Backend, Patterns, SendPatterns};
 use crate::message::SenderName;
+use crate::reload::{Current, SetupError, watch_files};
 
 /// Shorter keys can be guessed.
 const SHORTEST: usize = 32;
 
-/// A backend, as its API key says.
-#[derive(Debug, Clone)]
-pub struct Backend {
-    /// What its key is called.
-    pub name: Arc<str>,
-    /// What receivers see as `from`.
-    pub from: Option<SenderName>,
-    /// Where it may send; anywhere if the key does not say.
-    pub send: Option<SendPatterns>,
-    /// Which topics it may read; all if the key does not say.
-    pub topics: Option<Patterns>,
-    /// Whether it may register, look up and end sessions.
-    pub sessions: bool,
-    /// The digest of its key: of equal length, whatever is compared with it.
-    digest: [u8; 32],
-}
-
-/// All backends.
+/// The API keys that are known, each with its backend.
 #[derive(Debug, Default)]
-pub(super) struct Backends(Vec<Arc<Backend>>);
+pub(super) struct ApiKeys(Vec<Arc<Backend>>);
 
 /// The file of API keys.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct KeyFile {
     #[serde(default)]
-    key: Vec<Key>,
+    key: Vec<ApiKeyEntry>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Key {
+struct ApiKeyEntry {
     name: String,
     key: String,
     from: Option<String>,
@@ -67,7 +49,7 @@ fn hash(key: &str) -> [u8; 32] {
     hash
 }
 
-impl Backends {
+impl ApiKeys {
     /// Reads the keys, and goes on watching their file.
     pub(super) fn watch(access: &Access) -> Result<Current<Self>, SetupError> {
         let from_env = access.secrets.api_keys.clone();
@@ -98,7 +80,7 @@ impl Backends {
         for item in keys.split([',', ' ', '\n']).filter(|item| !item.is_empty()) {
             let (name, key) = item.split_once(':').ok_or("a key is written as name:key")?;
             let (name, key) = (name.to_owned(), key.to_owned());
-            self.add(Key { name, key, from: None, send: None, topics: None, sessions: true })?;
+            self.add(ApiKeyEntry { name, key, from: None, send: None, topics: None, sessions: true })?;
         }
         Ok(())
     }
@@ -117,8 +99,8 @@ impl Backends {
         file.key.into_iter().try_for_each(|key| self.add(key))
     }
 
-    fn add(&mut self, key: Key) -> Result<(), String> {
-        let Key { name, key, from, send, topics, sessions } = key;
+    fn add(&mut self, key: ApiKeyEntry) -> Result<(), String> {
+        let ApiKeyEntry { name, key, from, send, topics, sessions } = key;
         // Not by its name: where the two are swapped, that is the key.
         let number = self.0.len() + 1;
         if name.is_empty() || name.chars().any(char::is_control) {
@@ -132,8 +114,8 @@ impl Backends {
         }
         let from = from
             .map(|from| SenderName::new(&from).map_err(|why| format!("`from` of key number {number} {why}")));
-        let (name, from, digest) = (name.into(), from.transpose()?, hash(&key));
-        self.0.push(Arc::new(Backend { name, from, send, topics, sessions, digest }));
+        let (name, from, key_digest) = (name.into(), from.transpose()?, hash(&key));
+        self.0.push(Arc::new(Backend { name, from, send, topics, sessions, key_digest }));
         Ok(())
     }
 
@@ -149,7 +131,7 @@ impl Backends {
         let hash = hash(key);
         let mut found = None;
         for backend in &self.0 {
-            if verify_slices_are_equal(&backend.digest, &hash).is_ok() {
+            if verify_slices_are_equal(&backend.key_digest, &hash).is_ok() {
                 found = Some(backend);
             }
         }
@@ -158,7 +140,7 @@ impl Backends {
 
     /// Whether a backend that was found before is still among them.
     pub(super) fn hold(&self, backend: &Backend) -> bool {
-        self.0.iter().any(|known| known.digest == backend.digest)
+        self.0.iter().any(|known| known.key_digest == backend.key_digest)
     }
 }
 
@@ -170,7 +152,7 @@ mod tests {
 
     #[test]
     fn keys_are_found_whole_only() {
-        let mut all = Backends::default();
+        let mut all = ApiKeys::default();
         all.read_list(&format!("shop:{KEY}, other:{KEY}2")).unwrap();
         assert_eq!(&*all.find(KEY).unwrap().name, "shop");
         assert_eq!(&*all.find(&format!("{KEY}2")).unwrap().name, "other");
@@ -181,7 +163,7 @@ mod tests {
 
     #[test]
     fn files_say_what_is_wrong_and_never_the_key() {
-        let read = |text: &str| Backends::default().read_file(text);
+        let read = |text: &str| ApiKeys::default().read_file(text);
         read(&format!("[[key]]\nname = \"a\"\nkey = \"{KEY}\"\nsend = [\"topic:*\"]\nsessions = false"))
             .unwrap();
         for (text, names) in [
@@ -199,8 +181,8 @@ mod tests {
             assert!(why.contains(names), "{why}");
             assert!(!why.contains(KEY) && !why.contains("hunter2"), "{why}");
         }
-        assert!(Backends::default().read_list("x").unwrap_err().contains("name:key"));
-        let swapped = Backends::default().read_list(&format!("{KEY}:shop")).unwrap_err();
+        assert!(ApiKeys::default().read_list("x").unwrap_err().contains("name:key"));
+        let swapped = ApiKeys::default().read_list(&format!("{KEY}:shop")).unwrap_err();
         assert!(swapped.contains("number 1") && !swapped.contains(KEY), "{swapped}");
     }
 }

@@ -7,6 +7,11 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
+/// Why keys, certificates or their files cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SetupError(pub String);
+
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
