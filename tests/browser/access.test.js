@@ -5,26 +5,25 @@ import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { after, before, test } from "node:test";
-import { binary, broker, browser, foreignOrigin, shots } from "./harness.js";
+import { after, test } from "node:test";
+import { binary, broker, browser, foreignOrigin, openPage, shared, shots } from "./harness.js";
 
 const KEY = "a key of a backend that tests 0123456789".replaceAll(" ", "-");
 
-let chromium, elsewhere, dir, open, guarded;
-before(async () => {
-  dir = mkdtempSync(join(tmpdir(), "x0-msg-access-"));
+const dir = mkdtempSync(join(tmpdir(), "x0-msg-access-"));
+after(() => rmSync(dir, { recursive: true }));
+const started = shared(async () => {
   writeFileSync(join(dir, "keys.toml"), `[[key]]\nname = "tests"\nkey = "${KEY}"\nfrom = "the backend"\n`);
   execFileSync(binary, ["token", "--new-key", "--key-file", join(dir, "secret"), "--user", "nobody"], { stdio: "ignore" });
-  [chromium, elsewhere] = await Promise.all([browser(), foreignOrigin()]);
+  const elsewhere = await foreignOrigin();
   const origin = elsewhere.url.replace(/\/$/, "");
-  open = await broker();
-  guarded = await broker("127.0.0.1:0", "--auth", "token", "--token-key-file", join(dir, "secret"), "--api-key-file", join(dir, "keys.toml"), "--allow-origin", origin);
-});
-after(async () => {
-  await chromium.close();
-  elsewhere.stop();
-  await Promise.all([open.stop(), guarded.stop()]);
-  rmSync(dir, { recursive: true });
+  const keys = ["--token-key-file", join(dir, "secret"), "--api-key-file", join(dir, "keys.toml")];
+  return {
+    chromium: await browser(),
+    elsewhere,
+    open: await broker(),
+    guarded: await broker("127.0.0.1:0", "--auth", "token", ...keys, "--allow-origin", origin),
+  };
 });
 
 /** A token as the command makes it. */
@@ -34,17 +33,12 @@ const token = (user, session, ...more) =>
 /** One call of the backend. */
 const backend = async (method, target, body) => {
   const headers = { authorization: `Bearer ${KEY}` };
-  return fetch(`${guarded.url}${target}`, { method, headers, body: body && JSON.stringify(body) });
+  return fetch(`${started.guarded.url}${target}`, { method, headers, body: body && JSON.stringify(body) });
 };
 
-/** A page, and what a raw WebSocket from it comes to. */
-async function pageAt(url) {
-  const page = await (await chromium.newContext()).newPage();
-  page.setDefaultTimeout(20_000);
-  await page.goto(url);
-  return page;
-}
+const pageAt = (url) => openPage(started.chromium, url);
 
+/** What a WebSocket of a page receives, and how it ends. */
 const socketFrom = (page, address) =>
   page.evaluate(
     (address) =>
@@ -61,8 +55,8 @@ const socketFrom = (page, address) =>
   );
 
 test("a page of a foreign origin cannot open /ws, nor call /v1, unless that is configured", async () => {
-  const page = await pageAt(elsewhere.url);
-  const refused = await socketFrom(page, open.url);
+  const page = await pageAt(started.elsewhere.url);
+  const refused = await socketFrom(page, started.open.url);
   assert.deepEqual([refused.heard, refused.code], [[], 4503]);
   assert.match(refused.reason, /--allow-origin/);
   const called = await page.evaluate(async (url) => {
@@ -71,27 +65,26 @@ test("a page of a foreign origin cannot open /ws, nor call /v1, unless that is c
     await fetch(`${url}/v1/messages`, { method: "POST", mode: "no-cors", body }).catch(() => {});
     await new Promise((done) => Object.assign(new Image(), { onerror: done, src: `${url}/v1/messages?session=victim&wait=0&after=1` }));
     return fetch(`${url}/v1/messages?session=victim&wait=0`).then(() => "answered", () => "refused");
-  }, open.url);
+  }, started.open.url);
   assert.equal(called, "refused");
-  const waiting = await (await fetch(`${open.url}/v1/messages?session=victim&wait=0`)).json();
+  const waiting = await (await fetch(`${started.open.url}/v1/messages?session=victim&wait=0`)).json();
   assert.deepEqual(waiting.messages, []);
   // client.js says so, and does not try for ever.
   const told = await page.evaluate(async (url) => {
     const { connect } = await import(`${url}/client.js`);
     return new Promise((done) => connect({ session: "A", onStatus: (status) => status.state === "closed" && done(status.reason) }));
-  }, open.url);
+  }, started.open.url);
   assert.match(told, /--allow-origin/);
   await page.context().close();
   // The page of the broker itself, and one that is configured.
-  const own = await pageAt(`${open.url}/healthz`);
-  assert.deepEqual((await socketFrom(own, open.url)).heard, ["welcome"]);
+  const own = await pageAt(`${started.open.url}/healthz`);
+  assert.deepEqual((await socketFrom(own, started.open.url)).heard, ["welcome"]);
   await own.context().close();
 });
 
 /** A page of another origin with a client; `tokens` are what its function gives, one after the other. */
 async function client(tokens, options = {}) {
-  const page = await pageAt(elsewhere.url);
-  page.on("pageerror", (error) => assert.fail(error));
+  const page = await pageAt(started.elsewhere.url);
   await page.evaluate(
     async ([url, tokens, options]) => {
       const { connect } = await import(`${url}/client.js`);
@@ -105,7 +98,7 @@ async function client(tokens, options = {}) {
         ...options,
       });
     },
-    [guarded.url, tokens, options],
+    [started.guarded.url, tokens, options],
   );
   return page;
 }
@@ -180,14 +173,14 @@ test("a token that is refused is asked for again some times, and then it is over
 });
 
 test("the demo wants a token where the broker does, and two tabs meet by their handles", async () => {
-  const without = await pageAt(guarded.url);
+  const without = await pageAt(started.guarded.url);
   await without.waitForSelector("#no-token:not([hidden])");
   assert.ok(await without.isHidden("#alone"));
   await without.setViewportSize({ width: 1280, height: 900 });
   await without.screenshot({ path: `${shots}/demo-no-token.png` });
   await without.context().close();
   const more = ["--topic", "x0-demo/*", "--send", "*"];
-  const [ann, bob] = [await pageAt(`${guarded.url}/#token=${token("ann", "demo-ann", ...more)}`), await pageAt(`${guarded.url}/#token=${token("bob", "demo-bob", ...more)}`)];
+  const [ann, bob] = [await pageAt(`${started.guarded.url}/#token=${token("ann", "demo-ann", ...more)}`), await pageAt(`${started.guarded.url}/#token=${token("bob", "demo-bob", ...more)}`)];
   for (const page of [ann, bob]) await page.waitForFunction(() => document.querySelectorAll("#receivers input").length === 1);
   await ann.fill("#Form2", "hello bob");
   await ann.click("#send");

@@ -1,26 +1,16 @@
 // client.js by itself: acknowledgement after the handler, retries, restarts of the broker.
 
 import assert from "node:assert/strict";
-import { after, before, test } from "node:test";
-import { broker, browser, proxy } from "./harness.js";
+import { test } from "node:test";
+import { broker, browser, DEADLINE, openPage, post, shared } from "./harness.js";
 
-let server, chromium;
-before(async () => {
-  [server, chromium] = await Promise.all([broker(), browser()]);
-});
-after(async () => {
-  await chromium.close();
-  await server.stop();
-});
+const started = shared(async () => ({ chromium: await browser(), server: await broker() }));
 
 let number = 0;
 
-/** A page with a client of its own session; what it gets is in `got`. */
-async function client(options = {}, url = server.url) {
-  const page = await (await chromium.newContext()).newPage();
-  page.setDefaultTimeout(20_000);
-  page.on("pageerror", (error) => assert.fail(error));
-  await page.goto(`${url}/healthz`);
+/** A page with a client that has a session of its own. What it receives is in `got`. */
+async function client(options = {}, url = started.server.url) {
+  const page = await openPage(started.chromium, `${url}/healthz`);
   const session = `client-${++number}`;
   await page.evaluate(
     async ([session, options, base]) => {
@@ -66,15 +56,12 @@ test("a receipt comes when the receiver has acknowledged, over WebSocket and ove
   }
 });
 
-const send = async (session, payload) => {
-  const body = JSON.stringify({ to: { session }, payload });
-  const answer = await fetch(`${server.url}/v1/messages?session=tester`, { method: "POST", body });
-  return (await answer.json()).seq;
-};
+/** Sends to a session; the seq. */
+const send = async (session, payload) => (await post(started.server, { to: { session }, payload })).seq;
 
-/** What still waits for a session. */
+/** The payloads that are not acknowledged yet. */
 const waiting = async (session) => {
-  const answer = await fetch(`${server.url}/v1/messages?session=${session}&wait=0`);
+  const answer = await fetch(`${started.server.url}/v1/messages?session=${session}&wait=0`);
   return (await answer.json()).messages.map(({ payload }) => payload);
 };
 
@@ -157,8 +144,7 @@ for (const transport of ["websocket", "poll"]) {
     await page.waitForFunction(() => got.length === 2);
     await page.waitForFunction((seq) => acked >= seq, last);
     await page.evaluate(() => void client.pause());
-    const body = JSON.stringify({ to: { session }, payload: 3, ttl: 0.2 });
-    const lost = (await (await fetch(`${server.url}/v1/messages`, { method: "POST", body })).json()).seq;
+    const { seq: lost } = await post(started.server, { to: { session }, payload: 3, ttl: 0.2 });
     while ((await waiting(session)).length > 0);
     await page.evaluate(() => void (performance.clearResourceTimings(), client.resume()));
     await page.waitForFunction(() => gaps.length > 0);
@@ -173,11 +159,8 @@ for (const transport of ["websocket", "poll"]) {
 
   test(`history asked for at once comes, over ${transport}`, async () => {
     const topic = `early-${transport}`;
-    const publish = async (payload) => {
-      const answer = await fetch(`${server.url}/v1/messages`, { method: "POST", body: JSON.stringify({ to: { topic }, payload }) });
-      return (await answer.json()).seq;
-    };
-    const after = await publish(0);
+    const publish = (payload) => post(started.server, { to: { topic }, payload });
+    const { seq: after } = await publish(0);
     await publish(1);
     const { page, close } = await client({ transport });
     await page.evaluate(async ([transport, topic, after]) => {
@@ -196,8 +179,7 @@ for (const transport of ["websocket", "poll"]) {
   test(`topics come over ${transport}, live and with history`, async () => {
     const { page, close } = await client({ transport });
     const topic = `topic-${number}`;
-    const publish = (payload, more) =>
-      fetch(`${server.url}/v1/messages`, { method: "POST", body: JSON.stringify({ to: { topic }, payload, ...more }) }).then((a) => a.json());
+    const publish = (payload, more) => post(started.server, { to: { topic }, payload, ...more });
     const first = await publish(0);
     await publish(1);
     await page.evaluate(([topic, after]) => {
@@ -239,7 +221,7 @@ test("the client survives a restart of the broker, sends included", async () => 
     client.send({ session }, "sent while the broker was away").then(({ seq }) => (window.outcome = seq));
   }, session);
   const again = await broker(own.address);
-  await page.waitForFunction(() => got.length === 1 && outcome > 0, null, { timeout: 60_000 });
+  await page.waitForFunction(() => got.length === 1 && outcome > 0, null, { timeout: 2 * DEADLINE });
   assert.deepEqual(await page.evaluate(() => got), ["sent while the broker was away"]);
   await close();
   await again.stop();
@@ -271,8 +253,7 @@ test("a closed client refuses to send", async () => {
 });
 
 test("a session the broker refuses closes the client for good, with the reason", async () => {
-  const page = await (await chromium.newContext()).newPage();
-  await page.goto(`${server.url}/healthz`);
+  const page = await openPage(started.chromium, `${started.server.url}/healthz`);
   const reason = await page.evaluate(async () => {
     const { connect } = await import("/client.js");
     return new Promise((done) => connect({ session: "a\u0001", onStatus: ({ state, reason }) => state === "closed" && done(reason) }));

@@ -1,25 +1,14 @@
 // The demo page as a user sees it: two tabs exchange a form, on every transport, and go offline and back.
 
 import assert from "node:assert/strict";
-import { after, before, test } from "node:test";
-import { broker, browser, proxy, shots } from "./harness.js";
+import { test } from "node:test";
+import { broker, browser, DEADLINE, openPage, proxy, shared, shots } from "./harness.js";
 
-let server, chromium;
-before(async () => {
-  [server, chromium] = await Promise.all([broker(), browser()]);
-});
-after(async () => {
-  await chromium.close();
-  await server.stop();
-});
+const started = shared(async () => ({ chromium: await browser(), server: await broker() }));
 
-/** A tab in a context of its own, as in another window; what goes wrong in it fails the test. */
-async function tab(url = server.url, options = {}) {
-  const context = await chromium.newContext(options);
-  const page = await context.newPage();
-  page.setDefaultTimeout(20_000);
-  page.on("pageerror", (error) => assert.fail(error));
-  await page.goto(url);
+/** A tab in a context of its own, as in another window, once it is online. */
+async function tab(url = started.server.url, options = {}) {
+  const page = await openPage(started.chromium, url, options);
   await page.locator('#status[data-state="online"]').waitFor();
   return page;
 }
@@ -127,7 +116,7 @@ test("tabs see each other come and go", async () => {
 });
 
 test("two tabs of one session both receive, whatever they use", async () => {
-  const shared = `${server.url}/?session=shared-${Date.now()}`;
+  const shared = `${started.server.url}/?session=shared-${Date.now()}`;
   const [a, one, two] = await Promise.all([tab(), tab(shared), tab(shared)]);
   await use(two, "poll");
   await a.locator("#receivers input").first().waitFor();
@@ -143,7 +132,7 @@ test("two tabs of one session both receive, whatever they use", async () => {
 
 for (const way of ["refuse", "kill"]) {
   test(`where WebSockets ${way === "refuse" ? "cannot open" : "open and die"}, long-poll takes over and gives way later`, async () => {
-    const between = await proxy(server);
+    const between = await proxy(started.server);
     between.sockets = way;
     const a = await tab(between.url);
     assert.equal(await a.locator("#transport").textContent(), "Long-poll");
@@ -152,7 +141,7 @@ for (const way of ["refuse", "kill"]) {
     await exchange(a, b, FORM);
     await exchange(b, a, { ...FORM, text: "and back" });
     between.sockets = "pass";
-    await a.locator('#transport[data-transport="websocket"]').waitFor({ timeout: 60_000 });
+    await a.locator('#transport[data-transport="websocket"]').waitFor({ timeout: 2 * DEADLINE });
     await exchange(b, a, { ...FORM, text: "over WebSocket again" });
     assert.equal(await a.locator("#log li.in").count(), 2);
     await a.context().close();
@@ -165,7 +154,7 @@ test("the page is readable wide and narrow, light and dark", async () => {
   const other = await tab();
   for (const [width, height] of [[1280, 900], [390, 844]]) {
     for (const colorScheme of ["light", "dark"]) {
-      const page = await tab(server.url, { viewport: { width, height }, colorScheme });
+      const page = await tab(started.server.url, { viewport: { width, height }, colorScheme });
       await page.locator("#receivers input").first().waitFor();
       await exchange(other, page, FORM);
       await exchange(page, other, { ...FORM, text: "thank you" });

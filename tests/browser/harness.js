@@ -1,5 +1,6 @@
-// A real broker and a real Chromium for each test file; what a test opens is closed with it.
+// A broker, Chromium and a proxy for the tests.
 
+import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
@@ -7,6 +8,7 @@ import { createServer, request as httpRequest } from "node:http";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { after, before } from "node:test";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
@@ -18,6 +20,24 @@ export const binary = process.env.X0_MSG_BINARY ?? `${target}/debug/x0-msg-serve
 /** Where screenshots go. */
 export const shots = `${target}/screenshots`;
 mkdirSync(shots, { recursive: true });
+
+/** Every event comes earlier, also on a busy machine. In milliseconds. */
+export const DEADLINE = 60_000;
+
+/**
+ * Starts what the tests of a file share, before the first of them, and stops it after the last one.
+ * @template T
+ * @param {() => Promise<T>} start an object of brokers, browsers and servers
+ * @returns {T} filled before the first test
+ */
+export function shared(start) {
+  const things = {};
+  before(async () => Object.assign(things, await start()));
+  after(async () => {
+    for (const thing of Object.values(things)) await (thing.stop ?? thing.close).call(thing);
+  });
+  return things;
+}
 
 /** Starts a broker with a store of its own, on a free port. */
 export async function broker(listen = "127.0.0.1:0", ...args) {
@@ -49,6 +69,26 @@ export function browser() {
   });
 }
 
+/** Opens a page in a context of its own. An error in the page fails the test. */
+export async function openPage(chromium, url, options = {}) {
+  return openPageIn(await chromium.newContext(options), url);
+}
+
+/** Opens a page in this context. */
+export async function openPageIn(context, url) {
+  const page = await context.newPage();
+  page.setDefaultTimeout(DEADLINE);
+  page.on("pageerror", (error) => assert.fail(error));
+  await page.goto(url);
+  return page;
+}
+
+/** Sends a message as a session; the answer of the broker. */
+export async function post(broker, body, session = "tester") {
+  const answer = await fetch(`${broker.url}/v1/messages?session=${session}`, { method: "POST", body: JSON.stringify(body) });
+  return answer.json();
+}
+
 /** Another origin: a server of one empty page. */
 export async function foreignOrigin() {
   const server = createServer((_, response) => response.setHeader("content-type", "text/html").end("<!doctype html><title>x0</title>"));
@@ -58,8 +98,8 @@ export async function foreignOrigin() {
 }
 
 /**
- * A proxy between page and broker. `sockets` says what becomes of WebSockets: "pass", "refuse" (no upgrade), or
- * "kill" (upgraded, and dead before the first frame).
+ * A proxy between page and broker. `sockets` is what it does with WebSockets: "pass" them on, "refuse" the upgrade, or
+ * "kill" the connection after the upgrade, before the first frame.
  */
 export async function proxy(broker) {
   const state = { sockets: "pass", upgrades: 0 };

@@ -4,23 +4,20 @@ import assert from "node:assert/strict";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { after, before, test } from "node:test";
-import { broker, browser, foreignOrigin } from "./harness.js";
+import { test } from "node:test";
+import { broker, browser, foreignOrigin, openPageIn, post, shared } from "./harness.js";
 
-let server, chromium, elsewhere;
-before(async () => {
-  [server, chromium, elsewhere] = await Promise.all([broker("127.0.0.1:0", "--poll-timeout", "2s"), browser(), foreignOrigin()]);
-});
-after(async () => {
-  await chromium.close();
-  elsewhere.stop();
-  await server.stop();
-});
+const started = shared(async () => ({
+  chromium: await browser(),
+  elsewhere: await foreignOrigin(),
+  server: await broker("127.0.0.1:0", "--poll-timeout", "2s"),
+}));
 
-/** A page that can poll and send as the x0 client does; counts its preflights. */
-async function x0Page(context, url = server.url) {
-  const page = await context.newPage();
-  page.on("pageerror", (error) => assert.fail(error));
+const newContext = () => started.chromium.newContext();
+
+/** A page that polls and sends as the x0 client does. `counts` holds the numbers of its requests. */
+async function x0Page(context, url = started.server.url) {
+  const page = await openPageIn(context, started.elsewhere.url);
   const counts = { preflights: 0, posts: 0 };
   const network = await context.newCDPSession(page);
   await network.send("Network.enable");
@@ -28,7 +25,6 @@ async function x0Page(context, url = server.url) {
     if (request.method === "OPTIONS") counts.preflights++;
     if (request.method === "POST") counts.posts++;
   });
-  await page.goto(elsewhere.url);
   await page.evaluate((url) => {
     // XMLHttpRequest with the headers of the recordings (tests/fixtures/legacy).
     const call = (body) =>
@@ -63,7 +59,7 @@ async function x0Page(context, url = server.url) {
 }
 
 test("a page of another origin polls and sends through real preflights", async () => {
-  const [a, b] = [await x0Page(await chromium.newContext()), await x0Page(await chromium.newContext())];
+  const [a, b] = [await x0Page(await newContext()), await x0Page(await newContext())];
   const form = { Form1: true, Form2: "hello from A", Form3: "Value2", Form4: 'line 1\nline 2 äöü € 😀 "quoted" \\ /' };
   await b.evaluate(() => void poll("B"));
   const answer = await a.evaluate((form) => sendForm("A", "B", form), form);
@@ -92,7 +88,7 @@ test("where sessions are proved, pages that a backend has logged in exchange mes
     const answer = await fetch(`${guarded.url}/v1/sessions/${session}`, { method: "PUT", headers, body: JSON.stringify({ user }) });
     return (await answer.json()).handle;
   };
-  const [a, b] = [await x0Page(await chromium.newContext(), guarded.url), await x0Page(await chromium.newContext(), guarded.url)];
+  const [a, b] = [await x0Page(await newContext(), guarded.url), await x0Page(await newContext(), guarded.url)];
   // They poll before anybody has logged in, as pages do, and go on when it has happened.
   await Promise.all([a.evaluate(() => void poll("secret-of-a")), b.evaluate(() => void poll("secret-of-b"))]);
   const handle = await login("secret-of-a");
@@ -112,14 +108,13 @@ test("where sessions are proved, pages that a backend has logged in exchange mes
 });
 
 test("two tabs of one session share the browser's connections and both receive everything once", async () => {
-  const context = await chromium.newContext();
+  const context = await newContext();
   const [one, two] = [await x0Page(context), await x0Page(context)];
   for (const page of [one, two]) await page.evaluate(() => void poll("B2"));
   await Promise.all([one, two].map((page) => page.waitForFunction(() => performance.getEntriesByType("resource").length > 0)));
   const sends = 40;
   for (let n = 0; n < sends; n++) {
-    const body = JSON.stringify({ to: { session: "B2" }, payload: { n } });
-    await fetch(`${server.url}/v1/messages?session=A`, { method: "POST", body });
+    await post(started.server, { to: { session: "B2" }, payload: { n } }, "A");
   }
   for (const page of [one, two]) {
     await page.waitForFunction((sends) => got.length >= sends, sends);
@@ -129,7 +124,7 @@ test("two tabs of one session share the browser's connections and both receive e
 });
 
 test("a tab left while it polls loses nothing: the next tab of the session gets the message", async () => {
-  const context = await chromium.newContext();
+  const context = await newContext();
   const left = await x0Page(context);
   const polling = left.waitForRequest((request) => request.method() === "POST");
   await left.evaluate(() => void poll("B3"));
@@ -138,7 +133,7 @@ test("a tab left while it polls loses nothing: the next tab of the session gets 
   await left.goto("about:blank");
   await cancelled;
   await left.close();
-  await fetch(`${server.url}/v1/messages?session=A`, { method: "POST", body: '{"to":{"session":"B3"},"payload":{"n":1}}' });
+  await post(started.server, { to: { session: "B3" }, payload: { n: 1 } }, "A");
   const reopened = await x0Page(context);
   await reopened.evaluate(() => void poll("B3"));
   await reopened.waitForFunction(() => got.length === 1);
