@@ -20,8 +20,7 @@
 //!    its registration and deletes its mailbox, both or neither.
 
 use std::future::Future;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -40,7 +39,9 @@ pub mod embedded;
 #[cfg(test)]
 mod contract;
 
-pub use embedded::{Embedded, Registration, Report, Standing, Writer, report};
+pub use embedded::{
+    Durability, Embedded, OpenError, Registration, Report, Standing, Storage, Writer, report,
+};
 
 /// Bounds of one mailbox or history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,100 +52,6 @@ pub struct Bounds {
     pub bytes: usize,
     /// How long a message is kept that names no time to live of its own.
     pub age: Duration,
-}
-
-/// What a machine that stops may take along.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
-    /// Nothing: a message is on the disk, synced, before it is confirmed.
-    Fsync,
-    /// What the operating system has not written yet. The end of the process takes nothing.
-    Os,
-}
-
-impl Durability {
-    /// Its name on the wire and on the command line.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Fsync => "fsync",
-            Self::Os => "os",
-        }
-    }
-}
-
-/// Where messages are kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Storage {
-    /// In this process, as long as it runs.
-    Memory,
-    /// In a directory, beyond the process's end.
-    Directory(PathBuf, Durability),
-}
-
-/// Why a store cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another process has it.
-    #[error("another process uses the store in {}; stop it, or choose another --data-dir", dir.display())]
-    InUse {
-        /// The directory.
-        dir: PathBuf,
-    },
-    /// A newer version wrote it.
-    #[error("the store in {} has format {found}, and this version knows up to {known}; use the version that wrote it, or a newer one", dir.display())]
-    Newer {
-        /// The directory.
-        dir: PathBuf,
-        /// Its format.
-        found: i64,
-        /// The newest known one.
-        known: i64,
-    },
-    /// The file is something else.
-    #[error("{} is not a store of this server; choose another --data-dir", path.display())]
-    NotOurs {
-        /// The file.
-        path: PathBuf,
-    },
-    /// There was a store here, and its file is gone.
-    #[error("{} is missing, and there was a store here; bring it back from a backup, or remove the directory to begin anew", path.display())]
-    Missing {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Nothing of it can be read.
-    #[error("{} is damaged: {why}; bring it back from a backup, or move the directory away to begin anew", path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What was found.
-        why: String,
-    },
-    /// There is nothing to look at.
-    #[error("there is no store in {}", dir.display())]
-    NoStore {
-        /// The directory.
-        dir: PathBuf,
-    },
-    /// The operating system refused.
-    #[error("cannot {what} {}: {error}; check --data-dir", path.display())]
-    Io {
-        /// What was tried.
-        what: &'static str,
-        /// With which file.
-        path: PathBuf,
-        /// The refusal.
-        error: io::Error,
-    },
-    /// SQLite refused.
-    #[error("cannot use {}: {error}; check --data-dir", path.display())]
-    Sqlite {
-        /// The file.
-        path: PathBuf,
-        /// The refusal.
-        error: rusqlite::Error,
-    },
 }
 
 /// How an engine fares.

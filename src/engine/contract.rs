@@ -454,7 +454,7 @@ async fn empty_addresses_cost_nothing_and_no_hole_goes_untold(lab: Lab) {
         engine.trim(&address, last);
     }
     engine.store().forget_empty();
-    assert_eq!(engine.store().shelves(), 0);
+    assert_eq!(engine.store().logs(), 0);
     // Who returns with a cursor from before may have missed something, and is told.
     let a = mailbox("S1");
     assert_eq!(found(&engine, &a, Seq(last.0 - 900)).await.len(), 1);
@@ -474,7 +474,7 @@ async fn what_someone_reads_is_not_forgotten(lab: Lab) {
     assert_eq!(engine.position(&a).floor, first);
     seat.leave();
     engine.store().forget_empty();
-    assert_eq!(engine.store().shelves(), 0);
+    assert_eq!(engine.store().logs(), 0);
 }
 
 async fn next(subscriber: &mut Subscriber) -> String {

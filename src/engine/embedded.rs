@@ -18,8 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 use crate::engine::{
-    Append, Batch, Commit, Durability, Engine, EngineError, Expired, Health, OpenError, Position, Register,
-    RegisterError, Settings,
+    Append, Batch, Commit, Engine, EngineError, Expired, Health, Position, Register, RegisterError, Settings,
 };
 use crate::hub::{Hubs, lock};
 use crate::message::{Address, Epoch, Gap, GapReason, Handle, Item, Message, Seq, SessionId, UserId};
@@ -34,16 +33,18 @@ mod recovery;
 mod report;
 mod rows;
 mod salvage;
+mod storage;
 mod wal;
 mod writer;
 
 pub use directory::{Registration, Standing};
 pub use report::{Report, report};
+pub use storage::{Durability, OpenError, Storage};
 pub use writer::Writer;
 
 use directory::Handles;
-use index::{EMPTY_SHELVES, Index, Pending, Place, Slot};
-use reader::Readers;
+use index::{Appended, EMPTY_LOGS, Index, Pending, ReadSlot, Waiter};
+use reader::ReadPool;
 
 /// How long deletions wait for a commit to ride on.
 const LINGER: Duration = Duration::from_millis(50);
@@ -54,7 +55,7 @@ const READ_AGAIN: Duration = Duration::from_millis(200);
 /// The log hears of every so many attempts.
 const READ_TOLD: u32 = 150;
 
-/// How many empty shelves one slice of expiry looks at.
+/// How many empty logs one slice of expiry looks at.
 const FORGET_SLICE: usize = 512;
 
 /// 2026-01-01T00:00:00Z in Unix milliseconds.
@@ -84,7 +85,7 @@ struct Inner {
     /// Wakes the writer.
     work: Condvar,
     /// Where messages are read from that are not in memory; `None` at level `memory`.
-    readers: Option<Readers>,
+    readers: Option<ReadPool>,
     durability: Option<Durability>,
     /// A copy of the index's, usable without the lock.
     handles: Handles,
@@ -157,7 +158,7 @@ fn first_seq(clock: Clock) -> Seq {
 
 impl Inner {
     /// Makes a group visible, which is as durable as the level says. The caller publishes it next.
-    fn committed(&self, store: &mut Store, group: &[Pending]) -> Vec<(Seq, oneshot::Sender<Stored>)> {
+    fn committed(&self, store: &mut Store, group: &[Pending]) -> Vec<(Seq, Waiter)> {
         let repeats = store.index.commit(group);
         self.newest.store(store.index.committed().0, Ordering::Release);
         repeats
@@ -184,8 +185,6 @@ impl Inner {
         }
     }
 }
-
-type Stored = Result<Seq, EngineError>;
 
 fn stopping() -> Commit {
     Commit::done(Err(EngineError::Unavailable { reason: "the server is stopping".into() }))
@@ -267,7 +266,7 @@ impl Embedded {
             epoch: opened.identity.epoch.clone(),
             origin: opened.identity.origin,
             newest: AtomicU64::new(opened.index.committed().0),
-            readers: Some(Readers::of(opened.disk.path(), stepped)),
+            readers: Some(ReadPool::of(opened.disk.path(), stepped)),
             store: Mutex::new(Store { index: opened.index, failing: None, stop: None }),
             work: Condvar::new(),
             durability: Some(durability),
@@ -296,7 +295,7 @@ impl Embedded {
         if self.inner.readers.is_none() {
             let place = store.index.append(append, None);
             self.inner.settle(store);
-            return Commit::done(place.map(|(Place::New(seq) | Place::Known(seq))| seq));
+            return Commit::done(place.map(|(Appended::New(seq) | Appended::Known(seq))| seq));
         }
         if store.stop.is_some() {
             let reason = store.failing.clone().unwrap_or_else(|| "the server is stopping".into());
@@ -305,7 +304,7 @@ impl Embedded {
         let (waiter, commit) = oneshot::channel();
         match store.index.append(append, Some(waiter)) {
             Err(error) => Commit::done(Err(error)),
-            Ok(Place::Known(seq)) if seq <= store.index.committed() => Commit::done(Ok(seq)),
+            Ok(Appended::Known(seq)) if seq <= store.index.committed() => Commit::done(Ok(seq)),
             Ok(_) => {
                 self.inner.work.notify_one();
                 Commit::later(commit)
@@ -406,14 +405,14 @@ impl Embedded {
                 .slots
                 .iter()
                 .filter_map(|slot| match slot {
-                    Slot::OnDisk(seq) => Some(*seq),
-                    Slot::Ready(_) => None,
+                    ReadSlot::OnDisk(seq) => Some(*seq),
+                    ReadSlot::Ready(_) => None,
                 })
                 .collect();
             let fetched = match &self.inner.readers {
                 Some(readers) if !on_disk.is_empty() => match readers.fetch(on_disk).await {
                     Ok(found) => found,
-                    Err(reader::Again(reason)) => {
+                    Err(reader::TransientRead(reason)) => {
                         if attempts.is_multiple_of(READ_TOLD) {
                             tracing::error!(reason, "cannot read stored messages now; trying again");
                         }
@@ -431,8 +430,8 @@ impl Embedded {
             let mut moved = false;
             for slot in plan.slots {
                 let item = match slot {
-                    Slot::Ready(item) => item,
-                    Slot::OnDisk(seq) => match fetched.next().flatten() {
+                    ReadSlot::Ready(item) => item,
+                    ReadSlot::OnDisk(seq) => match fetched.next().flatten() {
                         Some(publication) => Item::Message(publication),
                         None if lock(&self.inner.store).index.holds(address, seq) => {
                             Item::Gap(Gap { from: at, to: seq, reason: GapReason::Lost })
@@ -461,7 +460,7 @@ impl Embedded {
         let mut guard = lock(&self.inner.store);
         let store = &mut *guard;
         store.index.trim(address, through);
-        store.index.forget_empty(&self.inner.hubs, EMPTY_SHELVES, 4);
+        store.index.forget_empty(&self.inner.hubs, EMPTY_LOGS, 4);
         self.inner.settle(store);
         self.inner.wake(store);
     }
@@ -507,14 +506,14 @@ impl Embedded {
     pub fn expire(&self) -> Expired {
         let mut guard = lock(&self.inner.store);
         let store = &mut *guard;
-        store.index.forget_empty(&self.inner.hubs, EMPTY_SHELVES, FORGET_SLICE);
+        store.index.forget_empty(&self.inner.hubs, EMPTY_LOGS, FORGET_SLICE);
         let more = store.index.expire_slice() > 0;
         self.inner.settle(store);
         self.inner.wake(store);
         Expired { messages: store.index.take_expired(), more }
     }
 
-    /// Forgets all empty shelves now, as if many others had become empty since.
+    /// Forgets all empty logs now, as if many others had become empty since.
     #[cfg(test)]
     pub(crate) fn forget_empty(&self) {
         lock(&self.inner.store).index.forget_empty(&self.inner.hubs, 0, usize::MAX);
@@ -522,7 +521,7 @@ impl Embedded {
 
     /// How many addresses cost memory.
     #[cfg(test)]
-    pub(crate) fn shelves(&self) -> usize {
-        lock(&self.inner.store).index.shelves()
+    pub(crate) fn logs(&self) -> usize {
+        lock(&self.inner.store).index.logs()
     }
 }

@@ -11,9 +11,9 @@ use crate::message::{Address, Author, Message, MessageId, Seq};
 ///
 /// Two halves, since one number of 128 bits would be aligned to, and cost, 16 bytes more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Key(u64, u64);
+pub(super) struct DedupKey(u64, u64);
 
-impl Key {
+impl DedupKey {
     pub(super) fn to_bytes(self) -> [u8; 16] {
         (u128::from(self.0) << 64 | u128::from(self.1)).to_le_bytes()
     }
@@ -25,7 +25,7 @@ impl Key {
     }
 }
 
-impl Hash for Key {
+impl Hash for DedupKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.1);
     }
@@ -51,14 +51,20 @@ impl Hasher for AsIs {
 
 /// Makes keys; its secret is stored with the ids.
 #[derive(Debug, Clone)]
-pub(super) struct Keys(SipHasher13);
+pub(super) struct DedupHasher(SipHasher13);
 
-impl Keys {
+impl DedupHasher {
     pub(super) fn new(secret: &[u8; 16]) -> Self {
         Self(SipHasher13::new_with_key(secret))
     }
 
-    pub(super) fn key(&self, address: &Address, author: &Author, message: &Message, id: &MessageId) -> Key {
+    pub(super) fn key(
+        &self,
+        address: &Address,
+        author: &Author,
+        message: &Message,
+        id: &MessageId,
+    ) -> DedupKey {
         // Senders without a name cannot be told apart, but their retries have the same payload.
         let sender = match author {
             Author::Anonymous => Err(message.payload.get()),
@@ -67,16 +73,16 @@ impl Keys {
         let mut hasher = self.0;
         (address, sender, id).hash(&mut hasher);
         let hash = hasher.finish128();
-        Key(hash.h1, hash.h2)
+        DedupKey(hash.h1, hash.h2)
     }
 }
 
 /// Ids and the seqs they got.
 #[derive(Debug)]
 pub(super) struct Dedup {
-    seqs: HashMap<Key, Seq, BuildHasherDefault<AsIs>>,
+    seqs: HashMap<DedupKey, Seq, BuildHasherDefault<AsIs>>,
     /// Oldest first, with the time it is forgotten in Unix milliseconds.
-    order: VecDeque<(u64, Key)>,
+    order: VecDeque<(u64, DedupKey)>,
     window: u64,
     most: usize,
 }
@@ -101,12 +107,12 @@ impl Dedup {
         }
     }
 
-    pub(super) fn get(&mut self, key: Key, now: u64) -> Option<Seq> {
+    pub(super) fn get(&mut self, key: DedupKey, now: u64) -> Option<Seq> {
         self.forget(now);
         self.seqs.get(&key).copied()
     }
 
-    pub(super) fn remember(&mut self, key: Key, seq: Seq, now: u64) {
+    pub(super) fn remember(&mut self, key: DedupKey, seq: Seq, now: u64) {
         self.restore(key, seq, now.saturating_add(self.window));
     }
 
@@ -117,13 +123,13 @@ impl Dedup {
     }
 
     /// Remembers an id until the given time.
-    pub(super) fn restore(&mut self, key: Key, seq: Seq, until: u64) {
+    pub(super) fn restore(&mut self, key: DedupKey, seq: Seq, until: u64) {
         self.seqs.insert(key, seq);
         self.order.push_back((until, key));
     }
 
     /// A message was not stored after all: its retry is a first send.
-    pub(super) fn revoke(&mut self, key: Key) {
+    pub(super) fn revoke(&mut self, key: DedupKey) {
         self.seqs.remove(&key);
         // It is among the newest.
         if let Some(at) = self.order.iter().rposition(|(_, known)| *known == key) {

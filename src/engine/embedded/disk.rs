@@ -21,14 +21,14 @@ use std::path::{Path, PathBuf};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction, params};
 
-use crate::engine::Durability;
-use crate::engine::embedded::dedup::Key;
+use crate::engine::embedded::dedup::DedupKey;
 use crate::engine::embedded::directory::Registration;
-use crate::engine::embedded::index::{EMPTY_SHELVES, Floor, Pending, Waiter};
+use crate::engine::embedded::index::{EMPTY_LOGS, Floor, Pending, Waiter};
 use crate::engine::embedded::rows::{
-    self, COLUMNS, Crc, Identity, MessageRow, ReadError, State, address_text, int, nat, parse_address,
-    write_registration,
+    self, COLUMNS, Crc, MessageRow, ReadError, StoreIdentity, StoreTotals, address_text, from_sql_int,
+    parse_address, to_sql_int, write_registration,
 };
+use crate::engine::embedded::storage::Durability;
 use crate::message::{Address, Publication, SenderName, Seq, SessionId};
 
 /// The format this version reads and writes.
@@ -53,7 +53,7 @@ pub(super) const WAL_BYTES: u64 = 32 + (WAL_PAGES as u64 + 200) * (24 + PAGE as 
 const HEADROOM: u64 = WAL_BYTES + (4 << 20);
 
 /// Emptied addresses remembered on the disk.
-const FLOORS: usize = EMPTY_SHELVES;
+const FLOORS: usize = EMPTY_LOGS;
 
 /// Free pages kept for what comes next; what is beyond is given back to the file system.
 const SLACK_PAGES: i64 = 2048;
@@ -119,7 +119,7 @@ pub(super) struct Group {
 
 /// One row of `ids` or `floors`.
 #[derive(Debug, Clone, Copy)]
-struct BatchRow {
+struct Batch {
     n: i64,
     /// How many ids or floors it has.
     count: usize,
@@ -133,22 +133,22 @@ pub(super) struct Disk {
     connection: Connection,
     durability: Durability,
     path: PathBuf,
-    state: State,
-    ids: Rows,
+    state: StoreTotals,
+    ids: BatchTable,
     most_ids: usize,
-    floors: Rows,
+    floors: BatchTable,
 }
 
 /// The rows of a table of batches, oldest first.
 #[derive(Debug, Default)]
-struct Rows {
-    rows: VecDeque<BatchRow>,
+struct BatchTable {
+    rows: VecDeque<Batch>,
     /// What they hold together.
     count: usize,
 }
 
-impl Rows {
-    fn add(&mut self, row: BatchRow) {
+impl BatchTable {
+    fn add(&mut self, row: Batch) {
         self.count += row.count;
         self.rows.push_back(row);
     }
@@ -163,7 +163,11 @@ impl Rows {
 
 impl Disk {
     /// Makes a new store's file.
-    pub(super) fn create(path: &Path, durability: Durability, identity: &Identity) -> rusqlite::Result<Self> {
+    pub(super) fn create(
+        path: &Path,
+        durability: Durability,
+        identity: &StoreIdentity,
+    ) -> rusqlite::Result<Self> {
         let connection = Connection::open(path)?;
         keep_log(&connection, true)?;
         connection.pragma_update(None, "page_size", PAGE)?;
@@ -173,7 +177,7 @@ impl Disk {
         transaction.execute_batch(SCHEMA)?;
         transaction.pragma_update(None, "application_id", APPLICATION)?;
         transaction.pragma_update(None, "user_version", FORMAT)?;
-        let state = State { newest: int(identity.origin.0), ..State::default() };
+        let state = StoreTotals { newest: to_sql_int(identity.origin.0), ..StoreTotals::default() };
         state.write(&transaction)?;
         identity.write(&transaction)?;
         transaction.commit()?;
@@ -193,19 +197,19 @@ impl Disk {
         keep_log(&connection, true)?;
         verify(&connection)?;
         set_up(&connection, durability)?;
-        Ok(Self::of(connection, path, durability, State::default()))
+        Ok(Self::of(connection, path, durability, StoreTotals::default()))
     }
 
-    fn of(connection: Connection, path: &Path, durability: Durability, state: State) -> Self {
+    fn of(connection: Connection, path: &Path, durability: Durability, state: StoreTotals) -> Self {
         let path = path.to_owned();
         Self {
             connection,
             durability,
             path,
             state,
-            ids: Rows::default(),
+            ids: BatchTable::default(),
             most_ids: usize::MAX,
-            floors: Rows::default(),
+            floors: BatchTable::default(),
         }
     }
 
@@ -222,14 +226,14 @@ impl Disk {
     }
 
     /// What was read at the start.
-    pub(super) fn restore_state(&mut self, state: State, most_ids: usize) {
+    pub(super) fn restore_state(&mut self, state: StoreTotals, most_ids: usize) {
         self.state = state;
         self.most_ids = most_ids;
     }
 
     /// Seqs go on above `newest`, in another epoch: nothing given so far means anything.
-    pub(super) fn renew(&mut self, identity: &Identity, newest: Seq) -> rusqlite::Result<()> {
-        self.state.newest = int(newest.0);
+    pub(super) fn renew(&mut self, identity: &StoreIdentity, newest: Seq) -> rusqlite::Result<()> {
+        self.state.newest = to_sql_int(newest.0);
         let transaction = self.connection.unchecked_transaction()?;
         identity.write(&transaction)?;
         self.state.write(&transaction)?;
@@ -240,16 +244,16 @@ impl Disk {
     pub(super) fn write(&mut self, group: &Group) -> rusqlite::Result<()> {
         let mut state = self.state;
         state.commits += 1;
-        state.newest = int(group.newest.0);
-        state.forgotten = state.forgotten.max(int(group.forgotten.0));
+        state.newest = to_sql_int(group.newest.0);
+        state.forgotten = state.forgotten.max(to_sql_int(group.forgotten.0));
         let transaction = self.connection.unchecked_transaction()?;
         for pending in &group.appends {
-            state.add(int(pending.seq.0));
+            state.add(to_sql_int(pending.seq.0));
         }
         insert(&transaction, &group.appends)?;
         let mut delete = transaction.prepare_cached("DELETE FROM message WHERE seq = ?1")?;
         for seq in &group.gone {
-            let seq = int(seq.0);
+            let seq = to_sql_int(seq.0);
             if delete.execute([seq])? == 1 {
                 state.remove(seq);
             }
@@ -287,11 +291,11 @@ impl Disk {
             to.prepare_cached("DELETE FROM ids WHERE n = ?1")?.execute([row.n])?;
         }
         if !batch.is_empty() {
-            let until = int(group.until);
+            let until = to_sql_int(group.until);
             let crc = Crc::default().int(n).int(until).bytes(&batch).end();
             to.prepare_cached("INSERT INTO ids VALUES (?1, ?2, ?3, ?4)")?
                 .execute(params![n, until, batch, crc])?;
-            change.added = Some(BatchRow { n, count: batch.len() / ID_BYTES, mark: group.until });
+            change.added = Some(Batch { n, count: batch.len() / ID_BYTES, mark: group.until });
         }
         Ok(change)
     }
@@ -300,7 +304,7 @@ impl Disk {
         &self,
         to: &Transaction<'_>,
         group: &Group,
-        state: &mut State,
+        state: &mut StoreTotals,
     ) -> rusqlite::Result<Change> {
         let mut change = Change { dropped: 0, added: None };
         if group.floors.is_empty() {
@@ -325,12 +329,12 @@ impl Disk {
             }
             kept -= row.count;
             change.dropped += 1;
-            state.forgotten = state.forgotten.max(int(row.mark));
+            state.forgotten = state.forgotten.max(to_sql_int(row.mark));
             to.prepare_cached("DELETE FROM floors WHERE n = ?1")?.execute([row.n])?;
         }
         let crc = Crc::default().int(n).bytes(&batch).end();
         to.prepare_cached("INSERT INTO floors VALUES (?1, ?2, ?3)")?.execute(params![n, batch, crc])?;
-        change.added = Some(BatchRow { n, count: group.floors.len(), mark: highest.0 });
+        change.added = Some(Batch { n, count: group.floors.len(), mark: highest.0 });
         Ok(change)
     }
 
@@ -344,7 +348,7 @@ impl Disk {
             return true;
         }
         let pages = self.connection.pragma_query_value(None, "freelist_count", |row| row.get::<_, i64>(0));
-        pages.is_ok_and(|pages| free + nat(pages) * u64::from(PAGE) >= HEADROOM)
+        pages.is_ok_and(|pages| free + from_sql_int(pages) * u64::from(PAGE) >= HEADROOM)
     }
 
     /// Gives back to the file system what is free beyond some slack, a slice at a time. Answers whether there
@@ -407,7 +411,7 @@ impl Disk {
     pub(super) fn read_ids(
         &mut self,
         now: u64,
-        mut each: impl FnMut(Key, Seq, u64),
+        mut each: impl FnMut(DedupKey, Seq, u64),
     ) -> Result<(), ReadError> {
         let mut statement = self.connection.prepare("SELECT n, until, batch, crc FROM ids ORDER BY n")?;
         let mut rows = statement.query([])?;
@@ -416,14 +420,14 @@ impl Disk {
             let damaged = || format!("row {n} of table `ids`");
             let batch = row.get_ref(2)?.as_blob().map_err(|_| ReadError::Damaged(damaged()))?;
             Crc::default().int(n).int(until).bytes(batch).is(row.get(3)?, damaged)?;
-            let until = nat(until);
-            self.ids.add(BatchRow { n, count: batch.len() / ID_BYTES, mark: until });
+            let until = from_sql_int(until);
+            self.ids.add(Batch { n, count: batch.len() / ID_BYTES, mark: until });
             if until <= now {
                 continue;
             }
             for id in batch.chunks_exact(ID_BYTES) {
                 let (key, seq) = id.split_at(16);
-                let key = Key::from_bytes(key.try_into().expect("16 bytes"));
+                let key = DedupKey::from_bytes(key.try_into().expect("16 bytes"));
                 each(key, Seq(u64::from_le_bytes(seq.try_into().expect("8 bytes"))), until);
             }
         }
@@ -447,7 +451,7 @@ impl Disk {
                 count += 1;
                 each(address, floor);
             }
-            self.floors.add(BatchRow { n, count, mark: highest.0 });
+            self.floors.add(Batch { n, count, mark: highest.0 });
         }
         Ok(())
     }
@@ -472,7 +476,7 @@ fn split_floor(rest: &mut &[u8]) -> Option<(Address, Floor)> {
 /// What a commit changes in a list of rows.
 struct Change {
     dropped: usize,
-    added: Option<BatchRow>,
+    added: Option<Batch>,
 }
 
 fn insert(to: &Transaction<'_>, appends: &[Pending]) -> rusqlite::Result<()> {
@@ -483,11 +487,11 @@ fn insert(to: &Transaction<'_>, appends: &[Pending]) -> rusqlite::Result<()> {
         let publication = &pending.publication;
         let receipt = pending.receipt.as_ref().map(|(session, id)| rows::receipt_text(session, id));
         let row = MessageRow {
-            seq: int(pending.seq.0),
+            seq: to_sql_int(pending.seq.0),
             address: &address_text(&pending.address),
-            prev: int(pending.prev.0),
-            ends: int(pending.ends),
-            ts: int(pending.ts),
+            prev: to_sql_int(pending.prev.0),
+            expires_at: to_sql_int(pending.expires_at),
+            ts: to_sql_int(pending.ts),
             kind: rows::kind_number(publication.kind()),
             sender: publication.from().map(SenderName::as_str),
             receipt: receipt.as_deref(),
@@ -512,7 +516,7 @@ fn set_up(connection: &Connection, durability: Durability) -> rusqlite::Result<(
     connection.pragma_update(None, "synchronous", synchronous)?;
     connection.pragma_update_and_check(None, "wal_autocheckpoint", WAL_PAGES, |row| row.get::<_, i64>(0))?;
     // What a large commit made it grow is given back, and no more.
-    let limit = int(WAL_BYTES);
+    let limit = to_sql_int(WAL_BYTES);
     connection.pragma_update_and_check(None, "journal_size_limit", limit, |row| row.get::<_, i64>(0))?;
     // Damage shows itself as an error here, not later.
     connection.pragma_update(None, "cell_size_check", true)?;
@@ -556,7 +560,7 @@ pub(super) fn fetch(
     let sql = format!("SELECT {COLUMNS} FROM message WHERE seq = ?1");
     let mut statement = transaction.prepare_cached(&sql)?;
     let mut one = |seq: &Seq| -> Result<Option<Publication>, ReadError> {
-        let mut rows = statement.query([int(seq.0)])?;
+        let mut rows = statement.query([to_sql_int(seq.0)])?;
         let Some(row) = rows.next()? else { return Ok(None) };
         MessageRow::of(row)?.publication().map(Some)
     };

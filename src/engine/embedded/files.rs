@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::embedded::disk::{Disk, FORMAT, WAL_BYTES};
-use crate::engine::{Durability, OpenError};
+use crate::engine::embedded::storage::{Durability, OpenError};
 
 /// The files of a store.
 #[derive(Debug, Clone)]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::clock::millis;
-use crate::engine::embedded::dedup::{Dedup, Key, Keys};
+use crate::engine::embedded::dedup::{Dedup, DedupHasher, DedupKey};
 use crate::engine::embedded::directory::{Directory, Handles, Registration, Standing};
 use crate::engine::{Append, EngineError, Position, Register, RegisterError, Settings};
 use crate::hub::{Hubs, shrink};
@@ -19,20 +19,20 @@ use crate::message::{
     Address, Gap, GapReason, Handle, Item, Message, MessageId, Outcome, Publication, Seq, SessionId, UserId,
 };
 
+mod address_log;
 mod expiry;
 mod restore;
 mod sessions;
-mod shelf;
 
+use address_log::{AddressLog, LogEntry};
 use expiry::EXPIRY_SLICE;
-pub(super) use restore::Stored;
-use shelf::{Entry, Shelf};
+pub(super) use restore::RestoredMessage;
 
 /// What a stored message costs besides its frame: places in tables, reference counts. Bytes.
 const OVERHEAD: usize = 256;
 
-/// How many empty shelves are remembered, so that returning readers are told exactly what they missed.
-pub(super) const EMPTY_SHELVES: usize = 65_536;
+/// How many empty logs are remembered, so that returning readers are told exactly what they missed.
+pub(super) const EMPTY_LOGS: usize = 65_536;
 
 /// A read is complete once it has this many bytes.
 const READ_BYTES: usize = 1 << 20;
@@ -49,11 +49,11 @@ pub(super) struct Pending {
     pub(super) seq: Seq,
     /// The seq before it in its mailbox or history, also if that is gone by now.
     pub(super) prev: Seq,
-    pub(super) ends: u64,
+    pub(super) expires_at: u64,
     pub(super) ts: u64,
     pub(super) address: Address,
     pub(super) publication: Arc<Publication>,
-    pub(super) key: Option<Key>,
+    pub(super) key: Option<DedupKey>,
     /// Who wants to know what becomes of it, and under which id.
     pub(super) receipt: Option<(SessionId, MessageId)>,
     /// Who waits for it; nobody for a receipt, which must not get lost.
@@ -62,13 +62,13 @@ pub(super) struct Pending {
 
 /// Where an append was put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Appended {
     New(Seq),
     /// The same message was appended before.
     Known(Seq),
 }
 
-/// What an emptied shelf leaves behind.
+/// What an emptied log leaves behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Floor {
     pub(super) floor: Seq,
@@ -77,7 +77,7 @@ pub(super) struct Floor {
 
 /// What is gone from the index and not yet from the disk, and what else a commit takes along.
 #[derive(Debug, Default)]
-pub(super) struct Gone {
+pub(super) struct PendingDeletes {
     /// Messages, each with the seq of the receipt that must be stored no later.
     pub(super) messages: Vec<(Seq, Seq)>,
     pub(super) floors: HashMap<Address, Floor>,
@@ -87,7 +87,7 @@ pub(super) struct Gone {
     pub(super) waiters: Vec<Waiter>,
 }
 
-impl Gone {
+impl PendingDeletes {
     pub(super) fn is_empty(&self) -> bool {
         self.messages.is_empty() && self.floors.is_empty() && self.registrations.is_empty()
     }
@@ -95,14 +95,14 @@ impl Gone {
 
 /// What a read found: messages that are at hand, and seqs of those that are on the disk.
 #[derive(Debug, Default)]
-pub(super) struct Plan {
-    pub(super) slots: Vec<Slot>,
+pub(super) struct ReadPlan {
+    pub(super) slots: Vec<ReadSlot>,
     pub(super) cursor: Seq,
     pub(super) more: bool,
 }
 
 #[derive(Debug)]
-pub(super) enum Slot {
+pub(super) enum ReadSlot {
     Ready(Item),
     OnDisk(Seq),
 }
@@ -110,7 +110,7 @@ pub(super) enum Slot {
 #[derive(Debug)]
 pub(super) struct Index {
     settings: Settings,
-    keys: Keys,
+    keys: DedupHasher,
     handles: Handles,
     /// Whether committed messages are on a disk, or only here.
     on_disk: bool,
@@ -118,14 +118,14 @@ pub(super) struct Index {
     newest: Seq,
     /// Up to here everything is committed or refused; what is above cannot be seen.
     committed: Seq,
-    shelves: HashMap<Address, Shelf>,
+    logs: HashMap<Address, AddressLog>,
     /// The stored messages themselves, at level `memory`.
     publications: HashMap<Seq, Arc<Publication>>,
-    /// When each shelf loses its next message at the earliest, in Unix milliseconds.
-    soonest: BTreeSet<(u64, Address)>,
-    /// Empty shelves, longest empty first; an entry may be out of date.
+    /// When each log loses its next message at the earliest, in Unix milliseconds.
+    by_expiry: BTreeSet<(u64, Address)>,
+    /// Empty logs, longest empty first; an entry may be out of date.
     empty: VecDeque<Address>,
-    /// No shelf that was forgotten reached beyond this.
+    /// No log that was forgotten reached beyond this.
     forgotten: Seq,
     dedup: Dedup,
     bytes: usize,
@@ -133,7 +133,7 @@ pub(super) struct Index {
     /// Who gets the receipt of a stored message, by its seq.
     receipts: HashMap<Seq, (SessionId, MessageId)>,
     /// How many receipts each session is going to get: they have their room in its mailbox.
-    promised: HashMap<SessionId, usize>,
+    reserved_receipts: HashMap<SessionId, usize>,
     /// What expired between two stored messages: the seq of the later one and the highest that is gone.
     holes: HashMap<Seq, Seq>,
     /// Appended, not committed, in order. Bounded by `Settings::queue`.
@@ -141,18 +141,18 @@ pub(super) struct Index {
     queued_bytes: usize,
     /// Who sent the same again before it was committed.
     repeats: Vec<(Seq, Waiter)>,
-    gone: Gone,
+    gone: PendingDeletes,
     directory: Directory,
     /// The newest committed publications, oldest first.
     recent: VecDeque<Arc<Publication>>,
     recent_bytes: usize,
     /// Found gone at the start, with receipts that may not have been stored.
-    left: Vec<(Seq, Outcome)>,
+    unsent_receipts: Vec<(Seq, Outcome)>,
     /// Messages dropped because their time was over, that [`Self::take_expired`] has not told yet.
     expired: usize,
 }
 
-/// When a message ends that is kept that long, in Unix milliseconds; times fit SQLite's integers.
+/// When a message expires_at that is kept that long, in Unix milliseconds; times fit SQLite's integers.
 fn end_of(now: u64, age: Duration) -> u64 {
     now.saturating_add(millis(age)).min(i64::MAX.unsigned_abs())
 }
@@ -172,41 +172,41 @@ impl Index {
         let handles = Handles::new(secret);
         Self {
             settings,
-            keys: Keys::new(secret),
+            keys: DedupHasher::new(secret),
             handles: handles.clone(),
             on_disk,
             newest,
             committed: newest,
-            shelves: HashMap::new(),
+            logs: HashMap::new(),
             publications: HashMap::new(),
-            soonest: BTreeSet::new(),
+            by_expiry: BTreeSet::new(),
             empty: VecDeque::new(),
             forgotten: Seq::START,
             dedup: Dedup::new(millis(settings.dedup_window), settings.dedup_ids),
             bytes: 0,
             messages: 0,
             receipts: HashMap::new(),
-            promised: HashMap::new(),
+            reserved_receipts: HashMap::new(),
             holes: HashMap::new(),
             queue: VecDeque::new(),
             queued_bytes: 0,
             repeats: Vec::new(),
-            gone: Gone::default(),
+            gone: PendingDeletes::default(),
             directory: Directory::new(handles),
             recent: VecDeque::new(),
             recent_bytes: 0,
-            left: Vec::new(),
+            unsent_receipts: Vec::new(),
             expired: 0,
         }
     }
 
-    /// When something ends that is kept that long from now on, in Unix milliseconds.
+    /// When something expires_at that is kept that long from now on, in Unix milliseconds.
     pub(super) fn end_of(&self, age: Duration) -> u64 {
         end_of(self.settings.clock.now(), age)
     }
 
     /// Gives a message its place, if there is room for it.
-    pub(super) fn append(&mut self, append: Append, waiter: Option<Waiter>) -> Result<Place, EngineError> {
+    pub(super) fn append(&mut self, append: Append, waiter: Option<Waiter>) -> Result<Appended, EngineError> {
         let Settings { mailbox, history, queue, clock, .. } = self.settings;
         let now = clock.now();
         let Append { address, message, author, id, ttl, receipt } = append;
@@ -217,7 +217,7 @@ impl Index {
             {
                 self.repeats.push((seq, waiter));
             }
-            return Ok(Place::Known(seq));
+            return Ok(Appended::Known(seq));
         }
         if self.queue.len() >= queue.messages || self.queued_bytes >= queue.bytes {
             let (messages, bytes) = (self.queue.len(), self.queued_bytes);
@@ -244,31 +244,41 @@ impl Index {
         }
         let publication = Arc::new(publication);
         if let Some((from, id)) = wants.clone() {
-            *self.promised.entry(from.clone()).or_default() += 1;
+            *self.reserved_receipts.entry(from.clone()).or_default() += 1;
             self.receipts.insert(seq, (from, id));
         }
         if let Some(key) = key {
             self.dedup.remember(key, seq, now);
         }
         let receipt = wants;
-        let (ends, ts) = (end_of(now, age), message.ts);
-        self.place(Pending { seq, prev: Seq::START, ends, ts, address, publication, key, receipt, waiter });
-        Ok(Place::New(seq))
+        let (expires_at, ts) = (end_of(now, age), message.ts);
+        self.place(Pending {
+            seq,
+            prev: Seq::START,
+            expires_at,
+            ts,
+            address,
+            publication,
+            key,
+            receipt,
+            waiter,
+        });
+        Ok(Appended::New(seq))
     }
 
-    /// Puts a message with a new seq onto its shelf and into the queue.
+    /// Puts a message with a new seq onto its log and into the queue.
     fn place(&mut self, mut pending: Pending) {
-        let Pending { seq, ends, ref publication, .. } = pending;
+        let Pending { seq, expires_at, ref publication, .. } = pending;
         debug_assert!(seq > self.newest, "a seq is given once");
         self.newest = seq;
         let cost = cost(publication);
         let forgotten = self.forgotten;
-        let shelf = match self.shelves.entry(pending.address.clone()) {
-            MapEntry::Occupied(shelf) => shelf.into_mut(),
-            MapEntry::Vacant(place) => place.insert(Shelf::after_forgotten(forgotten)),
+        let log = match self.logs.entry(pending.address.clone()) {
+            MapEntry::Occupied(log) => log.into_mut(),
+            MapEntry::Vacant(place) => place.insert(AddressLog::after_forgotten(forgotten)),
         };
-        pending.prev = shelf.last();
-        let hole = shelf.expired_since_last();
+        pending.prev = log.last();
+        let hole = log.expired_since_last();
         if hole > Seq::START {
             self.holes.insert(seq, hole);
         }
@@ -277,12 +287,12 @@ impl Index {
         }
         let (bytes, receipt) = (u32::try_from(cost).unwrap_or(u32::MAX), pending.receipt.is_some());
         let hole = hole > Seq::START;
-        shelf.entries.push_back(Entry { seq, ends, bytes, receipt, hole });
-        shelf.bytes += cost;
-        if ends < shelf.soonest {
-            self.soonest.remove(&(shelf.soonest, pending.address.clone()));
-            self.soonest.insert((ends, pending.address.clone()));
-            shelf.soonest = ends;
+        log.entries.push_back(LogEntry { seq, expires_at, bytes, receipt, hole });
+        log.bytes += cost;
+        if expires_at < log.earliest_expiry {
+            self.by_expiry.remove(&(log.earliest_expiry, pending.address.clone()));
+            self.by_expiry.insert((expires_at, pending.address.clone()));
+            log.earliest_expiry = expires_at;
         }
         self.bytes += cost;
         self.messages += 1;
@@ -324,8 +334,8 @@ impl Index {
     /// What a mailbox holds, the room for receipts included.
     fn held(&self, session: &SessionId) -> (usize, usize) {
         let address = Address::Session(session.clone());
-        let (messages, bytes) = self.shelves.get(&address).map_or((0, 0), |s| (s.entries.len(), s.bytes));
-        (messages + self.promised.get(session).copied().unwrap_or_default(), bytes)
+        let (messages, bytes) = self.logs.get(&address).map_or((0, 0), |s| (s.entries.len(), s.bytes));
+        (messages + self.reserved_receipts.get(session).copied().unwrap_or_default(), bytes)
     }
 
     /// Takes what is to be committed next: some messages, in order.
@@ -348,7 +358,7 @@ impl Index {
     }
 
     /// Takes what is to be deleted from the disk, and the floors to be noted there.
-    pub(super) fn take_gone(&mut self) -> Gone {
+    pub(super) fn take_gone(&mut self) -> PendingDeletes {
         std::mem::take(&mut self.gone)
     }
 
@@ -361,9 +371,9 @@ impl Index {
                 self.recent_bytes += cost(&pending.publication);
                 self.recent.push_back(Arc::clone(&pending.publication));
             }
-            let shelf = self.shelves.get_mut(&pending.address).expect("what is queued is on its shelf");
-            shelf.position.newest = shelf.position.newest.max(pending.seq);
-            if pending.seq <= shelf.position.floor {
+            let log = self.logs.get_mut(&pending.address).expect("what is queued is on its log");
+            log.position.newest = log.position.newest.max(pending.seq);
+            if pending.seq <= log.position.floor {
                 // Its session was ended while it was being written.
                 self.drop_ended(&pending.address);
             } else if matches!(pending.address, Address::Topic(_)) {
@@ -380,13 +390,13 @@ impl Index {
     /// Drops the oldest messages of a history that are beyond its bounds.
     fn make_room(&mut self, address: &Address) {
         let bounds = self.settings.history;
-        let Some(shelf) = self.shelves.get_mut(address) else { return };
-        let mut committed = shelf.committed(self.committed);
+        let Some(log) = self.logs.get_mut(address) else { return };
+        let mut committed = log.committed(self.committed);
         let mut dropped = Vec::new();
-        while committed > bounds.messages || (committed > 1 && shelf.bytes > bounds.bytes) {
-            let Some(oldest) = shelf.entries.pop_front() else { break };
-            shelf.bytes -= oldest.bytes as usize;
-            shelf.position.floor = oldest.seq;
+        while committed > bounds.messages || (committed > 1 && log.bytes > bounds.bytes) {
+            let Some(oldest) = log.entries.pop_front() else { break };
+            log.bytes -= oldest.bytes as usize;
+            log.position.floor = oldest.seq;
             committed -= 1;
             dropped.push(oldest);
         }
@@ -414,14 +424,14 @@ impl Index {
             if let Some(key) = pending.key {
                 self.dedup.revoke(key);
             }
-            let shelf = self.shelves.get_mut(&pending.address).expect("what is queued is on its shelf");
-            let at = shelf.entries.partition_point(|entry| entry.seq < pending.seq);
-            let entry = shelf.entries.remove(at).expect("what is queued is on its shelf");
-            shelf.bytes -= entry.bytes as usize;
+            let log = self.logs.get_mut(&pending.address).expect("what is queued is on its log");
+            let at = log.entries.partition_point(|entry| entry.seq < pending.seq);
+            let entry = log.entries.remove(at).expect("what is queued is on its log");
+            log.bytes -= entry.bytes as usize;
             self.bytes -= entry.bytes as usize;
             self.messages -= 1;
             let hole = if entry.hole { self.holes.remove(&entry.seq) } else { None };
-            if let (Some(hole), Some(next)) = (hole, shelf.entries.get_mut(at)) {
+            if let (Some(hole), Some(next)) = (hole, log.entries.get_mut(at)) {
                 next.hole = true;
                 self.holes.insert(next.seq, hole);
             }
@@ -433,10 +443,10 @@ impl Index {
             self.list_if_empty(&pending.address);
         }
         for pending in &mut kept {
-            let shelf = &self.shelves[&pending.address];
-            let at = shelf.entries.partition_point(|entry| entry.seq < pending.seq);
-            let Position { floor, expired, newest } = shelf.position;
-            let before = at.checked_sub(1).map_or(Seq::START, |at| shelf.entries[at].seq);
+            let log = &self.logs[&pending.address];
+            let at = log.entries.partition_point(|entry| entry.seq < pending.seq);
+            let Position { floor, expired, newest } = log.position;
+            let before = at.checked_sub(1).map_or(Seq::START, |at| log.entries[at].seq);
             pending.prev = before.max(floor).max(expired).max(newest);
         }
         // Everything else is refused by now: what is above can be seen.
@@ -455,16 +465,16 @@ impl Index {
     }
 
     fn release(&mut self, from: &SessionId) {
-        if let MapEntry::Occupied(mut promised) = self.promised.entry(from.clone()) {
-            *promised.get_mut() -= 1;
-            if *promised.get() == 0 {
-                promised.remove();
+        if let MapEntry::Occupied(mut reserved_receipts) = self.reserved_receipts.entry(from.clone()) {
+            *reserved_receipts.get_mut() -= 1;
+            if *reserved_receipts.get() == 0 {
+                reserved_receipts.remove();
             }
         }
     }
 
-    /// A message has left for good: its sender hears of it, if it asked to. Answers the seq of the receipt.
-    fn conclude(&mut self, seq: Seq, state: Outcome) -> Seq {
+    /// A message has left for good: appends the receipt that its sender asked for. Returns the seq of the receipt.
+    fn emit_receipt(&mut self, seq: Seq, state: Outcome) -> Seq {
         let Some((from, id)) = self.receipts.remove(&seq) else { return Seq::START };
         self.release(&from);
         let now = self.settings.clock.now();
@@ -475,11 +485,11 @@ impl Index {
         let address = Address::Session(from);
         let seq = Seq(self.newest.0 + 1);
         let publication = Arc::new(Publication::encode(&address, Some(seq), &message));
-        let ends = end_of(now, self.settings.mailbox.age);
+        let expires_at = end_of(now, self.settings.mailbox.age);
         self.place(Pending {
             seq,
             prev: Seq::START,
-            ends,
+            expires_at,
             ts: now,
             address,
             publication,
@@ -491,10 +501,10 @@ impl Index {
     }
 
     /// See [`crate::engine::Engine::read`].
-    pub(super) fn read(&self, address: &Address, after: Seq, limit: usize) -> Plan {
+    pub(super) fn read(&self, address: &Address, after: Seq, limit: usize) -> ReadPlan {
         let now = self.settings.clock.now();
-        let mut plan = Plan { cursor: after, ..Plan::default() };
-        let Some(shelf) = self.shelves.get(address) else {
+        let mut plan = ReadPlan { cursor: after, ..ReadPlan::default() };
+        let Some(log) = self.logs.get(address) else {
             plan.skip(self.forgotten, GapReason::Acknowledged);
             return plan;
         };
@@ -503,20 +513,20 @@ impl Index {
             Address::Topic(_) => GapReason::Expired,
         };
         // What comes first is told first.
-        let Position { floor, expired, .. } = shelf.position;
-        let first = shelf.entries.front().map_or(Seq(u64::MAX), |first| first.seq);
+        let Position { floor, expired, .. } = log.position;
+        let first = log.entries.front().map_or(Seq(u64::MAX), |first| first.seq);
         if expired < floor && expired < first {
             plan.skip(expired, GapReason::Expired);
         }
         plan.skip(floor, dropped);
         let mut expired = Seq::START;
         let mut bytes = 0;
-        let from = shelf.entries.partition_point(|entry| entry.seq <= plan.cursor);
-        for entry in shelf.entries.range(from..shelf.committed(self.committed).max(from)) {
+        let from = log.entries.partition_point(|entry| entry.seq <= plan.cursor);
+        for entry in log.entries.range(from..log.committed(self.committed).max(from)) {
             if entry.hole {
                 expired = expired.max(self.holes.get(&entry.seq).copied().unwrap_or_default());
             }
-            if entry.ends <= now {
+            if entry.expires_at <= now {
                 expired = entry.seq;
                 continue;
             }
@@ -528,12 +538,12 @@ impl Index {
             bytes += entry.bytes as usize;
             let at_hand = self.publications.get(&entry.seq).or_else(|| self.recent(entry.seq));
             plan.slots.push(match at_hand {
-                Some(publication) => Slot::Ready(Item::Message(Arc::clone(publication))),
-                None => Slot::OnDisk(entry.seq),
+                Some(publication) => ReadSlot::Ready(Item::Message(Arc::clone(publication))),
+                None => ReadSlot::OnDisk(entry.seq),
             });
             plan.cursor = entry.seq;
         }
-        plan.skip(expired.max(shelf.expired_since_last()), GapReason::Expired);
+        plan.skip(expired.max(log.expired_since_last()), GapReason::Expired);
         plan
     }
 
@@ -544,25 +554,25 @@ impl Index {
 
     /// Whether a message is still there.
     pub(super) fn holds(&self, address: &Address, seq: Seq) -> bool {
-        let shelf = self.shelves.get(address);
-        shelf.is_some_and(|shelf| shelf.entries.binary_search_by_key(&seq, |entry| entry.seq).is_ok())
+        let log = self.logs.get(address);
+        log.is_some_and(|log| log.entries.binary_search_by_key(&seq, |entry| entry.seq).is_ok())
     }
 
     /// See [`crate::engine::Engine::trim`].
     pub(super) fn trim(&mut self, address: &Address, through: Seq) {
         let through = through.min(self.committed);
-        let Some(shelf) = self.shelves.get_mut(address) else { return };
-        let before = shelf.position.floor;
-        shelf.position.floor = before.max(through);
-        let end = shelf.entries.partition_point(|entry| entry.seq <= through);
+        let Some(log) = self.logs.get_mut(address) else { return };
+        let before = log.position.floor;
+        log.position.floor = before.max(through);
+        let end = log.entries.partition_point(|entry| entry.seq <= through);
         if end == 0 {
-            if shelf.entries.is_empty() && shelf.position.floor > before {
+            if log.entries.is_empty() && log.position.floor > before {
                 self.note_floor(address);
             }
             return;
         }
-        let trimmed: Vec<Entry> = shelf.entries.drain(..end).collect();
-        shelf.bytes -= trimmed.iter().map(|entry| entry.bytes as usize).sum::<usize>();
+        let trimmed: Vec<LogEntry> = log.entries.drain(..end).collect();
+        log.bytes -= trimmed.iter().map(|entry| entry.bytes as usize).sum::<usize>();
         for entry in trimmed {
             self.drop_entry(&entry, Outcome::Acknowledged);
         }
@@ -570,7 +580,7 @@ impl Index {
     }
 
     /// What is to be done for every message that leaves.
-    fn drop_entry(&mut self, entry: &Entry, state: Outcome) {
+    fn drop_entry(&mut self, entry: &LogEntry, state: Outcome) {
         self.bytes -= entry.bytes as usize;
         self.messages -= 1;
         if !self.on_disk {
@@ -579,7 +589,7 @@ impl Index {
         if entry.hole {
             self.holes.remove(&entry.seq);
         }
-        let after = if entry.receipt { self.conclude(entry.seq, state) } else { Seq::START };
+        let after = if entry.receipt { self.emit_receipt(entry.seq, state) } else { Seq::START };
         if self.on_disk {
             self.gone.messages.push((entry.seq, after));
         }
@@ -587,61 +597,61 @@ impl Index {
 
     fn note_floor(&mut self, address: &Address) {
         if self.on_disk
-            && let Some(shelf) = self.shelves.get(address)
+            && let Some(log) = self.logs.get(address)
             // What was never stored leaves nothing behind.
-            && shelf.position.newest > Seq::START
+            && log.position.newest > Seq::START
         {
-            let Position { floor, expired, .. } = shelf.position;
+            let Position { floor, expired, .. } = log.position;
             self.gone.floors.insert(address.clone(), Floor { floor, expired });
-            if self.gone.floors.len() > EMPTY_SHELVES {
+            if self.gone.floors.len() > EMPTY_LOGS {
                 // The disk has taken nothing for long.
-                let highest = self.gone.floors.drain().map(|(_, left)| left.floor.max(left.expired)).max();
+                let highest = self.gone.floors.drain().map(|(_, floor)| floor.floor.max(floor.expired)).max();
                 self.forgotten = self.forgotten.max(highest.unwrap_or_default());
             }
         }
     }
 
     fn list_if_empty(&mut self, address: &Address) {
-        let Some(shelf) = self.shelves.get_mut(address) else { return };
-        if !shelf.entries.is_empty() {
+        let Some(log) = self.logs.get_mut(address) else { return };
+        if !log.entries.is_empty() {
             return;
         }
-        if shelf.soonest < u64::MAX {
-            self.soonest.remove(&(shelf.soonest, address.clone()));
-            shelf.soonest = u64::MAX;
+        if log.earliest_expiry < u64::MAX {
+            self.by_expiry.remove(&(log.earliest_expiry, address.clone()));
+            log.earliest_expiry = u64::MAX;
         }
-        shelf.entries = VecDeque::new();
-        if !shelf.listed {
-            shelf.listed = true;
+        log.entries = VecDeque::new();
+        if !log.listed {
+            log.listed = true;
             self.empty.push_back(address.clone());
         }
         self.note_floor(address);
     }
 
-    /// Forgets the longest empty shelves beyond `keep`, except those that someone reads.
+    /// Forgets the longest empty logs beyond `keep`, except those that someone reads.
     ///
     /// Looks at a few only, however many there are: whoever acknowledges pays for it, and holds the lock.
     pub(super) fn forget_empty(&mut self, hubs: &Hubs, keep: usize, most_looks: usize) {
         for _ in 0..self.empty.len().saturating_sub(keep).min(most_looks) {
             let Some(address) = self.empty.pop_front() else { return };
-            let Some(shelf) = self.shelves.get_mut(&address) else { continue };
-            if !shelf.entries.is_empty() {
-                shelf.listed = false;
+            let Some(log) = self.logs.get_mut(&address) else { continue };
+            if !log.entries.is_empty() {
+                log.listed = false;
             } else if hubs.is_read(&address) {
                 self.empty.push_back(address);
             } else {
-                self.forgotten = self.forgotten.max(shelf.position.floor).max(shelf.position.expired);
-                self.shelves.remove(&address);
+                self.forgotten = self.forgotten.max(log.position.floor).max(log.position.expired);
+                self.logs.remove(&address);
             }
         }
-        shrink(&mut self.shelves);
+        shrink(&mut self.logs);
         shrink(&mut self.publications);
     }
 
     /// See [`crate::engine::Engine::position`].
     pub(super) fn position(&self, address: &Address) -> Position {
-        match (self.shelves.get(address), address) {
-            (Some(shelf), _) => shelf.position,
+        match (self.logs.get(address), address) {
+            (Some(log), _) => log.position,
             (None, Address::Session(_)) => Position::default(),
             // A cursor to come back with: what is published from here on is above it.
             (None, Address::Topic(_)) => {
@@ -667,22 +677,22 @@ impl Index {
         self.queue.len()
     }
 
-    pub(super) fn gone(&mut self) -> &mut Gone {
+    pub(super) fn gone(&mut self) -> &mut PendingDeletes {
         &mut self.gone
     }
 
     #[cfg(test)]
-    pub(super) fn shelves(&self) -> usize {
-        self.shelves.len()
+    pub(super) fn logs(&self) -> usize {
+        self.logs.len()
     }
 }
 
-impl Plan {
+impl ReadPlan {
     /// Moves on to `to`, and says so unless the reader is new: one without a cursor misses nothing.
     fn skip(&mut self, to: Seq, reason: GapReason) {
         if to > self.cursor {
             if self.cursor > Seq::START {
-                self.slots.push(Slot::Ready(Item::Gap(Gap { from: self.cursor, to, reason })));
+                self.slots.push(ReadSlot::Ready(Item::Gap(Gap { from: self.cursor, to, reason })));
             }
             self.cursor = to;
         }

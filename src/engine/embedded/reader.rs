@@ -19,11 +19,11 @@ type Found = Vec<Option<Arc<Publication>>>;
 
 /// The disk could not be read just now, for this reason. Nothing is known to be lost.
 #[derive(Debug)]
-pub(super) struct Again(pub(super) String);
+pub(super) struct TransientRead(pub(super) String);
 
 /// Connections that only read; cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct Readers {
+pub(super) struct ReadPool {
     path: Arc<PathBuf>,
     /// Those not in use.
     idle: Arc<Mutex<Vec<Connection>>>,
@@ -33,7 +33,7 @@ pub(super) struct Readers {
     permits: Arc<Semaphore>,
 }
 
-impl Readers {
+impl ReadPool {
     /// Reads from this file; `inline` without threads of its own, for who decides when things happen.
     pub(super) fn of(path: &Path, inline: bool) -> Self {
         Self {
@@ -49,7 +49,7 @@ impl Readers {
     /// # Cancel safety
     /// The place in the queue of readers is taken by a task, which always goes on: a future that nobody polls
     /// holds nobody up.
-    pub(super) async fn fetch(&self, seqs: Vec<Seq>) -> Result<Found, Again> {
+    pub(super) async fn fetch(&self, seqs: Vec<Seq>) -> Result<Found, TransientRead> {
         if self.inline {
             return self.read(&seqs);
         }
@@ -64,18 +64,18 @@ impl Readers {
         }));
         match read.await {
             Ok(Ok(found)) => found,
-            Ok(Err(error)) | Err(error) => Err(Again(error.to_string())),
+            Ok(Err(error)) | Err(error) => Err(TransientRead(error.to_string())),
         }
     }
 
-    fn read(&self, seqs: &[Seq]) -> Result<Found, Again> {
+    fn read(&self, seqs: &[Seq]) -> Result<Found, TransientRead> {
         let connection = lock(&self.idle).pop().map_or_else(|| disk::open_to_read(&self.path), Ok);
         let read = connection.map_err(rows::ReadError::from).and_then(|connection| {
             let found = disk::fetch(&connection, seqs)?;
             lock(&self.idle).push(connection);
             found.into_iter().map(whole).collect()
         });
-        read.map_err(|error| Again(error.to_string()))
+        read.map_err(|error| TransientRead(error.to_string()))
     }
 
     /// Closes the connections that are not in use.

@@ -13,14 +13,15 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+use crate::engine::Settings;
 use crate::engine::embedded::disk::{self, APPLICATION, Disk, FORMAT};
 use crate::engine::embedded::files::{Files, MARKER, Running, begin, boot, remove, sync_dir};
-use crate::engine::embedded::index::{Index, Stored, cost_of};
-use crate::engine::embedded::rows::{self, Identity, MessageRow, ReadError, State};
+use crate::engine::embedded::index::{Index, RestoredMessage, cost_of};
+use crate::engine::embedded::rows::{self, MessageRow, ReadError, StoreIdentity, StoreTotals};
 use crate::engine::embedded::salvage::{make_aside, prefer_database_alone, salvage, switch_to_new};
+use crate::engine::embedded::storage::{Durability, OpenError};
 use crate::engine::embedded::wal::{self, Wal};
 use crate::engine::embedded::{first_seq, random_epoch, random_secret};
-use crate::engine::{Durability, OpenError, Settings};
 use crate::message::{Address, MessageId, Seq, SessionId};
 
 /// How long SQLite's own look at the file's structure may take at the start, beside the reading of everything.
@@ -34,7 +35,7 @@ const EPOCH_STEP: u64 = 1 << 32;
 pub(super) struct Opened {
     pub(super) disk: Disk,
     pub(super) index: Index,
-    pub(super) identity: Identity,
+    pub(super) identity: StoreIdentity,
     pub(super) files: Files,
     /// Keeps other processes out.
     pub(super) lock: File,
@@ -90,16 +91,16 @@ fn create(
     files: &Files,
     durability: Durability,
     settings: Settings,
-) -> Result<(Disk, Index, Identity), OpenError> {
+) -> Result<(Disk, Index, StoreIdentity), OpenError> {
     let sqlite = |error| OpenError::Sqlite { path: files.database.clone(), error };
     // The file first, since its inode is part of what goes into it.
     File::create(&files.database).map_err(|error| files.io("make", &files.database, error))?;
     let (epoch, secret) = (random_epoch(), random_secret());
-    let identity = Identity { epoch, origin: first_seq(settings.clock), secret, inode: inode(files)? };
+    let identity = StoreIdentity { epoch, origin: first_seq(settings.clock), secret, inode: inode(files)? };
     let mut disk = Disk::create(&files.database, durability, &identity).map_err(sqlite)?;
     sync_dir(&files.dir).map_err(|error| files.io("sync", &files.dir, error))?;
     let index = Index::new(settings, &identity.secret, identity.origin, true);
-    let state = State::read(disk.connection()).map_err(|error| damaged(files, &error))?;
+    let state = StoreTotals::read(disk.connection()).map_err(|error| damaged(files, &error))?;
     disk.restore_state(state, settings.dedup_ids);
     Ok((disk, index, identity))
 }
@@ -115,7 +116,7 @@ pub(super) fn damaged(files: &Files, why: &dyn std::fmt::Display) -> OpenError {
 
 /// What the way the last process ended says about the store.
 #[derive(Debug, Default)]
-pub(super) struct Suspicion {
+pub(super) struct CrashFindings {
     /// What confirmed messages may be missing for.
     pub(super) lost: Option<String>,
     /// Whether what is left of the log is to be kept for who wants to look at it.
@@ -125,7 +126,7 @@ pub(super) struct Suspicion {
 }
 
 /// Looks at what is there before SQLite touches it.
-pub(super) fn suspect(files: &Files) -> Result<Suspicion, OpenError> {
+pub(super) fn inspect_after_crash(files: &Files) -> Result<CrashFindings, OpenError> {
     let wal = wal::inspect(&files.wal).map_err(|error| files.io("read", &files.wal, error))?;
     let running = match fs::read(&files.running) {
         Ok(bytes) => Some(serde_json::from_slice::<Running>(&bytes).unwrap_or_default()),
@@ -167,16 +168,16 @@ pub(super) fn suspect(files: &Files) -> Result<Suspicion, OpenError> {
     if lost.is_none() && crashed {
         tracing::info!("the last process did not end in order; the store is recovered");
     }
-    Ok(Suspicion { lost, keep_log, crashed })
+    Ok(CrashFindings { lost, keep_log, crashed })
 }
 
 fn reopen(
     files: &Files,
     durability: Durability,
     settings: Settings,
-) -> Result<(Disk, Index, Identity), OpenError> {
+) -> Result<(Disk, Index, StoreIdentity), OpenError> {
     let sqlite = |error| OpenError::Sqlite { path: files.database.clone(), error };
-    let Suspicion { mut lost, keep_log, .. } = suspect(files)?;
+    let CrashFindings { mut lost, keep_log, .. } = inspect_after_crash(files)?;
     let empty = |path: &Path| fs::metadata(path).map_or(true, |data| data.len() == 0);
     if empty(&files.database) && !empty(&files.wal) {
         // SQLite would take the file for a new one, and remove the log.
@@ -199,7 +200,7 @@ fn reopen(
         Ok((disk, index, identity))
     };
     let mut loaded = read();
-    if let Err(Trouble::Read(why)) = &loaded
+    if let Err(LoadError::Read(why)) = &loaded
         && rows::is_damage(why)
     {
         let why = lost.take().map_or_else(|| why.to_string(), |before| format!("{before}; {why}"));
@@ -218,9 +219,11 @@ fn reopen(
     }
     let (mut disk, mut index, mut identity) = match loaded {
         Ok(loaded) => loaded,
-        Err(Trouble::Open(error)) => return Err(error),
-        Err(Trouble::Read(ReadError::Sqlite(error)) | Trouble::Write(error)) => return Err(sqlite(error)),
-        Err(Trouble::Read(why)) => return Err(damaged(files, &why)),
+        Err(LoadError::Open(error)) => return Err(error),
+        Err(LoadError::Read(ReadError::Sqlite(error)) | LoadError::Write(error)) => {
+            return Err(sqlite(error));
+        }
+        Err(LoadError::Read(why)) => return Err(damaged(files, &why)),
     };
     let inode = inode(files)?;
     if lost.is_none() && identity.inode != inode {
@@ -231,7 +234,7 @@ fn reopen(
     if let Some(why) = lost {
         // What was given before may be given to something else now: cursors must not be taken for ours.
         let newest = Seq(index.newest().0 + EPOCH_STEP);
-        identity = Identity { epoch: random_epoch(), inode, ..identity };
+        identity = StoreIdentity { epoch: random_epoch(), inode, ..identity };
         disk.renew(&identity, newest).map_err(sqlite)?;
         index.go_on_after(newest);
         let aside = aside.map(|path| path.display().to_string());
@@ -242,45 +245,46 @@ fn reopen(
             "stored messages may be missing: a new epoch begins"
         );
     }
-    index.conclude_left();
+    index.emit_unsent_receipts();
     Ok((disk, index, identity))
 }
 
 /// Why a store could not be loaded, or saved.
-pub(super) enum Trouble {
+pub(super) enum LoadError {
     Read(ReadError),
     Write(rusqlite::Error),
     Open(OpenError),
 }
 
-impl From<ReadError> for Trouble {
+impl From<ReadError> for LoadError {
     fn from(error: ReadError) -> Self {
         Self::Read(error)
     }
 }
 
-impl From<rusqlite::Error> for Trouble {
+impl From<rusqlite::Error> for LoadError {
     fn from(error: rusqlite::Error) -> Self {
         Self::Read(error.into())
     }
 }
 
-fn verify_format(files: &Files, connection: &Connection) -> Result<(), Trouble> {
+fn verify_format(files: &Files, connection: &Connection) -> Result<(), LoadError> {
     let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (application, found) = (number("application_id")?, number("user_version")?);
-    if application != APPLICATION && number("schema_version")? > 0 && Identity::read(connection).is_err() {
-        return Err(Trouble::Open(OpenError::NotOurs { path: files.database.clone() }));
+    if application != APPLICATION && number("schema_version")? > 0 && StoreIdentity::read(connection).is_err()
+    {
+        return Err(LoadError::Open(OpenError::NotOurs { path: files.database.clone() }));
     }
-    if application == APPLICATION && found > FORMAT && Identity::read(connection).is_ok() {
-        return Err(Trouble::Open(OpenError::Newer { dir: files.dir.clone(), found, known: FORMAT }));
+    if application == APPLICATION && found > FORMAT && StoreIdentity::read(connection).is_ok() {
+        return Err(LoadError::Open(OpenError::Newer { dir: files.dir.clone(), found, known: FORMAT }));
     }
     Ok(())
 }
 
 /// Reads everything, verifies it, and builds the index.
-fn load(disk: &mut Disk, files: &Files, settings: Settings) -> Result<(Index, Identity), Trouble> {
-    let identity = Identity::read(disk.connection())?;
-    let state = State::read(disk.connection())?;
+fn load(disk: &mut Disk, files: &Files, settings: Settings) -> Result<(Index, StoreIdentity), LoadError> {
+    let identity = StoreIdentity::read(disk.connection())?;
+    let state = StoreTotals::read(disk.connection())?;
     let newest = Seq(u64::try_from(state.newest).unwrap_or_default());
     let mut index = Index::new(settings, &identity.secret, newest, true);
     index.restore_forgotten(Seq(u64::try_from(state.forgotten).unwrap_or_default()));
@@ -294,27 +298,27 @@ fn load(disk: &mut Disk, files: &Files, settings: Settings) -> Result<(Index, Id
     })?;
     if sessions != state.sessions {
         let text = format!("table `directory` ({sessions} rows, {} were counted)", state.sessions);
-        return Err(Trouble::Read(ReadError::Damaged(text)));
+        return Err(LoadError::Read(ReadError::Damaged(text)));
     }
     let structure = files.database.clone();
     let structure = std::thread::spawn(move || check_structure(&structure, STRUCTURE_CHECK));
     let (seen, index) = load_messages(disk.connection(), index)?;
     if !state.agrees(&seen) {
         let missing = state.messages - seen.messages;
-        return Err(Trouble::Read(ReadError::Damaged(format!(
+        return Err(LoadError::Read(ReadError::Damaged(format!(
             "table `message` ({} rows, {missing} fewer than were counted)",
             seen.messages
         ))));
     }
     let structure = structure.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    structure.map_err(Trouble::Read)?;
+    structure.map_err(LoadError::Read)?;
     Ok((index, identity))
 }
 
-type LoadedRow = (Address, Stored, Option<(SessionId, MessageId)>);
+type LoadedRow = (Address, RestoredMessage, Option<(SessionId, MessageId)>);
 
 /// One thread reads and verifies, another one builds the index.
-fn load_messages(connection: &Connection, mut index: Index) -> Result<(State, Index), ReadError> {
+fn load_messages(connection: &Connection, mut index: Index) -> Result<(StoreTotals, Index), ReadError> {
     const CHUNK: usize = 2048;
     let (to_builder, from_reader) = mpsc::sync_channel::<Vec<LoadedRow>>(4);
     std::thread::scope(|scope| {
@@ -347,12 +351,12 @@ fn load_messages(connection: &Connection, mut index: Index) -> Result<(State, In
 }
 
 fn loaded_row(row: &MessageRow<'_>) -> Result<LoadedRow, ReadError> {
-    let nat = |n: i64| u64::try_from(n).unwrap_or_default();
+    let unsigned = |n: i64| u64::try_from(n).unwrap_or_default();
     let names = row.address.len() + row.sender.map_or(0, str::len);
-    let stored = Stored {
-        seq: Seq(nat(row.seq)),
-        prev: Seq(nat(row.prev)),
-        ends: nat(row.ends),
+    let stored = RestoredMessage {
+        seq: Seq(unsigned(row.seq)),
+        prev: Seq(unsigned(row.prev)),
+        expires_at: unsigned(row.expires_at),
         bytes: cost_of(row.payload.len(), names),
     };
     Ok((row.address()?, stored, row.receipt()))
@@ -363,8 +367,8 @@ pub(super) fn scan(
     connection: &Connection,
     backwards: bool,
     mut each: impl FnMut(&MessageRow<'_>) -> Result<(), ReadError>,
-) -> Result<State, ReadError> {
-    let mut seen = State::default();
+) -> Result<StoreTotals, ReadError> {
+    let mut seen = StoreTotals::default();
     let mut statement = connection.prepare(&rows::scan_sql(backwards))?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {

@@ -6,11 +6,11 @@ use std::path::Path;
 use rusqlite::Connection;
 use serde::Serialize;
 
-use crate::engine::OpenError;
 use crate::engine::embedded::disk::{self, FORMAT};
 use crate::engine::embedded::files::Files;
 use crate::engine::embedded::recovery;
-use crate::engine::embedded::rows::{Identity, ReadError, State};
+use crate::engine::embedded::rows::{ReadError, StoreIdentity, StoreTotals};
+use crate::engine::embedded::storage::OpenError;
 
 /// What a store holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -68,7 +68,7 @@ pub fn report(dir: &Path) -> Result<Report, OpenError> {
     if in_use {
         report.notes.push("a server uses this store now".to_owned());
     } else {
-        let suspicion = recovery::suspect(&files)?;
+        let suspicion = recovery::inspect_after_crash(&files)?;
         report.problems.extend(suspicion.lost);
         if suspicion.crashed {
             let note = "the last server did not end in order; the next start recovers the store";
@@ -117,8 +117,8 @@ fn open(files: &Files, in_use: bool) -> rusqlite::Result<Connection> {
 }
 
 fn look(connection: &Connection, report: &mut Report) -> Result<(), ReadError> {
-    let state = State::read(connection);
-    let identity = Identity::read(connection);
+    let state = StoreTotals::read(connection);
+    let identity = StoreIdentity::read(connection);
     let mut seen = HashSet::new();
     let scanned = recovery::scan(connection, false, |row| {
         report.messages += 1;

@@ -10,12 +10,12 @@ use crate::message::{
 
 /// Seqs stay below 2^53 on the wire and fit SQLite's integers.
 #[allow(clippy::cast_possible_wrap)]
-pub(super) fn int(n: u64) -> i64 {
+pub(super) fn to_sql_int(n: u64) -> i64 {
     n as i64
 }
 
 #[allow(clippy::cast_sign_loss)]
-pub(super) fn nat(n: i64) -> u64 {
+pub(super) fn from_sql_int(n: i64) -> u64 {
     n as u64
 }
 
@@ -87,7 +87,7 @@ pub(super) struct MessageRow<'a> {
     pub(super) seq: i64,
     pub(super) address: &'a str,
     pub(super) prev: i64,
-    pub(super) ends: i64,
+    pub(super) expires_at: i64,
     pub(super) ts: i64,
     pub(super) kind: i64,
     pub(super) sender: Option<&'a str>,
@@ -103,7 +103,7 @@ impl<'a> MessageRow<'a> {
             .int(self.seq)
             .text(Some(self.address))
             .int(self.prev)
-            .int(self.ends)
+            .int(self.expires_at)
             .int(self.ts)
             .int(self.kind)
             .text(self.sender)
@@ -121,7 +121,7 @@ impl<'a> MessageRow<'a> {
             seq,
             address: text(1)?,
             prev: int(2)?,
-            ends: int(3)?,
+            expires_at: int(3)?,
             ts: int(4)?,
             kind: int(5)?,
             sender: maybe(6)?,
@@ -133,9 +133,10 @@ impl<'a> MessageRow<'a> {
     }
 
     pub(super) fn insert(&self, statement: &mut rusqlite::CachedStatement<'_>) -> rusqlite::Result<bool> {
-        let Self { seq, address, prev, ends, ts, kind, sender, receipt, payload } = self;
+        let Self { seq, address, prev, expires_at, ts, kind, sender, receipt, payload } = self;
         let crc = self.crc().end();
-        Ok(statement.execute(params![seq, address, prev, ends, ts, kind, sender, receipt, payload, crc])?
+        Ok(statement
+            .execute(params![seq, address, prev, expires_at, ts, kind, sender, receipt, payload, crc])?
             == 1)
     }
 
@@ -163,14 +164,14 @@ impl<'a> MessageRow<'a> {
         };
         let from = self.sender.map(SenderName::new).transpose().map_err(|_| self.damaged())?;
         let payload = RawValue::from_string(self.payload.to_owned()).map_err(|_| self.damaged())?;
-        let message = Message { kind, from, payload, ts: nat(self.ts) };
-        Ok(Publication::encode(&self.address()?, Some(Seq(nat(self.seq))), &message))
+        let message = Message { kind, from, payload, ts: from_sql_int(self.ts) };
+        Ok(Publication::encode(&self.address()?, Some(Seq(from_sql_int(self.seq))), &message))
     }
 }
 
 /// The row of `state`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct State {
+pub(super) struct StoreTotals {
     pub(super) commits: i64,
     /// Registered sessions.
     pub(super) sessions: i64,
@@ -180,17 +181,17 @@ pub(super) struct State {
     pub(super) forgotten: i64,
 }
 
-impl State {
+impl StoreTotals {
     /// A message comes.
     pub(super) fn add(&mut self, seq: i64) {
         self.messages += 1;
-        self.sum = self.sum.wrapping_add(mix(seq));
+        self.sum = self.sum.wrapping_add(splitmix64(seq));
     }
 
     /// A message goes.
     pub(super) fn remove(&mut self, seq: i64) {
         self.messages -= 1;
-        self.sum = self.sum.wrapping_sub(mix(seq));
+        self.sum = self.sum.wrapping_sub(splitmix64(seq));
     }
 
     /// Whether these are the messages that were counted.
@@ -236,16 +237,16 @@ impl State {
 }
 
 /// Spreads a seq over 64 bits, so that sums of them tell sets apart (the finalizer of `splitmix64`).
-pub(super) fn mix(seq: i64) -> i64 {
-    let mut bits = nat(seq).wrapping_add(0x9e37_79b9_7f4a_7c15);
+pub(super) fn splitmix64(seq: i64) -> i64 {
+    let mut bits = from_sql_int(seq).wrapping_add(0x9e37_79b9_7f4a_7c15);
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    int(bits ^ (bits >> 31))
+    to_sql_int(bits ^ (bits >> 31))
 }
 
 /// The row of `store`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Identity {
+pub(super) struct StoreIdentity {
     pub(super) epoch: Epoch,
     pub(super) origin: Seq,
     pub(super) secret: [u8; 16],
@@ -253,13 +254,13 @@ pub(super) struct Identity {
     pub(super) inode: u64,
 }
 
-impl Identity {
+impl StoreIdentity {
     pub(super) fn crc(&self) -> Crc {
         Crc::default()
             .text(Some(self.epoch.as_str()))
-            .int(int(self.origin.0))
+            .int(to_sql_int(self.origin.0))
             .bytes(&self.secret)
-            .int(int(self.inode))
+            .int(to_sql_int(self.inode))
     }
 
     pub(super) fn read(connection: &Connection) -> Result<Self, ReadError> {
@@ -267,9 +268,9 @@ impl Identity {
         let (identity, crc) = connection.query_row(sql, [], |row| {
             let identity = Self {
                 epoch: Epoch::new(row.get_ref(0)?.as_str()?),
-                origin: Seq(nat(row.get(1)?)),
+                origin: Seq(from_sql_int(row.get(1)?)),
                 secret: row.get(2)?,
-                inode: nat(row.get(3)?),
+                inode: from_sql_int(row.get(3)?),
             };
             Ok((identity, row.get(4)?))
         })?;
@@ -281,7 +282,7 @@ impl Identity {
         let crc = self.crc().end();
         connection.execute(
             "REPLACE INTO store VALUES (1, ?1, ?2, ?3, ?4, ?5)",
-            params![self.epoch.as_str(), int(self.origin.0), self.secret, int(self.inode), crc],
+            params![self.epoch.as_str(), to_sql_int(self.origin.0), self.secret, to_sql_int(self.inode), crc],
         )?;
         Ok(())
     }
@@ -296,7 +297,7 @@ pub(super) fn write_registration(
     to: &Connection,
     session: &SessionId,
     registration: Option<&Registration>,
-    state: &mut State,
+    state: &mut StoreTotals,
 ) -> rusqlite::Result<()> {
     let gone = to.prepare_cached("DELETE FROM directory WHERE session = ?1")?.execute([session.as_str()])?;
     state.sessions -= i64::from(gone > 0);
@@ -308,7 +309,7 @@ pub(super) fn write_registration(
         Standing::Token => Some(format!("t/{user}")),
         Standing::Barred => None,
     };
-    let (session, user, ends) = (session.as_str(), user.as_deref(), int(*ends));
+    let (session, user, ends) = (session.as_str(), user.as_deref(), to_sql_int(*ends));
     let crc = registration_crc(session, user, ends).end();
     to.prepare_cached("INSERT INTO directory VALUES (?1, ?2, ?3, ?4)")?
         .execute(params![session, user, ends, crc])?;
@@ -342,7 +343,7 @@ pub(super) fn read_directory(
         let user = Some(user).filter(|user| !user.is_empty()).map(UserId::new).transpose();
         let user = user.map_err(|_| damaged())?;
         let session = SessionId::new(session).map_err(|_| damaged())?;
-        each(&session, Registration { user, ends: nat(ends), state })?;
+        each(&session, Registration { user, ends: from_sql_int(ends), state })?;
         count += 1;
     }
     Ok(count)

@@ -8,10 +8,10 @@ use rusqlite::Connection;
 
 use crate::engine::embedded::disk::{self, Disk};
 use crate::engine::embedded::files::{Files, remove, sync_dir};
-use crate::engine::embedded::recovery::{Trouble, damaged, scan};
-use crate::engine::embedded::rows::{self, Identity, MessageRow, ReadError, State};
+use crate::engine::embedded::recovery::{LoadError, damaged, scan};
+use crate::engine::embedded::rows::{self, MessageRow, ReadError, StoreIdentity, StoreTotals};
+use crate::engine::embedded::storage::{Durability, OpenError};
 use crate::engine::embedded::{random_epoch, random_secret};
-use crate::engine::{Durability, OpenError};
 use crate::message::Seq;
 
 /// A new directory for what is damaged.
@@ -48,7 +48,7 @@ pub(super) fn switch_to_new(files: &Files) -> Result<PathBuf, OpenError> {
 pub(super) fn prefer_database_alone(files: &Files) -> Result<(), OpenError> {
     let commits = |connection: rusqlite::Result<Connection>| -> Result<i64, ReadError> {
         let connection = connection?;
-        let state = State::read(&connection)?;
+        let state = StoreTotals::read(&connection)?;
         let seen = scan(&connection, false, |_| Ok(()))?;
         if state.agrees(&seen) { Ok(state.commits) } else { Err(ReadError::Damaged("sums".to_owned())) }
     };
@@ -83,14 +83,14 @@ pub(super) fn salvage(files: &Files, durability: Durability, why: &str) -> Resul
     let sqlite = |error| OpenError::Sqlite { path: files.salvaged.clone(), error };
     let nothing = |error: &dyn std::fmt::Display| damaged(files, &format_args!("{why}; {error}"));
     let source = disk::open_to_read(&files.database).map_err(|error| nothing(&error))?;
-    let identity = Identity::read(&source);
-    let state = State::read(&source);
+    let identity = StoreIdentity::read(&source);
+    let state = StoreTotals::read(&source);
     let building = files.salvaged.with_extension("building");
     for suffix in ["", "-wal", "-shm"] {
         let path = PathBuf::from(format!("{}{suffix}", building.display()));
         remove(&path).map_err(|error| files.io("remove", &path, error))?;
     }
-    let identity = identity.unwrap_or_else(|_| Identity {
+    let identity = identity.unwrap_or_else(|_| StoreIdentity {
         epoch: random_epoch(),
         origin: Seq::START,
         secret: random_secret(),
@@ -98,7 +98,7 @@ pub(super) fn salvage(files: &Files, durability: Durability, why: &str) -> Resul
     });
     let disk = Disk::create(&building, durability, &identity).map_err(sqlite)?;
     let transaction = disk.connection().unchecked_transaction().map_err(sqlite)?;
-    let mut saved = State::default();
+    let mut saved = StoreTotals::default();
     let mut highest = 0;
     // What cannot be reached from one end may be from the other.
     let mut edges = (i64::MIN, i64::MAX);
@@ -108,7 +108,7 @@ pub(super) fn salvage(files: &Files, durability: Durability, why: &str) -> Resul
             let result = rows_between(&source, backwards, edges, |row| {
                 reached = Some(row.seq);
                 if row.address().is_ok() {
-                    if rows::copy(row, &transaction).map_err(Trouble::Write)? {
+                    if rows::copy(row, &transaction).map_err(LoadError::Write)? {
                         saved.add(row.seq);
                     }
                     highest = highest.max(row.seq);
@@ -123,16 +123,16 @@ pub(super) fn salvage(files: &Files, durability: Durability, why: &str) -> Resul
             }
             match result {
                 Ok(()) => break,
-                Err(Trouble::Write(error)) => return Err(sqlite(error)),
-                Err(Trouble::Open(error)) => return Err(error),
-                Err(Trouble::Read(error)) if !rows::is_damage(&error) => return Err(nothing(&error)),
+                Err(LoadError::Write(error)) => return Err(sqlite(error)),
+                Err(LoadError::Open(error)) => return Err(error),
+                Err(LoadError::Read(error)) if !rows::is_damage(&error) => return Err(nothing(&error)),
                 // A row whose checksum is wrong is passed by; what follows it can be read.
-                Err(Trouble::Read(ReadError::Damaged(_))) => match next_seq(&source, backwards, edges) {
+                Err(LoadError::Read(ReadError::Damaged(_))) => match next_seq(&source, backwards, edges) {
                     Some(damaged) if backwards => edges.1 = damaged,
                     Some(damaged) => edges.0 = damaged,
                     None => break,
                 },
-                Err(Trouble::Read(_)) => break,
+                Err(LoadError::Read(_)) => break,
             }
         }
     }
@@ -171,8 +171,8 @@ fn rows_between(
     connection: &Connection,
     backwards: bool,
     (after, before): (i64, i64),
-    mut each: impl FnMut(&MessageRow<'_>) -> Result<(), Trouble>,
-) -> Result<(), Trouble> {
+    mut each: impl FnMut(&MessageRow<'_>) -> Result<(), LoadError>,
+) -> Result<(), LoadError> {
     let sql = rows::scan_sql(backwards).replace("ORDER", "WHERE seq > ?1 AND seq < ?2 ORDER");
     let mut statement = connection.prepare(&sql)?;
     let mut rows = statement.query([after, before])?;

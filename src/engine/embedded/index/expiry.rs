@@ -12,12 +12,12 @@ impl Index {
         let now = self.settings.clock.now();
         let mut dropped = 0;
         while dropped < EXPIRY_SLICE {
-            let Some((soonest, _)) = self.soonest.first() else { break };
-            if *soonest > now {
+            let Some((earliest, _)) = self.by_expiry.first() else { break };
+            if *earliest > now {
                 break;
             }
-            let Some((_, address)) = self.soonest.pop_first() else { break };
-            dropped += self.expire_shelf(&address, now);
+            let Some((_, address)) = self.by_expiry.pop_first() else { break };
+            dropped += self.expire_log(&address, now);
         }
         self.expired += dropped;
         for _ in 0..EXPIRY_SLICE {
@@ -29,17 +29,17 @@ impl Index {
         dropped
     }
 
-    fn expire_shelf(&mut self, address: &Address, now: u64) -> usize {
+    fn expire_log(&mut self, address: &Address, now: u64) -> usize {
         let committed = self.committed;
-        let Some(shelf) = self.shelves.get_mut(address) else { return 0 };
+        let Some(log) = self.logs.get_mut(address) else { return 0 };
         let mut ended = Vec::new();
-        let mut kept = VecDeque::with_capacity(shelf.entries.len());
+        let mut kept = VecDeque::with_capacity(log.entries.len());
         let mut last_ended = Seq::START;
-        let mut soonest = u64::MAX;
-        for mut entry in std::mem::take(&mut shelf.entries) {
-            if entry.ends <= now && entry.seq <= committed {
+        let mut earliest = u64::MAX;
+        for mut entry in std::mem::take(&mut log.entries) {
+            if entry.expires_at <= now && entry.seq <= committed {
                 last_ended = entry.seq;
-                shelf.bytes -= entry.bytes as usize;
+                log.bytes -= entry.bytes as usize;
                 ended.push(entry);
                 continue;
             }
@@ -50,16 +50,16 @@ impl Index {
                 last_ended = Seq::START;
             }
             // What is due and not committed yet is looked at again later, not at once.
-            soonest = soonest.min(entry.ends.max(now + 1));
+            earliest = earliest.min(entry.expires_at.max(now + 1));
             kept.push_back(entry);
         }
-        shelf.entries = kept;
-        shelf.soonest = soonest;
+        log.entries = kept;
+        log.earliest_expiry = earliest;
         if let Some(last) = ended.last() {
-            shelf.position.expired = shelf.position.expired.max(last.seq);
+            log.position.expired = log.position.expired.max(last.seq);
         }
-        if soonest < u64::MAX {
-            self.soonest.insert((soonest, address.clone()));
+        if earliest < u64::MAX {
+            self.by_expiry.insert((earliest, address.clone()));
         }
         for entry in &ended {
             self.drop_entry(entry, Outcome::Expired);

@@ -36,29 +36,29 @@ impl Index {
         let ends = self.registration(session).map_or(0, |known| known.ends).max(self.end_of(barred));
         let bar = Registration { user: None, ends, state: Standing::Barred };
         self.set_registration(session, (!barred.is_zero()).then_some(bar));
-        if self.promised.remove(session).is_some() {
-            // Nobody is left who wants to know what becomes of what it sent.
+        if self.reserved_receipts.remove(session).is_some() {
+            // Nobody reads the receipts of what it sent.
             self.receipts.retain(|_, (from, _)| from != session);
         }
         self.purge(&Address::Session(session.clone()));
     }
 
-    /// Deletes everything on a shelf; what is not committed yet is deleted as soon as it is.
+    /// Deletes everything on a log; what is not committed yet is deleted as soon as it is.
     fn purge(&mut self, address: &Address) {
-        let Some(shelf) = self.shelves.get_mut(address) else { return };
-        shelf.position.floor = shelf.last();
-        shelf.position.newest = shelf.position.floor;
+        let Some(log) = self.logs.get_mut(address) else { return };
+        log.position.floor = log.last();
+        log.position.newest = log.position.floor;
         self.drop_ended(address);
         self.note_floor(address);
     }
 
     /// Drops what is committed and below the floor.
     pub(super) fn drop_ended(&mut self, address: &Address) {
-        let Some(shelf) = self.shelves.get_mut(address) else { return };
-        let through = shelf.position.floor.min(self.committed);
-        let end = shelf.entries.partition_point(|entry| entry.seq <= through);
-        let dropped: Vec<Entry> = shelf.entries.drain(..end).collect();
-        shelf.bytes -= dropped.iter().map(|entry| entry.bytes as usize).sum::<usize>();
+        let Some(log) = self.logs.get_mut(address) else { return };
+        let through = log.position.floor.min(self.committed);
+        let end = log.entries.partition_point(|entry| entry.seq <= through);
+        let dropped: Vec<LogEntry> = log.entries.drain(..end).collect();
+        log.bytes -= dropped.iter().map(|entry| entry.bytes as usize).sum::<usize>();
         for entry in &dropped {
             self.drop_entry(entry, Outcome::Expired);
         }
@@ -86,10 +86,10 @@ impl Index {
         self.directory.session_of(handle, self.settings.clock.now())
     }
 
-    /// How many messages wait on a mailbox's shelf.
+    /// How many messages wait on a mailbox's log.
     pub(in crate::engine::embedded) fn waiting(&self, session: &SessionId) -> usize {
-        let shelf = self.shelves.get(&Address::Session(session.clone()));
-        shelf.map_or(0, |shelf| shelf.committed(self.committed))
+        let log = self.logs.get(&Address::Session(session.clone()));
+        log.map_or(0, |log| log.committed(self.committed))
     }
 
     pub(in crate::engine::embedded) fn sessions_of(&self, user: &UserId) -> Vec<SessionId> {

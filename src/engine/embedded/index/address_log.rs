@@ -7,21 +7,21 @@ use crate::message::Seq;
 
 /// The stored messages of one address.
 #[derive(Debug)]
-pub(super) struct Shelf {
+pub(super) struct AddressLog {
     /// In seq order.
-    pub(super) entries: VecDeque<Entry>,
+    pub(super) entries: VecDeque<LogEntry>,
     pub(super) bytes: usize,
     pub(super) position: Position,
-    /// What `Index::soonest` says of it; [`u64::MAX`] if nothing.
-    pub(super) soonest: u64,
+    /// What `Index::by_expiry` says of it; [`u64::MAX`] if nothing.
+    pub(super) earliest_expiry: u64,
     /// Whether `Index::empty` lists it.
     pub(super) listed: bool,
 }
 
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct LogEntry {
     pub(super) seq: Seq,
-    pub(super) ends: u64,
+    pub(super) expires_at: u64,
     pub(super) bytes: u32,
     /// Whether `Index::receipts` has something for it.
     pub(super) receipt: bool,
@@ -29,14 +29,14 @@ pub(super) struct Entry {
     pub(super) hole: bool,
 }
 
-impl Shelf {
-    /// A new shelf may be an old one that was forgotten while it was empty.
+impl AddressLog {
+    /// A new log may be an old one that was forgotten while it was empty.
     pub(super) fn after_forgotten(forgotten: Seq) -> Self {
         Self {
             entries: VecDeque::new(),
             bytes: 0,
             position: Position { floor: forgotten, ..Position::default() },
-            soonest: u64::MAX,
+            earliest_expiry: u64::MAX,
             listed: false,
         }
     }
