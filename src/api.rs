@@ -131,7 +131,7 @@ struct Acknowledged<'a> {
 pub(crate) async fn ack(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, Refusal> {
     let (head, body) = request.into_parts();
     let body = AckBody::decode(&body_text(body, ENVELOPE, gateway.config.header_timeout).await?)?;
-    let caller = gateway.caller(&head, body.session, SessionPolicy::Require).await?;
+    let caller = gateway.authenticate_as(&head, body.session, SessionPolicy::Require).await?;
     let session = match &caller.grant {
         Grant::Open { session, .. } => session.as_ref().ok_or(Malformed::Missing("session"))?,
         Grant::Client(_) | Grant::Backend(_) => caller.session()?,

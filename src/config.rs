@@ -205,7 +205,7 @@ impl Config {
             payload: self.max_payload,
             ttl: self.max_ttl,
             readers: self.access.per_session(),
-            bar: self.access.bar(),
+            bar: self.access.revoked_for(),
         }
     }
 }

@@ -66,13 +66,13 @@ impl Identity {
 
     /// Whether sessions may be managed without a key.
     #[must_use]
-    pub fn everyone_manages(&self) -> bool {
+    pub fn manages_without_key(&self) -> bool {
         self.auth == Auth::Open && !self.has_keys
     }
 
     /// Whether a backend's key is still known.
     #[must_use]
-    pub fn holds(&self, backend: &Backend) -> bool {
+    pub fn knows_backend(&self, backend: &Backend) -> bool {
         self.backends.get().hold(backend)
     }
 

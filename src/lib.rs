@@ -7,16 +7,18 @@
 //! |---|---|
 //! | [`message`] | names, seqs, one committed message encoded once |
 //! | [`clock`] | the time of day |
+//! | [`reload`] | files that are read again when they change |
 //! | [`protocol`] | the native wire: frames, error codes, close codes |
 //! | [`hub`] | the live side of an address: a small broadcast channel, and who is there |
 //! | [`engine`] | what stores messages and registrations, and its contract |
 //! | [`subscriber`] | one reader: catch up from the engine, then live |
 //! | [`tls`] | certificates, and whom clients trust |
-//! | [`identity`] | who asks, and what that allows: tokens, API keys |
+//! | [`grant`] | what a caller may do |
 //! | [`directory`] | who is meant by a name: sessions, users, handles |
 //! | [`broker`] | send, subscribe, acknowledge: the one door |
 //! | [`lease`] | subscriptions that outlive a poll |
 //! | [`config`] | settings |
+//! | [`identity`] | checks tokens and API keys |
 //! | [`limits`] | sends in a second, connections of an address |
 //! | [`link`] | one client connection: did what was written arrive? |
 //! | [`edge`] | what all transports share; refusals |

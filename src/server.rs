@@ -7,8 +7,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use axum::{Router, body, middleware};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -28,7 +30,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::edge::{Gateway, Refusal, check_origin, json};
+use crate::edge::{Gateway, OriginCheck, Refusal, json, origin_refused, peer_of};
 use crate::engine::OpenError;
 use crate::identity::Identity;
 use crate::limits::{Addresses, Place, Rates};
@@ -218,7 +220,8 @@ impl Server {
         let link = Link::with(Some(peer.ip()));
         let io = Io::tcp(stream, Arc::clone(&link));
         // Behind a proxy there are many.
-        let counted = Some(peer.ip()).filter(|address| !self.gateway.is_proxy(*address));
+        let counted =
+            Some(peer.ip()).filter(|address| !self.gateway.config.access.is_trusted_proxy(*address));
         match (&self.tls, self.sockets.take(counted)) {
             (None, Some(place)) => {
                 let connection = self.connection(io, link);
@@ -344,7 +347,16 @@ async fn until_ended<C: Future<Output = hyper::Result<()>>>(
     }
 }
 
-async fn wrong_method() -> axum::response::Response {
+/// Refuses requests from pages of origins that are not allowed, also those whose answer the page does not need.
+async fn check_origin(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {
+    let (uri, headers, peer) = (request.uri(), request.headers(), peer_of(request.extensions()));
+    if (OriginCheck { uri, headers, peer }).origin_allowed(&gateway.config.access) {
+        return next.run(request).await;
+    }
+    origin_refused(headers).into_response()
+}
+
+async fn wrong_method() -> Response {
     let refusal = Refusal::new(Code::BadRequest, "this address does not take this method");
     json(StatusCode::METHOD_NOT_ALLOWED, refusal.body())
 }
@@ -354,7 +366,7 @@ fn answer(
     router: Router,
     link: Arc<Link>,
     request: hyper::Request<Incoming>,
-) -> impl Future<Output = Result<axum::response::Response, Infallible>> {
+) -> impl Future<Output = Result<Response, Infallible>> {
     let mut request: Request = request.map(body::Body::new);
     request.extensions_mut().insert(link);
     router.oneshot(request)

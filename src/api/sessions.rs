@@ -85,7 +85,7 @@ fn name<T>(id: &str, new: impl Fn(&str) -> Result<T, NameError>) -> Result<T, Re
 
 /// Whether whoever asks may manage sessions.
 async fn check(gateway: &Gateway, head: &Parts) -> Result<(), Refusal> {
-    let caller = gateway.caller(head, None, SessionPolicy::BackendOnly).await?;
+    let caller = gateway.authenticate_as(head, None, SessionPolicy::BackendOnly).await?;
     Ok(caller.grant.may_manage().map_err(BrokerError::from)?)
 }
 

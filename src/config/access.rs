@@ -184,6 +184,12 @@ impl Access {
         set.or(default).filter(|n| *n != T::default())
     }
 
+    /// Whether the peer at this address is a trusted proxy. Many clients share its address.
+    #[must_use]
+    pub fn is_trusted_proxy(&self, address: IpAddr) -> bool {
+        self.trust_proxy.iter().any(|net| net.contains(&address.to_canonical()))
+    }
+
     /// Messages a session may send in a second, and at once.
     #[must_use]
     pub fn rate(&self) -> Option<(u32, u32)> {
@@ -203,18 +209,18 @@ impl Access {
         self.limit(self.connections_per_address, 1024).unwrap_or(usize::MAX)
     }
 
-    /// For how long a session that was ended is barred to tokens.
+    /// For how long tokens of an ended session are refused. Zero in `open` mode, where there are no tokens.
     #[must_use]
-    pub fn bar(&self) -> Duration {
+    pub fn revoked_for(&self) -> Duration {
         match self.auth {
             Auth::Open => Duration::ZERO,
             Auth::Token => self.session_ttl,
         }
     }
 
-    /// How long a session stays registered whose token is good until then (Unix milliseconds).
+    /// How long the session of a token stays registered. The token is accepted until then, in Unix milliseconds.
     #[must_use]
-    pub fn carried_ttl(&self, now: u64, until: u64) -> Duration {
+    pub fn token_session_ttl(&self, now: u64, until: u64) -> Duration {
         Duration::from_millis(until.saturating_sub(now).min(millis(self.session_ttl)))
     }
 }

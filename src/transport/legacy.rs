@@ -19,7 +19,7 @@ use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::Auth;
-use crate::edge::{Caller, Gateway, Query, Refusal, body_text, encode, peer_of};
+use crate::edge::{Caller, Gateway, Query, Refusal, body_text, client_address, encode, peer_of};
 use crate::grant::Grant;
 use crate::lease::Claim;
 use crate::link::Link;
@@ -108,7 +108,7 @@ impl Origin {
             .get(header::CONNECTION)
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"));
         Self {
-            address: gateway.client_address(peer_of(request.extensions()), headers),
+            address: client_address(&gateway.config.access, peer_of(request.extensions()), headers),
             in_turn: request.version() < Version::HTTP_2,
             link: request.extensions().get::<Arc<Link>>().map_or_else(Link::new, Arc::clone),
             a: Query::of(request.uri()).get("a__").filter(|a| a.len() <= MAX_NAME).map(str::to_owned),
@@ -292,7 +292,7 @@ impl Legacy {
         let send = Send { id, to, payload, ttl: None, volatile: false, receipt: false };
         // Too many are paced by holding, as long as a poll is held.
         let deadline = Instant::now() + self.gateway.config.poll_timeout;
-        while let Err(wait) = self.gateway.pay(&caller, &send.to) {
+        while let Err(wait) = self.gateway.charge(&caller, &send.to) {
             let until = Instant::now() + wait;
             if until > deadline || self.gateway.shutdown.is_cancelled() {
                 return Err(self.gateway.too_fast(wait));

@@ -119,8 +119,8 @@ pub(crate) async fn poll(
     let ApiRequest { query, caller } = gateway.authenticate(&head, SessionPolicy::Create).await?;
     let session = caller.session()?.clone();
     let resume = query.resume("after")?;
-    let topics = query.topics(&caller, gateway.config.max_topics)?;
-    let _place = gateway.place(caller.address)?;
+    let topics = query.topics(&caller.grant, gateway.config.max_topics)?;
+    let _place = gateway.connection_permit(caller.address)?;
     let mut deadline = Instant::now() + wait(&query)?;
     let client = caller.grant.client();
     if let Some(client) = client {

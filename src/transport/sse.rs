@@ -73,8 +73,8 @@ pub(crate) async fn events(State(gateway): State<Arc<Gateway>>, head: Parts) -> 
     let ApiRequest { query, caller } = gateway.authenticate(&head, SessionPolicy::Create).await?;
     let session = caller.session()?.clone();
     let mut resume = query.resume("after")?;
-    let topics = query.topics(&caller, gateway.config.max_topics)?;
-    let place = gateway.place(caller.address)?;
+    let topics = query.topics(&caller.grant, gateway.config.max_topics)?;
+    let place = gateway.connection_permit(caller.address)?;
     // A browser that reconnects sends the last id it saw, and the address it was given first.
     let last = head.headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok()).map(Seq);
     resume.after = last.or(resume.after);

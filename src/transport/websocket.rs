@@ -26,7 +26,10 @@ use tokio_tungstenite::tungstenite::Error as WsError;
 
 use crate::broker::{BrokerError, Sending};
 use crate::config::Auth;
-use crate::edge::{Caller, Gateway, Query, Refusal, SessionPolicy, bearer, json, origin_refused, peer_of};
+use crate::edge::{
+    Caller, Gateway, OriginCheck, Query, Refusal, SessionPolicy, bearer, client_address, json,
+    origin_refused, peer_of,
+};
 use crate::limits::Place;
 use crate::link::STALL;
 use crate::message::{Item, MessageId, TopicName};
@@ -66,11 +69,11 @@ struct Arrival {
 
 async fn arrive(gateway: &Gateway, head: &Parts) -> Result<Arrival, Refusal> {
     let headers = &head.headers;
-    if !gateway.origin_allowed(head.into()) {
+    if !OriginCheck::from(head).origin_allowed(&gateway.config.access) {
         return Err(origin_refused(headers));
     }
-    let address = gateway.client_address(peer_of(&head.extensions), headers);
-    let place = gateway.place(address)?;
+    let address = client_address(&gateway.config.access, peer_of(&head.extensions), headers);
+    let place = gateway.connection_permit(address)?;
     let query = Query::of(&head.uri);
     if query.get("token").is_some() {
         let text = "a token does not belong into the address, where logs show it; put it into `hello`";

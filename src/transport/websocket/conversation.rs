@@ -11,7 +11,7 @@ use futures::{FutureExt, SinkExt};
 
 use crate::broker::{BrokerError, Sending};
 use crate::config::Auth;
-use crate::edge::{Caller, Gateway, Refusal, SessionPolicy, too_many_topics};
+use crate::edge::{Caller, Gateway, Refusal, SessionPolicy};
 use crate::grant::{Grant, SKEW};
 use crate::hub::Transport;
 use crate::message::{Item, MessageId, Seq, SessionId, TopicName};
@@ -176,7 +176,7 @@ impl Conversation {
     /// Looks now and then whether what it has shown is still good.
     pub(super) fn look_again(&mut self) {
         match self.caller.as_ref().map(|caller| &caller.grant) {
-            Some(Grant::Backend(backend)) if !self.gateway.identity.holds(backend) => {
+            Some(Grant::Backend(backend)) if !self.gateway.identity.knows_backend(backend) => {
                 self.end =
                     Some(End::Close(Close::Unauthorized, "this API key is no longer known".to_owned()));
             }
@@ -278,7 +278,7 @@ impl Conversation {
     fn subscribe(&mut self, topic: &TopicName, resume: &Resume) {
         let most = self.gateway.config.max_topics;
         if self.topics.len() >= most && !self.topics.contains(topic) {
-            return self.refuse(None, &too_many_topics(most));
+            return self.refuse(None, &Refusal::too_many_topics(most));
         }
         let Some(caller) = &self.caller else { return };
         if let Err(denied) = caller.grant.may_read(topic) {

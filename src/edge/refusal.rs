@@ -1,0 +1,169 @@
+//! Refusals: one table from errors to codes, HTTP statuses and close codes.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::broker::BrokerError;
+use crate::edge::answer::{encode, json};
+use crate::engine::{EngineError, RegisterError};
+use crate::identity::CredentialError;
+use crate::message::MessageId;
+use crate::protocol::{Close, Code, Malformed, ServerFrame};
+
+/// Tells a browser that a token is expected (RFC 6750 section 3).
+const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"x0-msg-server\"");
+
+/// A refused call: a code for programs and a text for people. Only this type knows HTTP statuses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The code for programs.
+    pub code: Code,
+    /// The text for people. It names the field, the limit and the remedy.
+    pub message: String,
+    /// The close code of a WebSocket that cannot go on after this refusal.
+    pub close: Close,
+}
+
+impl Refusal {
+    /// A refusal with this code and text.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        let close = match code {
+            Code::BadRequest | Code::TooLarge | Code::NotFound => Close::NotThisProtocol,
+            Code::Unauthorized | Code::Forbidden => Close::Unauthorized,
+            Code::MailboxFull | Code::RateLimited | Code::Overloaded | Code::Unavailable => Close::Overloaded,
+        };
+        Self { code, message: message.into(), close }
+    }
+
+    /// A `bad_request` for one query parameter; the text says what is wrong with it.
+    pub(crate) fn bad_param(name: &str, problem: impl std::fmt::Display) -> Self {
+        Self::new(Code::BadRequest, format!("parameter `{name}` {problem}"))
+    }
+
+    /// The refusal of a reader that asks for more topics than one connection may read.
+    pub(crate) fn too_many_topics(limit: usize) -> Self {
+        let text = format!("one connection may read at most {limit} topics; unsubscribe from some first");
+        Self::new(Code::Forbidden, text)
+    }
+
+    /// The same refusal with another close code.
+    #[must_use]
+    pub fn closing(self, close: Close) -> Self {
+        Self { close, ..self }
+    }
+
+    /// The HTTP status of each code.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self.code {
+            Code::BadRequest => StatusCode::BAD_REQUEST,
+            Code::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Code::Unauthorized => StatusCode::UNAUTHORIZED,
+            Code::Forbidden => StatusCode::FORBIDDEN,
+            Code::NotFound => StatusCode::NOT_FOUND,
+            Code::MailboxFull => StatusCode::INSUFFICIENT_STORAGE,
+            Code::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Code::Overloaded | Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The error frame of the native protocol.
+    #[must_use]
+    pub fn frame(&self, id: Option<&MessageId>) -> String {
+        ServerFrame::Error { id, code: self.code, message: &self.message }.encode()
+    }
+}
+
+impl From<BrokerError> for Refusal {
+    fn from(error: BrokerError) -> Self {
+        let code = match &error {
+            BrokerError::PayloadTooLarge { .. } => Code::TooLarge,
+            BrokerError::TtlTooLong { .. } | BrokerError::NoReceipt(_) => Code::BadRequest,
+            BrokerError::NoSuchUser(_)
+            | BrokerError::NoSuchSession
+            | BrokerError::AckBeyond { .. }
+            | BrokerError::WrongEpoch { .. } => Code::NotFound,
+            BrokerError::Denied(_)
+            | BrokerError::Register(RegisterError::Taken | RegisterError::TooMany { .. }) => Code::Forbidden,
+            BrokerError::ReceiptForNobody
+            | BrokerError::Ended
+            | BrokerError::Register(RegisterError::Ended) => Code::Unauthorized,
+            BrokerError::TooManyReaders { .. } => Code::RateLimited,
+            BrokerError::Engine(
+                EngineError::MailboxFull { .. }
+                | EngineError::NoRoomForReceipt { .. }
+                | EngineError::HistoryTooSmall { .. },
+            ) => Code::MailboxFull,
+            BrokerError::Engine(EngineError::Overloaded { .. }) => Code::Overloaded,
+            BrokerError::Engine(EngineError::StoreFull { .. } | EngineError::Unavailable { .. }) => {
+                Code::Unavailable
+            }
+        };
+        let refusal = Self::new(code, error.to_string());
+        match error {
+            BrokerError::Ended | BrokerError::Register(RegisterError::Ended) => {
+                refusal.closing(Close::SessionEnded)
+            }
+            _ => refusal,
+        }
+    }
+}
+
+impl From<Malformed> for Refusal {
+    fn from(reason: Malformed) -> Self {
+        Self::new(Code::BadRequest, reason.to_string())
+    }
+}
+
+impl From<CredentialError> for Refusal {
+    fn from(error: CredentialError) -> Self {
+        match error {
+            CredentialError::Invalid(text) => Self::new(Code::Unauthorized, text),
+            CredentialError::Unavailable(text) => Self::new(Code::Unavailable, text),
+        }
+    }
+}
+
+/// The body of a refused HTTP call.
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    error: ErrorFields<'a>,
+}
+
+/// A refusal as a field of a JSON answer.
+#[derive(Debug, Serialize)]
+pub struct ErrorFields<'a> {
+    code: Code,
+    message: &'a str,
+}
+
+impl Refusal {
+    /// The refusal as a field of a larger JSON answer.
+    #[must_use]
+    pub fn fields(&self) -> ErrorFields<'_> {
+        ErrorFields { code: self.code, message: &self.message }
+    }
+
+    /// The refusal as a complete JSON answer.
+    #[must_use]
+    pub fn body(&self) -> String {
+        encode(&ErrorBody { error: self.fields() })
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = json(self.status(), self.body());
+        match self.status() {
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            StatusCode::UNAUTHORIZED => {
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, CHALLENGE);
+            }
+            _ => {}
+        }
+        response
+    }
+}
