@@ -72,30 +72,54 @@ fn node(text: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::{HeaderName, HeaderValue};
+
     use super::*;
+    use crate::config::Config;
+
+    fn ip(text: &str) -> Option<IpAddr> {
+        Some(text.parse().unwrap())
+    }
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let pair = |(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value));
+        pairs.iter().copied().map(pair).collect()
+    }
 
     #[test]
-    fn hops_are_read_from_the_header_that_is_believed() {
-        let hops = |name: &'static str, value: &'static str| {
-            let name = header::HeaderName::from_static(name);
-            let from = match name.as_str() {
-                "forwarded" => ProxyHeader::Forwarded,
-                _ => ProxyHeader::XForwardedFor,
-            };
-            let other = match from {
-                ProxyHeader::Forwarded => ("x-forwarded-for", "6.6.6.6"),
-                ProxyHeader::XForwardedFor => ("forwarded", "for=6.6.6.6"),
-            };
-            let other = (header::HeaderName::from_static(other.0), HeaderValue::from_static(other.1));
-            super::hops(&HeaderMap::from_iter([(name, HeaderValue::from_static(value)), other]), from)
+    fn x_forwarded_for_lists_addresses() {
+        let hops = |value| {
+            let headers = headers(&[("x-forwarded-for", value), ("forwarded", "for=6.6.6.6")]);
+            hops(&headers, ProxyHeader::XForwardedFor)
         };
-        let ip = |text: &str| Some(text.parse::<IpAddr>().unwrap());
-        assert_eq!(hops("x-forwarded-for", "1.2.3.4, 10.0.0.1"), [ip("1.2.3.4"), ip("10.0.0.1")]);
-        assert_eq!(hops("x-forwarded-for", "unknown, [2001:db8::1]"), [None, ip("2001:db8::1")]);
+        assert_eq!(hops("1.2.3.4, 10.0.0.1"), [ip("1.2.3.4"), ip("10.0.0.1")]);
+        assert_eq!(hops("unknown, [2001:db8::1]"), [None, ip("2001:db8::1")]);
+    }
+
+    #[test]
+    fn forwarded_names_each_hop_with_for() {
+        let hops = |value| {
+            let headers = headers(&[("forwarded", value), ("x-forwarded-for", "6.6.6.6")]);
+            hops(&headers, ProxyHeader::Forwarded)
+        };
         assert_eq!(
-            hops("forwarded", r#"for=1.2.3.4;proto=https, for="[2001:db8::1]:4711", by=x"#),
+            hops(r#"for=1.2.3.4;proto=https, for="[2001:db8::1]:4711", by=x"#),
             [ip("1.2.3.4"), ip("2001:db8::1"), None]
         );
-        assert_eq!(hops("forwarded", "For=\"1.2.3.4:80\""), [ip("1.2.3.4")]);
+        assert_eq!(hops("For=\"1.2.3.4:80\""), [ip("1.2.3.4")]);
+    }
+
+    #[test]
+    fn only_trusted_proxies_name_the_client() {
+        let mut access = Config::default().access;
+        access.trust_proxy = vec!["10.0.0.0/8".parse().unwrap()];
+        let client = |peer, forwarded| {
+            client_address(&access, Peer(ip(peer)), &headers(&[("x-forwarded-for", forwarded)]))
+        };
+        assert_eq!(client("192.0.2.1", "1.1.1.1"), ip("192.0.2.1"), "the peer is no proxy");
+        assert_eq!(client("10.0.0.1", "6.6.6.6, 1.1.1.1"), ip("1.1.1.1"), "6.6.6.6 may be invented");
+        assert_eq!(client("::ffff:10.0.0.1", "1.1.1.1, 10.0.0.2"), ip("1.1.1.1"), "two proxies");
+        assert_eq!(client("10.0.0.1", "unknown"), ip("10.0.0.1"), "the proxy names nobody");
+        assert_eq!(client_address(&access, Peer(None), &HeaderMap::new()), None);
     }
 }
