@@ -205,7 +205,8 @@ impl Config {
             payload: self.max_payload,
             ttl: self.max_ttl,
             readers: self.access.per_session(),
-            bar: self.access.revoked_for(),
+            revoked_for: self.access.revoked_for(),
+            secret_ids: self.access.auth == Auth::Token,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
-use crate::engine::{Commit, Engine, Register, RegisterError, Standing};
+use crate::engine::{Commit, Engine, Register, RegisterError, RegistrationSource};
 use crate::grant::{Client, Grant};
 use crate::message::{Handle, SessionId, UserId};
 
@@ -54,15 +54,15 @@ impl Directory {
     }
 
     /// Ends a session; see [`Engine::end`].
-    pub fn end(&self, session: &SessionId, barred: Duration) -> Commit {
-        self.engine.end(session, barred)
+    pub fn end(&self, session: &SessionId, revoked_for: Duration) -> Commit {
+        self.engine.end(session, revoked_for)
     }
 
     /// The holder of a session that a backend has registered: for whom its id is the proof.
     #[must_use]
     pub fn holder(&self, session: &SessionId) -> Option<Client> {
         let registration = self.engine.registration(session)?;
-        let Standing::Backend { until } = registration.state else { return None };
+        let RegistrationSource::Backend { until } = registration.source else { return None };
         if until <= self.clock.now() {
             return None;
         }

@@ -19,134 +19,25 @@
 //! 8. A registration is there until it ends, is ended or is changed, over restarts too. Ending a session ends
 //!    its registration and deletes its mailbox, both or neither.
 
-use std::future::Future;
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-
-use crate::clock::Clock;
 use crate::hub::Hubs;
-use crate::message::{
-    Address, Author, Epoch, Handle, Item, Message, MessageId, Publication, Seq, SessionId, UserId,
-};
+use crate::message::{Address, Author, Epoch, Handle, Item, Message, MessageId, Seq, SessionId, UserId};
 
+mod commit;
 pub mod embedded;
+mod error;
+mod settings;
 
 #[cfg(test)]
 mod contract;
 
-pub use embedded::{
-    Durability, Embedded, OpenError, Registration, Report, Standing, Storage, Writer, report,
-};
-
-/// Bounds of one mailbox or history.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bounds {
-    /// Messages.
-    pub messages: usize,
-    /// Bytes, each message counted with its envelope.
-    pub bytes: usize,
-    /// How long a message is kept that names no time to live of its own.
-    pub age: Duration,
-}
-
-/// How an engine fares.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Health {
-    /// Why messages cannot be stored at present.
-    pub failing: Option<Arc<str>>,
-}
-
-/// Bounds of what is appended and not committed yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct QueueBounds {
-    /// Messages.
-    pub messages: usize,
-    /// Bytes.
-    pub bytes: usize,
-}
-
-/// Everything an engine is told at its start.
-#[derive(Debug, Clone, Copy)]
-pub struct Settings {
-    /// Bounds of each mailbox.
-    pub mailbox: Bounds,
-    /// Bounds of each topic's history.
-    pub history: Bounds,
-    /// Bytes of all stored messages together.
-    pub total_bytes: usize,
-    /// How long a sender's id is remembered.
-    pub dedup_window: Duration,
-    /// How many ids are remembered at most; the oldest are forgotten first.
-    pub dedup_ids: usize,
-    /// How many registered sessions one user may have.
-    pub sessions_per_user: usize,
-    /// Bounds of what waits to be committed.
-    pub queue: QueueBounds,
-    /// The time of day.
-    pub clock: Clock,
-}
-
-/// Why a message was not stored.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum EngineError {
-    /// The mailbox has no room.
-    #[error("the mailbox is full ({messages} messages, {bytes} bytes waiting; at most {} messages and {} bytes); try again when its reader has acknowledged some", bounds.messages, bounds.bytes)]
-    MailboxFull {
-        /// Messages waiting.
-        messages: usize,
-        /// Bytes waiting.
-        bytes: usize,
-        /// The limits.
-        bounds: Bounds,
-    },
-    /// All stored messages together have reached the limit.
-    #[error("the store is full ({limit} bytes of messages, see --store-limit); try again later")]
-    StoreFull {
-        /// The limit, in bytes.
-        limit: usize,
-    },
-    /// The sender asks for a receipt that its own mailbox would have no room for.
-    #[error(
-        "your own mailbox has no room for the receipt ({messages} messages waiting or announced; at most {limit}); read and acknowledge some first"
-    )]
-    NoRoomForReceipt {
-        /// Messages waiting, and receipts that are to come.
-        messages: usize,
-        /// The limit.
-        limit: usize,
-    },
-    /// Messages come faster than they can be stored.
-    #[error("too many messages wait to be stored ({messages} messages, {bytes} bytes; at most {} messages, see --append-queue, and {} bytes); try again in a moment, with the same id", bounds.messages, bounds.bytes)]
-    Overloaded {
-        /// Messages waiting.
-        messages: usize,
-        /// Bytes waiting.
-        bytes: usize,
-        /// The limits.
-        bounds: QueueBounds,
-    },
-    /// One message is larger than a topic's whole history.
-    #[error(
-        "the message takes {size} bytes, and the history of a topic keeps at most {limit} (see --topic-bytes); send a smaller one, or a volatile one"
-    )]
-    HistoryTooSmall {
-        /// Its size with its envelope, in bytes.
-        size: usize,
-        /// The limit, in bytes.
-        limit: usize,
-    },
-    /// The store does not work at present.
-    #[error("messages cannot be stored now: {reason}; try again later, with the same id")]
-    Unavailable {
-        /// Why.
-        reason: Arc<str>,
-    },
-}
+pub use commit::Commit;
+pub use embedded::{Durability, Embedded, OpenError, Report, Storage, Writer, report};
+pub use error::{EngineError, RegisterError};
+pub use settings::{Bounds, QueueBounds, Settings};
 
 /// A message to store.
 #[derive(Debug)]
@@ -163,51 +54,6 @@ pub struct Append {
     pub ttl: Option<Duration>,
     /// Whether its author (who must have a session, and an id for it) gets a receipt when it leaves.
     pub receipt: bool,
-}
-
-/// Resolves to the seq of a stored message.
-#[derive(Debug)]
-#[must_use = "an append is confirmed only by its commit"]
-pub struct Commit(Outcome);
-
-#[derive(Debug)]
-enum Outcome {
-    /// Known already; taken when it is asked for.
-    Known(Option<Result<Seq, EngineError>>),
-    /// Told by the writer.
-    Later(oneshot::Receiver<Result<Seq, EngineError>>),
-}
-
-impl Commit {
-    pub(crate) fn done(result: Result<Seq, EngineError>) -> Self {
-        Self(Outcome::Known(Some(result)))
-    }
-
-    /// Whether it was refused at once: nothing has changed.
-    #[must_use]
-    pub fn is_refused(&self) -> bool {
-        matches!(self.0, Outcome::Known(Some(Err(_))))
-    }
-
-    pub(crate) fn later(told: oneshot::Receiver<Result<Seq, EngineError>>) -> Self {
-        Self(Outcome::Later(told))
-    }
-}
-
-impl Future for Commit {
-    type Output = Result<Seq, EngineError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.0 {
-            Outcome::Known(result) => Poll::Ready(result.take().expect("not asked again after it was ready")),
-            Outcome::Later(told) => Pin::new(told).poll(cx).map(|told| {
-                // The writer is gone: what became of the message is not known.
-                told.unwrap_or_else(|_| {
-                    Err(EngineError::Unavailable { reason: "the store was closed".into() })
-                })
-            }),
-        }
-    }
 }
 
 /// A session to register.
@@ -232,23 +78,29 @@ pub enum Registrar {
     Token,
 }
 
-/// Why a session was not registered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum RegisterError {
-    /// It belongs to somebody else.
-    #[error("this session is registered for another user; end it first (DELETE /v1/sessions/…)")]
-    Taken,
-    /// It was ended.
-    #[error("this session was ended; begin another one")]
-    Ended,
-    /// Its user has too many.
-    #[error(
-        "this user has {limit} registered sessions already, the most allowed (see --sessions-per-user); end some first"
-    )]
-    TooMany {
-        /// The limit.
-        limit: usize,
+/// A registered session, or one that was ended and stays revoked for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registration {
+    /// Who it belongs to, if to anybody.
+    pub user: Option<UserId>,
+    /// When it expires, in Unix milliseconds.
+    pub expires_at: u64,
+    /// On whose word it is registered, or that it was ended.
+    pub source: RegistrationSource,
+}
+
+/// On whose word a session is registered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RegistrationSource {
+    /// A backend registered it: its id is a proof.
+    Backend {
+        /// Until when, in Unix milliseconds; tokens may keep it registered for longer.
+        until: u64,
     },
+    /// A token named it.
+    Token,
+    /// It was ended: until it expires no token registers it again.
+    Revoked,
 }
 
 /// What was dropped because its time was over.
@@ -280,6 +132,13 @@ pub struct Position {
     pub expired: Seq,
     /// The newest seq ever stored here, as far as is known.
     pub newest: Seq,
+}
+
+/// How an engine fares.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Why messages cannot be stored at present.
+    pub failing: Option<Arc<str>>,
 }
 
 /// What stores messages.
@@ -333,8 +192,8 @@ impl Engine {
     }
 
     /// Hands a message to whoever reads the address now, and stores nothing.
-    pub fn pass(&self, address: &Address, message: &Message) {
-        self.store().pass(address, message);
+    pub fn publish_volatile(&self, address: &Address, message: &Message) {
+        self.store().publish_volatile(address, message);
     }
 
     /// Reads what is stored after `after`, at most `limit` items.
@@ -366,9 +225,9 @@ impl Engine {
     }
 
     /// Ends a session: its registration, and everything in its mailbox. Tokens cannot register it again before
-    /// `barred` is over. Resolves when that is stored.
-    pub fn end(&self, session: &SessionId, barred: Duration) -> Commit {
-        self.store().end(session, barred)
+    /// `revoked_for` is over. Resolves when that is stored.
+    pub fn end(&self, session: &SessionId, revoked_for: Duration) -> Commit {
+        self.store().end(session, revoked_for)
     }
 
     /// Whether a session was ended, and is barred.
@@ -385,8 +244,8 @@ impl Engine {
 
     /// What only this store can have said of a user and some random bits: proof of what it made for that user.
     #[must_use]
-    pub fn seal(&self, user: &UserId, bits: [u8; 16]) -> [u8; 16] {
-        self.store().seal(user, bits)
+    pub fn mac(&self, user: &UserId, bits: [u8; 16]) -> [u8; 16] {
+        self.store().mac(user, bits)
     }
 
     /// The registered session with this handle.
@@ -463,10 +322,5 @@ impl Engine {
     #[must_use]
     pub fn expire(&self) -> Expired {
         self.store().expire()
-    }
-
-    /// Encodes and publishes; for engines.
-    fn publish_volatile(hubs: &Hubs, address: &Address, message: &Message) {
-        hubs.publish(address, &Publication::encode(address, None, message).into());
     }
 }

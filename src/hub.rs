@@ -6,13 +6,13 @@
 //! delete what a slower tab of the same session has not been handed yet.
 
 use std::collections::HashMap;
-use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::broadcast;
 
 use crate::message::{Address, Publication, Seq};
+use crate::sync::{lock, shrink};
 
 mod presence;
 
@@ -20,7 +20,7 @@ pub use presence::{Connections, Transport};
 
 /// What goes through a hub.
 #[derive(Debug, Clone)]
-pub enum Live {
+pub enum HubEvent {
     /// A publication and the seq this hub was given before it.
     Publication {
         /// The seq of the stored publication before this one, [`Seq::START`] if this is the hub's first.
@@ -36,60 +36,48 @@ pub enum Live {
 #[derive(Debug)]
 struct Hub {
     /// Bounded by the slots given to [`Hubs::new`]; when full the slowest reader loses and re-reads.
-    tx: broadcast::Sender<Live>,
+    tx: broadcast::Sender<HubEvent>,
     /// Protects the readers' list; held for a few instructions, never across an await.
-    readers: Mutex<Readers>,
-    /// A copy of `Readers::wanted`, so that a reader that moves on looks at the list only when it matters.
-    wanted: AtomicU64,
+    readers: Mutex<HubReaders>,
+    /// A copy of `HubReaders::acked`, so that a reader that moves on looks at the list only when it matters.
+    acked: AtomicU64,
     /// Nothing comes any more.
     ended: AtomicBool,
 }
 
 #[derive(Debug)]
-struct Reader {
+struct AttachedReader {
     /// How far it has passed messages on.
     position: Arc<AtomicU64>,
     transport: Transport,
 }
 
 #[derive(Debug, Default)]
-struct Readers {
+struct HubReaders {
     next_id: u64,
-    /// How many seats there are, those that are being left included.
-    seats: usize,
+    /// How many handles there are, those that are being left included.
+    handles: usize,
     last_published: Seq,
     /// Those who are waited for, by their ids.
-    attached: HashMap<u64, Reader>,
+    attached: HashMap<u64, AttachedReader>,
     /// The highest acknowledgement so far.
-    wanted: Seq,
+    acked: Seq,
     /// Up to where the engine was told to delete.
     trimmed: Seq,
 }
 
-impl Readers {
+impl HubReaders {
     /// Up to where nobody attached needs anything any more, if that is further than before.
     fn trimmable(&mut self) -> Option<Seq> {
-        if self.wanted <= self.trimmed {
+        if self.acked <= self.trimmed {
             return None;
         }
         let slowest = self.attached.values().map(|reader| reader.position.load(Ordering::SeqCst)).min();
-        let through = slowest.map_or(self.wanted, |slowest| self.wanted.min(Seq(slowest)));
+        let through = slowest.map_or(self.acked, |slowest| self.acked.min(Seq(slowest)));
         (through > self.trimmed).then(|| {
             self.trimmed = through;
             through
         })
-    }
-}
-
-/// A std lock that survives a panic elsewhere: every critical section here leaves its data whole.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Gives back the room of a table that is almost empty by now; cheap if it is not.
-pub(crate) fn shrink<K: Eq + Hash, V>(table: &mut HashMap<K, V>) {
-    if table.capacity() > 8192 && table.len() < table.capacity() / 8 {
-        table.shrink_to(2 * table.len());
     }
 }
 
@@ -120,7 +108,7 @@ impl Hubs {
             }
         };
         // An error means that nobody listens at this moment; the store has it.
-        _ = hub.tx.send(Live::Publication { prev, publication: Arc::clone(publication) });
+        _ = hub.tx.send(HubEvent::Publication { prev, publication: Arc::clone(publication) });
     }
 
     /// Whether anyone reads this address.
@@ -150,29 +138,29 @@ impl Hubs {
         position: Seq,
         transport: Transport,
         most: usize,
-    ) -> Option<(Seat, broadcast::Receiver<Live>)> {
+    ) -> Option<(ReaderHandle, broadcast::Receiver<HubEvent>)> {
         let mut hubs = lock(&self.hubs);
         let hub = hubs.entry(address.clone()).or_insert_with(|| {
             Arc::new(Hub {
                 tx: broadcast::Sender::new(self.slots),
                 readers: Mutex::default(),
-                wanted: AtomicU64::new(0),
+                acked: AtomicU64::new(0),
                 ended: AtomicBool::new(false),
             })
         });
         let mut readers = lock(&hub.readers);
-        if readers.seats >= most {
+        if readers.handles >= most {
             return None;
         }
         let receiver = hub.tx.subscribe();
         let position = Arc::new(AtomicU64::new(position.0));
         let id = readers.next_id;
         readers.next_id += 1;
-        readers.seats += 1;
-        readers.attached.insert(id, Reader { position: Arc::clone(&position), transport });
+        readers.handles += 1;
+        readers.attached.insert(id, AttachedReader { position: Arc::clone(&position), transport });
         drop(readers);
         let (hubs, address, hub) = (self.clone(), address.clone(), Arc::clone(hub));
-        Some((Seat { hubs, address, hub, id, position }, receiver))
+        Some((ReaderHandle { hubs, address, hub, id, position }, receiver))
     }
 
     /// Ends an address: its readers are told that nothing comes any more. Who joins afterwards begins anew.
@@ -183,7 +171,7 @@ impl Hubs {
         hub.ended.store(true, Ordering::SeqCst);
         drop(hubs);
         // An error means that nobody listens at this moment.
-        _ = hub.tx.send(Live::Ended);
+        _ = hub.tx.send(HubEvent::Ended);
     }
 
     /// Who reads this address now.
@@ -202,21 +190,21 @@ impl Hubs {
         let hubs = lock(&self.hubs);
         let Some(hub) = hubs.get(address) else { return Some(seq) };
         let mut readers = lock(&hub.readers);
-        readers.wanted = readers.wanted.max(seq);
-        hub.wanted.store(readers.wanted.0, Ordering::SeqCst);
+        readers.acked = readers.acked.max(seq);
+        hub.acked.store(readers.acked.0, Ordering::SeqCst);
         readers.trimmable()
     }
 
     /// The highest acknowledgement known here; the engine may still hold what a slower reader needs.
     #[must_use]
     pub fn acknowledged(&self, address: &Address) -> Seq {
-        lock(&self.hubs).get(address).map_or(Seq::START, |hub| Seq(hub.wanted.load(Ordering::SeqCst)))
+        lock(&self.hubs).get(address).map_or(Seq::START, |hub| Seq(hub.acked.load(Ordering::SeqCst)))
     }
 }
 
-/// One reader's place at a hub. The hub lives as long as one of its seats.
+/// One reader's place at a hub. The hub lives as long as one of its handles.
 #[derive(Debug)]
-pub struct Seat {
+pub struct ReaderHandle {
     hubs: Hubs,
     address: Address,
     hub: Arc<Hub>,
@@ -224,7 +212,7 @@ pub struct Seat {
     position: Arc<AtomicU64>,
 }
 
-impl Seat {
+impl ReaderHandle {
     /// The address this seat reads.
     #[must_use]
     pub fn address(&self) -> &Address {
@@ -249,7 +237,7 @@ impl Seat {
         // Sequentially consistent against `acknowledge`: of the two, at least one sees the other's store.
         let before = self.position.fetch_max(seq.0, Ordering::SeqCst);
         // Nobody has acknowledged beyond where this reader was: nothing waited for it.
-        if self.hub.wanted.load(Ordering::SeqCst) <= before {
+        if self.hub.acked.load(Ordering::SeqCst) <= before {
             return None;
         }
         lock(&self.hub.readers).trimmable()
@@ -259,7 +247,7 @@ impl Seat {
     ///
     /// The hub stays until [`Self::leave`]: it knows what was acknowledged until the engine knows it too.
     #[must_use]
-    pub fn let_go(&self) -> Option<Seq> {
+    pub fn detach(&self) -> Option<Seq> {
         let mut readers = lock(&self.hub.readers);
         readers.attached.remove(&self.id);
         readers.trimmable()
@@ -270,9 +258,9 @@ impl Seat {
         let mut hubs = lock(&self.hubs.hubs);
         let mut readers = lock(&self.hub.readers);
         readers.attached.remove(&self.id);
-        readers.seats -= 1;
+        readers.handles -= 1;
         // After its end, another hub may have taken its place.
-        if readers.seats == 0 && !self.has_ended() {
+        if readers.handles == 0 && !self.has_ended() {
             hubs.remove(&self.address);
             shrink(&mut hubs);
         }

@@ -10,9 +10,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use crate::hub::{lock, shrink};
 use crate::message::{Seq, SessionId};
 use crate::subscriber::Subscriber;
+use crate::sync::{lock, shrink};
 
 /// How long a subscription is kept between two polls.
 pub const GRACE: Duration = Duration::from_secs(15);
@@ -157,7 +157,7 @@ impl<T> Leases<T> {
                         }
                     }
                 };
-                entry.slots.push(Slot { id: next_id, at: held.0.passed(), idle: None });
+                entry.slots.push(Slot { id: next_id, at: held.0.sent_through(), idle: None });
                 sessions.next_id += 1;
                 (next_id, held)
             }

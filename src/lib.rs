@@ -6,6 +6,7 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`message`] | names, seqs, one committed message encoded once |
+//! | `sync` | locks, and their order |
 //! | [`clock`] | the time of day |
 //! | [`reload`] | files that are read again when they change |
 //! | [`protocol`] | the native wire: frames, error codes, close codes |
@@ -57,5 +58,6 @@ pub mod protocol;
 pub mod reload;
 pub mod server;
 pub mod subscriber;
+mod sync;
 pub mod tls;
 pub mod transport;

@@ -10,8 +10,8 @@ use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use tokio::sync::{Notify, Semaphore};
 
-use crate::hub::{lock, shrink};
 use crate::message::{SessionId, UserId};
+use crate::sync::{lock, shrink};
 
 /// Connections that wait for a place, of all addresses together.
 const MOST_WAITING: usize = 1024;

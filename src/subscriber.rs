@@ -14,7 +14,7 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 use crate::engine::{Batch, Engine};
-use crate::hub::{Hubs, Live, Seat, Transport};
+use crate::hub::{HubEvent, Hubs, ReaderHandle, Transport};
 use crate::message::{Address, Gap, Item, Seq};
 
 /// How many items one read of the engine asks for.
@@ -27,15 +27,15 @@ const STALE_PAUSE: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Subscriber {
     engine: Engine,
-    seat: Seat,
-    receiver: broadcast::Receiver<Live>,
+    handle: ReaderHandle,
+    receiver: broadcast::Receiver<HubEvent>,
     /// The seq of the newest stored message put into `backlog` so far.
     read: Seq,
     /// The seq of the newest stored message handed over so far.
-    handed: Seq,
+    delivered: Seq,
     /// Read, but not handed over: at most one read of the engine and what the hub had ready.
     backlog: VecDeque<Item>,
-    state: State,
+    state: ReadState,
     /// A read of the engine that is under way: it goes on although this reader is asked for something else.
     reading: Option<Reading>,
 }
@@ -50,7 +50,7 @@ impl fmt::Debug for Reading {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum ReadState {
     /// Everything up to `read` was read; the hub brings the rest.
     Live,
     /// Read the engine, at least until this seq is met; [`Seq::START`] when no seq is known.
@@ -69,15 +69,15 @@ impl Subscriber {
         cursor: Seq,
         (transport, most): (Transport, usize),
     ) -> Option<Self> {
-        let (seat, receiver) = hubs.join(address, cursor, transport, most)?;
+        let (handle, receiver) = hubs.join(address, cursor, transport, most)?;
         Some(Self {
             engine: engine.clone(),
-            seat,
+            handle,
             receiver,
             read: cursor,
-            handed: cursor,
+            delivered: cursor,
             backlog: VecDeque::new(),
-            state: State::Behind(Seq::START),
+            state: ReadState::Behind(Seq::START),
             reading: None,
         })
     }
@@ -85,31 +85,31 @@ impl Subscriber {
     /// Whether the address has ended: nothing more comes.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        self.seat.has_ended()
+        self.handle.has_ended()
     }
 
     /// What is read.
     #[must_use]
     pub fn address(&self) -> &Address {
-        self.seat.address()
+        self.handle.address()
     }
 
     /// The newest seq handed over.
     #[must_use]
-    pub fn handed(&self) -> Seq {
-        self.handed
+    pub fn delivered(&self) -> Seq {
+        self.delivered
     }
 
     /// The newest seq known to have been passed on: what comes after it can be handed over again.
     #[must_use]
-    pub fn passed(&self) -> Seq {
-        self.seat.position()
+    pub fn sent_through(&self) -> Seq {
+        self.handle.position()
     }
 
     /// Notes that everything up to `seq` was passed on, so that an acknowledgement may delete it.
-    pub fn pass(&mut self, seq: Seq) {
-        if let Some(through) = self.seat.advance(seq) {
-            self.engine.trim(self.seat.address(), through);
+    pub fn mark_sent(&mut self, seq: Seq) {
+        if let Some(through) = self.handle.advance(seq) {
+            self.engine.trim(self.handle.address(), through);
         }
     }
 
@@ -117,22 +117,22 @@ impl Subscriber {
     ///
     /// Volatile messages that wait to be handed over stay.
     pub fn seek(&mut self, cursor: Seq) {
-        if cursor == self.handed {
+        if cursor == self.delivered {
             // What the hub kept while nobody was there may have ended meanwhile: the engine knows.
-            if self.state == State::Live && self.backlog.is_empty() && !self.receiver.is_empty() {
-                self.state = State::Behind(Seq::START);
+            if self.state == ReadState::Live && self.backlog.is_empty() && !self.receiver.is_empty() {
+                self.state = ReadState::Behind(Seq::START);
             }
             return;
         }
         self.backlog.retain(|item| matches!(item, Item::Message(message) if message.seq().is_none()));
         self.read = cursor;
-        self.handed = cursor;
-        self.state = State::Behind(Seq::START);
+        self.delivered = cursor;
+        self.state = ReadState::Behind(Seq::START);
         self.reading = None;
     }
 
     /// Puts a hole in front of everything else.
-    pub fn tell(&mut self, gap: Gap) {
+    pub fn push_gap(&mut self, gap: Gap) {
         self.backlog.push_front(Item::Gap(gap));
     }
 
@@ -150,12 +150,12 @@ impl Subscriber {
                 return Some(item);
             }
             match self.state {
-                State::Closed => return None,
-                State::Behind(target) => self.catch_up(target).await,
-                State::Live => match self.receiver.recv().await {
+                ReadState::Closed => return None,
+                ReadState::Behind(target) => self.catch_up(target).await,
+                ReadState::Live => match self.receiver.recv().await {
                     Ok(live) => self.accept(live),
-                    Err(RecvError::Lagged(_)) => self.state = State::Behind(Seq::START),
-                    Err(RecvError::Closed) => self.state = State::Closed,
+                    Err(RecvError::Lagged(_)) => self.state = ReadState::Behind(Seq::START),
+                    Err(RecvError::Closed) => self.state = ReadState::Closed,
                 },
             }
         }
@@ -166,7 +166,7 @@ impl Subscriber {
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
     pub async fn ready(&mut self) {
-        while let State::Behind(target) = self.state
+        while let ReadState::Behind(target) = self.state
             && !self.backlog.iter().any(|item| matches!(item, Item::Message(_)))
         {
             self.catch_up(target).await;
@@ -178,29 +178,29 @@ impl Subscriber {
         self.fill(1);
         let item = self.backlog.pop_front()?;
         match &item {
-            Item::Message(message) => self.handed = self.handed.max(message.seq().unwrap_or_default()),
-            Item::Gap(gap) => self.handed = self.handed.max(gap.to),
+            Item::Message(message) => self.delivered = self.delivered.max(message.seq().unwrap_or_default()),
+            Item::Gap(gap) => self.delivered = self.delivered.max(gap.to),
         }
         Some(item)
     }
 
     /// Moves what is at hand into the backlog, up to `limit` items, and answers how many wait there.
     pub fn fill(&mut self, limit: usize) -> usize {
-        while self.state == State::Live && self.backlog.len() < limit {
+        while self.state == ReadState::Live && self.backlog.len() < limit {
             match self.receiver.try_recv() {
                 Ok(live) => self.accept(live),
-                Err(TryRecvError::Lagged(_)) => self.state = State::Behind(Seq::START),
-                Err(TryRecvError::Closed) => self.state = State::Closed,
+                Err(TryRecvError::Lagged(_)) => self.state = ReadState::Behind(Seq::START),
+                Err(TryRecvError::Closed) => self.state = ReadState::Closed,
                 Err(TryRecvError::Empty) => break,
             }
         }
         self.backlog.len()
     }
 
-    fn accept(&mut self, live: Live) {
-        let (prev, publication) = match live {
-            Live::Publication { prev, publication } => (prev, publication),
-            Live::Ended => return self.state = State::Closed,
+    fn accept(&mut self, event: HubEvent) {
+        let (prev, publication) = match event {
+            HubEvent::Publication { prev, publication } => (prev, publication),
+            HubEvent::Ended => return self.state = ReadState::Closed,
         };
         match publication.seq() {
             None => self.backlog.push_back(Item::Message(publication)),
@@ -209,14 +209,14 @@ impl Subscriber {
                 self.read = seq;
                 self.backlog.push_back(Item::Message(publication));
             }
-            Some(seq) => self.state = State::Behind(seq),
+            Some(seq) => self.state = ReadState::Behind(seq),
         }
     }
 
     /// One read of the engine.
     async fn catch_up(&mut self, target: Seq) {
         let reading = self.reading.get_or_insert_with(|| {
-            let (engine, address, after) = (self.engine.clone(), self.seat.address().clone(), self.read);
+            let (engine, address, after) = (self.engine.clone(), self.handle.address().clone(), self.read);
             Reading(Mutex::new(Box::pin(async move { engine.read(&address, after, READ).await })))
         });
         let batch = reading.0.get_mut().unwrap_or_else(PoisonError::into_inner).await;
@@ -228,7 +228,7 @@ impl Subscriber {
             return;
         }
         if self.read >= target {
-            self.state = State::Live;
+            self.state = ReadState::Live;
         } else if batch_is_empty {
             // Stale: the engine will have it soon. Everybody else goes on meanwhile.
             tokio::time::sleep(STALE_PAUSE).await;
@@ -238,9 +238,9 @@ impl Subscriber {
 
 impl Drop for Subscriber {
     fn drop(&mut self) {
-        if let Some(through) = self.seat.let_go() {
-            self.engine.trim(self.seat.address(), through);
+        if let Some(through) = self.handle.detach() {
+            self.engine.trim(self.handle.address(), through);
         }
-        self.seat.leave();
+        self.handle.leave();
     }
 }

@@ -49,7 +49,7 @@ impl<'a> Session<'a> {
             session,
             handle: state.handle,
             user: registration.and_then(|registration| registration.user.as_ref()),
-            expires: registration.map(|registration| registration.ends),
+            expires: registration.map(|registration| registration.expires_at),
             connections: state.connections,
             pending: state.waiting,
         }

@@ -150,7 +150,7 @@ impl Gateway {
     fn register_from_token(&self, client: &Client) -> Result<(), BrokerError> {
         let Some(user) = &client.user else { return Ok(()) };
         let ttl = self.config.access.token_session_ttl(self.broker.now(), client.good_until());
-        self.broker.carry(&client.session, user, ttl)
+        self.broker.register_from_token(&client.session, user, ttl)
     }
 
     /// The caller of an HTTP request that names this session.

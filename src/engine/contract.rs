@@ -7,8 +7,9 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 
 use super::*;
-use crate::hub::{Live, Transport};
-use crate::message::{GapReason, Kind, SenderName, SessionId, TopicName, UserId};
+use crate::clock::Clock;
+use crate::hub::{HubEvent, Transport};
+use crate::message::{GapReason, Kind, Publication, SenderName, SessionId, TopicName, UserId};
 use crate::subscriber::Subscriber;
 
 /// An engine whose reads can be told to be behind, as a replica's are.
@@ -184,14 +185,14 @@ fn append(address: &Address, payload: &str) -> Append {
     }
 }
 
-fn publication(live: Live) -> Arc<Publication> {
+fn publication(live: HubEvent) -> Arc<Publication> {
     live_parts(live).1
 }
 
-fn live_parts(live: Live) -> (Seq, Arc<Publication>) {
+fn live_parts(live: HubEvent) -> (Seq, Arc<Publication>) {
     match live {
-        Live::Publication { prev, publication } => (prev, publication),
-        Live::Ended => panic!("the address has ended"),
+        HubEvent::Publication { prev, publication } => (prev, publication),
+        HubEvent::Ended => panic!("the address has ended"),
     }
 }
 
@@ -279,7 +280,7 @@ async fn what_is_committed_is_published_in_commit_order_and_can_be_read(lab: Lab
     let (_seat, mut live) = hubs.join(&a, Seq::START, Transport::Websocket, usize::MAX).unwrap();
     let first = put(&engine, &a, "1").await;
     let second = put(&engine, &a, "2").await;
-    engine.pass(&a, &from("S", "0"));
+    engine.publish_volatile(&a, &from("S", "0"));
     let one = live_parts(live.try_recv().unwrap());
     assert_eq!((one.0, one.1.seq()), (Seq::START, Some(first)));
     let two = live_parts(live.try_recv().unwrap());

@@ -18,10 +18,14 @@ use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 use crate::engine::{
-    Append, Batch, Commit, Engine, EngineError, Expired, Health, Position, Register, RegisterError, Settings,
+    Append, Batch, Commit, EngineError, Expired, Health, Position, Register, RegisterError, Registration,
+    Settings,
 };
-use crate::hub::{Hubs, lock};
-use crate::message::{Address, Epoch, Gap, GapReason, Handle, Item, Message, Seq, SessionId, UserId};
+use crate::hub::Hubs;
+use crate::message::{
+    Address, Epoch, Gap, GapReason, Handle, Item, Message, Publication, Seq, SessionId, UserId,
+};
+use crate::sync::lock;
 
 mod dedup;
 mod directory;
@@ -37,7 +41,6 @@ mod storage;
 mod wal;
 mod writer;
 
-pub use directory::{Registration, Standing};
 pub use report::{Report, report};
 pub use storage::{Durability, OpenError, Storage};
 pub use writer::Writer;
@@ -327,13 +330,13 @@ impl Embedded {
     }
 
     /// See [`Engine::end`].
-    pub fn end(&self, session: &SessionId, barred: Duration) -> Commit {
+    pub fn end(&self, session: &SessionId, revoked_for: Duration) -> Commit {
         let mut guard = lock(&self.inner.store);
         let store = &mut *guard;
         if store.stop.is_some() {
             return stopping();
         }
-        store.index.end(session, barred);
+        store.index.end(session, revoked_for);
         self.inner.settle(store);
         self.after_commit(store)
     }
@@ -361,10 +364,10 @@ impl Embedded {
         self.inner.handles.of(session)
     }
 
-    /// See [`Engine::seal`].
+    /// See [`Engine::mac`].
     #[must_use]
-    pub fn seal(&self, user: &UserId, bits: [u8; 16]) -> [u8; 16] {
-        self.inner.handles.seal(user, bits)
+    pub fn mac(&self, user: &UserId, bits: [u8; 16]) -> [u8; 16] {
+        self.inner.handles.mac(user, bits)
     }
 
     /// See [`Engine::session_of`].
@@ -391,9 +394,9 @@ impl Embedded {
         lock(&self.inner.store).index.sessions_of(user)
     }
 
-    /// See [`Engine::pass`].
-    pub fn pass(&self, address: &Address, message: &Message) {
-        Engine::publish_volatile(&self.inner.hubs, address, message);
+    /// See [`Engine::publish_volatile`].
+    pub fn publish_volatile(&self, address: &Address, message: &Message) {
+        self.inner.hubs.publish(address, &Publication::encode(address, None, message).into());
     }
 
     /// See [`Engine::read`].

@@ -345,7 +345,7 @@ impl Legacy {
         if subscriber.fill(MOST_MESSAGES) >= ONE_BY_ONE || end > first.seq() {
             while messages.count < MOST_MESSAGES
                 && messages.json.len() < ENOUGH_BYTES
-                && end.is_none_or(|end| subscriber.handed() < end)
+                && end.is_none_or(|end| subscriber.delivered() < end)
             {
                 match subscriber.try_next() {
                     Some(Item::Message(message)) if message.kind() == Kind::Message => {
@@ -356,7 +356,7 @@ impl Legacy {
                 }
             }
         }
-        let through = subscriber.handed();
+        let through = subscriber.delivered();
         reader.answered(through, poll);
         claim.stand(through);
         claim.answered();

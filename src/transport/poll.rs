@@ -140,7 +140,7 @@ pub(crate) async fn poll(
     let claim = readers.claim(
         &session,
         |_, idle| {
-            let (passed, handed) = (idle.subscriber().passed(), idle.subscriber().handed());
+            let (passed, handed) = (idle.subscriber().sent_through(), idle.subscriber().delivered());
             let same = match cursor {
                 Some(cursor) => idle.state.has_cursor && passed <= cursor && cursor <= handed,
                 None => !idle.state.has_cursor,
@@ -169,7 +169,7 @@ pub(crate) async fn poll(
     if ours {
         let from = cursor.filter(|cursor| *cursor > Seq::START);
         let from = from.unwrap_or_else(|| gateway.broker.floor(&session));
-        subscriber.pass(from);
+        subscriber.mark_sent(from);
         subscriber.seek(from);
     }
     reader.read_topics(&gateway, &topics);
@@ -253,7 +253,7 @@ async fn collect(
         epoch: gateway.broker.epoch(),
         messages: messages.iter().map(|message| raw(message.frame().as_str())).collect(),
         gaps,
-        seq: subscriber.handed(),
+        seq: subscriber.delivered(),
         topics: &reader.cursors,
     })
 }

@@ -138,7 +138,7 @@ fn watched(
 /// The next events that are ready, or a comment when nothing was for one heartbeat.
 async fn next_chunk(mut events: Events) -> Option<(Result<Bytes, Infallible>, Events)> {
     // Asking for more means that the connection took what there was before.
-    events.mailbox.pass(events.mailbox.handed());
+    events.mailbox.mark_sent(events.mailbox.delivered());
     let mut chunk: String = events.first.drain(..).collect();
     if chunk.is_empty() {
         let mut heartbeat = events.gateway.config.heartbeat;

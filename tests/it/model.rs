@@ -118,7 +118,7 @@ async fn run(seed: u64, hub_slots: usize) {
                         }
                     }
                 }
-                reader.subscriber.pass(reader.at);
+                reader.subscriber.mark_sent(reader.at);
             }
             _ => {}
         }

@@ -5,33 +5,8 @@ use std::collections::{BTreeSet, HashMap};
 use aws_lc_rs::hmac;
 
 use crate::clock::millis;
-use crate::engine::{Register, RegisterError, Registrar};
+use crate::engine::{Register, RegisterError, Registrar, Registration, RegistrationSource};
 use crate::message::{Handle, SessionId, UserId};
-
-/// A registered session, or one that was ended and is barred.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Registration {
-    /// Who it belongs to, if to anybody.
-    pub user: Option<UserId>,
-    /// When it ends, in Unix milliseconds.
-    pub ends: u64,
-    /// On whose word.
-    pub state: Standing,
-}
-
-/// What a registration stands on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// A backend has registered it: its id is a proof.
-    Backend {
-        /// Until when, in Unix milliseconds; tokens may keep it registered for longer.
-        until: u64,
-    },
-    /// A token came with it.
-    Token,
-    /// It was ended: until then no token brings it back.
-    Barred,
-}
 
 /// Derives handles from session ids.
 #[derive(Clone)]
@@ -56,7 +31,7 @@ impl Handles {
     }
 
     /// What only this store can have said of a user and some random bits.
-    pub(super) fn seal(&self, user: &UserId, bits: [u8; 16]) -> [u8; 16] {
+    pub(super) fn mac(&self, user: &UserId, bits: [u8; 16]) -> [u8; 16] {
         self.tag(&bits, user.as_str())
     }
 
@@ -79,7 +54,7 @@ pub(super) struct Directory {
     sessions: HashMap<SessionId, Registration>,
     users: HashMap<UserId, BTreeSet<SessionId>>,
     handles: HashMap<Handle, SessionId>,
-    ends: BTreeSet<(u64, SessionId)>,
+    expires_at: BTreeSet<(u64, SessionId)>,
 }
 
 impl Directory {
@@ -89,15 +64,15 @@ impl Directory {
             sessions: HashMap::new(),
             users: HashMap::new(),
             handles: HashMap::new(),
-            ends: BTreeSet::new(),
+            expires_at: BTreeSet::new(),
         }
     }
 
     /// Changes what is known of a session; `None` forgets it.
     pub(super) fn set(&mut self, session: &SessionId, to: Option<Registration>) {
         let handle = self.derive.of(session);
-        if let Some(Registration { user, ends, .. }) = self.sessions.remove(session) {
-            self.ends.remove(&(ends, session.clone()));
+        if let Some(Registration { user, expires_at, .. }) = self.sessions.remove(session) {
+            self.expires_at.remove(&(expires_at, session.clone()));
             self.handles.remove(&handle);
             if let Some(user) = user
                 && let Some(sessions) = self.users.get_mut(&user)
@@ -109,11 +84,11 @@ impl Directory {
             }
         }
         if let Some(registration) = to {
-            self.ends.insert((registration.ends, session.clone()));
+            self.expires_at.insert((registration.expires_at, session.clone()));
             if let Some(user) = &registration.user {
                 self.users.entry(user.clone()).or_default().insert(session.clone());
             }
-            if registration.state != Standing::Barred {
+            if registration.source != RegistrationSource::Revoked {
                 self.handles.insert(handle, session.clone());
             }
             self.sessions.insert(session.clone(), registration);
@@ -131,12 +106,12 @@ impl Directory {
     ) -> Result<(Option<Registration>, Option<SessionId>), RegisterError> {
         let Register { session, user, ttl, by } = register;
         let wanted = now.saturating_add(millis(*ttl)).min(i64::MAX.unsigned_abs());
-        let known = self.sessions.get(session).filter(|known| known.ends > now);
-        let is_barred = |known: &&Registration| known.state == Standing::Barred;
-        if known.as_ref().is_some_and(is_barred) && *by == Registrar::Token {
+        let known = self.sessions.get(session).filter(|known| known.expires_at > now);
+        let is_revoked = |known: &&Registration| known.source == RegistrationSource::Revoked;
+        if known.as_ref().is_some_and(is_revoked) && *by == Registrar::Token {
             return Err(RegisterError::Ended);
         }
-        let known = known.filter(|known| !is_barred(known));
+        let known = known.filter(|known| !is_revoked(known));
         let owner = known.and_then(|known| known.user.as_ref());
         if let (Some(owner), Some(user)) = (owner, user)
             && owner != user
@@ -144,16 +119,17 @@ impl Directory {
             return Err(RegisterError::Taken);
         }
         let user = user.as_ref().or(owner);
-        let (ends, state) = match (by, known) {
-            (Registrar::Backend, _) => (wanted, Standing::Backend { until: wanted }),
+        let (expires_at, source) = match (by, known) {
+            (Registrar::Backend, _) => (wanted, RegistrationSource::Backend { until: wanted }),
             // A token is shown with every reconnect: not each of them is worth a write.
-            (Registrar::Token, Some(known)) if known.ends >= wanted && owner == user => {
+            (Registrar::Token, Some(known)) if known.expires_at >= wanted && owner == user => {
                 return Ok((None, None));
             }
             (Registrar::Token, known) => {
-                let ends = wanted.saturating_add(millis(*ttl) / 8);
-                let known = known.map_or((0, Standing::Token), |known| (known.ends, known.state));
-                (ends.max(known.0), known.1)
+                let expires_at = wanted.saturating_add(millis(*ttl) / 8);
+                let known =
+                    known.map_or((0, RegistrationSource::Token), |known| (known.expires_at, known.source));
+                (expires_at.max(known.0), known.1)
             }
         };
         let mut gives_way = None;
@@ -165,27 +141,30 @@ impl Directory {
                 // What a backend has said stays, and who is there; a page without a memory makes one session after
                 // the other.
                 let may_go = |other: &SessionId| {
-                    self.sessions[other].state == Standing::Token && other != session && !is_connected(other)
+                    self.sessions[other].source == RegistrationSource::Token
+                        && other != session
+                        && !is_connected(other)
                 };
-                let going = others.into_iter().filter(may_go).min_by_key(|other| self.sessions[other].ends);
+                let going =
+                    others.into_iter().filter(may_go).min_by_key(|other| self.sessions[other].expires_at);
                 gives_way = Some(going.ok_or(RegisterError::TooMany { limit: most })?);
             }
         }
-        Ok((Some(Registration { user: user.cloned(), ends, state }), gives_way))
+        Ok((Some(Registration { user: user.cloned(), expires_at, source }), gives_way))
     }
 
     /// A session's registration, if it has not ended.
     pub(super) fn get(&self, session: &SessionId, now: u64) -> Option<&Registration> {
-        self.sessions
-            .get(session)
-            .filter(|registration| registration.ends > now && registration.state != Standing::Barred)
+        self.sessions.get(session).filter(|registration| {
+            registration.expires_at > now && registration.source != RegistrationSource::Revoked
+        })
     }
 
-    /// Whether a session was ended, and is barred.
-    pub(super) fn is_barred(&self, session: &SessionId, now: u64) -> bool {
-        self.sessions
-            .get(session)
-            .is_some_and(|registration| registration.state == Standing::Barred && registration.ends > now)
+    /// Whether a session was ended, and is revoked.
+    pub(super) fn is_revoked(&self, session: &SessionId, now: u64) -> bool {
+        self.sessions.get(session).is_some_and(|registration| {
+            registration.source == RegistrationSource::Revoked && registration.expires_at > now
+        })
     }
 
     /// The registered session with this handle.
@@ -199,15 +178,18 @@ impl Directory {
         sessions.filter(|session| self.get(session, now).is_some()).cloned().collect()
     }
 
-    /// One session whose registration (or bar) has ended.
+    /// One session whose registration has expired.
     pub(super) fn ended(&self, now: u64) -> Option<SessionId> {
-        self.ends.first().filter(|(ends, _)| *ends <= now).map(|(_, session)| session.clone())
+        self.expires_at
+            .first()
+            .filter(|(expires_at, _)| *expires_at <= now)
+            .map(|(_, session)| session.clone())
     }
 
     /// Gives back the room of sessions that are gone.
     pub(super) fn shrink(&mut self) {
-        crate::hub::shrink(&mut self.sessions);
-        crate::hub::shrink(&mut self.users);
-        crate::hub::shrink(&mut self.handles);
+        crate::sync::shrink(&mut self.sessions);
+        crate::sync::shrink(&mut self.users);
+        crate::sync::shrink(&mut self.handles);
     }
 }

@@ -21,8 +21,8 @@ use std::path::{Path, PathBuf};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction, params};
 
+use crate::engine::Registration;
 use crate::engine::embedded::dedup::DedupKey;
-use crate::engine::embedded::directory::Registration;
 use crate::engine::embedded::index::{EMPTY_LOGS, Floor, Pending, Waiter};
 use crate::engine::embedded::rows::{
     self, COLUMNS, Crc, MessageRow, ReadError, StoreIdentity, StoreTotals, address_text, from_sql_int,

@@ -12,12 +12,15 @@ use tokio::sync::oneshot;
 
 use crate::clock::millis;
 use crate::engine::embedded::dedup::{Dedup, DedupHasher, DedupKey};
-use crate::engine::embedded::directory::{Directory, Handles, Registration, Standing};
-use crate::engine::{Append, EngineError, Position, Register, RegisterError, Settings};
-use crate::hub::{Hubs, shrink};
+use crate::engine::embedded::directory::{Directory, Handles};
+use crate::engine::{
+    Append, EngineError, Position, Register, RegisterError, Registration, RegistrationSource, Settings,
+};
+use crate::hub::Hubs;
 use crate::message::{
     Address, Gap, GapReason, Handle, Item, Message, MessageId, Outcome, Publication, Seq, SessionId, UserId,
 };
+use crate::sync::shrink;
 
 mod address_log;
 mod expiry;
@@ -478,7 +481,7 @@ impl Index {
         let Some((from, id)) = self.receipts.remove(&seq) else { return Seq::START };
         self.release(&from);
         let now = self.settings.clock.now();
-        if self.directory.is_barred(&from, now) {
+        if self.directory.is_revoked(&from, now) {
             return Seq::START;
         }
         let message = Message::receipt(&id, state, now);

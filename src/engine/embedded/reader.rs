@@ -8,8 +8,8 @@ use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::engine::embedded::{disk, rows};
-use crate::hub::lock;
 use crate::message::{Publication, Seq};
+use crate::sync::lock;
 
 /// Reads at the same time: each may hold a batch and a connection's cache.
 const AT_ONCE: usize = 4;

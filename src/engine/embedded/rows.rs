@@ -3,7 +3,7 @@
 use rusqlite::{Connection, Row, params};
 use serde_json::value::RawValue;
 
-use crate::engine::embedded::directory::{Registration, Standing};
+use crate::engine::{Registration, RegistrationSource};
 use crate::message::{
     Address, Epoch, Kind, Message, MessageId, Publication, SenderName, Seq, SessionId, TopicName, UserId,
 };
@@ -301,15 +301,15 @@ pub(super) fn write_registration(
 ) -> rusqlite::Result<()> {
     let gone = to.prepare_cached("DELETE FROM directory WHERE session = ?1")?.execute([session.as_str()])?;
     state.sessions -= i64::from(gone > 0);
-    let Some(Registration { user, ends, state: standing }) = registration else { return Ok(()) };
+    let Some(Registration { user, expires_at, source }) = registration else { return Ok(()) };
     // Who it belongs to, and on whose word; nothing of a session that was ended.
     let user = user.as_ref().map_or("", UserId::as_str);
-    let user = match standing {
-        Standing::Backend { until } => Some(format!("b{until}/{user}")),
-        Standing::Token => Some(format!("t/{user}")),
-        Standing::Barred => None,
+    let user = match source {
+        RegistrationSource::Backend { until } => Some(format!("b{until}/{user}")),
+        RegistrationSource::Token => Some(format!("t/{user}")),
+        RegistrationSource::Revoked => None,
     };
-    let (session, user, ends) = (session.as_str(), user.as_deref(), to_sql_int(*ends));
+    let (session, user, ends) = (session.as_str(), user.as_deref(), to_sql_int(*expires_at));
     let crc = registration_crc(session, user, ends).end();
     to.prepare_cached("INSERT INTO directory VALUES (?1, ?2, ?3, ?4)")?
         .execute(params![session, user, ends, crc])?;
@@ -331,19 +331,19 @@ pub(super) fn read_directory(
         let user = row.get_ref(1)?.as_str_or_null().map_err(|_| damaged())?;
         let ends = row.get_ref(2)?.as_i64().map_err(|_| damaged())?;
         registration_crc(session, user, ends).is(row.get(3)?, || "a row of table `directory`".to_owned())?;
-        let (state, user) = match user.map(|user| user.split_once('/')) {
-            None => (Standing::Barred, ""),
-            Some(Some(("t", user))) => (Standing::Token, user),
-            Some(Some((standing, user))) => {
-                let until = standing.strip_prefix('b').and_then(|until| until.parse().ok());
-                (Standing::Backend { until: until.ok_or_else(damaged)? }, user)
+        let (source, user) = match user.map(|user| user.split_once('/')) {
+            None => (RegistrationSource::Revoked, ""),
+            Some(Some(("t", user))) => (RegistrationSource::Token, user),
+            Some(Some((word, user))) => {
+                let until = word.strip_prefix('b').and_then(|until| until.parse().ok());
+                (RegistrationSource::Backend { until: until.ok_or_else(damaged)? }, user)
             }
             Some(None) => return Err(damaged()),
         };
         let user = Some(user).filter(|user| !user.is_empty()).map(UserId::new).transpose();
         let user = user.map_err(|_| damaged())?;
         let session = SessionId::new(session).map_err(|_| damaged())?;
-        each(&session, Registration { user, ends: from_sql_int(ends), state })?;
+        each(&session, Registration { user, expires_at: from_sql_int(ends), source })?;
         count += 1;
     }
     Ok(count)

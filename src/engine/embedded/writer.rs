@@ -8,14 +8,13 @@ use std::time::{Duration, Instant};
 
 use rusqlite::ErrorCode;
 
-use crate::engine::EngineError;
-use crate::engine::embedded::directory::{Registration, Standing};
 use crate::engine::embedded::disk::{Disk, Group};
 use crate::engine::embedded::files::{self, Files};
 use crate::engine::embedded::index::{Pending, Waiter};
 use crate::engine::embedded::{Inner, LINGER, Stop, Store};
-use crate::hub::lock;
+use crate::engine::{EngineError, Registration, RegistrationSource};
 use crate::message::{Seq, SessionId};
+use crate::sync::lock;
 
 /// Messages, and bytes of them, that are committed together at most.
 const MOST_MESSAGES: usize = 4096;
@@ -218,7 +217,9 @@ impl Writer {
     }
 
     fn commit(&mut self, mut group: Group) {
-        let is_new = |to: &Option<Registration>| to.as_ref().is_some_and(|to| to.state != Standing::Barred);
+        let is_new = |to: &Option<Registration>| {
+            to.as_ref().is_some_and(|to| to.source != RegistrationSource::Revoked)
+        };
         let grows = group.appends.iter().any(|pending| pending.waiter.is_some())
             || group.registrations.iter().any(|(_, to)| is_new(to));
         if grows && !self.has_room() {

@@ -9,11 +9,12 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::broker::Broker;
-use crate::hub::{Transport, lock};
+use crate::hub::Transport;
 use crate::lease::{Claim, Idle, Leases};
 use crate::link::Link;
 use crate::message::{Seq, SessionId};
 use crate::protocol::Resume;
+use crate::sync::lock;
 
 /// How long a message waits for another tab of its session to be polling again: two round trips (a preflight
 /// and the poll) of a very slow network. A tab that was closed while it polled is not waited for.
@@ -121,7 +122,7 @@ impl Reader {
         let answered = idle.state.answered.as_ref();
         let resent = answered.is_some_and(|answered| answered.was_sent_again(request));
         let lost = answered.is_some_and(Answered::is_lost);
-        let seen = if lost { idle.subscriber().passed() } else { at };
+        let seen = if lost { idle.subscriber().sent_through() } else { at };
         let same_link = answered.is_some_and(|answered| answered.is_on(link));
         (resent, !idle.is_gone(PATIENCE), Reverse(seen), same_link, Reverse(idle.since()))
     }
@@ -215,10 +216,10 @@ impl Pages {
             None => reader.settle(broker, session, poll).await,
         };
         if let Some(received) = received {
-            subscriber.pass(received);
+            subscriber.mark_sent(received);
             acknowledge(broker, session, received);
         }
-        let from = subscriber.passed();
+        let from = subscriber.sent_through();
         subscriber.seek(from);
         claim.stand(from);
         Some(claim)
@@ -232,7 +233,7 @@ impl Pages {
             let (subscriber, reader) = idle.parts();
             reader.repeats = 0;
             if let Some(answered) = reader.answered.take() {
-                subscriber.pass(answered.through);
+                subscriber.mark_sent(answered.through);
                 through = through.max(Some(answered.through));
             }
         });

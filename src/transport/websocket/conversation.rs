@@ -322,7 +322,7 @@ impl Conversation {
     /// What was flushed has been passed on: an acknowledgement by another tab may delete it.
     pub(super) fn flushed(&mut self) {
         if let Some(mailbox) = &mut self.mailbox {
-            mailbox.pass(mailbox.handed());
+            mailbox.mark_sent(mailbox.delivered());
         }
     }
 

@@ -30,12 +30,13 @@ impl Index {
         }
     }
 
-    /// Ends a session: its registration and its mailbox. Tokens cannot bring it back before `barred` is over, nor as
+    /// Ends a session: its registration and its mailbox. Tokens cannot bring it back before `revoked_for` is over, nor as
     /// long as one that it came with may be good.
-    pub(in crate::engine::embedded) fn end(&mut self, session: &SessionId, barred: Duration) {
-        let ends = self.registration(session).map_or(0, |known| known.ends).max(self.end_of(barred));
-        let bar = Registration { user: None, ends, state: Standing::Barred };
-        self.set_registration(session, (!barred.is_zero()).then_some(bar));
+    pub(in crate::engine::embedded) fn end(&mut self, session: &SessionId, revoked_for: Duration) {
+        let expires_at =
+            self.registration(session).map_or(0, |known| known.expires_at).max(self.end_of(revoked_for));
+        let revoked = Registration { user: None, expires_at, source: RegistrationSource::Revoked };
+        self.set_registration(session, (!revoked_for.is_zero()).then_some(revoked));
         if self.reserved_receipts.remove(session).is_some() {
             // Nobody reads the receipts of what it sent.
             self.receipts.retain(|_, (from, _)| from != session);
@@ -75,7 +76,7 @@ impl Index {
     }
 
     pub(in crate::engine::embedded) fn is_ended(&self, session: &SessionId) -> bool {
-        self.directory.is_barred(session, self.settings.clock.now())
+        self.directory.is_revoked(session, self.settings.clock.now())
     }
 
     pub(in crate::engine::embedded) fn handles(&self) -> &Handles {

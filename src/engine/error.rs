@@ -1,0 +1,81 @@
+//! Why an engine refuses.
+
+use std::sync::Arc;
+
+use crate::engine::{Bounds, QueueBounds};
+
+/// Why a message was not stored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// The mailbox has no room.
+    #[error("the mailbox is full ({messages} messages, {bytes} bytes waiting; at most {} messages and {} bytes); try again when its reader has acknowledged some", bounds.messages, bounds.bytes)]
+    MailboxFull {
+        /// Messages waiting.
+        messages: usize,
+        /// Bytes waiting.
+        bytes: usize,
+        /// The limits.
+        bounds: Bounds,
+    },
+    /// All stored messages together have reached the limit.
+    #[error("the store is full ({limit} bytes of messages, see --store-limit); try again later")]
+    StoreFull {
+        /// The limit, in bytes.
+        limit: usize,
+    },
+    /// The sender asks for a receipt that its own mailbox would have no room for.
+    #[error(
+        "your own mailbox has no room for the receipt ({messages} messages waiting or announced; at most {limit}); read and acknowledge some first"
+    )]
+    NoRoomForReceipt {
+        /// Messages waiting, and receipts that are to come.
+        messages: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// Messages come faster than they can be stored.
+    #[error("too many messages wait to be stored ({messages} messages, {bytes} bytes; at most {} messages, see --append-queue, and {} bytes); try again in a moment, with the same id", bounds.messages, bounds.bytes)]
+    Overloaded {
+        /// Messages waiting.
+        messages: usize,
+        /// Bytes waiting.
+        bytes: usize,
+        /// The limits.
+        bounds: QueueBounds,
+    },
+    /// One message is larger than a topic's whole history.
+    #[error(
+        "the message takes {size} bytes, and the history of a topic keeps at most {limit} (see --topic-bytes); send a smaller one, or a volatile one"
+    )]
+    HistoryTooSmall {
+        /// Its size with its envelope, in bytes.
+        size: usize,
+        /// The limit, in bytes.
+        limit: usize,
+    },
+    /// The store does not work at present.
+    #[error("messages cannot be stored now: {reason}; try again later, with the same id")]
+    Unavailable {
+        /// Why.
+        reason: Arc<str>,
+    },
+}
+
+/// Why a session was not registered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RegisterError {
+    /// It belongs to somebody else.
+    #[error("this session is registered for another user; end it first (DELETE /v1/sessions/…)")]
+    Taken,
+    /// It was ended.
+    #[error("this session was ended; begin another one")]
+    Ended,
+    /// Its user has too many.
+    #[error(
+        "this user has {limit} registered sessions already, the most allowed (see --sessions-per-user); end some first"
+    )]
+    TooMany {
+        /// The limit.
+        limit: usize,
+    },
+}

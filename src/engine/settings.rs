@@ -1,0 +1,46 @@
+//! What an engine is told at its start.
+
+use std::time::Duration;
+
+use crate::clock::Clock;
+
+/// Bounds of one mailbox or history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Messages.
+    pub messages: usize,
+    /// Bytes, each message counted with its envelope.
+    pub bytes: usize,
+    /// How long a message is kept that names no time to live of its own.
+    pub age: Duration,
+}
+
+/// Bounds of what is appended and not committed yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueBounds {
+    /// Messages.
+    pub messages: usize,
+    /// Bytes.
+    pub bytes: usize,
+}
+
+/// Everything an engine is told at its start.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Bounds of each mailbox.
+    pub mailbox: Bounds,
+    /// Bounds of each topic's history.
+    pub history: Bounds,
+    /// Bytes of all stored messages together.
+    pub total_bytes: usize,
+    /// How long a sender's id is remembered.
+    pub dedup_window: Duration,
+    /// How many ids are remembered at most; the oldest are forgotten first.
+    pub dedup_ids: usize,
+    /// How many registered sessions one user may have.
+    pub sessions_per_user: usize,
+    /// Bounds of what waits to be committed.
+    pub queue: QueueBounds,
+    /// The time of day.
+    pub clock: Clock,
+}

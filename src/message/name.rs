@@ -1,0 +1,161 @@
+//! Names of sessions, users, topics and messages, and the public handles of sessions.
+
+use std::fmt;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Serialize;
+
+/// Longest session id, user id, topic name or message id, in bytes.
+pub const MAX_NAME: usize = 256;
+
+/// Why a name was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// The name has no characters.
+    #[error("must not be empty")]
+    Empty,
+    /// The name is longer than [`MAX_NAME`] bytes.
+    #[error("is {0} bytes long; at most {MAX_NAME} are allowed")]
+    TooLong(usize),
+    /// The name holds a control character.
+    #[error("must not contain control characters")]
+    Control,
+}
+
+fn check_name(name: &str) -> Result<(), NameError> {
+    match name.len() {
+        0 => Err(NameError::Empty),
+        n if n > MAX_NAME => Err(NameError::TooLong(n)),
+        _ if name.chars().any(char::is_control) => Err(NameError::Control),
+        _ => Ok(()),
+    }
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $type:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+        #[serde(transparent)]
+        pub struct $type(Arc<str>);
+
+        impl $type {
+            /// Checks and keeps a name: 1 to 256 bytes, no control characters.
+            ///
+            /// # Errors
+            /// [`NameError`] says which of the two rules is broken.
+            pub fn new(name: &str) -> Result<Self, NameError> {
+                check_name(name).map(|()| Self(Arc::from(name)))
+            }
+
+            /// The name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+name! {
+    /// Names one logged-in browser session. Several tabs, sockets and polls may hold it at once.
+    SessionId
+}
+name! {
+    /// Names who sessions belong to.
+    UserId
+}
+name! {
+    /// Names a topic: a channel that anyone allowed may subscribe to.
+    TopicName
+}
+name! {
+    /// A sender's own name for a message; it makes a retry harmless.
+    MessageId
+}
+name! {
+    /// What receivers see as `from`: a session id in `open` mode; a user, a handle or a backend's name in `token` mode.
+    SenderName
+}
+
+/// The public name of a session whose id is secret: derived from the id with a key, and no way back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Handle(pub [u8; 16]);
+
+impl Handle {
+    /// What every handle begins with.
+    const PREFIX: &str = "h-";
+
+    /// Reads a handle; `None` for text that is none.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let bytes = URL_SAFE_NO_PAD.decode(text.strip_prefix(Self::PREFIX)?).ok()?;
+        bytes.try_into().ok().map(Self)
+    }
+
+    /// The handle as a sender's name.
+    #[must_use]
+    pub fn sender_name(self) -> SenderName {
+        SenderName(self.to_string().into())
+    }
+}
+
+impl fmt::Display for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", Self::PREFIX, URL_SAFE_NO_PAD.encode(self.0))
+    }
+}
+
+impl Serialize for Handle {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl From<&SessionId> for UserId {
+    fn from(session: &SessionId) -> Self {
+        Self(Arc::clone(&session.0))
+    }
+}
+
+impl From<&SessionId> for SenderName {
+    fn from(session: &SessionId) -> Self {
+        Self(Arc::clone(&session.0))
+    }
+}
+
+impl From<&UserId> for SenderName {
+    fn from(user: &UserId) -> Self {
+        Self(Arc::clone(&user.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handle_is_read_back() {
+        let handle = Handle([7; 16]);
+        assert_eq!(handle.to_string(), "h-BwcHBwcHBwcHBwcHBwcHBw");
+        assert_eq!(Handle::parse(&handle.to_string()), Some(handle));
+        for other in ["", "h-", "h-BwcH", "x-BwcHBwcHBwcHBwcHBwcHBw", "h-BwcHBwcHBwcHBwcHBwcHBw=", "A"] {
+            assert_eq!(Handle::parse(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn names_are_bounded() {
+        assert_eq!(SessionId::new(""), Err(NameError::Empty));
+        assert_eq!(SessionId::new(&"x".repeat(257)), Err(NameError::TooLong(257)));
+        assert_eq!(SessionId::new("a\nb"), Err(NameError::Control));
+        assert!(SessionId::new(&"x".repeat(256)).is_ok());
+    }
+}
