@@ -17,7 +17,7 @@ use crate::edge::{
 use crate::grant::Grant;
 use crate::message::{MessageId, Seq, SessionId};
 use crate::ops::openapi::{self, Ack, ErrorBody, Name, SendAnswer, SendBody};
-use crate::protocol::{AckBody, Code, ENVELOPE, Malformed, Send, Stored, parse};
+use crate::protocol::{AckBody, Code, ENVELOPE, Malformed, SendRequest, SendResult, parse};
 
 pub(crate) mod sessions;
 
@@ -38,7 +38,7 @@ struct Sent<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a MessageId>,
     #[serde(flatten)]
-    stored: Stored,
+    stored: SendResult,
 }
 
 #[derive(Serialize)]
@@ -52,7 +52,7 @@ struct NotSent<'a> {
 type OnItsWay = (Option<MessageId>, Result<Sending, Refusal>);
 
 fn start(gateway: &Gateway, caller: &Caller, object: &str) -> OnItsWay {
-    match Send::decode(object) {
+    match SendRequest::decode(object) {
         Ok(send) => {
             let id = send.id.clone();
             (id, gateway.send(caller, send))
@@ -61,7 +61,7 @@ fn start(gateway: &Gateway, caller: &Caller, object: &str) -> OnItsWay {
     }
 }
 
-async fn finish(sending: Result<Sending, Refusal>) -> Result<Stored, Refusal> {
+async fn finish(sending: Result<Sending, Refusal>) -> Result<SendResult, Refusal> {
     Ok(sending?.await?)
 }
 

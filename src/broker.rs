@@ -9,7 +9,7 @@ use crate::engine::{Append, Engine, Health, OpenError, Settings, Storage};
 use crate::grant::Grant;
 use crate::hub::Hubs;
 use crate::message::{Address, Epoch, Kind, Message, SessionId, UserId};
-use crate::protocol::{Send, To};
+use crate::protocol::{SendRequest, To};
 
 mod error;
 mod reading;
@@ -128,7 +128,7 @@ impl Broker {
     ///
     /// # Errors
     /// What is wrong with the message, or who does not exist.
-    pub fn send(&self, grant: &Grant, send: Send) -> Result<Sending, BrokerError> {
+    pub fn send(&self, grant: &Grant, send: SendRequest) -> Result<Sending, BrokerError> {
         let size = send.payload.get().len();
         if size > self.limits.payload {
             return Err(BrokerError::PayloadTooLarge { size, limit: self.limits.payload });
@@ -214,7 +214,7 @@ enum Receivers {
 }
 
 /// Whether there can be a receipt: somebody gets it, knows what it is about, and something is acknowledged.
-fn may_have_receipt(grant: &Grant, send: &Send) -> Result<(), BrokerError> {
+fn may_have_receipt(grant: &Grant, send: &SendRequest) -> Result<(), BrokerError> {
     let why = match send.to {
         To::Topic(_) => "is for messages to a session; nobody acknowledges a topic",
         To::User(_) => "is for messages to one session; a user may have several",

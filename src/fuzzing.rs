@@ -6,8 +6,8 @@ use serde_json::Value;
 use crate::edge::Query;
 use crate::identity::verify_with_secret;
 use crate::message::{Address, Handle, Kind, Message, Publication, SenderName, Seq};
-use crate::protocol::{AckBody, ClientFrame, Send, SessionBody, To};
-use crate::transport::legacy::shape::{self, Asked, Door};
+use crate::protocol::{AckBody, ClientFrame, SendRequest, SessionBody, To};
+use crate::transport::legacy::shape::{self, LegacyError, LegacyPath, LegacyRequest};
 
 /// A text frame of a WebSocket client, and the bodies of `/v1`.
 pub fn native_frame(bytes: &[u8]) {
@@ -19,7 +19,7 @@ pub fn native_frame(bytes: &[u8]) {
         Ok(_) => {}
         Err(bad) => told(bad.reason.to_string()),
     }
-    match Send::decode(text) {
+    match SendRequest::decode(text) {
         Ok(send) => stored(send),
         Err(bad) => told(bad.reason.to_string()),
     }
@@ -29,7 +29,7 @@ pub fn native_frame(bytes: &[u8]) {
 }
 
 /// What is accepted is a frame that its receivers can read, with the payload byte for byte.
-fn stored(send: Send) {
+fn stored(send: SendRequest) {
     let address = match send.to {
         To::Session(session) | To::Peer(session) => Address::Session(session),
         To::Topic(topic) => Address::Topic(topic),
@@ -51,8 +51,8 @@ fn stored(send: Send) {
 /// A POST of today's x0 client, at each of its addresses.
 pub fn legacy_body(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    for door in [Door::Handler, Door::Get, Door::Set] {
-        asked(shape::body(door, text));
+    for path in [LegacyPath::Handler, LegacyPath::Get, LegacyPath::Set] {
+        asked(shape::body(path, text));
     }
 }
 
@@ -65,8 +65,8 @@ pub fn legacy_query(bytes: &[u8]) {
     }
 }
 
-fn asked(asked: Result<Asked, shape::Unusable>) {
-    if let Ok(Asked::Send { payload, .. }) = asked {
+fn asked(asked: Result<LegacyRequest, LegacyError>) {
+    if let Ok(LegacyRequest::Send { payload, .. }) = asked {
         assert!(payload.get().starts_with('{'), "x0 pages send objects");
         delivered_to_x0(payload.get());
     }

@@ -17,7 +17,6 @@
 //! | [`grant`] | what a caller may do |
 //! | [`directory`] | who is meant by a name: sessions, users, handles |
 //! | [`broker`] | send, subscribe, acknowledge: the one door |
-//! | [`lease`] | subscriptions that outlive a poll |
 //! | [`config`] | settings |
 //! | [`identity`] | checks tokens and API keys |
 //! | [`limits`] | sends in a second, connections of an address |
@@ -49,7 +48,6 @@ pub mod fuzzing;
 pub mod grant;
 pub mod hub;
 pub mod identity;
-pub mod lease;
 pub mod limits;
 pub mod link;
 pub mod message;

@@ -1,4 +1,4 @@
-//! How much one may take: sends of a session in a second, and connections from one client address.
+//! Limits on how much one client may take: sends per second, and connections from one client address.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -13,33 +13,34 @@ use tokio::sync::{Notify, Semaphore};
 use crate::message::{SessionId, UserId};
 use crate::sync::{lock, shrink};
 
-/// Connections that wait for a place, of all addresses together.
-const MOST_WAITING: usize = 1024;
+/// Most connections that may wait for a permit, over all addresses together.
+const MAX_WAITING: usize = 1024;
 
-/// Who is counted.
+/// The sender that a send is charged to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Payer {
-    /// A user, in all sessions together.
+pub enum RateKey {
+    /// A user, over all its sessions.
     User(UserId),
-    /// The holder of a session.
+    /// A session without a known user.
     Session(SessionId),
-    /// Somebody who did not say who he is, at this address.
+    /// An anonymous sender at this client address.
     Address(IpAddr),
 }
 
 /// A token bucket for each sender.
 #[derive(Debug)]
 pub struct Rates {
-    buckets: Option<DefaultKeyedRateLimiter<Payer>>,
+    /// `None` if there is no limit.
+    buckets: Option<DefaultKeyedRateLimiter<RateKey>>,
     clock: DefaultClock,
-    /// Sends in a second.
+    /// Sends per second.
     rate: u32,
-    /// Sends at once.
+    /// Sends at once: the size of a bucket.
     burst: u32,
 }
 
 impl Rates {
-    /// This many sends in a second, and this many at once; any number if there is no limit.
+    /// Rates with a limit of `(sends per second, sends at once)`; no limit if `None` or if one of them is 0.
     #[must_use]
     pub fn new(limit: Option<(u32, u32)>) -> Self {
         let quota = limit.and_then(|(rate, burst)| {
@@ -49,28 +50,28 @@ impl Rates {
         Self { buckets: quota.map(RateLimiter::keyed), clock: DefaultClock::default(), rate, burst }
     }
 
-    /// Takes that many sends out of the bucket, at least one, and at most all that it holds when it is full.
+    /// Takes `sends` tokens out of a sender's bucket: at least one, at most a full bucket.
     ///
     /// # Errors
-    /// How long to wait until they are there.
-    pub fn take(&self, payer: &Payer, sends: usize) -> Result<(), Duration> {
+    /// The time until the bucket holds that many.
+    pub fn charge(&self, key: &RateKey, sends: usize) -> Result<(), Duration> {
         let Some(buckets) = &self.buckets else { return Ok(()) };
         let sends = u32::try_from(sends).unwrap_or(u32::MAX).clamp(1, self.burst);
         let sends = NonZeroU32::new(sends).expect("at least one");
-        match buckets.check_key_n(payer, sends) {
+        match buckets.check_key_n(key, sends) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(until)) => Err(until.wait_time_from(self.clock.now())),
-            Err(_) => unreachable!("it is not more than the bucket holds"),
+            Err(_) => unreachable!("`sends` is at most the size of a bucket"),
         }
     }
 
-    /// Sends in a second; 0 if there is no limit.
+    /// Sends per second; 0 if there is no limit.
     #[must_use]
     pub fn rate(&self) -> u32 {
         self.rate
     }
 
-    /// Forgets whose buckets are full. Run it now and then.
+    /// Drops full buckets, which hold no information. The server calls it periodically.
     pub fn sweep(&self) {
         if let Some(buckets) = &self.buckets {
             buckets.retain_recent();
@@ -79,86 +80,88 @@ impl Rates {
     }
 }
 
-/// Who holds how many connections, by client address.
+/// Counts the open connections of each client address, and refuses those above the limit.
 #[derive(Debug, Clone)]
-pub struct Addresses {
-    most: usize,
-    /// Protects the counts; held for one of them. Addresses without connections are not in it.
+pub struct ConnectionLimiter {
+    /// Most connections of one address.
+    limit: usize,
+    /// Protects the counts; held for one look-up. An address without connections has no entry.
     counts: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    /// Rung when a place becomes free for someone who waits.
-    freed: Arc<Notify>,
-    /// Bounds who waits: each is woken by every place that becomes free.
-    turns: Arc<Semaphore>,
+    /// Notified when an address that was at its limit releases a permit.
+    released: Arc<Notify>,
+    /// Bounds the waiting connections, since each release wakes all of them.
+    waiting: Arc<Semaphore>,
 }
 
-/// One connection that counts, until it is dropped.
+/// One counted connection; dropping it releases the count.
 #[derive(Debug)]
-pub struct Place {
-    addresses: Addresses,
+pub struct ConnectionPermit {
+    limiter: ConnectionLimiter,
+    /// `None` if the connection is not counted.
     address: Option<IpAddr>,
 }
 
-/// Whoever has one address of IPv6 has a whole /64 network of them (RFC 6177).
-fn counted(address: IpAddr) -> IpAddr {
+/// The address under which a client is counted. One IPv6 customer holds a whole /64 network (RFC 6177).
+fn counted_as(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from(u128::from(v6) & !u128::from(u64::MAX))),
         v4 => v4,
     }
 }
 
-impl Addresses {
-    /// At most this many for each.
+impl ConnectionLimiter {
+    /// A limiter that allows `limit` connections for each address; `usize::MAX` disables counting.
     #[must_use]
-    pub fn new(most: usize) -> Self {
-        let turns = Arc::new(Semaphore::new(MOST_WAITING));
-        Self { most, counts: Arc::default(), freed: Arc::default(), turns }
+    pub fn new(limit: usize) -> Self {
+        let waiting = Arc::new(Semaphore::new(MAX_WAITING));
+        Self { limit, counts: Arc::default(), released: Arc::default(), waiting }
     }
 
-    /// The limit.
+    /// The most connections of one address.
     #[must_use]
-    pub fn most(&self) -> usize {
-        self.most
+    pub fn limit(&self) -> usize {
+        self.limit
     }
 
-    /// Takes a place; `None` if the address has as many as it may. One that is not known is not counted.
+    /// A permit, or `None` if the address is at its limit. An unknown address is not counted.
     #[must_use]
-    pub fn take(&self, address: Option<IpAddr>) -> Option<Place> {
-        let address = address.filter(|_| self.most < usize::MAX).map(counted);
+    pub fn try_acquire(&self, address: Option<IpAddr>) -> Option<ConnectionPermit> {
+        let address = address.filter(|_| self.limit < usize::MAX).map(counted_as);
         if let Some(address) = address {
             let mut counts = lock(&self.counts);
             let count = counts.entry(address).or_default();
-            if *count >= self.most {
+            if *count >= self.limit {
                 return None;
             }
             *count += 1;
         }
-        Some(Place { addresses: self.clone(), address })
+        Some(ConnectionPermit { limiter: self.clone(), address })
     }
 
-    /// Takes a place as soon as there is one; `None` at once if too many wait already.
+    /// Waits for a permit; `None` at once if too many connections wait already.
     ///
     /// # Cancel safety
     /// Dropping the future has no effect.
-    pub async fn wait(&self, address: Option<IpAddr>) -> Option<Place> {
-        let _turn = self.turns.try_acquire().ok()?;
+    pub async fn acquire(&self, address: Option<IpAddr>) -> Option<ConnectionPermit> {
+        let _waiting = self.waiting.try_acquire().ok()?;
         loop {
-            let freed = self.freed.notified();
-            tokio::pin!(freed);
-            freed.as_mut().enable();
-            if let Some(place) = self.take(address) {
-                return Some(place);
+            let released = self.released.notified();
+            tokio::pin!(released);
+            released.as_mut().enable();
+            if let Some(permit) = self.try_acquire(address) {
+                return Some(permit);
             }
-            freed.await;
+            released.await;
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let Some(address) = self.address else { return };
-        let mut counts = lock(&self.addresses.counts);
+        let mut counts = lock(&self.limiter.counts);
         let Some(count) = counts.get_mut(&address) else { return };
-        let was_full = *count == self.addresses.most;
+        let was_full = *count == self.limiter.limit;
         *count -= 1;
         if *count == 0 {
             counts.remove(&address);
@@ -166,7 +169,7 @@ impl Drop for Place {
         }
         drop(counts);
         if was_full {
-            self.addresses.freed.notify_waiters();
+            self.limiter.released.notify_waiters();
         }
     }
 }
@@ -175,38 +178,123 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn places_are_bounded_by_address_and_given_back() {
-        let addresses = Addresses::new(2);
-        let ip = |text: &str| Some(text.parse().unwrap());
-        let first = addresses.take(ip("10.0.0.1")).unwrap();
-        let _second = addresses.take(ip("::ffff:10.0.0.1")).unwrap();
-        assert!(addresses.take(ip("10.0.0.1")).is_none());
-        assert!(addresses.take(ip("10.0.0.2")).is_some() && addresses.take(None).is_some());
-        let waiting = addresses.wait(ip("10.0.0.1"));
-        tokio::pin!(waiting);
-        assert!(futures::poll!(&mut waiting).is_pending());
-        drop(first);
-        let third = waiting.await.unwrap();
-        assert!(addresses.take(ip("10.0.0.1")).is_none());
-        drop(third);
-        let _net =
-            [addresses.take(ip("fd00::1:0:0:0:1")).unwrap(), addresses.take(ip("fd00::1:0:0:0:2")).unwrap()];
-        assert!(addresses.take(ip("fd00::1:9:9:9:9")).is_none());
+    fn ip(text: &str) -> Option<IpAddr> {
+        Some(text.parse().unwrap())
+    }
+
+    fn session(name: &str) -> RateKey {
+        RateKey::Session(SessionId::new(name).unwrap())
     }
 
     #[test]
-    fn a_bucket_has_its_burst_and_belongs_to_one() {
-        let rates = Rates::new(Some((1, 3)));
-        let payer = |name: &str| Payer::Session(SessionId::new(name).unwrap());
-        for _ in 0..3 {
-            rates.take(&payer("A"), 1).unwrap();
+    fn an_address_gets_no_more_permits_than_the_limit() {
+        let limiter = ConnectionLimiter::new(2);
+        let _first = limiter.try_acquire(ip("10.0.0.1")).unwrap();
+        let _mapped = limiter.try_acquire(ip("::ffff:10.0.0.1")).unwrap();
+        assert!(limiter.try_acquire(ip("10.0.0.1")).is_none(), "the IPv4-mapped address is the same address");
+        assert!(limiter.try_acquire(ip("10.0.0.2")).is_some());
+        assert_eq!(limiter.limit(), 2);
+    }
+
+    #[test]
+    fn an_ipv6_network_is_counted_as_one_address() {
+        let limiter = ConnectionLimiter::new(1);
+        let _permit = limiter.try_acquire(ip("fd00::1:0:0:0:1")).unwrap();
+        assert!(limiter.try_acquire(ip("fd00::1:9:9:9:9")).is_none());
+        assert!(limiter.try_acquire(ip("fd00::2:0:0:0:1")).is_some());
+    }
+
+    #[test]
+    fn an_unknown_address_and_an_unlimited_one_are_not_counted() {
+        let limiter = ConnectionLimiter::new(1);
+        let _unknown = [limiter.try_acquire(None).unwrap(), limiter.try_acquire(None).unwrap()];
+        assert!(lock(&limiter.counts).is_empty());
+        let unlimited = ConnectionLimiter::new(usize::MAX);
+        let _permit = unlimited.try_acquire(ip("10.0.0.1")).unwrap();
+        assert!(lock(&unlimited.counts).is_empty());
+    }
+
+    #[test]
+    fn a_dropped_permit_is_released_and_its_entry_removed() {
+        let limiter = ConnectionLimiter::new(1);
+        let permit = limiter.try_acquire(ip("10.0.0.1")).unwrap();
+        drop(permit);
+        assert!(lock(&limiter.counts).is_empty());
+        assert!(limiter.try_acquire(ip("10.0.0.1")).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_waiting_connection_gets_the_next_released_permit() {
+        let limiter = ConnectionLimiter::new(1);
+        let held = limiter.try_acquire(ip("10.0.0.1")).unwrap();
+        let waiting = limiter.acquire(ip("10.0.0.1"));
+        tokio::pin!(waiting);
+        assert!(futures::poll!(&mut waiting).is_pending());
+        drop(held);
+        let _permit = waiting.await.unwrap();
+        assert!(limiter.try_acquire(ip("10.0.0.1")).is_none());
+    }
+
+    #[tokio::test]
+    async fn the_number_of_waiting_connections_is_bounded() {
+        let limiter = ConnectionLimiter::new(1);
+        let _held = limiter.try_acquire(ip("10.0.0.1")).unwrap();
+        let mut waiting: Vec<_> =
+            (0..MAX_WAITING).map(|_| Box::pin(limiter.acquire(ip("10.0.0.1")))).collect();
+        for acquire in &mut waiting {
+            assert!(futures::poll!(acquire).is_pending());
         }
-        let wait = rates.take(&payer("A"), 1).unwrap_err();
+        assert!(limiter.acquire(ip("10.0.0.1")).await.is_none());
+        waiting.pop();
+        let next = limiter.acquire(ip("10.0.0.1"));
+        tokio::pin!(next);
+        assert!(futures::poll!(&mut next).is_pending(), "a cancelled wait makes room for another one");
+    }
+
+    #[test]
+    fn a_sender_may_send_its_burst_and_then_waits() {
+        let rates = Rates::new(Some((1, 3)));
+        for _ in 0..3 {
+            rates.charge(&session("A"), 1).unwrap();
+        }
+        let wait = rates.charge(&session("A"), 1).unwrap_err();
         assert!(wait <= Duration::from_secs(1) && !wait.is_zero(), "{wait:?}");
-        // More than it ever holds is all that it holds.
-        rates.take(&payer("B"), 100).unwrap();
-        rates.take(&payer("B"), 1).unwrap_err();
-        Rates::new(None).take(&payer("A"), 1).unwrap();
+        assert_eq!(rates.rate(), 1);
+    }
+
+    #[test]
+    fn senders_do_not_share_a_bucket() {
+        let rates = Rates::new(Some((1, 1)));
+        let user = RateKey::User(UserId::new("A").unwrap());
+        let address = RateKey::Address("10.0.0.1".parse().unwrap());
+        for key in [session("A"), session("B"), user, address] {
+            rates.charge(&key, 1).unwrap();
+            rates.charge(&key, 1).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_charge_is_at_least_one_token_and_at_most_a_full_bucket() {
+        let rates = Rates::new(Some((1, 3)));
+        rates.charge(&session("A"), 100).unwrap();
+        rates.charge(&session("A"), 0).unwrap_err();
+    }
+
+    #[test]
+    fn without_a_limit_every_send_is_allowed() {
+        for limit in [None, Some((0, 5)), Some((5, 0))] {
+            let rates = Rates::new(limit);
+            for _ in 0..100 {
+                rates.charge(&session("A"), 1000).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn a_sweep_keeps_the_buckets_that_are_not_full() {
+        let rates = Rates::new(Some((1, 2)));
+        rates.charge(&session("A"), 2).unwrap();
+        rates.sweep();
+        rates.charge(&session("A"), 1).unwrap_err();
     }
 }

@@ -1,7 +1,7 @@
 //! One client connection as the server sees it: whether what was written arrived, and whether it moves.
 //!
-//! [`Io`] wraps the socket under HTTP and WebSocket alike. It notices how the connection ended, and gives up
-//! on a peer that takes nothing for [`STALL`], so no transport needs a rule of its own for slow readers.
+//! [`MonitoredStream`] wraps the socket under HTTP and WebSocket alike. It notices how the connection ended, and gives up
+//! on a peer that takes nothing for [`WRITE_TIMEOUT`], so no transport needs a rule of its own for slow readers.
 
 use std::future::Future;
 use std::io::{Error, ErrorKind, IoSlice, Result};
@@ -21,7 +21,7 @@ use tokio::time::Sleep;
 mod outq;
 
 /// How long a peer may take nothing of what is to be written before its connection is dropped.
-pub const STALL: Duration = Duration::from_secs(30);
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A client connection.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub struct Link {
     /// The connection ended otherwise than by an orderly close.
     broken: AtomicBool,
     /// The peer closed its side first.
-    left: AtomicBool,
+    peer_closed: AtomicBool,
     /// Our side was closed: the FIN counts as one more byte to be acknowledged.
     finished: AtomicBool,
     /// A second handle on the socket, made when the link is watched: it can be asked after the end.
@@ -45,19 +45,19 @@ impl Link {
     /// A connection that nothing is known about yet.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        Self::with(None)
+        Self::with_peer(None)
     }
 
     /// A connection with this address at its other end.
     #[must_use]
-    pub fn with(peer: Option<IpAddr>) -> Arc<Self> {
+    pub fn with_peer(peer: Option<IpAddr>) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Arc::new(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             peer,
             watched: AtomicBool::new(false),
             broken: AtomicBool::new(false),
-            left: AtomicBool::new(false),
+            peer_closed: AtomicBool::new(false),
             finished: AtomicBool::new(false),
             socket: OnceLock::new(),
         })
@@ -75,7 +75,7 @@ impl Link {
         self.peer
     }
 
-    /// From the next write on, [`Self::arrived`] can tell.
+    /// From the next write on, [`Self::all_bytes_acked`] can tell.
     pub fn watch(&self) {
         self.watched.store(true, Ordering::Release);
     }
@@ -84,7 +84,7 @@ impl Link {
     ///
     /// `false` also means "there is no telling". Behind a reverse proxy this speaks of the proxy.
     #[must_use]
-    pub fn arrived(&self) -> bool {
+    pub fn all_bytes_acked(&self) -> bool {
         let Some(socket) = self.socket.get() else { return false };
         if self.is_broken() {
             return false;
@@ -95,8 +95,8 @@ impl Link {
 
     /// Whether the peer closed the connection, before we did.
     #[must_use]
-    pub fn was_left(&self) -> bool {
-        self.left.load(Ordering::Acquire)
+    pub fn peer_closed(&self) -> bool {
+        self.peer_closed.load(Ordering::Acquire)
     }
 
     /// Whether the connection is known to have ended otherwise than by an orderly close.
@@ -114,7 +114,7 @@ impl Link {
 
 /// A socket that tells its [`Link`] how it fares.
 #[derive(Debug)]
-pub struct Io<S> {
+pub struct MonitoredStream<S> {
     stream: S,
     link: Arc<Link>,
     /// A second handle on the stream, where it has one.
@@ -123,7 +123,7 @@ pub struct Io<S> {
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-impl Io<TcpStream> {
+impl MonitoredStream<TcpStream> {
     /// Wraps a TCP connection.
     #[must_use]
     pub fn tcp(stream: TcpStream, link: Arc<Link>) -> Self {
@@ -131,14 +131,14 @@ impl Io<TcpStream> {
     }
 }
 
-impl<S> Io<S> {
+impl<S> MonitoredStream<S> {
     /// Wraps a stream that is not a socket of the system: it never gives evidence of arrival.
     #[must_use]
     pub fn opaque(stream: S, link: Arc<Link>) -> Self {
         Self { stream, link, handle: |_| None, stalled: None }
     }
 
-    fn note<T>(&mut self, cx: &mut Context<'_>, written: Poll<Result<T>>) -> Poll<Result<T>> {
+    fn note_progress<T>(&mut self, cx: &mut Context<'_>, written: Poll<Result<T>>) -> Poll<Result<T>> {
         match &written {
             Poll::Ready(result) => {
                 self.stalled = None;
@@ -147,10 +147,10 @@ impl<S> Io<S> {
                 }
             }
             Poll::Pending => {
-                let timer = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(STALL)));
+                let timer = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_TIMEOUT)));
                 if timer.as_mut().poll(cx).is_ready() {
                     self.link.broken.store(true, Ordering::Release);
-                    let text = format!("the peer took nothing for {} s", STALL.as_secs());
+                    let text = format!("the peer took nothing for {} s", WRITE_TIMEOUT.as_secs());
                     return Poll::Ready(Err(Error::new(ErrorKind::TimedOut, text)));
                 }
             }
@@ -168,7 +168,7 @@ impl<S> Io<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Io<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for MonitoredStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Result<()>> {
         let before = buf.remaining();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
@@ -178,7 +178,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Io<S> {
             Poll::Ready(Ok(()))
                 if buf.remaining() == before && before > 0 && !self.link.finished.load(Ordering::Acquire) =>
             {
-                self.link.left.store(true, Ordering::Release);
+                self.link.peer_closed.store(true, Ordering::Release);
             }
             _ => {}
         }
@@ -186,11 +186,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Io<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Io<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for MonitoredStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<Result<usize>> {
         self.before_write();
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.note(cx, written)
+        self.note_progress(cx, written)
     }
 
     fn poll_write_vectored(
@@ -200,7 +200,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Io<S> {
     ) -> Poll<Result<usize>> {
         self.before_write();
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.note(cx, written)
+        self.note_progress(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -209,17 +209,17 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Io<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
-        self.note(cx, flushed)
+        self.note_progress(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
         self.link.finished.store(true, Ordering::Release);
         let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.note(cx, shut)
+        self.note_progress(cx, shut)
     }
 }
 
-impl<S> Drop for Io<S> {
+impl<S> Drop for MonitoredStream<S> {
     fn drop(&mut self) {
         // The second handle would keep the connection open towards the peer.
         if let Some(socket) = self.link.socket.get() {

@@ -33,8 +33,8 @@ use crate::config::Config;
 use crate::edge::{Gateway, OriginCheck, Refusal, json, origin_refused, peer_of};
 use crate::engine::OpenError;
 use crate::identity::Identity;
-use crate::limits::{Addresses, Place, Rates};
-use crate::link::{Io, Link};
+use crate::limits::{ConnectionLimiter, ConnectionPermit, Rates};
+use crate::link::{Link, MonitoredStream};
 use crate::protocol::Code;
 use crate::reload::{Current, SetupError};
 use crate::transport::{legacy, poll, sse, websocket};
@@ -77,7 +77,7 @@ pub struct Server {
     /// With which certificate TLS is spoken, if it is.
     tls: Option<Current<ServerConfig>>,
     /// Connections of the system, by client address: more of them than may be used, so that a refusal can be told.
-    sockets: Addresses,
+    socket_limiter: ConnectionLimiter,
     connections: TaskTracker,
     /// Stops the janitor with the server.
     _janitor: Arc<DropGuard>,
@@ -114,12 +114,12 @@ impl Server {
             broker: broker.clone(),
             identity,
             rates,
-            addresses: Addresses::new(per_address),
+            connection_limiter: ConnectionLimiter::new(per_address),
             config,
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
-        let (polls, pages) = (poll::Readers::default(), Arc::<legacy::Pages>::default());
+        let (polls, pages) = (poll::PollReaders::default(), Arc::<legacy::LegacyReceipts>::default());
         let mut v1 = Router::new()
             .merge(poll::routes(gateway.clone(), Arc::clone(&polls)))
             .merge(sse::routes(gateway.clone()))
@@ -150,9 +150,9 @@ impl Server {
                 swept.rates.sweep();
             }
         }));
-        let sockets = Addresses::new(per_address.saturating_mul(2).saturating_add(64));
+        let socket_limiter = ConnectionLimiter::new(per_address.saturating_mul(2).saturating_add(64));
         let _janitor = Arc::new(stop.drop_guard());
-        Ok(Self { gateway, router, tls, sockets, connections: TaskTracker::new(), _janitor })
+        Ok(Self { gateway, router, tls, socket_limiter, connections: TaskTracker::new(), _janitor })
     }
 
     /// The routes, for tests that need no socket.
@@ -217,12 +217,12 @@ impl Server {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%peer, %error, "no TCP_NODELAY");
         }
-        let link = Link::with(Some(peer.ip()));
-        let io = Io::tcp(stream, Arc::clone(&link));
+        let link = Link::with_peer(Some(peer.ip()));
+        let io = MonitoredStream::tcp(stream, Arc::clone(&link));
         // Behind a proxy there are many.
         let counted =
             Some(peer.ip()).filter(|address| !self.gateway.config.access.is_trusted_proxy(*address));
-        match (&self.tls, self.sockets.take(counted)) {
+        match (&self.tls, self.socket_limiter.try_acquire(counted)) {
             (None, Some(place)) => {
                 let connection = self.connection(io, link);
                 self.connections.spawn(async move {
@@ -244,17 +244,20 @@ impl Server {
     /// Receives a connection that has to wait for its place, or speaks TLS.
     async fn receive(
         self,
-        io: Io<TcpStream>,
+        io: MonitoredStream<TcpStream>,
         link: Arc<Link>,
         counted: Option<IpAddr>,
-        place: Option<Place>,
+        place: Option<ConnectionPermit>,
     ) -> io::Result<()> {
         let patience = self.gateway.config.header_timeout;
         let shutdown = &self.gateway.shutdown;
         // One too many from its address is held, and served as soon as another one leaves.
         let _place = match place {
             Some(place) => place,
-            None => match shutdown.run_until_cancelled(timeout(patience, self.sockets.wait(counted))).await {
+            None => match shutdown
+                .run_until_cancelled(timeout(patience, self.socket_limiter.acquire(counted)))
+                .await
+            {
                 Some(Ok(Some(place))) => place,
                 _ => return Ok(()),
             },

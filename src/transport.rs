@@ -5,4 +5,5 @@ pub mod poll;
 pub mod sse;
 pub mod websocket;
 
+pub mod lease;
 mod topics;

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use crate::broker::BrokerError;
 use crate::engine::{Commit, EngineError};
-use crate::protocol::Stored;
+use crate::protocol::SendResult;
 
 /// What a sender waits for.
 #[derive(Debug)]
@@ -45,14 +45,14 @@ impl Sending {
 /// Resolves when the message is stored. To a user, it succeeds if one mailbox has it and none has refused it for a
 /// reason that passes: then the same send, with its id, is completed by a retry.
 impl Future for Sending {
-    type Output = Result<Stored, BrokerError>;
+    type Output = Result<SendResult, BrokerError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut *self {
             Self::One(commit) => {
-                Pin::new(commit).poll(cx).map(|seq| Ok(Stored { seq: Some(seq?), sessions: None }))
+                Pin::new(commit).poll(cx).map(|seq| Ok(SendResult { seq: Some(seq?), sessions: None }))
             }
-            Self::Volatile(sessions) => Poll::Ready(Ok(Stored { seq: None, sessions: *sessions })),
+            Self::Volatile(sessions) => Poll::Ready(Ok(SendResult { seq: None, sessions: *sessions })),
             Self::Each(fan) => {
                 let Fan { waiting, stored, refused } = fan;
                 waiting.retain_mut(|commit| match Pin::new(commit).poll(cx) {
@@ -73,7 +73,7 @@ impl Future for Sending {
                 }
                 Poll::Ready(match refused.take() {
                     Some(error) if *stored == 0 || passes(&error) => Err(error.into()),
-                    _ => Ok(Stored { seq: None, sessions: Some(*stored) }),
+                    _ => Ok(SendResult { seq: None, sessions: Some(*stored) }),
                 })
             }
         }

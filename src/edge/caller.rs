@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::edge::refusal::Refusal;
 use crate::grant::Grant;
-use crate::limits::Payer;
+use crate::limits::RateKey;
 use crate::message::SessionId;
 use crate::protocol::Code;
 
@@ -31,14 +31,14 @@ impl Caller {
     }
 
     /// Whose rate a send counts against. `None` for a backend, which has no limit.
-    pub(super) fn rate_key(&self) -> Option<Payer> {
+    pub(super) fn rate_key(&self) -> Option<RateKey> {
         match (&self.grant, self.address) {
             (Grant::Backend(_), _) => None,
             // All sessions of a user share one rate.
-            (Grant::Client(client), _) if client.user.is_some() => client.user.clone().map(Payer::User),
+            (Grant::Client(client), _) if client.user.is_some() => client.user.clone().map(RateKey::User),
             (grant, address) => match grant.session() {
-                Some(session) => Some(Payer::Session(session.clone())),
-                None => address.map(Payer::Address),
+                Some(session) => Some(RateKey::Session(session.clone())),
+                None => address.map(RateKey::Address),
             },
         }
     }

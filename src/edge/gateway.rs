@@ -11,9 +11,9 @@ use crate::config::Config;
 use crate::edge::caller::Caller;
 use crate::edge::refusal::Refusal;
 use crate::identity::Identity;
-use crate::limits::{Addresses, Place, Rates};
+use crate::limits::{ConnectionLimiter, ConnectionPermit, Rates};
 use crate::message::Seq;
-use crate::protocol::{Close, Code, SERVER, Send, ServerFrame, To};
+use crate::protocol::{Close, Code, SERVER, SendRequest, ServerFrame, To};
 
 /// What every transport works with. Shared by reference count: each socket holds a reference.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub struct Gateway {
     /// How much each sender may send.
     pub rates: Rates,
     /// How many connections each client address may have.
-    pub addresses: Addresses,
+    pub connection_limiter: ConnectionLimiter,
     /// The settings.
     pub config: Config,
     /// Fires when the server stops. Polls are answered and sockets closed then.
@@ -57,7 +57,7 @@ impl Gateway {
     ///
     /// # Errors
     /// `rate_limited`, and the errors of [`Broker::send`].
-    pub fn send(&self, caller: &Caller, send: Send) -> Result<Sending, Refusal> {
+    pub fn send(&self, caller: &Caller, send: SendRequest) -> Result<Sending, Refusal> {
         self.charge(caller, &send.to).map_err(|wait| self.too_fast(wait))?;
         Ok(self.broker.send(&caller.grant, send)?)
     }
@@ -72,7 +72,7 @@ impl Gateway {
             To::User(user) => self.broker.directory().sessions_of(user).len(),
             To::Session(_) | To::Topic(_) | To::Peer(_) => 1,
         };
-        self.rates.take(&key, mailboxes)
+        self.rates.charge(&key, mailboxes)
     }
 
     /// The refusal of a message above the rate. `wait` is how long the sender has to wait.
@@ -89,9 +89,9 @@ impl Gateway {
     ///
     /// # Errors
     /// `rate_limited` if the address has as many connections as it may.
-    pub fn connection_permit(&self, address: Option<IpAddr>) -> Result<Place, Refusal> {
-        self.addresses.take(address).ok_or_else(|| {
-            let limit = self.addresses.most();
+    pub fn connection_permit(&self, address: Option<IpAddr>) -> Result<ConnectionPermit, Refusal> {
+        self.connection_limiter.try_acquire(address).ok_or_else(|| {
+            let limit = self.connection_limiter.limit();
             let text = format!(
                 "{limit} connections from this address already, the most allowed (see --connections-per-address); close \
                  some first"

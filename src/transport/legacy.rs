@@ -21,18 +21,18 @@ use tokio::time::{Instant, sleep_until};
 use crate::config::Auth;
 use crate::edge::{Caller, Gateway, Query, Refusal, body_text, client_address, encode, peer_of};
 use crate::grant::Grant;
-use crate::lease::Claim;
 use crate::link::Link;
 use crate::message::{Item, Kind, MAX_NAME, MessageId, Publication, Seq, SessionId};
-use crate::protocol::{Code, ENVELOPE, Send, To};
+use crate::protocol::{Code, ENVELOPE, SendRequest, To};
+use crate::transport::lease::Claim;
 
 mod receipt;
 pub(crate) mod shape;
 
-pub use receipt::{Pages, Reader};
+pub use receipt::{LegacyReader, LegacyReceipts};
 
 use receipt::{PATIENCE, Poll};
-use shape::{Asked, Door, Unusable};
+use shape::{LegacyError, LegacyPath, LegacyRequest};
 
 /// Beyond this many waiting messages, an answer carries more than one.
 const ONE_BY_ONE: usize = 8;
@@ -49,20 +49,20 @@ const NOTHING: &str = r#"{"messages":null}"#;
 #[derive(Clone)]
 struct Legacy {
     gateway: Arc<Gateway>,
-    pages: Arc<Pages>,
+    pages: Arc<LegacyReceipts>,
 }
 
 /// The routes of this transport.
-pub fn routes(gateway: Arc<Gateway>, pages: Arc<Pages>) -> Router {
-    let door = |door: Door| any(move |state, request| handle(state, door, request));
+pub fn routes(gateway: Arc<Gateway>, pages: Arc<LegacyReceipts>) -> Router {
+    let path = |path: LegacyPath| any(move |state, request| handle(state, path, request));
     Router::new()
-        .route("/python/MsgHandler.py", door(Door::Handler))
-        .route("/get", door(Door::Get))
-        .route("/set", door(Door::Set))
+        .route("/python/MsgHandler.py", path(LegacyPath::Handler))
+        .route("/get", path(LegacyPath::Get))
+        .route("/set", path(LegacyPath::Set))
         .with_state(Legacy { gateway, pages })
 }
 
-/// An answer of this path; [`Readable`] puts the CORS headers onto it.
+/// An answer of this path; [`LegacyCors`] puts the CORS headers onto it.
 fn answer(status: StatusCode, body: impl Into<Body>) -> Response {
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=UTF-8")),
@@ -118,7 +118,7 @@ impl Origin {
 }
 
 /// Whose pages may read an answer, as its headers say.
-struct Readable {
+struct LegacyCors {
     /// Everybody's.
     any: bool,
     /// Those of this origin.
@@ -127,7 +127,7 @@ struct Readable {
     foreign: bool,
 }
 
-impl Readable {
+impl LegacyCors {
     fn by(gateway: &Gateway, headers: &HeaderMap) -> Self {
         let allowed = &gateway.config.access.legacy_allow_origin;
         let any = allowed.iter().any(|origin| origin == "*");
@@ -158,36 +158,40 @@ impl Readable {
 
 /// Reads a request, then acts on it: boxed one after the other, so that a poll that waits does not keep the room in
 /// which its request was read. For the same reason this is no async function.
-fn handle(State(legacy): State<Legacy>, door: Door, request: Request) -> impl Future<Output = Response> {
-    let readable = Readable::by(&legacy.gateway, request.headers());
-    let reading = Box::pin(read(legacy.gateway.clone(), door, request));
+fn handle(
+    State(legacy): State<Legacy>,
+    path: LegacyPath,
+    request: Request,
+) -> impl Future<Output = Response> {
+    let cors = LegacyCors::by(&legacy.gateway, request.headers());
+    let reading = Box::pin(read(legacy.gateway.clone(), path, request));
     async move {
         let response = match reading.await {
             Err(response) => response,
             Ok((asked, origin)) => {
-                let asked = if readable.foreign { demote_foreign(asked) } else { asked };
+                let asked = if cors.foreign { demote_foreign(asked) } else { asked };
                 Box::pin(legacy.act(asked, &origin)).await
             }
         };
-        readable.mark(response)
+        cors.mark(response)
     }
 }
 
 /// What a request asks, or its answer if it asks for nothing.
 async fn read(
     gateway: Arc<Gateway>,
-    door: Door,
+    path: LegacyPath,
     request: Request,
-) -> Result<(Result<Asked, Unusable>, Origin), Response> {
+) -> Result<(Result<LegacyRequest, LegacyError>, Origin), Response> {
     let origin = Origin::of(&gateway, &request);
     match *request.method() {
         Method::POST => {
             let limit = gateway.config.max_payload + ENVELOPE;
             match body_text(request.into_body(), limit, gateway.config.header_timeout).await {
-                Ok(body) => Ok((shape::body(door, &body), origin)),
+                Ok(body) => Ok((shape::body(path, &body), origin)),
                 // Only a send can be too large.
                 Err(refusal) if refusal.code == Code::TooLarge => Err(failed(&refusal)),
-                Err(refusal) => Ok((Err(Unusable::NotX0(refusal.message)), origin)),
+                Err(refusal) => Ok((Err(LegacyError::NotX0(refusal.message)), origin)),
             }
         }
         Method::GET => match shape::query(&Query::of(request.uri())) {
@@ -204,34 +208,35 @@ async fn read(
 }
 
 /// What a page asks whose origin is not let in: its polls are held, its sends refused.
-fn demote_foreign(asked: Result<Asked, Unusable>) -> Result<Asked, Unusable> {
+fn demote_foreign(asked: Result<LegacyRequest, LegacyError>) -> Result<LegacyRequest, LegacyError> {
     match asked? {
-        Asked::Poll { .. } => Ok(Asked::Poll { session: None, ack: None }),
-        Asked::Del { .. } => Ok(Asked::Del { session: None }),
-        Asked::Send { .. } => {
+        LegacyRequest::Poll { .. } => Ok(LegacyRequest::Poll { session: None, ack: None }),
+        LegacyRequest::Del { .. } => Ok(LegacyRequest::Del { session: None }),
+        LegacyRequest::Send { .. } => {
             let text = "pages of this origin are not let in; --legacy-allow-origin lets them";
-            Err(Unusable::Send(text.to_owned()))
+            Err(LegacyError::Send(text.to_owned()))
         }
     }
 }
 
 impl Legacy {
-    async fn act(&self, asked: Result<Asked, Unusable>, origin: &Origin) -> Response {
+    async fn act(&self, asked: Result<LegacyRequest, LegacyError>, origin: &Origin) -> Response {
         match asked {
-            Ok(Asked::Poll { session: Some(session), ack }) => {
+            Ok(LegacyRequest::Poll { session: Some(session), ack }) => {
                 let Origin { address, link, a, reused, in_turn } = origin;
                 let poll = Poll { link, request: a.as_deref(), ack, reused: *reused, in_turn: *in_turn };
                 answer(StatusCode::OK, self.poll(&session, *address, poll).await)
             }
-            Ok(Asked::Poll { session: None, .. }) => {
+            Ok(LegacyRequest::Poll { session: None, .. }) => {
                 self.hold(Instant::now() + self.gateway.config.poll_timeout).await;
                 answer(StatusCode::OK, NOTHING)
             }
-            Ok(Asked::Send { from, to, payload }) => match self.send(from, to, payload, origin).await {
+            Ok(LegacyRequest::Send { from, to, payload }) => match self.send(from, to, payload, origin).await
+            {
                 Ok(()) => answer(StatusCode::OK, r#"{"messages":null,"status":"ok"}"#),
                 Err(refusal) => failed(&refusal),
             },
-            Ok(Asked::Del { session }) => {
+            Ok(LegacyRequest::Del { session }) => {
                 if let Some(session) = session
                     && self.may_read(&session)
                 {
@@ -239,8 +244,8 @@ impl Legacy {
                 }
                 answer(StatusCode::OK, NOTHING)
             }
-            Err(Unusable::Send(text)) => failed(&Refusal::new(Code::BadRequest, text)),
-            Err(Unusable::NotX0(text)) => {
+            Err(LegacyError::Send(text)) => failed(&Refusal::new(Code::BadRequest, text)),
+            Err(LegacyError::NotX0(text)) => {
                 answer(StatusCode::BAD_REQUEST, Refusal::new(Code::BadRequest, text).body())
             }
         }
@@ -260,7 +265,7 @@ impl Legacy {
             || self.gateway.broker.directory().holder(session).is_some()
     }
 
-    /// Who sends. Where sessions are proved, the id of one that a backend has registered is the proof.
+    /// Who sends. Where sessions are proved, the id of one that a backend has registered is the delivery.
     fn sender(&self, from: Option<SessionId>) -> Result<Grant, Refusal> {
         if self.gateway.identity.auth() == Auth::Open {
             return Ok(Grant::Open { session: from, manages: false });
@@ -289,7 +294,7 @@ impl Legacy {
         // A browser repeats a POST whose connection died, with the same `a__`. The prefix keeps these apart
         // from the ids of native senders.
         let id = request.and_then(|a| MessageId::new(&format!("a__={a}")).ok());
-        let send = Send { id, to, payload, ttl: None, volatile: false, receipt: false };
+        let send = SendRequest { id, to, payload, ttl: None, volatile: false, receipt: false };
         // Too many are paced by holding, as long as a poll is held.
         let deadline = Instant::now() + self.gateway.config.poll_timeout;
         while let Err(wait) = self.gateway.charge(&caller, &send.to) {
@@ -318,7 +323,7 @@ impl Legacy {
             deadline = deadline.min(Instant::now() + Duration::from_millis(left));
         }
         // Too many from one address wait their time out.
-        let Some(_place) = self.gateway.addresses.take(address) else {
+        let Some(_place) = self.gateway.connection_limiter.try_acquire(address) else {
             self.hold(deadline).await;
             return NOTHING.to_owned();
         };
@@ -333,7 +338,7 @@ impl Legacy {
         };
         let end = match first.seq() {
             Some(seq) => tokio::select! {
-                ahead = claim.together(seq, PATIENCE, deadline) => ahead,
+                ahead = claim.wait_for_peers(seq, PATIENCE, deadline) => ahead,
                 () = self.gateway.shutdown.cancelled() => None,
             },
             None => None,
@@ -358,13 +363,13 @@ impl Legacy {
         }
         let through = subscriber.delivered();
         reader.answered(through, poll);
-        claim.stand(through);
+        claim.set_position(through);
         claim.answered();
         messages.finish(through)
     }
 
     /// The next message, or `None` when the poll's time is over.
-    async fn first(&self, claim: &mut Claim<Reader>, deadline: Instant) -> Option<Arc<Publication>> {
+    async fn first(&self, claim: &mut Claim<LegacyReader>, deadline: Instant) -> Option<Arc<Publication>> {
         loop {
             let item = tokio::select! {
                 biased;

@@ -17,10 +17,10 @@ use tokio::time::{Instant, sleep_until};
 use crate::broker::BrokerError;
 use crate::edge::{ApiRequest, Gateway, Query, Refusal, SessionPolicy, encode, json};
 use crate::hub::Transport;
-use crate::lease::{Claim, Leases, MOST_READERS};
 use crate::message::{Epoch, Gap, Handle, Item, Seq, SessionId, TopicName};
 use crate::ops::openapi::{ErrorBody, Name, Polled, SeqNumber};
 use crate::protocol::{Code, Resume};
+use crate::transport::lease::{Claim, ClaimError, Leases, MAX_READERS};
 use crate::transport::topics::Topics;
 
 /// How long a poll waits that does not say.
@@ -37,7 +37,7 @@ const ENOUGH_BYTES: usize = 1 << 20;
 
 /// What is remembered of a reader between its polls.
 #[derive(Debug, Default)]
-pub struct Reader {
+pub struct PollReader {
     /// Whether its last poll brought a cursor.
     has_cursor: bool,
     topics: Topics,
@@ -46,16 +46,16 @@ pub struct Reader {
 }
 
 /// The readers of this transport.
-pub type Readers = Arc<Leases<Reader>>;
+pub type PollReaders = Arc<Leases<PollReader>>;
 
 #[derive(Clone)]
 pub(crate) struct Polls {
     gateway: Arc<Gateway>,
-    readers: Readers,
+    readers: PollReaders,
 }
 
 /// The routes of this transport.
-pub fn routes(gateway: Arc<Gateway>, readers: Readers) -> Router {
+pub fn routes(gateway: Arc<Gateway>, readers: PollReaders) -> Router {
     Router::new().route("/v1/messages", get(poll)).with_state(Polls { gateway, readers })
 }
 
@@ -136,34 +136,22 @@ pub(crate) async fn poll(
     {
         gateway.broker.ack(&session, cursor, resume.epoch.as_ref())?;
     }
-    let mut refused = None;
     let claim = readers.claim(
         &session,
         |_, idle| {
-            let (passed, handed) = (idle.subscriber().sent_through(), idle.subscriber().delivered());
+            let (sent, delivered) = (idle.subscriber().sent_through(), idle.subscriber().delivered());
             let same = match cursor {
-                Some(cursor) => idle.state.has_cursor && passed <= cursor && cursor <= handed,
+                Some(cursor) => idle.state.has_cursor && sent <= cursor && cursor <= delivered,
                 None => !idle.state.has_cursor,
             };
-            (ours && same).then(|| (Some(handed) == cursor, idle.since()))
+            (ours && same).then(|| (Some(delivered) == cursor, idle.since()))
         },
-        || match gateway.broker.mailbox(&session, &resume, Transport::Poll) {
-            Ok((subscriber, _)) => Some((subscriber, Reader::default())),
-            Err(error) => {
-                refused = Some(error);
-                None
-            }
+        || async {
+            let (subscriber, _) = gateway.broker.mailbox(&session, &resume, Transport::Poll)?;
+            Ok((subscriber, PollReader::default()))
         },
     );
-    let mut claim = claim.ok_or_else(|| match refused {
-        Some(error) => error.into(),
-        None => {
-            let text = format!(
-                "{MOST_READERS} polls of this session wait already, the most allowed; end some first"
-            );
-            Refusal::new(Code::Overloaded, text)
-        }
-    })?;
+    let mut claim = claim.await.map_err(no_reader)?;
     let (subscriber, reader) = claim.parts();
     reader.has_cursor = cursor.is_some();
     if ours {
@@ -186,7 +174,19 @@ pub(crate) async fn poll(
     Ok(json(StatusCode::OK, answer))
 }
 
-impl Reader {
+/// The refusal of a poll that gets no reader.
+fn no_reader(error: ClaimError<BrokerError>) -> Refusal {
+    match error {
+        ClaimError::NoNewReader(error) => error.into(),
+        ClaimError::TooManyPolls => {
+            let text =
+                format!("{MAX_READERS} polls of this session wait already, the most allowed; end some first");
+            Refusal::new(Code::Overloaded, text)
+        }
+    }
+}
+
+impl PollReader {
     /// Goes on with the topics asked for, where the reader says it is.
     fn read_topics(&mut self, gateway: &Gateway, asked: &[(TopicName, Resume)]) {
         self.topics.retain(|topic| asked.iter().any(|(name, _)| name == topic));
@@ -206,7 +206,7 @@ impl Reader {
 /// Waits for the first item, takes what is ready with it, and encodes the answer.
 async fn collect(
     gateway: &Gateway,
-    claim: &mut Claim<Reader>,
+    claim: &mut Claim<PollReader>,
     deadline: Instant,
     who: Option<(&SessionId, Handle)>,
 ) -> String {

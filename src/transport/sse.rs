@@ -21,8 +21,8 @@ use tokio::time::Instant;
 
 use crate::edge::{ApiRequest, Caller, Gateway, Refusal, SessionPolicy};
 use crate::hub::Transport;
-use crate::limits::Place;
-use crate::link::STALL;
+use crate::limits::ConnectionPermit;
+use crate::link::WRITE_TIMEOUT;
 use crate::message::{Item, Kind, Seq, TopicName};
 use crate::ops::openapi::{ErrorBody, Name, SeqNumber};
 use crate::protocol::ServerFrame;
@@ -48,7 +48,7 @@ struct Events {
     /// When its registration was last seen to last as long as its token.
     prolonged: Instant,
     /// Counts among the connections of its address.
-    _place: Place,
+    _place: ConnectionPermit,
 }
 
 /// Read a mailbox and topics as Server-Sent Events
@@ -113,7 +113,7 @@ pub(crate) async fn events(State(gateway): State<Arc<Gateway>>, head: Parts) -> 
 }
 
 /// The same chunks from a task of its own: over HTTP/2 a stream can stand still while its connection moves, and
-/// nobody asks it for more. One that takes nothing for [`STALL`] ends.
+/// nobody asks it for more. One that takes nothing for [`WRITE_TIMEOUT`] ends.
 fn watched(
     chunks: impl Stream<Item = Result<Bytes, Infallible>> + Send + 'static,
 ) -> impl Stream<Item = Result<Bytes, Infallible>> {
@@ -127,7 +127,7 @@ fn watched(
                 () = sender.closed() => None,
             };
             let Some(chunk) = chunk else { break };
-            if sender.send_timeout(chunk, STALL).await.is_err() {
+            if sender.send_timeout(chunk, WRITE_TIMEOUT).await.is_err() {
                 break;
             }
         }

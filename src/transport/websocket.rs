@@ -30,10 +30,10 @@ use crate::edge::{
     Caller, Gateway, OriginCheck, Query, Refusal, SessionPolicy, bearer, client_address, json,
     origin_refused, peer_of,
 };
-use crate::limits::Place;
-use crate::link::STALL;
+use crate::limits::ConnectionPermit;
+use crate::link::WRITE_TIMEOUT;
 use crate::message::{Item, MessageId, TopicName};
-use crate::protocol::{Close, Code, ENVELOPE, Resume, SUBPROTOCOL, Stored};
+use crate::protocol::{Close, Code, ENVELOPE, Resume, SUBPROTOCOL, SendResult};
 use crate::subscriber::Subscriber;
 
 mod conversation;
@@ -58,16 +58,16 @@ pub fn routes(gateway: Arc<Gateway>) -> Router {
 }
 
 /// Who connects, where the request itself tells.
-struct Arrival {
+struct Handshake {
     /// The client's address.
     address: Option<IpAddr>,
     /// Who asks, and from where to go on.
     caller: Option<(Caller, Resume)>,
     /// Counts among the connections of its address.
-    place: Place,
+    place: ConnectionPermit,
 }
 
-async fn arrive(gateway: &Gateway, head: &Parts) -> Result<Arrival, Refusal> {
+async fn read_handshake(gateway: &Gateway, head: &Parts) -> Result<Handshake, Refusal> {
     let headers = &head.headers;
     if !OriginCheck::from(head).origin_allowed(&gateway.config.access) {
         return Err(origin_refused(headers));
@@ -87,7 +87,7 @@ async fn arrive(gateway: &Gateway, head: &Parts) -> Result<Arrival, Refusal> {
         let grant = gateway.identify(bearer, session, SessionPolicy::Create).await?;
         caller = Some((Caller { grant, address }, query.resume("after")?));
     }
-    Ok(Arrival { address, caller, place })
+    Ok(Handshake { address, caller, place })
 }
 
 async fn upgrade(State(gateway): State<Arc<Gateway>>, mut head: Parts) -> Response {
@@ -102,7 +102,7 @@ async fn upgrade(State(gateway): State<Arc<Gateway>>, mut head: Parts) -> Respon
             return ([(header::UPGRADE, "websocket")], response).into_response();
         }
     };
-    let arrival = arrive(&gateway, &head).await;
+    let handshake = read_handshake(&gateway, &head).await;
     let largest = gateway.config.max_payload + ENVELOPE;
     // Taken before the upgrade, so that a shutdown in between waits for this socket too.
     let running = gateway.tasks.token();
@@ -114,7 +114,7 @@ async fn upgrade(State(gateway): State<Arc<Gateway>>, mut head: Parts) -> Respon
         .max_message_size(largest)
         .max_frame_size(largest)
         .on_upgrade(move |socket| async move {
-            converse(gateway, socket, arrival).await;
+            run(gateway, socket, handshake).await;
             drop(running);
         })
 }
@@ -125,7 +125,7 @@ enum Event {
     Flushed(Result<(), axum::Error>),
     Item(Option<Item>),
     Topic(TopicName, Item),
-    Stored(Option<MessageId>, Result<Stored, BrokerError>),
+    Stored(Option<MessageId>, Result<SendResult, BrokerError>),
     Tick,
     Shutdown,
 }
@@ -139,110 +139,110 @@ async fn next_of(mailbox: &mut Option<Subscriber>) -> Option<Item> {
 
 async fn next_stored(
     sends: &mut VecDeque<(Option<MessageId>, Sending)>,
-) -> (Option<MessageId>, Result<Stored, BrokerError>) {
+) -> (Option<MessageId>, Result<SendResult, BrokerError>) {
     let Some((_, sending)) = sends.front_mut() else { return std::future::pending().await };
     let stored = sending.await;
     let id = sends.pop_front().and_then(|(id, _)| id);
     (id, stored)
 }
 
-async fn converse(gateway: Arc<Gateway>, socket: WebSocket, arrival: Result<Arrival, Refusal>) {
+async fn run(gateway: Arc<Gateway>, socket: WebSocket, handshake: Result<Handshake, Refusal>) {
     let (mut sink, mut stream) = socket.split();
     let (heartbeat, hello) = (gateway.config.heartbeat, gateway.config.hello_timeout);
     let shutdown = gateway.shutdown.clone();
-    let address = arrival.as_ref().ok().and_then(|arrival| arrival.address);
-    let mut talk = Conversation::new(gateway, address);
+    let address = handshake.as_ref().ok().and_then(|handshake| handshake.address);
+    let mut conversation = Conversation::new(gateway, address);
     let start = Instant::now();
-    let (mut heard, mut next_ping) = (start, start + heartbeat);
+    let (mut last_frame, mut next_ping) = (start, start + heartbeat);
     // Since when a write is under way.
     let mut unflushed_since: Option<Instant> = None;
     let mut place = None;
-    match arrival {
-        Ok(arrival) => {
-            place = Some(arrival.place);
-            if let Some((caller, resume)) = arrival.caller {
-                talk.begin(caller, &resume);
+    match handshake {
+        Ok(handshake) => {
+            place = Some(handshake.place);
+            if let Some((caller, resume)) = handshake.caller {
+                conversation.begin(caller, &resume);
             }
         }
-        Err(refusal) => talk.turn_away(refusal),
+        Err(refusal) => conversation.reject(refusal),
     }
     // Who this is may be known by now, and its token have a time of its own.
-    let tick = sleep_until(if talk.caller.is_some() { start } else { next_ping.min(start + hello) });
+    let tick = sleep_until(if conversation.caller.is_some() { start } else { next_ping.min(start + hello) });
     let mut tick = pin!(tick);
     let end = loop {
-        if unflushed_since.is_none() && !talk.answers.is_empty() {
-            match timeout(STALL, talk.feed(&mut sink, None)).await {
+        if unflushed_since.is_none() && !conversation.answers.is_empty() {
+            match timeout(WRITE_TIMEOUT, conversation.feed(&mut sink, None)).await {
                 Ok(Ok(fed)) => unflushed_since = fed.then(Instant::now),
-                _ => break End::Over,
+                _ => break End::Disconnected,
             }
         }
-        if let Some(end) = talk.end.take() {
+        if let Some(end) = conversation.end.take() {
             break end;
         }
         let event = tokio::select! {
             flushed = sink.flush(), if unflushed_since.is_some() => Event::Flushed(flushed),
-            frame = stream.next(), if talk.has_room() => Event::Frame(frame),
-            item = next_of(&mut talk.mailbox), if unflushed_since.is_none() => Event::Item(item),
-            (topic, item) = talk.topics.next(), if unflushed_since.is_none() && !talk.topics.is_empty() => {
+            frame = stream.next(), if conversation.has_room() => Event::Frame(frame),
+            item = next_of(&mut conversation.mailbox), if unflushed_since.is_none() => Event::Item(item),
+            (topic, item) = conversation.topics.next(), if unflushed_since.is_none() && !conversation.topics.is_empty() => {
                 Event::Topic(topic, item)
             }
-            (id, stored) = next_stored(&mut talk.sends) => Event::Stored(id, stored),
+            (id, stored) = next_stored(&mut conversation.sends) => Event::Stored(id, stored),
             () = &mut tick => Event::Tick,
             () = shutdown.cancelled() => Event::Shutdown,
         };
         // Also while a write is under way: nothing that is said after the end counts.
-        if talk.has_ended() {
+        if conversation.has_ended() {
             break session_ended();
         }
         let first = match event {
             Event::Flushed(Ok(())) => {
                 unflushed_since = None;
-                talk.flushed();
+                conversation.flushed();
                 continue;
             }
             Event::Item(Some(item)) => frame_of(None, &item),
             Event::Topic(topic, item) => frame_of(Some(&topic), &item),
             Event::Stored(id, stored) => {
-                talk.sent(id.as_ref(), stored);
+                conversation.sent(id.as_ref(), stored);
                 continue;
             }
             Event::Frame(Some(Ok(message))) => {
-                heard = Instant::now();
+                last_frame = Instant::now();
                 match message {
                     Message::Text(text) => {
-                        let before = talk.expires();
-                        talk.hear(&text).await;
+                        let before = conversation.expires();
+                        conversation.on_frame(&text).await;
                         // A token has its own time.
-                        if talk.expires() != before {
+                        if conversation.expires() != before {
                             tick.as_mut().reset(Instant::now());
                         }
                     }
                     Message::Binary(_) => {
                         let text = "binary frames are not part of this protocol; send JSON in text frames";
-                        talk.refuse(None, &Refusal::new(Code::BadRequest, text));
+                        conversation.refuse(None, &Refusal::new(Code::BadRequest, text));
                     }
                     // tungstenite answers pings and closes by itself, with the next read or write.
                     Message::Ping(_) | Message::Pong(_) => {}
-                    Message::Close(_) => break End::Over,
+                    Message::Close(_) => break End::Disconnected,
                 }
                 continue;
             }
             Event::Frame(Some(Err(error))) => break unreadable(error),
             Event::Item(None) => break session_ended(),
-            Event::Frame(None) | Event::Flushed(Err(_)) => break End::Over,
+            Event::Frame(None) | Event::Flushed(Err(_)) => break End::Disconnected,
             Event::Shutdown => break End::Close(Close::GoingAway, "the server is going away".to_owned()),
             Event::Tick => {
                 let now = Instant::now();
-                talk.look_again();
-                if unflushed_since.is_some_and(|since| now >= since + STALL) {
-                    break End::Over;
+                conversation.recheck_credentials();
+                if unflushed_since.is_some_and(|since| now >= since + WRITE_TIMEOUT) {
+                    break End::Disconnected;
                 }
-                if talk.caller.is_none() && now >= start + hello {
+                if conversation.caller.is_none() && now >= start + hello {
                     let text = format!("no hello within {} s", hello.as_secs_f32());
                     break End::Close(Close::NoHello, text);
                 }
-                if now >= heard + heartbeat * 2 {
-                    let text = format!("nothing heard for {} s", (heartbeat * 2).as_secs_f32());
+                if now >= last_frame + heartbeat * 2 {
+                    let text = format!("nothing last_frame for {} s", (heartbeat * 2).as_secs_f32());
                     break End::Close(Close::Silent, text);
                 }
                 if now >= next_ping {
@@ -250,31 +250,31 @@ async fn converse(gateway: Arc<Gateway>, socket: WebSocket, arrival: Result<Arri
                     // While a write is under way the peer is busy, and a full socket ends by itself.
                     if unflushed_since.is_none() {
                         if sink.feed(Message::Ping(Bytes::new())).await.is_err() {
-                            break End::Over;
+                            break End::Disconnected;
                         }
                         unflushed_since = Some(now);
                     }
                 }
-                let hello_due = if talk.caller.is_none() { start + hello } else { next_ping };
+                let hello_due = if conversation.caller.is_none() { start + hello } else { next_ping };
                 let mut due = next_ping.min(hello_due);
-                if let Some(expires) = talk.expires() {
+                if let Some(expires) = conversation.expires() {
                     // A clock that is set does no harm: it is looked at with every ping.
-                    let left = expires.saturating_sub(talk.gateway.broker.now());
+                    let left = expires.saturating_sub(conversation.gateway.broker.now());
                     due = due.min(now + Duration::from_millis(left));
                 }
                 tick.as_mut().reset(due);
                 continue;
             }
         };
-        match timeout(STALL, talk.feed(&mut sink, Some(first))).await {
+        match timeout(WRITE_TIMEOUT, conversation.feed(&mut sink, Some(first))).await {
             Ok(Ok(fed)) => unflushed_since = fed.then(Instant::now),
-            _ => break End::Over,
+            _ => break End::Disconnected,
         }
     };
     // Leaves the hubs before the last words, which may take a while.
-    drop(talk);
+    drop(conversation);
     drop(place);
-    _ = timeout(CLOSING, say_goodbye(sink, stream, end)).await;
+    _ = timeout(CLOSING, close(sink, stream, end)).await;
 }
 
 fn session_ended() -> End {
@@ -288,12 +288,12 @@ fn unreadable(error: axum::Error) -> End {
         Some(WsError::Capacity(_)) => End::Close(Close::TooBig, format!("frame too big: {error}")),
         Some(WsError::Utf8(_)) => End::Close(Close::NotUtf8, "text frames must be UTF-8".to_owned()),
         Some(WsError::Protocol(_)) => End::Close(Close::Protocol, format!("{error}")),
-        _ => End::Over,
+        _ => End::Disconnected,
     }
 }
 
 /// Sends the close frame, or lets tungstenite send its answer to one, and waits for the peer's side.
-async fn say_goodbye(mut sink: Sink, mut stream: SplitStream<WebSocket>, end: End) {
+async fn close(mut sink: Sink, mut stream: SplitStream<WebSocket>, end: End) {
     if let End::Close(code, text) = end {
         let reason = close_reason(text).into();
         let frame = CloseFrame { code: code as u16, reason };

@@ -13,7 +13,7 @@ use x0_msg_server::engine::{Durability, Storage};
 use x0_msg_server::grant::Grant;
 use x0_msg_server::hub::Transport;
 use x0_msg_server::message::{Item, Seq, SessionId};
-use x0_msg_server::protocol::{Resume, Send, To};
+use x0_msg_server::protocol::{Resume, SendRequest, To};
 use x0_msg_server::subscriber::Subscriber;
 
 use crate::common::soon;
@@ -46,7 +46,7 @@ fn broker(config: &Config) -> (Broker, tempfile::TempDir) {
 }
 
 async fn send(broker: &Broker, to: &SessionId, payload: usize) -> Seq {
-    let send = Send {
+    let send = SendRequest {
         id: None,
         to: To::Session(to.clone()),
         payload: RawValue::from_string(payload.to_string()).unwrap(),

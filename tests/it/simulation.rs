@@ -21,7 +21,7 @@ use x0_msg_server::clock::Clock;
 use x0_msg_server::config::Config;
 use x0_msg_server::engine::{Durability, Engine};
 use x0_msg_server::hub::Hubs;
-use x0_msg_server::link::{Io, Link};
+use x0_msg_server::link::{Link, MonitoredStream};
 use x0_msg_server::server::Server;
 
 use crate::common::Http;
@@ -79,7 +79,7 @@ async fn broker(dir: PathBuf, seed: u64) -> Result<(), Failure> {
     loop {
         let (stream, _) = listener.accept().await?;
         let link = Link::new();
-        tokio::spawn(server.connection(Io::opaque(stream, Arc::clone(&link)), link));
+        tokio::spawn(server.connection(MonitoredStream::opaque(stream, Arc::clone(&link)), link));
     }
 }
 

@@ -11,7 +11,7 @@ use tokio_tungstenite::client_async;
 use tower::ServiceExt;
 use x0_msg_server::clock::Clock;
 use x0_msg_server::config::{Config, Level};
-use x0_msg_server::link::{Io, Link};
+use x0_msg_server::link::{Link, MonitoredStream};
 use x0_msg_server::server::Server;
 
 use crate::common::*;
@@ -39,7 +39,7 @@ async fn send(server: &Server, to: &str, payload: Value, ttl: Option<u64>) -> u6
 fn connect(server: &Server) -> tokio::io::DuplexStream {
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     let link = Link::new();
-    tokio::spawn(server.connection(Io::opaque(theirs, Arc::clone(&link)), link));
+    tokio::spawn(server.connection(MonitoredStream::opaque(theirs, Arc::clone(&link)), link));
     ours
 }
 

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::broker::Broker;
+use crate::broker::{Broker, BrokerError};
 use crate::hub::Transport;
-use crate::lease::{Claim, Idle, Leases};
 use crate::link::Link;
 use crate::message::{Seq, SessionId};
 use crate::protocol::Resume;
 use crate::sync::lock;
+use crate::transport::lease::{Claim, IdleReader, Leases};
 
 /// How long a message waits for another tab of its session to be polling again: two round trips (a preflight
 /// and the poll) of a very slow network. A tab that was closed while it polled is not waited for.
@@ -36,7 +36,7 @@ const MOST_REMEMBERED: usize = 16_384;
 
 /// What is remembered of an x0 page between its polls.
 #[derive(Debug, Default)]
-pub struct Reader {
+pub struct LegacyReader {
     /// The last answer that carried messages, until its receipt is settled.
     answered: Option<Answered>,
     /// How often the messages of that answer were handed out without a receipt.
@@ -65,11 +65,11 @@ enum Evidence {
 
 /// What a poll proves about the answer before.
 #[derive(Debug, PartialEq, Eq)]
-enum Proof {
+enum Delivery {
     Arrived,
     Lost,
     /// Not acknowledged yet, on a connection that has not broken.
-    Open,
+    Unknown,
 }
 
 impl Answered {
@@ -86,19 +86,19 @@ impl Answered {
     }
 
     /// What a poll proves.
-    fn proof(&self, Poll { link, request, in_turn, .. }: Poll<'_>) -> Proof {
+    fn delivery(&self, Poll { link, request, in_turn, .. }: Poll<'_>) -> Delivery {
         // A browser uses a connection again only after it has read the answer before.
         if in_turn && self.is_on(link) {
-            return Proof::Arrived;
+            return Delivery::Arrived;
         }
         // A browser sends the same request again only when it got no answer.
         if self.was_sent_again(request) {
-            return Proof::Lost;
+            return Delivery::Lost;
         }
         match &self.link {
-            _ if self.is_lost() => Proof::Lost,
-            Evidence::Live(link) if !link.arrived() => Proof::Open,
-            Evidence::Live(_) | Evidence::Settled { .. } => Proof::Arrived,
+            _ if self.is_lost() => Delivery::Lost,
+            Evidence::Live(link) if !link.all_bytes_acked() => Delivery::Unknown,
+            Evidence::Live(_) | Evidence::Settled { .. } => Delivery::Arrived,
         }
     }
 
@@ -107,18 +107,18 @@ impl Answered {
         match &self.link {
             // The browser's TCP may have taken an answer that its page did not live to see. A browser closes
             // such a connection; it keeps those of live pages, which poll again on them.
-            Evidence::Live(link) => link.is_broken() || self.reused && link.was_left(),
+            Evidence::Live(link) => link.is_broken() || self.reused && link.peer_closed(),
             Evidence::Settled { arrived, .. } => !arrived,
         }
     }
 }
 
-impl Reader {
+impl LegacyReader {
     /// How likely it is that a poll on `link` comes from this page; the highest wins.
     ///
     /// Tabs of one browser share their connections, so a connection proves that an answer was read, not which
     /// tab asks. The reader that has seen least comes first: where this is wrong, it repeats and does not lose.
-    fn likeness(at: Seq, idle: &Idle<Self>, link: &Link, request: Option<&str>) -> impl Ord + use<> {
+    fn match_score(at: Seq, idle: &IdleReader<Self>, link: &Link, request: Option<&str>) -> impl Ord + use<> {
         let answered = idle.state.answered.as_ref();
         let resent = answered.is_some_and(|answered| answered.was_sent_again(request));
         let lost = answered.is_some_and(Answered::is_lost);
@@ -137,14 +137,14 @@ impl Reader {
     /// Takes a poll as the receipt of the answer before, or not.
     async fn settle(&mut self, broker: &Broker, session: &SessionId, poll: Poll<'_>) -> Option<Seq> {
         let looking = Instant::now();
-        let proof = loop {
-            match self.answered.as_ref()?.proof(poll) {
-                Proof::Open if looking.elapsed() < EVIDENCE => sleep(LOOK).await,
-                proof => break proof,
+        let delivery = loop {
+            match self.answered.as_ref()?.delivery(poll) {
+                Delivery::Unknown if looking.elapsed() < EVIDENCE => sleep(LOOK).await,
+                delivery => break delivery,
             }
         };
         let through = self.answered.take()?.through;
-        if proof != Proof::Arrived {
+        if delivery != Delivery::Arrived {
             if self.repeats < MOST_REPEATS {
                 self.repeats += 1;
                 tracing::debug!(session = %broker.public_name(session), %through, "no evidence of arrival; handing out again");
@@ -159,15 +159,15 @@ impl Reader {
 
 /// The x0 pages that poll.
 #[derive(Debug, Default)]
-pub struct Pages {
-    readers: Arc<Leases<Reader>>,
+pub struct LegacyReceipts {
+    readers: Arc<Leases<LegacyReader>>,
     /// Protects the memory of answers whose subscription has ended; held for a look-up.
     ended: Mutex<Ended>,
 }
 
 #[derive(Debug, Default)]
 struct Ended {
-    readers: HashMap<SessionId, (Instant, Reader)>,
+    readers: HashMap<SessionId, (Instant, LegacyReader)>,
     /// Oldest first; an entry may be out of date.
     order: VecDeque<(Instant, SessionId)>,
 }
@@ -186,7 +186,7 @@ pub(super) struct Poll<'a> {
     pub(super) in_turn: bool,
 }
 
-impl Pages {
+impl LegacyReceipts {
     /// Finds the reader that polls, settles the receipt of its answer before, and puts its subscriber where
     /// reading goes on. `None` if too many polls of this session are waiting already.
     pub(super) async fn claim(
@@ -194,23 +194,24 @@ impl Pages {
         broker: &Broker,
         session: &SessionId,
         poll: Poll<'_>,
-    ) -> Option<Claim<Reader>> {
+    ) -> Option<Claim<LegacyReader>> {
         let Poll { link, request, ack, .. } = poll;
-        let mut claim = self.readers.claim(
+        let claim = self.readers.claim(
             session,
-            |at, idle| Some(Reader::likeness(at, idle, link, request)),
-            || {
-                let (subscriber, _) = broker.mailbox(session, &Resume::default(), Transport::Legacy).ok()?;
+            |position, idle| Some(LegacyReader::match_score(position, idle, link, request)),
+            || async {
+                let (subscriber, _) = broker.mailbox(session, &Resume::default(), Transport::Legacy)?;
                 let ended = lock(&self.ended).readers.remove(session);
-                Some((subscriber, ended.map(|(_, reader)| reader).unwrap_or_default()))
+                Ok::<_, BrokerError>((subscriber, ended.map(|(_, reader)| reader).unwrap_or_default()))
             },
-        )?;
+        );
+        let mut claim = claim.await.ok()?;
         let (subscriber, reader) = claim.parts();
         // A client that acknowledges is taken at its word, as far as the word can be true.
         let said = ack.filter(|ack| broker.is_ours(*ack, None));
         let received = match said {
             Some(_) => {
-                *reader = Reader::default();
+                *reader = LegacyReader::default();
                 said
             }
             None => reader.settle(broker, session, poll).await,
@@ -221,7 +222,7 @@ impl Pages {
         }
         let from = subscriber.sent_through();
         subscriber.seek(from);
-        claim.stand(from);
+        claim.set_position(from);
         Some(claim)
     }
 
@@ -252,7 +253,7 @@ impl Pages {
             let Some(answered) = &mut reader.answered else { continue };
             if let Evidence::Live(link) = &answered.link {
                 // The connection's second handle is not kept for minutes.
-                let (id, arrived) = (link.id(), !answered.is_lost() && link.arrived());
+                let (id, arrived) = (link.id(), !answered.is_lost() && link.all_bytes_acked());
                 answered.link = Evidence::Settled { id, arrived };
             }
             let through = answered.through;

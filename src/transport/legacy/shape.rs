@@ -18,7 +18,7 @@ const NET_EVENT: &str = "SYS__NET_EVENT-";
 
 /// What an x0 client asks.
 #[derive(Debug)]
-pub(crate) enum Asked {
+pub(crate) enum LegacyRequest {
     /// Wait for messages; `None` for a page without a usable session.
     Poll { session: Option<SessionId>, ack: Option<Seq> },
     /// Send an object to another session.
@@ -29,7 +29,7 @@ pub(crate) enum Asked {
 
 /// Why a request was refused.
 #[derive(Debug)]
-pub(crate) enum Unusable {
+pub(crate) enum LegacyError {
     /// No x0 client sends this.
     NotX0(String),
     /// A send that the x0 page is to show as failed.
@@ -38,7 +38,7 @@ pub(crate) enum Unusable {
 
 /// Which of the three addresses was used: the documented `/get` and `/set` imply their type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Door {
+pub(crate) enum LegacyPath {
     Handler,
     Get,
     Set,
@@ -108,25 +108,25 @@ fn text(raw: Option<&RawValue>) -> Option<String> {
     serde_json::from_str(raw?.get()).ok()
 }
 
-fn receiver(raw: Option<&RawValue>, field: &str) -> Result<SessionId, Unusable> {
-    let told = |reason: &dyn fmt::Display| Unusable::Send(format!("field `{field}` {reason}"));
+fn receiver(raw: Option<&RawValue>, field: &str) -> Result<SessionId, LegacyError> {
+    let told = |reason: &dyn fmt::Display| LegacyError::Send(format!("field `{field}` {reason}"));
     let name = text(raw).ok_or_else(|| told(&"must be the session id of the receiver, a string"))?;
     SessionId::new(&name).map_err(|reason| told(&reason))
 }
 
 /// The sender: a session id, or `null` from a page without a session.
-fn sender(raw: Option<&RawValue>, field: &str) -> Result<Option<SessionId>, Unusable> {
+fn sender(raw: Option<&RawValue>, field: &str) -> Result<Option<SessionId>, LegacyError> {
     match raw {
         Some(raw) if raw.get() == "null" => Ok(None),
         raw => receiver(raw, field).map(Some).map_err(|_| {
-            Unusable::Send(format!("field `{field}` must be the session id of the sender, a string"))
+            LegacyError::Send(format!("field `{field}` must be the session id of the sender, a string"))
         }),
     }
 }
 
-fn object<'a>(raw: Option<&'a RawValue>, field: &str) -> Result<&'a RawValue, Unusable> {
+fn object<'a>(raw: Option<&'a RawValue>, field: &str) -> Result<&'a RawValue, LegacyError> {
     raw.filter(|raw| raw.get().starts_with('{'))
-        .ok_or_else(|| Unusable::Send(format!("field `{field}` must be an object")))
+        .ok_or_else(|| LegacyError::Send(format!("field `{field}` must be an object")))
 }
 
 fn raw(value: &impl Serialize) -> Box<RawValue> {
@@ -134,54 +134,55 @@ fn raw(value: &impl Serialize) -> Box<RawValue> {
 }
 
 /// Takes the body of a POST apart.
-pub(crate) fn body(door: Door, body: &str) -> Result<Asked, Unusable> {
+pub(crate) fn body(path: LegacyPath, body: &str) -> Result<LegacyRequest, LegacyError> {
     let fields: Fields<'_> = parse_object(body).map_err(|reason| match reason {
         // Deep nesting can only be a payload: the page is to show the failure.
-        Malformed::TooDeep => Unusable::Send(reason.to_string()),
-        reason => Unusable::NotX0(format!("the body must be a JSON object of an x0 client: {reason}")),
+        Malformed::TooDeep => LegacyError::Send(reason.to_string()),
+        reason => LegacyError::NotX0(format!("the body must be a JSON object of an x0 client: {reason}")),
     })?;
     let kind = match fields.r#type {
         Some(kind) => text(Some(kind)),
         None if fields.request_data.is_some() => return form(&fields),
-        None if door == Door::Get => Some("GET".to_owned()),
-        None if door == Door::Set => Some("SET".to_owned()),
+        None if path == LegacyPath::Get => Some("GET".to_owned()),
+        None if path == LegacyPath::Set => Some("SET".to_owned()),
         None => None,
     };
     match kind.as_deref() {
-        Some("GET") => Ok(Asked::Poll {
+        Some("GET") => Ok(LegacyRequest::Poll {
             // A poll is never refused: a page that is told anything but 200 stops polling for good.
             session: text(fields.session_src).and_then(|name| SessionId::new(&name).ok()),
             ack: fields.ack.and_then(|raw| serde_json::from_str(raw.get()).ok()).map(Seq),
         }),
-        Some("SET") => Ok(Asked::Send {
+        Some("SET") => Ok(LegacyRequest::Send {
             from: sender(fields.session_src, "session_src")?,
             to: receiver(fields.session_dst, "session_dst")?,
             payload: object(fields.payload, "payload")?.to_owned(),
         }),
-        Some("DEL") => {
-            Ok(Asked::Del { session: text(fields.session_src).and_then(|name| SessionId::new(&name).ok()) })
-        }
-        _ => Err(Unusable::NotX0("field `type` must be \"GET\", \"SET\" or \"DEL\"".to_owned())),
+        Some("DEL") => Ok(LegacyRequest::Del {
+            session: text(fields.session_src).and_then(|name| SessionId::new(&name).ok()),
+        }),
+        _ => Err(LegacyError::NotX0("field `type` must be \"GET\", \"SET\" or \"DEL\"".to_owned())),
     }
 }
 
 /// The "Send Data" form: its data becomes a `set-data` message.
-fn form(fields: &Fields<'_>) -> Result<Asked, Unusable> {
+fn form(fields: &Fields<'_>) -> Result<LegacyRequest, LegacyError> {
     let request = object(fields.request_data, "RequestData")?;
-    let told = |_| Unusable::Send("field `RequestData` is not the form of an x0 client".to_owned());
+    let told = |_| LegacyError::Send("field `RequestData` is not the form of an x0 client".to_owned());
     let form: Form<'_> = serde_json::from_str(request.get()).map_err(told)?;
     let select = object(form.select, "RequestData.FormlistSelectDstUser")?;
     let select: Select<'_> = serde_json::from_str(select.get()).map_err(told)?;
     let session = object(fields.session_data, "SessionData")?;
-    let session: SessionData<'_> = serde_json::from_str(session.get())
-        .map_err(|_| Unusable::Send("field `SessionData` must hold the session of the sender".to_owned()))?;
+    let session: SessionData<'_> = serde_json::from_str(session.get()).map_err(|_| {
+        LegacyError::Send("field `SessionData` must hold the session of the sender".to_owned())
+    })?;
     let payload = SetData {
         msg_type: "net-message",
         method_id: "set-data",
         dst_object: FORM_OBJECT,
         payload: object(form.data, "RequestData.FormlistExchangeData")?,
     };
-    Ok(Asked::Send {
+    Ok(LegacyRequest::Send {
         from: sender(session.value, "SessionData.Value")?,
         to: receiver(select.session, "RequestData.FormlistSelectDstUser.DstUserSession")?,
         payload: raw(&payload),
@@ -189,14 +190,14 @@ fn form(fields: &Fields<'_>) -> Result<Asked, Unusable> {
 }
 
 /// Takes the query of a GET apart: the net event; `None` if it asks for nothing.
-pub(crate) fn query(query: &Query) -> Option<Result<Asked, Unusable>> {
+pub(crate) fn query(query: &Query) -> Option<Result<LegacyRequest, LegacyError>> {
     query.get("Type").map(|kind| net_event(kind, query))
 }
 
-fn net_event(kind: &str, query: &Query) -> Result<Asked, Unusable> {
-    let told = |text: String| Unusable::Send(text);
+fn net_event(kind: &str, query: &Query) -> Result<LegacyRequest, LegacyError> {
+    let told = |text: String| LegacyError::Send(text);
     if kind != "SET" {
-        return Err(Unusable::NotX0("parameter `Type` must be SET; poll and send with POST".to_owned()));
+        return Err(LegacyError::NotX0("parameter `Type` must be SET; poll and send with POST".to_owned()));
     }
     let name = |key: &str| {
         let value = query.get(key).unwrap_or_default();
@@ -206,7 +207,7 @@ fn net_event(kind: &str, query: &Query) -> Result<Asked, Unusable> {
     let event = event.filter(|event| !event.is_empty());
     let event =
         event.ok_or_else(|| told(format!("parameter `Payload` must be {NET_EVENT} and the event")))?;
-    Ok(Asked::Send {
+    Ok(LegacyRequest::Send {
         from: query.get("SYS_SESSION").map(|_| name("SYS_SESSION")).transpose()?,
         to: name("DestinationSession")?,
         payload: raw(&FireEvents { msg_type: "net-message", fire_events: [event] }),

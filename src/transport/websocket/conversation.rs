@@ -15,7 +15,7 @@ use crate::edge::{Caller, Gateway, Refusal, SessionPolicy};
 use crate::grant::{Grant, SKEW};
 use crate::hub::Transport;
 use crate::message::{Item, MessageId, Seq, SessionId, TopicName};
-use crate::protocol::{ClientFrame, Close, Code, Malformed, Resume, Send, ServerFrame, Stored};
+use crate::protocol::{ClientFrame, Close, Code, Malformed, Resume, SendRequest, SendResult, ServerFrame};
 use crate::subscriber::Subscriber;
 use crate::transport::topics::Topics;
 
@@ -31,7 +31,7 @@ pub(super) enum End {
     /// We close, and say why.
     Close(Close, String),
     /// The peer closes, or the connection is gone.
-    Over,
+    Disconnected,
 }
 
 /// The write half, taken apart from the read half so that neither waits for the other.
@@ -44,7 +44,7 @@ pub(super) struct Conversation {
     /// Who this is, once that is known.
     pub(super) caller: Option<Caller>,
     /// Whether it was told that its token has expired.
-    told: bool,
+    expiry_notified: bool,
     /// A backend has none.
     pub(super) mailbox: Option<Subscriber>,
     pub(super) topics: Topics,
@@ -62,7 +62,7 @@ impl Conversation {
             gateway,
             address,
             caller: None,
-            told: false,
+            expiry_notified: false,
             end: None,
             mailbox: None,
             topics: Topics::default(),
@@ -80,7 +80,7 @@ impl Conversation {
     }
 
     /// Says why, and closes.
-    pub(super) fn turn_away(&mut self, refusal: Refusal) {
+    pub(super) fn reject(&mut self, refusal: Refusal) {
         // A page that is not let in is told nothing but that.
         if refusal.close != Close::OriginRefused {
             self.refuse(None, &refusal);
@@ -98,7 +98,7 @@ impl Conversation {
                     self.mailbox = Some(mailbox);
                     floor = opening.seq;
                 }
-                Err(error) => return self.turn_away(error.into()),
+                Err(error) => return self.reject(error.into()),
             }
         }
         self.answers.push_back(self.gateway.welcome(&caller, floor).into());
@@ -114,7 +114,7 @@ impl Conversation {
             }
             None => match self.gateway.identify(token.as_deref(), session, SessionPolicy::Create).await {
                 Ok(grant) => self.begin(Caller { grant, address: self.address }, &resume),
-                Err(refusal) => self.turn_away(refusal),
+                Err(refusal) => self.reject(refusal),
             },
             Some(Caller { grant, .. }) if open || token.is_none() => {
                 let who = grant.session().map_or("a backend", |session| session.as_str());
@@ -150,7 +150,8 @@ impl Conversation {
     /// Goes on with a fresh token, and with what that allows.
     fn renew(&mut self, caller: Caller) {
         // One that has expired by the clock is good for some seconds, and is not asked for again.
-        self.told = caller.grant.client().is_some_and(|client| client.expires <= self.gateway.broker.now());
+        self.expiry_notified =
+            caller.grant.client().is_some_and(|client| client.expires <= self.gateway.broker.now());
         let floor = caller.grant.session().map_or(Seq::START, |session| self.gateway.broker.floor(session));
         self.answers.push_back(self.gateway.welcome(&caller, floor).into());
         for topic in self.topics.names() {
@@ -165,7 +166,7 @@ impl Conversation {
     /// When something is to be done about its token, in Unix milliseconds: it is told, and then closed.
     pub(super) fn expires(&self) -> Option<u64> {
         let client = self.caller.as_ref()?.grant.client()?;
-        Some(if self.told { client.good_until() } else { client.expires })
+        Some(if self.expiry_notified { client.good_until() } else { client.expires })
     }
 
     /// Whether its session was ended.
@@ -174,7 +175,7 @@ impl Conversation {
     }
 
     /// Looks now and then whether what it has shown is still good.
-    pub(super) fn look_again(&mut self) {
+    pub(super) fn recheck_credentials(&mut self) {
         match self.caller.as_ref().map(|caller| &caller.grant) {
             Some(Grant::Backend(backend)) if !self.gateway.identity.knows_backend(backend) => {
                 self.end =
@@ -194,12 +195,12 @@ impl Conversation {
         if self.expires().is_none_or(|at| at > self.gateway.broker.now()) {
             return;
         }
-        if self.told {
+        if self.expiry_notified {
             let text = "the token has expired".to_owned();
             self.end = Some(End::Close(Close::Unauthorized, text));
             return;
         }
-        self.told = true;
+        self.expiry_notified = true;
         let text = format!(
             "the token has expired; send a fresh one within {SKEW} s: {{\"type\":\"hello\",\"token\":\"…\"}}"
         );
@@ -207,7 +208,7 @@ impl Conversation {
     }
 
     /// Acts on one text frame. What is wrong with it is answered; only a `hello` can end the conversation.
-    pub(super) async fn hear(&mut self, text: &str) {
+    pub(super) async fn on_frame(&mut self, text: &str) {
         let frame = match ClientFrame::decode(text) {
             Ok(frame) => frame,
             Err(bad) => return self.refuse(bad.id.as_ref(), &bad.reason.into()),
@@ -219,7 +220,7 @@ impl Conversation {
                     Box::pin(self.hello(session, token, resume)).await;
                 }
                 ClientFrame::Ping => self.answer(&ServerFrame::Pong),
-                ClientFrame::Send(Send { id, .. }) => self.refuse(id.as_ref(), &hello_first()),
+                ClientFrame::Send(SendRequest { id, .. }) => self.refuse(id.as_ref(), &hello_first()),
                 _ => self.refuse(None, &hello_first()),
             };
         };
@@ -250,7 +251,7 @@ impl Conversation {
         }
     }
 
-    fn send(&mut self, send: Send) {
+    fn send(&mut self, send: SendRequest) {
         let id = send.id.clone();
         let Some(caller) = &self.caller else { return };
         match self.gateway.send(caller, send) {
@@ -268,9 +269,9 @@ impl Conversation {
         }
     }
 
-    pub(super) fn sent(&mut self, id: Option<&MessageId>, stored: Result<Stored, BrokerError>) {
+    pub(super) fn sent(&mut self, id: Option<&MessageId>, stored: Result<SendResult, BrokerError>) {
         match stored {
-            Ok(stored) => self.answer(&ServerFrame::Sent { id, stored }),
+            Ok(stored) => self.answer(&ServerFrame::Sent { id, result: stored }),
             Err(error) => self.refuse(id, &error.into()),
         }
     }

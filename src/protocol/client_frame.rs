@@ -1,0 +1,419 @@
+//! What clients send: the frames of a WebSocket, and the JSON bodies of `/v1`, which share their fields.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::message::{Epoch, MessageId, Seq, SessionId, TopicName, UserId};
+use crate::protocol::json::{
+    Malformed, field, flag, name, optional, parse_object, present, required, seq, string, ttl,
+};
+
+/// The receiver of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum To {
+    /// The mailbox of a session.
+    Session(SessionId),
+    /// The mailbox of every session of a user.
+    User(UserId),
+    /// A topic.
+    Topic(TopicName),
+    /// A name from an x0 page in `token` mode: a handle, a session of the sender's own user, or a user.
+    Peer(SessionId),
+}
+
+/// A message to send.
+#[derive(Debug, Clone)]
+pub struct SendRequest {
+    /// The sender's id of the message; it makes a retry harmless.
+    pub id: Option<MessageId>,
+    /// The receiver.
+    pub to: To,
+    /// Any JSON value, kept byte for byte.
+    pub payload: Box<RawValue>,
+    /// How long the message is stored unread; `None` means the server's default.
+    pub ttl: Option<Duration>,
+    /// Skip the store: deliver to attached subscribers only, at most once.
+    pub volatile: bool,
+    /// Put a receipt into the sender's mailbox when the message is acknowledged or expires.
+    pub receipt: bool,
+}
+
+/// The position from which a client resumes reading.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Resume {
+    /// The last seq that the client has.
+    pub after: Option<Seq>,
+    /// The epoch of that seq.
+    pub epoch: Option<Epoch>,
+}
+
+/// A frame from a WebSocket client.
+#[derive(Debug, Clone)]
+pub enum ClientFrame {
+    /// Identify, and resume the mailbox.
+    Hello {
+        /// The session to read.
+        session: Option<SessionId>,
+        /// The proof of identity.
+        token: Option<String>,
+        /// The position in the mailbox.
+        resume: Resume,
+    },
+    /// Send a message.
+    Send(SendRequest),
+    /// Acknowledge the mailbox up to and including this seq.
+    Ack(Seq),
+    /// Subscribe to a topic.
+    Subscribe {
+        /// The topic.
+        topic: TopicName,
+        /// The position in its history; without `after`, only new messages.
+        resume: Resume,
+    },
+    /// Unsubscribe from a topic.
+    Unsubscribe(TopicName),
+    /// Answered by `pong`.
+    Ping,
+}
+
+/// The fields of all frames and bodies, not decoded yet. A field is decoded only where its frame type has it, so that
+/// an error can name the field.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct RawFields<'a> {
+    #[serde(borrow)]
+    r#type: Option<&'a RawValue>,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    session: Option<&'a RawValue>,
+    #[serde(borrow)]
+    token: Option<&'a RawValue>,
+    #[serde(borrow)]
+    user: Option<&'a RawValue>,
+    #[serde(borrow)]
+    after: Option<&'a RawValue>,
+    #[serde(borrow)]
+    epoch: Option<&'a RawValue>,
+    #[serde(borrow)]
+    to: Option<&'a RawValue>,
+    #[serde(borrow, deserialize_with = "present")]
+    payload: Option<&'a RawValue>,
+    #[serde(borrow)]
+    ttl: Option<&'a RawValue>,
+    #[serde(borrow)]
+    volatile: Option<&'a RawValue>,
+    #[serde(borrow)]
+    receipt: Option<&'a RawValue>,
+    #[serde(borrow)]
+    seq: Option<&'a RawValue>,
+    #[serde(borrow)]
+    topic: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct RawTo<'a> {
+    #[serde(borrow)]
+    session: Option<&'a RawValue>,
+    #[serde(borrow)]
+    user: Option<&'a RawValue>,
+    #[serde(borrow)]
+    topic: Option<&'a RawValue>,
+}
+
+impl RawFields<'_> {
+    fn decode<T>(
+        text: &str,
+        take: impl FnOnce(&RawFields<'_>) -> Result<T, Malformed>,
+    ) -> Result<T, BadFrame> {
+        let fields: RawFields<'_> = parse_object(text).map_err(|reason| BadFrame { id: None, reason })?;
+        let id = || fields.id.and_then(|raw| name(raw, "id", MessageId::new).ok());
+        take(&fields).map_err(|reason| BadFrame { id: id(), reason })
+    }
+
+    fn session(&self) -> Result<Option<SessionId>, Malformed> {
+        optional(self.session).map(|raw| name(raw, "session", SessionId::new)).transpose()
+    }
+
+    fn topic(&self) -> Result<TopicName, Malformed> {
+        name(required(self.topic, "topic")?, "topic", TopicName::new)
+    }
+
+    fn seq(&self) -> Result<Seq, Malformed> {
+        seq(required(self.seq, "seq")?, "seq")
+    }
+
+    fn ttl(&self) -> Result<Option<Duration>, Malformed> {
+        optional(self.ttl).map(ttl).transpose()
+    }
+
+    fn resume(&self) -> Result<Resume, Malformed> {
+        let epoch = optional(self.epoch).map(|raw| string(raw, "epoch")).transpose()?;
+        Ok(Resume {
+            after: optional(self.after).map(|raw| seq(raw, "after")).transpose()?,
+            epoch: epoch.as_deref().map(Epoch::new),
+        })
+    }
+
+    fn to(&self) -> Result<To, Malformed> {
+        const WANTED: &str = r#"an object with one of `session`, `user` and `topic`, like {"session":"B"}"#;
+        let to: RawTo<'_> = field(required(self.to, "to")?, "to", WANTED)?;
+        match (optional(to.session), optional(to.user), optional(to.topic)) {
+            (Some(raw), None, None) => name(raw, "to.session", SessionId::new).map(To::Session),
+            (None, Some(raw), None) => name(raw, "to.user", UserId::new).map(To::User),
+            (None, None, Some(raw)) => name(raw, "to.topic", TopicName::new).map(To::Topic),
+            _ => Err(Malformed::Wrong { field: "to", wanted: WANTED }),
+        }
+    }
+
+    fn send(&self) -> Result<SendRequest, Malformed> {
+        Ok(SendRequest {
+            id: optional(self.id).map(|raw| name(raw, "id", MessageId::new)).transpose()?,
+            to: self.to()?,
+            payload: self.payload.ok_or(Malformed::Missing("payload"))?.to_owned(),
+            ttl: self.ttl()?,
+            volatile: flag(self.volatile, "volatile")?,
+            receipt: flag(self.receipt, "receipt")?,
+        })
+    }
+
+    fn hello(&self) -> Result<ClientFrame, Malformed> {
+        let token = optional(self.token).map(|raw| string(raw, "token")).transpose()?;
+        Ok(ClientFrame::Hello { session: self.session()?, token, resume: self.resume()? })
+    }
+
+    fn frame(&self) -> Result<ClientFrame, Malformed> {
+        let kind = string(required(self.r#type, "type")?, "type")?;
+        Ok(match kind.as_str() {
+            "send" => ClientFrame::Send(self.send()?),
+            "ack" => ClientFrame::Ack(self.seq()?),
+            "hello" => self.hello()?,
+            "subscribe" => ClientFrame::Subscribe { topic: self.topic()?, resume: self.resume()? },
+            "unsubscribe" => ClientFrame::Unsubscribe(self.topic()?),
+            "ping" => ClientFrame::Ping,
+            _ => return Err(Malformed::UnknownType(kind.chars().take(64).collect())),
+        })
+    }
+}
+
+/// A refused frame, with the `id` that its sender may wait for.
+#[derive(Debug)]
+pub struct BadFrame {
+    /// The frame's `id`, if it is a valid one.
+    pub id: Option<MessageId>,
+    /// What is wrong with the frame.
+    pub reason: Malformed,
+}
+
+impl ClientFrame {
+    /// Decodes a text frame.
+    ///
+    /// # Errors
+    /// [`BadFrame`] names the field that is wrong and what it must hold.
+    pub fn decode(frame: &str) -> Result<Self, BadFrame> {
+        RawFields::decode(frame, |fields| fields.frame())
+    }
+}
+
+impl SendRequest {
+    /// Decodes one send object of `POST /v1/messages`. A `type` is ignored.
+    ///
+    /// # Errors
+    /// [`BadFrame`] names the field that is wrong and what it must hold.
+    pub fn decode(object: &str) -> Result<Self, BadFrame> {
+        RawFields::decode(object, |fields| fields.send())
+    }
+}
+
+/// The body of `POST /v1/ack`.
+#[derive(Debug)]
+pub struct AckBody {
+    /// The session of the mailbox; `None` means the caller's own.
+    pub session: Option<SessionId>,
+    /// The last acknowledged seq.
+    pub seq: Seq,
+    /// The epoch of that seq.
+    pub epoch: Option<Epoch>,
+}
+
+impl AckBody {
+    /// Decodes the body.
+    ///
+    /// # Errors
+    /// [`Malformed`] names the field that is wrong and what it must hold.
+    pub fn decode(body: &str) -> Result<Self, Malformed> {
+        let fields: RawFields<'_> = parse_object(body)?;
+        Ok(Self { session: fields.session()?, seq: fields.seq()?, epoch: fields.resume()?.epoch })
+    }
+}
+
+/// The body of `PUT /v1/sessions/{id}`.
+#[derive(Debug, Default)]
+pub struct SessionBody {
+    /// The user that the session belongs to.
+    pub user: Option<UserId>,
+    /// How long the session stays registered.
+    pub ttl: Option<Duration>,
+}
+
+impl SessionBody {
+    /// Decodes the body. An empty body has no fields.
+    ///
+    /// # Errors
+    /// [`Malformed`] names the field that is wrong and what it must hold.
+    pub fn decode(body: &str) -> Result<Self, Malformed> {
+        if body.trim_ascii().is_empty() {
+            return Ok(Self::default());
+        }
+        let fields: RawFields<'_> = parse_object(body)?;
+        let user = optional(fields.user).map(|raw| name(raw, "user", UserId::new)).transpose()?;
+        Ok(Self { user, ttl: fields.ttl()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::MAX_DEPTH;
+
+    fn decode(frame: &str) -> ClientFrame {
+        ClientFrame::decode(frame).unwrap()
+    }
+
+    fn reason(frame: &str) -> String {
+        ClientFrame::decode(frame).unwrap_err().reason.to_string()
+    }
+
+    #[test]
+    fn a_send_keeps_its_payload_byte_for_byte() {
+        let frame = "{\"type\":\"send\",\"id\":\"c-42\",\"to\":{\"session\":\"B\"},\
+                     \"payload\":{ \"n\" : 1e400, \"s\":\"\\ud800\" },\"ttl\":1.5,\"extra\":[]}";
+        let ClientFrame::Send(send) = decode(frame) else { panic!("not a send") };
+        assert_eq!(send.payload.get(), "{ \"n\" : 1e400, \"s\":\"\\ud800\" }");
+        assert_eq!(send.ttl, Some(Duration::from_millis(1500)));
+        assert_eq!(send.to, To::Session(SessionId::new("B").unwrap()));
+        assert!(!send.volatile && !send.receipt);
+    }
+
+    #[test]
+    fn a_null_payload_is_a_payload() {
+        let ClientFrame::Send(send) = decode(r#"{"type":"send","to":{"topic":"t"},"payload":null}"#) else {
+            panic!("not a send")
+        };
+        assert_eq!(send.payload.get(), "null");
+        assert_eq!(send.to, To::Topic(TopicName::new("t").unwrap()));
+    }
+
+    #[test]
+    fn a_hello_brings_session_token_and_position() {
+        let frame = r#"{"type":"hello","session":"A","token":"t","after":17,"epoch":"e1"}"#;
+        let ClientFrame::Hello { session, token, resume } = decode(frame) else { panic!("not a hello") };
+        assert_eq!((session.unwrap().as_str(), token.as_deref()), ("A", Some("t")));
+        assert_eq!(resume, Resume { after: Some(Seq(17)), epoch: Some(Epoch::new("e1")) });
+        let ClientFrame::Hello { session, token, resume } = decode(r#"{"type":"hello","session":null}"#)
+        else {
+            panic!("not a hello")
+        };
+        assert!(session.is_none() && token.is_none());
+        assert_eq!(resume, Resume::default());
+    }
+
+    #[test]
+    fn topics_are_subscribed_to_from_a_position() {
+        let frame = r#"{"type":"subscribe","topic":"news","after":0}"#;
+        let ClientFrame::Subscribe { topic, resume } = decode(frame) else { panic!("not a subscribe") };
+        assert_eq!((topic.as_str(), resume.after), ("news", Some(Seq::START)));
+        assert!(matches!(decode(r#"{"type":"unsubscribe","topic":"news"}"#), ClientFrame::Unsubscribe(_)));
+        assert_eq!(reason(r#"{"type":"subscribe"}"#), "field `topic` is missing");
+    }
+
+    #[test]
+    fn errors_name_the_field_and_the_cure() {
+        assert!(reason("{").starts_with("not the JSON expected here: EOF"));
+        assert_eq!(reason("[]"), "not a JSON object");
+        assert_eq!(reason("{}"), "field `type` is missing");
+        assert_eq!(reason(r#"{"type":7}"#), "field `type` must be a string");
+        assert!(reason(r#"{"type":"bye"}"#).contains("unknown type `bye`"));
+        assert_eq!(reason(r#"{"type":"send","to":{"session":"B"}}"#), "field `payload` is missing");
+        let ttl = r#"{"type":"send","to":{"session":"B"},"payload":1,"ttl":0}"#;
+        assert_eq!(reason(ttl), "field `ttl` must be a number of seconds, at least 0.001");
+        let ack = r#"{"type":"ack","seq":-1}"#;
+        assert_eq!(reason(ack), "field `seq` must be a whole number from 0 to 9007199254740991");
+    }
+
+    #[test]
+    fn a_send_has_exactly_one_receiver() {
+        for to in [r#"{"session":"B","topic":"x"}"#, "{}", r#""B""#, r#"{"session":null}"#] {
+            let frame = format!(r#"{{"type":"send","to":{to},"payload":1}}"#);
+            assert!(reason(&frame).contains("one of"), "{to}");
+        }
+        assert_eq!(
+            reason(r#"{"type":"send","to":{"session":""},"payload":1}"#),
+            "field `to.session` must not be empty"
+        );
+        assert_eq!(reason(r#"{"type":"send","payload":1}"#), "field `to` is missing");
+    }
+
+    #[test]
+    fn an_unknown_type_is_repeated_in_part() {
+        let kind = "ä".repeat(100);
+        let text = reason(&format!(r#"{{"type":"{kind}"}}"#));
+        assert!(text.contains(&"ä".repeat(64)) && !text.contains(&"ä".repeat(65)), "{text}");
+    }
+
+    #[test]
+    fn a_refused_frame_keeps_its_id() {
+        let bad = ClientFrame::decode(r#"{"type":"send","id":"c-1"}"#).unwrap_err();
+        assert_eq!(bad.id.unwrap().as_str(), "c-1");
+        let bad = ClientFrame::decode(r#"{"type":"send","id":7}"#).unwrap_err();
+        assert!(bad.id.is_none());
+    }
+
+    #[test]
+    fn the_payload_may_be_nested_as_deep_as_the_frame_allows() {
+        let nested = |n: usize| {
+            let (open, close) = ("[".repeat(n), "]".repeat(n));
+            format!(r#"{{"type":"send","to":{{"session":"B"}},"payload":{open}"]{{\""{close}}}"#)
+        };
+        assert!(ClientFrame::decode(&nested(30)).is_ok());
+        assert!(ClientFrame::decode(&nested(MAX_DEPTH - 1)).is_ok());
+        assert_eq!(reason(&nested(MAX_DEPTH)), Malformed::TooDeep.to_string());
+        assert_eq!(reason(&nested(10_000)), Malformed::TooDeep.to_string());
+    }
+
+    #[test]
+    fn a_send_object_of_http_needs_no_type() {
+        let send = SendRequest::decode(r#"{"to":{"user":"u"},"payload":1,"volatile":true}"#).unwrap();
+        assert_eq!(send.to, To::User(UserId::new("u").unwrap()));
+        assert!(send.volatile);
+        let bad = SendRequest::decode(r#"{"id":"c-1","to":{"user":"u"}}"#).unwrap_err();
+        assert_eq!(
+            (bad.id.unwrap().as_str(), bad.reason.to_string()),
+            ("c-1", "field `payload` is missing".to_owned())
+        );
+    }
+
+    #[test]
+    fn an_ack_body_needs_a_seq() {
+        let ack = AckBody::decode(r#"{"session":"A","seq":17,"epoch":"e"}"#).unwrap();
+        assert_eq!(
+            (ack.session.unwrap().as_str(), ack.seq, ack.epoch),
+            ("A", Seq(17), Some(Epoch::new("e")))
+        );
+        assert_eq!(AckBody::decode("{}").unwrap_err(), Malformed::Missing("seq"));
+    }
+
+    #[test]
+    fn a_session_body_may_be_empty() {
+        for body in ["", " \n", "{}"] {
+            let body = SessionBody::decode(body).unwrap();
+            assert!(body.user.is_none() && body.ttl.is_none());
+        }
+        let body = SessionBody::decode(r#"{"user":"u","ttl":60}"#).unwrap();
+        assert_eq!((body.user.unwrap().as_str(), body.ttl), ("u", Some(Duration::from_secs(60))));
+        assert!(SessionBody::decode("7").is_err());
+    }
+}
