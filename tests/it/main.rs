@@ -25,6 +25,7 @@ mod legacy_receipt;
 mod limits;
 mod mailbox;
 mod model;
+mod pages;
 mod parity;
 mod permissions;
 mod poll;

@@ -1,0 +1,73 @@
+// The documentation as a reader uses it: the search finds a page, and every page is readable wide and narrow.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { broker, browser, openPage, shared, shots } from "./harness.js";
+
+const started = shared(async () => ({ chromium: await browser(), server: await broker() }));
+
+const open = (path, options = {}) => openPage(started.chromium, started.server.url + path, options);
+
+test("the demo leads to the documentation", async () => {
+  const page = await open("/");
+  await page.locator('.intro a[href="/docs/"]').click();
+  await page.waitForURL(`${started.server.url}/docs/`);
+  assert.match(await page.title(), /x0-msg-server/);
+  await page.context().close();
+});
+
+test("the search finds a section, by pointer and by keyboard", async () => {
+  const page = await open("/docs/");
+  await page.locator("#query").fill("certificate TLS");
+  const first = page.locator("#results a").first();
+  await first.waitFor();
+  assert.match(await first.textContent(), /Access › TLS/);
+  assert.ok((await page.locator("#results mark").count()) > 0);
+  await first.click();
+  await page.waitForURL(`${started.server.url}/docs/access#tls`);
+
+  await page.keyboard.press("/");
+  await page.keyboard.type("4502");
+  await page.locator("#results a", { hasText: "Close codes" }).waitFor();
+  const options = page.locator("#results [role=option]");
+  const count = await options.count();
+  assert.ok(count > 1, `${count} results`);
+  await page.keyboard.press("ArrowDown");
+  assert.equal(await options.nth(1).getAttribute("aria-selected"), "true");
+  await page.keyboard.press("ArrowUp");
+  const target = await page.locator('#results [aria-selected="true"] a').getAttribute("href");
+  await page.keyboard.press("Enter");
+  await page.waitForURL(started.server.url + target);
+
+  await page.locator("#query").fill("no such word anywhere");
+  await page.locator("#results .none").waitFor();
+  // What a regular expression or HTML would understand is only text.
+  await page.locator("#query").fill("(*<b>");
+  await page.locator("#results .none").waitFor();
+  await page.keyboard.press("Escape");
+  assert.ok(await page.locator("#results").isHidden());
+  await page.context().close();
+});
+
+test("every page is readable wide and narrow, light and dark", async () => {
+  const index = await open("/docs/");
+  const paths = await index.locator(".pages a[href^='/docs/']").evaluateAll((links) => links.map((link) => link.getAttribute("href")));
+  await index.context().close();
+  assert.ok(paths.length >= 10, paths.join());
+  for (const [width, height] of [[1280, 900], [390, 844]]) {
+    for (const colorScheme of ["light", "dark"]) {
+      const page = await open("/docs/", { viewport: { width, height }, colorScheme });
+      for (const path of paths) {
+        await page.goto(started.server.url + path);
+        const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+        assert.ok(overflow <= 0, `${path} is ${overflow} pixels too wide at ${width}`);
+        const name = path.replace("/docs/", "") || "index";
+        await page.screenshot({ path: `${shots}/docs-${name}-${width}-${colorScheme}.png`, fullPage: true });
+      }
+      await page.locator("#query").fill("epoch");
+      await page.locator("#results a").first().waitFor();
+      await page.screenshot({ path: `${shots}/docs-search-${width}-${colorScheme}.png` });
+      await page.context().close();
+    }
+  }
+});

@@ -1,0 +1,192 @@
+//! The pages: what is served, and that every link leads somewhere, here and in the repository.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use crate::common::*;
+use crate::guarded::*;
+
+fn repository() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn source(path: &str) -> String {
+    std::fs::read_to_string(repository().join(path)).unwrap()
+}
+
+/// The names of the pages in `web/docs`.
+fn names() -> BTreeSet<String> {
+    let files = std::fs::read_dir(repository().join("web/docs")).unwrap();
+    files.map(|file| file.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned()).collect()
+}
+
+/// Where the broker serves a page.
+fn path_of(name: &str) -> String {
+    format!("/docs/{}", if name == "index" { "" } else { name })
+}
+
+/// What stands between two texts, each time.
+fn between<'a>(text: &'a str, begin: &'a str, end: &'a str) -> impl Iterator<Item = &'a str> {
+    text.split(begin).skip(1).filter_map(move |rest| rest.split_once(end).map(|(found, _)| found))
+}
+
+/// All pages as they are served, by path.
+async fn pages(server: &TestServer) -> BTreeMap<String, String> {
+    let mut pages = BTreeMap::new();
+    for name in names() {
+        let path = path_of(&name);
+        let reply = server.get(&path).await;
+        assert_eq!((reply.status, reply.header("content-type")), (200, "text/html; charset=utf-8"), "{path}");
+        pages.insert(path, reply.body);
+    }
+    pages
+}
+
+/// What is wrong with a link to a place of these pages; what is outside of them is not looked at.
+fn check_anchor(pages: &BTreeMap<String, String>, path: &str, anchor: &str) -> Result<(), String> {
+    let Some(html) = pages.get(path) else { return Err(format!("{path} is no page")) };
+    match html.contains(&format!(" id=\"{anchor}\"")) {
+        true => Ok(()),
+        false => Err(format!("{path} has no anchor {anchor}")),
+    }
+}
+
+#[tokio::test]
+async fn files_and_pages_are_served_with_their_type_and_asked_for_once() {
+    // In `token` mode too: pages are public.
+    let server = Guarded::start().await;
+    let mut all: Vec<(String, &str)> =
+        names().iter().map(|name| (path_of(name), "text/html; charset=utf-8")).collect();
+    for (path, content_type) in [
+        ("/", "text/html; charset=utf-8"),
+        ("/client.js", "text/javascript; charset=utf-8"),
+        ("/demo.js", "text/javascript; charset=utf-8"),
+        ("/docs.css", "text/css; charset=utf-8"),
+        ("/docs.js", "text/javascript; charset=utf-8"),
+        ("/docs/search.json", "application/json"),
+        ("/icon.svg", "image/svg+xml"),
+        ("/style.css", "text/css; charset=utf-8"),
+    ] {
+        all.push((path.to_owned(), content_type));
+    }
+    let mut http = server.http().await;
+    for (path, content_type) in all {
+        let reply = http.get(&path).await;
+        assert_eq!((reply.status, reply.header("content-type")), (200, content_type), "{path}");
+        assert_eq!(reply.header("cache-control"), "no-cache");
+        assert_eq!(reply.header("x-content-type-options"), "nosniff");
+        assert!(reply.header("content-security-policy").starts_with("default-src 'self'"));
+        assert!(!reply.body.is_empty(), "{path}");
+        let etag = reply.header("etag").to_owned();
+        let reply = http.request("GET", &path, &[("if-none-match", &etag)], "").await;
+        assert_eq!((reply.status, reply.header("etag"), reply.body.len()), (304, etag.as_str(), 0), "{path}");
+        let reply = http.request("GET", &path, &[("if-none-match", "\"another\"")], "").await;
+        assert_eq!(reply.status, 200, "{path}");
+        let reply = http.request("HEAD", &path, &[], "").await;
+        assert_eq!((reply.status, reply.header("etag"), reply.body.len()), (200, etag.as_str(), 0), "{path}");
+    }
+    let reply = http.get("/docs").await;
+    assert_eq!((reply.status, reply.header("location")), (308, "/docs/"));
+    assert_eq!(http.get("/docs/nothing").await.status, 404);
+}
+
+#[tokio::test]
+async fn every_link_of_a_served_page_leads_somewhere() {
+    let server = TestServer::start().await;
+    let pages = pages(&server).await;
+    let mut wrong = Vec::new();
+    let mut targets = BTreeSet::new();
+    for (path, html) in &pages {
+        for link in between(html, "href=\"", "\"").chain(between(html, "src=\"", "\"")) {
+            if link.starts_with("https://") {
+                continue;
+            }
+            let (target, anchor) =
+                link.split_once('#').map_or((link, None), |(to, anchor)| (to, Some(anchor)));
+            let target = match target {
+                "" => path.clone(),
+                "./" => "/docs/".to_owned(),
+                absolute if absolute.starts_with('/') => absolute.to_owned(),
+                relative => format!("/docs/{relative}"),
+            };
+            if let Some(anchor) = anchor {
+                wrong.extend(check_anchor(&pages, &target, anchor).err().map(|why| format!("{path}: {why}")));
+            }
+            targets.insert(target);
+        }
+    }
+    for target in &targets {
+        if server.get(target).await.status != 200 {
+            wrong.push(format!("{target} is not served"));
+        }
+    }
+    assert!(targets.len() > pages.len(), "{targets:?}");
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn every_page_is_in_the_index_in_the_navigation_and_in_the_search() {
+    let server = TestServer::start().await;
+    let pages = pages(&server).await;
+    let (index, readme) = (source("web/docs/index.md"), source("README.md"));
+    let search = server.get("/docs/search.json").await.json();
+    let found: Vec<(&str, &str)> = search
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|section| section["path"].as_str().unwrap().split_once('#').unwrap())
+        .collect();
+    for name in names() {
+        let path = path_of(&name);
+        for (other, html) in &pages {
+            let current = if *other == path { " aria-current=\"page\"" } else { "" };
+            assert!(
+                html.contains(&format!("<a href=\"{path}\"{current}>")),
+                "{other} does not lead to {path}"
+            );
+        }
+        assert!(name == "index" || index.contains(&format!("]({name}.md)")), "{name}");
+        assert!(name == "index" || readme.contains(&format!("](web/docs/{name}.md)")), "{name}");
+        let anchors = found.iter().filter(|(of, _)| *of == path);
+        let wrong: Vec<String> =
+            anchors.clone().filter_map(|(_, anchor)| check_anchor(&pages, &path, anchor).err()).collect();
+        assert_eq!(wrong, Vec::<String>::new());
+        assert!(anchors.count() > 2, "the search knows {name}");
+    }
+    let access =
+        search.as_array().unwrap().iter().find(|section| section["path"] == "/docs/access#tls").unwrap();
+    assert!(access["text"].as_str().unwrap().contains("--tls-cert"), "{access}");
+}
+
+/// Links of Markdown files, as a code host resolves them.
+#[tokio::test]
+async fn every_link_of_the_sources_leads_somewhere_in_the_repository() {
+    let server = TestServer::start().await;
+    let pages = pages(&server).await;
+    let mut files: Vec<String> = names().iter().map(|name| format!("web/docs/{name}.md")).collect();
+    files.extend(["README.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(str::to_owned));
+    let (mut wrong, mut count) = (Vec::new(), 0);
+    for file in files {
+        let text = source(&file);
+        let dir = Path::new(&file).parent().unwrap();
+        for link in between(&text, "](", ")") {
+            if link.starts_with("https://") {
+                continue;
+            }
+            count += 1;
+            let (target, anchor) =
+                link.split_once('#').map_or((link, None), |(to, anchor)| (to, Some(anchor)));
+            let target = if target.is_empty() { PathBuf::from(&file) } else { dir.join(target) };
+            if !repository().join(&target).exists() {
+                wrong.push(format!("{file}: there is no {}", target.display()));
+            } else if let Some(anchor) = anchor {
+                // The anchors of other files are not known here.
+                assert!(target.starts_with("web/docs"), "{file}: {link}");
+                let path = path_of(target.file_stem().unwrap().to_str().unwrap());
+                wrong.extend(check_anchor(&pages, &path, anchor).err().map(|why| format!("{file}: {why}")));
+            }
+        }
+    }
+    assert!(count > 30, "{count}");
+    assert_eq!(wrong, Vec::<String>::new());
+}

@@ -1,0 +1,149 @@
+// The search of the documentation: over an index of all sections, in the browser alone.
+
+/** @typedef {{path: string, page: string, heading: string, text: string}} Section */
+
+/** Results that are shown. */
+const MOST = 12;
+
+/** Characters of text around the first match. */
+const SNIPPET = 140;
+
+const query = /** @type {HTMLInputElement} */ (document.getElementById("query"));
+const results = /** @type {HTMLElement} */ (document.getElementById("results"));
+
+/** Loaded when the search is used for the first time. @type {Promise<Section[]> | undefined} */
+let index;
+
+function sections() {
+  index ??= fetch("/docs/search.json").then((answer) => {
+    if (!answer.ok) throw new Error(`status ${answer.status}`);
+    return answer.json();
+  });
+  return index;
+}
+
+/** The words of a query, in lower case. @param {string} text */
+const wordsOf = (text) => text.toLowerCase().split(/\s+/).filter(Boolean);
+
+/**
+ * How well a section matches: 0 if a word is missing. A heading counts more than a title, and a title more than text.
+ *
+ * @param {Section} section
+ * @param {string[]} words
+ */
+function score({ page, heading, text }, words) {
+  const [inPage, inHeading, inText] = [page, heading, text].map((part) => part.toLowerCase());
+  let sum = 0;
+  for (const word of words) {
+    const found = (inHeading.includes(word) ? 20 : 0) + (inPage.includes(word) ? 5 : 0) + Math.min(inText.split(word).length - 1, 4);
+    if (found === 0) return 0;
+    sum += found;
+  }
+  return sum;
+}
+
+/** The text around the first match, with the matches marked. @param {string} text @param {string[]} words */
+function snippet(text, words) {
+  const lower = text.toLowerCase();
+  const places = words.map((word) => lower.indexOf(word)).filter((at) => at >= 0);
+  const first = Math.max(0, Math.min(...places, lower.length) - SNIPPET / 3);
+  const start = first === 0 ? 0 : text.indexOf(" ", first) + 1;
+  const part = (start > 0 ? "… " : "") + text.slice(start, start + SNIPPET) + (start + SNIPPET < text.length ? " …" : "");
+  const line = document.createElement("small");
+  let at = 0;
+  const pattern = new RegExp(words.map((word) => word.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&")).join("|"), "giu");
+  for (const match of part.matchAll(pattern)) {
+    const mark = document.createElement("mark");
+    mark.textContent = match[0];
+    line.append(part.slice(at, match.index), mark);
+    at = match.index + match[0].length;
+  }
+  line.append(part.slice(at));
+  return line;
+}
+
+/** @param {Section} section @param {string[]} words @param {number} number */
+function entry(section, words, number) {
+  const link = document.createElement("a");
+  link.href = section.path;
+  link.tabIndex = -1;
+  const title = document.createElement("b");
+  title.textContent = section.heading === section.page ? section.page : `${section.page} › ${section.heading}`;
+  link.append(title, snippet(section.text, words));
+  const item = document.createElement("li");
+  item.id = `result-${number}`;
+  item.role = "option";
+  item.append(link);
+  return item;
+}
+
+/** @param {string} text */
+function note(text) {
+  const item = document.createElement("li");
+  item.className = "none";
+  item.textContent = text;
+  return item;
+}
+
+async function search() {
+  const asked = query.value;
+  const words = wordsOf(asked);
+  if (words.length === 0) return close();
+  let items;
+  try {
+    const found = (await sections()).map((section) => ({ section, score: score(section, words) })).filter(({ score }) => score > 0);
+    found.sort((one, other) => other.score - one.score);
+    items = found.slice(0, MOST).map(({ section }, number) => entry(section, words, number));
+    if (items.length === 0) items = [note("Nothing found")];
+  } catch (error) {
+    index = undefined;
+    items = [note(`The search does not work now: ${error}`)];
+  }
+  // An older search must not replace the results of a newer one.
+  if (query.value !== asked) return;
+  results.replaceChildren(...items);
+  results.hidden = false;
+  query.setAttribute("aria-expanded", "true");
+  select(0);
+}
+
+function close() {
+  results.hidden = true;
+  results.replaceChildren();
+  query.setAttribute("aria-expanded", "false");
+  query.removeAttribute("aria-activedescendant");
+}
+
+let selected = 0;
+
+/** @param {number} number */
+function select(number) {
+  const options = results.querySelectorAll('[role="option"]');
+  if (options.length === 0) return;
+  selected = (number + options.length) % options.length;
+  options.forEach((option, at) => option.setAttribute("aria-selected", String(at === selected)));
+  query.setAttribute("aria-activedescendant", options[selected].id);
+  options[selected].scrollIntoView({ block: "nearest" });
+}
+
+query.addEventListener("input", search);
+query.addEventListener("focus", search);
+query.addEventListener("keydown", (event) => {
+  if (event.key === "ArrowDown") select(selected + 1);
+  else if (event.key === "ArrowUp") select(selected - 1);
+  else if (event.key === "Enter") results.querySelectorAll("a")[selected]?.click();
+  else if (event.key === "Escape") close();
+  else return;
+  event.preventDefault();
+});
+results.addEventListener("click", close);
+document.addEventListener("pointerdown", ({ target }) => {
+  if (!(target instanceof Element && target.closest("#search"))) close();
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "/" || event.target === query || event.ctrlKey || event.metaKey || event.altKey) return;
+  event.preventDefault();
+  query.focus();
+});
+
+/** @type {HTMLElement} */ (document.getElementById("search")).hidden = false;
