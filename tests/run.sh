@@ -11,7 +11,7 @@ target=${CARGO_TARGET_DIR:-$PWD/target}
 tools=$target/tools
 
 # In the order in which they run.
-parts=(lint deny docker unit it schemathesis browser)
+parts=(lint deny docker unit it schemathesis docs browser)
 on_request=(circles)
 declare -A about=(
     [lint]="format, clippy, rustdoc, shellcheck"
@@ -21,6 +21,7 @@ declare -A about=(
     [unit]="unit tests and documentation tests"
     [it]="integration tests of the binary"
     [schemathesis]="HTTP calls as /openapi.json describes them"
+    [docs]="the commands in README.md, CONTRIBUTING.md and web/docs"
     [browser]="the pages: types, and tests in Chromium"
 )
 
@@ -103,6 +104,12 @@ schemathesis() {
     need_venv
     binary
     tests/schemathesis.sh
+}
+
+docs() {
+    need curl:curl openssl:openssl node:nodejs
+    binary
+    tests/docs.py
 }
 
 browser() {
