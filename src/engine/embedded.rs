@@ -46,7 +46,7 @@ pub use storage::{Durability, OpenError, Storage};
 pub use writer::Writer;
 
 use directory::Handles;
-use index::{Appended, EMPTY_LOGS, Index, Pending, ReadSlot, Waiter};
+use index::{Appended, Committed, EMPTY_LOGS, Index, Pending, Published, ReadSlot};
 use reader::ReadPool;
 
 /// How long deletions wait for a commit to ride on.
@@ -161,10 +161,10 @@ fn first_seq(clock: Clock) -> Seq {
 
 impl Inner {
     /// Makes a group visible, which is as durable as the level says. The caller publishes it next.
-    fn committed(&self, store: &mut Store, group: &[Pending]) -> Vec<(Seq, Waiter)> {
-        let repeats = store.index.commit(group);
+    fn committed(&self, store: &mut Store, group: Vec<Pending>) -> Committed {
+        let committed = store.index.commit(group);
         self.newest.store(store.index.committed().0, Ordering::Release);
-        repeats
+        committed
     }
 
     /// Without a disk, what is queued is committed.
@@ -174,16 +174,21 @@ impl Inner {
         }
         while store.index.queued() > 0 {
             let group = store.index.take(usize::MAX, usize::MAX);
-            self.committed(store, &group);
-            for pending in &group {
-                self.hubs.publish(&pending.address, &pending.publication);
-            }
+            let committed = self.committed(store, group);
+            self.publish(&committed.publications);
+        }
+    }
+
+    fn publish(&self, publications: &[Published]) {
+        for Published { address, publication, prev } in publications {
+            debug_assert!(publication.seq() > Some(*prev), "seqs of one address are published in order");
+            self.hubs.publish(address, publication);
         }
     }
 
     /// Wakes the writer up if there is something new for it.
     fn wake(&self, store: &mut Store) {
-        if self.readers.is_some() && (store.index.queued() > 0 || !store.index.gone().is_empty()) {
+        if self.readers.is_some() && (store.index.queued() > 0 || store.index.has_writes()) {
             self.work.notify_one();
         }
     }
@@ -198,7 +203,7 @@ impl Embedded {
     #[must_use]
     pub fn in_memory(settings: Settings, hubs: Hubs) -> Self {
         let newest = first_seq(settings.clock);
-        let index = Index::new(settings, &random_secret(), newest, false);
+        let index = Index::in_memory(settings, &random_secret(), newest);
         Self::of(Inner {
             hubs,
             clock: settings.clock,
@@ -347,7 +352,9 @@ impl Embedded {
             return Commit::done(Ok(store.index.committed()));
         }
         let (waiter, commit) = oneshot::channel();
-        store.index.wait_for_commit(waiter);
+        if let Some(writes) = store.index.writes() {
+            writes.waiters.push(waiter);
+        }
         self.inner.work.notify_one();
         Commit::later(commit)
     }
@@ -355,7 +362,7 @@ impl Embedded {
     /// See [`Engine::is_ended`].
     #[must_use]
     pub fn is_ended(&self, session: &SessionId) -> bool {
-        lock(&self.inner.store).index.is_ended(session)
+        lock(&self.inner.store).index.sessions().is_revoked(session, self.inner.clock.now())
     }
 
     /// See [`Engine::handle`].
@@ -373,7 +380,7 @@ impl Embedded {
     /// See [`Engine::session_of`].
     #[must_use]
     pub fn session_of(&self, handle: Handle) -> Option<SessionId> {
-        lock(&self.inner.store).index.session_of(handle).cloned()
+        lock(&self.inner.store).index.sessions().session_of(handle, self.inner.clock.now()).cloned()
     }
 
     /// See [`Engine::waiting`].
@@ -385,13 +392,13 @@ impl Embedded {
     /// See [`Engine::registration`].
     #[must_use]
     pub fn registration(&self, session: &SessionId) -> Option<Registration> {
-        lock(&self.inner.store).index.registration(session).cloned()
+        lock(&self.inner.store).index.sessions().get(session, self.inner.clock.now()).cloned()
     }
 
     /// See [`Engine::sessions_of`].
     #[must_use]
     pub fn sessions_of(&self, user: &UserId) -> Vec<SessionId> {
-        lock(&self.inner.store).index.sessions_of(user)
+        lock(&self.inner.store).index.sessions().sessions_of(user, self.inner.clock.now())
     }
 
     /// See [`Engine::publish_volatile`].

@@ -16,13 +16,13 @@ use rusqlite::Connection;
 use crate::engine::Settings;
 use crate::engine::embedded::disk::{self, APPLICATION, Disk, FORMAT};
 use crate::engine::embedded::files::{Files, MARKER, Running, begin, boot, remove, sync_dir};
-use crate::engine::embedded::index::{Index, RestoredMessage, cost_of};
+use crate::engine::embedded::index::{Index, IndexBuilder, RestoredMessage, stored_cost};
 use crate::engine::embedded::rows::{self, MessageRow, ReadError, StoreIdentity, StoreTotals};
 use crate::engine::embedded::salvage::{make_aside, prefer_database_alone, salvage, switch_to_new};
 use crate::engine::embedded::storage::{Durability, OpenError};
 use crate::engine::embedded::wal::{self, Wal};
 use crate::engine::embedded::{first_seq, random_epoch, random_secret};
-use crate::message::{Address, MessageId, Seq, SessionId};
+use crate::message::{Address, Seq};
 
 /// How long SQLite's own look at the file's structure may take at the start, beside the reading of everything.
 const STRUCTURE_CHECK: Duration = Duration::from_millis(250);
@@ -99,7 +99,7 @@ fn create(
     let identity = StoreIdentity { epoch, origin: first_seq(settings.clock), secret, inode: inode(files)? };
     let mut disk = Disk::create(&files.database, durability, &identity).map_err(sqlite)?;
     sync_dir(&files.dir).map_err(|error| files.io("sync", &files.dir, error))?;
-    let index = Index::new(settings, &identity.secret, identity.origin, true);
+    let index = IndexBuilder::new(settings, &identity.secret, identity.origin, Seq::START).finish();
     let state = StoreTotals::read(disk.connection()).map_err(|error| damaged(files, &error))?;
     disk.restore_state(state, settings.dedup_ids);
     Ok((disk, index, identity))
@@ -230,13 +230,13 @@ fn reopen(
         lost = Some("the store is a copy of another one: a backup, perhaps".to_owned());
     }
     // Seqs may skip, and time goes on: none is given twice, from whatever backup this store was brought back.
-    index.go_on_after(index.newest().max(first_seq(settings.clock)));
+    index.resume_after(index.newest().max(first_seq(settings.clock)));
     if let Some(why) = lost {
         // What was given before may be given to something else now: cursors must not be taken for ours.
         let newest = Seq(index.newest().0 + EPOCH_STEP);
         identity = StoreIdentity { epoch: random_epoch(), inode, ..identity };
         disk.renew(&identity, newest).map_err(sqlite)?;
-        index.go_on_after(newest);
+        index.resume_after(newest);
         let aside = aside.map(|path| path.display().to_string());
         tracing::error!(
             why,
@@ -245,8 +245,7 @@ fn reopen(
             "stored messages may be missing: a new epoch begins"
         );
     }
-    index.emit_unsent_receipts();
-    Ok((disk, index, identity))
+    Ok((disk, index.finish(), identity))
 }
 
 /// Why a store could not be loaded, or saved.
@@ -282,12 +281,16 @@ fn verify_format(files: &Files, connection: &Connection) -> Result<(), LoadError
 }
 
 /// Reads everything, verifies it, and builds the index.
-fn load(disk: &mut Disk, files: &Files, settings: Settings) -> Result<(Index, StoreIdentity), LoadError> {
+fn load(
+    disk: &mut Disk,
+    files: &Files,
+    settings: Settings,
+) -> Result<(IndexBuilder, StoreIdentity), LoadError> {
     let identity = StoreIdentity::read(disk.connection())?;
     let state = StoreTotals::read(disk.connection())?;
     let newest = Seq(u64::try_from(state.newest).unwrap_or_default());
-    let mut index = Index::new(settings, &identity.secret, newest, true);
-    index.restore_forgotten(Seq(u64::try_from(state.forgotten).unwrap_or_default()));
+    let forgotten = Seq(u64::try_from(state.forgotten).unwrap_or_default());
+    let mut index = IndexBuilder::new(settings, &identity.secret, newest, forgotten);
     disk.restore_state(state, settings.dedup_ids);
     index.reserve_ids(disk.count_ids()?);
     disk.read_ids(settings.clock.now(), |key, seq, until| index.restore_id(key, seq, until))?;
@@ -315,23 +318,22 @@ fn load(disk: &mut Disk, files: &Files, settings: Settings) -> Result<(Index, St
     Ok((index, identity))
 }
 
-type LoadedRow = (Address, RestoredMessage, Option<(SessionId, MessageId)>);
+type LoadedRow = (Address, RestoredMessage);
 
 /// One thread reads and verifies, another one builds the index.
-fn load_messages(connection: &Connection, mut index: Index) -> Result<(StoreTotals, Index), ReadError> {
+fn load_messages(
+    connection: &Connection,
+    mut index: IndexBuilder,
+) -> Result<(StoreTotals, IndexBuilder), ReadError> {
     const CHUNK: usize = 2048;
     let (to_builder, from_reader) = mpsc::sync_channel::<Vec<LoadedRow>>(4);
     std::thread::scope(|scope| {
         let builder = scope.spawn(move || {
             for chunk in from_reader {
-                for (address, stored, receipt) in chunk {
-                    let is_waiting = index.restore(&address, stored);
-                    if let Some((from, id)) = receipt {
-                        index.restore_receipt(&address, stored.seq, is_waiting, from, id);
-                    }
+                for (address, message) in chunk {
+                    index.restore(&address, message);
                 }
             }
-            index.restored();
             index
         });
         let mut chunk = Vec::with_capacity(CHUNK);
@@ -357,9 +359,10 @@ fn loaded_row(row: &MessageRow<'_>) -> Result<LoadedRow, ReadError> {
         seq: Seq(unsigned(row.seq)),
         prev: Seq(unsigned(row.prev)),
         expires_at: unsigned(row.expires_at),
-        bytes: cost_of(row.payload.len(), names),
+        bytes: stored_cost(row.payload.len(), names),
+        receipt: row.receipt(),
     };
-    Ok((row.address()?, stored, row.receipt()))
+    Ok((row.address()?, stored))
 }
 
 /// Reads all messages from one end; answers what was seen.

@@ -119,7 +119,7 @@ impl Writer {
     pub fn turn(&mut self) -> bool {
         let inner = Arc::clone(&self.inner);
         let mut store = lock(&inner.store);
-        let nothing = store.index.queued() == 0 && store.index.gone().is_empty() && self.gone.is_empty();
+        let nothing = store.index.queued() == 0 && !store.index.has_writes() && self.gone.is_empty();
         if store.stop == Some(Stop::AtOnce) || nothing {
             return false;
         }
@@ -146,8 +146,8 @@ impl Writer {
             if store.stop == Some(Stop::AtOnce) {
                 return Work::Stop(Stop::AtOnce);
             }
-            let gone = !store.index.gone().is_empty() || !self.gone.is_empty();
-            let queued = store.index.queued() + store.index.gone().waiters.len();
+            let gone = store.index.has_writes() || !self.gone.is_empty();
+            let queued = store.index.queued() + store.index.writes().map_or(0, |writes| writes.waiters.len());
             let stopping = store.stop.is_some();
             let now = Instant::now();
             let wait = match self.retry {
@@ -187,8 +187,8 @@ impl Writer {
         // More than what comes, or they would fall behind.
         let busy = MOST_DELETED.max(2 * appends.len());
         let most = if appends.is_empty() { MOST_DELETED_IDLE } else { busy };
-        let taken = store.index.take_gone();
-        self.gone.extend(taken.messages);
+        let taken = store.index.writes().map(std::mem::take).unwrap_or_default();
+        self.gone.extend(taken.deletes.into_iter().map(|delete| (delete.seq, delete.receipt)));
         let ready = self.gone.iter().filter(|(_, after)| **after <= through);
         let gone = ready.map(|(seq, _)| *seq).take(most).collect();
         let floors = taken.floors.into_iter().collect();
@@ -203,7 +203,7 @@ impl Writer {
             newest,
             forgotten,
             now,
-            until: store.index.end_of(self.window),
+            until: store.index.expiry(self.window),
         }
     }
 
@@ -249,17 +249,10 @@ impl Writer {
                 if self.gone.is_empty() {
                     self.gone_since = None;
                 }
-                let repeats = inner.committed(&mut store, &group.appends);
+                let committed = inner.committed(&mut store, group.appends);
                 drop(store);
-                for pending in &group.appends {
-                    inner.hubs.publish(&pending.address, &pending.publication);
-                }
-                for pending in group.appends {
-                    if let Some(waiter) = pending.waiter {
-                        _ = waiter.send(Ok(pending.seq));
-                    }
-                }
-                for (seq, waiter) in repeats {
+                inner.publish(&committed.publications);
+                for (seq, waiter) in committed.waiters {
                     _ = waiter.send(Ok(seq));
                 }
                 for waiter in group.waiters {
@@ -268,12 +261,8 @@ impl Writer {
                 self.recovered();
             }
             Err(error) => {
-                let gone = store.index.gone();
-                for (address, floor) in group.floors {
-                    gone.floors.entry(address).or_insert(floor);
-                }
-                for (session, registration) in group.registrations {
-                    gone.registrations.entry(session).or_insert(registration);
+                if let Some(writes) = store.index.writes() {
+                    writes.requeue(group.floors, group.registrations);
                 }
                 drop(store);
                 tracing::debug!(%error, "a commit failed");
@@ -292,8 +281,8 @@ impl Writer {
             return;
         }
         let mut store = lock(&self.inner.store);
-        for (session, to) in held {
-            store.index.gone().registrations.entry(session).or_insert(to);
+        if let Some(writes) = store.index.writes() {
+            writes.requeue([], held);
         }
         drop(store);
         for waiter in waiters.drain(..) {

@@ -1,79 +1,81 @@
-//! What has outlived its time: messages, and registrations.
+//! Which log loses a message next because its time is over.
 
-use super::*;
+use std::collections::BTreeSet;
 
-/// How many messages one slice of expiry drops while it holds the lock, and those of one address more.
-pub(super) const EXPIRY_SLICE: usize = 512;
+use crate::message::Address;
 
-impl Index {
-    /// Drops at most [`EXPIRY_SLICE`] messages whose time is over, and the rest of the last mailbox, and as many
-    /// registrations; answers how many of both.
-    pub(in crate::engine::embedded) fn expire_slice(&mut self) -> usize {
-        let now = self.settings.clock.now();
-        let mut dropped = 0;
-        while dropped < EXPIRY_SLICE {
-            let Some((earliest, _)) = self.by_expiry.first() else { break };
-            if *earliest > now {
-                break;
-            }
-            let Some((_, address)) = self.by_expiry.pop_first() else { break };
-            dropped += self.expire_log(&address, now);
-        }
-        self.expired += dropped;
-        for _ in 0..EXPIRY_SLICE {
-            let Some(session) = self.directory.ended(now) else { break };
-            self.set_registration(&session, None);
-            dropped += 1;
-        }
-        self.directory.shrink();
-        dropped
+/// The due time of a log without messages, in Unix milliseconds.
+pub(super) const NEVER: u64 = u64::MAX;
+
+/// The logs with messages, by when they lose their next one at the earliest.
+///
+/// Invariant: a log is listed exactly under its `due` time, and not at all if that is [`NEVER`]. A due time may be
+/// earlier than the first expiry: then a look at the log finds nothing and sets it right.
+#[derive(Debug, Default)]
+pub(super) struct ExpiryIndex {
+    by_expiry: BTreeSet<(u64, Address)>,
+}
+
+impl ExpiryIndex {
+    /// An index of all these due times.
+    pub(super) fn of(due: Vec<(u64, Address)>) -> Self {
+        Self { by_expiry: due.into_iter().collect() }
     }
 
-    fn expire_log(&mut self, address: &Address, now: u64) -> usize {
-        let committed = self.committed;
-        let Some(log) = self.logs.get_mut(address) else { return 0 };
-        let mut ended = Vec::new();
-        let mut kept = VecDeque::with_capacity(log.entries.len());
-        let mut last_ended = Seq::START;
-        let mut earliest = u64::MAX;
-        for mut entry in std::mem::take(&mut log.entries) {
-            if entry.expires_at <= now && entry.seq <= committed {
-                last_ended = entry.seq;
-                log.bytes -= entry.bytes as usize;
-                ended.push(entry);
-                continue;
-            }
-            if last_ended > Seq::START {
-                entry.hole = true;
-                let hole = self.holes.entry(entry.seq).or_default();
-                *hole = last_ended.max(*hole);
-                last_ended = Seq::START;
-            }
-            // What is due and not committed yet is looked at again later, not at once.
-            earliest = earliest.min(entry.expires_at.max(now + 1));
-            kept.push_back(entry);
+    /// Moves a log from one due time to another; `due` is the log's own record of it.
+    pub(super) fn reschedule(&mut self, address: &Address, due: &mut u64, to: u64) {
+        if *due < NEVER {
+            self.by_expiry.remove(&(*due, address.clone()));
         }
-        log.entries = kept;
-        log.earliest_expiry = earliest;
-        if let Some(last) = ended.last() {
-            log.position.expired = log.position.expired.max(last.seq);
+        if to < NEVER {
+            self.by_expiry.insert((to, address.clone()));
         }
-        if earliest < u64::MAX {
-            self.by_expiry.insert((earliest, address.clone()));
-        }
-        for entry in &ended {
-            self.drop_entry(entry, Outcome::Expired);
-        }
-        if !ended.is_empty() {
-            self.note_floor(address);
-            self.list_if_empty(address);
-        }
-        ended.len()
+        *due = to;
     }
 
-    /// How many messages expired since this was asked last.
-    pub(in crate::engine::embedded) fn take_expired(&mut self) -> usize {
-        self.dedup.forget(self.settings.clock.now());
-        std::mem::take(&mut self.expired)
+    /// The log that is due first, if one is due.
+    pub(super) fn first_due(&self, now: u64) -> Option<Address> {
+        self.by_expiry.first().filter(|(due, _)| *due <= now).map(|(_, address)| address.clone())
+    }
+
+    #[cfg(test)]
+    pub(super) fn contains(&self, due: u64, address: &Address) -> bool {
+        self.by_expiry.contains(&(due, address.clone()))
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.by_expiry.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::TopicName;
+
+    fn topic(name: &str) -> Address {
+        Address::Topic(TopicName::new(name).unwrap())
+    }
+
+    #[test]
+    fn logs_are_due_in_the_order_of_their_times() {
+        let mut index = ExpiryIndex::default();
+        let (mut a, mut b) = (NEVER, NEVER);
+        index.reschedule(&topic("a"), &mut a, 20);
+        index.reschedule(&topic("b"), &mut b, 10);
+        assert_eq!(index.first_due(9), None);
+        assert_eq!(index.first_due(10), Some(topic("b")));
+        index.reschedule(&topic("b"), &mut b, 30);
+        assert_eq!((index.first_due(19), index.first_due(20)), (None, Some(topic("a"))));
+        assert_eq!((a, b), (20, 30));
+    }
+
+    #[test]
+    fn a_log_without_messages_is_not_listed() {
+        let mut index = ExpiryIndex::of(vec![(5, topic("a"))]);
+        let mut due = 5;
+        index.reschedule(&topic("a"), &mut due, NEVER);
+        assert_eq!((index.len(), index.first_due(NEVER - 1), due), (0, None, NEVER));
     }
 }

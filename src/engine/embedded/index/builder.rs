@@ -1,0 +1,106 @@
+//! Builds the index at the start, from what is on the disk.
+
+use crate::engine::Registration;
+use crate::engine::Settings;
+use crate::engine::embedded::dedup::DedupKey;
+use crate::engine::embedded::index::Index;
+use crate::engine::embedded::index::address_log::LogEntry;
+use crate::engine::embedded::index::backing::Backing;
+use crate::engine::embedded::index::pending_writes::Floor;
+use crate::message::{Address, MessageId, Outcome, Seq, SessionId};
+
+/// A message that was read back from the disk.
+#[derive(Debug, Clone)]
+pub(crate) struct RestoredMessage {
+    pub(crate) seq: Seq,
+    pub(crate) prev: Seq,
+    /// In Unix milliseconds.
+    pub(crate) expires_at: u64,
+    /// What it counts against the bounds.
+    pub(crate) bytes: usize,
+    /// Who gets a receipt for it, and under which id.
+    pub(crate) receipt: Option<(SessionId, MessageId)>,
+}
+
+/// An index that is being built. Ids, registrations and floors come first, then messages in seq order.
+#[derive(Debug)]
+pub(crate) struct IndexBuilder {
+    index: Index,
+    /// Messages that had left before a crash, and what became of them: their receipts may not have been stored.
+    unsent_receipts: Vec<(Seq, Outcome)>,
+}
+
+impl IndexBuilder {
+    /// Nothing is restored yet. Seqs up to `newest` were given, and logs up to `forgotten` were forgotten.
+    pub(crate) fn new(settings: Settings, secret: &[u8; 16], newest: Seq, forgotten: Seq) -> Self {
+        let index = Index::with(settings, secret, newest, forgotten, Backing::disk());
+        Self { index, unsent_receipts: Vec::new() }
+    }
+
+    /// This many ids are going to be restored.
+    pub(crate) fn reserve_ids(&mut self, ids: usize) {
+        self.index.dedup.reserve(ids);
+    }
+
+    pub(crate) fn restore_id(&mut self, key: DedupKey, seq: Seq, until: u64) {
+        self.index.dedup.restore(key, seq, until);
+    }
+
+    pub(crate) fn restore_registration(&mut self, session: &SessionId, registration: Registration) {
+        self.index.sessions.set(session, Some(registration));
+    }
+
+    pub(crate) fn restore_floor(&mut self, address: &Address, floor: Floor) {
+        self.index.logs.restore_floor(address, floor);
+        // The floor of a mailbox that was ended can be above every seq that was committed by then.
+        self.resume_after(self.index.newest.max(floor.floor));
+    }
+
+    pub(crate) fn restore(&mut self, address: &Address, message: RestoredMessage) {
+        let RestoredMessage { seq, prev, expires_at, bytes, receipt } = message;
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let entry = LogEntry { seq, expires_at, bytes, receipt: false, hole: false };
+        let is_waiting = self.index.logs.restore(address, entry, prev);
+        match receipt {
+            Some((session, id)) => {
+                self.index.receipts.reserve(seq, session, id);
+                if is_waiting {
+                    self.index.logs.restore_receipt(address);
+                } else {
+                    self.unsent_receipts.push((seq, self.outcome_below_floor(address)));
+                }
+            }
+            None if !is_waiting => self.index.backing.delete(seq, Seq::START),
+            None => {}
+        }
+    }
+
+    /// What became of a message below the floor: it was acknowledged, unless its session was ended.
+    fn outcome_below_floor(&self, address: &Address) -> Outcome {
+        let now = self.index.settings.clock.now();
+        let ended = address.session().is_some_and(|session| self.index.sessions.is_revoked(session, now));
+        if ended { Outcome::Expired } else { Outcome::Acknowledged }
+    }
+
+    /// The newest seq given so far.
+    pub(crate) fn newest(&self) -> Seq {
+        self.index.newest
+    }
+
+    /// The next seq is above `newest`.
+    pub(crate) fn resume_after(&mut self, newest: Seq) {
+        self.index.newest = newest;
+        self.index.committed = newest;
+    }
+
+    /// Everything is restored: derives the rest and appends the receipts that a crash may have kept back.
+    pub(crate) fn finish(self) -> Index {
+        let Self { mut index, unsent_receipts } = self;
+        index.logs.restored();
+        for (seq, outcome) in unsent_receipts {
+            let receipt = index.emit_receipt(seq, outcome);
+            index.backing.delete(seq, receipt);
+        }
+        index
+    }
+}

@@ -1,0 +1,347 @@
+//! The logs of all addresses, and what is derived from them: totals, holes, who expires next, who is empty.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::engine::embedded::index::address_log::{AddressLog, Holes, LogEntry};
+use crate::engine::embedded::index::expiry::{ExpiryIndex, NEVER};
+use crate::engine::embedded::index::pending_writes::Floor;
+use crate::engine::{Bounds, Position};
+use crate::message::{Address, Seq};
+use crate::sync::shrink;
+
+/// The logs of all addresses.
+///
+/// Invariants: `bytes` and `messages` are the sums over all logs; every empty log is listed in `empty`.
+#[derive(Debug, Default)]
+pub(super) struct AddressLogs {
+    logs: HashMap<Address, AddressLog>,
+    holes: Holes,
+    expiry: ExpiryIndex,
+    /// Empty logs, longest empty first. A listed log may hold messages again.
+    empty: VecDeque<Address>,
+    /// No log that was forgotten reached beyond this.
+    forgotten: Seq,
+    bytes: usize,
+    messages: usize,
+}
+
+impl AddressLogs {
+    /// No logs. Everything up to `forgotten` may have been stored and forgotten.
+    pub(super) fn after_forgotten(forgotten: Seq) -> Self {
+        Self { forgotten, ..Self::default() }
+    }
+
+    pub(super) fn get(&self, address: &Address) -> Option<&AddressLog> {
+        self.logs.get(address)
+    }
+
+    pub(super) fn holes(&self) -> &Holes {
+        &self.holes
+    }
+
+    /// Bytes of all stored messages.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// How many addresses have a log.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.logs.len()
+    }
+
+    pub(super) fn forgotten(&self) -> Seq {
+        self.forgotten
+    }
+
+    /// Positions up to `seq` may have been forgotten.
+    pub(super) fn forget_through(&mut self, seq: Seq) {
+        self.forgotten = self.forgotten.max(seq);
+    }
+
+    /// Appends an entry to the log of an address and returns the seq before it.
+    pub(super) fn push(&mut self, address: &Address, entry: LogEntry) -> Seq {
+        let forgotten = self.forgotten;
+        let log = self.logs.entry(address.clone()).or_insert_with(|| AddressLog::after_forgotten(forgotten));
+        let prev = log.push(entry, &mut self.holes);
+        if entry.expires_at < log.due {
+            self.expiry.reschedule(address, &mut log.due, entry.expires_at);
+        }
+        self.bytes += entry.bytes as usize;
+        self.messages += 1;
+        prev
+    }
+
+    /// A message is committed. Returns the newest seq committed at its address before, and the log's floor.
+    pub(super) fn commit(&mut self, address: &Address, seq: Seq) -> (Seq, Seq) {
+        let log = self.logs.get_mut(address).expect("a queued message is in its log");
+        (log.commit(seq), log.position().floor)
+    }
+
+    /// Raises the floor of an address to `through` and removes the entries below it.
+    pub(super) fn trim(&mut self, address: &Address, through: Seq) -> Vec<LogEntry> {
+        self.change(address, |log, holes| log.trim(through, holes)).unwrap_or_default()
+    }
+
+    /// Ends what was stored so far at an address. Returns whether it has a log.
+    pub(super) fn end(&mut self, address: &Address) -> bool {
+        self.logs.get_mut(address).map(AddressLog::end).is_some()
+    }
+
+    /// Removes committed entries of an ended address.
+    pub(super) fn remove_ended(&mut self, address: &Address, committed: Seq) -> Vec<LogEntry> {
+        self.change(address, |log, holes| log.remove_ended(committed, holes)).unwrap_or_default()
+    }
+
+    /// Removes the oldest entries of a history that is beyond its bounds.
+    pub(super) fn remove_oldest(
+        &mut self,
+        address: &Address,
+        bounds: &Bounds,
+        committed: Seq,
+    ) -> Vec<LogEntry> {
+        self.change(address, |log, holes| log.remove_oldest(bounds, committed, holes)).unwrap_or_default()
+    }
+
+    /// Removes one entry that could not be stored.
+    pub(super) fn remove(&mut self, address: &Address, seq: Seq) -> Option<LogEntry> {
+        let removed = self.change(address, |log, holes| log.remove(seq, holes).into_iter().collect())?;
+        removed.into_iter().next()
+    }
+
+    /// Removes what has expired at the address that is due first, if one is due.
+    pub(super) fn expire_next(&mut self, now: u64, committed: Seq) -> Option<(Address, Vec<LogEntry>)> {
+        let address = self.expiry.first_due(now)?;
+        let expired =
+            self.change(&address, |log, holes| log.expire(now, committed, holes)).unwrap_or_default();
+        if let Some(log) = self.logs.get_mut(&address) {
+            let next = log.next_expiry(now);
+            self.expiry.reschedule(&address, &mut log.due, next);
+        }
+        Some((address, expired))
+    }
+
+    fn change(
+        &mut self,
+        address: &Address,
+        remove: impl FnOnce(&mut AddressLog, &mut Holes) -> Vec<LogEntry>,
+    ) -> Option<Vec<LogEntry>> {
+        let removed = remove(self.logs.get_mut(address)?, &mut self.holes);
+        self.messages -= removed.len();
+        self.bytes -= removed.iter().map(|entry| entry.bytes as usize).sum::<usize>();
+        Some(removed)
+    }
+
+    /// Lists a log that has become empty, so that it is forgotten one day. Returns whether it is empty.
+    pub(super) fn list_if_empty(&mut self, address: &Address) -> bool {
+        let Some(log) = self.logs.get_mut(address).filter(|log| log.is_empty()) else { return false };
+        self.expiry.reschedule(address, &mut log.due, NEVER);
+        log.release_memory();
+        if !std::mem::replace(&mut log.listed, true) {
+            self.empty.push_back(address.clone());
+        }
+        true
+    }
+
+    /// Forgets the longest empty logs beyond `keep`, except those that someone reads.
+    ///
+    /// Looks at `most_looks` logs only, because the caller holds the store's lock.
+    pub(super) fn forget_empty(
+        &mut self,
+        keep: usize,
+        most_looks: usize,
+        is_read: impl Fn(&Address) -> bool,
+    ) {
+        for _ in 0..self.empty.len().saturating_sub(keep).min(most_looks) {
+            let Some(address) = self.empty.pop_front() else { return };
+            let Some(log) = self.logs.get_mut(&address) else { continue };
+            if !log.is_empty() {
+                log.listed = false;
+            } else if is_read(&address) {
+                self.empty.push_back(address);
+            } else {
+                let Position { floor, expired, .. } = log.position();
+                self.forget_through(floor.max(expired));
+                self.logs.remove(&address);
+            }
+        }
+        shrink(&mut self.logs);
+    }
+
+    /// The floor of an address as the disk has to know it, unless nothing was ever committed there.
+    pub(super) fn floor(&self, address: &Address) -> Option<Floor> {
+        let Position { floor, expired, newest } = self.logs.get(address)?.position();
+        (newest > Seq::START).then_some(Floor { floor, expired })
+    }
+
+    /// A floor that was read back from the disk. Comes before the messages.
+    pub(super) fn restore_floor(&mut self, address: &Address, Floor { floor, expired }: Floor) {
+        let log = AddressLog::at(Position { floor, expired, newest: floor.max(expired) });
+        self.logs.insert(address.clone(), log);
+    }
+
+    /// A message that was read back from the disk, in seq order; see [`AddressLog::restore`].
+    pub(super) fn restore(&mut self, address: &Address, entry: LogEntry, prev: Seq) -> bool {
+        // Only the first message of a log costs a copy of its name.
+        let log = match self.logs.get_mut(address) {
+            Some(log) => log,
+            None => {
+                self.logs.entry(address.clone()).or_insert_with(|| AddressLog::after_forgotten(Seq::START))
+            }
+        };
+        let is_waiting = log.restore(entry, prev, &mut self.holes);
+        if is_waiting {
+            log.due = log.due.min(entry.expires_at);
+            self.bytes += entry.bytes as usize;
+            self.messages += 1;
+        }
+        is_waiting
+    }
+
+    /// Marks the message that was restored last at this address: its sender gets a receipt for it.
+    pub(super) fn restore_receipt(&mut self, address: &Address) {
+        if let Some(log) = self.logs.get_mut(address) {
+            log.restore_receipt();
+        }
+    }
+
+    /// Everything is restored: builds the list of empty logs and the expiry index.
+    pub(super) fn restored(&mut self) {
+        let mut due = Vec::with_capacity(self.logs.len());
+        for (address, log) in &mut self.logs {
+            if log.is_empty() {
+                log.listed = true;
+                self.empty.push_back(address.clone());
+            } else {
+                due.push((log.due, address.clone()));
+            }
+        }
+        self.expiry = ExpiryIndex::of(due);
+    }
+
+    /// Panics unless totals, holes, due times and the list of empty logs agree with the logs.
+    #[cfg(test)]
+    pub(super) fn assert_consistent(&self) {
+        let entries = || self.logs.values().flat_map(AddressLog::entries);
+        assert_eq!(self.messages, entries().count());
+        assert_eq!(self.bytes, entries().map(|entry| entry.bytes as usize).sum::<usize>());
+        assert_eq!(self.bytes, self.logs.values().map(AddressLog::bytes).sum::<usize>());
+        assert_eq!(self.holes.len(), entries().filter(|entry| self.holes.before(entry).is_some()).count());
+        let mut listed = 0;
+        for (address, log) in &self.logs {
+            assert!(log.entries().iter().is_sorted_by(|a, b| a.seq < b.seq), "{address}");
+            let first = log.entries().iter().map(|entry| entry.expires_at).min();
+            assert!(first.is_none_or(|first| log.due <= first || log.due < NEVER), "{address}");
+            assert_eq!(log.due < NEVER, self.expiry.contains(log.due, address), "{address}");
+            listed += usize::from(log.due < NEVER);
+            assert!(!log.is_empty() || (log.listed && log.due == NEVER), "{address} is empty and not listed");
+            assert!(!log.listed || self.empty.contains(address), "{address}");
+        }
+        assert_eq!(listed, self.expiry.len(), "every due time belongs to a log");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::SessionId;
+
+    fn mailbox(name: &str) -> Address {
+        Address::Session(SessionId::new(name).unwrap())
+    }
+
+    fn entry(seq: u64, expires_at: u64) -> LogEntry {
+        LogEntry { seq: Seq(seq), expires_at, bytes: 10, receipt: false, hole: false }
+    }
+
+    fn three() -> AddressLogs {
+        let mut logs = AddressLogs::after_forgotten(Seq(1));
+        for (name, seq, expires_at) in [("a", 2, 30), ("b", 3, 20), ("a", 4, 10)] {
+            logs.push(&mailbox(name), entry(seq, expires_at));
+        }
+        logs.assert_consistent();
+        logs
+    }
+
+    #[test]
+    fn totals_follow_what_comes_and_goes() {
+        let mut logs = three();
+        assert_eq!((logs.bytes(), logs.messages), (30, 3));
+        assert_eq!(logs.trim(&mailbox("a"), Seq(3)).len(), 1);
+        logs.assert_consistent();
+        assert!(logs.remove(&mailbox("b"), Seq(3)).is_some());
+        assert!(logs.list_if_empty(&mailbox("b")));
+        logs.assert_consistent();
+        assert_eq!((logs.bytes(), logs.messages), (10, 1));
+    }
+
+    #[test]
+    fn addresses_expire_in_the_order_of_their_times() {
+        let mut logs = three();
+        assert!(logs.expire_next(9, Seq(4)).is_none());
+        let (address, expired) = logs.expire_next(10, Seq(4)).unwrap();
+        assert_eq!((address, expired.len()), (mailbox("a"), 1));
+        assert!(!logs.list_if_empty(&mailbox("a")));
+        logs.assert_consistent();
+        let (address, _) = logs.expire_next(30, Seq(4)).unwrap();
+        assert_eq!(address, mailbox("b"));
+        assert!(logs.list_if_empty(&address));
+        logs.assert_consistent();
+    }
+
+    #[test]
+    fn what_is_not_committed_does_not_expire_and_is_looked_at_again() {
+        let mut logs = three();
+        let (_, expired) = logs.expire_next(10, Seq(3)).unwrap();
+        assert_eq!(expired.len(), 0);
+        assert!(logs.expire_next(10, Seq(3)).is_none(), "not in the same millisecond");
+        let (_, expired) = logs.expire_next(11, Seq(4)).unwrap();
+        assert_eq!(expired.len(), 1);
+        logs.assert_consistent();
+    }
+
+    #[test]
+    fn empty_logs_are_forgotten_in_turn_unless_they_are_read() {
+        let mut logs = three();
+        for (name, seq) in [("a", 4), ("b", 3)] {
+            logs.trim(&mailbox(name), Seq(seq));
+            assert!(logs.list_if_empty(&mailbox(name)));
+        }
+        logs.forget_empty(1, 9, |_| false);
+        assert!(logs.get(&mailbox("a")).is_none() && logs.get(&mailbox("b")).is_some());
+        assert_eq!(logs.forgotten(), Seq(4));
+        logs.forget_empty(0, 9, |_| true);
+        logs.assert_consistent();
+        assert_eq!(logs.len(), 1, "it is read");
+        // A new log continues above what was forgotten.
+        assert_eq!(logs.push(&mailbox("a"), entry(9, 50)), Seq(4));
+        logs.assert_consistent();
+    }
+
+    #[test]
+    fn a_log_that_is_filled_again_is_not_forgotten() {
+        let mut logs = three();
+        logs.trim(&mailbox("b"), Seq(3));
+        logs.list_if_empty(&mailbox("b"));
+        logs.push(&mailbox("b"), entry(5, 50));
+        logs.forget_empty(0, 9, |_| false);
+        assert_eq!(logs.get(&mailbox("b")).unwrap().entries().len(), 1);
+        logs.trim(&mailbox("b"), Seq(5));
+        assert!(logs.list_if_empty(&mailbox("b")), "and listed again once it is empty");
+        logs.assert_consistent();
+    }
+
+    #[test]
+    fn restored_logs_are_listed_by_expiry_or_as_empty() {
+        let mut logs = AddressLogs::after_forgotten(Seq::START);
+        logs.restore_floor(&mailbox("a"), Floor { floor: Seq(4), expired: Seq(2) });
+        assert!(logs.restore(&mailbox("b"), entry(5, 50), Seq::START));
+        assert!(!logs.restore(&mailbox("a"), entry(3, 50), Seq::START), "below the floor");
+        assert!(logs.restore(&mailbox("b"), entry(6, 20), Seq(5)));
+        logs.restore_receipt(&mailbox("b"));
+        logs.restored();
+        logs.assert_consistent();
+        assert_eq!(logs.expire_next(20, Seq(6)).unwrap().1[0].seq, Seq(6));
+        assert_eq!(logs.floor(&mailbox("a")), Some(Floor { floor: Seq(4), expired: Seq(2) }));
+    }
+}

@@ -1,0 +1,103 @@
+//! What changed in memory and is not written to the disk yet, besides new messages.
+
+use std::collections::HashMap;
+
+use crate::engine::Registration;
+use crate::engine::embedded::index::queue::Waiter;
+use crate::message::{Address, Seq, SessionId};
+
+/// How many floors of emptied addresses are remembered, so that returning readers are told exactly what they missed.
+pub(crate) const MAX_FLOORS: usize = 65_536;
+
+/// What an emptied log leaves behind: the floor, and the highest seq that expired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Floor {
+    pub(crate) floor: Seq,
+    pub(crate) expired: Seq,
+}
+
+/// A message that is to be deleted from the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PendingDelete {
+    pub(crate) seq: Seq,
+    /// The receipt that must be stored no later than the deletion; [`Seq::START`] if there is none.
+    pub(crate) receipt: Seq,
+}
+
+/// Changes that the next commits write.
+#[derive(Debug, Default)]
+pub(crate) struct PendingWrites {
+    pub(crate) deletes: Vec<PendingDelete>,
+    pub(crate) floors: HashMap<Address, Floor>,
+    /// Registrations that changed; `None` for one that is no more.
+    pub(crate) registrations: HashMap<SessionId, Option<Registration>>,
+    /// Who waits for the registrations to be stored.
+    pub(crate) waiters: Vec<Waiter>,
+}
+
+impl PendingWrites {
+    /// Whether there is nothing to write.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.deletes.is_empty() && self.floors.is_empty() && self.registrations.is_empty()
+    }
+
+    /// Notes a floor. If there are too many, all are dropped: returns the highest seq that they covered.
+    pub(super) fn note_floor(&mut self, address: &Address, floor: Floor) -> Option<Seq> {
+        self.floors.insert(address.clone(), floor);
+        // Only a disk that takes nothing for long lets it come to this.
+        (self.floors.len() > MAX_FLOORS).then(|| {
+            let highest = self.floors.drain().map(|(_, floor)| floor.floor.max(floor.expired)).max();
+            highest.unwrap_or_default()
+        })
+    }
+
+    /// Takes back what could not be written. What has changed again since then wins.
+    pub(crate) fn requeue(
+        &mut self,
+        floors: impl IntoIterator<Item = (Address, Floor)>,
+        registrations: impl IntoIterator<Item = (SessionId, Option<Registration>)>,
+    ) {
+        for (address, floor) in floors {
+            self.floors.entry(address).or_insert(floor);
+        }
+        for (session, registration) in registrations {
+            self.registrations.entry(session).or_insert(registration);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mailbox(n: usize) -> Address {
+        Address::Session(SessionId::new(&n.to_string()).unwrap())
+    }
+
+    fn floor(seq: u64) -> Floor {
+        Floor { floor: Seq(seq), expired: Seq::START }
+    }
+
+    #[test]
+    fn what_changed_since_a_failed_commit_wins() {
+        let mut writes = PendingWrites::default();
+        assert!(writes.is_empty());
+        let session = SessionId::new("s").unwrap();
+        writes.note_floor(&mailbox(1), floor(9));
+        writes.requeue([(mailbox(1), floor(5)), (mailbox(2), floor(6))], [(session.clone(), None)]);
+        assert_eq!((writes.floors[&mailbox(1)], writes.floors[&mailbox(2)]), (floor(9), floor(6)));
+        assert_eq!(writes.registrations[&session], None);
+        assert!(!writes.is_empty());
+    }
+
+    #[test]
+    fn too_many_floors_become_one_bound() {
+        let mut writes = PendingWrites::default();
+        for n in 1..=MAX_FLOORS {
+            assert_eq!(writes.note_floor(&mailbox(n), floor(n as u64)), None);
+        }
+        let one_more = Floor { floor: Seq(3), expired: Seq(70_000) };
+        assert_eq!(writes.note_floor(&mailbox(0), one_more), Some(Seq(70_000)));
+        assert!(writes.floors.is_empty());
+    }
+}

@@ -1,0 +1,191 @@
+//! What one read finds in a log, before the disk is read.
+
+use std::sync::Arc;
+
+use crate::engine::Position;
+use crate::engine::embedded::index::address_log::{AddressLog, Holes};
+use crate::message::{Gap, GapReason, Item, Publication, Seq};
+
+/// A read is complete once it has this many bytes.
+const READ_BYTES: usize = 1 << 20;
+
+/// What a read found: messages and gaps, in order.
+#[derive(Debug, Default)]
+pub(crate) struct ReadPlan {
+    pub(crate) slots: Vec<ReadSlot>,
+    /// How far the read got.
+    pub(crate) cursor: Seq,
+    /// Whether the limit ended the read.
+    pub(crate) more: bool,
+}
+
+/// One item of a read.
+#[derive(Debug)]
+pub(crate) enum ReadSlot {
+    Ready(Item),
+    /// A message whose body is on the disk.
+    OnDisk(Seq),
+}
+
+/// What a reader asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ReadRequest {
+    pub(super) after: Seq,
+    /// Items at most.
+    pub(super) limit: usize,
+    /// Messages above this cannot be seen.
+    pub(super) committed: Seq,
+    /// Messages that expire until then are told as a gap. Unix milliseconds.
+    pub(super) now: u64,
+    /// Why messages below the floor are gone.
+    pub(super) below_floor: GapReason,
+}
+
+impl ReadPlan {
+    /// Nothing is stored; everything up to `forgotten` may have been.
+    pub(super) fn nothing(request: &ReadRequest, forgotten: Seq) -> Self {
+        let mut plan = Self { cursor: request.after, ..Self::default() };
+        plan.skip(forgotten, GapReason::Acknowledged);
+        plan
+    }
+
+    /// Reads a log; `at_hand` finds bodies that are in memory.
+    pub(super) fn of<'a>(
+        log: &AddressLog,
+        holes: &Holes,
+        request: &ReadRequest,
+        at_hand: impl Fn(Seq) -> Option<&'a Arc<Publication>>,
+    ) -> Self {
+        let mut plan = Self { cursor: request.after, ..Self::default() };
+        plan.skip_deleted(log, request.below_floor);
+        let mut expired = Seq::START;
+        let mut bytes = 0;
+        let from = log.through(plan.cursor);
+        for entry in log.entries().range(from..log.committed(request.committed).max(from)) {
+            expired = holes.before(entry).map_or(expired, |hole| hole.max(expired));
+            if entry.expires_at <= request.now {
+                expired = entry.seq;
+                continue;
+            }
+            if plan.slots.len() >= request.limit || bytes >= READ_BYTES {
+                plan.more = true;
+                return plan;
+            }
+            plan.skip(expired, GapReason::Expired);
+            bytes += entry.bytes as usize;
+            plan.slots.push(match at_hand(entry.seq) {
+                Some(publication) => ReadSlot::Ready(Item::Message(Arc::clone(publication))),
+                None => ReadSlot::OnDisk(entry.seq),
+            });
+            plan.cursor = entry.seq;
+        }
+        plan.skip(expired.max(log.expired_since_last()), GapReason::Expired);
+        plan
+    }
+
+    /// Skips what was deleted before the first entry, in the order in which it was stored.
+    fn skip_deleted(&mut self, log: &AddressLog, below_floor: GapReason) {
+        let Position { floor, expired, .. } = log.position();
+        let first = log.entries().front().map_or(Seq(u64::MAX), |first| first.seq);
+        if expired < floor && expired < first {
+            self.skip(expired, GapReason::Expired);
+        }
+        self.skip(floor, below_floor);
+    }
+
+    /// Moves on to `to` and reports a gap, unless the reader is new: without a cursor it misses nothing.
+    fn skip(&mut self, to: Seq, reason: GapReason) {
+        if to > self.cursor {
+            if self.cursor > Seq::START {
+                self.slots.push(ReadSlot::Ready(Item::Gap(Gap { from: self.cursor, to, reason })));
+            }
+            self.cursor = to;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::embedded::index::address_log::LogEntry;
+
+    fn log(entries: &[(u64, u64)], holes: &mut Holes) -> AddressLog {
+        let mut log = AddressLog::after_forgotten(Seq::START);
+        for (seq, expires_at) in entries {
+            let (seq, expires_at) = (Seq(*seq), *expires_at);
+            log.push(LogEntry { seq, expires_at, bytes: 400_000, receipt: false, hole: false }, holes);
+        }
+        log
+    }
+
+    fn read(log: &AddressLog, holes: &Holes, after: u64, limit: usize) -> (Vec<String>, u64, bool) {
+        let request = ReadRequest {
+            after: Seq(after),
+            limit,
+            committed: Seq(8),
+            now: 10,
+            below_floor: GapReason::Acknowledged,
+        };
+        let plan = ReadPlan::of(log, holes, &request, |_| None);
+        let told = plan.slots.iter().map(|slot| match slot {
+            ReadSlot::OnDisk(seq) => seq.to_string(),
+            ReadSlot::Ready(Item::Gap(gap)) => format!("{}-{} {:?}", gap.from, gap.to, gap.reason),
+            ReadSlot::Ready(Item::Message(_)) => unreachable!("no body is at hand"),
+        });
+        (told.collect(), plan.cursor.0, plan.more)
+    }
+
+    fn strings(items: &[&str]) -> Vec<String> {
+        items.iter().map(|item| (*item).to_owned()).collect()
+    }
+
+    #[test]
+    fn expired_messages_are_told_as_gaps_whether_they_were_removed_or_not() {
+        let mut holes = Holes::default();
+        let mut log = log(&[(1, 99), (2, 10), (3, 99), (4, 5), (5, 99), (9, 99)], &mut holes);
+        let expected = (strings(&["1-2 Expired", "3", "3-4 Expired", "5"]), 5, false);
+        assert_eq!(read(&log, &holes, 1, 9), expected);
+        log.expire(10, Seq(8), &mut holes);
+        assert_eq!(read(&log, &holes, 1, 9), expected, "9 is not committed");
+    }
+
+    #[test]
+    fn a_reader_without_a_cursor_does_not_hear_of_what_was_deleted_before() {
+        let mut holes = Holes::default();
+        let mut log = log(&[(1, 99), (2, 5), (3, 99)], &mut holes);
+        log.trim(Seq(1), &mut holes);
+        assert_eq!(read(&log, &holes, 0, 9), (strings(&["1-2 Expired", "3"]), 3, false));
+        log.trim(Seq(3), &mut holes);
+        assert_eq!(read(&log, &holes, 0, 9), (vec![], 3, false));
+        assert_eq!(read(&log, &holes, 2, 9), (strings(&["2-3 Acknowledged"]), 3, false));
+    }
+
+    #[test]
+    fn a_limit_ends_the_read_before_a_message_and_before_its_gap() {
+        let mut holes = Holes::default();
+        let log = log(&[(1, 99), (2, 99), (3, 5), (4, 99)], &mut holes);
+        assert_eq!(read(&log, &holes, 0, 2), (strings(&["1", "2"]), 2, true));
+        assert_eq!(read(&log, &holes, 2, 2), (strings(&["2-3 Expired", "4"]), 4, false));
+    }
+
+    #[test]
+    fn a_read_is_bounded_in_bytes() {
+        let mut holes = Holes::default();
+        let log = log(&[(1, 99), (2, 99), (3, 99), (4, 99)], &mut holes);
+        assert_eq!(read(&log, &holes, 0, 9), (strings(&["1", "2", "3"]), 3, true));
+    }
+
+    #[test]
+    fn what_was_forgotten_is_told_as_acknowledged() {
+        let request = ReadRequest {
+            after: Seq(3),
+            limit: 1,
+            committed: Seq(9),
+            now: 1,
+            below_floor: GapReason::Acknowledged,
+        };
+        let plan = ReadPlan::nothing(&request, Seq(5));
+        assert_eq!((plan.slots.len(), plan.cursor, plan.more), (1, Seq(5), false));
+        assert_eq!(ReadPlan::nothing(&request, Seq(2)).slots.len(), 0);
+    }
+}

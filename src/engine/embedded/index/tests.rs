@@ -1,0 +1,399 @@
+//! The index as a whole: rooms, receipts, refusals, and a seeded comparison with a plain list.
+
+use std::collections::BTreeMap;
+
+use serde_json::value::RawValue;
+
+use super::*;
+use crate::clock::Clock;
+use crate::engine::{Bounds, QueueBounds, Registrar};
+use crate::message::{Author, Item, Kind, TopicName};
+
+const AGE: Duration = Duration::from_secs(60);
+
+fn settings() -> Settings {
+    let bounds = Bounds { messages: 5, bytes: 1 << 20, age: AGE };
+    Settings {
+        mailbox: bounds,
+        history: bounds,
+        total_bytes: 16 << 20,
+        dedup_window: Duration::from_secs(120),
+        dedup_ids: 1000,
+        sessions_per_user: 8,
+        queue: QueueBounds { messages: 10_000, bytes: 64 << 20 },
+        clock: Clock::follow_tokio(),
+    }
+}
+
+fn on_disk(settings: Settings) -> Index {
+    IndexBuilder::new(settings, &[7; 16], Seq(100), Seq::START).finish()
+}
+
+fn session(name: &str) -> SessionId {
+    SessionId::new(name).unwrap()
+}
+
+fn mailbox(name: &str) -> Address {
+    Address::Session(session(name))
+}
+
+fn topic(name: &str) -> Address {
+    Address::Topic(TopicName::new(name).unwrap())
+}
+
+fn message(to: &Address) -> Append {
+    let payload = RawValue::from_string("7".to_owned()).unwrap();
+    let message = Message { kind: Kind::Message, from: None, payload, ts: 1 };
+    Append { address: to.clone(), message, author: Author::Anonymous, id: None, ttl: None, receipt: false }
+}
+
+/// A message with an id, whose author wants a receipt.
+fn with_receipt(from: &str, id: &str, to: &Address) -> Append {
+    let id = MessageId::new(id).unwrap();
+    Append { author: Author::Session(session(from)), id: Some(id), receipt: true, ..message(to) }
+}
+
+fn append(index: &mut Index, append: Append) -> Seq {
+    match index.append(append, None).unwrap() {
+        Appended::New(seq) | Appended::Known(seq) => seq,
+    }
+}
+
+fn commit(index: &mut Index) -> Committed {
+    let group = index.take(usize::MAX, usize::MAX);
+    index.commit(group)
+}
+
+/// Messages and receipts that a read from the start finds.
+fn found(index: &Index, address: &Address) -> Vec<Seq> {
+    let plan = index.read(address, Seq::START, usize::MAX);
+    plan.slots.iter().filter_map(message_seq).collect()
+}
+
+fn message_seq(slot: &ReadSlot) -> Option<Seq> {
+    match slot {
+        ReadSlot::OnDisk(seq) => Some(*seq),
+        ReadSlot::Ready(Item::Message(publication)) => publication.seq(),
+        ReadSlot::Ready(Item::Gap(_)) => None,
+    }
+}
+
+fn assert_consistent(index: &Index) {
+    index.logs.assert_consistent();
+    index.receipts.assert_consistent();
+    let receipts: Vec<usize> = ["A", "B", "C"].map(|name| index.held(&session(name)).0).to_vec();
+    assert!(receipts.iter().all(|held| *held <= index.settings.mailbox.messages), "{receipts:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_committed_names_the_message_published_before_it() {
+    let mut index = on_disk(settings());
+    let a = mailbox("A");
+    let first = append(&mut index, message(&a));
+    let second = append(&mut index, message(&a));
+    assert_eq!(found(&index, &a), [], "nothing is committed");
+    let prevs = |committed: Committed| -> Vec<Seq> {
+        committed.publications.iter().map(|published| published.prev).collect()
+    };
+    assert_eq!(prevs(commit(&mut index)), [Seq::START, first]);
+    index.trim(&a, second);
+    append(&mut index, message(&a));
+    assert_eq!(prevs(commit(&mut index)), [second], "also when that is gone");
+    assert_consistent(&index);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_receipt_takes_the_room_that_was_reserved_for_it() {
+    let mut index = on_disk(settings());
+    let (a, b) = (mailbox("A"), mailbox("B"));
+    for n in 0..3 {
+        append(&mut index, with_receipt("A", &n.to_string(), &b));
+    }
+    append(&mut index, message(&a));
+    append(&mut index, message(&a));
+    commit(&mut index);
+    let refused = index.append(message(&a), None).unwrap_err();
+    assert!(matches!(refused, EngineError::MailboxFull { messages: 5, .. }), "{refused}");
+    let refused = index.append(with_receipt("A", "4", &b), None).unwrap_err();
+    assert!(matches!(refused, EngineError::NoRoomForReceipt { messages: 5, .. }), "{refused}");
+    // Acknowledged messages become receipts in the same room.
+    let through = index.committed();
+    index.trim(&b, through);
+    assert_consistent(&index);
+    let deletes = &index.writes().unwrap().deletes;
+    assert!(deletes.len() == 3 && deletes.iter().all(|delete| delete.receipt > through), "{deletes:?}");
+    assert_eq!(commit(&mut index).publications.len(), 3);
+    assert_eq!(found(&index, &a).len(), 5);
+    assert_eq!(index.receipts.reserved_receipts(&session("A")), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ended_session_gets_no_receipts_and_reads_nothing() {
+    let mut index = on_disk(settings());
+    let (a, b) = (mailbox("A"), mailbox("B"));
+    append(&mut index, with_receipt("A", "1", &b));
+    append(&mut index, message(&a));
+    commit(&mut index);
+    let late = append(&mut index, message(&a));
+    index.end(&session("A"), AGE);
+    assert_eq!(found(&index, &a), []);
+    commit(&mut index);
+    assert_eq!(found(&index, &a), [], "what was on its way is ended too");
+    assert!(index.writes().unwrap().deletes.iter().any(|delete| delete.seq == late));
+    index.trim(&b, index.committed());
+    assert_eq!(index.queued(), 0, "no receipt");
+    assert_consistent(&index);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_group_is_as_if_it_had_never_come_and_receipts_stay() {
+    let mut index = on_disk(settings());
+    let (a, b) = (mailbox("A"), mailbox("B"));
+    append(&mut index, with_receipt("A", "1", &b));
+    commit(&mut index);
+    index.trim(&b, index.committed());
+    let (waiter, mut told) = tokio::sync::oneshot::channel();
+    index.append(with_receipt("B", "2", &a), Some(waiter)).unwrap();
+    assert_eq!(index.queued(), 2);
+    let group = index.take(1, usize::MAX);
+    let waiters = index.refuse(group);
+    assert_eq!((waiters.len(), index.queued()), (1, 1), "the receipt stays");
+    drop(waiters);
+    assert!(told.try_recv().is_err());
+    assert_eq!(index.receipts.reserved_receipts(&session("B")), 0);
+    assert_consistent(&index);
+    // The same id is a first send again.
+    let (waiter, _told) = tokio::sync::oneshot::channel();
+    assert!(matches!(index.append(with_receipt("B", "2", &a), Some(waiter)), Ok(Appended::New(_))));
+    assert_eq!(commit(&mut index).publications.len(), 2);
+    assert_eq!(found(&index, &a).len(), 2);
+    assert_consistent(&index);
+}
+
+#[tokio::test(start_paused = true)]
+async fn expired_messages_make_room_for_new_ones() {
+    let mut index = on_disk(settings());
+    let a = mailbox("A");
+    for _ in 0..5 {
+        append(&mut index, message(&a));
+    }
+    commit(&mut index);
+    assert!(index.append(message(&a), None).is_err());
+    tokio::time::advance(AGE).await;
+    append(&mut index, message(&a));
+    assert_eq!(index.take_expired(), 5);
+    assert_consistent(&index);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rebuilt_index_continues_where_the_store_stopped() {
+    let mut builder = IndexBuilder::new(settings(), &[7; 16], Seq(50), Seq(5));
+    let (a, b) = (mailbox("A"), mailbox("B"));
+    builder.restore_floor(&b, Floor { floor: Seq(60), expired: Seq::START });
+    let receipt = Some((session("A"), MessageId::new("1").unwrap()));
+    let stored = |seq, prev, receipt| RestoredMessage {
+        seq: Seq(seq),
+        prev: Seq(prev),
+        expires_at: u64::MAX / 4,
+        bytes: 300,
+        receipt,
+    };
+    builder.restore(&a, stored(20, 10, None));
+    builder.restore(&b, stored(30, 0, receipt.clone()));
+    builder.restore(&b, stored(70, 60, receipt));
+    assert_eq!(builder.newest(), Seq(60));
+    builder.resume_after(Seq(80));
+    let mut index = builder.finish();
+    assert_eq!((found(&index, &a), found(&index, &b)), (vec![Seq(20)], vec![Seq(70)]));
+    assert_eq!(index.position(&a).floor, Seq(10));
+    // The message below the floor was deleted: its receipt comes first.
+    let deletes = &index.writes().unwrap().deletes;
+    assert_eq!((deletes[0].seq, deletes[0].receipt), (Seq(30), Seq(81)));
+    commit(&mut index);
+    assert_eq!(found(&index, &a), [Seq(20), Seq(81)]);
+    assert_eq!(index.receipts.reserved_receipts(&session("A")), 1, "for message 70");
+    assert_consistent(&index);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registration_of_a_token_gives_way_and_is_written() {
+    let mut index = on_disk(Settings { sessions_per_user: 1, ..settings() });
+    let hubs = Hubs::new(2);
+    let register = |name: &str| Register {
+        session: session(name),
+        user: Some(crate::message::UserId::new("u").unwrap()),
+        ttl: AGE,
+        by: Registrar::Token,
+    };
+    assert_eq!(index.register(&register("A"), &hubs), Ok(true));
+    assert_eq!(index.register(&register("A"), &hubs), Ok(false), "nothing changes");
+    assert_eq!(index.register(&register("B"), &hubs), Ok(true));
+    let registrations = &index.writes().unwrap().registrations;
+    assert_eq!(registrations[&session("A")], None);
+    assert!(registrations[&session("B")].is_some());
+    tokio::time::advance(2 * AGE).await;
+    assert_eq!(index.expire_slice(), 1);
+    assert_eq!(index.writes().unwrap().registrations[&session("B")], None);
+}
+
+/// What the model knows of one stored message.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    seq: Seq,
+    expires_at: u64,
+}
+
+/// A plain list for each address, against which the index is compared.
+#[derive(Default)]
+struct Model {
+    /// Committed messages that are not deleted.
+    stored: BTreeMap<Address, Vec<Known>>,
+    /// Everything that was ever committed.
+    ever: BTreeMap<Address, Vec<Seq>>,
+    receipts_wanted: usize,
+    receipts_seen: usize,
+}
+
+impl Model {
+    fn commit(&mut self, index: &mut Index, group: Vec<Pending>) {
+        let expiries: Vec<u64> = group.iter().map(|pending| pending.expires_at).collect();
+        for (published, expires_at) in index.commit(group).publications.into_iter().zip(expiries) {
+            let seq = published.publication.seq().unwrap();
+            self.receipts_seen += usize::from(published.publication.kind() == Kind::Receipt);
+            let ever = self.ever.entry(published.address.clone()).or_default();
+            assert_eq!(published.prev, ever.last().copied().unwrap_or_default());
+            ever.push(seq);
+            let stored = self.stored.entry(published.address.clone()).or_default();
+            stored.push(Known { seq, expires_at });
+            if matches!(published.address, Address::Topic(_)) && stored.len() > 5 {
+                stored.remove(0);
+            }
+        }
+    }
+
+    fn expire(&mut self, now: u64) {
+        self.stored.values_mut().for_each(|stored| stored.retain(|known| known.expires_at > now));
+    }
+
+    fn trim(&mut self, address: &Address, through: Seq) {
+        if let Some(stored) = self.stored.get_mut(address) {
+            stored.retain(|known| known.seq > through);
+        }
+    }
+
+    /// A read finds what is stored, and reports exactly what is gone as gaps.
+    fn check(&self, index: &Index, address: &Address, after: Seq, limit: usize, now: u64) {
+        let plan = index.read(address, after, limit);
+        let seen: Vec<Seq> = plan.slots.iter().filter_map(message_seq).collect();
+        let stored = self.stored.get(address).into_iter().flatten();
+        let expected: Vec<Seq> = stored
+            .filter(|known| known.expires_at > now && known.seq > after && known.seq <= plan.cursor)
+            .map(|known| known.seq)
+            .collect();
+        assert_eq!(seen, expected, "{address} after {after}");
+        let ever = self.ever.get(address).into_iter().flatten();
+        let mut missing: Vec<Seq> = ever
+            .filter(|seq| **seq > after && **seq <= plan.cursor && !seen.contains(seq))
+            .copied()
+            .collect();
+        let mut at = after;
+        for slot in &plan.slots {
+            match slot {
+                ReadSlot::Ready(Item::Gap(gap)) => {
+                    // A reader without a cursor is not told what was deleted before its first item.
+                    let follows = gap.from == at || (at == Seq::START && after == Seq::START);
+                    assert!(follows, "gaps and messages follow each other");
+                    assert!(!seen.iter().any(|seq| (gap.from..=gap.to).contains(seq) && *seq > gap.from));
+                    missing.retain(|seq| *seq <= gap.from || *seq > gap.to);
+                    at = gap.to;
+                }
+                _ => at = message_seq(slot).unwrap(),
+            }
+        }
+        assert!(
+            after == Seq::START || missing.is_empty(),
+            "{address}: nobody said that {missing:?} are gone"
+        );
+        // What expired before a message that is not committed yet is told together with that message.
+        let last = self.ever.get(address).and_then(|ever| ever.last()).copied().unwrap_or_default();
+        let reached = plan.cursor >= last || index.queued() > 0;
+        assert!(plan.more || reached, "a read that is not cut reaches the end");
+    }
+}
+
+async fn compare(seed: u64, steps: usize) {
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let bounds = Bounds { messages: 5, bytes: 1 << 20, age: Duration::from_secs(9) };
+    let settings = Settings { mailbox: Bounds { messages: 200, ..bounds }, history: bounds, ..settings() };
+    let mut index =
+        if random.bool() { on_disk(settings) } else { Index::in_memory(settings, &[7; 16], Seq(100)) };
+    let mut model = Model::default();
+    let addresses = [mailbox("A"), mailbox("B"), topic("t")];
+    for step in 0..steps {
+        let now = settings.clock.now();
+        let address = random.choice(&addresses).unwrap().clone();
+        match random.u32(..100) {
+            0..45 => {
+                let ttl = random.bool().then(|| Duration::from_millis(random.u64(1..4000)));
+                let wants = address.session().is_some() && random.u8(..4) == 0;
+                let from = if random.bool() { "A" } else { "B" };
+                let what =
+                    if wants { with_receipt(from, &step.to_string(), &address) } else { message(&address) };
+                let (waiter, told) = tokio::sync::oneshot::channel();
+                if index.append(Append { ttl, ..what }, Some(waiter)).is_ok() && wants {
+                    model.receipts_wanted += 1;
+                }
+                drop(told);
+            }
+            45..65 => {
+                let group = index.take(random.usize(1..9), usize::MAX);
+                model.commit(&mut index, group);
+            }
+            65..68 => {
+                let group = index.take(random.usize(..5), usize::MAX);
+                let reserved = ["A", "B"].map(|name| index.receipts.reserved_receipts(&session(name)));
+                index.refuse(group);
+                let left = ["A", "B"].map(|name| index.receipts.reserved_receipts(&session(name)));
+                model.receipts_wanted -= reserved.iter().sum::<usize>() - left.iter().sum::<usize>();
+            }
+            68..78 => {
+                let newest = index.committed().0;
+                let through = Seq(random.u64(newest.saturating_sub(30)..=newest));
+                index.trim(&address, through);
+                model.trim(&address, through);
+            }
+            78..86 => {
+                // What was not committed when it was due is looked at again a millisecond later.
+                tokio::time::advance(Duration::from_millis(1)).await;
+                while index.expire_slice() > 0 {}
+                model.expire(settings.clock.now());
+            }
+            86..90 => tokio::time::advance(Duration::from_millis(random.u64(..1500))).await,
+            _ => {
+                let after = Seq(random.u64(100.min(index.committed().0)..=index.committed().0));
+                let after = if random.bool() { after } else { Seq::START };
+                model.check(&index, &address, after, random.usize(1..20), now);
+            }
+        }
+        assert_consistent(&index);
+    }
+    // Everything leaves in the end: every receipt comes, and nothing is kept.
+    for _ in 0..3 {
+        let group = index.take(usize::MAX, usize::MAX);
+        model.commit(&mut index, group);
+        tokio::time::advance(Duration::from_secs(10)).await;
+        while index.expire_slice() > 0 {}
+        model.expire(settings.clock.now());
+    }
+    assert_eq!(model.receipts_seen, model.receipts_wanted);
+    assert_eq!((index.logs.bytes(), index.queued()), (0, 0));
+    assert_consistent(&index);
+}
+
+#[tokio::test(start_paused = true)]
+async fn random_operations_agree_with_a_plain_list() {
+    for seed in 0..60 {
+        compare(seed, 600).await;
+    }
+}
