@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::broker::Limits;
-use crate::clock::Clock;
-use crate::engine::{Bounds, Durability, QueueBounds, Settings, Storage};
-
 mod access;
+mod parse;
+
+use parse::{above_zero, payload_size};
 
 pub use access::{Access, Auth, ProxyHeader, Secret, Secrets};
 
@@ -136,28 +135,6 @@ pub enum Level {
     Memory,
 }
 
-/// Bytes of messages that wait to be written to the disk at most, whatever their number.
-const QUEUE_BYTES: usize = 64 << 20;
-
-/// How many senders' ids are remembered at most.
-const DEDUP_IDS: usize = 1_000_000;
-
-fn above_zero(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err("must be longer than 0".to_owned()),
-        Ok(time) => Ok(time),
-        Err(error) => Err(format!("{error}; write a number and a unit, like 10s, 500ms or 24h")),
-    }
-}
-
-fn payload_size(text: &str) -> Result<usize, String> {
-    const MOST: usize = 16 << 20;
-    match text.parse() {
-        Ok(bytes) if (1024..=MOST).contains(&bytes) => Ok(bytes),
-        _ => Err(format!("must be a number of bytes from 1024 to {MOST}")),
-    }
-}
-
 impl Default for Config {
     fn default() -> Self {
         #[derive(clap::Parser)]
@@ -166,47 +143,5 @@ impl Default for Config {
             config: Config,
         }
         <Only as clap::Parser>::parse_from(["x0-msg-server"]).config
-    }
-}
-
-impl Config {
-    /// What the engine is told.
-    #[must_use]
-    pub fn settings(&self, clock: Clock) -> Settings {
-        Settings {
-            mailbox: Bounds { messages: self.mailbox_messages, bytes: self.mailbox_bytes, age: self.ttl },
-            history: Bounds { messages: self.topic_messages, bytes: self.topic_bytes, age: self.topic_age },
-            total_bytes: self.store_limit.unwrap_or(match self.durability {
-                Level::Memory => 1 << 30,
-                Level::Fsync | Level::Os => 4 << 30,
-            }),
-            dedup_window: self.dedup_window,
-            dedup_ids: DEDUP_IDS,
-            sessions_per_user: self.access.sessions_per_user,
-            queue: QueueBounds { messages: self.append_queue, bytes: QUEUE_BYTES },
-            clock,
-        }
-    }
-
-    /// Where messages are kept.
-    #[must_use]
-    pub fn storage(&self) -> Storage {
-        match self.durability {
-            Level::Memory => Storage::Memory,
-            Level::Fsync => Storage::Directory(self.data_dir.clone(), Durability::Fsync),
-            Level::Os => Storage::Directory(self.data_dir.clone(), Durability::Os),
-        }
-    }
-
-    /// What the broker refuses.
-    #[must_use]
-    pub fn limits(&self) -> Limits {
-        Limits {
-            payload: self.max_payload,
-            ttl: self.max_ttl,
-            readers: self.access.per_session(),
-            revoked_for: self.access.revoked_for(),
-            secret_ids: self.access.auth == Auth::Token,
-        }
     }
 }

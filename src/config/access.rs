@@ -7,8 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
-use super::above_zero;
-use crate::clock::millis;
+use crate::config::parse::{above_zero, at_least_one, network, origin};
 
 /// How clients prove who they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -151,32 +150,6 @@ pub struct Access {
     pub secrets: Secrets,
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "must be a whole number above 0".to_owned())
-}
-
-fn network(text: &str) -> Result<IpNet, String> {
-    let address = || text.parse::<IpAddr>().map(IpNet::from).ok();
-    let told = || "must be an address or a network, like 10.0.0.1 or 10.0.0.0/8".to_owned();
-    text.parse().ok().or_else(address).ok_or_else(told)
-}
-
-/// An origin as browsers write it (RFC 6454 section 6.1): scheme, host, and a port that is not the scheme's own.
-fn origin(text: &str) -> Result<String, String> {
-    let told = || "must be * or an origin, like https://app.example or http://localhost:3000".to_owned();
-    if text == "*" {
-        return Ok(text.to_owned());
-    }
-    let text = text.trim_end_matches('/').to_ascii_lowercase();
-    let (scheme, authority) = text.split_once("://").ok_or_else(told)?;
-    if !matches!(scheme, "http" | "https") || authority.is_empty() || authority.contains(['/', '@', '?', '#'])
-    {
-        return Err(told());
-    }
-    let own = if scheme == "https" { ":443" } else { ":80" };
-    Ok(format!("{scheme}://{}", authority.strip_suffix(own).unwrap_or(authority)))
-}
-
 impl Access {
     /// A limit that counts by default only where sessions are proved: in `open` mode anyone can take another name.
     fn limit<T: PartialEq + Default>(&self, set: Option<T>, default: T) -> Option<T> {
@@ -199,13 +172,13 @@ impl Access {
 
     /// Connections of one session.
     #[must_use]
-    pub fn per_session(&self) -> usize {
+    pub fn max_connections_per_session(&self) -> usize {
         self.limit(self.connections_per_session, 64).unwrap_or(usize::MAX)
     }
 
     /// Connections from one client address.
     #[must_use]
-    pub fn per_address(&self) -> usize {
+    pub fn max_connections_per_address(&self) -> usize {
         self.limit(self.connections_per_address, 1024).unwrap_or(usize::MAX)
     }
 
@@ -221,29 +194,6 @@ impl Access {
     /// How long the session of a token stays registered. The token is accepted until then, in Unix milliseconds.
     #[must_use]
     pub fn token_session_ttl(&self, now: u64, until: u64) -> Duration {
-        Duration::from_millis(until.saturating_sub(now).min(millis(self.session_ttl)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn origins_are_as_browsers_write_them() {
-        assert_eq!(origin("https://App.example/"), Ok("https://app.example".to_owned()));
-        assert_eq!(origin("https://app.example:443"), Ok("https://app.example".to_owned()));
-        assert_eq!(origin("http://localhost:3000"), Ok("http://localhost:3000".to_owned()));
-        assert_eq!(origin("*"), Ok("*".to_owned()));
-        for wrong in ["", "app.example", "ftp://x", "https://", "https://x/path", "https://u@x"] {
-            assert!(origin(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn networks_may_be_single_addresses() {
-        assert_eq!(network("10.1.2.3").unwrap().to_string(), "10.1.2.3/32");
-        assert_eq!(network("fd00::/8").unwrap().to_string(), "fd00::/8");
-        assert!(network("example.org").is_err());
+        Duration::from_millis(until.saturating_sub(now)).min(self.session_ttl)
     }
 }

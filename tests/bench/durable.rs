@@ -25,6 +25,7 @@ use x0_msg_server::config::Config;
 use x0_msg_server::engine::{Append, Durability, Engine, Storage};
 use x0_msg_server::hub::Hubs;
 use x0_msg_server::message::{Address, Author, Kind, Message, SenderName, SessionId};
+use x0_msg_server::server::engine_settings;
 
 #[path = "server.rs"]
 mod server;
@@ -117,7 +118,7 @@ async fn closed_loop<F: Future<Output = ()> + Send>(
 /// The engine by itself.
 fn engine(dir: &Path, durability: Durability, time: Duration, runtime: &tokio::runtime::Runtime) -> Figures {
     let _guard = runtime.enter();
-    let settings = Config::default().settings(Clock::Wall);
+    let settings = engine_settings(&Config::default(), Clock::Wall);
     let storage = Storage::Directory(dir.join("engine"), durability);
     let engine = Engine::embedded(settings, Hubs::new(16), &storage).expect("a store");
     let addresses: Arc<Vec<Address>> = Arc::new(

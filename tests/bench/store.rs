@@ -20,6 +20,7 @@ use x0_msg_server::config::Config;
 use x0_msg_server::engine::{Append, Durability, Engine, Storage};
 use x0_msg_server::hub::Hubs;
 use x0_msg_server::message::{Address, Author, Kind, Message, MessageId, SenderName, SessionId};
+use x0_msg_server::server::engine_settings;
 
 #[path = "server.rs"]
 mod server;
@@ -31,7 +32,7 @@ fn session(n: usize) -> String {
 /// Fills a store; with ids, all of them are to be remembered.
 fn fill(dir: &Path, messages: usize, mailboxes: usize, with_ids: bool) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let settings = Config::default().settings(Clock::Wall);
+    let settings = engine_settings(&Config::default(), Clock::Wall);
     let storage = Storage::Directory(dir.to_owned(), Durability::Os);
     let engine = Engine::embedded(settings, Hubs::new(16), &storage).expect("a store");
     let payload = RawValue::from_string(format!("\"{}\"", "x".repeat(254))).expect("JSON");

@@ -14,6 +14,7 @@ use x0_msg_server::grant::Grant;
 use x0_msg_server::hub::Transport;
 use x0_msg_server::message::{Item, Seq, SessionId};
 use x0_msg_server::protocol::{Resume, SendRequest, To};
+use x0_msg_server::server::{broker_limits, engine_settings};
 use x0_msg_server::subscriber::Subscriber;
 
 use crate::common::soon;
@@ -41,8 +42,8 @@ impl Model {
 fn broker(config: &Config) -> (Broker, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let storage = Storage::Directory(dir.path().to_owned(), Durability::Os);
-    let settings = config.settings(Clock::Wall);
-    (Broker::new(settings, config.limits(), config.hub_slots, &storage).unwrap(), dir)
+    let settings = engine_settings(config, Clock::Wall);
+    (Broker::new(settings, broker_limits(config), config.hub_slots, &storage).unwrap(), dir)
 }
 
 async fn send(broker: &Broker, to: &SessionId, payload: usize) -> Seq {

@@ -22,7 +22,7 @@ use x0_msg_server::config::Config;
 use x0_msg_server::engine::{Durability, Engine};
 use x0_msg_server::hub::Hubs;
 use x0_msg_server::link::{Link, MonitoredStream};
-use x0_msg_server::server::Server;
+use x0_msg_server::server::{Server, broker_limits, engine_settings};
 
 use crate::common::Http;
 use crate::sse::Events;
@@ -65,9 +65,9 @@ async fn broker(dir: PathBuf, seed: u64) -> Result<(), Failure> {
     let mut random = Rng::with_seed(seed);
     let config = Config { hub_slots: 2, ..Config::default() };
     let hubs = Hubs::new(config.hub_slots);
-    let settings = config.settings(Clock::Wall);
+    let settings = engine_settings(&config, Clock::Wall);
     let (engine, mut writer) = Engine::stepped(settings, hubs.clone(), &dir, Durability::Os)?;
-    let broker = Broker::on(engine, hubs, config.limits(), Clock::Wall);
+    let broker = Broker::on(engine, hubs, broker_limits(&config), Clock::Wall);
     let server = Server::with(broker, config)?;
     tokio::spawn(async move {
         loop {

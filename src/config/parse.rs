@@ -1,0 +1,71 @@
+//! Parsers of single settings. An error says what the setting should be.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+pub(super) fn above_zero(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("must be longer than 0".to_owned()),
+        Ok(time) => Ok(time),
+        Err(error) => Err(format!("{error}; write a number and a unit, like 10s, 500ms or 24h")),
+    }
+}
+
+pub(super) fn payload_size(text: &str) -> Result<usize, String> {
+    const MOST: usize = 16 << 20;
+    match text.parse() {
+        Ok(bytes) if (1024..=MOST).contains(&bytes) => Ok(bytes),
+        _ => Err(format!("must be a number of bytes from 1024 to {MOST}")),
+    }
+}
+
+pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "must be a whole number above 0".to_owned())
+}
+
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
+    let address = || text.parse::<IpAddr>().map(IpNet::from).ok();
+    let invalid = || "must be an address or a network, like 10.0.0.1 or 10.0.0.0/8".to_owned();
+    text.parse().ok().or_else(address).ok_or_else(invalid)
+}
+
+/// An origin as browsers write it (RFC 6454 section 6.1): scheme, host, and a port that is not the scheme's own.
+pub(super) fn origin(text: &str) -> Result<String, String> {
+    let invalid = || "must be * or an origin, like https://app.example or http://localhost:3000".to_owned();
+    if text == "*" {
+        return Ok(text.to_owned());
+    }
+    let text = text.trim_end_matches('/').to_ascii_lowercase();
+    let (scheme, authority) = text.split_once("://").ok_or_else(invalid)?;
+    if !matches!(scheme, "http" | "https") || authority.is_empty() || authority.contains(['/', '@', '?', '#'])
+    {
+        return Err(invalid());
+    }
+    let own = if scheme == "https" { ":443" } else { ":80" };
+    Ok(format!("{scheme}://{}", authority.strip_suffix(own).unwrap_or(authority)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_are_as_browsers_write_them() {
+        assert_eq!(origin("https://App.example/"), Ok("https://app.example".to_owned()));
+        assert_eq!(origin("https://app.example:443"), Ok("https://app.example".to_owned()));
+        assert_eq!(origin("http://localhost:3000"), Ok("http://localhost:3000".to_owned()));
+        assert_eq!(origin("*"), Ok("*".to_owned()));
+        for wrong in ["", "app.example", "ftp://x", "https://", "https://x/path", "https://u@x"] {
+            assert!(origin(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn networks_may_be_single_addresses() {
+        assert_eq!(network("10.1.2.3").unwrap().to_string(), "10.1.2.3/32");
+        assert_eq!(network("fd00::/8").unwrap().to_string(), "fd00::/8");
+        assert!(network("example.org").is_err());
+    }
+}

@@ -1,0 +1,132 @@
+//! Serves one connection: HTTP/1.1 with upgrades, or HTTP/2.
+//!
+//! hyper-util's `server::conn::auto` is not used. It finds out the version from the first bytes and has no deadline for
+//! them, and it would speak HTTP/2 without TLS. Here ALPN decides.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::Request;
+use axum::response::Response;
+use axum::{Router, body};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use crate::link::Link;
+
+/// Most bytes of the headers of one request.
+const HEADERS: usize = 64 * 1024;
+
+/// Most concurrent streams of one HTTP/2 connection.
+const STREAMS: u32 = 100;
+
+/// How long a peer may take to answer a ping over HTTP/2.
+const PONG_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How connections are served. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct ConnectionServer {
+    /// Answers the requests.
+    pub(super) router: Router,
+    /// Fires when connections end after the request that they serve.
+    pub(super) shutdown: CancellationToken,
+    /// How long the headers of a request may take, and how long a connection may idle between requests.
+    pub(super) header_timeout: Duration,
+    /// Interval of pings over HTTP/2.
+    pub(super) heartbeat: Duration,
+}
+
+impl ConnectionServer {
+    /// Serves a connection that speaks HTTP/1.1.
+    pub(super) fn http1<S>(&self, stream: S, link: Arc<Link>) -> impl Future<Output = ()> + Send + use<S>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (router, shutdown, header_timeout) =
+            (self.router.clone(), self.shutdown.clone(), self.header_timeout);
+        async move {
+            let service = service_fn(move |request| answer(router.clone(), Arc::clone(&link), request));
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(header_timeout)
+                .max_buf_size(HEADERS)
+                .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades();
+            serve_until_shutdown(connection, &shutdown, |connection| connection.graceful_shutdown()).await;
+        }
+    }
+
+    /// Serves a connection that speaks HTTP/2, with WebSockets in it (RFC 8441).
+    pub(super) async fn http2<S>(&self, stream: S, link: Arc<Link>)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let router = self.router.clone();
+        let first_request = Arc::new(Notify::new());
+        let requested = Arc::clone(&first_request);
+        let service = service_fn(move |request| {
+            requested.notify_one();
+            answer(router.clone(), Arc::clone(&link), request)
+        });
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .enable_connect_protocol()
+            .max_concurrent_streams(STREAMS)
+            .max_header_list_size(u32::try_from(HEADERS).expect("it is below 2^32"))
+            .keep_alive_interval(self.heartbeat)
+            .keep_alive_timeout(PONG_TIMEOUT)
+            .serve_connection(TokioIo::new(stream), service);
+        let serving =
+            serve_until_shutdown(connection, &self.shutdown, |connection| connection.graceful_shutdown());
+        let mut serving = std::pin::pin!(serving);
+        // A connection without any request gets no more time than an incomplete request.
+        tokio::select! {
+            () = &mut serving => return,
+            requested = timeout(self.header_timeout, first_request.notified()) => {
+                if requested.is_err() {
+                    return;
+                }
+            }
+        }
+        serving.await;
+    }
+}
+
+/// Serves a connection until it ends. After the shutdown it ends as soon as its requests are answered.
+async fn serve_until_shutdown<C: Future<Output = hyper::Result<()>>>(
+    connection: C,
+    shutdown: &CancellationToken,
+    graceful_shutdown: impl FnOnce(Pin<&mut C>),
+) {
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            graceful_shutdown(connection.as_mut());
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+/// Answers one request. Not an async function: its future would hold the request while it is answered.
+fn answer(
+    router: Router,
+    link: Arc<Link>,
+    request: hyper::Request<Incoming>,
+) -> impl Future<Output = Result<Response, Infallible>> {
+    let mut request: Request = request.map(body::Body::new);
+    request.extensions_mut().insert(link);
+    router.oneshot(request)
+}

@@ -1,0 +1,82 @@
+//! The routes of all rooms, with the checks of origins.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::{Router, middleware};
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use crate::edge::{Gateway, OriginCheck, Refusal, json, origin_refused, peer_of};
+use crate::protocol::Code;
+use crate::transport::legacy::{self, LegacyReceipts};
+use crate::transport::poll::{self, PollReaders};
+use crate::transport::{sse, websocket};
+use crate::{api, assets, ops};
+
+/// How long a browser may remember the answer to a preflight.
+const PREFLIGHT: Duration = Duration::from_secs(3600);
+
+/// All routes of a server.
+pub(super) fn router(
+    gateway: &Arc<Gateway>,
+    poll_readers: &PollReaders,
+    legacy_receipts: &Arc<LegacyReceipts>,
+) -> Router {
+    Router::new()
+        .merge(v1(gateway, poll_readers))
+        .merge(websocket::routes(Arc::clone(gateway)))
+        .merge(legacy::routes(Arc::clone(gateway), Arc::clone(legacy_receipts)))
+        .merge(ops::routes(Arc::clone(gateway)))
+        .merge(assets::routes())
+        .fallback(async || Refusal::new(Code::NotFound, "there is nothing at this address"))
+        .method_not_allowed_fallback(wrong_method)
+}
+
+/// The routes of `/v1`. The check of origins is inside of the layer that answers preflights.
+fn v1(gateway: &Arc<Gateway>, poll_readers: &PollReaders) -> Router {
+    let v1 = Router::new()
+        .merge(poll::routes(Arc::clone(gateway), Arc::clone(poll_readers)))
+        .merge(sse::routes(Arc::clone(gateway)))
+        .merge(api::routes(Arc::clone(gateway)))
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(Arc::clone(gateway), check_origin));
+    match cors(&gateway.config.access.allow_origin) {
+        Some(cors) => v1.layer(cors),
+        None => v1,
+    }
+}
+
+/// Refuses requests of pages whose origin is not allowed, also those whose answer the page does not read.
+async fn check_origin(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {
+    let (uri, headers, peer) = (request.uri(), request.headers(), peer_of(request.extensions()));
+    if (OriginCheck { uri, headers, peer }).origin_allowed(&gateway.config.access) {
+        return next.run(request).await;
+    }
+    origin_refused(headers).into_response()
+}
+
+async fn wrong_method() -> Response {
+    let refusal = Refusal::new(Code::BadRequest, "this address does not take this method");
+    json(StatusCode::METHOD_NOT_ALLOWED, refusal.body())
+}
+
+/// Tells browsers which pages of other origins may call `/v1`. `None` where no other origin is allowed.
+fn cors(allowed: &[String]) -> Option<CorsLayer> {
+    let origins = match allowed {
+        [] => return None,
+        some if some.iter().any(|origin| origin == "*") => AllowOrigin::any(),
+        some => AllowOrigin::list(some.iter().filter_map(|origin| HeaderValue::from_str(origin).ok())),
+    };
+    let headers = [header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static("last-event-id")];
+    Some(
+        CorsLayer::new()
+            .allow_origin(origins)
+            .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
+            .allow_headers(headers)
+            .max_age(PREFLIGHT),
+    )
+}
