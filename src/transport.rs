@@ -1,9 +1,12 @@
-//! One file per way in: each decodes, runs one loop around a subscriber, and encodes.
+//! The transports: each decodes requests, reads its subscribers in one loop, and encodes answers.
 
+pub mod lease;
 pub mod legacy;
 pub mod poll;
 pub mod sse;
 pub mod websocket;
 
-pub mod lease;
 mod topics;
+
+#[cfg(test)]
+mod testing;

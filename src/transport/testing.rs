@@ -1,0 +1,71 @@
+//! What the unit tests of transports share: a gateway on a store in memory, on tokio's clock.
+
+use std::sync::Arc;
+
+use clap::Parser;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::broker::Broker;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::edge::{Caller, Gateway};
+use crate::grant::{Client, Grant};
+use crate::identity::Identity;
+use crate::limits::{ConnectionLimiter, Rates};
+use crate::message::{Seq, SessionId, TopicName, UserId};
+use crate::protocol::{SendRequest, To};
+
+#[derive(Debug, Parser)]
+struct Flags {
+    #[command(flatten)]
+    config: Config,
+}
+
+/// A gateway with these flags, in `open` mode unless they say otherwise.
+pub(crate) fn gateway(flags: &[&str]) -> Arc<Gateway> {
+    let always = ["test", "--durability", "memory"];
+    let Flags { config } = Flags::parse_from(always.iter().chain(flags));
+    let settings = config.settings(Clock::follow_tokio());
+    Arc::new(Gateway {
+        broker: Broker::new(settings, config.limits(), config.hub_slots, &config.storage()).unwrap(),
+        identity: Identity::new(&config.access).unwrap(),
+        rates: Rates::new(config.access.rate()),
+        connection_limiter: ConnectionLimiter::new(config.access.per_address()),
+        config,
+        shutdown: CancellationToken::new(),
+        tasks: TaskTracker::new(),
+    })
+}
+
+/// A session id.
+pub(crate) fn session(name: &str) -> SessionId {
+    SessionId::new(name).unwrap()
+}
+
+/// A topic.
+pub(crate) fn topic(name: &str) -> TopicName {
+    TopicName::new(name).unwrap()
+}
+
+/// The holder of a session in `open` mode.
+pub(crate) fn open_caller(name: &str) -> Caller {
+    Caller { grant: Grant::Open { session: Some(session(name)), manages: false }, address: None }
+}
+
+/// The holder of a session of user `u`, with a token that expires at this time, in Unix milliseconds.
+pub(crate) fn token_caller(gateway: &Gateway, name: &str, expires: u64) -> Caller {
+    let (session, user) = (session(name), UserId::new("u").unwrap());
+    let handle = gateway.broker.handle(&session);
+    Caller { grant: Grant::Client(Client::new(session, handle, Some(user), expires).into()), address: None }
+}
+
+/// Sends a message from session `sender`, and waits until it is stored. Returns its seq; 0 for a volatile one.
+pub(crate) async fn send(gateway: &Gateway, to: To, payload: &Value, volatile: bool) -> Seq {
+    let payload = RawValue::from_string(payload.to_string()).unwrap();
+    let send = SendRequest { id: None, to, payload, ttl: None, volatile, receipt: false };
+    let grant = Grant::Open { session: Some(session("sender")), manages: false };
+    gateway.broker.send(&grant, send).unwrap().await.unwrap().seq.unwrap_or_default()
+}

@@ -1,0 +1,148 @@
+//! The socket of one connection: reads, writes and the closing handshake.
+//!
+//! The task never waits for its peer to read. While a write is in progress it goes on reading, and answers wait in a
+//! bounded queue. When the queue is full, it stops reading instead. Each wake-up writes everything that is ready and
+//! flushes once.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::ws::{CloseFrame, Message, WebSocket};
+use futures::future::pending;
+use futures::{Sink, SinkExt, Stream, StreamExt};
+use tokio::time::{Sleep, sleep_until, timeout};
+
+use crate::broker::{BrokerError, Sending};
+use crate::edge::{Gateway, Refusal};
+use crate::link::WRITE_TIMEOUT;
+use crate::message::{Item, MessageId};
+use crate::protocol::SendResult;
+use crate::subscriber::Subscriber;
+use crate::transport::websocket::conversation::{Conversation, End};
+use crate::transport::websocket::event::Event;
+use crate::transport::websocket::handshake::Handshake;
+
+/// How long the closing handshake may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Most bytes of a close reason (RFC 6455 section 5.5).
+const MAX_CLOSE_REASON: usize = 123;
+
+/// Serves a connection until it ends.
+pub(super) async fn run(gateway: Arc<Gateway>, socket: WebSocket, handshake: Result<Handshake, Refusal>) {
+    let (mut sink, mut stream) = socket.split();
+    let address = handshake.as_ref().ok().and_then(|handshake| handshake.address);
+    let mut conversation = Conversation::new(Arc::clone(&gateway), address);
+    let (mut flow, permit) = match handshake {
+        Ok(Handshake { caller: Some((caller, resume)), permit, .. }) => {
+            (conversation.begin(caller, &resume), Some(permit))
+        }
+        Ok(Handshake { caller: None, permit, .. }) => (ControlFlow::Continue(()), Some(permit)),
+        Err(refusal) => (conversation.reject(refusal), None),
+    };
+    let mut tick = pin!(sleep_until(conversation.timers.tick()));
+    let mut shutdown = pin!(gateway.shutdown.cancelled());
+    let end = loop {
+        if conversation.has_output() && !write(&mut conversation, &mut sink).await {
+            break End::Disconnected;
+        }
+        if let ControlFlow::Break(end) = flow {
+            break end;
+        }
+        if tick.is_elapsed() || tick.deadline() != conversation.timers.tick() {
+            tick.as_mut().reset(conversation.timers.tick());
+        }
+        let event =
+            next_event(&mut conversation, &mut sink, &mut stream, tick.as_mut(), shutdown.as_mut()).await;
+        flow = conversation.step(event).await;
+    };
+    // Leave the hubs before the closing handshake.
+    drop(conversation);
+    drop(permit);
+    _ = timeout(CLOSE_TIMEOUT, close(sink, stream, end)).await;
+}
+
+/// Waits for the next event. While a write is in progress nothing more is taken from mailbox and topics. While too
+/// many answers wait, nothing is read from the peer.
+///
+/// # Cancel safety
+/// Nothing is lost when the future is dropped.
+async fn next_event(
+    conversation: &mut Conversation,
+    sink: &mut (impl Sink<Message, Error = axum::Error> + Unpin),
+    stream: &mut (impl Stream<Item = Result<Message, axum::Error>> + Unpin),
+    tick: Pin<&mut Sleep>,
+    shutdown: Pin<&mut impl Future<Output = ()>>,
+) -> Event {
+    let (writing, has_room) = (conversation.timers.is_writing(), conversation.has_room());
+    let reads_topics = !writing && !conversation.topics.is_empty();
+    tokio::select! {
+        flushed = sink.flush(), if writing => Event::Flushed(flushed),
+        message = stream.next(), if has_room => Event::Read(message),
+        item = next_item(&mut conversation.mailbox), if !writing => Event::Mailbox(item),
+        (topic, item) = conversation.topics.next(), if reads_topics => Event::Topic(topic, item),
+        (id, result) = next_stored(&mut conversation.sends) => Event::Stored(id, result),
+        () = tick => Event::Tick,
+        () = shutdown => Event::Shutdown,
+    }
+}
+
+async fn next_item(mailbox: &mut Option<Subscriber>) -> Option<Item> {
+    match mailbox {
+        Some(mailbox) => mailbox.next().await,
+        None => pending().await,
+    }
+}
+
+async fn next_stored(
+    sends: &mut VecDeque<(Option<MessageId>, Sending)>,
+) -> (Option<MessageId>, Result<SendResult, BrokerError>) {
+    let Some((_, sending)) = sends.front_mut() else { return pending().await };
+    let result = sending.await;
+    let id = sends.pop_front().and_then(|(id, _)| id);
+    (id, result)
+}
+
+/// Feeds a batch to the socket. `false` if the connection is broken, or takes nothing.
+async fn write(conversation: &mut Conversation, sink: &mut (impl Sink<Message> + Unpin)) -> bool {
+    matches!(timeout(WRITE_TIMEOUT, conversation.feed(sink)).await, Ok(Ok(())))
+}
+
+/// Sends the close frame, or lets tungstenite answer the peer's, and waits for the end of the stream.
+async fn close(
+    mut sink: impl Sink<Message> + Unpin,
+    mut stream: impl Stream<Item = Result<Message, axum::Error>> + Unpin,
+    end: End,
+) {
+    if let End::Close(code, text) = end {
+        let frame = CloseFrame { code: code as u16, reason: close_reason(text).into() };
+        if sink.send(Message::Close(Some(frame))).await.is_err() {
+            return;
+        }
+    }
+    _ = sink.flush().await;
+    while let Some(Ok(_)) = stream.next().await {}
+}
+
+/// Cuts a text to the size of a close reason, at a character boundary.
+fn close_reason(mut text: String) -> String {
+    let end = (0..=MAX_CLOSE_REASON.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    text.truncate(end.unwrap_or(0));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_close_reason_is_cut_at_a_character() {
+        assert_eq!(close_reason("short".to_owned()), "short");
+        assert_eq!(close_reason("x".repeat(200)).len(), MAX_CLOSE_REASON);
+        let cut = close_reason("é".repeat(100));
+        assert_eq!((cut.len(), cut.chars().count()), (122, 61));
+    }
+}

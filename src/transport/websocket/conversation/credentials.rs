@@ -1,0 +1,160 @@
+//! Who speaks on a connection: `hello`, fresh tokens, and tokens that expire.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use crate::config::Auth;
+use crate::edge::{Caller, Refusal, SessionPolicy};
+use crate::grant::{Grant, SKEW};
+use crate::hub::Transport;
+use crate::message::{Seq, SessionId};
+use crate::protocol::{Close, Code, Malformed, Resume, ServerFrame};
+use crate::transport::websocket::conversation::{Conversation, End};
+
+impl Conversation {
+    /// Subscribes to the caller's mailbox, and welcomes it.
+    pub(in crate::transport::websocket) fn begin(
+        &mut self,
+        caller: Caller,
+        resume: &Resume,
+    ) -> ControlFlow<End> {
+        let mut floor = Seq::START;
+        if let Some(session) = caller.grant.session() {
+            match self.gateway.broker.mailbox(session, resume, Transport::Websocket) {
+                Ok((mailbox, opening)) => {
+                    self.mailbox = Some(mailbox);
+                    floor = opening.seq;
+                }
+                Err(error) => return self.reject(error.into()),
+            }
+        }
+        self.welcome(caller, floor);
+        // The token of this caller has an expiry of its own.
+        self.timers.tick_now();
+        ControlFlow::Continue(())
+    }
+
+    fn welcome(&mut self, caller: Caller, floor: Seq) {
+        let welcome = self.gateway.welcome(&caller, floor);
+        self.outbox.push_back(axum::extract::ws::Message::Text(welcome.into()));
+        self.caller = Some(caller);
+    }
+
+    /// Acts on a `hello`: the first one identifies the caller, a later one brings a fresh token.
+    pub(super) async fn on_hello(
+        &mut self,
+        session: Option<SessionId>,
+        token: Option<String>,
+        resume: Resume,
+    ) -> ControlFlow<End> {
+        let open = self.gateway.identity.auth() == Auth::Open;
+        match &self.caller {
+            None if open && session.is_none() && token.is_none() => {
+                self.refuse(None, &Malformed::Missing("session").into());
+            }
+            None => return self.identify(session, token.as_deref(), &resume).await,
+            Some(Caller { grant, .. }) if open || token.is_none() => {
+                let who = grant.session().map_or("a backend", |session| session.as_str());
+                let text = format!("this socket already speaks for `{who}`; open another one");
+                self.refuse(None, &Refusal::new(Code::BadRequest, text));
+            }
+            Some(_) => self.refresh(session, token.as_deref()).await,
+        }
+        ControlFlow::Continue(())
+    }
+
+    async fn identify(
+        &mut self,
+        session: Option<SessionId>,
+        token: Option<&str>,
+        resume: &Resume,
+    ) -> ControlFlow<End> {
+        match self.gateway.identify(token, session, SessionPolicy::Create).await {
+            Ok(grant) => self.begin(Caller { grant, address: self.address }, resume),
+            Err(refusal) => self.reject(refusal),
+        }
+    }
+
+    /// Takes a fresh token of the same caller. If it is refused, the token before stays valid.
+    async fn refresh(&mut self, session: Option<SessionId>, token: Option<&str>) {
+        let Some(Caller { grant, .. }) = &self.caller else { return };
+        let session = session.or_else(|| grant.session().cloned());
+        let fresh = self.gateway.identify(token, session, SessionPolicy::Require).await;
+        match fresh {
+            Ok(fresh) if same_holder(grant, &fresh) => {
+                self.renew(Caller { grant: fresh, address: self.address });
+            }
+            Ok(_) => {
+                let text = "this token is for another session, or another user, than this socket speaks for; open another one";
+                self.refuse(None, &Refusal::new(Code::Forbidden, text));
+            }
+            Err(refusal) => self.refuse(None, &refusal),
+        }
+    }
+
+    /// Goes on with a fresh token, and with the topics that it allows.
+    pub(super) fn renew(&mut self, caller: Caller) {
+        // A token that expired within the allowed skew is accepted. The client is not asked for another one.
+        self.expiry_notified =
+            caller.grant.client().is_some_and(|client| client.expires <= self.gateway.broker.now());
+        let floor = caller.grant.session().map_or(Seq::START, |session| self.gateway.broker.floor(session));
+        let forbidden: Vec<_> =
+            self.topics.names().into_iter().filter(|topic| caller.grant.may_read(topic).is_err()).collect();
+        self.welcome(caller, floor);
+        for topic in forbidden {
+            self.topics.remove(&topic);
+            self.answer(&ServerFrame::Unsubscribed { topic: &topic });
+        }
+    }
+
+    /// When its token needs attention, in Unix milliseconds. At its expiry the client is told; after the allowed skew
+    /// the connection is closed.
+    pub(super) fn next_expiry(&self) -> Option<u64> {
+        let client = self.caller.as_ref()?.grant.client()?;
+        Some(if self.expiry_notified { client.good_until() } else { client.expires })
+    }
+
+    /// How long until [`Self::next_expiry`].
+    pub(super) fn expires_in(&self) -> Option<Duration> {
+        let left = self.next_expiry()?.saturating_sub(self.gateway.broker.now());
+        Some(Duration::from_millis(left))
+    }
+
+    /// Checks that the caller's API key or token is still valid.
+    pub(super) fn recheck_credentials(&mut self) -> ControlFlow<End> {
+        match self.caller.as_ref().map(|caller| &caller.grant) {
+            Some(Grant::Backend(backend)) if !self.gateway.identity.knows_backend(backend) => {
+                let text = "this API key is no longer known".to_owned();
+                ControlFlow::Break(End::Close(Close::Unauthorized, text))
+            }
+            Some(Grant::Client(client)) => {
+                // The registration may end before the token expires.
+                self.gateway.prolong(client);
+                self.check_expiry()
+            }
+            _ => ControlFlow::Continue(()),
+        }
+    }
+
+    /// Tells the client that its token has expired, or ends the conversation if it was told before.
+    fn check_expiry(&mut self) -> ControlFlow<End> {
+        if self.next_expiry().is_none_or(|at| at > self.gateway.broker.now()) {
+            return ControlFlow::Continue(());
+        }
+        if self.expiry_notified {
+            return ControlFlow::Break(End::Close(Close::Unauthorized, "the token has expired".to_owned()));
+        }
+        self.expiry_notified = true;
+        let text = format!(
+            "the token has expired; send a fresh one within {SKEW} s: {{\"type\":\"hello\",\"token\":\"…\"}}"
+        );
+        self.refuse(None, &Refusal::new(Code::Unauthorized, text));
+        ControlFlow::Continue(())
+    }
+}
+
+/// Whether two grants are of the same session and the same user.
+fn same_holder(one: &Grant, other: &Grant) -> bool {
+    let user = |grant: &Grant| grant.client().and_then(|client| client.user.clone());
+    one.session() == other.session() && user(one) == user(other)
+}

@@ -1,0 +1,87 @@
+//! The frames of a client.
+
+use std::ops::ControlFlow;
+
+use futures::FutureExt;
+
+use crate::broker::{BrokerError, Sending};
+use crate::edge::Refusal;
+use crate::hub::Transport;
+use crate::message::{Seq, TopicName};
+use crate::protocol::{ClientFrame, Code, Resume, SendRequest, ServerFrame};
+use crate::transport::websocket::conversation::{Conversation, End};
+
+impl Conversation {
+    /// Acts on a text frame. Errors are answered; only a `hello` can end the conversation.
+    pub(super) async fn on_frame(&mut self, text: &str) -> ControlFlow<End> {
+        match ClientFrame::decode(text) {
+            Err(bad) => self.refuse(bad.id.as_ref(), &bad.reason.into()),
+            // Boxed so that an idle connection does not hold the memory of a `hello`.
+            Ok(ClientFrame::Hello { session, token, resume }) => {
+                return Box::pin(self.on_hello(session, token, resume)).await;
+            }
+            Ok(ClientFrame::Ping) => self.answer(&ServerFrame::Pong),
+            Ok(frame) if self.caller.is_none() => self.refuse_before_hello(&frame),
+            Ok(ClientFrame::Send(send)) => self.on_send(send),
+            Ok(ClientFrame::Ack(seq)) => self.on_ack(seq),
+            Ok(ClientFrame::Subscribe { topic, resume }) => self.on_subscribe(&topic, &resume),
+            Ok(ClientFrame::Unsubscribe(topic)) => self.on_unsubscribe(&topic),
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn refuse_before_hello(&mut self, frame: &ClientFrame) {
+        let id = if let ClientFrame::Send(send) = frame { send.id.as_ref() } else { None };
+        let text = r#"say who you are first: {"type":"hello","session":"…"}, or with a `token` where the server wants one"#;
+        self.refuse(id, &Refusal::new(Code::Unauthorized, text));
+    }
+
+    fn on_send(&mut self, send: SendRequest) {
+        let id = send.id.clone();
+        let Some(caller) = &self.caller else { return };
+        let mut sending = match self.gateway.send(caller, send) {
+            Ok(sending) => sending,
+            Err(refusal) => return self.refuse(id.as_ref(), &refusal),
+        };
+        // A send that is stored at once is answered at once, unless older sends wait. A volatile one is never stored
+        // and waits for nothing.
+        let answer_now = self.sends.is_empty() || matches!(sending, Sending::Volatile(_));
+        match answer_now.then(|| (&mut sending).now_or_never()).flatten() {
+            Some(result) => self.on_stored(id.as_ref(), result),
+            None => self.sends.push_back((id, sending)),
+        }
+    }
+
+    fn on_ack(&mut self, seq: Seq) {
+        let Some(caller) = &self.caller else { return };
+        let acked = caller
+            .session()
+            .and_then(|session| self.gateway.broker.ack(session, seq, None).map_err(Refusal::from));
+        if let Err(refusal) = acked {
+            self.refuse(None, &refusal);
+        }
+    }
+
+    fn on_subscribe(&mut self, topic: &TopicName, resume: &Resume) {
+        let limit = self.gateway.config.max_topics;
+        if self.topics.len() >= limit && !self.topics.contains(topic) {
+            return self.refuse(None, &Refusal::too_many_topics(limit));
+        }
+        let Some(caller) = &self.caller else { return };
+        if let Err(denied) = caller.grant.may_read(topic) {
+            return self.refuse(None, &BrokerError::from(denied).into());
+        }
+        let (subscriber, opening) = self.gateway.broker.topic(topic, resume, Transport::Websocket);
+        self.topics.insert(topic.clone(), subscriber);
+        let (seq, recovered) = (opening.seq, opening.recovered);
+        self.answer(&ServerFrame::Subscribed { topic, seq, recovered });
+    }
+
+    fn on_unsubscribe(&mut self, topic: &TopicName) {
+        if self.topics.remove(topic) {
+            return self.answer(&ServerFrame::Unsubscribed { topic });
+        }
+        let text = format!("topic `{topic}` is not subscribed to on this socket");
+        self.refuse(None, &Refusal::new(Code::NotFound, text));
+    }
+}

@@ -1,0 +1,460 @@
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::advance;
+use tokio_tungstenite::tungstenite::error::CapacityError;
+
+use super::*;
+use crate::grant::{Backend, Client, Grant, SKEW};
+use crate::link::WRITE_TIMEOUT;
+use crate::message::Seq;
+use crate::protocol::{Resume, To};
+use crate::transport::testing::{gateway, open_caller, send, session, token_caller, topic};
+
+const CONTINUE: ControlFlow<End> = ControlFlow::Continue(());
+
+/// A conversation that nobody has begun yet.
+fn silent(gateway: &Arc<Gateway>) -> Conversation {
+    Conversation::new(Arc::clone(gateway), None)
+}
+
+/// A conversation of a session, whose welcome was read.
+fn begun(gateway: &Arc<Gateway>, name: &str) -> Conversation {
+    let mut conversation = silent(gateway);
+    assert_eq!(conversation.begin(open_caller(name), &Resume::default()), CONTINUE);
+    assert_eq!(take(&mut conversation)["type"], "welcome");
+    conversation
+}
+
+/// Steps with a text frame.
+async fn read(conversation: &mut Conversation, frame: &Value) -> ControlFlow<End> {
+    conversation.step(Event::Read(Some(Ok(Message::text(frame.to_string()))))).await
+}
+
+/// Steps with a text frame after which the conversation goes on.
+async fn say(conversation: &mut Conversation, frame: &Value) {
+    assert_eq!(read(conversation, frame).await, CONTINUE);
+}
+
+/// The only frame in the outbox.
+fn take(conversation: &mut Conversation) -> Value {
+    let frame = take_next(conversation);
+    assert!(conversation.outbox.is_empty(), "{:?}", conversation.outbox);
+    frame
+}
+
+/// The first frame in the outbox.
+fn take_next(conversation: &mut Conversation) -> Value {
+    match conversation.outbox.pop_front() {
+        Some(Message::Text(text)) => serde_json::from_str(&text).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Feeds what is ready, and returns it.
+async fn feed(conversation: &mut Conversation) -> Vec<Value> {
+    let mut written: Vec<Message> = Vec::new();
+    conversation.feed(&mut written).await.unwrap();
+    written.iter().map(|message| serde_json::from_str(message.to_text().unwrap()).unwrap()).collect()
+}
+
+/// Waits for the next item of the mailbox, and steps with it.
+async fn deliver(conversation: &mut Conversation) -> ControlFlow<End> {
+    let item = conversation.mailbox.as_mut().unwrap().next().await;
+    conversation.step(Event::Mailbox(item)).await
+}
+
+fn closes_with(flow: &ControlFlow<End>, code: Close) -> bool {
+    matches!(flow, ControlFlow::Break(End::Close(close, _)) if *close == code)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_says_no_hello_is_closed_at_the_deadline() {
+    let mut conversation = silent(&gateway(&[]));
+    advance(Duration::from_millis(9_999)).await;
+    assert_eq!(conversation.step(Event::Tick).await, CONTINUE);
+    assert_eq!(conversation.timers.tick(), Instant::now() + Duration::from_millis(1));
+    advance(Duration::from_millis(1)).await;
+    assert!(closes_with(&conversation.step(Event::Tick).await, Close::NoHello));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hello_is_welcomed_and_ends_the_deadline() {
+    let mut conversation = silent(&gateway(&[]));
+    say(&mut conversation, &json!({ "type": "hello", "session": "A" })).await;
+    let welcome = take(&mut conversation);
+    assert_eq!((&welcome["type"], &welcome["session"]), (&json!("welcome"), &json!("A")));
+    advance(Duration::from_secs(10)).await;
+    assert_eq!(conversation.step(Event::Tick).await, CONTINUE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hello_names_a_session_and_only_once() {
+    let mut conversation = silent(&gateway(&[]));
+    say(&mut conversation, &json!({ "type": "hello" })).await;
+    assert_eq!(take(&mut conversation)["code"], "bad_request");
+    say(&mut conversation, &json!({ "type": "hello", "session": "A" })).await;
+    take(&mut conversation);
+    say(&mut conversation, &json!({ "type": "hello", "session": "B" })).await;
+    let refused = take(&mut conversation);
+    assert!(refused["message"].as_str().unwrap().contains("already speaks for `A`"), "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejected_hello_is_answered_and_ends_the_conversation() {
+    let gateway = gateway(&["--connections-per-session", "1"]);
+    let _first = begun(&gateway, "A");
+    let mut second = silent(&gateway);
+    let flow = read(&mut second, &json!({ "type": "hello", "session": "A" })).await;
+    assert!(closes_with(&flow, Close::Overloaded), "{flow:?}");
+    assert_eq!(take(&mut second)["code"], "rate_limited");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_of_a_foreign_origin_gets_no_error_frame() {
+    let mut conversation = silent(&gateway(&[]));
+    let refusal = Refusal::new(Code::Forbidden, "foreign").closing(Close::OriginRefused);
+    assert!(closes_with(&conversation.reject(refusal), Close::OriginRefused));
+    assert!(conversation.outbox.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn before_hello_only_pings_are_answered() {
+    let mut conversation = silent(&gateway(&[]));
+    say(&mut conversation, &json!({ "type": "ping" })).await;
+    assert_eq!(take(&mut conversation), json!({ "type": "pong" }));
+    say(&mut conversation, &json!({ "type": "send", "id": "c-1", "to": { "session": "B" }, "payload": 1 }))
+        .await;
+    let refused = take(&mut conversation);
+    assert_eq!((&refused["code"], &refused["id"]), (&json!("unauthorized"), &json!("c-1")));
+    for frame in [json!({ "type": "ack", "seq": 1 }), json!({ "type": "subscribe", "topic": "t" })] {
+        say(&mut conversation, &frame).await;
+        assert_eq!(take(&mut conversation)["code"], "unauthorized", "{frame}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_understood_is_answered_and_the_conversation_goes_on() {
+    let mut conversation = begun(&gateway(&[]), "A");
+    say(&mut conversation, &json!({ "type": "bye" })).await;
+    assert_eq!(take(&mut conversation)["code"], "bad_request");
+    let binary = Message::Binary(Bytes::from_static(b"x"));
+    assert_eq!(conversation.step(Event::Read(Some(Ok(binary)))).await, CONTINUE);
+    assert_eq!(take(&mut conversation)["code"], "bad_request");
+    for control in [Message::Ping(Bytes::new()), Message::Pong(Bytes::new())] {
+        assert_eq!(conversation.step(Event::Read(Some(Ok(control)))).await, CONTINUE);
+        assert!(conversation.outbox.is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_closes_or_breaks_off_is_disconnected() {
+    let gateway = gateway(&[]);
+    let broken = || axum::Error::new(WsError::ConnectionClosed);
+    for event in [
+        Event::Read(Some(Ok(Message::Close(None)))),
+        Event::Read(None),
+        Event::Read(Some(Err(broken()))),
+        Event::Flushed(Err(broken())),
+    ] {
+        let flow = begun(&gateway, "A").step(event).await;
+        assert_eq!(flow, ControlFlow::Break(End::Disconnected));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_read_has_a_close_code() {
+    let gateway = gateway(&[]);
+    let too_big = WsError::Capacity(CapacityError::MessageTooLong { size: 2, max_size: 1 });
+    let unmasked = tokio_tungstenite::tungstenite::error::ProtocolError::UnmaskedFrameFromClient;
+    for (error, code) in [
+        (too_big, Close::TooBig),
+        (WsError::Utf8(String::new()), Close::NotUtf8),
+        (WsError::Protocol(unmasked), Close::Protocol),
+    ] {
+        let event = Event::Read(Some(Err(axum::Error::new(error))));
+        assert!(closes_with(&begun(&gateway, "A").step(event).await, code), "{code:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn sends_are_answered_in_their_order() {
+    let gateway = gateway(&[]);
+    let mut conversation = begun(&gateway, "A");
+    for n in 0..3 {
+        let frame = json!({ "type": "send", "id": format!("c-{n}"), "to": { "session": "B" }, "payload": n });
+        say(&mut conversation, &frame).await;
+    }
+    while let Some((id, sending)) = conversation.sends.pop_front() {
+        assert_eq!(conversation.step(Event::Stored(id, sending.await)).await, CONTINUE);
+    }
+    let mut last = 0;
+    for n in 0..3 {
+        let sent = take_next(&mut conversation);
+        assert_eq!((&sent["type"], &sent["id"]), (&json!("sent"), &json!(format!("c-{n}"))));
+        assert!(sent["seq"].as_u64().unwrap() > last);
+        last = sent["seq"].as_u64().unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_send_is_answered_with_its_id() {
+    let mut conversation = begun(&gateway(&["--max-payload", "1024"]), "A");
+    let payload = "x".repeat(2000);
+    say(
+        &mut conversation,
+        &json!({ "type": "send", "id": "c-1", "to": { "session": "B" }, "payload": payload }),
+    )
+    .await;
+    let refused = take(&mut conversation);
+    assert_eq!((&refused["code"], &refused["id"]), (&json!("too_large"), &json!("c-1")));
+    let full = Err(BrokerError::NoSuchSession);
+    _ = conversation.step(Event::Stored(Some(MessageId::new("c-2").unwrap()), full)).await;
+    let refused = take(&mut conversation);
+    assert_eq!((&refused["code"], &refused["id"]), (&json!("not_found"), &json!("c-2")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_read_while_too_many_answers_wait() {
+    let mut conversation = begun(&gateway(&[]), "A");
+    for _ in 0..MAX_WAITING {
+        assert!(conversation.has_room());
+        say(&mut conversation, &json!({ "type": "ping" })).await;
+    }
+    assert!(!conversation.has_room());
+    feed(&mut conversation).await;
+    assert!(conversation.has_room());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_is_written_and_counts_as_sent_when_it_is_flushed() {
+    let gateway = gateway(&[]);
+    let mut conversation = begun(&gateway, "A");
+    let seq = send(&gateway, To::Session(session("A")), &json!(7), false).await;
+    assert_eq!(deliver(&mut conversation).await, CONTINUE);
+    assert!(conversation.has_output());
+    let written = feed(&mut conversation).await;
+    assert_eq!((&written[0]["seq"], &written[0]["payload"]), (&json!(seq), &json!(7)));
+    assert!(!conversation.has_output(), "a write is in progress");
+    let sent = |conversation: &Conversation| conversation.mailbox.as_ref().unwrap().sent_through();
+    assert!(sent(&conversation) < seq);
+    assert_eq!(conversation.step(Event::Flushed(Ok(()))).await, CONTINUE);
+    assert_eq!(sent(&conversation), seq);
+    assert!(!conversation.timers.is_writing());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_takes_along_what_is_ready_up_to_a_batch() {
+    let gateway = gateway(&[]);
+    let mut conversation = begun(&gateway, "A");
+    for n in 0..5 {
+        send(&gateway, To::Session(session("A")), &json!([n, "x".repeat(6000)]), false).await;
+    }
+    assert_eq!(deliver(&mut conversation).await, CONTINUE);
+    let mut batches = Vec::new();
+    loop {
+        let written = feed(&mut conversation).await;
+        if written.is_empty() {
+            break;
+        }
+        batches.push(written.len());
+        assert_eq!(conversation.step(Event::Flushed(Ok(()))).await, CONTINUE);
+    }
+    assert_eq!(batches, [3, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cursor_of_another_epoch_is_told_as_a_gap() {
+    let gateway = gateway(&[]);
+    let seq = send(&gateway, To::Session(session("A")), &json!(1), false).await;
+    let mut conversation = silent(&gateway);
+    let hello = json!({ "type": "hello", "session": "A", "after": 17, "epoch": "other" });
+    say(&mut conversation, &hello).await;
+    assert_eq!(take(&mut conversation)["type"], "welcome");
+    assert_eq!(deliver(&mut conversation).await, CONTINUE);
+    let gap = take(&mut conversation);
+    assert_eq!((&gap["type"], &gap["reason"], &gap["from"]), (&json!("gap"), &json!("epoch"), &json!(17)));
+    assert_eq!(deliver(&mut conversation).await, CONTINUE);
+    assert_eq!(take(&mut conversation)["seq"], json!(seq));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ack_deletes_what_was_sent_and_not_more_than_there_is() {
+    let gateway = gateway(&[]);
+    let mut conversation = begun(&gateway, "A");
+    let seq = send(&gateway, To::Session(session("A")), &json!(1), false).await;
+    assert_eq!(deliver(&mut conversation).await, CONTINUE);
+    feed(&mut conversation).await;
+    assert_eq!(conversation.step(Event::Flushed(Ok(()))).await, CONTINUE);
+    say(&mut conversation, &json!({ "type": "ack", "seq": seq })).await;
+    assert!(conversation.outbox.is_empty(), "an ack has no answer");
+    drop(conversation);
+    let mut again = begun(&gateway, "A");
+    assert!(again.ready().is_none());
+    say(&mut again, &json!({ "type": "ack", "seq": seq.0 + 1 })).await;
+    assert_eq!(take(&mut again)["code"], "not_found");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_without_a_session_has_nothing_to_acknowledge() {
+    let gateway = gateway(&[]);
+    let mut conversation = silent(&gateway);
+    let caller = Caller { grant: Grant::Open { session: None, manages: false }, address: None };
+    assert_eq!(conversation.begin(caller, &Resume::default()), CONTINUE);
+    assert!(take(&mut conversation).get("session").is_none());
+    say(&mut conversation, &json!({ "type": "ack", "seq": 1 })).await;
+    assert_eq!(take(&mut conversation)["code"], "unauthorized");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_is_read_between_subscribe_and_unsubscribe() {
+    let gateway = gateway(&[]);
+    let mut conversation = begun(&gateway, "A");
+    say(&mut conversation, &json!({ "type": "subscribe", "topic": "t" })).await;
+    let subscribed = take(&mut conversation);
+    assert_eq!((&subscribed["type"], &subscribed["recovered"]), (&json!("subscribed"), &json!(true)));
+    send(&gateway, To::Topic(topic("t")), &json!(1), false).await;
+    let (name, item) = conversation.topics.next().await;
+    assert_eq!(conversation.step(Event::Topic(name, item)).await, CONTINUE);
+    let message = take(&mut conversation);
+    assert_eq!((&message["topic"], &message["payload"]), (&json!("t"), &json!(1)));
+    say(&mut conversation, &json!({ "type": "unsubscribe", "topic": "t" })).await;
+    assert_eq!(take(&mut conversation)["type"], "unsubscribed");
+    assert!(conversation.topics.is_empty());
+    say(&mut conversation, &json!({ "type": "unsubscribe", "topic": "t" })).await;
+    assert_eq!(take(&mut conversation)["code"], "not_found");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_topics_of_a_connection_are_limited() {
+    let mut conversation = begun(&gateway(&["--max-topics", "1"]), "A");
+    for (name, answer) in [("a", "subscribed"), ("a", "subscribed"), ("b", "error")] {
+        say(&mut conversation, &json!({ "type": "subscribe", "topic": name })).await;
+        assert_eq!(take(&mut conversation)["type"], answer, "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ping_is_sent_every_heartbeat_unless_a_write_is_in_progress() {
+    let mut conversation = begun(&gateway(&[]), "A");
+    assert_eq!(conversation.step(Event::Tick).await, CONTINUE);
+    assert!(conversation.outbox.is_empty());
+    advance(Duration::from_secs(25)).await;
+    assert_eq!(conversation.step(Event::Tick).await, CONTINUE);
+    assert_eq!(conversation.outbox.pop_front(), Some(Message::Ping(Bytes::new())));
+    assert_eq!(conversation.timers.tick(), Instant::now() + Duration::from_secs(25));
+    say(&mut conversation, &json!({ "type": "ping" })).await;
+    feed(&mut conversation).await;
+    advance(Duration::from_secs(25)).await;
+    assert_eq!(conversation.step(Event::Tick).await, CONTINUE);
+    assert!(conversation.outbox.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_is_silent_for_two_heartbeats_is_closed() {
+    let mut conversation = begun(&gateway(&[]), "A");
+    advance(Duration::from_secs(40)).await;
+    say(&mut conversation, &json!({ "type": "ping" })).await;
+    advance(Duration::from_secs(49)).await;
+    assert_eq!(conversation.step(Event::Tick).await, CONTINUE);
+    advance(Duration::from_secs(1)).await;
+    assert!(closes_with(&conversation.step(Event::Tick).await, Close::Silent));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_takes_nothing_is_disconnected() {
+    let mut conversation = begun(&gateway(&["--heartbeat", "60s"]), "A");
+    say(&mut conversation, &json!({ "type": "ping" })).await;
+    feed(&mut conversation).await;
+    advance(WRITE_TIMEOUT).await;
+    assert_eq!(conversation.step(Event::Tick).await, ControlFlow::Break(End::Disconnected));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expired_token_is_told_and_then_closes_the_connection() {
+    let gateway = gateway(&[]);
+    let mut conversation = silent(&gateway);
+    let expires = gateway.broker.now() + 5_000;
+    assert_eq!(conversation.begin(token_caller(&gateway, "A", expires), &Resume::default()), CONTINUE);
+    take(&mut conversation);
+    assert_eq!(conversation.step(Event::Tick).await, CONTINUE);
+    assert_eq!(conversation.timers.tick(), Instant::now() + Duration::from_secs(5));
+    advance(Duration::from_secs(5)).await;
+    assert_eq!(conversation.step(Event::Tick).await, CONTINUE);
+    assert_eq!(take(&mut conversation)["code"], "unauthorized");
+    advance(Duration::from_secs(SKEW)).await;
+    say(&mut conversation, &json!({ "type": "ping" })).await;
+    assert!(closes_with(&conversation.step(Event::Tick).await, Close::Unauthorized));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fresh_token_is_welcomed_and_takes_away_what_it_does_not_allow() {
+    let gateway = gateway(&[]);
+    let caller = |expires, topics: &[&str]| {
+        let (session, user) = (session("A"), crate::message::UserId::new("u").unwrap());
+        let handle = gateway.broker.handle(&session);
+        let mut client = Client::new(session, handle, Some(user), expires);
+        client.topics = Some(serde_json::from_value(json!(topics)).unwrap());
+        Caller { grant: Grant::Client(client.into()), address: None }
+    };
+    let mut conversation = silent(&gateway);
+    let now = gateway.broker.now();
+    assert_eq!(conversation.begin(caller(now + 5_000, &["a", "b"]), &Resume::default()), CONTINUE);
+    take(&mut conversation);
+    for name in ["a", "b"] {
+        say(&mut conversation, &json!({ "type": "subscribe", "topic": name })).await;
+        assert_eq!(take(&mut conversation)["type"], "subscribed");
+    }
+    advance(Duration::from_secs(5)).await;
+    assert_eq!(conversation.step(Event::Tick).await, CONTINUE);
+    take(&mut conversation);
+    conversation.renew(caller(now + 60_000, &["a"]));
+    assert_eq!(take_next(&mut conversation)["type"], "welcome");
+    let unsubscribed = take(&mut conversation);
+    assert_eq!((&unsubscribed["type"], &unsubscribed["topic"]), (&json!("unsubscribed"), &json!("b")));
+    assert_eq!(conversation.next_expiry(), Some(now + 60_000));
+    advance(Duration::from_secs(SKEW)).await;
+    say(&mut conversation, &json!({ "type": "ping" })).await;
+    take(&mut conversation);
+    assert_eq!(conversation.step(Event::Tick).await, CONTINUE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_whose_key_is_gone_is_closed() {
+    let mut conversation = silent(&gateway(&[]));
+    let backend = Backend {
+        name: "b".into(),
+        from: None,
+        send: None,
+        topics: None,
+        sessions: false,
+        key_digest: [0; 32],
+    };
+    let caller = Caller { grant: Grant::Backend(backend.into()), address: None };
+    assert_eq!(conversation.begin(caller, &Resume::default()), CONTINUE);
+    assert!(closes_with(&conversation.step(Event::Tick).await, Close::Unauthorized));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_counts_after_the_end_of_the_session() {
+    let gateway = gateway(&[]);
+    let mut conversation = begun(&gateway, "A");
+    let seq = send(&gateway, To::Session(session("A")), &json!(1), false).await;
+    gateway.broker.end(&session("A")).await.unwrap();
+    for event in [
+        Event::Read(Some(Ok(Message::text(json!({ "type": "ack", "seq": seq }).to_string())))),
+        Event::Mailbox(None),
+        Event::Tick,
+        Event::Shutdown,
+    ] {
+        assert!(closes_with(&conversation.step(event).await, Close::SessionEnded));
+        assert!(conversation.outbox.is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_stops_says_so() {
+    let mut conversation = begun(&gateway(&[]), "A");
+    assert!(closes_with(&conversation.step(Event::Shutdown).await, Close::GoingAway));
+    assert_eq!(conversation.mailbox.as_ref().unwrap().sent_through(), Seq::START);
+}
