@@ -51,11 +51,11 @@ struct NotSent<'a> {
 /// A message on its way: its id, and its place in the store or why it has none.
 type OnItsWay = (Option<MessageId>, Result<Sending, Refusal>);
 
-fn start(gateway: &Gateway, caller: &Caller, object: &str) -> OnItsWay {
+async fn start(gateway: &Gateway, caller: &Caller, object: &str) -> OnItsWay {
     match SendRequest::decode(object) {
         Ok(send) => {
             let id = send.id.clone();
-            (id, gateway.send(caller, send))
+            (id, gateway.send(caller, send).await)
         }
         Err(bad) => (bad.id, Err(bad.reason.into())),
     }
@@ -87,7 +87,7 @@ pub(crate) async fn send(State(gateway): State<Arc<Gateway>>, request: Request) 
     let ApiRequest { caller, .. } = gateway.authenticate(&head, SessionPolicy::Require).await?;
     let body = body_text(body, gateway.config.max_payload + ENVELOPE, gateway.config.header_timeout).await?;
     if !body.trim_start().starts_with('[') {
-        let (id, sending) = start(&gateway, &caller, &body);
+        let (id, sending) = start(&gateway, &caller, &body).await;
         let stored = finish(sending).await?;
         return Ok(json(StatusCode::OK, encode(&Sent { id: id.as_ref(), stored })));
     }
@@ -97,7 +97,10 @@ pub(crate) async fn send(State(gateway): State<Arc<Gateway>>, request: Request) 
         return Err(Refusal::new(Code::TooLarge, text));
     }
     // All take their places before any is waited for, so that they are stored together.
-    let sends: Vec<OnItsWay> = items.iter().map(|item| start(&gateway, &caller, item.get())).collect();
+    let mut sends: Vec<OnItsWay> = Vec::with_capacity(items.len());
+    for item in items {
+        sends.push(start(&gateway, &caller, item.get()).await);
+    }
     let mut answers = Vec::with_capacity(sends.len());
     for (id, sending) in sends {
         let id = id.as_ref();
@@ -136,6 +139,6 @@ pub(crate) async fn ack(State(gateway): State<Arc<Gateway>>, request: Request) -
         Grant::Open { session, .. } => session.as_ref().ok_or(Malformed::Missing("session"))?,
         Grant::Client(_) | Grant::Backend(_) => caller.session()?,
     };
-    let seq = gateway.broker.ack(session, body.seq, body.epoch.as_ref())?;
+    let seq = gateway.broker.ack(session, body.seq, body.epoch.as_ref()).await?;
     Ok(json(StatusCode::OK, encode(&Acknowledged { session, seq })))
 }

@@ -1,66 +1,45 @@
-//! Who is meant by a name: registered sessions, their users, and their handles.
-
-use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::sync::Notify;
+//! Finds sessions by their ids, users and handles. What this node does not know is confirmed by the engine.
 
 use crate::clock::Clock;
-use crate::engine::{Commit, Engine, Register, RegisterError, RegistrationSource};
+use crate::engine::{Engine, Lookup, Registration, RegistrationSource};
 use crate::grant::{Client, Grant};
 use crate::message::{Handle, SessionId, UserId};
-
-/// Where those wait whose session is not registered yet: each registration wakes the room of its session.
-const ROOMS: usize = 256;
 
 /// The registered sessions; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Directory {
     engine: Engine,
     clock: Clock,
-    rooms: Arc<[Notify; ROOMS]>,
-    hash: RandomState,
 }
 
 impl Directory {
     /// The sessions that are registered with this engine.
     #[must_use]
     pub fn new(engine: Engine, clock: Clock) -> Self {
-        Self {
-            engine,
-            clock,
-            rooms: Arc::new([const { Notify::const_new() }; ROOMS]),
-            hash: RandomState::new(),
+        Self { engine, clock }
+    }
+
+    /// A session's registration, if it has one that has not ended.
+    pub async fn registration(&self, session: &SessionId) -> Option<Registration> {
+        let known = self.engine.registration(session);
+        if known.is_some() {
+            return known;
         }
+        self.engine.confirm(Lookup::Session(session)).await;
+        self.engine.registration(session)
     }
 
-    fn room(&self, session: &SessionId) -> &Notify {
-        let rooms = ROOMS as u64;
-        let room = usize::try_from(self.hash.hash_one(session) % rooms).expect("below the number of rooms");
-        &self.rooms[room]
-    }
-
-    /// Registers a session; see [`Engine::register`].
-    ///
-    /// # Errors
-    /// [`RegisterError`] says why it was not registered.
-    pub fn register(&self, register: &Register) -> Result<Option<Commit>, RegisterError> {
-        let commit = self.engine.register(register)?;
-        if commit.is_some() {
-            self.room(&register.session).notify_waiters();
+    /// The holder of a session that a backend has registered: its id is the proof.
+    pub async fn holder(&self, session: &SessionId) -> Option<Client> {
+        let known = self.known_holder(session);
+        if known.is_some() {
+            return known;
         }
-        Ok(commit)
+        self.engine.confirm(Lookup::Session(session)).await;
+        self.known_holder(session)
     }
 
-    /// Ends a session; see [`Engine::end`].
-    pub fn end(&self, session: &SessionId, revoked_for: Duration) -> Commit {
-        self.engine.end(session, revoked_for)
-    }
-
-    /// The holder of a session that a backend has registered: for whom its id is the proof.
-    #[must_use]
-    pub fn holder(&self, session: &SessionId) -> Option<Client> {
+    fn known_holder(&self, session: &SessionId) -> Option<Client> {
         let registration = self.engine.registration(session)?;
         let RegistrationSource::Backend { until } = registration.source else { return None };
         if until <= self.clock.now() {
@@ -70,16 +49,16 @@ impl Directory {
         Some(Client::new(session.clone(), handle, registration.user, until))
     }
 
-    /// The holder of a session as soon as a backend has registered that.
+    /// The holder of a session, as soon as a backend has registered it.
     ///
     /// # Cancel safety
     /// Dropping the future has no effect.
     pub async fn arrival(&self, session: &SessionId) -> Client {
         loop {
-            let arrived = self.room(session).notified();
+            let arrived = self.engine.arrivals().next(session);
             tokio::pin!(arrived);
             arrived.as_mut().enable();
-            if let Some(client) = self.holder(session) {
+            if let Some(client) = self.holder(session).await {
                 return client;
             }
             arrived.await;
@@ -87,30 +66,48 @@ impl Directory {
     }
 
     /// The session that a sender means by this name: its handle, or its id where the sender may know that.
-    #[must_use]
-    pub fn find(&self, grant: &Grant, name: &SessionId) -> Option<SessionId> {
-        let handle = Handle::parse(name.as_str());
-        if let Some(session) = handle.and_then(|handle| self.engine.session_of(handle)) {
+    pub async fn find(&self, grant: &Grant, name: &SessionId) -> Option<SessionId> {
+        if let Some(handle) = Handle::parse(name.as_str())
+            && let Some(session) = self.session_of(handle).await
+        {
             return Some(session);
         }
         let knows_ids = match grant {
             Grant::Open { .. } | Grant::Backend(_) => true,
             Grant::Client(client) => {
-                *name == client.session || client.user.is_some() && self.user_of(name) == client.user
+                *name == client.session || client.user.is_some() && self.user_of(name).await == client.user
             }
         };
         knows_ids.then(|| name.clone())
     }
 
-    /// Who a registered session belongs to.
-    #[must_use]
-    pub fn user_of(&self, session: &SessionId) -> Option<UserId> {
-        self.engine.registration(session)?.user
+    async fn session_of(&self, handle: Handle) -> Option<SessionId> {
+        let known = self.engine.session_of(handle);
+        if known.is_some() {
+            return known;
+        }
+        self.engine.confirm(Lookup::Handle(handle)).await;
+        self.engine.session_of(handle)
+    }
+
+    /// The user of a registered session.
+    pub async fn user_of(&self, session: &SessionId) -> Option<UserId> {
+        self.registration(session).await?.user
     }
 
     /// The registered sessions of a user.
+    pub async fn sessions_of(&self, user: &UserId) -> Vec<SessionId> {
+        let known = self.known_sessions_of(user);
+        if !known.is_empty() {
+            return known;
+        }
+        self.engine.confirm(Lookup::User(user)).await;
+        self.known_sessions_of(user)
+    }
+
+    /// The registered sessions of a user, as far as this node knows at once.
     #[must_use]
-    pub fn sessions_of(&self, user: &UserId) -> Vec<SessionId> {
+    pub fn known_sessions_of(&self, user: &UserId) -> Vec<SessionId> {
         self.engine.sessions_of(user)
     }
 }

@@ -6,37 +6,48 @@
 //! 1. [`Engine::append`] takes its place in the order of its address when it is called, not when it is
 //!    awaited. It resolves once the message is stored at the engine's level. Dropping the [`Commit`] does not
 //!    undo it.
-//! 2. Seqs of one address strictly increase in commit order, may skip, and are never reused in an epoch.
-//! 3. The engine publishes what it commits to the hubs, in commit order, after the commit: whoever reads the
-//!    engine after hearing of a publication finds it there (a stale engine excepted: see `Subscriber`).
+//! 2. Seqs of one address strictly increase in commit order, may skip, and are never reused. Those of a later
+//!    epoch are above those of all earlier ones.
+//! 3. The engine publishes what it commits to the hubs, after the commit, each with the seq that its address had
+//!    before ([`Seq::START`] if it held nothing). A publication may come late, twice, out of order or not at
+//!    all; of one that does not come, the hub is told its seq ([`crate::hub::Hubs::wake`]).
 //! 4. A mailbox loses messages only by [`Engine::trim`] and by their time to live. A full mailbox refuses.
 //!    A topic's history drops its oldest messages when it is full, and messages older than its age limit.
 //! 5. The same sender, id and address within the dedup window answer the first append's seq and store
 //!    nothing.
 //! 6. [`Engine::read`] answers in seq order, at most the asked number of items, and reports every hole above
-//!    the cursor exactly once, in order. A read shorter than its limit has reached the end.
+//!    the cursor exactly once, in order. A read shorter than its limit has reached the end, as far as the
+//!    answering machine knows: it finds what this node stored, and may not find yet what a hub heard of.
 //! 7. An address without messages costs nothing lasting.
 //! 8. A registration is there until it ends, is ended or is changed, over restarts too. Ending a session ends
-//!    its registration and deletes its mailbox, both or neither.
+//!    its registration and deletes its mailbox, both or neither. Its commit decides whether a session is
+//!    registered. Look-ups answer from this node's copy, which may be behind until [`Engine::confirm`].
+//! 9. When stored messages were lost, the epoch changes: first [`Engine::epoch`], then the hubs are told
+//!    ([`crate::hub::Hubs::change_epoch`]), then messages of the new epoch are published.
+//! 10. An engine of several machines learns from [`crate::hub::Interest`] which addresses are read here, before
+//!     their first read.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::hub::Hubs;
+use crate::hub::Connections;
 use crate::message::{Address, Author, Epoch, Handle, Item, Message, MessageId, Seq, SessionId, UserId};
 
+mod arrivals;
 mod commit;
 pub mod embedded;
 mod error;
+mod registration;
 mod settings;
 
 #[cfg(test)]
 mod contract;
 
+use arrivals::Arrivals;
 pub use commit::Commit;
-pub use embedded::{Durability, Embedded, OpenError, Report, Storage, Writer, report};
+pub use embedded::Embedded;
 pub use error::{EngineError, RegisterError};
+pub use registration::{Lookup, Register, Registrar, Registration, RegistrationSource};
 pub use settings::{Bounds, QueueBounds, Settings};
 
 /// A message to store.
@@ -54,53 +65,6 @@ pub struct Append {
     pub ttl: Option<Duration>,
     /// Whether its author (who must have a session, and an id for it) gets a receipt when it leaves.
     pub receipt: bool,
-}
-
-/// A session to register.
-#[derive(Debug, Clone)]
-pub struct Register {
-    /// Which.
-    pub session: SessionId,
-    /// Who it belongs to. `None` leaves it with whom it belonged to before.
-    pub user: Option<UserId>,
-    /// How long the registration lasts.
-    pub ttl: Duration,
-    /// On whose word.
-    pub by: Registrar,
-}
-
-/// On whose word a session is registered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Registrar {
-    /// A backend's: it may shorten a registration, and revive a session that was ended.
-    Backend,
-    /// A token's: it may prolong a registration.
-    Token,
-}
-
-/// A registered session, or one that was ended and stays revoked for a while.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Registration {
-    /// Who it belongs to, if to anybody.
-    pub user: Option<UserId>,
-    /// When it expires, in Unix milliseconds.
-    pub expires_at: u64,
-    /// On whose word it is registered, or that it was ended.
-    pub source: RegistrationSource,
-}
-
-/// On whose word a session is registered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RegistrationSource {
-    /// A backend registered it: its id is a proof.
-    Backend {
-        /// Until when, in Unix milliseconds; tokens may keep it registered for longer.
-        until: u64,
-    },
-    /// A token named it.
-    Token,
-    /// It was ended: until it expires no token registers it again.
-    Revoked,
 }
 
 /// What was dropped because its time was over.
@@ -146,181 +110,159 @@ pub struct Health {
 pub enum Engine {
     /// This process.
     Embedded(Embedded),
-    /// Answers a few reads as if the newest messages were not there yet, as a lagging replica does.
-    #[cfg(test)]
-    #[allow(private_interfaces)]
-    Stale(contract::Stale),
+}
+
+impl From<Embedded> for Engine {
+    fn from(engine: Embedded) -> Self {
+        Self::Embedded(engine)
+    }
+}
+
+/// Calls the same method of whichever engine it is.
+macro_rules! each {
+    ($engine:expr, $it:ident => $call:expr) => {
+        match $engine {
+            Engine::Embedded($it) => $call,
+        }
+    };
 }
 
 impl Engine {
-    /// The embedded engine. Opening a store that is there reads all of it.
-    ///
-    /// # Errors
-    /// [`OpenError`] says why the store cannot be used. There is none in memory.
-    pub fn embedded(settings: Settings, hubs: Hubs, storage: &Storage) -> Result<Self, OpenError> {
-        Ok(Self::Embedded(match storage {
-            Storage::Memory => Embedded::in_memory(settings, hubs),
-            Storage::Directory(dir, durability) => Embedded::open(settings, hubs, dir, *durability)?,
-        }))
-    }
-
-    /// The embedded engine in a directory, whose writer takes its turns when the caller says so.
-    ///
-    /// # Errors
-    /// As [`Self::embedded`].
-    pub fn stepped(
-        settings: Settings,
-        hubs: Hubs,
-        dir: &Path,
-        durability: Durability,
-    ) -> Result<(Self, Writer), OpenError> {
-        let (engine, writer) = Embedded::open_stepped(settings, hubs, dir, durability)?;
-        Ok((Self::Embedded(engine), writer))
-    }
-
-    fn store(&self) -> &Embedded {
-        match self {
-            Self::Embedded(engine) => engine,
-            #[cfg(test)]
-            Self::Stale(engine) => &engine.inner,
-        }
-    }
-
     /// Stores a message; see the contract.
     pub fn append(&self, append: Append) -> Commit {
-        self.store().append(append)
+        each!(self, engine => engine.append(append))
     }
 
-    /// Hands a message to whoever reads the address now, and stores nothing.
+    /// Hands a message to the current readers of the address, and stores nothing.
     pub fn publish_volatile(&self, address: &Address, message: &Message) {
-        self.store().publish_volatile(address, message);
+        each!(self, engine => engine.publish_volatile(address, message));
     }
 
-    /// Reads what is stored after `after`, at most `limit` items.
+    /// Reads what is stored after `after`, at most `limit` items. Failures are retried inside.
     ///
     /// # Cancel safety
     /// Dropping the future has no effect.
     pub async fn read(&self, address: &Address, after: Seq, limit: usize) -> Batch {
-        #[cfg(test)]
-        if let Self::Stale(engine) = self
-            && engine.is_stale()
-        {
-            return Batch::default();
-        }
-        self.store().read(address, after, limit).await
+        each!(self, engine => engine.read(address, after, limit).await)
     }
 
-    /// Deletes everything up to and including `through`. Cheap, not waited for, idempotent.
+    /// Deletes everything up to and including `through`. Cheap, not waited for, idempotent. The reads of this node
+    /// see it at once.
     pub fn trim(&self, address: &Address, through: Seq) {
-        self.store().trim(address, through);
+        each!(self, engine => engine.trim(address, through));
     }
 
-    /// Registers a session, or changes its registration. The answer resolves when that is stored; `None` if nothing
-    /// changes.
-    ///
-    /// # Errors
-    /// [`RegisterError`] says why it was not registered.
-    pub fn register(&self, register: &Register) -> Result<Option<Commit>, RegisterError> {
-        self.store().register(register)
+    /// Registers a session, or changes its registration. The commit decides whether it is registered.
+    pub fn register(&self, register: &Register) -> Commit<RegisterError> {
+        each!(self, engine => engine.register(register))
     }
 
-    /// Ends a session: its registration, and everything in its mailbox. Tokens cannot register it again before
-    /// `revoked_for` is over. Resolves when that is stored.
+    /// Ends a session: its registration, its readers on every node, and everything in its mailbox. Tokens cannot
+    /// register it again before `revoked_for` is over.
     pub fn end(&self, session: &SessionId, revoked_for: Duration) -> Commit {
-        self.store().end(session, revoked_for)
+        each!(self, engine => engine.end(session, revoked_for))
     }
 
-    /// Whether a session was ended, and is barred.
+    /// Who reads an address now, on all nodes.
+    pub async fn presence(&self, address: &Address) -> Connections {
+        each!(self, engine => engine.presence(address).await)
+    }
+
+    /// Brings what this node knows of the directory up to what all nodes together knew when this was called. Ask it
+    /// before a look-up that found nothing becomes a refusal.
+    pub async fn confirm(&self, lookup: Lookup<'_>) {
+        each!(self, engine => engine.confirm(lookup).await);
+    }
+
+    /// Tells when the registration of a session changes.
+    pub(crate) fn arrivals(&self) -> &Arrivals {
+        each!(self, engine => engine.arrivals())
+    }
+
+    /// Whether a session was ended and no token may register it again yet, as this node knows.
     #[must_use]
-    pub fn is_ended(&self, session: &SessionId) -> bool {
-        self.store().is_ended(session)
+    pub fn is_revoked(&self, session: &SessionId) -> bool {
+        each!(self, engine => engine.is_revoked(session))
+    }
+
+    /// A session's registration, if it has one that has not ended, as this node knows.
+    #[must_use]
+    pub fn registration(&self, session: &SessionId) -> Option<Registration> {
+        each!(self, engine => engine.registration(session))
+    }
+
+    /// The registered session with this handle, as this node knows.
+    #[must_use]
+    pub fn session_of(&self, handle: Handle) -> Option<SessionId> {
+        each!(self, engine => engine.session_of(handle))
+    }
+
+    /// The registered sessions of a user, as this node knows.
+    #[must_use]
+    pub fn sessions_of(&self, user: &UserId) -> Vec<SessionId> {
+        each!(self, engine => engine.sessions_of(user))
     }
 
     /// The public name of a session.
     #[must_use]
     pub fn handle(&self, session: &SessionId) -> Handle {
-        self.store().handle(session)
+        each!(self, engine => engine.handle(session))
     }
 
-    /// What only this store can have said of a user and some random bits: proof of what it made for that user.
+    /// The message authentication code of a user and some random bits, keyed with the store's secret.
     #[must_use]
     pub fn mac(&self, user: &UserId, bits: [u8; 16]) -> [u8; 16] {
-        self.store().mac(user, bits)
-    }
-
-    /// The registered session with this handle.
-    #[must_use]
-    pub fn session_of(&self, handle: Handle) -> Option<SessionId> {
-        self.store().session_of(handle)
+        each!(self, engine => engine.mac(user, bits))
     }
 
     /// How many messages wait in a mailbox.
-    #[must_use]
-    pub fn waiting(&self, session: &SessionId) -> usize {
-        self.store().waiting(session)
-    }
-
-    /// A session's registration, if it has one that has not ended.
-    #[must_use]
-    pub fn registration(&self, session: &SessionId) -> Option<Registration> {
-        self.store().registration(session)
-    }
-
-    /// The registered sessions of a user.
-    #[must_use]
-    pub fn sessions_of(&self, user: &UserId) -> Vec<SessionId> {
-        self.store().sessions_of(user)
+    pub async fn waiting(&self, session: &SessionId) -> usize {
+        each!(self, engine => engine.waiting(session).await)
     }
 
     /// Where an address stands.
-    #[must_use]
-    pub fn position(&self, address: &Address) -> Position {
-        self.store().position(address)
+    pub async fn position(&self, address: &Address) -> Position {
+        each!(self, engine => engine.position(address).await)
     }
 
-    /// The newest seq of the whole store: no valid cursor is above it.
-    #[must_use]
-    pub fn newest(&self) -> Seq {
-        self.store().newest()
+    /// A seq that no valid cursor of this address is above. What this node knows is enough if it reaches `at_least`;
+    /// otherwise whoever knows most is asked.
+    pub async fn newest(&self, address: &Address, at_least: Seq) -> Seq {
+        each!(self, engine => engine.newest(address, at_least).await)
     }
 
-    /// Where the seqs of this epoch begin: a cursor below is of an earlier one.
+    /// Where the seqs of this epoch begin at this address: a cursor below is of an earlier one.
     #[must_use]
-    pub fn origin(&self) -> Seq {
-        self.store().origin()
+    pub fn origin(&self, address: &Address) -> Seq {
+        each!(self, engine => engine.origin(address))
     }
 
-    /// The incarnation of the store.
+    /// The incarnation of the store. It may change while the engine runs: see promise 9 of the contract.
     #[must_use]
-    pub fn epoch(&self) -> &Epoch {
-        self.store().epoch()
+    pub fn epoch(&self) -> Epoch {
+        each!(self, engine => engine.epoch())
     }
 
-    /// What "stored" means: `fsync`, `os` or `memory`.
+    /// What "stored" means, as `welcome` names it.
     #[must_use]
     pub fn durability(&self) -> &'static str {
-        self.store().durability()
+        each!(self, engine => engine.durability())
     }
 
     /// How it fares.
     #[must_use]
     pub fn health(&self) -> Health {
-        self.store().health()
+        each!(self, engine => engine.health())
     }
 
-    /// Writes what is left and closes the store; may wait for the disk. Appends are refused afterwards.
+    /// Stores what is accepted and closes; may wait for the disk. Appends are refused afterwards.
     pub fn close(&self) {
-        self.store().close();
-    }
-
-    /// Stops writing at once, as a killed process does. For tests of recovery.
-    pub fn abandon(&self) {
-        self.store().abandon();
+        each!(self, engine => engine.close());
     }
 
     /// Drops some of what has outlived its time.
     #[must_use]
     pub fn expire(&self) -> Expired {
-        self.store().expire()
+        each!(self, engine => engine.expire())
     }
 }

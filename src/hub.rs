@@ -1,11 +1,13 @@
 //! The live side of an address on this node: a small broadcast channel that exists while someone reads.
 //!
-//! A hub is a doorbell that usually already holds the letter: it may drop, repeat or reorder. What a reader
-//! has not got from it, it reads from the engine at its cursor. Publishing never awaits and does no work per
-//! reader. A hub also knows how far each of its readers is, so that an acknowledgement by one tab does not
-//! delete what a slower tab of the same session has not been handed yet.
+//! A hub may drop, repeat or reorder what it is given. A reader reads what it did not get from the engine, at its
+//! cursor. Publishing never awaits and does no work per reader. A hub also knows how far each of its readers is, so
+//! that an acknowledgement by one tab does not delete what a slower tab of the same session still needs.
+//!
+//! A hub knows no engine. The engine is told which addresses are read here through [`Interest`].
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -14,20 +16,28 @@ use tokio::sync::broadcast;
 use crate::message::{Address, Publication, Seq};
 use crate::sync::{lock, shrink};
 
+mod interest;
 mod presence;
 
+pub use interest::Interest;
 pub use presence::{Connections, Transport};
 
 /// What goes through a hub.
 #[derive(Debug, Clone)]
 pub enum HubEvent {
-    /// A publication and the seq this hub was given before it.
-    Publication {
-        /// The seq of the stored publication before this one, [`Seq::START`] if this is the hub's first.
+    /// A stored message.
+    Stored {
+        /// The seq that the address had before, [`Seq::START`] if it held nothing.
         prev: Seq,
-        /// The publication.
+        /// The message.
         publication: Arc<Publication>,
     },
+    /// A message that is not stored.
+    Volatile(Arc<Publication>),
+    /// The engine has something up to this seq: see [`Hubs::wake`].
+    Available(Seq),
+    /// The store begins anew: see [`Hubs::change_epoch`].
+    EpochChanged,
     /// The address has ended: see [`Hubs::end`].
     Ended,
 }
@@ -45,9 +55,20 @@ struct Hub {
     ended: AtomicBool,
 }
 
+impl Hub {
+    fn new(slots: usize) -> Self {
+        Self {
+            tx: broadcast::Sender::new(slots),
+            readers: Mutex::default(),
+            acked: AtomicU64::new(0),
+            ended: AtomicBool::new(false),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct AttachedReader {
-    /// How far it has passed messages on.
+    /// Up to where it has sent messages.
     position: Arc<AtomicU64>,
     transport: Transport,
 }
@@ -55,19 +76,18 @@ struct AttachedReader {
 #[derive(Debug, Default)]
 struct HubReaders {
     next_id: u64,
-    /// How many handles there are, those that are being left included.
+    /// How many handles there are, detached ones included.
     handles: usize,
-    last_published: Seq,
-    /// Those who are waited for, by their ids.
+    /// The readers that a deletion waits for, by their ids.
     attached: HashMap<u64, AttachedReader>,
-    /// The highest acknowledgement so far.
+    /// The highest acknowledgement.
     acked: Seq,
     /// Up to where the engine was told to delete.
     trimmed: Seq,
 }
 
 impl HubReaders {
-    /// Up to where nobody attached needs anything any more, if that is further than before.
+    /// Up to where no attached reader needs anything and all is acknowledged, if that is further than before.
     fn trimmable(&mut self) -> Option<Seq> {
         if self.acked <= self.trimmed {
             return None;
@@ -81,34 +101,57 @@ impl HubReaders {
     }
 }
 
-/// All hubs of this node.
+/// All hubs of this node. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Hubs {
-    /// Protects which hubs exist; held while one is looked up, joined or published to.
+    /// Protects which hubs exist. Held while one is looked up, joined or published to.
     hubs: Arc<Mutex<HashMap<Address, Arc<Hub>>>>,
     slots: usize,
+    /// Is told which addresses are read, under the lock of `hubs`.
+    interest: Option<Arc<dyn Interest>>,
 }
 
 impl Hubs {
-    /// No hubs yet; each will hold `slots` publications (rounded up to a power of two by tokio).
+    /// No hubs yet. Each will hold `slots` events (rounded up to a power of two by tokio).
     #[must_use]
     pub fn new(slots: usize) -> Self {
-        Self { hubs: Arc::default(), slots: slots.max(1) }
+        Self { hubs: Arc::default(), slots: slots.max(1), interest: None }
     }
 
-    /// Hands a publication to whoever reads this address now. The caller publishes in commit order.
-    pub fn publish(&self, address: &Address, publication: &Arc<Publication>) {
-        let hubs = lock(&self.hubs);
-        let Some(hub) = hubs.get(address) else { return };
-        let prev = {
-            let mut readers = lock(&hub.readers);
-            match publication.seq() {
-                Some(seq) => std::mem::replace(&mut readers.last_published, seq),
-                None => readers.last_published,
-            }
-        };
-        // An error means that nobody listens at this moment; the store has it.
-        _ = hub.tx.send(HubEvent::Publication { prev, publication: Arc::clone(publication) });
+    /// Hubs that tell which addresses are read.
+    #[must_use]
+    pub fn watched(slots: usize, interest: Arc<dyn Interest>) -> Self {
+        Self { interest: Some(interest), ..Self::new(slots) }
+    }
+
+    /// Hands a stored message to the current readers of this address. `prev` is the seq that the address had before,
+    /// [`Seq::START`] if it held nothing.
+    pub fn publish(&self, address: &Address, publication: &Arc<Publication>, prev: Seq) {
+        self.tell(address, || HubEvent::Stored { prev, publication: Arc::clone(publication) });
+    }
+
+    /// Hands a message that is not stored to the current readers of this address.
+    pub fn publish_volatile(&self, address: &Address, publication: &Arc<Publication>) {
+        self.tell(address, || HubEvent::Volatile(Arc::clone(publication)));
+    }
+
+    /// Tells the readers of this address that the engine holds a message of this seq which is not published.
+    pub fn wake(&self, address: &Address, seq: Seq) {
+        self.tell(address, || HubEvent::Available(seq));
+    }
+
+    fn tell(&self, address: &Address, event: impl FnOnce() -> HubEvent) {
+        if let Some(hub) = lock(&self.hubs).get(address) {
+            // An error means that no reader listens at this moment. It reads the store later.
+            _ = hub.tx.send(event());
+        }
+    }
+
+    /// Tells all readers that the epoch of the store is another one now.
+    pub fn change_epoch(&self) {
+        for hub in lock(&self.hubs).values() {
+            _ = hub.tx.send(HubEvent::EpochChanged);
+        }
     }
 
     /// Whether anyone reads this address.
@@ -129,8 +172,8 @@ impl Hubs {
         self.len() == 0
     }
 
-    /// Joins the hub of an address, making it if need be. The reader holds everything after `position`. `None` if
-    /// it has `most` readers already.
+    /// Joins the hub of an address, and makes it if there is none. What is stored after `position` is not deleted
+    /// before the reader has sent it. `None` if the address has `most` readers already.
     #[must_use]
     pub fn join(
         &self,
@@ -140,14 +183,15 @@ impl Hubs {
         most: usize,
     ) -> Option<(ReaderHandle, broadcast::Receiver<HubEvent>)> {
         let mut hubs = lock(&self.hubs);
-        let hub = hubs.entry(address.clone()).or_insert_with(|| {
-            Arc::new(Hub {
-                tx: broadcast::Sender::new(self.slots),
-                readers: Mutex::default(),
-                acked: AtomicU64::new(0),
-                ended: AtomicBool::new(false),
-            })
-        });
+        let hub = match hubs.entry(address.clone()) {
+            Entry::Occupied(hub) => hub.into_mut(),
+            Entry::Vacant(place) => {
+                if let Some(interest) = &self.interest {
+                    interest.first_reader(address);
+                }
+                place.insert(Arc::new(Hub::new(self.slots)))
+            }
+        };
         let mut readers = lock(&hub.readers);
         if readers.handles >= most {
             return None;
@@ -163,18 +207,25 @@ impl Hubs {
         Some((ReaderHandle { hubs, address, hub, id, position }, receiver))
     }
 
-    /// Ends an address: its readers are told that nothing comes any more. Who joins afterwards begins anew.
+    /// Ends an address: its readers end. Who joins afterwards joins a new hub.
     pub fn end(&self, address: &Address) {
         let mut hubs = lock(&self.hubs);
         let Some(hub) = hubs.remove(address) else { return };
         // Before anybody can make another hub of this address.
         hub.ended.store(true, Ordering::SeqCst);
+        self.tell_last_left(address);
         drop(hubs);
-        // An error means that nobody listens at this moment.
+        // An error means that no reader listens at this moment. It sees `ended`.
         _ = hub.tx.send(HubEvent::Ended);
     }
 
-    /// Who reads this address now.
+    fn tell_last_left(&self, address: &Address) {
+        if let Some(interest) = &self.interest {
+            interest.last_reader_left(address);
+        }
+    }
+
+    /// Who reads this address here now.
     #[must_use]
     pub fn presence(&self, address: &Address) -> Connections {
         let mut connections = Connections::default();
@@ -184,7 +235,7 @@ impl Hubs {
         connections
     }
 
-    /// Notes an acknowledgement and answers up to where the engine may delete now.
+    /// Notes an acknowledgement. Answers up to where the engine may delete now.
     #[must_use]
     pub fn acknowledge(&self, address: &Address, seq: Seq) -> Option<Seq> {
         let hubs = lock(&self.hubs);
@@ -195,14 +246,14 @@ impl Hubs {
         readers.trimmable()
     }
 
-    /// The highest acknowledgement known here; the engine may still hold what a slower reader needs.
+    /// The highest acknowledgement that the hub knows. The engine may still hold what a slower reader needs.
     #[must_use]
     pub fn acknowledged(&self, address: &Address) -> Seq {
         lock(&self.hubs).get(address).map_or(Seq::START, |hub| Seq(hub.acked.load(Ordering::SeqCst)))
     }
 }
 
-/// One reader's place at a hub. The hub lives as long as one of its handles.
+/// One reader of a hub. The hub lives as long as one of its handles.
 #[derive(Debug)]
 pub struct ReaderHandle {
     hubs: Hubs,
@@ -225,27 +276,29 @@ impl ReaderHandle {
         self.hub.ended.load(Ordering::SeqCst)
     }
 
-    /// How far this reader has passed messages on.
+    /// Up to where this reader has sent messages.
     #[must_use]
     pub fn position(&self) -> Seq {
         Seq(self.position.load(Ordering::Acquire))
     }
 
-    /// Moves on, and answers up to where the engine may delete now, if that waited for this reader.
+    /// Notes that everything up to `seq` was sent. Answers up to where the engine may delete now, if that waited for
+    /// this reader.
     #[must_use]
     pub fn advance(&self, seq: Seq) -> Option<Seq> {
         // Sequentially consistent against `acknowledge`: of the two, at least one sees the other's store.
         let before = self.position.fetch_max(seq.0, Ordering::SeqCst);
-        // Nobody has acknowledged beyond where this reader was: nothing waited for it.
+        // No acknowledgement is above where this reader was: nothing waited for it.
         if self.hub.acked.load(Ordering::SeqCst) <= before {
             return None;
         }
         lock(&self.hub.readers).trimmable()
     }
 
-    /// Stops being waited for; answers up to where the engine may delete now, if that waited for this reader.
+    /// Stops deletions from waiting for this reader. Answers up to where the engine may delete now, if that waited
+    /// for it.
     ///
-    /// The hub stays until [`Self::leave`]: it knows what was acknowledged until the engine knows it too.
+    /// The hub stays until [`Self::leave`]: it knows what is acknowledged until the engine has deleted it.
     #[must_use]
     pub fn detach(&self) -> Option<Seq> {
         let mut readers = lock(&self.hub.readers);
@@ -253,15 +306,16 @@ impl ReaderHandle {
         readers.trimmable()
     }
 
-    /// Leaves. The last one to leave takes the hub along.
+    /// Leaves. The hub goes with its last handle.
     pub fn leave(&self) {
         let mut hubs = lock(&self.hubs.hubs);
         let mut readers = lock(&self.hub.readers);
         readers.attached.remove(&self.id);
         readers.handles -= 1;
-        // After its end, another hub may have taken its place.
+        // After the end of the address, its place may hold another hub.
         if readers.handles == 0 && !self.has_ended() {
             hubs.remove(&self.address);
+            self.hubs.tell_last_left(&self.address);
             shrink(&mut hubs);
         }
     }

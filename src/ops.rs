@@ -65,6 +65,6 @@ pub(crate) async fn health(State(gateway): State<Arc<Gateway>>) -> Response {
         true => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
     };
     let (durability, epoch) = (gateway.broker.durability(), gateway.broker.epoch());
-    let failing = failing.as_deref();
+    let (epoch, failing) = (&epoch, failing.as_deref());
     json(status, encode(&Health { status: word, server: SERVER, durability, epoch, failing }))
 }

@@ -14,7 +14,8 @@ use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::edge::Gateway;
-use crate::engine::OpenError;
+use crate::engine::embedded::{Embedded, OpenError};
+use crate::hub::Hubs;
 use crate::identity::Identity;
 use crate::limits::{ConnectionLimiter, Rates};
 use crate::link::Link;
@@ -63,8 +64,9 @@ impl Server {
     pub fn new(config: Config, clock: Clock) -> Result<Self, StartError> {
         // Before the store: an invalid key is reported at once, though opening a large store takes time.
         let identity = Identity::new(&config.access)?;
-        let (settings, limits) = (engine_settings(&config, clock), broker_limits(&config));
-        let broker = Broker::new(settings, limits, config.hub_slots, &storage(&config))?;
+        let hubs = Hubs::new(config.hub_slots);
+        let engine = Embedded::start(engine_settings(&config, clock), hubs.clone(), &storage(&config))?;
+        let broker = Broker::new(engine.into(), hubs, broker_limits(&config), clock);
         Ok(Self::assemble(broker, identity, config)?)
     }
 

@@ -1,26 +1,27 @@
 //! One reader: catches up from the engine, then takes what the hub brings. The only code that joins the two.
 //!
-//! First attach, reconnect, lag and polls are one path: join the hub first, read the engine from the cursor,
-//! go live when a read comes back shorter than its limit. A live publication is handed over only if the
-//! reader has everything before it; otherwise the engine is read until that publication is met.
+//! First attach, reconnect, lag and polls are one path: join the hub first, read the engine from the cursor, go live
+//! when a read comes back shorter than its limit. A live publication is delivered only if the reader has everything
+//! before it. Otherwise the engine is read until that publication is met.
+//!
+//! When the epoch changes, the reader drops what it read, reports a gap and begins at the ack floor.
 
 use std::collections::VecDeque;
-use std::fmt;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use sync_wrapper::SyncWrapper;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 use crate::engine::{Batch, Engine};
 use crate::hub::{HubEvent, Hubs, ReaderHandle, Transport};
-use crate::message::{Address, Gap, Item, Seq};
+use crate::message::{Address, Epoch, Gap, GapReason, Item, Seq};
 
 /// How many items one read of the engine asks for.
 const READ: usize = 64;
 
-/// How long to wait before reading again an engine that does not have yet what the hub announced.
+/// Pause before the engine is read again that does not find yet what the hub announced.
 const STALE_PAUSE: Duration = Duration::from_millis(20);
 
 /// A reader of one address.
@@ -29,51 +30,63 @@ pub struct Subscriber {
     engine: Engine,
     handle: ReaderHandle,
     receiver: broadcast::Receiver<HubEvent>,
-    /// The seq of the newest stored message put into `backlog` so far.
+    /// What the seqs below belong to.
+    epoch: Epoch,
+    /// The seq of the newest stored message put into `backlog`.
     read: Seq,
-    /// The seq of the newest stored message handed over so far.
+    /// The seq of the newest stored message delivered to the caller.
     delivered: Seq,
-    /// Read, but not handed over: at most one read of the engine and what the hub had ready.
+    /// Read and not delivered: at most one read of the engine, and what the hub had ready.
     backlog: VecDeque<Item>,
     state: ReadState,
-    /// A read of the engine that is under way: it goes on although this reader is asked for something else.
-    reading: Option<Reading>,
-}
-
-/// The mutex is never contended: it makes the future shareable, as everything is that a handler holds.
-struct Reading(Mutex<BoxFuture<'static, Batch>>);
-
-impl fmt::Debug for Reading {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Reading")
-    }
+    /// A read of the engine that is under way. It goes on when the caller drops the future that waits for it. The
+    /// wrapper makes it shareable, as everything is that a handler holds.
+    reading: Option<SyncWrapper<BoxFuture<'static, Found>>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ReadState {
-    /// Everything up to `read` was read; the hub brings the rest.
+    /// Everything up to `read` was read. The hub brings the rest.
     Live,
     /// Read the engine, at least until this seq is met; [`Seq::START`] when no seq is known.
     Behind(Seq),
-    /// The address has ended: nothing more comes.
+    /// The address has ended.
     Closed,
 }
 
+/// What a read of the engine found.
+struct Found {
+    batch: Batch,
+    /// The epoch now, and the ack floor where reading began, if the epoch has changed.
+    restart: Option<(Epoch, Seq)>,
+}
+
+/// Where a reader begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Start {
+    /// Everything after this seq is read.
+    pub cursor: Seq,
+    /// What the cursor belongs to.
+    pub epoch: Epoch,
+}
+
 impl Subscriber {
-    /// A reader of everything after `cursor`; `None` if the address has `most` readers already.
+    /// A reader of everything after a cursor; `None` if the address has `most` readers already.
     #[must_use]
     pub fn new(
         engine: &Engine,
         hubs: &Hubs,
         address: &Address,
-        cursor: Seq,
+        start: Start,
         (transport, most): (Transport, usize),
     ) -> Option<Self> {
+        let Start { cursor, epoch } = start;
         let (handle, receiver) = hubs.join(address, cursor, transport, most)?;
         Some(Self {
             engine: engine.clone(),
             handle,
             receiver,
+            epoch,
             read: cursor,
             delivered: cursor,
             backlog: VecDeque::new(),
@@ -82,56 +95,67 @@ impl Subscriber {
         })
     }
 
-    /// Whether the address has ended: nothing more comes.
+    /// Whether the address has ended.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.handle.has_ended()
     }
 
-    /// What is read.
+    /// What the seqs of delivered messages belong to.
+    #[must_use]
+    pub fn epoch(&self) -> &Epoch {
+        &self.epoch
+    }
+
+    /// The address that is read.
     #[must_use]
     pub fn address(&self) -> &Address {
         self.handle.address()
     }
 
-    /// The newest seq handed over.
+    /// The newest seq delivered.
     #[must_use]
     pub fn delivered(&self) -> Seq {
         self.delivered
     }
 
-    /// The newest seq known to have been passed on: what comes after it can be handed over again.
+    /// The newest seq marked as sent. What comes after it can be delivered again.
     #[must_use]
     pub fn sent_through(&self) -> Seq {
         self.handle.position()
     }
 
-    /// Notes that everything up to `seq` was passed on, so that an acknowledgement may delete it.
+    /// Notes that everything up to `seq` was sent, so that an acknowledgement may delete it.
     pub fn mark_sent(&mut self, seq: Seq) {
         if let Some(through) = self.handle.advance(seq) {
             self.engine.trim(self.handle.address(), through);
         }
     }
 
-    /// Goes back (or on) to `cursor`: what is stored after it is handed over again.
+    /// Goes back (or on) to `cursor`: what is stored after it is delivered again.
     ///
-    /// Volatile messages that wait to be handed over stay.
+    /// Volatile messages that are not delivered yet stay.
     pub fn seek(&mut self, cursor: Seq) {
         if cursor == self.delivered {
-            // What the hub kept while nobody was there may have ended meanwhile: the engine knows.
+            // What the hub kept while nobody read may have expired: the engine knows.
             if self.state == ReadState::Live && self.backlog.is_empty() && !self.receiver.is_empty() {
                 self.state = ReadState::Behind(Seq::START);
             }
             return;
         }
-        self.backlog.retain(|item| matches!(item, Item::Message(message) if message.seq().is_none()));
+        self.drop_stored();
         self.read = cursor;
         self.delivered = cursor;
         self.state = ReadState::Behind(Seq::START);
         self.reading = None;
     }
 
-    /// Puts a hole in front of everything else.
+    /// Keeps only volatile messages.
+    fn drop_stored(&mut self) {
+        self.backlog.retain(|item| matches!(item, Item::Message(message) if message.seq().is_none()));
+    }
+
+    /// Puts a gap in front of everything else.
     pub fn push_gap(&mut self, gap: Gap) {
         self.backlog.push_front(Item::Gap(gap));
     }
@@ -142,7 +166,7 @@ impl Subscriber {
     /// Nothing is lost when the future is dropped: an item is taken only when it is returned.
     pub async fn next(&mut self) -> Option<Item> {
         loop {
-            // What is left is nobody's any more.
+            // What is left belongs to a session that was ended.
             if self.has_ended() {
                 return None;
             }
@@ -198,40 +222,73 @@ impl Subscriber {
     }
 
     fn accept(&mut self, event: HubEvent) {
-        let (prev, publication) = match event {
-            HubEvent::Publication { prev, publication } => (prev, publication),
-            HubEvent::Ended => return self.state = ReadState::Closed,
-        };
-        match publication.seq() {
-            None => self.backlog.push_back(Item::Message(publication)),
-            Some(seq) if seq <= self.read => {}
-            Some(seq) if prev <= self.read => {
-                self.read = seq;
-                self.backlog.push_back(Item::Message(publication));
-            }
-            Some(seq) => self.state = ReadState::Behind(seq),
+        match event {
+            HubEvent::Volatile(publication) => self.backlog.push_back(Item::Message(publication)),
+            HubEvent::Stored { prev, publication } => match publication.seq() {
+                Some(seq) if seq > self.read && prev <= self.read => {
+                    self.read = seq;
+                    self.backlog.push_back(Item::Message(publication));
+                }
+                Some(seq) if seq > self.read => self.state = ReadState::Behind(seq),
+                _ => {}
+            },
+            HubEvent::Available(seq) if seq > self.read => self.state = ReadState::Behind(seq),
+            HubEvent::Available(_) => {}
+            HubEvent::EpochChanged => self.state = ReadState::Behind(Seq::START),
+            HubEvent::Ended => self.state = ReadState::Closed,
         }
     }
 
     /// One read of the engine.
     async fn catch_up(&mut self, target: Seq) {
         let reading = self.reading.get_or_insert_with(|| {
-            let (engine, address, after) = (self.engine.clone(), self.handle.address().clone(), self.read);
-            Reading(Mutex::new(Box::pin(async move { engine.read(&address, after, READ).await })))
+            let (engine, address) = (self.engine.clone(), self.handle.address().clone());
+            let start = Start { cursor: self.read, epoch: self.epoch.clone() };
+            SyncWrapper::new(Box::pin(async move { read(&engine, &address, start).await }))
         });
-        let batch = reading.0.get_mut().unwrap_or_else(PoisonError::into_inner).await;
+        let Found { batch, restart } = reading.get_mut().await;
         self.reading = None;
+        let restarted = restart.is_some();
+        if let Some((epoch, floor)) = restart {
+            self.restart(epoch, floor);
+        }
         self.read = self.read.max(batch.cursor);
-        let batch_is_empty = batch.items.is_empty();
+        let found_nothing = batch.items.is_empty();
         self.backlog.extend(batch.items);
         if batch.more {
             return;
         }
-        if self.read >= target {
+        if restarted || self.read >= target {
             self.state = ReadState::Live;
-        } else if batch_is_empty {
-            // Stale: the engine will have it soon. Everybody else goes on meanwhile.
+        } else if found_nothing {
+            // Stale: the engine will find it soon. Other readers go on meanwhile.
             tokio::time::sleep(STALE_PAUSE).await;
+        }
+    }
+
+    /// Begins at the ack floor of another epoch.
+    fn restart(&mut self, epoch: Epoch, floor: Seq) {
+        self.drop_stored();
+        self.backlog.push_back(Item::Gap(Gap { from: self.delivered, to: floor, reason: GapReason::Epoch }));
+        self.epoch = epoch;
+        self.read = floor;
+        self.delivered = floor;
+    }
+}
+
+/// Reads the engine from where a reader is, or from the ack floor if the epoch is another one by now.
+async fn read(engine: &Engine, address: &Address, start: Start) -> Found {
+    loop {
+        let epoch = engine.epoch();
+        let restart = match epoch == start.epoch {
+            true => None,
+            false => Some((epoch.clone(), engine.position(address).await.floor)),
+        };
+        let after = restart.as_ref().map_or(start.cursor, |(_, floor)| *floor);
+        let batch = engine.read(address, after, READ).await;
+        // Seqs of two epochs do not go together.
+        if epoch == engine.epoch() {
+            return Found { batch, restart };
         }
     }
 }

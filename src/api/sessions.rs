@@ -113,10 +113,9 @@ pub(crate) async fn register(
     let session = name(&id, SessionId::new)?;
     let body = SessionBody::decode(&body_text(body, ENVELOPE, gateway.config.header_timeout).await?)?;
     let ttl = body.ttl.unwrap_or_else(|| gateway.config.access.session_ttl.min(gateway.config.max_ttl));
-    if let Some(commit) = gateway.broker.register(&session, body.user, ttl)? {
-        commit.await.map_err(BrokerError::from)?;
-    }
-    Ok(json(StatusCode::OK, encode(&Session::of(&session, &gateway.broker.session(&session)))))
+    gateway.broker.register(&session, body.user, ttl).await?;
+    let state = gateway.broker.session(&session).await;
+    Ok(json(StatusCode::OK, encode(&Session::of(&session, &state))))
 }
 
 /// Look a session up
@@ -138,7 +137,7 @@ pub(crate) async fn look_up(
 ) -> Result<Response, Refusal> {
     check(&gateway, &head).await?;
     let session = name(&id, SessionId::new)?;
-    let state = gateway.broker.session(&session);
+    let state = gateway.broker.session(&session).await;
     let nothing =
         state.registration.is_none() && state.waiting == 0 && state.connections == Connections::default();
     if nothing {
@@ -167,7 +166,7 @@ pub(crate) async fn end(
 ) -> Result<Response, Refusal> {
     check(&gateway, &head).await?;
     let session = name(&id, SessionId::new)?;
-    let before = gateway.broker.session(&session);
+    let before = gateway.broker.session(&session).await;
     gateway.broker.end(&session).await.map_err(BrokerError::from)?;
     tracing::debug!(session = %gateway.broker.public_name(&session), discarded = before.waiting, "session ended");
     Ok(StatusCode::NO_CONTENT.into_response())
@@ -192,11 +191,14 @@ pub(crate) async fn user(
 ) -> Result<Response, Refusal> {
     check(&gateway, &head).await?;
     let user = name(&id, UserId::new)?;
-    let sessions = gateway.broker.directory().sessions_of(&user);
+    let sessions = gateway.broker.directory().sessions_of(&user).await;
     if sessions.is_empty() {
         return Err(BrokerError::NoSuchUser(user).into());
     }
-    let states: Vec<SessionState> = sessions.iter().map(|session| gateway.broker.session(session)).collect();
+    let mut states: Vec<SessionState> = Vec::with_capacity(sessions.len());
+    for session in &sessions {
+        states.push(gateway.broker.session(session).await);
+    }
     let connections = states.iter().fold(Connections::default(), |all, state| all.with(state.connections));
     let sessions = sessions.iter().zip(&states).map(|(session, state)| Session::of(session, state)).collect();
     Ok(json(StatusCode::OK, encode(&User { user: &user, connections, sessions })))

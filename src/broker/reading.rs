@@ -4,7 +4,7 @@ use crate::broker::{Broker, BrokerError};
 use crate::hub::Transport;
 use crate::message::{Address, Epoch, Gap, GapReason, Seq, SessionId, TopicName};
 use crate::protocol::Resume;
-use crate::subscriber::Subscriber;
+use crate::subscriber::{Start, Subscriber};
 
 /// How a subscription begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,108 +15,141 @@ pub struct Opening {
     pub recovered: bool,
 }
 
+/// Where a reader is going to begin.
+struct StartPoint {
+    address: Address,
+    start: Start,
+    /// What the reader is told first.
+    gap: Option<Gap>,
+    opening: Opening,
+}
+
+impl StartPoint {
+    fn subscribe(self, broker: &Broker, transport: Transport, most: usize) -> Option<Subscriber> {
+        let Self { address, start, gap, .. } = self;
+        let mut subscriber =
+            Subscriber::new(&broker.engine, &broker.hubs, &address, start, (transport, most))?;
+        if let Some(gap) = gap {
+            subscriber.push_gap(gap);
+        }
+        Some(subscriber)
+    }
+}
+
 impl Broker {
-    /// The ack floor of a mailbox: acknowledged, though a slower reader may still be waited for.
-    #[must_use]
-    pub fn floor(&self, session: &SessionId) -> Seq {
+    /// The ack floor of a mailbox. What is acknowledged is below it, though a slower reader may still need it.
+    pub async fn floor(&self, session: &SessionId) -> Seq {
         let address = Address::Session(session.clone());
-        // The hub first: what it forgets when its last reader leaves, the engine knows by then.
+        // The hub first: when its last reader leaves, the engine knows what the hub forgets.
         let acknowledged = self.hubs.acknowledged(&address);
-        self.engine.position(&address).floor.max(acknowledged)
+        self.engine.position(&address).await.floor.max(acknowledged)
     }
 
-    /// Reads a mailbox: from the ack floor, or after the cursor the reader brings.
+    /// Reads a mailbox: from the ack floor, or after the cursor that the reader brings.
     ///
     /// # Errors
-    /// The session has too many readers, or was ended.
-    pub fn mailbox(
+    /// [`BrokerError::TooManyReaders`], [`BrokerError::Ended`].
+    pub async fn mailbox(
         &self,
         session: &SessionId,
         resume: &Resume,
         transport: Transport,
     ) -> Result<(Subscriber, Opening), BrokerError> {
-        let floor = self.floor(session);
-        let address = Address::Session(session.clone());
-        // Nothing is below a mailbox's start: 0 is where everyone begins.
+        // The epoch first: if it changes meanwhile, the subscriber begins again.
+        let epoch = self.engine.epoch();
+        let floor = self.floor(session).await;
+        // 0 is where every mailbox starts.
         let after = resume.after.filter(|after| *after > Seq::START);
-        let limit = self.limits.readers;
-        let reader = (transport, limit);
-        let (subscriber, recovered) = self
-            .subscriber(&address, after, resume.epoch.as_ref(), floor, reader)
-            .ok_or(BrokerError::TooManyReaders { limit })?;
-        // It may have been ended while it was joined: who ended it did not see this reader.
-        if self.engine.is_ended(session) {
+        let address = Address::Session(session.clone());
+        let from = self.start_point(address, after, resume.epoch.as_ref(), (floor, epoch)).await;
+        let (opening, limit) = (from.opening, self.limits.readers);
+        let subscriber =
+            from.subscribe(self, transport, limit).ok_or(BrokerError::TooManyReaders { limit })?;
+        // If the session was ended before the reader joined the hub, the end did not reach the reader.
+        if self.engine.is_revoked(session) {
             return Err(BrokerError::Ended);
         }
-        Ok((subscriber, Opening { seq: floor, recovered }))
+        Ok((subscriber, opening))
     }
 
-    /// Reads a topic: from now on, or after the cursor the reader brings.
-    #[must_use]
-    pub fn topic(&self, topic: &TopicName, resume: &Resume, transport: Transport) -> (Subscriber, Opening) {
-        let address = Address::Topic(topic.clone());
-        let position = self.engine.position(&address);
-        let (subscriber, known) = self
-            .subscriber(
-                &address,
-                resume.after,
-                resume.epoch.as_ref(),
-                position.newest,
-                (transport, usize::MAX),
-            )
-            .expect("a topic has any number of readers");
-        let reaches = resume.after.is_none_or(|after| after >= position.floor.max(position.expired));
-        (subscriber, Opening { seq: position.newest, recovered: known && reaches })
-    }
-
-    /// A reader after the given cursor, or after `otherwise` where there is none or it means nothing here.
-    fn subscriber(
+    /// Reads a topic: from now on, or after the cursor that the reader brings.
+    pub async fn topic(
         &self,
-        address: &Address,
+        topic: &TopicName,
+        resume: &Resume,
+        transport: Transport,
+    ) -> (Subscriber, Opening) {
+        let address = Address::Topic(topic.clone());
+        let epoch = self.engine.epoch();
+        let position = self.engine.position(&address).await;
+        let mut from =
+            self.start_point(address, resume.after, resume.epoch.as_ref(), (position.newest, epoch)).await;
+        let reaches = resume.after.is_none_or(|after| after >= position.floor.max(position.expired));
+        from.opening.recovered &= reaches;
+        let opening = from.opening;
+        let subscriber =
+            from.subscribe(self, transport, usize::MAX).expect("a topic has any number of readers");
+        (subscriber, opening)
+    }
+
+    /// After the given cursor, or at `newest` (of this epoch) if there is none. A cursor of another epoch says
+    /// nothing: such a reader begins at the ack floor, and is told.
+    async fn start_point(
+        &self,
+        address: Address,
         after: Option<Seq>,
-        epoch: Option<&Epoch>,
-        otherwise: Seq,
-        reader: (Transport, usize),
-    ) -> Option<(Subscriber, bool)> {
-        let new = |cursor| Subscriber::new(&self.engine, &self.hubs, address, cursor, reader);
-        Some(match after {
-            None => (new(otherwise)?, true),
-            Some(after) if self.is_ours(after, epoch) => (new(after)?, true),
+        cursor_epoch: Option<&Epoch>,
+        (otherwise, epoch): (Seq, Epoch),
+    ) -> StartPoint {
+        let (cursor, gap) = match after {
+            None => (otherwise, None),
+            Some(after) if self.is_valid(&address, after, cursor_epoch).await => (after, None),
             Some(after) => {
-                // A foreign cursor says nothing: begin where the store begins, and say so.
-                let to = self.engine.position(address).floor;
-                let mut subscriber = new(to)?;
-                subscriber.push_gap(Gap { from: after, to, reason: GapReason::Epoch });
-                (subscriber, false)
+                let to = self.engine.position(&address).await.floor;
+                (to, Some(Gap { from: after, to, reason: GapReason::Epoch }))
             }
-        })
+        };
+        let opening = Opening { seq: otherwise, recovered: gap.is_none() };
+        StartPoint { address, start: Start { cursor, epoch }, gap, opening }
     }
 
-    /// Whether a cursor belongs to this incarnation of the store.
-    #[must_use]
-    pub fn is_ours(&self, cursor: Seq, epoch: Option<&Epoch>) -> bool {
-        let known = cursor == Seq::START || cursor >= self.engine.origin() && cursor <= self.engine.newest();
-        known && epoch.is_none_or(|epoch| epoch == self.engine.epoch())
+    /// Whether a cursor of this mailbox belongs to this incarnation of the store.
+    pub async fn is_ours(&self, session: &SessionId, cursor: Seq, epoch: Option<&Epoch>) -> bool {
+        self.is_valid(&Address::Session(session.clone()), cursor, epoch).await
     }
 
-    /// Everything up to `seq` is received. Answers the new ack floor.
+    async fn is_valid(&self, address: &Address, cursor: Seq, epoch: Option<&Epoch>) -> bool {
+        if epoch.is_some_and(|epoch| *epoch != self.engine.epoch()) {
+            return false;
+        }
+        cursor == Seq::START
+            || cursor >= self.engine.origin(address) && cursor <= self.engine.newest(address, cursor).await
+    }
+
+    /// Acknowledges everything up to `seq`. Answers the new ack floor.
     ///
     /// It is deleted as soon as no attached reader of the session on this node is still behind it.
     ///
     /// # Errors
-    /// The seq was never given, or belongs to another incarnation of the store.
-    pub fn ack(&self, session: &SessionId, seq: Seq, epoch: Option<&Epoch>) -> Result<Seq, BrokerError> {
-        if epoch.is_some_and(|epoch| epoch != self.engine.epoch()) {
-            return Err(BrokerError::WrongEpoch { epoch: self.engine.epoch().clone() });
+    /// [`BrokerError::AckBeyond`], [`BrokerError::WrongEpoch`].
+    pub async fn ack(
+        &self,
+        session: &SessionId,
+        seq: Seq,
+        epoch: Option<&Epoch>,
+    ) -> Result<Seq, BrokerError> {
+        let current = self.engine.epoch();
+        if epoch.is_some_and(|epoch| *epoch != current) {
+            return Err(BrokerError::WrongEpoch { epoch: current });
         }
-        let newest = self.engine.newest();
+        let address = Address::Session(session.clone());
+        let newest = self.engine.newest(&address, seq).await;
         if seq > newest {
             return Err(BrokerError::AckBeyond { seq, newest });
         }
-        let address = Address::Session(session.clone());
         if let Some(through) = self.hubs.acknowledge(&address, seq) {
             self.engine.trim(&address, through);
         }
-        Ok(self.floor(session))
+        Ok(self.floor(session).await)
     }
 }

@@ -4,46 +4,34 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use crate::broker::BrokerError;
-use crate::engine::{Commit, EngineError};
-use crate::protocol::SendResult;
+use futures::future::{JoinAll, join_all};
 
-/// What a sender waits for.
+use crate::broker::{Broker, BrokerError};
+use crate::engine::{Append, Commit, EngineError};
+use crate::grant::Grant;
+use crate::message::{Address, Kind, Message, Seq, SessionId, UserId};
+use crate::protocol::{SendRequest, SendResult, To};
+
+/// What a sender waits for. Resolves when the message is stored.
+///
+/// To a user, it succeeds if one mailbox has it and no mailbox refused it for a transient reason. Otherwise a retry
+/// with the same id completes the send.
 #[derive(Debug)]
 pub enum Sending {
     /// One message to be stored.
     One(Commit),
     /// The same message for each session of a user.
-    Each(Fan),
-    /// Handed to whoever was there; if sent to a user, to that many sessions.
+    Each(JoinAll<Commit>),
+    /// Handed to the current readers; if sent to a user, to those of so many sessions.
     Volatile(Option<usize>),
-}
-
-/// One message for several mailboxes.
-#[derive(Debug)]
-pub struct Fan {
-    waiting: Vec<Commit>,
-    stored: usize,
-    /// Why one of them was not stored: what passes by itself before what does not.
-    refused: Option<EngineError>,
-}
-
-/// Whether the same send may succeed soon.
-fn passes(error: &EngineError) -> bool {
-    matches!(
-        error,
-        EngineError::Overloaded { .. } | EngineError::Unavailable { .. } | EngineError::StoreFull { .. }
-    )
 }
 
 impl Sending {
     pub(super) fn each(commits: impl Iterator<Item = Commit>) -> Self {
-        Self::Each(Fan { waiting: commits.collect(), stored: 0, refused: None })
+        Self::Each(join_all(commits))
     }
 }
 
-/// Resolves when the message is stored. To a user, it succeeds if one mailbox has it and none has refused it for a
-/// reason that passes: then the same send, with its id, is completed by a retry.
 impl Future for Sending {
     type Output = Result<SendResult, BrokerError>;
 
@@ -53,29 +41,157 @@ impl Future for Sending {
                 Pin::new(commit).poll(cx).map(|seq| Ok(SendResult { seq: Some(seq?), sessions: None }))
             }
             Self::Volatile(sessions) => Poll::Ready(Ok(SendResult { seq: None, sessions: *sessions })),
-            Self::Each(fan) => {
-                let Fan { waiting, stored, refused } = fan;
-                waiting.retain_mut(|commit| match Pin::new(commit).poll(cx) {
-                    Poll::Pending => true,
-                    Poll::Ready(Ok(_)) => {
-                        *stored += 1;
-                        false
-                    }
-                    Poll::Ready(Err(error)) => {
-                        if refused.as_ref().is_none_or(|_| passes(&error)) {
-                            *refused = Some(error);
-                        }
-                        false
-                    }
-                });
-                if !waiting.is_empty() {
-                    return Poll::Pending;
+            Self::Each(commits) => Pin::new(commits).poll(cx).map(to_user),
+        }
+    }
+}
+
+/// Who gets a message.
+enum Receivers {
+    One(Address),
+    /// The sessions of a user.
+    Each(Vec<SessionId>),
+}
+
+impl Broker {
+    /// Takes a message. Its place in the order is taken when this returns; the answer says when it is stored.
+    ///
+    /// # Errors
+    /// What is wrong with the message, or who does not exist.
+    pub async fn send(&self, grant: &Grant, send: SendRequest) -> Result<Sending, BrokerError> {
+        self.check(grant, &send)?;
+        let SendRequest { id, to, payload, ttl, volatile, receipt } = send;
+        let receivers = self.receivers(grant, to).await?;
+        let message = Message { kind: Kind::Message, from: grant.from(), payload, ts: self.clock.now() };
+        if volatile {
+            return Ok(self.publish_volatile(receivers, &message));
+        }
+        let author = grant.author();
+        Ok(match receivers {
+            Receivers::One(address) => {
+                Sending::One(self.engine.append(Append { address, message, author, id, ttl, receipt }))
+            }
+            Receivers::Each(sessions) => Sending::each(sessions.into_iter().map(|session| {
+                let (message, author, id) = (message.clone(), author.clone(), id.clone());
+                let address = Address::Session(session);
+                self.engine.append(Append { address, message, author, id, ttl, receipt: false })
+            })),
+        })
+    }
+
+    fn check(&self, grant: &Grant, send: &SendRequest) -> Result<(), BrokerError> {
+        let size = send.payload.get().len();
+        if size > self.limits.payload {
+            return Err(BrokerError::PayloadTooLarge { size, limit: self.limits.payload });
+        }
+        if send.ttl.is_some_and(|ttl| ttl > self.limits.ttl) {
+            return Err(BrokerError::TtlTooLong { limit: self.limits.ttl.as_secs() });
+        }
+        grant.may_send(&send.to)?;
+        if send.receipt { may_have_receipt(grant, send) } else { Ok(()) }
+    }
+
+    fn publish_volatile(&self, receivers: Receivers, message: &Message) -> Sending {
+        match receivers {
+            Receivers::One(address) => {
+                self.engine.publish_volatile(&address, message);
+                Sending::Volatile(None)
+            }
+            Receivers::Each(sessions) => {
+                let count = sessions.len();
+                for session in sessions {
+                    self.engine.publish_volatile(&Address::Session(session), message);
                 }
-                Poll::Ready(match refused.take() {
-                    Some(error) if *stored == 0 || passes(&error) => Err(error.into()),
-                    _ => Ok(SendResult { seq: None, sessions: Some(*stored) }),
-                })
+                Sending::Volatile(Some(count))
             }
         }
+    }
+
+    async fn receivers(&self, grant: &Grant, to: To) -> Result<Receivers, BrokerError> {
+        let one = |session| Receivers::One(Address::Session(session));
+        match to {
+            To::Session(name) => {
+                self.directory.find(grant, &name).await.map(one).ok_or(BrokerError::NoSuchSession)
+            }
+            To::Topic(topic) => Ok(Receivers::One(Address::Topic(topic))),
+            To::User(user) => self.each_session_of(user).await,
+            To::Peer(name) => match self.directory.find(grant, &name).await {
+                Some(session) => Ok(one(session)),
+                None => {
+                    let user = UserId::from(&name);
+                    self.each_session_of(user).await.map_err(|_| BrokerError::NoSuchSession)
+                }
+            },
+        }
+    }
+
+    async fn each_session_of(&self, user: UserId) -> Result<Receivers, BrokerError> {
+        match self.directory.sessions_of(&user).await {
+            none if none.is_empty() => Err(BrokerError::NoSuchUser(user)),
+            sessions => Ok(Receivers::Each(sessions)),
+        }
+    }
+}
+
+/// Whether there can be a receipt: one session acknowledges the message, and its sender can be told.
+fn may_have_receipt(grant: &Grant, send: &SendRequest) -> Result<(), BrokerError> {
+    let why = match send.to {
+        To::Topic(_) => "is for messages to a session; nobody acknowledges a topic",
+        To::User(_) => "is for messages to one session; a user may have several",
+        _ if send.volatile => "and `volatile` exclude each other: what is not stored is not acknowledged",
+        _ if send.id.is_none() => "needs an `id`, which the receipt is going to name",
+        _ if grant.session().is_none() => return Err(BrokerError::ReceiptForNobody),
+        _ => return Ok(()),
+    };
+    Err(BrokerError::NoReceipt(why))
+}
+
+/// Whether the same send may succeed soon.
+fn is_transient(error: &EngineError) -> bool {
+    matches!(
+        error,
+        EngineError::Overloaded { .. } | EngineError::Unavailable { .. } | EngineError::StoreFull { .. }
+    )
+}
+
+/// What became of a message to a user, given what became of it in each mailbox.
+fn to_user(commits: Vec<Result<Seq, EngineError>>) -> Result<SendResult, BrokerError> {
+    let stored = commits.iter().filter(|commit| commit.is_ok()).count();
+    let mut refusals: Vec<EngineError> = commits.into_iter().filter_map(Result::err).collect();
+    match refusals.iter().position(is_transient) {
+        Some(at) => Err(refusals.swap_remove(at).into()),
+        None if stored > 0 => Ok(SendResult { seq: None, sessions: Some(stored) }),
+        None => Err(refusals.swap_remove(0).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::engine::Bounds;
+
+    fn full() -> EngineError {
+        let bounds = Bounds { messages: 1, bytes: 1, age: std::time::Duration::ZERO };
+        EngineError::MailboxFull { messages: 1, bytes: 1, bounds }
+    }
+
+    fn send(commits: impl IntoIterator<Item = Result<Seq, EngineError>>) -> Result<SendResult, BrokerError> {
+        Sending::each(commits.into_iter().map(Commit::done)).now_or_never().unwrap()
+    }
+
+    #[test]
+    fn a_full_mailbox_of_a_user_does_not_fail_the_others() {
+        let stored = send([Ok(Seq(1)), Err(full()), Ok(Seq(2))]).unwrap();
+        assert_eq!((stored.seq, stored.sessions), (None, Some(2)));
+        assert_eq!(send([Err(full())]).unwrap_err(), BrokerError::Engine(full()));
+    }
+
+    #[test]
+    fn what_a_retry_completes_is_answered_as_failed() {
+        let full_store = EngineError::StoreFull { limit: 1 };
+        let failed = send([Ok(Seq(1)), Err(full()), Err(full_store.clone())]).unwrap_err();
+        assert_eq!(failed, BrokerError::Engine(full_store));
     }
 }

@@ -7,11 +7,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::broker::{Broker, BrokerError};
-use crate::engine::{Commit, Register, Registrar, Registration};
+use crate::engine::{Commit, Lookup, Register, RegisterError, Registrar, Registration};
 use crate::hub::Connections;
 use crate::message::{Address, Handle, SessionId, UserId};
 
-/// What a session begins with that was made here.
+/// What the ids of generated sessions begin with.
 const GENERATED_PREFIX: &str = "s-";
 
 /// What is known of a session.
@@ -21,44 +21,42 @@ pub struct SessionState {
     pub registration: Option<Registration>,
     /// Its public name.
     pub handle: Handle,
-    /// Who reads it now.
+    /// Its connections now.
     pub connections: Connections,
     /// Messages that wait for it.
     pub waiting: usize,
 }
 
 impl Broker {
-    /// Registers a session on a backend's word. The commit resolves when that is stored; `None` if nothing changes.
+    /// Registers a session on a backend's word. Waits until that is stored.
     ///
     /// # Errors
-    /// Why it is not registered.
-    pub fn register(
+    /// [`BrokerError::TtlTooLong`], [`BrokerError::Register`], [`BrokerError::Engine`].
+    pub async fn register(
         &self,
         session: &SessionId,
         user: Option<UserId>,
         ttl: Duration,
-    ) -> Result<Option<Commit>, BrokerError> {
+    ) -> Result<(), BrokerError> {
         if ttl > self.limits.ttl {
             return Err(BrokerError::TtlTooLong { limit: self.limits.ttl.as_secs() });
         }
-        let session = session.clone();
-        Ok(self.directory.register(&Register { session, user, ttl, by: Registrar::Backend })?)
+        let register = Register { session: session.clone(), user, ttl, by: Registrar::Backend };
+        self.engine.register(&register).await?;
+        self.engine.confirm(Lookup::Session(session)).await;
+        Ok(())
     }
 
-    /// Notes that a token carries this session, for as long as it is good.
-    ///
-    /// # Errors
-    /// The session belongs to somebody else, or was ended.
+    /// Registers the session that a token names, for as long as the token is good. [`Commit::decided`] says whether
+    /// the token may have it. Nobody needs to wait until that is stored: after a crash the token comes again.
     pub fn register_from_token(
         &self,
         session: &SessionId,
         user: &UserId,
         ttl: Duration,
-    ) -> Result<(), BrokerError> {
-        let (register, by) = (session.clone(), Registrar::Token);
-        // Not waited for: after a crash the token is shown again.
-        _ = self.directory.register(&Register { session: register, user: Some(user.clone()), ttl, by })?;
-        Ok(())
+    ) -> Commit<RegisterError> {
+        let (session, user) = (session.clone(), Some(user.clone()));
+        self.engine.register(&Register { session, user, ttl, by: Registrar::Token })
     }
 
     /// The public name of a session.
@@ -67,47 +65,41 @@ impl Broker {
         self.engine.handle(session)
     }
 
-    /// A new session for a user. Nobody can guess it, and only its user can have it: see [`Self::is_made_for`].
+    /// A new session for a user. Its id cannot be guessed. No other user can have it: see [`Self::is_made_for`].
     #[must_use]
     pub fn make_session(&self, user: &UserId) -> SessionId {
         let mut bits = [0; 16];
         getrandom::fill(&mut bits).expect("the operating system gives random numbers");
-        let sealed = [bits, self.engine.mac(user, bits)].concat();
-        SessionId::new(&format!("{GENERATED_PREFIX}{}", URL_SAFE_NO_PAD.encode(sealed)))
+        let id = [bits, self.engine.mac(user, bits)].concat();
+        SessionId::new(&format!("{GENERATED_PREFIX}{}", URL_SAFE_NO_PAD.encode(id)))
             .expect("45 characters are a name")
     }
 
-    /// Whether a session was made for this user here, whenever that was.
+    /// Whether [`Self::make_session`] ever made this session for this user.
     #[must_use]
     pub fn is_made_for(&self, session: &SessionId, user: &UserId) -> bool {
-        let sealed = session
+        let id = session
             .as_str()
             .strip_prefix(GENERATED_PREFIX)
             .and_then(|text| URL_SAFE_NO_PAD.decode(text).ok());
-        let Some((bits, mac)) = sealed.as_deref().and_then(|sealed| sealed.split_first_chunk::<16>()) else {
+        let Some((bits, mac)) = id.as_deref().and_then(|id| id.split_first_chunk::<16>()) else {
             return false;
         };
         verify_slices_are_equal(&self.engine.mac(user, *bits), mac).is_ok()
     }
 
-    /// Ends a session: its readers are told, its mailbox is deleted. The commit resolves when that is stored.
+    /// Ends a session: its readers end, its mailbox is deleted.
     pub fn end(&self, session: &SessionId) -> Commit {
-        let commit = self.directory.end(session, self.limits.revoked_for);
-        // A store that is being closed ends nothing: its readers come back.
-        if !commit.is_refused() {
-            self.hubs.end(&Address::Session(session.clone()));
-        }
-        commit
+        self.engine.end(session, self.limits.revoked_for)
     }
 
     /// What is known of a session.
-    #[must_use]
-    pub fn session(&self, session: &SessionId) -> SessionState {
+    pub async fn session(&self, session: &SessionId) -> SessionState {
         SessionState {
-            registration: self.engine.registration(session),
+            registration: self.directory.registration(session).await,
             handle: self.engine.handle(session),
-            connections: self.hubs.presence(&Address::Session(session.clone())),
-            waiting: self.engine.waiting(session),
+            connections: self.engine.presence(&Address::Session(session.clone())).await,
+            waiting: self.engine.waiting(session).await,
         }
     }
 }

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::edge::encode;
-use crate::engine::{Report, report};
+use crate::engine::embedded::{Report, report};
 
 /// Settings of `check`.
 #[derive(Debug, Clone, Args)]

@@ -10,6 +10,7 @@ use crate::edge::caller::Caller;
 use crate::edge::gateway::Gateway;
 use crate::edge::query::Query;
 use crate::edge::refusal::Refusal;
+use crate::engine::{Commit, RegisterError};
 use crate::grant::{Client, Grant};
 use crate::identity::{Claims, Credentials};
 use crate::message::{SessionId, UserId};
@@ -85,12 +86,12 @@ impl Gateway {
             Credentials::Token(_) if policy == SessionPolicy::BackendOnly => {
                 Err(Refusal::new(Code::Forbidden, "sessions are managed by backends, with an API key"))
             }
-            Credentials::Token(claims) => self.token_grant(claims, session, policy),
+            Credentials::Token(claims) => self.token_grant(claims, session, policy).await,
         }
     }
 
     /// The grant of a token, for its session.
-    fn token_grant(
+    async fn token_grant(
         &self,
         claims: Claims,
         requested: Option<SessionId>,
@@ -104,24 +105,24 @@ impl Gateway {
                 let text = "the token is for another session than the one asked for; leave `session` out";
                 return Err(Refusal::new(Code::Forbidden, text));
             }
-            (None, requested) => self.session_of_user(&user, requested, policy)?,
+            (None, requested) => self.session_of_user(&user, requested, policy).await?,
         };
         let handle = self.broker.handle(&session);
         let mut client = Client::new(session, handle, Some(user), expires);
-        self.register_from_token(&client)?;
+        self.register_from_token(&client).await?;
         (client.send, client.topics) = (send, topics);
         Ok(Grant::Client(client.into()))
     }
 
     /// The session of a token that names only its user.
-    fn session_of_user(
+    async fn session_of_user(
         &self,
         user: &UserId,
         requested: Option<SessionId>,
         policy: SessionPolicy,
     ) -> Result<SessionId, Refusal> {
         match requested {
-            Some(requested) if self.owns(user, &requested) => Ok(requested),
+            Some(requested) if self.owns(user, &requested).await => Ok(requested),
             Some(_) => Err(Refusal::new(
                 Code::Forbidden,
                 "no session of this user is registered under this name; leave `session` out to get a new one",
@@ -136,21 +137,28 @@ impl Gateway {
     }
 
     /// Whether a session was made for this user here, or is registered as this user's.
-    fn owns(&self, user: &UserId, session: &SessionId) -> bool {
+    async fn owns(&self, user: &UserId, session: &SessionId) -> bool {
         self.broker.is_made_for(session, user)
-            || self.broker.directory().user_of(session).is_some_and(|owner| owner == *user)
+            || self.broker.directory().user_of(session).await.is_some_and(|owner| owner == *user)
     }
 
     /// Keeps the session of a token registered for as long as the token is accepted.
     pub fn prolong(&self, client: &Client) {
         // An error cannot matter: the session is this user's, and an ended session has no reader any more.
-        _ = self.register_from_token(client);
+        drop(self.registration_of(client));
     }
 
-    fn register_from_token(&self, client: &Client) -> Result<(), BrokerError> {
-        let Some(user) = &client.user else { return Ok(()) };
+    async fn register_from_token(&self, client: &Client) -> Result<(), BrokerError> {
+        match self.registration_of(client) {
+            Some(registration) => Ok(registration.decided().await?),
+            None => Ok(()),
+        }
+    }
+
+    fn registration_of(&self, client: &Client) -> Option<Commit<RegisterError>> {
+        let user = client.user.as_ref()?;
         let ttl = self.config.access.token_session_ttl(self.broker.now(), client.good_until());
-        self.broker.register_from_token(&client.session, user, ttl)
+        Some(self.broker.register_from_token(&client.session, user, ttl))
     }
 
     /// The caller of an HTTP request that names this session.

@@ -43,7 +43,7 @@ impl Gateway {
             session: caller.grant.session(),
             user: client.and_then(|client| client.user.as_ref()),
             handle: client.map(|client| client.handle),
-            epoch: self.broker.epoch(),
+            epoch: &self.broker.epoch(),
             seq,
             durability: self.broker.durability(),
             heartbeat: self.config.heartbeat.as_secs(),
@@ -57,9 +57,9 @@ impl Gateway {
     ///
     /// # Errors
     /// `rate_limited`, and the errors of [`Broker::send`].
-    pub fn send(&self, caller: &Caller, send: SendRequest) -> Result<Sending, Refusal> {
+    pub async fn send(&self, caller: &Caller, send: SendRequest) -> Result<Sending, Refusal> {
         self.charge(caller, &send.to).map_err(|wait| self.too_fast(wait))?;
-        Ok(self.broker.send(&caller.grant, send)?)
+        Ok(self.broker.send(&caller.grant, send).await?)
     }
 
     /// Counts one message of this caller for each mailbox that it goes to.
@@ -69,7 +69,7 @@ impl Gateway {
     pub fn charge(&self, caller: &Caller, to: &To) -> Result<(), Duration> {
         let Some(key) = caller.rate_key().filter(|_| self.rates.rate() > 0) else { return Ok(()) };
         let mailboxes = match to {
-            To::User(user) => self.broker.directory().sessions_of(user).len(),
+            To::User(user) => self.broker.directory().known_sessions_of(user).len(),
             To::Session(_) | To::Topic(_) | To::Peer(_) => 1,
         };
         self.rates.charge(&key, mailboxes)

@@ -90,14 +90,8 @@ impl From<BrokerError> for Refusal {
             | BrokerError::Ended
             | BrokerError::Register(RegisterError::Ended) => Code::Unauthorized,
             BrokerError::TooManyReaders { .. } => Code::RateLimited,
-            BrokerError::Engine(
-                EngineError::MailboxFull { .. }
-                | EngineError::NoRoomForReceipt { .. }
-                | EngineError::HistoryTooSmall { .. },
-            ) => Code::MailboxFull,
-            BrokerError::Engine(EngineError::Overloaded { .. }) => Code::Overloaded,
-            BrokerError::Engine(EngineError::StoreFull { .. } | EngineError::Unavailable { .. }) => {
-                Code::Unavailable
+            BrokerError::Engine(error) | BrokerError::Register(RegisterError::Engine(error)) => {
+                engine_code(error)
             }
         };
         let refusal = Self::new(code, error.to_string());
@@ -107,6 +101,16 @@ impl From<BrokerError> for Refusal {
             }
             _ => refusal,
         }
+    }
+}
+
+fn engine_code(error: &EngineError) -> Code {
+    match error {
+        EngineError::MailboxFull { .. }
+        | EngineError::NoRoomForReceipt { .. }
+        | EngineError::HistoryTooSmall { .. } => Code::MailboxFull,
+        EngineError::Overloaded { .. } => Code::Overloaded,
+        EngineError::StoreFull { .. } | EngineError::Unavailable { .. } => Code::Unavailable,
     }
 }
 

@@ -18,10 +18,10 @@ use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 use crate::engine::{
-    Append, Batch, Commit, EngineError, Expired, Health, Position, Register, RegisterError, Registration,
-    Settings,
+    Append, Arrivals, Batch, Commit, EngineError, Expired, Health, Lookup, Position, Register, RegisterError,
+    Registration, Settings,
 };
-use crate::hub::Hubs;
+use crate::hub::{Connections, Hubs};
 use crate::message::{
     Address, Epoch, Gap, GapReason, Handle, Item, Message, Publication, Seq, SessionId, UserId,
 };
@@ -92,6 +92,7 @@ struct Inner {
     durability: Option<Durability>,
     /// A copy of the index's, usable without the lock.
     handles: Handles,
+    arrivals: Arrivals,
     /// Keeps other processes out of the store.
     _lock: Option<File>,
 }
@@ -182,7 +183,7 @@ impl Inner {
     fn publish(&self, publications: &[Published]) {
         for Published { address, publication, prev } in publications {
             debug_assert!(publication.seq() > Some(*prev), "seqs of one address are published in order");
-            self.hubs.publish(address, publication);
+            self.hubs.publish(address, publication, *prev);
         }
     }
 
@@ -194,8 +195,8 @@ impl Inner {
     }
 }
 
-fn stopping() -> Commit {
-    Commit::done(Err(EngineError::Unavailable { reason: "the server is stopping".into() }))
+fn stopping<E: From<EngineError>>() -> Commit<E> {
+    Commit::done(Err(EngineError::Unavailable { reason: "the server is stopping".into() }.into()))
 }
 
 impl Embedded {
@@ -208,6 +209,7 @@ impl Embedded {
             hubs,
             clock: settings.clock,
             handles: index.handles().clone(),
+            arrivals: Arrivals::new(),
             epoch: random_epoch(),
             origin: newest,
             newest: AtomicU64::new(newest.0),
@@ -223,6 +225,17 @@ impl Embedded {
         let inner = Arc::new(inner);
         let closing = Closing { inner: Arc::clone(&inner), thread: Mutex::new(None) };
         Self { inner, _closing: Arc::new(closing) }
+    }
+
+    /// Starts an engine on this storage. Opening a store reads all of it.
+    ///
+    /// # Errors
+    /// [`OpenError`] says why the store cannot be used. There is none in memory.
+    pub fn start(settings: Settings, hubs: Hubs, storage: &Storage) -> Result<Self, OpenError> {
+        match storage {
+            Storage::Memory => Ok(Self::in_memory(settings, hubs)),
+            Storage::Directory(dir, durability) => Self::open(settings, hubs, dir, *durability),
+        }
     }
 
     /// Opens the store in this directory, or makes one, and starts its writer.
@@ -271,6 +284,7 @@ impl Embedded {
             hubs,
             clock: settings.clock,
             handles: opened.index.handles().clone(),
+            arrivals: Arrivals::new(),
             epoch: opened.identity.epoch.clone(),
             origin: opened.identity.origin,
             newest: AtomicU64::new(opened.index.committed().0),
@@ -296,7 +310,7 @@ impl Embedded {
         self._closing.close();
     }
 
-    /// See [`Engine::append`].
+    /// See [`crate::engine::Engine::append`].
     pub fn append(&self, append: Append) -> Commit {
         let mut guard = lock(&self.inner.store);
         let store = &mut *guard;
@@ -315,39 +329,58 @@ impl Embedded {
             Ok(Appended::Known(seq)) if seq <= store.index.committed() => Commit::done(Ok(seq)),
             Ok(_) => {
                 self.inner.work.notify_one();
-                Commit::later(commit)
+                Commit::accepted(commit)
             }
         }
     }
 
-    /// See [`Engine::register`].
-    ///
-    /// # Errors
-    /// [`RegisterError`] says why it was not registered.
-    pub fn register(&self, register: &Register) -> Result<Option<Commit>, RegisterError> {
-        let mut guard = lock(&self.inner.store);
-        let store = &mut *guard;
-        if store.stop.is_some() {
-            return Ok(Some(stopping()));
-        }
-        let changes = store.index.register(register, &self.inner.hubs)?;
-        Ok(changes.then(|| self.after_commit(store)))
-    }
-
-    /// See [`Engine::end`].
-    pub fn end(&self, session: &SessionId, revoked_for: Duration) -> Commit {
+    /// See [`crate::engine::Engine::register`].
+    pub fn register(&self, register: &Register) -> Commit<RegisterError> {
         let mut guard = lock(&self.inner.store);
         let store = &mut *guard;
         if store.stop.is_some() {
             return stopping();
         }
+        let commit = match store.index.register(register, &self.inner.hubs) {
+            Err(refused) => return Commit::done(Err(refused)),
+            Ok(false) => return Commit::done(Ok(store.index.committed())),
+            Ok(true) => self.after_commit(store),
+        };
+        drop(guard);
+        self.inner.arrivals.wake(&register.session);
+        commit
+    }
+
+    /// See [`crate::engine::Engine::end`].
+    pub fn end(&self, session: &SessionId, revoked_for: Duration) -> Commit {
+        let mut guard = lock(&self.inner.store);
+        let store = &mut *guard;
+        // A store that is being closed ends nothing: its readers come back.
+        if store.stop.is_some() {
+            return stopping();
+        }
         store.index.end(session, revoked_for);
         self.inner.settle(store);
-        self.after_commit(store)
+        let commit = self.after_commit(store);
+        drop(guard);
+        self.inner.hubs.end(&Address::Session(session.clone()));
+        commit
+    }
+
+    /// See [`crate::engine::Engine::presence`].
+    pub async fn presence(&self, address: &Address) -> Connections {
+        self.inner.hubs.presence(address)
+    }
+
+    /// See [`crate::engine::Engine::confirm`]: what is known here is all there is.
+    pub async fn confirm(&self, _: Lookup<'_>) {}
+
+    pub(crate) fn arrivals(&self) -> &Arrivals {
+        &self.inner.arrivals
     }
 
     /// Resolves when what was changed just now is stored.
-    fn after_commit(&self, store: &mut Store) -> Commit {
+    fn after_commit<E: From<EngineError>>(&self, store: &mut Store) -> Commit<E> {
         if self.inner.readers.is_none() {
             return Commit::done(Ok(store.index.committed()));
         }
@@ -356,57 +389,56 @@ impl Embedded {
             writes.waiters.push(waiter);
         }
         self.inner.work.notify_one();
-        Commit::later(commit)
+        Commit::accepted(commit)
     }
 
-    /// See [`Engine::is_ended`].
+    /// See [`crate::engine::Engine::is_revoked`].
     #[must_use]
-    pub fn is_ended(&self, session: &SessionId) -> bool {
+    pub fn is_revoked(&self, session: &SessionId) -> bool {
         lock(&self.inner.store).index.sessions().is_revoked(session, self.inner.clock.now())
     }
 
-    /// See [`Engine::handle`].
+    /// See [`crate::engine::Engine::handle`].
     #[must_use]
     pub fn handle(&self, session: &SessionId) -> Handle {
         self.inner.handles.of(session)
     }
 
-    /// See [`Engine::mac`].
+    /// See [`crate::engine::Engine::mac`].
     #[must_use]
     pub fn mac(&self, user: &UserId, bits: [u8; 16]) -> [u8; 16] {
         self.inner.handles.mac(user, bits)
     }
 
-    /// See [`Engine::session_of`].
+    /// See [`crate::engine::Engine::session_of`].
     #[must_use]
     pub fn session_of(&self, handle: Handle) -> Option<SessionId> {
         lock(&self.inner.store).index.sessions().session_of(handle, self.inner.clock.now()).cloned()
     }
 
-    /// See [`Engine::waiting`].
-    #[must_use]
-    pub fn waiting(&self, session: &SessionId) -> usize {
+    /// See [`crate::engine::Engine::waiting`].
+    pub async fn waiting(&self, session: &SessionId) -> usize {
         lock(&self.inner.store).index.waiting(session)
     }
 
-    /// See [`Engine::registration`].
+    /// See [`crate::engine::Engine::registration`].
     #[must_use]
     pub fn registration(&self, session: &SessionId) -> Option<Registration> {
         lock(&self.inner.store).index.sessions().get(session, self.inner.clock.now()).cloned()
     }
 
-    /// See [`Engine::sessions_of`].
+    /// See [`crate::engine::Engine::sessions_of`].
     #[must_use]
     pub fn sessions_of(&self, user: &UserId) -> Vec<SessionId> {
         lock(&self.inner.store).index.sessions().sessions_of(user, self.inner.clock.now())
     }
 
-    /// See [`Engine::publish_volatile`].
+    /// See [`crate::engine::Engine::publish_volatile`].
     pub fn publish_volatile(&self, address: &Address, message: &Message) {
-        self.inner.hubs.publish(address, &Publication::encode(address, None, message).into());
+        self.inner.hubs.publish_volatile(address, &Publication::encode(address, None, message).into());
     }
 
-    /// See [`Engine::read`].
+    /// See [`crate::engine::Engine::read`].
     pub async fn read(&self, address: &Address, after: Seq, limit: usize) -> Batch {
         let mut attempts = 0_u32;
         loop {
@@ -465,7 +497,7 @@ impl Embedded {
         }
     }
 
-    /// See [`Engine::trim`].
+    /// See [`crate::engine::Engine::trim`].
     pub fn trim(&self, address: &Address, through: Seq) {
         let mut guard = lock(&self.inner.store);
         let store = &mut *guard;
@@ -475,43 +507,41 @@ impl Embedded {
         self.inner.wake(store);
     }
 
-    /// See [`Engine::position`].
-    #[must_use]
-    pub fn position(&self, address: &Address) -> Position {
+    /// See [`crate::engine::Engine::position`].
+    pub async fn position(&self, address: &Address) -> Position {
         lock(&self.inner.store).index.position(address)
     }
 
-    /// See [`Engine::newest`].
-    #[must_use]
-    pub fn newest(&self) -> Seq {
+    /// See [`crate::engine::Engine::newest`].
+    pub async fn newest(&self, _: &Address, _: Seq) -> Seq {
         Seq(self.inner.newest.load(Ordering::Acquire))
     }
 
-    /// See [`Engine::origin`].
+    /// See [`crate::engine::Engine::origin`].
     #[must_use]
-    pub fn origin(&self) -> Seq {
+    pub fn origin(&self, _: &Address) -> Seq {
         self.inner.origin
     }
 
-    /// See [`Engine::epoch`].
+    /// See [`crate::engine::Engine::epoch`].
     #[must_use]
-    pub fn epoch(&self) -> &Epoch {
-        &self.inner.epoch
+    pub fn epoch(&self) -> Epoch {
+        self.inner.epoch.clone()
     }
 
-    /// See [`Engine::durability`].
+    /// See [`crate::engine::Engine::durability`].
     #[must_use]
     pub fn durability(&self) -> &'static str {
         self.inner.durability.map_or("memory", Durability::name)
     }
 
-    /// See [`Engine::health`].
+    /// See [`crate::engine::Engine::health`].
     #[must_use]
     pub fn health(&self) -> Health {
         Health { failing: lock(&self.inner.store).failing.clone() }
     }
 
-    /// See [`Engine::expire`].
+    /// See [`crate::engine::Engine::expire`].
     #[must_use]
     pub fn expire(&self) -> Expired {
         let mut guard = lock(&self.inner.store);

@@ -62,7 +62,7 @@ pub enum EngineError {
 }
 
 /// Why a session was not registered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RegisterError {
     /// It belongs to somebody else.
     #[error("this session is registered for another user; end it first (DELETE /v1/sessions/…)")]
@@ -78,4 +78,7 @@ pub enum RegisterError {
         /// The limit.
         limit: usize,
     },
+    /// The engine could not store it.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
 }

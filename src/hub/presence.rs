@@ -1,4 +1,4 @@
-//! Who holds an address: how many connections, by transport.
+//! Who reads an address: how many connections, by transport.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -10,9 +10,9 @@ pub enum Transport {
     Websocket,
     /// Server-Sent Events.
     Sse,
-    /// The native long-poll; one presence from its first poll to the grace after its last.
+    /// The native long-poll. One presence lasts from the first poll to the end of the grace after the last.
     Poll,
-    /// Today's x0 client; likewise.
+    /// Today's x0 client. Its presence lasts as that of the native long-poll.
     Legacy,
 }
 
@@ -40,7 +40,7 @@ impl Connections {
         } += 1;
     }
 
-    /// Both together.
+    /// The sum of both.
     #[must_use]
     pub fn with(self, other: Self) -> Self {
         Self {

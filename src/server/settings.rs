@@ -3,7 +3,8 @@
 use crate::broker::Limits;
 use crate::clock::Clock;
 use crate::config::{Auth, Config, Level};
-use crate::engine::{Bounds, Durability, QueueBounds, Settings, Storage};
+use crate::engine::embedded::{Durability, Storage};
+use crate::engine::{Bounds, QueueBounds, Settings};
 
 /// Most bytes of messages that wait to be written to the disk.
 const QUEUE_BYTES: usize = 64 << 20;

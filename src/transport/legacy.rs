@@ -238,9 +238,9 @@ impl Legacy {
             },
             Ok(LegacyRequest::Del { session }) => {
                 if let Some(session) = session
-                    && self.may_read(&session)
+                    && self.may_read(&session).await
                 {
-                    self.pages.received_all(&self.gateway.broker, &session);
+                    self.pages.received_all(&self.gateway.broker, &session).await;
                 }
                 answer(StatusCode::OK, NOTHING)
             }
@@ -260,17 +260,20 @@ impl Legacy {
     }
 
     /// Whether this session's id is enough to read its mailbox.
-    fn may_read(&self, session: &SessionId) -> bool {
+    async fn may_read(&self, session: &SessionId) -> bool {
         self.gateway.identity.auth() == Auth::Open
-            || self.gateway.broker.directory().holder(session).is_some()
+            || self.gateway.broker.directory().holder(session).await.is_some()
     }
 
     /// Who sends. Where sessions are proved, the id of one that a backend has registered is the delivery.
-    fn sender(&self, from: Option<SessionId>) -> Result<Grant, Refusal> {
+    async fn sender(&self, from: Option<SessionId>) -> Result<Grant, Refusal> {
         if self.gateway.identity.auth() == Auth::Open {
             return Ok(Grant::Open { session: from, manages: false });
         }
-        let holder = from.and_then(|session| self.gateway.broker.directory().holder(&session));
+        let holder = match from {
+            Some(session) => self.gateway.broker.directory().holder(&session).await,
+            None => None,
+        };
         let told =
             || Refusal::new(Code::Unauthorized, "the session of the sender is not registered; log in first");
         Ok(Grant::Client(holder.ok_or_else(told)?.into()))
@@ -284,7 +287,7 @@ impl Legacy {
         origin: &Origin,
     ) -> Result<(), Refusal> {
         let request = origin.a.as_deref();
-        let caller = Caller { grant: self.sender(from)?, address: origin.address };
+        let caller = Caller { grant: self.sender(from).await?, address: origin.address };
         let to = match caller.grant {
             Grant::Client(_) => To::Peer(to),
             Grant::Open { .. } | Grant::Backend(_) => To::Session(to),
@@ -304,7 +307,7 @@ impl Legacy {
             }
             self.hold(until).await;
         }
-        self.gateway.broker.send(&caller.grant, send)?.await?;
+        self.gateway.broker.send(&caller.grant, send).await?.await?;
         Ok(())
     }
 

@@ -129,12 +129,15 @@ pub(crate) async fn poll(
     }
     let cursor = resume.after;
     // A cursor from another incarnation of the store acknowledges nothing; its reader is told.
-    let ours = cursor.is_none_or(|cursor| gateway.broker.is_ours(cursor, resume.epoch.as_ref()));
+    let ours = match cursor {
+        Some(cursor) => gateway.broker.is_ours(&session, cursor, resume.epoch.as_ref()).await,
+        None => true,
+    };
     if let Some(cursor) = cursor
         && ours
         && cursor > Seq::START
     {
-        gateway.broker.ack(&session, cursor, resume.epoch.as_ref())?;
+        gateway.broker.ack(&session, cursor, resume.epoch.as_ref()).await?;
     }
     let claim = readers.claim(
         &session,
@@ -147,7 +150,7 @@ pub(crate) async fn poll(
             (ours && same).then(|| (Some(delivered) == cursor, idle.since()))
         },
         || async {
-            let (subscriber, _) = gateway.broker.mailbox(&session, &resume, Transport::Poll)?;
+            let (subscriber, _) = gateway.broker.mailbox(&session, &resume, Transport::Poll).await?;
             Ok((subscriber, PollReader::default()))
         },
     );
@@ -155,12 +158,14 @@ pub(crate) async fn poll(
     let (subscriber, reader) = claim.parts();
     reader.has_cursor = cursor.is_some();
     if ours {
-        let from = cursor.filter(|cursor| *cursor > Seq::START);
-        let from = from.unwrap_or_else(|| gateway.broker.floor(&session));
+        let from = match cursor.filter(|cursor| *cursor > Seq::START) {
+            Some(cursor) => cursor,
+            None => gateway.broker.floor(&session).await,
+        };
         subscriber.mark_sent(from);
         subscriber.seek(from);
     }
-    reader.read_topics(&gateway, &topics);
+    reader.read_topics(&gateway, &topics).await;
     // Who did not say which session is told.
     let who =
         client.filter(|_| query.get("session").is_none()).map(|client| (&client.session, client.handle));
@@ -188,14 +193,14 @@ fn no_reader(error: ClaimError<BrokerError>) -> Refusal {
 
 impl PollReader {
     /// Goes on with the topics asked for, where the reader says it is.
-    fn read_topics(&mut self, gateway: &Gateway, asked: &[(TopicName, Resume)]) {
+    async fn read_topics(&mut self, gateway: &Gateway, asked: &[(TopicName, Resume)]) {
         self.topics.retain(|topic| asked.iter().any(|(name, _)| name == topic));
         for (topic, resume) in asked {
             let same = resume.after.is_none_or(|after| self.cursors.get(topic) == Some(&after));
             if self.topics.contains(topic) && same {
                 continue;
             }
-            let (subscriber, opening) = gateway.broker.topic(topic, resume, Transport::Poll);
+            let (subscriber, opening) = gateway.broker.topic(topic, resume, Transport::Poll).await;
             self.topics.insert(topic.clone(), subscriber);
             self.cursors.insert(topic.clone(), resume.after.unwrap_or(opening.seq));
         }
@@ -250,7 +255,7 @@ async fn collect(
     encode(&Answer {
         session: who.map(|(session, _)| session),
         handle: who.map(|(_, handle)| handle),
-        epoch: gateway.broker.epoch(),
+        epoch: subscriber.epoch(),
         messages: messages.iter().map(|message| raw(message.frame().as_str())).collect(),
         gaps,
         seq: subscriber.delivered(),

@@ -79,16 +79,16 @@ pub(crate) async fn events(State(gateway): State<Arc<Gateway>>, head: Parts) -> 
     let last = head.headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok()).map(Seq);
     resume.after = last.or(resume.after);
     if let Some(after) = resume.after
-        && gateway.broker.is_ours(after, resume.epoch.as_ref())
+        && gateway.broker.is_ours(&session, after, resume.epoch.as_ref()).await
     {
-        gateway.broker.ack(&session, after, resume.epoch.as_ref())?;
+        gateway.broker.ack(&session, after, resume.epoch.as_ref()).await?;
     }
-    let (mailbox, opening) = gateway.broker.mailbox(&session, &resume, Transport::Sse)?;
+    let (mailbox, opening) = gateway.broker.mailbox(&session, &resume, Transport::Sse).await?;
     let welcome = gateway.welcome(&caller, opening.seq);
     let mut first = VecDeque::from([event(Some("welcome"), None, &welcome)]);
     let mut read = Topics::default();
     for (topic, resume) in topics {
-        let (subscriber, opening) = gateway.broker.topic(&topic, &resume, Transport::Sse);
+        let (subscriber, opening) = gateway.broker.topic(&topic, &resume, Transport::Sse).await;
         // A browser that reconnects asks for its first address again: what came meanwhile is not told.
         let recovered = opening.recovered && (last.is_none() || resume.after.is_some());
         let seq = opening.seq;

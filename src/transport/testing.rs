@@ -12,11 +12,14 @@ use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::edge::{Caller, Gateway};
+use crate::engine::Embedded;
 use crate::grant::{Client, Grant};
+use crate::hub::Hubs;
 use crate::identity::Identity;
 use crate::limits::{ConnectionLimiter, Rates};
 use crate::message::{Seq, SessionId, TopicName, UserId};
 use crate::protocol::{SendRequest, To};
+use crate::server::{broker_limits, engine_settings, storage};
 
 #[derive(Debug, Parser)]
 struct Flags {
@@ -28,12 +31,14 @@ struct Flags {
 pub(crate) fn gateway(flags: &[&str]) -> Arc<Gateway> {
     let always = ["test", "--durability", "memory"];
     let Flags { config } = Flags::parse_from(always.iter().chain(flags));
-    let settings = config.settings(Clock::follow_tokio());
+    let settings = engine_settings(&config, Clock::follow_tokio());
+    let hubs = Hubs::new(config.hub_slots);
+    let engine = Embedded::start(settings, hubs.clone(), &storage(&config)).unwrap();
     Arc::new(Gateway {
-        broker: Broker::new(settings, config.limits(), config.hub_slots, &config.storage()).unwrap(),
+        broker: Broker::new(engine.into(), hubs, broker_limits(&config), settings.clock),
         identity: Identity::new(&config.access).unwrap(),
         rates: Rates::new(config.access.rate()),
-        connection_limiter: ConnectionLimiter::new(config.access.per_address()),
+        connection_limiter: ConnectionLimiter::new(config.access.max_connections_per_address()),
         config,
         shutdown: CancellationToken::new(),
         tasks: TaskTracker::new(),
@@ -67,5 +72,5 @@ pub(crate) async fn send(gateway: &Gateway, to: To, payload: &Value, volatile: b
     let payload = RawValue::from_string(payload.to_string()).unwrap();
     let send = SendRequest { id: None, to, payload, ttl: None, volatile, receipt: false };
     let grant = Grant::Open { session: Some(session("sender")), manages: false };
-    gateway.broker.send(&grant, send).unwrap().await.unwrap().seq.unwrap_or_default()
+    gateway.broker.send(&grant, send).await.unwrap().await.unwrap().seq.unwrap_or_default()
 }

@@ -22,7 +22,8 @@ use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message as Frame;
 use x0_msg_server::clock::Clock;
 use x0_msg_server::config::Config;
-use x0_msg_server::engine::{Append, Durability, Engine, Storage};
+use x0_msg_server::engine::embedded::{Durability, Embedded, Storage};
+use x0_msg_server::engine::{Append, Engine};
 use x0_msg_server::hub::Hubs;
 use x0_msg_server::message::{Address, Author, Kind, Message, SenderName, SessionId};
 use x0_msg_server::server::engine_settings;
@@ -120,7 +121,7 @@ fn engine(dir: &Path, durability: Durability, time: Duration, runtime: &tokio::r
     let _guard = runtime.enter();
     let settings = engine_settings(&Config::default(), Clock::Wall);
     let storage = Storage::Directory(dir.join("engine"), durability);
-    let engine = Engine::embedded(settings, Hubs::new(16), &storage).expect("a store");
+    let engine = Engine::from(Embedded::start(settings, Hubs::new(16), &storage).expect("a store"));
     let addresses: Arc<Vec<Address>> = Arc::new(
         (0..MAILBOXES)
             .map(|n| Address::Session(SessionId::new(&format!("session-{n}")).expect("a name")))

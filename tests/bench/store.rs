@@ -17,7 +17,8 @@ use serde_json::{Value, json};
 use server::Server;
 use x0_msg_server::clock::Clock;
 use x0_msg_server::config::Config;
-use x0_msg_server::engine::{Append, Durability, Engine, Storage};
+use x0_msg_server::engine::embedded::{Durability, Embedded, Storage};
+use x0_msg_server::engine::{Append, Engine};
 use x0_msg_server::hub::Hubs;
 use x0_msg_server::message::{Address, Author, Kind, Message, MessageId, SenderName, SessionId};
 use x0_msg_server::server::engine_settings;
@@ -34,7 +35,7 @@ fn fill(dir: &Path, messages: usize, mailboxes: usize, with_ids: bool) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let settings = engine_settings(&Config::default(), Clock::Wall);
     let storage = Storage::Directory(dir.to_owned(), Durability::Os);
-    let engine = Engine::embedded(settings, Hubs::new(16), &storage).expect("a store");
+    let engine = Engine::from(Embedded::start(settings, Hubs::new(16), &storage).expect("a store"));
     let payload = RawValue::from_string(format!("\"{}\"", "x".repeat(254))).expect("JSON");
     runtime.block_on(async {
         let mut commits = Vec::new();

@@ -9,9 +9,9 @@ use serde_json::value::RawValue;
 use x0_msg_server::broker::{Broker, Sending};
 use x0_msg_server::clock::Clock;
 use x0_msg_server::config::Config;
-use x0_msg_server::engine::{Durability, Storage};
+use x0_msg_server::engine::embedded::{Durability, Embedded, Storage};
 use x0_msg_server::grant::Grant;
-use x0_msg_server::hub::Transport;
+use x0_msg_server::hub::{Hubs, Transport};
 use x0_msg_server::message::{Item, Seq, SessionId};
 use x0_msg_server::protocol::{Resume, SendRequest, To};
 use x0_msg_server::server::{broker_limits, engine_settings};
@@ -43,7 +43,9 @@ fn broker(config: &Config) -> (Broker, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let storage = Storage::Directory(dir.path().to_owned(), Durability::Os);
     let settings = engine_settings(config, Clock::Wall);
-    (Broker::new(settings, broker_limits(config), config.hub_slots, &storage).unwrap(), dir)
+    let hubs = Hubs::new(config.hub_slots);
+    let engine = Embedded::start(settings, hubs.clone(), &storage).unwrap();
+    (Broker::new(engine.into(), hubs, broker_limits(config), settings.clock), dir)
 }
 
 async fn send(broker: &Broker, to: &SessionId, payload: usize) -> Seq {
@@ -55,7 +57,7 @@ async fn send(broker: &Broker, to: &SessionId, payload: usize) -> Seq {
         volatile: false,
         receipt: false,
     };
-    let sending: Sending = broker.send(&Grant::Open { session: None, manages: false }, send).unwrap();
+    let sending: Sending = broker.send(&Grant::Open { session: None, manages: false }, send).await.unwrap();
     sending.await.unwrap().seq.unwrap()
 }
 
@@ -78,8 +80,9 @@ async fn run(seed: u64, hub_slots: usize) {
                 // Attach at the floor, or resume somewhere at or above it.
                 let known: Vec<Seq> = model.after(model.floor).collect();
                 let after = if random.bool() { random.choice(known) } else { None };
-                let resume = Resume { after, epoch: after.map(|_| broker.epoch().clone()) };
-                let (subscriber, opening) = broker.mailbox(&session, &resume, Transport::Websocket).unwrap();
+                let resume = Resume { after, epoch: after.map(|_| broker.epoch()) };
+                let (subscriber, opening) =
+                    broker.mailbox(&session, &resume, Transport::Websocket).await.unwrap();
                 assert_eq!(opening.seq, model.floor, "seed {seed}, step {step}");
                 readers.push(Reader { subscriber, at: after.unwrap_or(model.floor) });
             }
@@ -90,7 +93,7 @@ async fn run(seed: u64, hub_slots: usize) {
                 if at > Seq::START {
                     model.floor = model.floor.max(at);
                     assert_eq!(
-                        broker.ack(&session, at, None).unwrap(),
+                        broker.ack(&session, at, None).await.unwrap(),
                         model.floor,
                         "seed {seed}, step {step}"
                     );
@@ -135,7 +138,7 @@ async fn run(seed: u64, hub_slots: usize) {
     }
     drop(readers);
     // With nobody attached, what was acknowledged is gone and the rest is there.
-    let (mut last, _) = broker.mailbox(&session, &Resume::default(), Transport::Poll).unwrap();
+    let (mut last, _) = broker.mailbox(&session, &Resume::default(), Transport::Poll).await.unwrap();
     for expected in model.after(Seq::START) {
         let Some(Item::Message(message)) = soon(last.next()).await else {
             panic!("seed {seed}: not a message")
@@ -167,19 +170,17 @@ async fn lagging_readers_lose_and_repeat_nothing() {
     let config = Config { hub_slots: 2, ..Config::default() };
     let (broker, _dir) = broker(&config);
     let session = SessionId::new("B").unwrap();
-    let readers: Vec<_> = (0..8)
-        .map(|_| {
-            let (mut subscriber, _) = broker.mailbox(&session, &Resume::default(), Transport::Poll).unwrap();
-            tokio::spawn(async move {
-                for n in 0..MESSAGES {
-                    let Some(Item::Message(message)) = subscriber.next().await else {
-                        panic!("not a message")
-                    };
-                    assert_eq!(message.payload(), n.to_string());
-                }
-            })
-        })
-        .collect();
+    let mut readers = Vec::new();
+    for _ in 0..8 {
+        let (mut subscriber, _) =
+            broker.mailbox(&session, &Resume::default(), Transport::Poll).await.unwrap();
+        readers.push(tokio::spawn(async move {
+            for n in 0..MESSAGES {
+                let Some(Item::Message(message)) = subscriber.next().await else { panic!("not a message") };
+                assert_eq!(message.payload(), n.to_string());
+            }
+        }));
+    }
     for n in 0..MESSAGES {
         send(&broker, &session, n).await;
         if n % 100 == 0 {

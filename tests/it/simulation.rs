@@ -19,7 +19,7 @@ use turmoil::net::{TcpListener, TcpStream};
 use x0_msg_server::broker::Broker;
 use x0_msg_server::clock::Clock;
 use x0_msg_server::config::Config;
-use x0_msg_server::engine::{Durability, Engine};
+use x0_msg_server::engine::embedded::{Durability, Embedded};
 use x0_msg_server::hub::Hubs;
 use x0_msg_server::link::{Link, MonitoredStream};
 use x0_msg_server::server::{Server, broker_limits, engine_settings};
@@ -66,8 +66,8 @@ async fn broker(dir: PathBuf, seed: u64) -> Result<(), Failure> {
     let config = Config { hub_slots: 2, ..Config::default() };
     let hubs = Hubs::new(config.hub_slots);
     let settings = engine_settings(&config, Clock::Wall);
-    let (engine, mut writer) = Engine::stepped(settings, hubs.clone(), &dir, Durability::Os)?;
-    let broker = Broker::on(engine, hubs, broker_limits(&config), Clock::Wall);
+    let (engine, mut writer) = Embedded::open_stepped(settings, hubs.clone(), &dir, Durability::Os)?;
+    let broker = Broker::new(engine.into(), hubs, broker_limits(&config), Clock::Wall);
     let server = Server::with(broker, config)?;
     tokio::spawn(async move {
         loop {

@@ -200,7 +200,7 @@ impl LegacyReceipts {
             session,
             |position, idle| Some(LegacyReader::match_score(position, idle, link, request)),
             || async {
-                let (subscriber, _) = broker.mailbox(session, &Resume::default(), Transport::Legacy)?;
+                let (subscriber, _) = broker.mailbox(session, &Resume::default(), Transport::Legacy).await?;
                 let ended = lock(&self.ended).readers.remove(session);
                 Ok::<_, BrokerError>((subscriber, ended.map(|(_, reader)| reader).unwrap_or_default()))
             },
@@ -208,7 +208,10 @@ impl LegacyReceipts {
         let mut claim = claim.await.ok()?;
         let (subscriber, reader) = claim.parts();
         // A client that acknowledges is taken at its word, as far as the word can be true.
-        let said = ack.filter(|ack| broker.is_ours(*ack, None));
+        let said = match ack {
+            Some(ack) if broker.is_ours(session, ack, None).await => Some(ack),
+            _ => None,
+        };
         let received = match said {
             Some(_) => {
                 *reader = LegacyReader::default();
@@ -218,7 +221,7 @@ impl LegacyReceipts {
         };
         if let Some(received) = received {
             subscriber.mark_sent(received);
-            acknowledge(broker, session, received);
+            acknowledge(broker, session, received).await;
         }
         let from = subscriber.sent_through();
         subscriber.seek(from);
@@ -227,7 +230,7 @@ impl LegacyReceipts {
     }
 
     /// Takes everything handed out to this session as received.
-    pub(super) fn received_all(&self, broker: &Broker, session: &SessionId) {
+    pub(super) async fn received_all(&self, broker: &Broker, session: &SessionId) {
         let ended = lock(&self.ended).readers.remove(session).and_then(|(_, reader)| reader.answered);
         let mut through = ended.map(|answered| answered.through);
         self.readers.each_idle(session, |idle| {
@@ -239,7 +242,7 @@ impl LegacyReceipts {
             }
         });
         if let Some(through) = through {
-            acknowledge(broker, session, through);
+            acknowledge(broker, session, through).await;
         }
     }
 
@@ -275,8 +278,8 @@ impl LegacyReceipts {
     }
 }
 
-fn acknowledge(broker: &Broker, session: &SessionId, received: Seq) {
-    if let Err(error) = broker.ack(session, received, None) {
+async fn acknowledge(broker: &Broker, session: &SessionId, received: Seq) {
+    if let Err(error) = broker.ack(session, received, None).await {
         tracing::error!(session = %broker.public_name(session), %error, "a receipt was refused");
     }
 }

@@ -38,7 +38,8 @@ pub(super) async fn run(gateway: Arc<Gateway>, socket: WebSocket, handshake: Res
     let mut conversation = Conversation::new(Arc::clone(&gateway), address);
     let (mut flow, permit) = match handshake {
         Ok(Handshake { caller: Some((caller, resume)), permit, .. }) => {
-            (conversation.begin(caller, &resume), Some(permit))
+            // Boxed so that an idle connection does not hold its memory.
+            (Box::pin(conversation.begin(caller, &resume)).await, Some(permit))
         }
         Ok(Handshake { caller: None, permit, .. }) => (ControlFlow::Continue(()), Some(permit)),
         Err(refusal) => (conversation.reject(refusal), None),

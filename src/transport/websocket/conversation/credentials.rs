@@ -13,14 +13,14 @@ use crate::transport::websocket::conversation::{Conversation, End};
 
 impl Conversation {
     /// Subscribes to the caller's mailbox, and welcomes it.
-    pub(in crate::transport::websocket) fn begin(
+    pub(in crate::transport::websocket) async fn begin(
         &mut self,
         caller: Caller,
         resume: &Resume,
     ) -> ControlFlow<End> {
         let mut floor = Seq::START;
         if let Some(session) = caller.grant.session() {
-            match self.gateway.broker.mailbox(session, resume, Transport::Websocket) {
+            match self.gateway.broker.mailbox(session, resume, Transport::Websocket).await {
                 Ok((mailbox, opening)) => {
                     self.mailbox = Some(mailbox);
                     floor = opening.seq;
@@ -70,7 +70,7 @@ impl Conversation {
         resume: &Resume,
     ) -> ControlFlow<End> {
         match self.gateway.identify(token, session, SessionPolicy::Create).await {
-            Ok(grant) => self.begin(Caller { grant, address: self.address }, resume),
+            Ok(grant) => self.begin(Caller { grant, address: self.address }, resume).await,
             Err(refusal) => self.reject(refusal),
         }
     }
@@ -82,7 +82,7 @@ impl Conversation {
         let fresh = self.gateway.identify(token, session, SessionPolicy::Require).await;
         match fresh {
             Ok(fresh) if same_holder(grant, &fresh) => {
-                self.renew(Caller { grant: fresh, address: self.address });
+                self.renew(Caller { grant: fresh, address: self.address }).await;
             }
             Ok(_) => {
                 let text = "this token is for another session, or another user, than this socket speaks for; open another one";
@@ -93,11 +93,14 @@ impl Conversation {
     }
 
     /// Goes on with a fresh token, and with the topics that it allows.
-    pub(super) fn renew(&mut self, caller: Caller) {
+    pub(super) async fn renew(&mut self, caller: Caller) {
         // A token that expired within the allowed skew is accepted. The client is not asked for another one.
         self.expiry_notified =
             caller.grant.client().is_some_and(|client| client.expires <= self.gateway.broker.now());
-        let floor = caller.grant.session().map_or(Seq::START, |session| self.gateway.broker.floor(session));
+        let floor = match caller.grant.session() {
+            Some(session) => self.gateway.broker.floor(session).await,
+            None => Seq::START,
+        };
         let forbidden: Vec<_> =
             self.topics.names().into_iter().filter(|topic| caller.grant.may_read(topic).is_err()).collect();
         self.welcome(caller, floor);

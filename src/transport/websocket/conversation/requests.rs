@@ -16,15 +16,17 @@ impl Conversation {
     pub(super) async fn on_frame(&mut self, text: &str) -> ControlFlow<End> {
         match ClientFrame::decode(text) {
             Err(bad) => self.refuse(bad.id.as_ref(), &bad.reason.into()),
-            // Boxed so that an idle connection does not hold the memory of a `hello`.
+            // Boxed so that an idle connection does not hold the memory of a request.
             Ok(ClientFrame::Hello { session, token, resume }) => {
                 return Box::pin(self.on_hello(session, token, resume)).await;
             }
             Ok(ClientFrame::Ping) => self.answer(&ServerFrame::Pong),
             Ok(frame) if self.caller.is_none() => self.refuse_before_hello(&frame),
-            Ok(ClientFrame::Send(send)) => self.on_send(send),
-            Ok(ClientFrame::Ack(seq)) => self.on_ack(seq),
-            Ok(ClientFrame::Subscribe { topic, resume }) => self.on_subscribe(&topic, &resume),
+            Ok(ClientFrame::Send(send)) => Box::pin(self.on_send(send)).await,
+            Ok(ClientFrame::Ack(seq)) => self.on_ack(seq).await,
+            Ok(ClientFrame::Subscribe { topic, resume }) => {
+                Box::pin(self.on_subscribe(&topic, &resume)).await;
+            }
             Ok(ClientFrame::Unsubscribe(topic)) => self.on_unsubscribe(&topic),
         }
         ControlFlow::Continue(())
@@ -36,10 +38,10 @@ impl Conversation {
         self.refuse(id, &Refusal::new(Code::Unauthorized, text));
     }
 
-    fn on_send(&mut self, send: SendRequest) {
+    async fn on_send(&mut self, send: SendRequest) {
         let id = send.id.clone();
         let Some(caller) = &self.caller else { return };
-        let mut sending = match self.gateway.send(caller, send) {
+        let mut sending = match self.gateway.send(caller, send).await {
             Ok(sending) => sending,
             Err(refusal) => return self.refuse(id.as_ref(), &refusal),
         };
@@ -52,17 +54,18 @@ impl Conversation {
         }
     }
 
-    fn on_ack(&mut self, seq: Seq) {
+    async fn on_ack(&mut self, seq: Seq) {
         let Some(caller) = &self.caller else { return };
-        let acked = caller
-            .session()
-            .and_then(|session| self.gateway.broker.ack(session, seq, None).map_err(Refusal::from));
+        let acked = match caller.session() {
+            Ok(session) => self.gateway.broker.ack(session, seq, None).await.map_err(Refusal::from),
+            Err(refusal) => Err(refusal),
+        };
         if let Err(refusal) = acked {
             self.refuse(None, &refusal);
         }
     }
 
-    fn on_subscribe(&mut self, topic: &TopicName, resume: &Resume) {
+    async fn on_subscribe(&mut self, topic: &TopicName, resume: &Resume) {
         let limit = self.gateway.config.max_topics;
         if self.topics.len() >= limit && !self.topics.contains(topic) {
             return self.refuse(None, &Refusal::too_many_topics(limit));
@@ -71,7 +74,7 @@ impl Conversation {
         if let Err(denied) = caller.grant.may_read(topic) {
             return self.refuse(None, &BrokerError::from(denied).into());
         }
-        let (subscriber, opening) = self.gateway.broker.topic(topic, resume, Transport::Websocket);
+        let (subscriber, opening) = self.gateway.broker.topic(topic, resume, Transport::Websocket).await;
         self.topics.insert(topic.clone(), subscriber);
         let (seq, recovered) = (opening.seq, opening.recovered);
         self.answer(&ServerFrame::Subscribed { topic, seq, recovered });

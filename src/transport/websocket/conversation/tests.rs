@@ -19,9 +19,9 @@ fn silent(gateway: &Arc<Gateway>) -> Conversation {
 }
 
 /// A conversation of a session, whose welcome was read.
-fn begun(gateway: &Arc<Gateway>, name: &str) -> Conversation {
+async fn begun(gateway: &Arc<Gateway>, name: &str) -> Conversation {
     let mut conversation = silent(gateway);
-    assert_eq!(conversation.begin(open_caller(name), &Resume::default()), CONTINUE);
+    assert_eq!(conversation.begin(open_caller(name), &Resume::default()).await, CONTINUE);
     assert_eq!(take(&mut conversation)["type"], "welcome");
     conversation
 }
@@ -103,7 +103,7 @@ async fn a_hello_names_a_session_and_only_once() {
 #[tokio::test(start_paused = true)]
 async fn a_rejected_hello_is_answered_and_ends_the_conversation() {
     let gateway = gateway(&["--connections-per-session", "1"]);
-    let _first = begun(&gateway, "A");
+    let _first = begun(&gateway, "A").await;
     let mut second = silent(&gateway);
     let flow = read(&mut second, &json!({ "type": "hello", "session": "A" })).await;
     assert!(closes_with(&flow, Close::Overloaded), "{flow:?}");
@@ -135,7 +135,7 @@ async fn before_hello_only_pings_are_answered() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_not_understood_is_answered_and_the_conversation_goes_on() {
-    let mut conversation = begun(&gateway(&[]), "A");
+    let mut conversation = begun(&gateway(&[]), "A").await;
     say(&mut conversation, &json!({ "type": "bye" })).await;
     assert_eq!(take(&mut conversation)["code"], "bad_request");
     let binary = Message::Binary(Bytes::from_static(b"x"));
@@ -157,7 +157,7 @@ async fn a_peer_that_closes_or_breaks_off_is_disconnected() {
         Event::Read(Some(Err(broken()))),
         Event::Flushed(Err(broken())),
     ] {
-        let flow = begun(&gateway, "A").step(event).await;
+        let flow = begun(&gateway, "A").await.step(event).await;
         assert_eq!(flow, ControlFlow::Break(End::Disconnected));
     }
 }
@@ -173,14 +173,14 @@ async fn what_cannot_be_read_has_a_close_code() {
         (WsError::Protocol(unmasked), Close::Protocol),
     ] {
         let event = Event::Read(Some(Err(axum::Error::new(error))));
-        assert!(closes_with(&begun(&gateway, "A").step(event).await, code), "{code:?}");
+        assert!(closes_with(&begun(&gateway, "A").await.step(event).await, code), "{code:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn sends_are_answered_in_their_order() {
     let gateway = gateway(&[]);
-    let mut conversation = begun(&gateway, "A");
+    let mut conversation = begun(&gateway, "A").await;
     for n in 0..3 {
         let frame = json!({ "type": "send", "id": format!("c-{n}"), "to": { "session": "B" }, "payload": n });
         say(&mut conversation, &frame).await;
@@ -199,7 +199,7 @@ async fn sends_are_answered_in_their_order() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refused_send_is_answered_with_its_id() {
-    let mut conversation = begun(&gateway(&["--max-payload", "1024"]), "A");
+    let mut conversation = begun(&gateway(&["--max-payload", "1024"]), "A").await;
     let payload = "x".repeat(2000);
     say(
         &mut conversation,
@@ -216,7 +216,7 @@ async fn a_refused_send_is_answered_with_its_id() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_read_while_too_many_answers_wait() {
-    let mut conversation = begun(&gateway(&[]), "A");
+    let mut conversation = begun(&gateway(&[]), "A").await;
     for _ in 0..MAX_WAITING {
         assert!(conversation.has_room());
         say(&mut conversation, &json!({ "type": "ping" })).await;
@@ -229,7 +229,7 @@ async fn nothing_is_read_while_too_many_answers_wait() {
 #[tokio::test(start_paused = true)]
 async fn a_message_is_written_and_counts_as_sent_when_it_is_flushed() {
     let gateway = gateway(&[]);
-    let mut conversation = begun(&gateway, "A");
+    let mut conversation = begun(&gateway, "A").await;
     let seq = send(&gateway, To::Session(session("A")), &json!(7), false).await;
     assert_eq!(deliver(&mut conversation).await, CONTINUE);
     assert!(conversation.has_output());
@@ -246,7 +246,7 @@ async fn a_message_is_written_and_counts_as_sent_when_it_is_flushed() {
 #[tokio::test(start_paused = true)]
 async fn a_write_takes_along_what_is_ready_up_to_a_batch() {
     let gateway = gateway(&[]);
-    let mut conversation = begun(&gateway, "A");
+    let mut conversation = begun(&gateway, "A").await;
     for n in 0..5 {
         send(&gateway, To::Session(session("A")), &json!([n, "x".repeat(6000)]), false).await;
     }
@@ -281,7 +281,7 @@ async fn a_cursor_of_another_epoch_is_told_as_a_gap() {
 #[tokio::test(start_paused = true)]
 async fn an_ack_deletes_what_was_sent_and_not_more_than_there_is() {
     let gateway = gateway(&[]);
-    let mut conversation = begun(&gateway, "A");
+    let mut conversation = begun(&gateway, "A").await;
     let seq = send(&gateway, To::Session(session("A")), &json!(1), false).await;
     assert_eq!(deliver(&mut conversation).await, CONTINUE);
     feed(&mut conversation).await;
@@ -289,7 +289,7 @@ async fn an_ack_deletes_what_was_sent_and_not_more_than_there_is() {
     say(&mut conversation, &json!({ "type": "ack", "seq": seq })).await;
     assert!(conversation.outbox.is_empty(), "an ack has no answer");
     drop(conversation);
-    let mut again = begun(&gateway, "A");
+    let mut again = begun(&gateway, "A").await;
     assert!(again.ready().is_none());
     say(&mut again, &json!({ "type": "ack", "seq": seq.0 + 1 })).await;
     assert_eq!(take(&mut again)["code"], "not_found");
@@ -300,7 +300,7 @@ async fn a_caller_without_a_session_has_nothing_to_acknowledge() {
     let gateway = gateway(&[]);
     let mut conversation = silent(&gateway);
     let caller = Caller { grant: Grant::Open { session: None, manages: false }, address: None };
-    assert_eq!(conversation.begin(caller, &Resume::default()), CONTINUE);
+    assert_eq!(conversation.begin(caller, &Resume::default()).await, CONTINUE);
     assert!(take(&mut conversation).get("session").is_none());
     say(&mut conversation, &json!({ "type": "ack", "seq": 1 })).await;
     assert_eq!(take(&mut conversation)["code"], "unauthorized");
@@ -309,7 +309,7 @@ async fn a_caller_without_a_session_has_nothing_to_acknowledge() {
 #[tokio::test(start_paused = true)]
 async fn a_topic_is_read_between_subscribe_and_unsubscribe() {
     let gateway = gateway(&[]);
-    let mut conversation = begun(&gateway, "A");
+    let mut conversation = begun(&gateway, "A").await;
     say(&mut conversation, &json!({ "type": "subscribe", "topic": "t" })).await;
     let subscribed = take(&mut conversation);
     assert_eq!((&subscribed["type"], &subscribed["recovered"]), (&json!("subscribed"), &json!(true)));
@@ -327,7 +327,7 @@ async fn a_topic_is_read_between_subscribe_and_unsubscribe() {
 
 #[tokio::test(start_paused = true)]
 async fn the_topics_of_a_connection_are_limited() {
-    let mut conversation = begun(&gateway(&["--max-topics", "1"]), "A");
+    let mut conversation = begun(&gateway(&["--max-topics", "1"]), "A").await;
     for (name, answer) in [("a", "subscribed"), ("a", "subscribed"), ("b", "error")] {
         say(&mut conversation, &json!({ "type": "subscribe", "topic": name })).await;
         assert_eq!(take(&mut conversation)["type"], answer, "{name}");
@@ -336,7 +336,7 @@ async fn the_topics_of_a_connection_are_limited() {
 
 #[tokio::test(start_paused = true)]
 async fn a_ping_is_sent_every_heartbeat_unless_a_write_is_in_progress() {
-    let mut conversation = begun(&gateway(&[]), "A");
+    let mut conversation = begun(&gateway(&[]), "A").await;
     assert_eq!(conversation.step(Event::Tick).await, CONTINUE);
     assert!(conversation.outbox.is_empty());
     advance(Duration::from_secs(25)).await;
@@ -352,7 +352,7 @@ async fn a_ping_is_sent_every_heartbeat_unless_a_write_is_in_progress() {
 
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_is_silent_for_two_heartbeats_is_closed() {
-    let mut conversation = begun(&gateway(&[]), "A");
+    let mut conversation = begun(&gateway(&[]), "A").await;
     advance(Duration::from_secs(40)).await;
     say(&mut conversation, &json!({ "type": "ping" })).await;
     advance(Duration::from_secs(49)).await;
@@ -363,7 +363,7 @@ async fn a_peer_that_is_silent_for_two_heartbeats_is_closed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_takes_nothing_is_disconnected() {
-    let mut conversation = begun(&gateway(&["--heartbeat", "60s"]), "A");
+    let mut conversation = begun(&gateway(&["--heartbeat", "60s"]), "A").await;
     say(&mut conversation, &json!({ "type": "ping" })).await;
     feed(&mut conversation).await;
     advance(WRITE_TIMEOUT).await;
@@ -375,7 +375,7 @@ async fn an_expired_token_is_told_and_then_closes_the_connection() {
     let gateway = gateway(&[]);
     let mut conversation = silent(&gateway);
     let expires = gateway.broker.now() + 5_000;
-    assert_eq!(conversation.begin(token_caller(&gateway, "A", expires), &Resume::default()), CONTINUE);
+    assert_eq!(conversation.begin(token_caller(&gateway, "A", expires), &Resume::default()).await, CONTINUE);
     take(&mut conversation);
     assert_eq!(conversation.step(Event::Tick).await, CONTINUE);
     assert_eq!(conversation.timers.tick(), Instant::now() + Duration::from_secs(5));
@@ -399,7 +399,7 @@ async fn a_fresh_token_is_welcomed_and_takes_away_what_it_does_not_allow() {
     };
     let mut conversation = silent(&gateway);
     let now = gateway.broker.now();
-    assert_eq!(conversation.begin(caller(now + 5_000, &["a", "b"]), &Resume::default()), CONTINUE);
+    assert_eq!(conversation.begin(caller(now + 5_000, &["a", "b"]), &Resume::default()).await, CONTINUE);
     take(&mut conversation);
     for name in ["a", "b"] {
         say(&mut conversation, &json!({ "type": "subscribe", "topic": name })).await;
@@ -408,7 +408,7 @@ async fn a_fresh_token_is_welcomed_and_takes_away_what_it_does_not_allow() {
     advance(Duration::from_secs(5)).await;
     assert_eq!(conversation.step(Event::Tick).await, CONTINUE);
     take(&mut conversation);
-    conversation.renew(caller(now + 60_000, &["a"]));
+    conversation.renew(caller(now + 60_000, &["a"])).await;
     assert_eq!(take_next(&mut conversation)["type"], "welcome");
     let unsubscribed = take(&mut conversation);
     assert_eq!((&unsubscribed["type"], &unsubscribed["topic"]), (&json!("unsubscribed"), &json!("b")));
@@ -431,14 +431,14 @@ async fn a_backend_whose_key_is_gone_is_closed() {
         key_digest: [0; 32],
     };
     let caller = Caller { grant: Grant::Backend(backend.into()), address: None };
-    assert_eq!(conversation.begin(caller, &Resume::default()), CONTINUE);
+    assert_eq!(conversation.begin(caller, &Resume::default()).await, CONTINUE);
     assert!(closes_with(&conversation.step(Event::Tick).await, Close::Unauthorized));
 }
 
 #[tokio::test(start_paused = true)]
 async fn nothing_counts_after_the_end_of_the_session() {
     let gateway = gateway(&[]);
-    let mut conversation = begun(&gateway, "A");
+    let mut conversation = begun(&gateway, "A").await;
     let seq = send(&gateway, To::Session(session("A")), &json!(1), false).await;
     gateway.broker.end(&session("A")).await.unwrap();
     for event in [
@@ -454,7 +454,7 @@ async fn nothing_counts_after_the_end_of_the_session() {
 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_stops_says_so() {
-    let mut conversation = begun(&gateway(&[]), "A");
+    let mut conversation = begun(&gateway(&[]), "A").await;
     assert!(closes_with(&conversation.step(Event::Shutdown).await, Close::GoingAway));
     assert_eq!(conversation.mailbox.as_ref().unwrap().sent_through(), Seq::START);
 }
