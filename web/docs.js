@@ -48,7 +48,8 @@ function snippet(text, words) {
   const places = words.map((word) => lower.indexOf(word)).filter((at) => at >= 0);
   const first = Math.max(0, Math.min(...places, lower.length) - SNIPPET / 3);
   const start = first === 0 ? 0 : text.indexOf(" ", first) + 1;
-  const part = (start > 0 ? "… " : "") + text.slice(start, start + SNIPPET) + (start + SNIPPET < text.length ? " …" : "");
+  const end = start + SNIPPET < text.length ? text.lastIndexOf(" ", start + SNIPPET) : text.length;
+  const part = (start > 0 ? "… " : "") + text.slice(start, end) + (end < text.length ? " …" : "");
   const line = document.createElement("small");
   let at = 0;
   const pattern = new RegExp(words.map((word) => word.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&")).join("|"), "giu");

@@ -92,6 +92,37 @@ async fn every_frame_is_as_asyncapi_describes_it() {
     assert_eq!(seen, described, "all that is described was seen, and the other way round");
 }
 
+/// The examples of the documentation: each is as described, and no frame, field or code is missing.
+#[tokio::test]
+async fn the_protocol_page_has_every_frame_and_every_field() {
+    let server = TestServer::start().await;
+    let document = server.get("/asyncapi.json").await.json();
+    let messages = document["components"]["messages"].as_object().unwrap();
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/web/docs/protocol.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let examples = page.split("```json\n").skip(1).map(|rest| rest.split_once("```").unwrap().0);
+    let mut shown = BTreeSet::new();
+    for example in examples {
+        let frame: Value = serde_json::from_str(example).unwrap();
+        let kind = frame["type"].as_str().unwrap();
+        check(&document, &messages[kind]["payload"], &frame);
+        shown.insert(kind.to_owned());
+    }
+    assert_eq!(shown, messages.keys().cloned().collect());
+    for (kind, message) in messages {
+        for field in message["payload"]["properties"].as_object().unwrap().keys() {
+            let named = [format!("`{field}`"), format!("\"{field}\":")];
+            assert!(named.iter().any(|name| page.contains(name)), "{field} of {kind}");
+        }
+    }
+    let codes = server.get("/openapi.json").await.json();
+    let codes = codes["components"]["schemas"]["Code"]["enum"].as_array().unwrap().clone();
+    assert!(codes.len() > 5, "{codes:?}");
+    for code in codes {
+        assert!(page.contains(&format!("| `{}` |", code.as_str().unwrap())), "{code}");
+    }
+}
+
 #[tokio::test]
 async fn every_answer_is_as_openapi_describes_it() {
     let server = Guarded::start().await;

@@ -190,3 +190,34 @@ async fn every_link_of_the_sources_leads_somewhere_in_the_repository() {
     assert!(count > 30, "{count}");
     assert_eq!(wrong, Vec::<String>::new());
 }
+
+/// What `--help` of a command says.
+fn help(command: &str) -> String {
+    let output = std::process::Command::new(BINARY).args([command, "--help"]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The flags that follow this in a text.
+fn flags(text: &str, before: &str) -> BTreeSet<String> {
+    let name = |rest: &str| -> String {
+        rest.chars().take_while(|char| char.is_ascii_lowercase() || *char == '-').collect()
+    };
+    text.split(&format!("{before}--")).skip(1).map(name).filter(|name| !name.is_empty()).collect()
+}
+
+#[test]
+fn every_setting_is_explained_and_every_flag_that_is_named_exists() {
+    let pages: String = names().iter().map(|name| source(&format!("web/docs/{name}.md"))).collect();
+    let named = flags(&pages, "`");
+    let settings = flags(&help("serve"), " ");
+    let missing: Vec<&String> = settings.difference(&named).filter(|flag| *flag != "help").collect();
+    assert!(missing.is_empty(), "not in web/docs: {missing:?}");
+    let mut known = settings.clone();
+    for command in ["send", "listen", "token", "check", "health"] {
+        known.extend(flags(&help(command), " "));
+    }
+    let unknown: Vec<&String> = named.difference(&known).collect();
+    assert!(unknown.is_empty(), "in web/docs, but not in --help: {unknown:?}");
+    assert!(settings.len() > 30, "{settings:?}");
+}
