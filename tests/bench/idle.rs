@@ -10,14 +10,13 @@ use std::net::TcpStream;
 
 use server::Server;
 
+#[path = "memory.rs"]
+mod memory;
 #[path = "server.rs"]
 mod server;
 
-fn peak_kib(server: &Server) -> u64 {
-    let status =
-        std::fs::read_to_string(format!("/proc/{}/status", server.child.id())).expect("Linux, and running");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux says it");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
+fn peak_kib(server: &Server) -> f64 {
+    memory::kib(&server.child, "VmHWM")
 }
 
 fn connect(address: &str, request: &str) -> TcpStream {
@@ -26,17 +25,17 @@ fn connect(address: &str, request: &str) -> TcpStream {
     stream
 }
 
-fn report(name: &str, count: u64, empty: u64, peak: u64) {
-    let each = (peak - empty) as f64 / count as f64;
+fn report(name: &str, count: u32, empty: f64, peak: f64) {
+    let each = (peak - empty) / f64::from(count);
     println!(
         "{name}: {count} connections, peak {:.1} MiB ({each:.1} KiB each above {:.1} MiB)",
-        peak as f64 / 1024.0,
-        empty as f64 / 1024.0
+        peak / 1024.0,
+        empty / 1024.0
     );
 }
 
 fn main() {
-    let count: u64 = std::env::args().filter_map(|arg| arg.parse().ok()).next().unwrap_or(1_000);
+    let count: u32 = std::env::args().filter_map(|arg| arg.parse().ok()).next().unwrap_or(1_000);
 
     let (server, address) = server::start(&["--poll-timeout", "60s"]);
     let empty = peak_kib(&server);

@@ -5,54 +5,23 @@
 //!
 //! It starts the release binary on a free port. The two are measured in turn, message by message.
 
-use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use http::Http;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::{Message, WebSocket, client};
 
+#[path = "http.rs"]
+mod http;
 #[path = "server.rs"]
 mod server;
 
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// One HTTP/1.1 connection that is kept alive.
-struct Http(BufReader<TcpStream>);
-
-impl Http {
-    fn connect(address: &str) -> Self {
-        let stream = TcpStream::connect(address).expect("the server listens");
-        stream.set_nodelay(true).expect("a TCP socket");
-        Self(BufReader::new(stream))
-    }
-
-    fn ask(&mut self, body: &Value) {
-        let body = body.to_string();
-        let head = format!(
-            "POST /python/MsgHandler.py?a__={} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",
-            fastrand::u64(..),
-            body.len()
-        );
-        self.0.get_mut().write_all((head + &body).as_bytes()).expect("connected");
-    }
-
-    fn answer(&mut self) -> String {
-        let mut length = 0;
-        loop {
-            let mut line = String::new();
-            self.0.read_line(&mut line).expect("connected");
-            if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
-                length = value.trim().parse().expect("a number");
-            }
-            if line == "\r\n" {
-                break;
-            }
-        }
-        let mut body = vec![0; length];
-        self.0.read_exact(&mut body).expect("connected");
-        String::from_utf8(body).expect("JSON is UTF-8")
-    }
+/// Sends a request as an x0 page does.
+fn x0(http: &mut Http, body: &Value) {
+    http.request("POST", &format!("/python/MsgHandler.py?a__={}", fastrand::u64(..)), &body.to_string());
 }
 
 fn socket(address: &str, session: &str) -> WebSocket<TcpStream> {
@@ -93,12 +62,12 @@ fn main() {
     let (mut from, mut to) = (socket(&address, "from"), socket(&address, "to"));
     let (mut polls, mut sockets) = (Vec::new(), Vec::new());
     for n in 0..count {
-        poller.ask(&json!({ "type": "GET", "session_src": "poller" }));
+        x0(&mut poller, &json!({ "type": "GET", "session_src": "poller" }));
         std::thread::sleep(PAUSE);
         let begun = Instant::now();
-        setter.ask(
-            &json!({ "type": "SET", "session_src": "A", "session_dst": "poller", "payload": { "n": n } }),
-        );
+        let set =
+            json!({ "type": "SET", "session_src": "A", "session_dst": "poller", "payload": { "n": n } });
+        x0(&mut setter, &set);
         let answer = poller.answer();
         polls.push(begun.elapsed());
         assert!(answer.contains(&format!("\"n\":{n},")), "{answer}");

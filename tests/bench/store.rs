@@ -7,11 +7,10 @@
 //! acknowledges everything and reports what is left on the disk. At last 200 k sessions come, get a message,
 //! acknowledge it and leave.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use http::Http;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use server::Server;
@@ -23,6 +22,10 @@ use x0_msg_server::hub::Hubs;
 use x0_msg_server::message::{Address, Author, Kind, Message, MessageId, SenderName, SessionId};
 use x0_msg_server::server::engine_settings;
 
+#[path = "http.rs"]
+mod http;
+#[path = "memory.rs"]
+mod memory;
 #[path = "server.rs"]
 mod server;
 
@@ -65,48 +68,14 @@ fn fill(dir: &Path, messages: usize, mailboxes: usize, with_ids: bool) {
     engine.close();
 }
 
-fn memory(server: &Server, what: &str) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", server.child.id())).expect("Linux");
-    let line = status.lines().find_map(|line| line.strip_prefix(what)).expect("Linux says it");
-    line.trim().trim_end_matches(" kB").parse::<f64>().expect("a number") / 1024.0
+/// A field of the server's memory, in MiB.
+fn memory(server: &Server, field: &str) -> f64 {
+    memory::kib(&server.child, field) / 1024.0
 }
 
-/// One HTTP/1.1 connection that is kept alive.
-struct Http(BufReader<TcpStream>);
-
-impl Http {
-    fn connect(address: &str) -> Self {
-        let stream = TcpStream::connect(address).expect("the server listens");
-        stream.set_nodelay(true).expect("a TCP socket");
-        Self(BufReader::new(stream))
-    }
-
-    fn ask(&mut self, method: &str, target: &str, body: &str) {
-        let head = format!("{method} {target} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
-        self.0.get_mut().write_all((head + body).as_bytes()).expect("connected");
-    }
-
-    fn answer(&mut self) -> String {
-        let mut length = 0;
-        loop {
-            let mut line = String::new();
-            self.0.read_line(&mut line).expect("connected");
-            if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
-                length = value.trim().parse().expect("a number");
-            }
-            if line == "\r\n" {
-                break;
-            }
-        }
-        let mut body = vec![0; length];
-        self.0.read_exact(&mut body).expect("connected");
-        String::from_utf8(body).expect("JSON is UTF-8")
-    }
-
-    fn call(&mut self, method: &str, target: &str, body: &str) -> Value {
-        self.ask(method, target, body);
-        serde_json::from_str(&self.answer()).expect("answers are JSON")
-    }
+fn call(http: &mut Http, method: &str, target: &str, body: &str) -> Value {
+    http.request(method, target, body);
+    serde_json::from_str(&http.answer()).expect("answers are JSON")
 }
 
 fn size(dir: &Path) -> f64 {
@@ -136,7 +105,7 @@ fn main() {
     let (full, empty) = (dir.path().join("full"), dir.path().join("empty"));
 
     let (server, _, opened) = start(&empty);
-    let base = memory(&server, "VmRSS:");
+    let base = memory(&server, "VmRSS");
     println!("empty store: ready in {} ms, {base:.1} MiB", opened.as_millis());
     stop(server);
     let with_ids = dir.path().join("ids");
@@ -145,13 +114,13 @@ fn main() {
     println!(
         "{messages} messages of the last two minutes, each with an id: ready in {} ms, {:.1} MiB above empty",
         opened.as_millis(),
-        memory(&server, "VmRSS:") - base
+        memory(&server, "VmRSS") - base
     );
     stop(server);
     std::fs::remove_dir_all(&with_ids).expect("it is ours");
     fill(&full, messages, mailboxes, false);
     let (server, address, opened) = start(&full);
-    let (now, peak) = (memory(&server, "VmRSS:"), memory(&server, "VmHWM:"));
+    let (now, peak) = (memory(&server, "VmRSS"), memory(&server, "VmHWM"));
     println!(
         "{messages} messages in {mailboxes} mailboxes, {:.0} MiB on disk: ready in {} ms, {:.1} MiB above empty (peak {:.1})",
         size(&full),
@@ -165,7 +134,7 @@ fn main() {
     for n in 0..1000 {
         let target = format!("/v1/messages?session={}&wait=0", session((n * 97) % mailboxes));
         let begun = Instant::now();
-        let answer = http.call("GET", &target, "");
+        let answer = call(&mut http, "GET", &target, "");
         times.push(begun.elapsed());
         let count = answer["messages"].as_array().map_or(0, Vec::len);
         assert_eq!(count, messages / mailboxes);
@@ -179,10 +148,11 @@ fn main() {
     );
 
     // Everything is acknowledged; the last seq is above all of them.
-    let last = http.call("POST", "/v1/messages", r#"{"to":{"session":"last"},"payload":1}"#)["seq"].clone();
+    let last =
+        call(&mut http, "POST", "/v1/messages", r#"{"to":{"session":"last"},"payload":1}"#)["seq"].clone();
     for chunk in (0..mailboxes).collect::<Vec<_>>().chunks(100) {
         for n in chunk {
-            http.ask("POST", "/v1/ack", &json!({ "session": session(*n), "seq": last }).to_string());
+            http.request("POST", "/v1/ack", &json!({ "session": session(*n), "seq": last }).to_string());
         }
         for _ in chunk {
             http.answer();
@@ -196,7 +166,7 @@ fn main() {
         "all acknowledged: {:.1} MiB on disk {:.1} s later, {:.1} MiB of memory above empty",
         size(&full),
         begun.elapsed().as_secs_f64(),
-        memory(&server, "VmRSS:") - base
+        memory(&server, "VmRSS") - base
     );
     stop(server);
     let (server, _, opened) = start(&full);
@@ -204,7 +174,7 @@ fn main() {
     stop(server);
 
     let (server, address, _) = start(&empty);
-    let base = memory(&server, "VmRSS:");
+    let base = memory(&server, "VmRSS");
     let mut http = Http::connect(&address);
     for round in 0..4 {
         for group in (0..sessions / 4).collect::<Vec<_>>().chunks(100) {
@@ -213,25 +183,25 @@ fn main() {
                 .iter()
                 .map(|n| json!({ "to": { "session": name(n) }, "payload": { "welcome": n } }))
                 .collect();
-            let sent = http.call("POST", "/v1/messages", &json!(sends).to_string());
+            let sent = call(&mut http, "POST", "/v1/messages", &json!(sends).to_string());
             let seqs: Vec<Value> =
                 sent.as_array().expect("an array").iter().map(|s| s["seq"].clone()).collect();
             for (n, seq) in group.iter().zip(&seqs) {
-                let got = http.call("GET", &format!("/v1/messages?session={}&wait=0", name(n)), "");
+                let got = call(&mut http, "GET", &format!("/v1/messages?session={}&wait=0", name(n)), "");
                 assert_eq!(&got["messages"][0]["seq"], seq);
-                http.call("POST", "/v1/ack", &json!({ "session": name(n), "seq": seq }).to_string());
+                call(&mut http, "POST", "/v1/ack", &json!({ "session": name(n), "seq": seq }).to_string());
             }
         }
         println!(
             "{} sessions came and left: {:.1} MiB above empty, {:.1} MiB on disk",
             (round + 1) * (sessions / 4),
-            memory(&server, "VmRSS:") - base,
+            memory(&server, "VmRSS") - base,
             size(&empty)
         );
     }
     // Polls keep their readers for 15 s, and the allocator what it freed for some seconds more.
     for seconds in [20, 40] {
         std::thread::sleep(Duration::from_secs(20));
-        println!("{seconds} s later: {:.1} MiB above empty", memory(&server, "VmRSS:") - base);
+        println!("{seconds} s later: {:.1} MiB above empty", memory(&server, "VmRSS") - base);
     }
 }

@@ -4,8 +4,7 @@
 //! answered, with the same id, and readers on all transports that acknowledge now and then.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::path::{Path, PathBuf};
-use std::process::Command as Blocking;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,7 +18,6 @@ use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::common::*;
-use crate::sse::Events;
 
 const SENDERS: usize = 4;
 const MAILBOXES: [&str; 4] = ["by-websocket", "by-poll", "by-sse", "by-x0"];
@@ -172,14 +170,20 @@ async fn by_websocket(mut place: Where, got: Shared) {
     }
 }
 
+/// Connects, as soon as there is a server.
+async fn connect(place: &mut Where) -> Http {
+    loop {
+        match tokio::net::TcpStream::connect(address(place).await).await {
+            Ok(stream) => return Http::on(stream, "x").await,
+            Err(_) => tokio::task::yield_now().await,
+        }
+    }
+}
+
 async fn by_poll(mut place: Where, got: Shared) {
     let mut cursor = None;
     loop {
-        let Ok(stream) = tokio::net::TcpStream::connect(address(&mut place).await).await else {
-            tokio::task::yield_now().await;
-            continue;
-        };
-        let mut http = Http::on(stream, "x").await;
+        let mut http = connect(&mut place).await;
         loop {
             let after = cursor.map_or(String::new(), |cursor: u64| format!("&after={cursor}"));
             let target = format!("/v1/messages?session=by-poll&wait=5{after}");
@@ -215,11 +219,7 @@ async fn by_sse(mut place: Where, got: Shared) {
 
 async fn by_x0(mut place: Where, got: Shared) {
     loop {
-        let Ok(stream) = tokio::net::TcpStream::connect(address(&mut place).await).await else {
-            tokio::task::yield_now().await;
-            continue;
-        };
-        let mut http = Http::on(stream, "x").await;
+        let mut http = connect(&mut place).await;
         loop {
             let body = x0_poll("by-x0").to_string();
             let Ok(reply) = http.try_request("POST", &x0_target(), &[], body).await else { break };
@@ -347,15 +347,9 @@ async fn a_killed_server_loses_nothing_and_repeats_no_send() {
     let sent = load.answered().await;
     load.verify().await;
     println!("{sent} messages, {rounds} kills");
-    let report = report(dir.path());
+    let report = check_json(dir.path());
     assert_eq!(report["intact"], true, "{report}");
     server.stop().await;
-}
-
-fn report(dir: &Path) -> Value {
-    let output = Blocking::new(BINARY).args(["check", "--json", "--data-dir"]).arg(dir).output().unwrap();
-    serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)))
 }
 
 /// A file system in a file, whose page cache is not in the file: what was not synced is lost with the power.
@@ -365,21 +359,13 @@ struct Disk {
     mounted: Option<PathBuf>,
 }
 
-fn run(program: &str, args: &[&str]) -> Result<(), String> {
-    let output = Blocking::new(program).args(args).output().map_err(|error| format!("{program}: {error}"))?;
-    match output.status.success() {
-        true => Ok(()),
-        false => Err(format!("{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr).trim())),
-    }
-}
-
 impl Disk {
     /// Or the reason why this machine has none.
     fn new() -> Result<Self, String> {
         let mut disk = Self { dir: tempfile::tempdir().unwrap(), images: 0, mounted: None };
         let image = disk.image();
         std::fs::File::create(&image).unwrap().set_len(256 << 20).unwrap();
-        run("mkfs.ext4", &["-q", "-F", image.to_str().unwrap()])?;
+        output_of("mkfs.ext4", &["-q", "-F", image.to_str().unwrap()])?;
         disk.mount()?;
         Ok(disk)
     }
@@ -391,7 +377,7 @@ impl Disk {
     fn mount(&mut self) -> Result<(), String> {
         let (image, at) = (self.image(), self.dir.path().join(format!("mounted-{}", self.images)));
         std::fs::create_dir(&at).unwrap();
-        run("mount", &["-o", "loop", image.to_str().unwrap(), at.to_str().unwrap()])?;
+        output_of("mount", &["-o", "loop", image.to_str().unwrap(), at.to_str().unwrap()])?;
         self.mounted = Some(at);
         Ok(())
     }
@@ -402,7 +388,7 @@ impl Disk {
 
     fn unmount(&mut self) {
         if let Some(at) = self.mounted.take() {
-            run("umount", &[at.to_str().unwrap()]).unwrap();
+            output_of("umount", &[at.to_str().unwrap()]).unwrap();
         }
     }
 
@@ -441,20 +427,8 @@ async fn lost_by_power_cuts(disk: &mut Disk, level: &str, rounds: usize) -> usiz
     let mut lost = 0;
     for mailbox in MAILBOXES {
         let expected = load.expected(mailbox);
-        let mut got = HashMap::new();
-        let mut after = 0;
-        loop {
-            let reply =
-                server.get(&format!("/v1/messages?session={mailbox}&after={after}&wait=0")).await.json();
-            let messages = reply["messages"].as_array().unwrap().clone();
-            if messages.is_empty() {
-                break;
-            }
-            for message in messages {
-                got.insert(name(&message["payload"]), message["seq"].as_u64().unwrap());
-            }
-            after = reply["seq"].as_u64().unwrap();
-        }
+        let found = server.read_all(mailbox).await.messages;
+        let got: HashMap<Name, u64> = found.iter().map(|(seq, payload)| (name(payload), *seq)).collect();
         lost += expected.iter().filter(|(name, seq)| got.get(name) != Some(seq)).count();
     }
     server.kill().await;

@@ -3,31 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::Command as Blocking;
 
 use serde_json::{Value, json};
 
 use crate::common::*;
-
-/// What a mailbox holds: seqs and payloads; and the epoch.
-async fn read_all(server: &TestServer, session: &str) -> (String, BTreeMap<u64, Value>, Vec<Value>) {
-    let mut found = BTreeMap::new();
-    let mut gaps = Vec::new();
-    let mut after = 0;
-    loop {
-        let target = format!("/v1/messages?session={session}&after={after}&wait=0");
-        let answer = server.get(&target).await.json();
-        let messages = answer["messages"].as_array().unwrap();
-        gaps.extend(answer["gaps"].as_array().cloned().unwrap_or_default());
-        for message in messages {
-            found.insert(message["seq"].as_u64().unwrap(), message["payload"].clone());
-        }
-        if messages.is_empty() {
-            return (answer["epoch"].as_str().unwrap().to_owned(), found, gaps);
-        }
-        after = answer["seq"].as_u64().unwrap();
-    }
-}
 
 /// A copy of a store, taken while its server was stopped with or without order.
 fn copy(from: &Path, to: &Path) {
@@ -49,24 +28,6 @@ fn copy_in_place(from: &Path, to: &Path) {
     fs::remove_file(to.join("bytes")).unwrap();
     fs::hard_link(from.join("store.db"), to.join("store.db")).unwrap();
     fs::write(to.join("store.db"), bytes.unwrap()).unwrap();
-}
-
-fn check_json(dir: &Path) -> Value {
-    let output = Blocking::new(BINARY).args(["check", "--json", "--data-dir"]).arg(dir).output().unwrap();
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-/// Starts the binary on a store; what it logs, if it does not start.
-async fn try_start(dir: &Path) -> Result<TestServer, String> {
-    let mut command = tokio::process::Command::new(BINARY);
-    command.env("X0_MSG_LISTEN", "127.0.0.1:0").env("X0_MSG_DATA_DIR", dir);
-    TestServer::try_spawn(command).await
-}
-
-fn check(dir: &Path) -> (bool, String) {
-    let output = Blocking::new(BINARY).args(["check", "--data-dir"]).arg(dir).output().unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
 }
 
 /// A store with confirmed messages in two mailboxes, left by a crash (its log is there) or in order.
@@ -102,14 +63,14 @@ fn compare(sent: &BTreeMap<u64, Value>, found: &BTreeMap<u64, Value>, what: &str
 /// Opens a damaged copy. Whatever is missing must have been said: by the log, by `check`, by a gap to readers.
 async fn survive(dir: &Path, sent: &BTreeMap<u64, Value>, epoch: &str, what: &str) -> &'static str {
     let (intact, report) = check(dir);
-    match try_start(dir).await {
+    match TestServer::try_at(dir).await {
         Err(log) => {
             assert!(log.contains("store.db"), "{what}: {log}");
             assert!(!intact, "{what}: {report}");
             "refused"
         }
         Ok(server) => {
-            let (now, found, gaps) = read_all(&server, "B").await;
+            let Mailbox { epoch: now, messages: found, gaps } = server.read_all("B").await;
             let log = server.kill().await;
             if compare(sent, &found, what) {
                 let said = log.contains("stored messages may be missing") && now != epoch;
@@ -167,10 +128,10 @@ async fn cut_and_missing_files_are_noticed() {
         let broken = dir.path().join(name);
         copy_in_place(&origin, &broken);
         damage(&broken);
-        match try_start(&broken).await {
+        match TestServer::try_at(&broken).await {
             Err(log) => (log, None),
             Ok(server) => {
-                let (_, found, _) = read_all(&server, "B").await;
+                let found = server.read_all("B").await.messages;
                 compare(&sent, &found, name);
                 (server.kill().await, Some(found))
             }
@@ -202,10 +163,10 @@ async fn cut_and_missing_files_are_noticed() {
         cut("store.db", keep)(&broken);
         let (intact, report) = check(&broken);
         assert!(!intact, "{report}");
-        match try_start(&broken).await {
+        match TestServer::try_at(&broken).await {
             Err(log) => assert!(log.contains("damaged") || log.contains("missing"), "{what}: {log}"),
             Ok(server) => {
-                let (_, found, _) = read_all(&server, "B").await;
+                let found = server.read_all("B").await.messages;
                 let log = server.kill().await;
                 assert!(compare(&sent, &found, what), "{what}");
                 assert!(
@@ -241,7 +202,7 @@ async fn a_torn_last_write_is_cut_and_said() {
     bytes[frame + 8..frame + 16].copy_from_slice(&salt);
     bytes[frame + 30] = 7;
     fs::write(&wal, bytes).unwrap();
-    let server = try_start(dir.path()).await.unwrap();
+    let server = TestServer::try_at(dir.path()).await.unwrap();
     let answer = server.get("/v1/messages?session=B&wait=0").await;
     assert_eq!(answer.payloads(), (0..20).map(|n| json!(n)).collect::<Vec<_>>());
     assert_eq!(answer.json()["epoch"], epoch, "nothing was lost: the same epoch");
@@ -252,20 +213,20 @@ async fn a_torn_last_write_is_cut_and_said() {
 async fn a_store_in_use_or_of_a_newer_format_or_of_somebody_else_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let server = TestServer::at(dir.path(), &[]).await;
-    let log = try_start(dir.path()).await.err().unwrap();
+    let log = TestServer::try_at(dir.path()).await.err().unwrap();
     assert!(log.contains("another process uses the store") && log.contains("--data-dir"), "{log}");
     let (intact, report) = check(dir.path());
     assert!(intact && report.contains("a server uses this store now"), "{report}");
     server.stop().await;
     fs::write(dir.path().join("format"), "x0-msg-server store, format 2\n").unwrap();
-    let log = try_start(dir.path()).await.err().unwrap();
+    let log = TestServer::try_at(dir.path()).await.err().unwrap();
     assert!(log.contains("format 2") && log.contains("newer"), "{log}");
     fs::write(dir.path().join("format"), "x0-msg-server store, format 1\n").unwrap();
-    try_start(dir.path()).await.unwrap().stop().await;
+    TestServer::try_at(dir.path()).await.unwrap().stop().await;
 
     let other = tempfile::tempdir().unwrap();
     fs::write(other.path().join("store.db"), "no database at all, but something of somebody else's").unwrap();
-    let log = try_start(other.path()).await.err().unwrap();
+    let log = TestServer::try_at(other.path()).await.err().unwrap();
     assert!(log.contains("store.db"), "{log}");
     assert_eq!(fs::read(other.path().join("store.db")).unwrap()[..2], *b"no", "it is left alone");
 }

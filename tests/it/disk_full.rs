@@ -1,21 +1,13 @@
 //! A disk that takes nothing more: senders are told why, reads and acks go on, nothing that was confirmed is
 //! missing, and it passes by itself.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command as Blocking;
 
 use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::common::*;
-
-fn run(program: &str, args: &[&str]) -> Result<(), String> {
-    let output = Blocking::new(program).args(args).output().map_err(|error| format!("{program}: {error}"))?;
-    match output.status.success() {
-        true => Ok(()),
-        false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
-    }
-}
 
 /// A file system in memory that is soon full.
 struct Small {
@@ -29,14 +21,14 @@ impl Small {
         let dir = tempfile::tempdir().unwrap();
         let at = dir.path().join("small");
         std::fs::create_dir(&at).unwrap();
-        run("mount", &["-t", "tmpfs", "-o", &format!("size={size}"), "none", at.to_str().unwrap()])?;
+        output_of("mount", &["-t", "tmpfs", "-o", &format!("size={size}"), "none", at.to_str().unwrap()])?;
         Ok(Self { at, _dir: dir })
     }
 }
 
 impl Drop for Small {
     fn drop(&mut self) {
-        _ = run("umount", &[self.at.to_str().unwrap()]);
+        _ = output_of("umount", &[self.at.to_str().unwrap()]);
     }
 }
 
@@ -69,25 +61,9 @@ async fn fill(server: &TestServer, from: usize) -> (Vec<Vec<(u64, usize)>>, Repl
 /// Everything that was confirmed is there, as it was sent.
 async fn all_there(server: &TestServer, confirmed: &[Vec<(u64, usize)>]) {
     for (session, expected) in confirmed.iter().enumerate() {
-        let mut found = Vec::new();
-        let mut after = 0;
-        loop {
-            let target = format!("/v1/messages?session=B{session}&wait=0&after={after}");
-            let answer = server.get(&target).await.json();
-            let messages = answer["messages"].as_array().unwrap();
-            if messages.is_empty() {
-                break;
-            }
-            for message in messages {
-                assert_eq!(message["payload"]["x"].as_str().unwrap().len(), 16_000);
-                found.push((
-                    message["seq"].as_u64().unwrap(),
-                    message["payload"]["n"].as_u64().unwrap() as usize,
-                ));
-            }
-            after = answer["seq"].as_u64().unwrap();
-        }
-        assert_eq!(&found, expected, "B{session}");
+        let found = server.read_all(&format!("B{session}")).await.messages;
+        let expected: BTreeMap<_, _> = expected.iter().map(|(seq, n)| (*seq, payload(*n))).collect();
+        assert_eq!(found, expected, "B{session}");
     }
 }
 
@@ -197,10 +173,8 @@ async fn a_full_disk_refuses_senders_and_recovers_when_readers_make_room() {
     server.stop().await;
 
     // On a disk that is read-only it does not start, and says why.
-    run("mount", &["-o", "remount,ro", small.at.to_str().unwrap()]).unwrap();
-    let mut command = Command::new(BINARY);
-    command.env("X0_MSG_LISTEN", "127.0.0.1:0").env("X0_MSG_DATA_DIR", &store);
-    let log = TestServer::try_spawn(command).await.err().unwrap();
+    output_of("mount", &["-o", "remount,ro", small.at.to_str().unwrap()]).unwrap();
+    let log = TestServer::try_at(&store).await.err().unwrap();
     assert!(log.contains("Read-only file system"), "{log}");
 }
 
@@ -223,7 +197,7 @@ async fn a_disk_that_fails_refuses_senders_and_is_tried_again() {
     assert_eq!(server.post("/v1/ack", &ack).await.status, 200);
     // The disk is well again.
     let pid = server.child.id().unwrap().to_string();
-    run("prlimit", &["--pid", &pid, "--fsize=unlimited"]).unwrap();
+    output_of("prlimit", &["--pid", &pid, "--fsize=unlimited"]).unwrap();
     let seq = sent_again(&server, n).await;
     let mut kept: Vec<_> =
         confirmed.iter().enumerate().map(|(n, m)| if n == 0 { Vec::new() } else { m.clone() }).collect();

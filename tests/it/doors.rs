@@ -201,8 +201,9 @@ async fn tls_carries_http_1_and_2_and_websockets_over_both() {
     over_1.settle().await;
     over_2.settle().await;
     // Half of one is no reason to forget it.
+    let log = server.log_from_here();
     std::fs::write(dir.path().join("cert.pem"), "-----BEGIN").unwrap();
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    log.contains("cannot be read again").await;
     soon(tls(address, &renewed, "h2")).await.unwrap();
     // Without TLS there is no answer.
     let mut plain = TcpStream::connect(address).await.unwrap();
@@ -239,7 +240,7 @@ async fn certificates_that_cannot_be_used_are_a_clear_error() {
             "--tls-key",
             &path(key),
         ];
-        let said = crate::tokens::command(&args).unwrap_err();
+        let said = command(&args).unwrap_err();
         assert!(said.contains(names), "{cert} {key}: {said}");
     }
 }
@@ -417,7 +418,7 @@ async fn sends_of_one_session_have_a_rate_and_backends_have_none() {
 /// Heads and bodies that do not come are given up; whoever goes on sending is not.
 #[tokio::test]
 async fn half_sent_requests_are_given_up() {
-    let server = TestServer::with(&["--header-timeout", "500ms"]).await;
+    let server = TestServer::with(&["--header-timeout", "2s"]).await;
     let mut head = TcpStream::connect(server.address).await.unwrap();
     head.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n").await.unwrap();
     let mut body = TcpStream::connect(server.address).await.unwrap();
@@ -448,8 +449,7 @@ async fn an_http_2_connection_that_asks_for_nothing_is_given_up() {
     let trusted = certificate(dir.path());
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let (cert, key) = (path("cert.pem"), path("key.pem"));
-    let server =
-        TestServer::with(&["--tls-cert", &cert, "--tls-key", &key, "--header-timeout", "500ms"]).await;
+    let server = TestServer::with(&["--tls-cert", &cert, "--tls-key", &key, "--header-timeout", "2s"]).await;
     let mut silent = soon(tls(server.address, &trusted, "h2")).await.unwrap();
     let (mut sender, connection) = hyper::client::conn::http2::handshake(
         TokioExecutor::new(),

@@ -117,7 +117,7 @@ async fn a_poll_that_is_not_registered_is_held_and_works_as_soon_as_it_is() {
 #[tokio::test]
 async fn a_poll_ends_with_the_registration() {
     let server = Guarded::with(&["--poll-timeout", "60s"]).await;
-    server.register(A, json!({ "user": "ann", "ttl": 0.3 })).await;
+    server.register(A, json!({ "user": "ann", "ttl": 3 })).await;
     // A token keeps the session registered, but does not make its id a proof for longer.
     let mut socket = server.welcomed(&token("ann", A)).await;
     let mut http = server.http().await;

@@ -1,7 +1,7 @@
 //! Today's x0 client knows no acknowledgements: when its next poll counts as one, and when not.
 
 use serde_json::json;
-use socket2::{Domain, Socket, Type};
+use socket2::Socket;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -43,14 +43,8 @@ async fn the_next_poll_on_another_connection_is_the_receipt_if_the_answer_arrive
 }
 
 /// A raw poll, so that the socket can be cut at any moment.
-async fn raw_poll(server: &TestServer, session: &str, receive_buffer: Option<usize>) -> TcpStream {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    if let Some(bytes) = receive_buffer {
-        socket.set_recv_buffer_size(bytes).unwrap();
-    }
-    socket.connect(&server.address.into()).unwrap();
-    socket.set_nonblocking(true).unwrap();
-    let mut stream = TcpStream::from_std(socket.into()).unwrap();
+async fn raw_poll(server: &TestServer, session: &str) -> TcpStream {
+    let mut stream = connect_with_small_buffer(server.address);
     let body = x0_poll(session).to_string();
     let head = format!("POST {} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", x0_target(), body.len());
     stream.write_all((head + &body).as_bytes()).await.unwrap();
@@ -87,7 +81,7 @@ async fn an_answer_that_was_lost_before_it_was_read_is_handed_out_again() {
     let large = json!({ "n": "x".repeat(900_000) });
     server.send("A", "B", large.clone()).await;
     for round in 1..=2 {
-        let mut lost = raw_poll(&server, "B", Some(4096)).await;
+        let mut lost = raw_poll(&server, "B").await;
         let mut start = [0; 16];
         soon(lost.read_exact(&mut start)).await.unwrap();
         assert_eq!(&start[..15], b"HTTP/1.1 200 OK", "{round}");
@@ -103,7 +97,7 @@ async fn repeats_for_want_of_evidence_are_bounded() {
     let server = short_polls().await;
     server.send("A", "B", json!({ "n": "x".repeat(900_000) })).await;
     for _ in 0..4 {
-        let mut lost = raw_poll(&server, "B", Some(4096)).await;
+        let mut lost = raw_poll(&server, "B").await;
         soon(lost.read_exact(&mut [0; 16])).await.unwrap();
         reset(lost);
     }
@@ -114,7 +108,7 @@ async fn repeats_for_want_of_evidence_are_bounded() {
 async fn a_poll_cut_while_it_waits_takes_nothing_along() {
     let server = TestServer::start().await;
     for end in [drop as fn(TcpStream), reset] {
-        let cut = raw_poll(&server, "B", None).await;
+        let cut = raw_poll(&server, "B").await;
         end(cut);
         server.send("A", "B", json!({ "n": 1 })).await;
         let mut page = server.http().await;
@@ -180,7 +174,6 @@ async fn two_tabs_that_swap_connections_both_get_everything_once() {
     let mut connections = vec![server.http().await, server.http().await];
     let mut polls = Vec::new();
     let (free, mut freed) = tokio::sync::mpsc::unbounded_channel();
-    // Both tabs are known before the first message.
     for tab in 0..2 {
         let mut http = connections.pop().unwrap();
         let free = free.clone();
@@ -191,7 +184,8 @@ async fn two_tabs_that_swap_connections_both_get_everything_once() {
             }),
         ));
     }
-    assert!(tokio::time::timeout(Duration::from_millis(100), freed.recv()).await.is_err());
+    // Both tabs wait before the first message.
+    server.attached("B", 2).await;
     let sender = async {
         for n in 0..MESSAGES {
             server.send("A", "B", json!({ "n": n })).await;
@@ -272,14 +266,12 @@ async fn messages_that_are_large_together_all_arrive() {
 async fn a_poll_that_was_cut_takes_no_later_message() {
     let server = TestServer::start().await;
     for pause in [0, 200, 1_000] {
-        let mut cut = raw_poll(&server, "B", None).await;
-        // It is being waited on: nothing has been answered.
-        assert!(tokio::time::timeout(Duration::from_millis(100), cut.read_u8()).await.is_err());
+        let session = format!("B{pause}");
+        let cut = raw_poll(&server, &session).await;
+        server.attached(&session, 1).await;
         drop(cut);
         tokio::time::sleep(Duration::from_millis(pause)).await;
-        server.send("A", "B", json!({ "pause": pause })).await;
-        let mut page = server.http().await;
-        assert_eq!(page.x0("B").await, [json!({ "pause": pause })]);
-        page.post(&x0_target(), json!({ "type": "DEL", "session_src": "B" })).await;
+        server.send("A", &session, json!({ "pause": pause })).await;
+        assert_eq!(server.http().await.x0(&session).await, [json!({ "pause": pause })]);
     }
 }

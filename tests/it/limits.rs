@@ -111,20 +111,6 @@ async fn a_payload_over_the_limit_is_refused_and_a_frame_far_over_it_closes() {
     assert_eq!(ws.payload().await.as_str().unwrap().len(), 9_998, "what was stored is still there");
 }
 
-/// A raw WebSocket, for what a well-behaved library cannot send.
-async fn raw_socket(server: &TestServer) -> TcpStream {
-    let mut stream = TcpStream::connect(server.address).await.unwrap();
-    let request = "GET /ws?session=A HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
-                   sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(soon(stream.read_u8()).await.unwrap());
-    }
-    assert!(head.starts_with(b"HTTP/1.1 101"));
-    stream
-}
-
 /// Reads frames until a close frame; its code.
 async fn close_code(stream: &mut TcpStream) -> u16 {
     loop {
@@ -157,7 +143,7 @@ async fn frames_that_break_the_websocket_protocol_close_with_their_code() {
         (&[0x81, 0xff, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0], 1009),
     ];
     for (frame, code) in cases {
-        let mut stream = raw_socket(&server).await;
+        let mut stream = upgrade(TcpStream::connect(server.address).await.unwrap(), "?session=A", "").await;
         stream.write_all(frame).await.unwrap();
         assert_eq!(close_code(&mut stream).await, code, "{frame:x?}");
     }
@@ -312,18 +298,7 @@ async fn a_peer_that_does_not_read_is_bounded_and_hurts_nobody() {
 async fn a_stuck_reader_is_dropped_and_a_thousand_others_get_everything_on_time() {
     const OTHERS: usize = 1000;
     let server = TestServer::with(&["--mailbox-messages", "75", "--heartbeat", "60s"]).await;
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    socket.set_recv_buffer_size(4096).unwrap();
-    socket.connect(&server.address.into()).unwrap();
-    socket.set_nonblocking(true).unwrap();
-    let mut stuck = TcpStream::from_std(socket.into()).unwrap();
-    let request = "GET /ws?session=B HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
-                   sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    stuck.write_all(request.as_bytes()).await.unwrap();
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(soon(stuck.read_u8()).await.unwrap());
-    }
+    let mut stuck = upgrade(connect_with_small_buffer(server.address), "?session=B", "").await;
     // More than the buffers of both systems hold: from here on it takes nothing.
     let mut seq = 0;
     for _ in 0..12 {

@@ -1,11 +1,6 @@
 //! One session over all transports at once: the same messages, in the same order.
 
-use futures::StreamExt;
-use http_body_util::{BodyStream, Empty};
-use hyper::body::Bytes;
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
 
 use crate::common::*;
 
@@ -30,29 +25,15 @@ async fn over_poll(mut http: Http) -> Vec<Value> {
     got
 }
 
-async fn over_sse(server: &TestServer) -> impl Future<Output = Vec<Value>> + use<> {
-    let stream = TcpStream::connect(server.address).await.unwrap();
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
-    let request = hyper::Request::get("/v1/events?session=B").header("host", "x");
-    let response = sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap();
-    async move {
-        let mut body = BodyStream::new(response.into_body());
-        let (mut got, mut text) = (Vec::new(), String::new());
-        while got.len() < MESSAGES as usize {
-            let frame = soon(body.next()).await.unwrap().unwrap().into_data().unwrap();
-            text.push_str(std::str::from_utf8(&frame).unwrap());
-            while let Some((event, rest)) = text.split_once("\n\n") {
-                let data = event.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
-                let frame: Value = serde_json::from_str(data).unwrap();
-                if frame["type"] == "message" {
-                    got.push(frame["payload"].clone());
-                }
-                text = rest.to_owned();
-            }
+async fn over_sse(mut events: Events) -> Vec<Value> {
+    let mut got = Vec::new();
+    while got.len() < MESSAGES as usize {
+        let event = events.next().await;
+        if event.name == "message" {
+            got.push(event.data["payload"].clone());
         }
-        got
     }
+    got
 }
 
 async fn over_legacy(mut http: Http) -> Vec<Value> {
@@ -67,7 +48,7 @@ async fn over_legacy(mut http: Http) -> Vec<Value> {
 async fn one_session_over_all_transports_at_once() {
     let server = TestServer::start().await;
     let websocket = server.session("B").await;
-    let sse = over_sse(&server).await;
+    let sse = Events::open(&server, "?session=B", None).await;
     let (poll, legacy) = (server.http().await, server.http().await);
     let mut acks = server.session("B").await;
     // All four ways of sending, in turn.
@@ -100,7 +81,7 @@ async fn one_session_over_all_transports_at_once() {
         tokio::join!(
             over_websocket(websocket),
             over_poll(poll),
-            sse,
+            over_sse(sse),
             over_legacy(legacy),
             senders,
             acknowledge

@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 
 use crate::common::*;
-use crate::sse::Events;
 
 fn ask(id: &str, to: &str) -> Value {
     json!({ "type": "send", "id": id, "to": { "session": to }, "payload": 1, "receipt": true })

@@ -1,7 +1,5 @@
 //! Stopping: pending polls are answered, sockets are closed with 1001 and their close frame, and it is quick.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -11,7 +9,7 @@ use crate::common::*;
 #[tokio::test]
 async fn a_stop_answers_every_poll_and_closes_every_socket() {
     for signal in [15, 2] {
-        let mut server = TestServer::start().await;
+        let server = TestServer::start().await;
         let mut sockets = vec![server.session("A").await, server.session("B").await, server.ws("").await];
         let mut polls = Vec::new();
         let mut http = server.http().await;
@@ -24,9 +22,8 @@ async fn a_stop_answers_every_poll_and_closes_every_socket() {
         use tokio::io::AsyncWriteExt;
         events.write_all(b"GET /v1/events?session=F HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         assert_eq!(soon(events.read_u8()).await.unwrap(), b'H');
-        // The polls are waiting: an answer to a request sent after them proves that they were read.
         for session in ["C", "D", "E"] {
-            server.send("A", &format!("not-{session}"), json!(1)).await;
+            server.attached(session, 1).await;
         }
         server.signal(signal);
         for poll in polls {
@@ -42,9 +39,7 @@ async fn a_stop_answers_every_poll_and_closes_every_socket() {
         soon(events.read_to_end(&mut rest)).await.unwrap();
         assert!(rest.ends_with(b"0\r\n\r\n"), "the event stream ends in order");
         drop(sockets);
-        let status = soon(server.child.wait()).await.unwrap();
-        assert!(status.success(), "{status}");
-        let log = soon(&mut server.log).await.unwrap();
+        let log = server.stopped().await;
         assert!(log.contains("\"stopped\""), "{log}");
         assert!(!log.contains("did not finish in time"), "{log}");
     }
@@ -53,20 +48,15 @@ async fn a_stop_answers_every_poll_and_closes_every_socket() {
 /// A peer that never answers the close does not hold the server up for longer than the drain time.
 #[tokio::test]
 async fn a_stop_does_not_wait_for_ever() {
-    let mut server = TestServer::with(&["--drain-timeout", "1s"]).await;
+    let server = TestServer::with(&["--drain-timeout", "1s"]).await;
     let stuck = server.session("A").await;
-    server.signal(15);
-    let status = tokio::time::timeout(Duration::from_secs(20), server.child.wait()).await.unwrap().unwrap();
-    assert!(status.success());
+    server.stop().await;
     drop(stuck);
 }
 
 #[tokio::test]
 async fn the_log_names_the_address_and_the_level() {
-    let mut server = TestServer::start().await;
-    server.signal(15);
-    soon(server.child.wait()).await.unwrap();
-    let log = soon(&mut server.log).await.unwrap();
+    let log = TestServer::start().await.stop().await;
     for line in log.lines() {
         let entry: Value = serde_json::from_str(line).unwrap();
         assert!(entry["level"].is_string() && entry["timestamp"].is_string(), "{line}");

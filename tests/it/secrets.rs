@@ -5,7 +5,6 @@ use tokio::process::Command;
 
 use crate::common::*;
 use crate::guarded::*;
-use crate::tokens::command;
 
 const SESSION: &str = "session-id-that-is-a-secret-4711";
 

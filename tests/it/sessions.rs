@@ -1,8 +1,9 @@
 //! Sessions and users: registered by backends or carried by tokens, looked up, and ended.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use crate::common::*;
 use crate::guarded::*;
@@ -22,10 +23,11 @@ async fn becomes(server: &Guarded, target: &str, wanted: Value) {
 async fn a_user_is_reached_in_all_sessions_offline_ones_included() {
     let server = Guarded::start().await;
     for (session, user) in [("a1", "ann"), ("a2", "ann"), ("b1", "bob")] {
+        let before = now() * 1000;
         let registered = server.register(session, json!({ "user": user, "ttl": 60 })).await;
         assert_eq!((&registered["session"], &registered["user"]), (&json!(session), &json!(user)));
-        let left = registered["expires"].as_u64().unwrap() - now() * 1000;
-        assert!((55_000..=61_000).contains(&left), "{registered}");
+        let expires = registered["expires"].as_u64().unwrap();
+        assert!((before + 60_000..=now() * 1000 + 61_000).contains(&expires), "{registered}");
     }
     let mut online = server.welcomed(&token("ann", "a1")).await;
     let mut bob = server.welcomed(&token("bob", "b1")).await;
@@ -236,7 +238,7 @@ async fn ending_a_session_ends_everything_of_it() {
     let proof = token("ann", "s");
     let mut sockets = vec![server.welcomed(&proof).await, server.welcomed(&proof).await];
     let mut other = server.welcomed(&token("ann", "other")).await;
-    let mut events = crate::sse::Events::with_bearer(server.address, "", &proof).await;
+    let mut events = Events::with_bearer(server.address, "", &proof).await;
     assert_eq!(events.next().await.name, "welcome");
     let bearer = format!("Bearer {proof}");
     let mut http = server.http().await;
@@ -281,17 +283,8 @@ async fn ending_a_session_ends_everything_of_it() {
 #[tokio::test]
 async fn a_socket_that_does_not_read_ends_with_its_session() {
     let server = Guarded::start().await;
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    socket.set_recv_buffer_size(4096).unwrap();
-    socket.connect(&server.address.into()).unwrap();
-    socket.set_nonblocking(true).unwrap();
-    let mut stuck = TcpStream::from_std(socket.into()).unwrap();
-    let request = format!(
-        "GET /ws HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\nauthorization: Bearer {}\r\n\
-         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-        token("ann", "s")
-    );
-    stuck.write_all(request.as_bytes()).await.unwrap();
+    let bearer = format!("authorization: Bearer {}\r\n", token("ann", "s"));
+    let mut stuck = upgrade(connect_with_small_buffer(server.address), "", &bearer).await;
     let here = json!({ "websocket": 1, "sse": 0, "poll": 0, "legacy": 0 });
     soon(async { while server.call("GET", "/v1/sessions/s", KEY, "").await.status != 200 {} }).await;
     becomes(&server, "/v1/sessions/s", here).await;
@@ -330,10 +323,10 @@ async fn polls_are_one_continuous_presence() {
         assert_eq!(connections(&server, "/v1/sessions/s").await, here);
         assert_eq!(connections(&server, "/v1/users/ann").await, here);
     }
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let nobody = json!({ "websocket": 0, "sse": 0, "poll": 0, "legacy": 0 });
     becomes(&server, "/v1/sessions/s", nobody).await;
-    assert!((10..25).contains(&begun.elapsed().as_secs()), "left after {:?}", begun.elapsed());
+    assert!(begun.elapsed() >= Duration::from_secs(10), "left after {:?}", begun.elapsed());
 }
 
 /// Whoever sends to a session while it is ended: nothing is left of that afterwards, also after a crash.

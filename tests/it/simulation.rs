@@ -24,8 +24,7 @@ use x0_msg_server::hub::Hubs;
 use x0_msg_server::link::{Link, MonitoredStream};
 use x0_msg_server::server::{Server, broker_limits, engine_settings};
 
-use crate::common::Http;
-use crate::sse::Events;
+use crate::common::{Events, Http};
 
 const MESSAGES: u64 = 20;
 

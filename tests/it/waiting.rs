@@ -155,7 +155,7 @@ async fn a_socket_that_does_not_say_hello_is_closed_after_ten_seconds() {
 #[tokio::test(start_paused = true)]
 async fn a_silent_peer_is_pinged_and_closed_after_two_heartbeats() {
     use futures::StreamExt;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::AsyncReadExt;
     use tokio_tungstenite::tungstenite::Message;
 
     let server = server();
@@ -171,10 +171,7 @@ async fn a_silent_peer_is_pinged_and_closed_after_two_heartbeats() {
     };
     assert!(timeout(Duration::from_secs(3600), pings).await.is_err());
     // One that does not is closed. It speaks no WebSocket but the opening, so it never answers.
-    let mut mute = connect(&server);
-    let request = "GET /ws?session=A HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
-                   sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    mute.write_all(request.as_bytes()).await.unwrap();
+    let mut mute = upgrade(connect(&server), "?session=A", "").await;
     let mut seen = Vec::new();
     let (ms, _) = took(async {
         let mut byte = [0; 256];
