@@ -1,7 +1,7 @@
-//! Which broker to talk to, and how to get there: over TLS too, and with a token.
+//! Which broker a command talks to, and how it connects: over TLS too.
 
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
@@ -15,38 +15,18 @@ use tokio_tungstenite::tungstenite::http::{HeaderValue, Uri, header};
 use tokio_tungstenite::{WebSocketStream, client_async};
 use tokio_util::either::Either;
 
-use super::PATIENCE;
 use crate::protocol::SUBPROTOCOL;
 use crate::tls;
 
-/// Where the broker is.
+/// How long the broker may take to answer.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Which broker to talk to.
 #[derive(Debug, Clone, Args)]
-pub struct Target {
-    /// The broker [default: ws://127.0.0.1:8080, or wss:// where X0_MSG_TLS_CERT is set]
+pub(super) struct Target {
+    /// Address of the broker [default: ws://127.0.0.1:8080, or wss://127.0.0.1:8080 where X0_MSG_TLS_CERT is set]
     #[arg(long, env = "X0_MSG_SERVER", value_name = "URL")]
     server: Option<String>,
-}
-
-/// What proves who this is.
-#[derive(Debug, Clone, Args)]
-pub struct TokenSource {
-    /// File with a token, or with an API key; it may also come in X0_MSG_TOKEN
-    #[arg(long, env = "X0_MSG_TOKEN_FILE", value_name = "FILE")]
-    token_file: Option<PathBuf>,
-}
-
-impl TokenSource {
-    /// The token, if there is one.
-    pub(super) fn token(&self) -> Result<Option<String>> {
-        let token = match &self.token_file {
-            Some(path) => Some(
-                std::fs::read_to_string(path)
-                    .with_context(|| format!("cannot read --token-file {}", path.display()))?,
-            ),
-            None => std::env::var("X0_MSG_TOKEN").ok(),
-        };
-        Ok(token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty()))
-    }
 }
 
 /// A stream to a broker.
@@ -55,49 +35,66 @@ pub(super) type Stream = Either<TcpStream, TlsStream<TcpStream>>;
 /// A WebSocket to a broker.
 pub(super) type Socket = WebSocketStream<Stream>;
 
-/// Whether the certificate of the server must be good.
+/// When the certificate of the broker is verified.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verify {
+    /// Always.
     Always,
-    /// Not on this machine, where it is asked nothing but its health, under a name that no certificate has.
+    /// Except on the loopback address: no certificate names it. For health checks only, which send no secret.
     NotLoopback,
 }
 
-impl Target {
-    fn base(&self) -> &str {
-        let default = if std::env::var_os("X0_MSG_TLS_CERT").is_some() { "wss" } else { "ws" };
-        let default = if default == "wss" { "wss://127.0.0.1:8080" } else { "ws://127.0.0.1:8080" };
-        self.server.as_deref().unwrap_or(default).trim_end_matches('/')
-    }
+/// Where the broker's WebSocket is.
+#[derive(Debug, PartialEq, Eq)]
+struct Endpoint {
+    uri: Uri,
+    /// Whether TLS is spoken there.
+    secure: bool,
+}
 
-    /// The address of `/ws`, and whether TLS is spoken there; from a base address with any usual scheme.
-    fn socket(&self) -> Result<(Uri, bool)> {
-        let base = self.base();
+impl Endpoint {
+    /// The address of `/ws` for a base address with any usual scheme, or without one.
+    fn parse(base: &str) -> Result<Self> {
+        let base = base.trim_end_matches('/');
         let (scheme, rest) = base.split_once("://").unwrap_or(("ws", base));
-        let secure = match scheme {
-            "ws" | "http" => false,
-            "wss" | "https" => true,
+        let (scheme, secure) = match scheme {
+            "ws" | "http" => ("ws", false),
+            "wss" | "https" => ("wss", true),
             _ => bail!("--server must begin with ws://, wss://, http:// or https://, not {scheme}://"),
         };
-        let scheme = if secure { "wss" } else { "ws" };
         let uri = format!("{scheme}://{}/ws", rest.trim_end_matches("/ws"));
-        Ok((uri.parse().context("--server is not an address")?, secure))
+        Ok(Self { uri: uri.parse().context("--server is not an address")?, secure })
     }
 
-    /// Host and port.
+    /// The host, an address of IPv6 without its brackets, and the port.
+    fn host_and_port(&self) -> Result<(&str, u16)> {
+        let host = self.uri.host().context("--server names no host")?;
+        let port = self.uri.port_u16().unwrap_or(if self.secure { 443 } else { 80 });
+        Ok((host.trim_start_matches('[').trim_end_matches(']'), port))
+    }
+}
+
+impl Target {
+    fn endpoint(&self) -> Result<Endpoint> {
+        let default = match std::env::var_os("X0_MSG_TLS_CERT") {
+            Some(_) => "wss://127.0.0.1:8080",
+            None => "ws://127.0.0.1:8080",
+        };
+        Endpoint::parse(self.server.as_deref().unwrap_or(default))
+    }
+
+    /// Host and port, as in an address.
     pub(super) fn authority(&self) -> Result<String> {
-        let (uri, _) = self.socket()?;
-        Ok(uri.authority().map(ToString::to_string).unwrap_or_default())
+        let endpoint = self.endpoint()?;
+        Ok(endpoint.uri.authority().map(ToString::to_string).unwrap_or_default())
     }
 
     /// Opens a connection.
     pub(super) async fn stream(&self, verify: Verify) -> Result<Stream> {
-        let (uri, secure) = self.socket()?;
-        let host = uri.host().context("--server names no host")?;
-        let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let stream = TcpStream::connect((bare, port)).await?;
-        if !secure {
+        let endpoint = self.endpoint()?;
+        let (host, port) = endpoint.host_and_port()?;
+        let stream = TcpStream::connect((host, port)).await?;
+        if !endpoint.secure {
             return Ok(Either::Left(stream));
         }
         let unverified = verify == Verify::NotLoopback && stream.peer_addr()?.ip().is_loopback();
@@ -105,8 +102,8 @@ impl Target {
             true => tls::unverified_client_config(),
             false => tls::client_config(),
         };
-        let config = config.map_err(|why| anyhow!("cannot speak TLS: {why}"))?;
-        let name = ServerName::try_from(bare.to_owned()).context("--server names no host")?;
+        let config = config.map_err(|reason| anyhow!("cannot speak TLS: {reason}"))?;
+        let name = ServerName::try_from(host.to_owned()).context("--server names no host")?;
         let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.context(
             "cannot speak TLS there; SSL_CERT_FILE names a certificate to trust that the system does not know",
         )?;
@@ -115,16 +112,56 @@ impl Target {
 
     /// Opens a WebSocket.
     pub(super) async fn connect(&self) -> Result<Socket> {
-        let (uri, _) = self.socket()?;
+        let uri = self.endpoint()?.uri;
         let mut request = uri.clone().into_client_request().context("--server is not an address")?;
         request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
         let connect = async {
             Ok::<_, anyhow::Error>(client_async(request, self.stream(Verify::Always).await?).await?.0)
         };
-        let connected = timeout(PATIENCE, connect).await;
+        let connected = timeout(ANSWER_TIMEOUT, connect).await;
         connected
-            .map_err(|_| anyhow!("no answer within {} s", PATIENCE.as_secs()))
+            .map_err(|_| anyhow!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))
             .and_then(|connected| connected)
             .with_context(|| format!("cannot connect to {uri}; is the broker running?"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_usual_scheme_names_the_websocket() {
+        for (base, uri, secure) in [
+            ("ws://127.0.0.1:8080", "ws://127.0.0.1:8080/ws", false),
+            ("http://localhost:8080/", "ws://localhost:8080/ws", false),
+            ("https://msg.example", "wss://msg.example/ws", true),
+            ("wss://msg.example/ws", "wss://msg.example/ws", true),
+            ("msg.example:9000", "ws://msg.example:9000/ws", false),
+            ("wss://msg.example/broker/", "wss://msg.example/broker/ws", true),
+        ] {
+            let expected = Endpoint { uri: uri.parse().unwrap(), secure };
+            assert_eq!(Endpoint::parse(base).unwrap(), expected, "{base}");
+        }
+    }
+
+    #[test]
+    fn other_schemes_and_addresses_are_refused() {
+        for (base, reason) in [("ftp://msg.example", "must begin with ws://"), ("ws://a b", "not an address")]
+        {
+            let error = Endpoint::parse(base).unwrap_err();
+            assert!(format!("{error:#}").contains(reason), "{base}: {error:#}");
+        }
+    }
+
+    #[test]
+    fn the_port_follows_from_the_scheme() {
+        for (base, host, port) in [
+            ("ws://msg.example", "msg.example", 80),
+            ("wss://msg.example", "msg.example", 443),
+            ("wss://[::1]:8443", "::1", 8443),
+        ] {
+            assert_eq!(Endpoint::parse(base).unwrap().host_and_port().unwrap(), (host, port), "{base}");
+        }
     }
 }

@@ -1,0 +1,75 @@
+//! Frames to and from the broker, as a client sees them.
+
+use anyhow::{Result, anyhow, bail};
+use futures::{SinkExt, StreamExt};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio_tungstenite::tungstenite::{Error as WsError, Message};
+
+use crate::cli::target::Socket;
+
+/// Close codes from here on mean that connecting again is useless.
+const CLOSED_FOR_GOOD: u16 = 4500;
+
+/// A frame from the broker: the fields that a command looks at.
+#[derive(Debug, Deserialize)]
+pub(super) struct ReceivedFrame<'a> {
+    pub(super) r#type: String,
+    #[serde(default)]
+    pub(super) seq: Option<u64>,
+    #[serde(default)]
+    pub(super) sessions: Option<u64>,
+    #[serde(default)]
+    pub(super) session: Option<String>,
+    #[serde(default)]
+    pub(super) topic: Option<String>,
+    #[serde(default)]
+    pub(super) epoch: Option<String>,
+    #[serde(default)]
+    pub(super) code: Option<String>,
+    #[serde(default)]
+    message: Option<String>,
+    #[serde(borrow, default)]
+    pub(super) payload: Option<&'a RawValue>,
+}
+
+impl ReceivedFrame<'_> {
+    /// What an `error` frame says.
+    pub(super) fn refusal(&self) -> anyhow::Error {
+        let (code, text) = (self.code.as_deref(), self.message.as_deref());
+        anyhow!("{}: {}", code.unwrap_or("error"), text.unwrap_or("refused"))
+    }
+}
+
+pub(super) async fn send_frame(socket: &mut Socket, frame: &impl Serialize) -> Result<()> {
+    Ok(socket.send(Message::text(serde_json::to_string(frame)?)).await?)
+}
+
+/// The next text frame; `None` when the broker closed the connection.
+pub(super) async fn next_frame(socket: &mut Socket) -> Result<Option<String>> {
+    loop {
+        match socket.next().await {
+            Some(Ok(Message::Text(text))) => return Ok(Some(text.as_str().to_owned())),
+            Some(Ok(Message::Close(Some(frame)))) if u16::from(frame.code) >= CLOSED_FOR_GOOD => {
+                bail!("the broker closed for good: {} {}", frame.code, frame.reason)
+            }
+            Some(Ok(Message::Close(_))) | None => return Ok(None),
+            Some(Ok(_)) => {}
+            Some(Err(WsError::ConnectionClosed | WsError::AlreadyClosed)) => return Ok(None),
+            Some(Err(error)) => return Err(error.into()),
+        }
+    }
+}
+
+/// A name of this run, for commands that name no session.
+pub(super) fn generated_name() -> Result<String> {
+    Ok(format!("cli-{:08x}", getrandom::u32()?))
+}
+
+/// The session of `hello`. A token names its session itself. Without one, a generated name will do.
+pub(super) fn session_or_generated(named: Option<String>, token: Option<&str>) -> Result<Option<String>> {
+    match (named, token) {
+        (None, None) => generated_name().map(Some),
+        (named, _) => Ok(named),
+    }
+}

@@ -1,0 +1,45 @@
+//! `health`: the state of a running broker, for health checks on machines without curl.
+
+use anyhow::{Context, Result, anyhow, bail};
+use clap::Args;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::http::header;
+
+use crate::cli::target::{ANSWER_TIMEOUT, Target, Verify};
+
+/// Settings of `health`.
+#[derive(Debug, Clone, Args)]
+pub struct HealthArgs {
+    #[command(flatten)]
+    target: Target,
+}
+
+/// Prints what `/healthz` answers.
+///
+/// # Errors
+/// The broker cannot be reached, does not answer in time, or answers that it is not well.
+pub async fn health(args: HealthArgs) -> Result<()> {
+    let authority = &args.target.authority()?;
+    let answer = timeout(ANSWER_TIMEOUT, get_health(&args.target, authority)).await;
+    answer
+        .map_err(|_| anyhow!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))?
+        .with_context(|| format!("the broker at {authority} is not well"))
+}
+
+async fn get_health(target: &Target, authority: &str) -> Result<()> {
+    let stream = target.stream(Verify::NotLoopback).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let request = hyper::Request::get("/healthz").header(header::HOST, authority);
+    let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
+    let status = response.status();
+    let body = response.into_body().collect().await?.to_bytes();
+    println!("{}", String::from_utf8_lossy(&body));
+    if !status.is_success() {
+        bail!("the broker answered {status}");
+    }
+    Ok(())
+}

@@ -1,0 +1,166 @@
+//! `send`: sends one message and waits until it is stored.
+
+use std::io::Read;
+
+use anyhow::{Context, Result, anyhow, bail};
+use clap::Args;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::cli::credential::CredentialArgs;
+use crate::cli::frame::{ReceivedFrame, generated_name, next_frame, send_frame, session_or_generated};
+use crate::cli::target::{ANSWER_TIMEOUT, Target};
+
+/// Where a message goes.
+#[derive(Debug, Clone, Args)]
+#[group(id = "receiver", required = true, multiple = false)]
+struct Receiver {
+    /// Session to send to
+    #[arg(long, value_name = "SESSION")]
+    to: Option<String>,
+    /// User to send to; all registered sessions of the user get the message
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
+    /// Topic to send to
+    #[arg(long, value_name = "TOPIC")]
+    topic: Option<String>,
+}
+
+/// Settings of `send`.
+#[derive(Debug, Clone, Args)]
+pub struct SendArgs {
+    #[command(flatten)]
+    receiver: Receiver,
+
+    /// Session to send as; receivers see it as `from`
+    #[arg(long, value_name = "SESSION")]
+    from: Option<String>,
+
+    /// The message, any JSON value; - reads it from standard input
+    #[arg(value_name = "JSON")]
+    payload: String,
+
+    /// How many seconds the message is kept unread
+    #[arg(long, value_name = "SECONDS")]
+    ttl: Option<f64>,
+
+    /// Your own name for the message; a second message with the same name is not stored
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+
+    /// Reach only who listens now, and store nothing
+    #[arg(long)]
+    volatile: bool,
+
+    #[command(flatten)]
+    credential: CredentialArgs,
+
+    #[command(flatten)]
+    target: Target,
+}
+
+/// The `send` frame.
+#[derive(Debug, Serialize)]
+struct SendFrame<'a> {
+    r#type: &'static str,
+    id: &'a str,
+    to: Value,
+    payload: Box<RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttl: Option<f64>,
+    volatile: bool,
+}
+
+impl Receiver {
+    fn address(&self) -> Value {
+        match (&self.to, &self.user, &self.topic) {
+            (Some(session), ..) => json!({ "session": session }),
+            (None, Some(user), _) => json!({ "user": user }),
+            (None, None, topic) => json!({ "topic": topic }),
+        }
+    }
+}
+
+/// Sends one message and waits until it is stored.
+///
+/// # Errors
+/// The message is no JSON, the broker cannot be reached or does not answer in time, or it refuses the message.
+pub async fn send(args: SendArgs) -> Result<()> {
+    let payload = payload(args.payload.clone())?;
+    let id = args.id.clone().map_or_else(generated_name, Ok)?;
+    let no_answer =
+        |_| anyhow!("no confirmation within {} s; send again with --id {id}", ANSWER_TIMEOUT.as_secs());
+    timeout(ANSWER_TIMEOUT, send_and_confirm(&args, &id, payload)).await.map_err(no_answer)?
+}
+
+fn payload(mut text: String) -> Result<Box<RawValue>> {
+    if text == "-" {
+        text.clear();
+        std::io::stdin().read_to_string(&mut text).context("cannot read the message")?;
+    }
+    RawValue::from_string(text)
+        .context("the message must be JSON; quote it for the shell, like '{\"a\":1}' or '\"text\"'")
+}
+
+async fn send_and_confirm(args: &SendArgs, id: &str, payload: Box<RawValue>) -> Result<()> {
+    let token = args.credential.read()?;
+    let session = session_or_generated(args.from.clone(), token.as_deref())?;
+    let mut socket = args.target.connect().await?;
+    send_frame(&mut socket, &json!({ "type": "hello", "session": session, "token": token })).await?;
+    let (to, ttl, volatile) = (args.receiver.address(), args.ttl, args.volatile);
+    send_frame(&mut socket, &SendFrame { r#type: "send", id, to, payload, ttl, volatile }).await?;
+    while let Some(text) = next_frame(&mut socket).await? {
+        let frame: ReceivedFrame<'_> = serde_json::from_str(&text)?;
+        match frame.r#type.as_str() {
+            "sent" => {
+                println!("{}", confirmation(&frame));
+                _ = socket.close(None).await;
+                return Ok(());
+            }
+            "error" => return Err(frame.refusal()),
+            _ => {}
+        }
+    }
+    bail!("the broker closed before it confirmed the message; send it again with --id {id}")
+}
+
+fn confirmation(sent: &ReceivedFrame<'_>) -> String {
+    match (sent.seq, sent.sessions) {
+        (Some(seq), _) => format!("sent, seq {seq}"),
+        (None, Some(sessions)) => format!("sent to {sessions} sessions"),
+        (None, None) => "sent to whoever listens now".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_confirmation_says_what_is_known() {
+        let text = |frame: &str| confirmation(&serde_json::from_str(frame).unwrap());
+        assert_eq!(text(r#"{"type":"sent","seq":7}"#), "sent, seq 7");
+        assert_eq!(text(r#"{"type":"sent","sessions":2}"#), "sent to 2 sessions");
+        assert_eq!(text(r#"{"type":"sent"}"#), "sent to whoever listens now");
+    }
+
+    #[test]
+    fn a_receiver_is_one_address() {
+        let receiver = |to: Option<&str>, user: Option<&str>, topic: Option<&str>| Receiver {
+            to: to.map(str::to_owned),
+            user: user.map(str::to_owned),
+            topic: topic.map(str::to_owned),
+        };
+        assert_eq!(receiver(Some("A"), None, None).address(), json!({ "session": "A" }));
+        assert_eq!(receiver(None, Some("ann"), None).address(), json!({ "user": "ann" }));
+        assert_eq!(receiver(None, None, Some("news")).address(), json!({ "topic": "news" }));
+    }
+
+    #[test]
+    fn a_message_must_be_json() {
+        assert_eq!(payload("{\"n\": 1e400}".to_owned()).unwrap().get(), "{\"n\": 1e400}");
+        assert!(payload("hello".to_owned()).unwrap_err().to_string().contains("must be JSON"));
+    }
+}
