@@ -27,15 +27,18 @@ use crate::message::{
 };
 use crate::sync::lock;
 
+mod crash;
 mod dedup;
 mod directory;
 mod disk;
 mod files;
 mod index;
+mod load;
 mod reader;
 mod recovery;
 mod report;
 mod rows;
+mod running;
 mod salvage;
 mod storage;
 mod wal;
@@ -48,6 +51,7 @@ pub use writer::Writer;
 use directory::Handles;
 use index::{Appended, Committed, EMPTY_LOGS, Index, Pending, Published, ReadSlot};
 use reader::ReadPool;
+use rows::store::{first_seq, random_epoch, random_secret};
 
 /// How long deletions wait for a commit to ride on.
 const LINGER: Duration = Duration::from_millis(50);
@@ -60,9 +64,6 @@ const READ_TOLD: u32 = 150;
 
 /// How many empty logs one slice of expiry looks at.
 const FORGET_SLICE: usize = 512;
-
-/// 2026-01-01T00:00:00Z in Unix milliseconds.
-const SEQ_EPOCH: u64 = 1_767_225_600_000;
 
 /// Stores messages in this process; cheap to clone.
 #[derive(Debug, Clone)]
@@ -138,26 +139,6 @@ impl Drop for Closing {
     fn drop(&mut self) {
         self.close();
     }
-}
-
-/// Twelve random hexadecimal digits.
-fn random_epoch() -> Epoch {
-    let bits = getrandom::u64().expect("the operating system gives random numbers");
-    Epoch::new(&format!("{:012x}", bits >> 16))
-}
-
-/// What the hashes of the senders' ids are keyed with.
-fn random_secret() -> [u8; 16] {
-    let mut secret = [0; 16];
-    getrandom::fill(&mut secret).expect("the operating system gives random numbers");
-    secret
-}
-
-/// Where the seqs of a new store begin: above whatever an earlier one in its place can have given. So an old
-/// cursor or ack, sent without its epoch, is below everything, and harmless.
-fn first_seq(clock: Clock) -> Seq {
-    let seconds = clock.now().saturating_sub(SEQ_EPOCH) / 1000;
-    Seq(seconds << 16)
 }
 
 impl Inner {

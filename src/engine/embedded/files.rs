@@ -1,14 +1,17 @@
-//! The files of a store: what each is for, who may use them, and how their last user left them.
+//! The files of a store: what each is for, and which process may use them.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use crate::engine::embedded::disk::open::FORMAT;
+use crate::engine::embedded::rows::ReadError;
+use crate::engine::embedded::storage::OpenError;
 
-use crate::engine::embedded::disk::{Disk, FORMAT, WAL_BYTES};
-use crate::engine::embedded::storage::{Durability, OpenError};
+/// The text of the marker, before the format's number.
+const MARKER: &str = "x0-msg-server store, format";
 
 /// The files of a store.
 #[derive(Debug, Clone)]
@@ -21,11 +24,11 @@ pub(super) struct Files {
     pub(super) marker: PathBuf,
     /// Held locked by the process that uses the store.
     pub(super) lock: PathBuf,
-    /// A new database file of what was intact in a damaged one, to be put in its place.
+    /// A new database file with what was intact in a damaged one, ready to take its place.
     pub(super) salvaged: PathBuf,
-    /// Room on a full disk for what SQLite needs to open the store.
+    /// Keeps room on a full disk for the files that SQLite needs to open the store.
     pub(super) reserve: PathBuf,
-    /// Exists while a process uses the store: found at the start, that process did not end in order.
+    /// Exists while a process uses the store. Found at the start, it says that the last process did not end in order.
     pub(super) running: PathBuf,
 }
 
@@ -49,7 +52,7 @@ impl Files {
     pub(super) fn lock(&self) -> Result<File, OpenError> {
         let file = File::options().create(true).truncate(false).write(true).open(&self.lock);
         let file = file.map_err(|error| self.io("open", &self.lock, error))?;
-        // `check` holds it for a moment.
+        // `check` holds the lock for a moment.
         for _ in 0..10 {
             match file.try_lock() {
                 Ok(()) => return Ok(file),
@@ -64,7 +67,7 @@ impl Files {
         OpenError::Io { what, path: path.to_owned(), error }
     }
 
-    /// Writes a small file that is there as a whole or not at all.
+    /// Writes a small file atomically: it is there as a whole or not at all.
     pub(super) fn write(&self, path: &Path, text: &str) -> Result<(), OpenError> {
         let new = path.with_extension("new");
         let written = File::create(&new).and_then(|mut file| {
@@ -75,12 +78,41 @@ impl Files {
         written.and_then(|()| sync_dir(&self.dir)).map_err(|error| self.io("write", path, error))
     }
 
+    /// The error for a store that is damaged beyond use.
+    pub(super) fn damaged(&self, why: &dyn std::fmt::Display) -> OpenError {
+        OpenError::Damaged { path: self.database.clone(), why: why.to_string() }
+    }
+
+    /// The error for SQLite's refusal to use the database.
+    pub(super) fn sqlite(&self, error: rusqlite::Error) -> OpenError {
+        OpenError::Sqlite { path: self.database.clone(), error }
+    }
+
+    /// The error for a database that cannot be read now.
+    pub(super) fn unreadable(&self, error: ReadError) -> OpenError {
+        match error {
+            ReadError::Sqlite(error) => self.sqlite(error),
+            ReadError::Damaged(_) => self.damaged(&error),
+        }
+    }
+
+    /// The inode of the database file.
+    pub(super) fn inode(&self) -> Result<u64, OpenError> {
+        let metadata = fs::metadata(&self.database);
+        metadata.map(|data| data.ino()).map_err(|error| self.io("look at", &self.database, error))
+    }
+
+    /// Writes the marker: the directory is a store from here on.
+    pub(super) fn mark(&self) -> Result<(), OpenError> {
+        self.write(&self.marker, &format!("{MARKER} {FORMAT}\n"))
+    }
+
     /// The format that the marker names, if there is one.
     pub(super) fn format(&self) -> Result<Option<i64>, OpenError> {
         let text = match fs::read_to_string(&self.marker) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            // Not text: damaged. The database has the number too.
+            // It is damaged: not text. The database has the number too.
             Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(Some(FORMAT)),
             Err(error) => return Err(self.io("read", &self.marker, error)),
         };
@@ -89,27 +121,12 @@ impl Files {
     }
 }
 
-pub(super) const MARKER: &str = "x0-msg-server store, format";
-
-/// What the file `running` holds.
-#[derive(Debug, Serialize, Deserialize, Default)]
-pub(super) struct Running {
-    /// How long the write-ahead log was made, in bytes.
-    pub(super) wal: u64,
-    /// The level that was in force.
-    pub(super) durability: String,
-    /// Which start of the machine it was.
-    pub(super) boot: String,
-}
-
-pub(super) fn boot() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
-}
-
+/// Syncs a directory, so that files that were made or renamed in it are there after a stop of the machine.
 pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+/// Removes a file, if it is there.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -117,76 +134,39 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes the log as long as it is going to be, and notes that the store is in use.
-pub(super) fn begin(files: &Files, disk: &Disk, durability: Durability) {
-    // A log that a crash left gets another name, so to speak: what was unfinished in it is not met again.
-    if let Err(error) = disk.restart_log() {
-        tracing::warn!(%error, "the write-ahead log cannot be copied into the database now");
-    }
-    // The first commit makes the log.
-    let made = disk.connection().execute_batch("BEGIN IMMEDIATE; UPDATE state SET crc = crc; COMMIT");
-    if let Err(error) = made {
-        tracing::warn!(%error, "the store cannot be written to now; it is going to be tried again");
-    }
-    let length = match lengthen(&files.wal) {
-        Ok(()) => WAL_BYTES,
-        Err(error) => {
-            tracing::warn!(%error, path = %files.wal.display(), "no room to prepare the write-ahead log");
-            0
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_marker_names_the_format_and_damage_to_it_is_not_another_format() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::of(dir.path());
+        assert_eq!(files.format().unwrap(), None);
+        files.mark().unwrap();
+        assert_eq!(files.format().unwrap(), Some(FORMAT));
+        for (text, format) in [("x0-msg-server store, format 7", 7), ("x0-msg", FORMAT)] {
+            fs::write(&files.marker, text).unwrap();
+            assert_eq!(files.format().unwrap(), Some(format));
         }
-    };
-    if let Err(error) = set_aside(&files.reserve) {
-        tracing::warn!(%error, path = %files.reserve.display(), "no room is kept for the next start");
+        fs::write(&files.marker, [0xff, 0xfe]).unwrap();
+        assert_eq!(files.format().unwrap(), Some(FORMAT));
     }
-    if let Err(error) = note_running(files, length, durability) {
-        // Without it, a cut log is not noticed: a lesser evil than not to start on a full disk.
-        tracing::warn!(%error, "this run cannot be noted");
+
+    #[test]
+    fn one_process_at_a_time_holds_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::of(dir.path());
+        let held = files.lock().unwrap();
+        assert!(matches!(files.lock(), Err(OpenError::InUse { .. })));
+        drop(held);
+        files.lock().unwrap();
     }
-}
 
-fn note_running(files: &Files, wal: u64, durability: Durability) -> Result<(), OpenError> {
-    let running = Running { wal, durability: durability.name().to_owned(), boot: boot() };
-    let text = serde_json::to_string(&running).expect("strings and numbers always encode");
-    files.write(&files.running, &text)
-}
-
-fn lengthen(wal: &Path) -> io::Result<()> {
-    let mut file = File::options().append(true).open(wal)?;
-    let length = file.metadata()?.len();
-    let zeros = vec![0; 1 << 18];
-    let mut missing = WAL_BYTES.saturating_sub(length);
-    while missing > 0 {
-        let slice = usize::try_from(missing).unwrap_or(usize::MAX).min(zeros.len());
-        if let Err(error) = file.write_all(&zeros[..slice]) {
-            file.set_len(length)?;
-            return Err(error);
-        }
-        missing -= slice as u64;
+    #[test]
+    fn removing_what_is_not_there_is_no_error() {
+        let dir = tempfile::tempdir().unwrap();
+        remove(&dir.path().join("none")).unwrap();
+        assert!(remove(dir.path()).is_err(), "a directory is no file");
     }
-    file.sync_all()
-}
-
-/// Room kept for the next start, in bytes.
-const RESERVE: usize = 1 << 20;
-
-fn set_aside(reserve: &Path) -> io::Result<()> {
-    let written = File::create(reserve).and_then(|mut file| file.write_all(&vec![0; RESERVE]));
-    if written.is_err() {
-        remove(reserve)?;
-    }
-    written
-}
-
-/// Notes that the log is about to go.
-pub(super) fn ending(files: &Files, durability: Durability) -> io::Result<()> {
-    note_running(files, 0, durability).map_err(io::Error::other)
-}
-
-/// Notes that the store was left in order, if it was: SQLite says nothing when somebody still reads the log.
-pub(super) fn end(files: &Files) -> io::Result<()> {
-    if files.wal.exists() {
-        return Err(io::Error::other("store.db-wal is still in use"));
-    }
-    remove(&files.running)?;
-    sync_dir(&files.dir)
 }

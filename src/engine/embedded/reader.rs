@@ -7,7 +7,9 @@ use rusqlite::Connection;
 use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::engine::embedded::{disk, rows};
+use crate::engine::embedded::disk::open::open_to_read;
+use crate::engine::embedded::rows::ReadError;
+use crate::engine::embedded::rows::message::fetch;
 use crate::message::{Publication, Seq};
 use crate::sync::lock;
 
@@ -69,9 +71,9 @@ impl ReadPool {
     }
 
     fn read(&self, seqs: &[Seq]) -> Result<Found, TransientRead> {
-        let connection = lock(&self.idle).pop().map_or_else(|| disk::open_to_read(&self.path), Ok);
-        let read = connection.map_err(rows::ReadError::from).and_then(|connection| {
-            let found = disk::fetch(&connection, seqs)?;
+        let connection = lock(&self.idle).pop().map_or_else(|| open_to_read(&self.path), Ok);
+        let read = connection.map_err(ReadError::from).and_then(|connection| {
+            let found = fetch(&connection, seqs)?;
             lock(&self.idle).push(connection);
             found.into_iter().map(whole).collect()
         });
@@ -84,12 +86,10 @@ impl ReadPool {
     }
 }
 
-fn whole(
-    found: Result<Option<Publication>, rows::ReadError>,
-) -> Result<Option<Arc<Publication>>, rows::ReadError> {
+fn whole(found: Result<Option<Publication>, ReadError>) -> Result<Option<Arc<Publication>>, ReadError> {
     match found {
         Ok(found) => Ok(found.map(Arc::new)),
-        Err(error) if rows::is_damage(&error) => {
+        Err(error) if error.is_damage() => {
             tracing::error!(%error, "a stored message is damaged; its readers are told of a gap");
             Ok(None)
         }

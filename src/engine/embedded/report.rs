@@ -6,10 +6,13 @@ use std::path::Path;
 use rusqlite::Connection;
 use serde::Serialize;
 
-use crate::engine::embedded::disk::{self, FORMAT};
+use crate::engine::embedded::crash::inspect_after_crash;
+use crate::engine::embedded::disk::open::{FORMAT, open_alone, open_to_read};
 use crate::engine::embedded::files::Files;
-use crate::engine::embedded::recovery;
-use crate::engine::embedded::rows::{ReadError, StoreIdentity, StoreTotals};
+use crate::engine::embedded::load::quick_check;
+use crate::engine::embedded::rows::ReadError;
+use crate::engine::embedded::rows::message::scan;
+use crate::engine::embedded::rows::store::{StoreIdentity, StoreTotals};
 use crate::engine::embedded::storage::OpenError;
 
 /// What a store holds.
@@ -63,14 +66,14 @@ pub fn report(dir: &Path) -> Result<Report, OpenError> {
         oldest: None,
         disk: [&files.database, &files.wal, &files.shm].into_iter().map(|path| size(path)).sum(),
     };
-    // A running server is looked at between two of its commits; a log at rest is looked at as a whole.
+    // A running server's log changes: only a log at rest is inspected.
     let in_use = matches!(files.lock_to_look(), Err(OpenError::InUse { .. }));
     if in_use {
         report.notes.push("a server uses this store now".to_owned());
     } else {
-        let suspicion = recovery::inspect_after_crash(&files)?;
-        report.problems.extend(suspicion.lost);
-        if suspicion.crashed {
+        let findings = inspect_after_crash(&files)?;
+        report.problems.extend(findings.lost);
+        if findings.crashed {
             let note = "the last server did not end in order; the next start recovers the store";
             report.notes.push(note.to_owned());
         }
@@ -83,22 +86,20 @@ pub fn report(dir: &Path) -> Result<Report, OpenError> {
     if found > FORMAT {
         return Err(OpenError::Newer { dir: dir.to_owned(), found, known: FORMAT });
     }
-    // One view of a store that is written to meanwhile.
+    // One transaction sees one state of a store that a server writes to meanwhile.
     let connection = connection.unchecked_transaction().map_err(sqlite)?;
     if let Err(error) = look(&connection, &mut report) {
         report.problems.push(error.to_string());
     }
-    match connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0)) {
-        Ok(found) if found == "ok" => {}
-        Ok(found) => report.problems.push(found),
-        Err(error) => report.problems.push(error.to_string()),
+    if let Err(error) = quick_check(&connection) {
+        report.problems.push(error.to_string());
     }
     report.intact = report.problems.is_empty();
     Ok(report)
 }
 
 impl Files {
-    /// Whether another process uses the store, found without making a lock file.
+    /// Takes the lock for a moment, if there is a lock file.
     fn lock_to_look(&self) -> Result<(), OpenError> {
         if !self.lock.exists() {
             return Ok(());
@@ -110,17 +111,17 @@ impl Files {
 fn open(files: &Files, in_use: bool) -> rusqlite::Result<Connection> {
     let no_log = std::fs::metadata(&files.wal).map_or(true, |data| data.len() == 0);
     if !in_use && no_log {
-        // Nothing else is written beside it, not even SQLite's shared memory.
-        return disk::open_alone(&files.database);
+        // So SQLite writes nothing beside it, not even its shared memory.
+        return open_alone(&files.database);
     }
-    disk::open_to_read(&files.database)
+    open_to_read(&files.database)
 }
 
 fn look(connection: &Connection, report: &mut Report) -> Result<(), ReadError> {
-    let state = StoreTotals::read(connection);
+    let totals = StoreTotals::read(connection);
     let identity = StoreIdentity::read(connection);
     let mut seen = HashSet::new();
-    let scanned = recovery::scan(connection, false, |row| {
+    let scanned = scan(connection, |row| {
         report.messages += 1;
         report.bytes += row.payload.len() as u64;
         let ts = u64::try_from(row.ts).unwrap_or_default();
@@ -135,10 +136,5 @@ fn look(connection: &Connection, report: &mut Report) -> Result<(), ReadError> {
         Ok(())
     })?;
     report.epoch = Some(identity?.epoch.as_str().to_owned());
-    let state = state?;
-    if !state.agrees(&scanned) {
-        let text = format!("table `message` ({} rows, {} were counted)", scanned.messages, state.messages);
-        return Err(ReadError::Damaged(text));
-    }
-    Ok(())
+    totals?.verify(&scanned)
 }

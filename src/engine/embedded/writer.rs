@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use rusqlite::ErrorCode;
 
-use crate::engine::embedded::disk::{Disk, Group};
-use crate::engine::embedded::files::{self, Files};
+use crate::engine::embedded::disk::{CommitGroup, Disk};
+use crate::engine::embedded::files::Files;
 use crate::engine::embedded::index::{Pending, Waiter};
+use crate::engine::embedded::running;
 use crate::engine::embedded::{Inner, LINGER, Stop, Store};
 use crate::engine::{EngineError, Registration, RegistrationSource};
 use crate::message::{Seq, SessionId};
@@ -59,7 +60,7 @@ pub struct Writer {
 
 /// What the writer does next.
 enum Work {
-    Commit(Group),
+    Commit(CommitGroup),
     Idle,
     Stop(Stop),
 }
@@ -180,7 +181,7 @@ impl Writer {
         }
     }
 
-    fn take(&mut self, store: &mut Store) -> Group {
+    fn take(&mut self, store: &mut Store) -> CommitGroup {
         let now = self.inner.clock.now();
         let appends = store.index.take(MOST_MESSAGES, MOST_BYTES);
         let through = appends.last().map_or_else(|| store.index.committed(), |last| last.seq);
@@ -190,13 +191,13 @@ impl Writer {
         let taken = store.index.writes().map(std::mem::take).unwrap_or_default();
         self.gone.extend(taken.deletes.into_iter().map(|delete| (delete.seq, delete.receipt)));
         let ready = self.gone.iter().filter(|(_, after)| **after <= through);
-        let gone = ready.map(|(seq, _)| *seq).take(most).collect();
+        let deletes = ready.map(|(seq, _)| *seq).take(most).collect();
         let floors = taken.floors.into_iter().collect();
         let (registrations, waiters) = (taken.registrations.into_iter().collect(), taken.waiters);
         let (newest, forgotten) = (through.max(store.index.committed()), store.index.forgotten());
-        Group {
+        CommitGroup {
             appends,
-            gone,
+            deletes,
             floors,
             registrations,
             waiters,
@@ -216,7 +217,7 @@ impl Writer {
         self.room_seen.is_some()
     }
 
-    fn commit(&mut self, mut group: Group) {
+    fn commit(&mut self, mut group: CommitGroup) {
         let is_new = |to: &Option<Registration>| {
             to.as_ref().is_some_and(|to| to.source != RegistrationSource::Revoked)
         };
@@ -231,7 +232,7 @@ impl Writer {
             let (held, ended) = registrations.into_iter().partition(|(_, to)| is_new(to));
             group.registrations = ended;
             self.hold_back(held, &mut group.waiters);
-            let nothing = group.appends.is_empty() && group.gone.is_empty();
+            let nothing = group.appends.is_empty() && group.deletes.is_empty();
             if nothing && group.floors.is_empty() && group.registrations.is_empty() {
                 return;
             }
@@ -242,8 +243,8 @@ impl Writer {
         let mut store = lock(&inner.store);
         match written {
             Ok(()) => {
-                self.may_shrink |= !group.gone.is_empty();
-                for seq in &group.gone {
+                self.may_shrink |= !group.deletes.is_empty();
+                for seq in &group.deletes {
                     self.gone.remove(seq);
                 }
                 if self.gone.is_empty() {
@@ -346,9 +347,9 @@ impl Writer {
         for waiter in refused {
             _ = waiter.send(Err(EngineError::Unavailable { reason: "the server is stopping".into() }));
         }
-        let ended = files::ending(&self.files, disk.durability())
+        let ended = running::ending(&self.files, disk.durability())
             .and_then(|()| disk.close().map_err(std::io::Error::other))
-            .and_then(|()| files::end(&self.files));
+            .and_then(|()| running::end(&self.files));
         if let Err(error) = ended {
             tracing::warn!(%error, "the store was not closed in order; the next start recovers it");
         }

@@ -1,0 +1,262 @@
+//! Table `message`: one row for each stored message.
+
+use rusqlite::{CachedStatement, Connection, Row, params};
+use serde_json::value::RawValue;
+
+use crate::engine::embedded::rows::store::StoreTotals;
+use crate::engine::embedded::rows::{Crc, ReadError, from_sql_int, parse_address, to_sql_int};
+use crate::message::{Address, Kind, Message, MessageId, Publication, SenderName, Seq, SessionId};
+
+const COLUMNS: &str = "seq, address, prev, ends, ts, kind, sender, receipt, payload, crc";
+
+/// One row of `message`, its checksum verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MessageRow<'a> {
+    pub(crate) seq: i64,
+    pub(crate) address: &'a str,
+    pub(crate) prev: i64,
+    pub(crate) expires_at: i64,
+    pub(crate) ts: i64,
+    pub(crate) kind: i64,
+    pub(crate) sender: Option<&'a str>,
+    pub(crate) receipt: Option<&'a str>,
+    pub(crate) payload: &'a str,
+}
+
+impl<'a> MessageRow<'a> {
+    fn crc(&self) -> Crc {
+        Crc::default()
+            .int(self.seq)
+            .text(Some(self.address))
+            .int(self.prev)
+            .int(self.expires_at)
+            .int(self.ts)
+            .int(self.kind)
+            .text(self.sender)
+            .text(self.receipt)
+            .bytes(self.payload.as_bytes())
+    }
+
+    fn of(row: &'a Row<'_>) -> Result<Self, ReadError> {
+        let seq = row.get_ref(0)?.as_i64().map_err(rusqlite::Error::from)?;
+        let damaged = || ReadError::Damaged(format!("message {seq}"));
+        let int = |column: usize| row.get_ref(column)?.as_i64().map_err(|_| damaged());
+        let text = |column: usize| row.get_ref(column)?.as_str().map_err(|_| damaged());
+        let optional = |column: usize| row.get_ref(column)?.as_str_or_null().map_err(|_| damaged());
+        let read = Self {
+            seq,
+            address: text(1)?,
+            prev: int(2)?,
+            expires_at: int(3)?,
+            ts: int(4)?,
+            kind: int(5)?,
+            sender: optional(6)?,
+            receipt: optional(7)?,
+            payload: text(8)?,
+        };
+        read.crc().verify(int(9)?, || format!("message {seq}"))?;
+        Ok(read)
+    }
+
+    /// Stores the row. Returns false if there is one with this seq.
+    pub(crate) fn insert(&self, statement: &mut CachedStatement<'_>) -> rusqlite::Result<bool> {
+        let Self { seq, address, prev, expires_at, ts, kind, sender, receipt, payload } = self;
+        let crc = self.crc().value();
+        let row = params![seq, address, prev, expires_at, ts, kind, sender, receipt, payload, crc];
+        Ok(statement.execute(row)? == 1)
+    }
+
+    pub(crate) fn address(&self) -> Result<Address, ReadError> {
+        parse_address(self.address).ok_or_else(|| self.damaged())
+    }
+
+    /// The session that gets a receipt for it, and the id that the session gave it.
+    pub(crate) fn receipt(&self) -> Option<(SessionId, MessageId)> {
+        let (session, id) = self.receipt?.split_once('\n')?;
+        Some((SessionId::new(session).ok()?, MessageId::new(id).ok()?))
+    }
+
+    fn damaged(&self) -> ReadError {
+        ReadError::Damaged(format!("message {}", self.seq))
+    }
+
+    fn publication(&self) -> Result<Publication, ReadError> {
+        let kind = match self.kind {
+            0 => Kind::Message,
+            1 => Kind::Receipt,
+            _ => return Err(self.damaged()),
+        };
+        let from = self.sender.map(SenderName::new).transpose().map_err(|_| self.damaged())?;
+        let payload = RawValue::from_string(self.payload.to_owned()).map_err(|_| self.damaged())?;
+        let message = Message { kind, from, payload, ts: from_sql_int(self.ts) };
+        Ok(Publication::encode(&self.address()?, Some(Seq(from_sql_int(self.seq))), &message))
+    }
+}
+
+/// What kind a stored message is, as a number that never changes.
+pub(crate) fn kind_number(kind: Kind) -> i64 {
+    match kind {
+        Kind::Message => 0,
+        Kind::Receipt => 1,
+    }
+}
+
+/// Who gets a receipt, and for which id. Names hold no line breaks.
+pub(crate) fn receipt_text(session: &SessionId, id: &MessageId) -> String {
+    format!("{session}\n{id}")
+}
+
+/// Inserts a row that must not be there yet.
+pub(crate) const INSERT: &str = "INSERT";
+/// Inserts a row, unless there is one with its seq.
+pub(crate) const INSERT_IF_ABSENT: &str = "INSERT OR IGNORE";
+
+/// Prepares the insertion of messages: [`INSERT`] or [`INSERT_IF_ABSENT`].
+pub(crate) fn insertion<'a>(to: &'a Connection, insert: &str) -> rusqlite::Result<CachedStatement<'a>> {
+    to.prepare_cached(&format!(
+        "{insert} INTO message ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
+    ))
+}
+
+/// Reads all messages in seq order. Returns their number and sum.
+///
+/// # Errors
+/// The first row that cannot be read, and what `each` returns.
+pub(crate) fn scan(
+    connection: &Connection,
+    mut each: impl FnMut(&MessageRow<'_>) -> Result<(), ReadError>,
+) -> Result<StoreTotals, ReadError> {
+    let mut seen = StoreTotals::default();
+    let mut statement = connection.prepare(&format!("SELECT {COLUMNS} FROM message ORDER BY seq"))?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let row = MessageRow::of(row)?;
+        each(&row)?;
+        seen.add(row.seq);
+    }
+    Ok(seen)
+}
+
+/// Reads the intact messages of a damaged file, as far as they can be reached from one end. Rows may repeat.
+///
+/// # Errors
+/// What ended the reading before the other end, and what `each` returns.
+pub(crate) fn scan_intact<E: From<ReadError>>(
+    connection: &Connection,
+    backwards: bool,
+    mut each: impl FnMut(&MessageRow<'_>) -> Result<(), E>,
+) -> Result<(), E> {
+    let order = if backwards { "DESC" } else { "ASC" };
+    let sql = format!("SELECT {COLUMNS} FROM message ORDER BY seq {order}");
+    let mut statement = connection.prepare(&sql).map_err(ReadError::from)?;
+    let mut rows = statement.query([]).map_err(ReadError::from)?;
+    while let Some(row) = rows.next().map_err(ReadError::from)? {
+        match MessageRow::of(row) {
+            Ok(row) if row.address().is_ok() => each(&row)?,
+            Ok(_) | Err(ReadError::Damaged(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Reads some messages, each by itself; `None` for those that are not there.
+pub(crate) fn fetch(
+    connection: &Connection,
+    seqs: &[Seq],
+) -> Result<Vec<Result<Option<Publication>, ReadError>>, ReadError> {
+    // One transaction: SQLite takes its locks once.
+    let transaction = connection.unchecked_transaction()?;
+    let sql = format!("SELECT {COLUMNS} FROM message WHERE seq = ?1");
+    let mut statement = transaction.prepare_cached(&sql)?;
+    let mut one = |seq: &Seq| -> Result<Option<Publication>, ReadError> {
+        let mut rows = statement.query([to_sql_int(seq.0)])?;
+        let Some(row) = rows.next()? else { return Ok(None) };
+        MessageRow::of(row)?.publication().map(Some)
+    };
+    Ok(seqs.iter().map(&mut one).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::embedded::disk::open::SCHEMA;
+
+    fn row(seq: i64) -> MessageRow<'static> {
+        MessageRow {
+            seq,
+            address: "s/A",
+            prev: seq - 1,
+            expires_at: 99,
+            ts: 7,
+            kind: 0,
+            sender: Some("B"),
+            receipt: Some("B\nc-1"),
+            payload: "{\"a\":1}",
+        }
+    }
+
+    fn store(seqs: &[i64]) -> Connection {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(SCHEMA).unwrap();
+        let mut statement = insertion(&connection, INSERT).unwrap();
+        for seq in seqs {
+            assert!(row(*seq).insert(&mut statement).unwrap());
+        }
+        drop(statement);
+        connection
+    }
+
+    #[test]
+    fn a_row_is_read_back_with_its_receipt() {
+        let connection = store(&[1, 2]);
+        assert!(
+            !row(2).insert(&mut insertion(&connection, INSERT_IF_ABSENT).unwrap()).unwrap(),
+            "it is there"
+        );
+        let mut seen = Vec::new();
+        let totals = scan(&connection, |found| {
+            assert_eq!(*found, row(found.seq));
+            seen.push(found.receipt().unwrap());
+            Ok(())
+        });
+        assert_eq!(totals.unwrap().messages, 2);
+        assert_eq!(seen[0], (SessionId::new("B").unwrap(), MessageId::new("c-1").unwrap()));
+        let found = fetch(&connection, &[Seq(2), Seq(3)]).unwrap();
+        let frame = found[0].as_ref().unwrap().as_ref().unwrap().frame().as_str().to_owned();
+        assert_eq!(frame, r#"{"type":"message","seq":2,"from":"B","ts":7,"payload":{"a":1}}"#);
+        assert!(found[1].as_ref().unwrap().is_none());
+    }
+
+    #[test]
+    fn every_changed_column_is_noticed_and_passed_by() {
+        for (column, value) in [
+            ("address", "'s/B'"),
+            ("prev", "8"),
+            ("ends", "8"),
+            ("ts", "8"),
+            ("kind", "1"),
+            ("sender", "NULL"),
+            ("receipt", "'B'"),
+            ("payload", "'{}'"),
+            ("crc", "8"),
+        ] {
+            let connection = store(&[1, 2, 3]);
+            connection
+                .execute_batch(&format!("UPDATE message SET {column} = {value} WHERE seq = 2"))
+                .unwrap();
+            let error = scan(&connection, |_| Ok(())).unwrap_err();
+            assert_eq!(error.to_string(), "message 2 is damaged", "{column}");
+            assert!(fetch(&connection, &[Seq(2)]).unwrap()[0].is_err(), "{column}");
+            for (backwards, expected) in [(false, [1, 3]), (true, [3, 1])] {
+                let mut intact = Vec::new();
+                let each = |row: &MessageRow<'_>| -> Result<(), ReadError> {
+                    intact.push(row.seq);
+                    Ok(())
+                };
+                scan_intact(&connection, backwards, each).unwrap();
+                assert_eq!(intact, expected, "{column}");
+            }
+        }
+    }
+}
