@@ -28,11 +28,11 @@ fn socket(address: &str, session: &str) -> WebSocket<TcpStream> {
     let stream = TcpStream::connect(address).expect("the server listens");
     stream.set_nodelay(true).expect("a TCP socket");
     let (mut socket, _) = client(format!("ws://{address}/ws?session={session}"), stream).expect("an upgrade");
-    hear(&mut socket, "welcome");
+    receive(&mut socket, "welcome");
     socket
 }
 
-fn hear(socket: &mut WebSocket<TcpStream>, kind: &str) -> Value {
+fn receive(socket: &mut WebSocket<TcpStream>, kind: &str) -> Value {
     loop {
         if let Message::Text(text) = socket.read().expect("connected") {
             let frame: Value = serde_json::from_str(&text).expect("frames are JSON");
@@ -76,12 +76,12 @@ fn main() {
         let send = json!({ "type": "send", "to": { "session": "to" }, "payload": { "n": n } }).to_string();
         let begun = Instant::now();
         from.send(Message::text(send)).expect("connected");
-        let message = hear(&mut to, "message");
+        let message = receive(&mut to, "message");
         sockets.push(begun.elapsed());
         assert_eq!(message["payload"]["n"], n);
         to.send(Message::text(json!({ "type": "ack", "seq": message["seq"] }).to_string()))
             .expect("connected");
-        hear(&mut from, "sent");
+        receive(&mut from, "sent");
     }
     report("legacy SET to poll answer", polls);
     report("WebSocket send to message", sockets);

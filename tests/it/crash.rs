@@ -1,7 +1,7 @@
-//! Crashes: what was answered "sent" is delivered, in order, under one seq, and stored once.
+//! Crashes: a message that was confirmed is delivered in order, under one seq, and stored once.
 //!
-//! The process is killed, or the machine loses its power, under load: senders that repeat what was not
-//! answered, with the same id, and readers on all transports that acknowledge now and then.
+//! The process is killed, or the machine loses power, under load. The senders repeat each message that was not
+//! answered, with the same id. The readers use all transports and acknowledge now and then.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
@@ -21,28 +21,28 @@ use crate::common::*;
 
 const SENDERS: usize = 4;
 const MAILBOXES: [&str; 4] = ["by-websocket", "by-poll", "by-sse", "by-x0"];
-/// Sends on their way at the same time, for each sender.
+/// The unanswered messages of a sender, at most.
 const WINDOW: usize = 16;
 
-/// Names one message: its sender, and its number there.
+/// The name of a message: its sender, and its number at this sender.
 type Name = (usize, u64);
 
-/// What the senders were told and the readers got.
+/// The answers that the senders received.
 #[derive(Default)]
 struct Ledger {
-    /// By mailbox and name: the seq that its sender was told.
+    /// The confirmed seq of each message, by mailbox and name.
     confirmed: Mutex<HashMap<(&'static str, Name), u64>>,
     stop: AtomicBool,
 }
 
-/// Where the server is at present.
+/// The current address of the server; `None` while there is no server.
 type Where = watch::Receiver<Option<std::net::SocketAddr>>;
 
 async fn address(place: &mut Where) -> std::net::SocketAddr {
     soon(place.wait_for(Option::is_some)).await.unwrap().unwrap()
 }
 
-/// Sends until it is told to stop and everything is answered; answers how many.
+/// Sends until `stop` is set and every message is answered. Returns the number of messages.
 async fn sender(me: usize, mut place: Where, ledger: Arc<Ledger>) -> u64 {
     let mut next = 0;
     let mut unanswered: VecDeque<u64> = VecDeque::new();
@@ -61,7 +61,7 @@ async fn sender(me: usize, mut place: Where, ledger: Arc<Ledger>) -> u64 {
             tokio::task::yield_now().await;
             continue;
         };
-        // What was not answered goes first, in its order.
+        // Unanswered messages go first, in order.
         for n in &unanswered {
             _ = socket.feed(frame(*n)).await;
         }
@@ -96,12 +96,12 @@ async fn sender(me: usize, mut place: Where, ledger: Arc<Ledger>) -> u64 {
     }
 }
 
-/// What one reader got.
+/// What one reader received.
 #[derive(Default)]
 struct Got {
     seqs: HashMap<Name, u64>,
     names: BTreeMap<u64, Name>,
-    /// Messages of each sender in the order they came first.
+    /// The numbers of each sender's messages, in the order of their first arrival.
     firsts: HashMap<usize, Vec<u64>>,
     repeats: usize,
 }
@@ -111,7 +111,7 @@ fn name(payload: &Value) -> Name {
 }
 
 impl Got {
-    /// One seq for each message, one message for each seq, and each sender's in their order.
+    /// Checks that each message has one seq, and each seq one message.
     fn message(&mut self, seq: u64, payload: &Value) {
         let name = name(payload);
         let known = *self.names.entry(seq).or_insert(name);
@@ -125,7 +125,7 @@ impl Got {
         }
     }
 
-    /// The x0 client is told no seqs of single messages.
+    /// The x0 client receives no seq for a single message.
     fn unnumbered(&mut self, payload: &Value) {
         let name = name(payload);
         match self.seqs.insert(name, 0) {
@@ -139,7 +139,7 @@ impl Got {
     }
 }
 
-/// One reader's state, looked at by others when it rests.
+/// What a reader received so far.
 type Shared = Arc<Mutex<Got>>;
 
 async fn by_websocket(mut place: Where, got: Shared) {
@@ -170,7 +170,7 @@ async fn by_websocket(mut place: Where, got: Shared) {
     }
 }
 
-/// Connects, as soon as there is a server.
+/// Connects once there is a server.
 async fn connect(place: &mut Where) -> Http {
     loop {
         match tokio::net::TcpStream::connect(address(place).await).await {
@@ -230,7 +230,7 @@ async fn by_x0(mut place: Where, got: Shared) {
     }
 }
 
-/// A store, the load on it, and where the server is.
+/// Senders and readers that follow the server from one start to the next.
 struct Load {
     place: watch::Sender<Option<std::net::SocketAddr>>,
     ledger: Arc<Ledger>,
@@ -258,7 +258,7 @@ impl Load {
         Self { place, ledger, senders, readers }
     }
 
-    /// Some load on this server, measured in confirmed messages.
+    /// Puts load on this server until so many messages are confirmed.
     async fn on(&self, server: &TestServer, messages: usize) {
         self.place.send_replace(Some(server.address));
         let before = self.confirmed();
@@ -274,7 +274,7 @@ impl Load {
         self.ledger.confirmed.lock().unwrap().len()
     }
 
-    /// Ends sending; everything is answered.
+    /// Stops the senders once every message is answered. Returns the number of messages.
     async fn answered(&mut self) -> u64 {
         self.ledger.stop.store(true, Ordering::SeqCst);
         let mut sent = 0;
@@ -290,7 +290,7 @@ impl Load {
         confirmed.iter().filter(|((to, _), _)| *to == mailbox).map(|((_, name), seq)| (*name, *seq)).collect()
     }
 
-    /// Waits until every reader has everything, and compares.
+    /// Waits until every reader has every message, and compares them.
     async fn verify(self) {
         for (mailbox, reader, got) in &self.readers {
             let expected = self.expected(mailbox);
@@ -352,7 +352,7 @@ async fn a_killed_server_loses_nothing_and_repeats_no_send() {
     server.stop().await;
 }
 
-/// A file system in a file, whose page cache is not in the file: what was not synced is lost with the power.
+/// A file system in a file. Its page cache is not in the file, so unsynced data is lost when the power is cut.
 struct Disk {
     dir: TempDir,
     images: usize,
@@ -360,7 +360,7 @@ struct Disk {
 }
 
 impl Disk {
-    /// Or the reason why this machine has none.
+    /// Fails with the reason if this machine cannot mount one.
     fn new() -> Result<Self, String> {
         let mut disk = Self { dir: tempfile::tempdir().unwrap(), images: 0, mounted: None };
         let image = disk.image();
@@ -392,7 +392,7 @@ impl Disk {
         }
     }
 
-    /// The power goes: what the disk has got by now is all there is.
+    /// Cuts the power: only what has reached the disk remains.
     async fn cut(&mut self, server: TestServer) {
         server.signal(19);
         let image = self.image();
@@ -411,7 +411,7 @@ impl Drop for Disk {
     }
 }
 
-/// How many confirmed messages are missing or wrong after power cuts, at this level.
+/// The number of confirmed messages that are missing or wrong after power cuts at this level.
 async fn lost_by_power_cuts(disk: &mut Disk, level: &str, rounds: usize) -> usize {
     let mut load = Load::start(false);
     let args = ["--mailbox-messages", "10000000", "--durability", level];
@@ -436,7 +436,7 @@ async fn lost_by_power_cuts(disk: &mut Disk, level: &str, rounds: usize) -> usiz
 }
 
 #[tokio::test]
-async fn power_cuts_lose_nothing_at_fsync_and_the_rig_bites() {
+async fn power_cuts_lose_nothing_at_fsync_and_something_at_os() {
     let mut disk = match Disk::new() {
         Ok(disk) => disk,
         Err(reason) => {

@@ -1,4 +1,4 @@
-//! Damage to the store's files: noticed, said, never a wrong payload, never a silent loss, never silently empty.
+//! Damaged files of a store: the damage is detected and reported. No payload is wrong, no loss is silent.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::common::*;
 
-/// A copy of a store, taken while its server was stopped with or without order.
+/// Copies a store whose server is not running.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for file in fs::read_dir(from).unwrap() {
@@ -17,7 +17,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// The same, with the very file of the database, so that the copy is not taken for a backup.
+/// Copies a store and keeps the inode of the database, so that the server does not take the copy for a backup.
 fn copy_in_place(from: &Path, to: &Path) {
     let bytes = fs::read(from.join("bytes")).or_else(|_| {
         fs::copy(from.join("store.db"), from.join("bytes"))?;
@@ -30,7 +30,7 @@ fn copy_in_place(from: &Path, to: &Path) {
     fs::write(to.join("store.db"), bytes.unwrap()).unwrap();
 }
 
-/// A store with confirmed messages in two mailboxes, left by a crash (its log is there) or in order.
+/// Makes a store with confirmed messages, and ends its server by a crash (the log remains) or a stop.
 async fn store(dir: &Path, crash: bool, messages: usize) -> BTreeMap<u64, Value> {
     let server = TestServer::at(dir, &[]).await;
     let mut sent = BTreeMap::new();
@@ -52,7 +52,7 @@ async fn store(dir: &Path, crash: bool, messages: usize) -> BTreeMap<u64, Value>
     sent
 }
 
-/// Everything `found` is true; answers whether something is missing.
+/// Checks that every message that was found is as it was sent. Returns whether one is missing.
 fn compare(sent: &BTreeMap<u64, Value>, found: &BTreeMap<u64, Value>, what: &str) -> bool {
     for (seq, payload) in found {
         assert_eq!(sent.get(seq), Some(payload), "{what}: seq {seq} is not what was sent");
@@ -60,7 +60,7 @@ fn compare(sent: &BTreeMap<u64, Value>, found: &BTreeMap<u64, Value>, what: &str
     found.len() < sent.len()
 }
 
-/// Opens a damaged copy. Whatever is missing must have been said: by the log, by `check`, by a gap to readers.
+/// Opens a damaged copy. If messages are missing, the log, `check` and a gap must say so.
 async fn survive(dir: &Path, sent: &BTreeMap<u64, Value>, epoch: &str, what: &str) -> &'static str {
     let (intact, report) = check(dir);
     match TestServer::try_at(dir).await {
@@ -120,7 +120,7 @@ async fn flipped_bits_are_never_a_wrong_payload_and_never_a_silent_loss() {
 }
 
 #[tokio::test]
-async fn cut_and_missing_files_are_noticed() {
+async fn truncated_and_missing_files_are_detected() {
     let dir = tempfile::tempdir().unwrap();
     let origin = dir.path().join("origin");
     let sent = store(&origin, true, 1500).await;
@@ -153,7 +153,7 @@ async fn cut_and_missing_files_are_noticed() {
     assert!(found.is_none(), "a store without its file is not started empty");
     assert!(log.contains("store.db is missing") && log.contains("backup"), "{log}");
 
-    // The same for a store that was left in order, where everything is in one file.
+    // The same for a store after a stop, where everything is in one file.
     let origin = dir.path().join("whole");
     let sent = store(&origin, false, 1500).await;
     assert!(!origin.join("store.db-wal").exists());
@@ -173,7 +173,7 @@ async fn cut_and_missing_files_are_noticed() {
                     !found.is_empty() && log.contains("saved") && log.contains("missing"),
                     "{what}: {log}"
                 );
-                // What was damaged is kept for who wants to look at it.
+                // The damaged files are kept for inspection.
                 let aside = fs::read_dir(&broken).unwrap();
                 let aside =
                     aside.flatten().find(|file| file.file_name().to_str().unwrap().starts_with("damaged-"));
@@ -183,9 +183,9 @@ async fn cut_and_missing_files_are_noticed() {
     }
 }
 
-/// The unfinished write of a crash is not damage.
+/// An unfinished write at a crash is not damage.
 #[tokio::test]
-async fn a_torn_last_write_is_cut_and_said() {
+async fn a_torn_last_write_is_discarded_and_logged() {
     let dir = tempfile::tempdir().unwrap();
     let server = TestServer::at(dir.path(), &[]).await;
     for n in 0..20 {
@@ -193,7 +193,7 @@ async fn a_torn_last_write_is_cut_and_said() {
     }
     let epoch = server.get("/v1/messages?session=B&wait=0").await.json()["epoch"].clone();
     server.kill().await;
-    // After the last commit, a page that was not finished.
+    // An unfinished page after the last commit.
     let wal = dir.path().join("store.db-wal");
     let mut bytes = fs::read(&wal).unwrap();
     let salt = bytes[16..24].to_vec();
@@ -210,7 +210,7 @@ async fn a_torn_last_write_is_cut_and_said() {
 }
 
 #[tokio::test]
-async fn a_store_in_use_or_of_a_newer_format_or_of_somebody_else_is_refused() {
+async fn a_store_in_use_or_of_a_newer_format_or_another_program_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let server = TestServer::at(dir.path(), &[]).await;
     let log = TestServer::try_at(dir.path()).await.err().unwrap();
@@ -231,7 +231,7 @@ async fn a_store_in_use_or_of_a_newer_format_or_of_somebody_else_is_refused() {
     assert_eq!(fs::read(other.path().join("store.db")).unwrap()[..2], *b"no", "it is left alone");
 }
 
-/// A backup that is brought back gives seqs again that were given before: a new epoch says so.
+/// A restored backup assigns seqs that were assigned before, so it gets a new epoch.
 #[tokio::test]
 async fn a_copied_store_begins_a_new_epoch_and_keeps_its_messages() {
     let dir = tempfile::tempdir().unwrap();
@@ -254,14 +254,14 @@ async fn a_copied_store_begins_a_new_epoch_and_keeps_its_messages() {
     assert_eq!(answer.json()["gaps"][0]["reason"], "epoch");
     let log = server.stop().await;
     assert!(log.contains("a copy of another one"), "{log}");
-    // Once is enough.
+    // The epoch changes once only.
     let server = TestServer::at(&backup, &[]).await;
     let log = server.stop().await;
     assert!(!log.contains("a new epoch begins"), "{log}");
 }
 
 #[tokio::test]
-async fn check_says_what_a_store_holds_and_changes_nothing() {
+async fn check_reports_what_a_store_holds_and_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (intact, report) = check(dir.path());
     assert!(!intact && report.contains("there is no store"), "{report}");

@@ -1,5 +1,4 @@
-//! What the server says of itself in `/openapi.json` and `/asyncapi.json` is true: real answers and real frames are
-//! checked against it.
+//! `/openapi.json` and `/asyncapi.json` are true: real answers and real frames are checked against them.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +8,7 @@ use serde_json::{Value, json};
 use crate::common::*;
 use crate::guarded::*;
 
-/// A schema within a document, with the document's other schemas at hand.
+/// A schema of a document, resolved against the document's other schemas.
 fn validator(document: &Value, schema: &Value) -> Validator {
     let mut whole = schema.clone();
     whole["components"] = document["components"].clone();
@@ -22,7 +21,7 @@ fn check(document: &Value, schema: &Value, value: &Value) {
     assert!(errors.is_empty(), "{value}: {errors:?}");
 }
 
-/// Frames that clients may send; each must be as described, and be understood.
+/// Frames that clients may send. Each must match the description, and the server must accept it.
 fn client_frames() -> Vec<Value> {
     vec![
         json!({ "type": "ping" }),
@@ -50,7 +49,7 @@ async fn every_frame_is_as_asyncapi_describes_it() {
     let mut ws = server.ws("").await;
     let mut frames = client_frames();
     frames.rotate_right(1);
-    // And one that is none: what is refused is an error frame.
+    // An unknown frame is answered by an error frame.
     for frame in &frames {
         let kind = frame["type"].as_str().unwrap();
         seen.insert(kind.to_owned());
@@ -59,16 +58,16 @@ async fn every_frame_is_as_asyncapi_describes_it() {
     frames.push(json!({ "type": "bye" }));
     for frame in frames {
         let is_ping = frame["type"] == "ping";
-        ws.say(frame).await;
+        ws.send(frame).await;
         if !is_ping {
-            ws.say(json!({ "type": "ping" })).await;
+            ws.send(json!({ "type": "ping" })).await;
         }
         loop {
-            let answer = ws.hear().await;
+            let answer = ws.recv().await;
             let kind = answer["type"].as_str().unwrap();
             assert!(messages.contains_key(kind), "{kind} is not described");
             check(&document, payload(kind), &answer);
-            // Nothing is in a frame that is not described.
+            // A frame has no field that is not described.
             let described = &payload(kind)["properties"];
             for field in answer.as_object().unwrap().keys() {
                 assert!(described.get(field).is_some(), "{field} of {kind} is not described");
@@ -81,9 +80,9 @@ async fn every_frame_is_as_asyncapi_describes_it() {
             }
         }
     }
-    // What was acknowledged has its receipt by now, or soon.
+    // The receipt comes soon after the acknowledgement.
     while !seen.contains("receipt") {
-        let answer = ws.hear().await;
+        let answer = ws.recv().await;
         let kind = answer["type"].as_str().unwrap();
         check(&document, payload(kind), &answer);
         seen.insert(kind.to_owned());
@@ -172,7 +171,7 @@ async fn every_answer_is_as_openapi_describes_it() {
     }
     let operations = document["paths"].as_object().unwrap().values();
     assert_eq!(seen.len(), operations.map(|path| path.as_object().unwrap().len()).sum::<usize>());
-    // Where nobody has to prove anything, the description wants no proof either.
+    // In `open` mode, the description asks for no credentials.
     let open = TestServer::start().await;
     assert!(!open.get("/openapi.json").await.body.contains("\"security\""));
 }

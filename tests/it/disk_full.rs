@@ -1,5 +1,5 @@
-//! A disk that takes nothing more: senders are told why, reads and acks go on, nothing that was confirmed is
-//! missing, and it passes by itself.
+//! A full or failing disk: sends are refused with the reason, reads and acks work, no confirmed message is missing,
+//! and the server recovers by itself.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,14 +9,14 @@ use tokio::process::Command;
 
 use crate::common::*;
 
-/// A file system in memory that is soon full.
+/// A small file system in memory.
 struct Small {
     at: PathBuf,
     _dir: tempfile::TempDir,
 }
 
 impl Small {
-    /// Or why this machine has none.
+    /// Fails with the reason if this machine cannot mount one.
     fn new(size: &str) -> Result<Self, String> {
         let dir = tempfile::tempdir().unwrap();
         let at = dir.path().join("small");
@@ -42,7 +42,7 @@ fn send(n: usize) -> Value {
     json!({ "id": format!("n-{n}"), "to": { "session": format!("B{}", n % SESSIONS) }, "payload": payload(n) })
 }
 
-/// Sends until the server refuses; what it confirmed, by session, and the refusal.
+/// Sends until the server refuses. Returns the confirmed messages by session, the refusal, and the refused number.
 async fn fill(server: &TestServer, from: usize) -> (Vec<Vec<(u64, usize)>>, Reply, usize) {
     let mut confirmed = vec![Vec::new(); SESSIONS];
     let mut http = server.http().await;
@@ -58,8 +58,8 @@ async fn fill(server: &TestServer, from: usize) -> (Vec<Vec<(u64, usize)>>, Repl
     }
 }
 
-/// Everything that was confirmed is there, as it was sent.
-async fn all_there(server: &TestServer, confirmed: &[Vec<(u64, usize)>]) {
+/// Checks that every confirmed message is there as it was sent, and acknowledges it.
+async fn check_and_acknowledge(server: &TestServer, confirmed: &[Vec<(u64, usize)>]) {
     for (session, expected) in confirmed.iter().enumerate() {
         let found = server.read_all(&format!("B{session}")).await.messages;
         let expected: BTreeMap<_, _> = expected.iter().map(|(seq, n)| (*seq, payload(*n))).collect();
@@ -67,8 +67,8 @@ async fn all_there(server: &TestServer, confirmed: &[Vec<(u64, usize)>]) {
     }
 }
 
-/// Looks at everything without acknowledging: a cursor of 0 does not, so one socket reads it.
-async fn look(server: &TestServer, confirmed: &[Vec<(u64, usize)>]) {
+/// Checks that every confirmed message is there, without acknowledging it: a socket reads it.
+async fn check_without_acknowledging(server: &TestServer, confirmed: &[Vec<(u64, usize)>]) {
     for (session, expected) in confirmed.iter().enumerate() {
         let mut socket = server.session(&format!("B{session}")).await;
         for (seq, n) in expected {
@@ -78,9 +78,9 @@ async fn look(server: &TestServer, confirmed: &[Vec<(u64, usize)>]) {
     }
 }
 
-/// Sends the refused message until it is taken. A refusal of this kind says that it is not known whether the
-/// message was stored; the same id makes the retry harmless.
-async fn sent_again(server: &TestServer, n: usize) -> u64 {
+/// Sends the refused message until it is stored. After such a refusal, the message may or may not be stored; the
+/// same id makes the retry harmless.
+async fn retry_until_stored(server: &TestServer, n: usize) -> u64 {
     soon(async {
         loop {
             let reply = server.post("/v1/messages?session=A", send(n)).await;
@@ -115,29 +115,29 @@ async fn a_full_disk_refuses_senders_and_recovers_when_readers_make_room() {
     let health = server.get("/healthz").await.json();
     assert_eq!((&health["status"], health["failing"].is_string()), (&json!("degraded"), true), "{health}");
     assert!(n > 500, "{n}");
-    look(&server, &confirmed).await;
+    check_without_acknowledging(&server, &confirmed).await;
 
-    // Killed and started again while the disk is still full.
+    // It is killed and started again while the disk is full.
     let log = server.kill().await;
     assert!(log.contains("cannot take messages now"), "{log}");
     let server = TestServer::at(&store, &[]).await;
-    look(&server, &confirmed).await;
+    check_without_acknowledging(&server, &confirmed).await;
     let (more, _, n) = fill(&server, n).await;
     let confirmed: Vec<_> = confirmed.into_iter().zip(more).map(|(old, new)| [old, new].concat()).collect();
     let epoch = server.get("/healthz").await.json()["epoch"].clone();
-    // Registrations take room too; and ending a session gives some back.
+    // A registration needs space too; the end of a session needs none.
     let register = async || server.http().await.request("PUT", "/v1/sessions/new", &[], "{}").await;
     let reply = register().await;
     assert_eq!((reply.status, reply.code().as_str()), (503, "unavailable"));
     assert_eq!(server.http().await.request("DELETE", "/v1/sessions/new", &[], "").await.status, 204);
 
-    // Half of the readers acknowledge, on the full disk: that makes room, without a restart.
+    // Half of the readers acknowledge on the full disk. That frees space without a restart.
     for (session, messages) in confirmed.iter().enumerate().skip(SESSIONS / 2) {
         let ack = json!({ "session": format!("B{session}"), "seq": messages.last().unwrap().0 });
         assert_eq!(server.post("/v1/ack", &ack).await.status, 200);
     }
-    let seq = sent_again(&server, n).await;
-    assert_eq!(sent_again(&server, n).await, seq, "the same id is stored once");
+    let seq = retry_until_stored(&server, n).await;
+    assert_eq!(retry_until_stored(&server, n).await, seq, "the same id is stored once");
     soon(async { while server.get("/healthz").await.json()["status"] != "ok" {} }).await;
     assert_eq!(register().await.status, 200);
     let mut kept: Vec<_> = confirmed
@@ -146,39 +146,39 @@ async fn a_full_disk_refuses_senders_and_recovers_when_readers_make_room() {
         .map(|(n, messages)| if n < SESSIONS / 2 { messages.clone() } else { Vec::new() })
         .collect();
     kept[n % SESSIONS].push((seq, n));
-    all_there(&server, &kept).await;
+    check_and_acknowledge(&server, &kept).await;
     let log = server.stop().await;
     assert!(log.contains("takes messages again"), "{log}");
     let server = TestServer::at(&store, &[]).await;
     assert_eq!(server.get("/healthz").await.json()["epoch"], epoch);
     server.stop().await;
 
-    // Somebody else fills the disk, to the last byte, and makes room again.
+    // Another process fills the disk to the last byte, and frees it.
     let server = TestServer::at(&store, &[]).await;
     let mut read = vec![Vec::new(); SESSIONS];
     for n in 50_000..50_040 {
-        read[n % SESSIONS].push((sent_again(&server, n).await, n));
+        read[n % SESSIONS].push((retry_until_stored(&server, n).await, n));
     }
     let filler = small.at.join("filler");
     let mut file = std::fs::File::create(&filler).unwrap();
     while std::io::Write::write_all(&mut file, &[0; 4096]).is_ok() {}
     let (_, refusal, n) = fill(&server, 100_000).await;
     assert_eq!(refusal.code(), "unavailable");
-    look(&server, &read).await;
+    check_without_acknowledging(&server, &read).await;
     let ack = json!({ "session": "B0", "seq": read[0].last().unwrap().0 });
     assert_eq!(server.post("/v1/ack", &ack).await.status, 200);
     drop(file);
     std::fs::remove_file(filler).unwrap();
-    sent_again(&server, n).await;
+    retry_until_stored(&server, n).await;
     server.stop().await;
 
-    // On a disk that is read-only it does not start, and says why.
+    // On a read-only disk it does not start, and says why.
     output_of("mount", &["-o", "remount,ro", small.at.to_str().unwrap()]).unwrap();
     let log = TestServer::try_at(&store).await.err().unwrap();
     assert!(log.contains("Read-only file system"), "{log}");
 }
 
-/// Started with a limit on the size of its files: the system refuses writes that are no matter of space.
+/// Starts a server with a limit on the size of its files: writes beyond it fail for another reason than space.
 async fn limited(dir: &Path, bytes: u64) -> TestServer {
     let mut command = Command::new("prlimit");
     command.arg(format!("--fsize={bytes}:unlimited")).arg(BINARY);
@@ -192,18 +192,18 @@ async fn a_disk_that_fails_refuses_senders_and_is_tried_again() {
     let (confirmed, refusal, n) = fill(&server, 0).await;
     assert_eq!((refusal.status, refusal.code().as_str()), (503, "unavailable"));
     assert!(refusal.body.contains("--data-dir"), "{}", refusal.body);
-    look(&server, &confirmed).await;
+    check_without_acknowledging(&server, &confirmed).await;
     let ack = json!({ "session": "B0", "seq": confirmed[0].last().unwrap().0 });
     assert_eq!(server.post("/v1/ack", &ack).await.status, 200);
-    // The disk is well again.
+    // The disk works again.
     let pid = server.child.id().unwrap().to_string();
     output_of("prlimit", &["--pid", &pid, "--fsize=unlimited"]).unwrap();
-    let seq = sent_again(&server, n).await;
+    let seq = retry_until_stored(&server, n).await;
     let mut kept: Vec<_> =
         confirmed.iter().enumerate().map(|(n, m)| if n == 0 { Vec::new() } else { m.clone() }).collect();
     kept[n % SESSIONS].push((seq, n));
-    look(&server, &kept).await;
+    check_without_acknowledging(&server, &kept).await;
     server.kill().await;
     let server = TestServer::at(dir.path(), &[]).await;
-    all_there(&server, &kept).await;
+    check_and_acknowledge(&server, &kept).await;
 }

@@ -1,5 +1,5 @@
-//! A short run of what is fuzzed (`tests/fuzz`), the same each time: the recordings, what earlier runs found, and
-//! changes of both.
+//! A short run of the fuzz targets (`tests/fuzz`) with fixed seeds: the recordings, earlier findings, and mutations of
+//! both.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use fastrand::Rng;
 use serde_json::Value;
 use x0_msg_server::fuzzing;
 
-/// Changed inputs for each target.
+/// Mutated inputs for each target.
 const CHANGES: usize = 20_000;
 
 type Target = (&'static str, fn(&[u8]));
@@ -68,7 +68,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
     seeds.into_iter().collect()
 }
 
-/// One change: of a byte, a stretch, or the end.
+/// One mutation: of a byte, a range, or the end.
 fn changed(random: &mut Rng, seeds: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = seeds[random.usize(..seeds.len())].clone();
     for _ in 0..random.usize(1..6) {
@@ -94,12 +94,12 @@ fn changed(random: &mut Rng, seeds: &[Vec<u8>]) -> Vec<u8> {
 }
 
 #[test]
-fn what_takes_bytes_apart_holds_whatever_they_are() {
+fn parsers_survive_mutated_input() {
     let keep = std::env::var_os("X0_MSG_SEEDS").map(PathBuf::from);
     for (name, run) in TARGETS {
         let seeds = seeds(name);
         if let Some(dir) = &keep {
-            // The fuzzer begins with the same.
+            // The fuzzer begins with the same seeds.
             let dir = dir.join(name);
             std::fs::create_dir_all(&dir).unwrap();
             for (n, seed) in seeds.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! A server with `--auth token`, and what proves things to it.
+//! A server with `--auth token`, and the credentials that it accepts.
 
 use std::ops::Deref;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use crate::common::*;
 
 pub const SECRET: &str = "the secret that all tokens of these tests are signed with";
 
-/// An API key that may do everything, and three that may not.
+/// An API key without limits, and three with limits.
 pub const KEY: &str = "key-all-0123456789abcdef0123456789abcdef";
 pub const SEND_ONLY: &str = "key-send-0123456789abcdef0123456789abcdef";
 pub const TOPICS_ONLY: &str = "key-topics-0123456789abcdef0123456789abcdef";
@@ -48,13 +48,13 @@ pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// Signs claims with the tests' secret.
+/// Signs claims with [`SECRET`].
 pub fn signed(claims: &Value) -> String {
     let key = EncodingKey::from_secret(SECRET.as_bytes());
     jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &key).unwrap()
 }
 
-/// A token of a user for a session, good for an hour, with further claims.
+/// A token of a user for a session, valid for an hour, with further claims.
 pub fn token_with(user: &str, session: &str, more: Value) -> String {
     let mut claims = json!({ "sub": user, "sid": session, "exp": now() + 3600 });
     claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -105,15 +105,15 @@ impl Guarded {
         self.dir.path().join(name)
     }
 
-    /// Kills it, and starts it again on its store.
-    pub async fn again(self) -> Self {
+    /// Kills the server and starts it again on its store.
+    pub async fn restart(self) -> Self {
         let Self { server, dir, args } = self;
         server.kill().await;
         let server = Self::run(&dir, &args).await;
         Self { server, dir, args }
     }
 
-    /// One HTTP call with this bearer; none if it is empty.
+    /// One HTTP call with this bearer token; without one if it is empty.
     pub async fn call(&self, method: &str, target: &str, bearer: &str, body: impl ToString) -> Reply {
         let bearer = format!("Bearer {bearer}");
         let headers: &[_] = if bearer.len() > 7 { &[("authorization", bearer.as_str())] } else { &[] };
@@ -126,11 +126,11 @@ impl Guarded {
         reply.json()
     }
 
-    /// A socket that has said hello, and what it was answered.
+    /// A socket after its hello, and the answer.
     pub async fn hello(&self, token: &str) -> (Ws, Value) {
         let mut ws = self.server.ws("").await;
-        ws.say(json!({ "type": "hello", "token": token })).await;
-        let answer = ws.hear().await;
+        ws.send(json!({ "type": "hello", "token": token })).await;
+        let answer = ws.recv().await;
         (ws, answer)
     }
 

@@ -1,8 +1,8 @@
 //! The recorded exchanges between the real x0 client and the old server, replayed against this one.
 //!
-//! A replay follows the recording's time line, not its times: what had been answered before something else
-//! was sent is waited for first. Every answer must be the recorded one, except where this server departs from
-//! the old one on purpose; each test names its departures.
+//! A replay keeps the order of the recording, not its times: before it sends a request, it waits for all answers that
+//! came before that request. Every answer must be the recorded one, except where this server differs on purpose; each
+//! test names these departures.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -17,15 +17,15 @@ use crate::common::*;
 /// What is expected instead of the recorded answer.
 #[derive(Clone)]
 enum Departure {
-    /// A poll with nothing to say, which waited out its time.
+    /// An empty answer to a poll, after its timeout.
     Nothing,
-    /// A poll with these messages.
+    /// An answer to a poll with these messages.
     Messages(Value),
-    /// A send that worked.
+    /// A send that succeeded.
     Sent,
-    /// A send that the page shows as failed.
+    /// A send that failed; the page shows the error.
     Failed,
-    /// What no x0 client sends.
+    /// A request that no x0 client sends.
     Status(u16),
 }
 
@@ -49,7 +49,7 @@ fn check(name: &str, at: usize, exchange: &Value, reply: &Reply, departure: Opti
     match departure {
         Some(Status(status)) => return assert_eq!(reply.status, *status, "{place}"),
         _ if exchange["request"]["method"] == "OPTIONS" => {
-            // 204 where the old server said 200: browsers take both (M), and it needs no body.
+            // The old server answered 200 to a preflight. Browsers accept 204 too (M), and it needs no body.
             assert_eq!((reply.status, reply.body.as_str()), (204, ""), "{place}");
             return;
         }
@@ -68,7 +68,7 @@ fn check(name: &str, at: usize, exchange: &Value, reply: &Reply, departure: Opti
                 return;
             }
             let Ok(expected) = serde_json::from_str::<Value>(text) else {
-                // serde_json refuses lone surrogates; the bytes must have passed through.
+                // serde_json refuses lone surrogates, so the bytes are compared.
                 let value = |text: &str| text.split("\"t\":").nth(1).unwrap().trim_start().to_owned();
                 let expected = value(text).split('"').nth(1).unwrap().to_owned();
                 assert_eq!(value(&reply.body).split('"').nth(1).unwrap(), expected, "{place}");
@@ -78,7 +78,7 @@ fn check(name: &str, at: usize, exchange: &Value, reply: &Reply, departure: Opti
             if expected.get("error").is_some() {
                 return assert_failed(&found);
             }
-            // The one key this server adds: where the answer ends, for clients that acknowledge.
+            // This server adds one key: the last seq of the answer, for clients that acknowledge.
             if found["messages"].is_array() {
                 assert!(found.as_object_mut().unwrap().remove("seq").unwrap().is_u64());
             }
@@ -92,10 +92,10 @@ fn assert_failed(body: &Value) {
     assert!(body["exception_id"].is_string() && body["exception"].as_str().unwrap().len() > 10, "{body}");
 }
 
-/// A request under way.
+/// A request without an answer so far.
 type Pending = JoinHandle<Option<Reply>>;
 
-/// Replays a recording; answers what came for requests whose answer the old server never gave.
+/// Replays a recording. Returns the answers to requests that the old server did not answer.
 async fn replay(
     name: &str,
     departures: impl IntoIterator<Item = (usize, Departure)>,
@@ -104,7 +104,7 @@ async fn replay(
     let departures: HashMap<usize, Departure> = departures.into_iter().collect();
     let recording = recording(name);
     let exchanges = recording["exchanges"].as_array().unwrap();
-    // The time line: what starts, is answered, or is closed by the client, in order.
+    // The events in order: a request starts, is answered, or is closed by the client.
     let mut line = Vec::new();
     for (at, exchange) in exchanges.iter().enumerate() {
         let start = exchange["offset_ms"].as_i64().unwrap();
@@ -112,7 +112,7 @@ async fn replay(
         let end = exchange["elapsed_ms"].as_i64().or(exchange["client_closed_after_ms"].as_i64());
         line.push((start + end.unwrap(), if exchange["response"].is_null() { 2 } else { 0 }, at));
     }
-    // Among events of one millisecond: answers, then starts, then closes.
+    // Events of one millisecond: answers, then starts, then closes.
     line.sort();
     let mut connections: HashMap<i64, Arc<Mutex<Http>>> = HashMap::new();
     let mut pending: HashMap<usize, Pending> = HashMap::new();
@@ -133,7 +133,7 @@ async fn replay(
                 pending.insert(at, start(http, exchange.clone()).await);
             }
             _ => {
-                // The page was closed: by now this server may have answered.
+                // The page was closed. This server may have answered already.
                 let task = pending.remove(&at).unwrap();
                 if task.is_finished() || departures.contains_key(&at) {
                     let reply = soon(task).await.unwrap().expect("an answer");
@@ -154,7 +154,7 @@ async fn replay(
     unrecorded
 }
 
-/// Sends a request; comes back when the server has it.
+/// Sends a request. Returns when it is written.
 async fn start(http: Arc<Mutex<Http>>, exchange: Value) -> Pending {
     let mut http = http.lock_owned().await;
     let (begun, begins) = tokio::sync::oneshot::channel();
@@ -174,7 +174,7 @@ async fn start(http: Arc<Mutex<Http>>, exchange: Value) -> Pending {
         let (method, target) = (request["method"].as_str().unwrap(), request["target"].as_str().unwrap());
         let answer = http.try_request(method, target, &headers, body);
         tokio::pin!(answer);
-        // One poll hands the request to the connection.
+        // The first poll passes the request to the connection.
         let early = futures::poll!(&mut answer);
         _ = begun.send(());
         match early {
@@ -202,7 +202,7 @@ fn decode_base64(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// The places of the POSTs (or other requests but OPTIONS) in a recording.
+/// The indices of all requests of a recording except OPTIONS.
 fn calls(name: &str) -> Vec<usize> {
     let recording = recording(name);
     let exchanges = recording["exchanges"].as_array().unwrap();
@@ -224,9 +224,9 @@ async fn r03_a_raw_set_reaches_the_other_page() {
     replay("03-raw-set-from-client", []).await;
 }
 
-/// Departure: the old server answered the net event with nothing and queued nothing. It never worked.
+/// Departure: the old server answered the net event with an empty body and queued nothing.
 #[tokio::test]
-async fn r04_a_net_event_is_taken() {
+async fn r04_a_net_event_is_accepted() {
     let calls = calls("04-fire-net-events");
     replay("04-fire-net-events", [(*calls.last().unwrap(), Sent)]).await;
 }
@@ -236,9 +236,9 @@ async fn r05_a_poll_of_the_net_events_receiver_is_empty_before_it_is_sent() {
     replay("05-net-event-delivered-nothing", []).await;
 }
 
-/// The event of recording 04, sent as the page sends it, makes the receiving page fire it.
+/// The event of recording 04, sent as the page sends it, reaches the receiving page as an event.
 #[tokio::test]
-async fn a_net_event_is_delivered_as_something_the_client_fires() {
+async fn a_net_event_is_delivered_as_an_event_for_the_client() {
     let server = TestServer::start().await;
     let query = "a__=464917109103&SYS_SESSION=0a34cb25-7fa23e34&Type=SET&DestinationSession=net-event-dst\
                  &Payload=SYS__NET_EVENT-harness-event";
@@ -257,7 +257,7 @@ async fn r06_a_large_form_is_accepted() {
     replay("06-large-form-send", [(calls[1], Sent)]).await;
 }
 
-/// Departure: the old server lost the message; here the re-opened tab gets it.
+/// Departure: the old server lost the message. Here the re-opened tab gets it.
 #[tokio::test]
 async fn r07_a_tab_closed_while_polling_loses_nothing() {
     let name = "07-tab-closed-mid-poll";
@@ -290,7 +290,7 @@ async fn r10_a_waiting_message_comes_at_once() {
     replay("10-raw-set-get", []).await;
 }
 
-/// Departure: one message for each answer, so that one that throws in the page does not take the other along.
+/// Departure: one message per answer, so that a message whose handler throws does not lose the other.
 #[tokio::test]
 async fn r11_two_waiting_messages_come_in_order_one_by_one() {
     let name = "11-two-queued-one-poll";
@@ -307,13 +307,13 @@ async fn r11_two_waiting_messages_come_in_order_one_by_one() {
 }
 
 #[tokio::test]
-async fn r12_del_deletes_nothing_that_was_not_handed_out() {
+async fn r12_del_deletes_no_undelivered_message() {
     replay("12-del", []).await;
 }
 
-/// Departures: what no x0 client sends is told so at once with 400 (the old server: 500 with HTML, or 200 with
-/// an error that a poll would repeat in a hot loop); a poll without a session is held; a refused send leaves
-/// no trace behind, where the old server answered the next polls `[]` at once.
+/// Departures: a request that no x0 client sends is answered 400 at once (old server: 500 with HTML, or 200 with an
+/// error that a poll would repeat in a hot loop). A poll without a session is held. A refused send has no effect on
+/// later polls (old server: the next polls are answered `[]` at once).
 #[tokio::test]
 async fn r13_malformed_requests() {
     let name = "13-malformed";
@@ -324,23 +324,23 @@ async fn r13_malformed_requests() {
     replay(name, departures).await;
 }
 
-/// Departure: as in 13, a refused send leaves no trace behind.
+/// Departure: as in 13, a refused send has no effect on later polls.
 #[tokio::test]
-async fn r14_payloads_that_are_no_objects() {
+async fn r14_payloads_that_are_not_objects() {
     let name = "14-non-object-payload";
     let polls = calls(name).into_iter().skip(1).step_by(2);
     replay(name, polls.map(|at| (at, Nothing))).await;
 }
 
-/// Departure: 700 CJK characters are 2.1 KB; the old server counted them escaped and refused.
+/// Departure: 700 CJK characters are 2.1 KB. The old server counted them escaped, and refused them.
 #[tokio::test]
 async fn r15_unicode_passes_through() {
     let name = "15-unicode";
     replay(name, [(*calls(name).last().unwrap(), Sent)]).await;
 }
 
-/// Departures: no limit of 4096 bytes; three waiting messages that exceed it together are delivered one by
-/// one, where the old server lost all three.
+/// Departures: there is no limit of 4096 bytes. Three waiting messages that exceed it together are delivered one by
+/// one; the old server lost them.
 #[tokio::test]
 async fn r16_sizes() {
     let name = "16-size-limits";
@@ -355,7 +355,7 @@ async fn r16_sizes() {
     replay(name, departures).await;
 }
 
-/// Departure: nothing is lost, whenever the poll was cut.
+/// Departure: no message is lost, whenever the poll is cut.
 #[tokio::test]
 async fn r17_a_cut_poll_loses_nothing() {
     let name = "17-loss-on-disconnect";
@@ -373,7 +373,7 @@ async fn r17_a_cut_poll_loses_nothing() {
     replay(name, departures).await;
 }
 
-/// Departures: PUT and DELETE, which no x0 client sends, are refused; `/` is the demo page.
+/// Departures: PUT and DELETE are refused, since no x0 client sends them. `/` is the demo page.
 #[tokio::test]
 async fn r18_other_requests() {
     let name = "18-other-requests";
@@ -384,7 +384,7 @@ async fn r18_other_requests() {
     replay(name, refused.map(|at| (at, Status(405)))).await;
 }
 
-/// Departure: pages without a session share nothing.
+/// Departure: pages without a session do not share a mailbox.
 #[tokio::test]
 async fn r19_pages_without_a_session_share_no_mailbox() {
     let name = "19-null-session";
@@ -392,7 +392,7 @@ async fn r19_pages_without_a_session_share_no_mailbox() {
     replay(name, [(calls[0], Failed), (calls[1], Nothing)]).await;
 }
 
-/// A page without a session may send; what it sends has no sender.
+/// A page without a session may send. Its messages have no sender.
 #[tokio::test]
 async fn a_page_without_a_session_sends_without_a_sender() {
     let server = TestServer::start().await;
@@ -404,9 +404,9 @@ async fn a_page_without_a_session_sends_without_a_sender() {
     assert_eq!(reply.json()["messages"], json!([{ "session_src": null }]));
 }
 
-/// The documented addresses `/get` and `/set` do the same, with or without a `type`.
+/// The documented paths `/get` and `/set` do the same, with or without a `type`.
 #[tokio::test]
-async fn get_and_set_are_doors_to_the_same_house() {
+async fn get_and_set_are_other_paths_of_the_same_handler() {
     let server = TestServer::start().await;
     let mut http = server.http().await;
     let set = json!({ "session_src": "A", "session_dst": "B", "payload": { "n": 1 } });
@@ -417,7 +417,7 @@ async fn get_and_set_are_doors_to_the_same_house() {
     assert_eq!((preflight.status, preflight.header("access-control-allow-headers")), (204, "*"));
 }
 
-/// A resent POST (same `a__`, as Chromium does when its connection dies) is stored once.
+/// A repeated POST with the same `a__` is stored once. Chromium repeats it when its connection dies.
 #[tokio::test]
 async fn a_resent_send_is_delivered_once() {
     let server = TestServer::with(&["--poll-timeout", "300ms"]).await;
@@ -432,7 +432,7 @@ async fn a_resent_send_is_delivered_once() {
     assert_eq!(page.x0("B").await, NOTHING);
 }
 
-/// Eight wait: one for each answer. More: up to 64 together, so that a page catches up.
+/// Up to eight waiting messages come one per answer. More come up to 64 together, so that a page catches up.
 #[tokio::test]
 async fn many_waiting_messages_come_together() {
     let server = TestServer::with(&["--poll-timeout", "300ms"]).await;

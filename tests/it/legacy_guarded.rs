@@ -1,4 +1,4 @@
-//! Today's x0 client, unmodified, where sessions are proved: a session id that a backend has registered is its proof.
+//! The unmodified x0 client with `--auth token`: the id of a session that a backend registered is its credential.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::common::*;
 use crate::guarded::*;
 
-/// What an x0 page gets, with everything that is in it.
+/// One poll of an x0 page; the whole answer.
 async fn poll(http: &mut Http, session: &str) -> Reply {
     let reply = http.post(&x0_target(), x0_poll(session)).await;
     assert_eq!((reply.status, reply.header("access-control-allow-origin")), (200, "*"));
@@ -32,13 +32,13 @@ const B: &str = "77ab01d4-session-of-B-that-nobody-else-may-see";
 #[tokio::test]
 async fn pages_poll_send_to_users_and_answer_to_handles_and_see_no_ids_of_each_other() {
     let server = Guarded::start().await;
-    // A has no user: it is known by its handle. B belongs to one.
+    // A has no user, so it is addressed by its handle. B belongs to a user.
     let handle = server.register(A, json!({ "ttl": 600 })).await["handle"].as_str().unwrap().to_owned();
     server.register(B, json!({ "user": "bob" })).await;
     let (mut a, mut b) = (server.http().await, server.http().await);
     let mut seen_by_b = String::new();
     let mut seen_by_a = String::new();
-    // The form, the raw SET and the net event, each to a user.
+    // The form, the raw SET and the net event to a user.
     let net_event = format!(
         "{HANDLER}?a__=17&SYS_SESSION={A}&Type=SET&DestinationSession=bob&Payload=SYS__NET_EVENT-refresh"
     );
@@ -60,30 +60,30 @@ async fn pages_poll_send_to_users_and_answer_to_handles_and_see_no_ids_of_each_o
         let reply = poll(&mut b, B).await;
         seen_by_b.push_str(&format!("{:?}{}", reply.headers, reply.body));
         assert_eq!(reply.json()["messages"], json!([expected]));
-        // Over WebSocket it is the same.
-        let frame = socket.hear_text().await;
+        // The same over WebSocket.
+        let frame = socket.recv_text().await;
         seen_by_b.push_str(&frame);
         let frame: Value = serde_json::from_str(&frame).unwrap();
         assert_eq!((&frame["from"], &frame["payload"]), (&json!(handle), &expected));
     }
-    // B answers to the handle it got.
+    // B replies to the handle.
     let reply = b.post(&x0_target(), x0_set(B, &handle, &json!({ "answer": 1 }))).await;
     assert_eq!(reply.json()["status"], "ok");
     let reply = poll(&mut a, A).await;
     seen_by_a.push_str(&reply.body);
     assert_eq!(reply.json()["messages"], json!([{ "answer": 1, "session_src": "bob" }]));
-    // And over WebSocket.
+    // The same over WebSocket.
     let sent = socket.send_to(&handle, json!("native")).await;
     let reply = poll(&mut a, A).await;
     seen_by_a.push_str(&reply.body);
     assert_eq!(reply.json()["messages"], json!([{ "payload": "native", "session_src": "bob" }]));
     assert_eq!(reply.json()["seq"], sent);
-    // What is refused says nothing of others either.
+    // A refusal does not reveal another session either.
     for to in [A, "nobody"] {
         let reply = b.post(&x0_target(), x0_set(B, to, &json!({}))).await;
         seen_by_b.push_str(&reply.body);
-        socket.say(json!({ "type": "send", "to": { "session": to }, "payload": 1 })).await;
-        seen_by_b.push_str(&socket.hear_text().await);
+        socket.send(json!({ "type": "send", "to": { "session": to }, "payload": 1 })).await;
+        seen_by_b.push_str(&socket.recv_text().await);
     }
     assert!(!seen_by_b.contains(A) && !seen_by_b.contains(&A[..8]), "{seen_by_b}");
     assert!(!seen_by_a.contains(B) && !seen_by_a.contains(&B[..8]), "{seen_by_a}");
@@ -92,7 +92,7 @@ async fn pages_poll_send_to_users_and_answer_to_handles_and_see_no_ids_of_each_o
 }
 
 #[tokio::test]
-async fn a_poll_that_is_not_registered_is_held_and_works_as_soon_as_it_is() {
+async fn a_poll_waits_for_the_registration_of_its_session() {
     let server = Guarded::with(&["--poll-timeout", "400ms"]).await;
     let mut http = server.http().await;
     for _ in 0..2 {
@@ -100,7 +100,7 @@ async fn a_poll_that_is_not_registered_is_held_and_works_as_soon_as_it_is() {
         assert_eq!(poll(&mut http, A).await.json(), json!({ "messages": null }));
         assert!(begun.elapsed() >= Duration::from_millis(390), "{:?}", begun.elapsed());
     }
-    // A send is told at once: its page shows that.
+    // A send is answered at once, and the page shows the error.
     let reply = http.post(&x0_target(), x0_set(A, "bob", &json!({}))).await.json();
     assert_eq!((&reply["error"], &reply["exception_id"]), (&json!(true), &json!("unauthorized")));
     let server = Guarded::with(&["--poll-timeout", "60s"]).await;
@@ -113,12 +113,12 @@ async fn a_poll_that_is_not_registered_is_held_and_works_as_soon_as_it_is() {
     assert_eq!(got["messages"], json!([{ "n": 1, "session_src": "the shop" }]));
 }
 
-/// A registration that ends in the middle of a poll ends that too.
+/// A poll ends when its registration expires.
 #[tokio::test]
 async fn a_poll_ends_with_the_registration() {
     let server = Guarded::with(&["--poll-timeout", "60s"]).await;
     server.register(A, json!({ "user": "ann", "ttl": 3 })).await;
-    // A token keeps the session registered, but does not make its id a proof for longer.
+    // A token keeps the session registered, but the id stays a credential for the time of the registration only.
     let mut socket = server.welcomed(&token("ann", A)).await;
     let mut http = server.http().await;
     assert_eq!(poll(&mut http, A).await.json(), json!({ "messages": null }));
@@ -130,9 +130,9 @@ async fn a_poll_ends_with_the_registration() {
     assert_eq!(socket.payload().await, 1);
 }
 
-/// The unmodified client is paced by holding: never refused, however fast it sends or how many polls there are.
+/// The unmodified client is slowed down by late answers. However much it sends and polls, it is never refused.
 #[tokio::test]
-async fn pages_are_paced_by_holding() {
+async fn pages_are_slowed_down_and_never_refused() {
     let limits = [
         "--send-rate",
         "5",
@@ -167,7 +167,7 @@ async fn pages_are_paced_by_holding() {
         assert_eq!(answer, json!({ "messages": null }));
         assert!(time >= Duration::from_millis(490), "{time:?}");
     }
-    // DEL of a session that is not registered touches nothing.
+    // DEL of an unregistered session has no effect.
     let reply = http.post(&x0_target(), json!({ "type": "DEL", "session_src": "unknown" })).await;
     assert_eq!(reply.status, 200);
 }

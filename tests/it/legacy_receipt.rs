@@ -1,4 +1,4 @@
-//! Today's x0 client knows no acknowledgements: when its next poll counts as one, and when not.
+//! The x0 client has no acknowledgements: when its next poll counts as one, and when it does not.
 
 use serde_json::json;
 use socket2::Socket;
@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use crate::common::*;
 
-/// The messages still waiting for a session, looked at without taking them.
+/// The number of messages that wait for a session. They are not acknowledged.
 async fn waiting(server: &TestServer, session: &str) -> usize {
     server.get(&format!("/v1/messages?session={session}&wait=0")).await.payloads().len()
 }
@@ -42,7 +42,7 @@ async fn the_next_poll_on_another_connection_is_the_receipt_if_the_answer_arrive
     assert_eq!(waiting(&server, "B").await, 0);
 }
 
-/// A raw poll, so that the socket can be cut at any moment.
+/// A poll on a plain TCP connection, which can be cut at any moment.
 async fn raw_poll(server: &TestServer, session: &str) -> TcpStream {
     let mut stream = connect_with_small_buffer(server.address);
     let body = x0_poll(session).to_string();
@@ -51,10 +51,10 @@ async fn raw_poll(server: &TestServer, session: &str) -> TcpStream {
     stream
 }
 
-/// The browser's TCP takes an answer, but the page it was for is gone: a browser then closes the connection,
-/// while it keeps those of live pages.
+/// The browser's TCP receives an answer after its page was closed. A browser then closes the connection; it keeps the
+/// connections of open pages.
 #[tokio::test]
-async fn an_answer_to_a_tab_that_was_closed_meanwhile_is_handed_out_again() {
+async fn an_answer_to_a_tab_that_was_closed_meanwhile_is_repeated() {
     let server = short_polls().await;
     server.send("A", "B", json!({ "n": 1 })).await;
     let mut tab = server.http().await;
@@ -63,21 +63,21 @@ async fn an_answer_to_a_tab_that_was_closed_meanwhile_is_handed_out_again() {
     assert_eq!(x0_messages(&reply), [json!({ "n": 1 })]);
     tab.close().await;
     let mut next = server.http().await;
-    // The close may still be on its way when the next poll comes; the server looks for it that long.
+    // The next poll may overtake the close. The server waits a moment for the close.
     assert_eq!(next.x0("B").await, [json!({ "n": 1 })]);
     assert_eq!(next.x0("B").await, NOTHING);
 }
 
-/// Closes with a reset, as a machine does that lost its state.
+/// Closes the connection with a reset.
 fn reset(stream: TcpStream) {
     let socket = Socket::from(stream.into_std().unwrap());
     socket.set_linger(Some(Duration::ZERO)).unwrap();
 }
 
 #[tokio::test]
-async fn an_answer_that_was_lost_before_it_was_read_is_handed_out_again() {
+async fn an_answer_that_was_lost_before_it_was_read_is_repeated() {
     let server = short_polls().await;
-    // More than the receiver's kernel takes: the rest is never acknowledged.
+    // More than the receive buffer of the client: TCP does not acknowledge the rest.
     let large = json!({ "n": "x".repeat(900_000) });
     server.send("A", "B", large.clone()).await;
     for round in 1..=2 {
@@ -93,7 +93,7 @@ async fn an_answer_that_was_lost_before_it_was_read_is_handed_out_again() {
 }
 
 #[tokio::test]
-async fn repeats_for_want_of_evidence_are_bounded() {
+async fn repeats_without_evidence_of_loss_are_limited() {
     let server = short_polls().await;
     server.send("A", "B", json!({ "n": "x".repeat(900_000) })).await;
     for _ in 0..4 {
@@ -105,7 +105,7 @@ async fn repeats_for_want_of_evidence_are_bounded() {
 }
 
 #[tokio::test]
-async fn a_poll_cut_while_it_waits_takes_nothing_along() {
+async fn a_poll_cut_while_it_waits_loses_nothing() {
     let server = TestServer::start().await;
     for end in [drop as fn(TcpStream), reset] {
         let cut = raw_poll(&server, "B").await;
@@ -113,7 +113,7 @@ async fn a_poll_cut_while_it_waits_takes_nothing_along() {
         server.send("A", "B", json!({ "n": 1 })).await;
         let mut page = server.http().await;
         assert_eq!(page.x0("B").await, [json!({ "n": 1 })]);
-        // The receipt of the last message, before the next round.
+        // Acknowledges the last message before the next round.
         page.post(&x0_target(), json!({ "type": "DEL", "session_src": "B" })).await;
     }
 }
@@ -131,7 +131,7 @@ async fn a_poll_sent_again_by_the_browser_got_no_answer() {
 }
 
 #[tokio::test]
-async fn a_client_that_acknowledges_is_taken_at_its_word() {
+async fn an_explicit_ack_overrides_the_evidence_of_the_connection() {
     let server = short_polls().await;
     for n in 1..=2 {
         server.send("A", "B", json!({ "n": n })).await;
@@ -140,19 +140,19 @@ async fn a_client_that_acknowledges_is_taken_at_its_word() {
     let first = page.post(&x0_target(), x0_poll("B")).await.json();
     let seq = first["seq"].as_u64().unwrap();
     let with_ack = |seq: u64| json!({ "type": "GET", "session_src": "B", "ack": seq });
-    // It says it has nothing, although it polls on the same connection.
+    // It acknowledges nothing, although it polls on the same connection.
     let again = page.post(&x0_target(), with_ack(seq - 1)).await.json();
     assert_eq!(again["messages"], first["messages"]);
     let second = page.post(&x0_target(), with_ack(seq)).await;
     assert_eq!(x0_messages(&second), [json!({ "n": 2 })]);
     assert_eq!(waiting(&server, "B").await, 1);
-    // A word that cannot be true is no word.
+    // An `ack` above the newest seq is ignored.
     let reply = page.post(&x0_target(), with_ack(9_007_199_254_740_991)).await;
     assert_eq!(reply.status, 200);
 }
 
 #[tokio::test]
-async fn del_acknowledges_what_was_handed_out() {
+async fn del_acknowledges_what_was_delivered() {
     let server = short_polls().await;
     for n in 1..=2 {
         server.send("A", "B", json!({ "n": n })).await;
@@ -165,8 +165,8 @@ async fn del_acknowledges_what_was_handed_out() {
     assert_eq!(server.http().await.x0("B").await, [json!({ "n": 2 })]);
 }
 
-/// Two tabs share the browser's connections, so a tab's next poll may come on the other's: while messages
-/// stream in, both must get every one exactly once.
+/// Two tabs share the connections of the browser, so the next poll of a tab may come on either connection. While
+/// messages come in, both tabs must get each of them exactly once.
 #[tokio::test]
 async fn two_tabs_that_swap_connections_both_get_everything_once() {
     let server = TestServer::start().await;
@@ -200,7 +200,7 @@ async fn two_tabs_that_swap_connections_both_get_everything_once() {
             got[tab as usize].extend(messages.iter().map(|message| message["n"].as_u64().unwrap()));
             idle.push(http);
             back.push(tab);
-            // A random one of the tabs comes back first, on a random one of the free connections.
+            // The tabs poll again in random order, each on a random free connection.
             fastrand::shuffle(&mut back);
             while let Some(tab) = back.pop() {
                 let mut http = idle.swap_remove(fastrand::usize(..idle.len()));
@@ -217,8 +217,8 @@ async fn two_tabs_that_swap_connections_both_get_everything_once() {
     assert_eq!(got, [expected.clone(), expected]);
 }
 
-/// The old server kept everything in memory. Here a crash loses no message and no repeated request is stored twice;
-/// the message whose receipt was not in yet comes again.
+/// The old server kept everything in memory. Here a crash loses no message, and a repeated request is stored once. The
+/// message that was not acknowledged before the crash comes again.
 #[tokio::test]
 async fn a_crash_loses_nothing_and_repeats_only_what_was_not_confirmed() {
     let dir = tempfile::tempdir().unwrap();
@@ -233,11 +233,11 @@ async fn a_crash_loses_nothing_and_repeats_only_what_was_not_confirmed() {
     let mut page = server.http().await;
     assert_eq!(page.x0("B").await, [json!({ "n": 0 })]);
     assert_eq!(page.x0("B").await, [json!({ "n": 1 })], "which confirms the first");
-    // The confirmation rides on the next commit, or comes to the disk by itself after a moment.
+    // The acknowledgement is written with the next commit.
     server.send("A", "C", json!(1)).await;
     server.kill().await;
     let server = TestServer::at(dir.path(), &polls).await;
-    // The browser sends the last request again, since its connection died.
+    // The browser repeats the last request, since its connection died.
     let reply = server.post(&targets[2], x0_set("A", "B", &json!({ "n": 2 }))).await;
     assert_eq!(reply.json(), json!({ "messages": null, "status": "ok" }));
     let mut page = server.http().await;
@@ -246,7 +246,7 @@ async fn a_crash_loses_nothing_and_repeats_only_what_was_not_confirmed() {
     assert_eq!(page.x0("B").await, NOTHING, "and the repeated request was stored once");
 }
 
-/// The old server lost all three of them, because together they were too large for one answer.
+/// The old server lost all three, because together they were too large for one answer.
 #[tokio::test]
 async fn messages_that_are_large_together_all_arrive() {
     let server = short_polls().await;
@@ -261,9 +261,9 @@ async fn messages_that_are_large_together_all_arrive() {
     assert_eq!(page.x0("B").await, NOTHING);
 }
 
-/// A poll cut early, and a message sent at several moments after that: each comes with the next poll.
+/// A message that is sent some time after a poll was cut comes with the next poll.
 #[tokio::test]
-async fn a_poll_that_was_cut_takes_no_later_message() {
+async fn a_poll_that_was_cut_loses_no_later_message() {
     let server = TestServer::start().await;
     for pause in [0, 200, 1_000] {
         let session = format!("B{pause}");

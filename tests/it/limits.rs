@@ -1,4 +1,4 @@
-//! Bad input on every door: a clear error, the connection or the server lives on, nothing stored is lost.
+//! Bad input on every transport: the error is clear, the server goes on, and nothing stored is lost.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ fn nested(levels: usize) -> String {
     "[".repeat(levels) + &"]".repeat(levels)
 }
 
-/// Text that every JSON door refuses, and what the refusal must name.
+/// Text that every JSON interface refuses, and a word that the refusal must contain.
 fn bad_sends() -> Vec<(String, &'static str)> {
     let mut bad: Vec<(String, &str)> = [
         ("", "object"),
@@ -49,7 +49,7 @@ async fn nothing_was_lost(server: &TestServer) {
 }
 
 #[tokio::test]
-async fn bad_frames_are_answered_and_the_socket_lives_on() {
+async fn bad_frames_are_answered_and_the_socket_stays_open() {
     let server = TestServer::start().await;
     server.send("A", "keep", json!("stored")).await;
     let mut ws = server.session("A").await;
@@ -71,8 +71,8 @@ async fn bad_frames_are_answered_and_the_socket_lives_on() {
         .map(|(text, names)| (text.to_owned(), names)),
     );
     for (text, names) in frames {
-        ws.say_text(&text).await;
-        let answer = ws.hear().await;
+        ws.send_text(&text).await;
+        let answer = ws.recv().await;
         assert_eq!(
             (&answer["type"], &answer["code"]),
             (&json!("error"), &json!("bad_request")),
@@ -82,10 +82,10 @@ async fn bad_frames_are_answered_and_the_socket_lives_on() {
     }
     ws.socket.send(Message::binary(vec![0, 255])).await.unwrap();
     assert_eq!(ws.error().await, "bad_request");
-    ws.say_text(&format!(r#"{{"type":"send","to":{{"session":"C"}},"payload":{}}}"#, nested(30))).await;
-    assert_eq!(ws.hear().await["type"], "sent");
+    ws.send_text(&format!(r#"{{"type":"send","to":{{"session":"C"}},"payload":{}}}"#, nested(30))).await;
+    assert_eq!(ws.recv().await["type"], "sent");
     server.session("C").await.message().await;
-    ws.settle().await;
+    ws.ping().await;
     nothing_was_lost(&server).await;
 }
 
@@ -97,21 +97,21 @@ async fn a_payload_over_the_limit_is_refused_and_a_frame_far_over_it_closes() {
         let payload = format!("\"{}\"", "x".repeat(size - 2));
         format!(r#"{{"type":"send","id":"big","to":{{"session":"C"}},"payload":{payload}}}"#)
     };
-    ws.say_text(&send(10_000)).await;
-    assert_eq!(ws.hear().await["type"], "sent");
+    ws.send_text(&send(10_000)).await;
+    assert_eq!(ws.recv().await["type"], "sent");
     assert_eq!(server.session("C").await.payload().await.as_str().unwrap().len(), 9_998);
-    ws.say_text(&send(10_001)).await;
-    let refused = ws.hear().await;
+    ws.send_text(&send(10_001)).await;
+    let refused = ws.recv().await;
     assert_eq!((&refused["code"], &refused["id"]), (&json!("too_large"), &json!("big")));
     assert!(refused["message"].as_str().unwrap().contains("at most 10000"), "{refused}");
-    ws.say_text(&send(20_000)).await;
+    ws.send_text(&send(20_000)).await;
     let (code, reason) = ws.closed().await;
     assert_eq!(code, 1009, "{reason}");
     let mut ws = server.session("C").await;
     assert_eq!(ws.payload().await.as_str().unwrap().len(), 9_998, "what was stored is still there");
 }
 
-/// Reads frames until a close frame; its code.
+/// Reads frames up to the close frame; its code.
 async fn close_code(stream: &mut TcpStream) -> u16 {
     loop {
         let head = soon(stream.read_u8()).await.unwrap();
@@ -133,13 +133,13 @@ async fn frames_that_break_the_websocket_protocol_close_with_their_code() {
     let server = TestServer::start().await;
     server.send("A", "keep", json!("stored")).await;
     let cases: [(&[u8], u16); 4] = [
-        // A text frame of two bytes that are no UTF-8.
+        // A text frame of two bytes that are not UTF-8.
         (&[0x81, 0x82, 0, 0, 0, 0, 0xff, 0xfe], 1007),
         // An opcode that does not exist.
         (&[0x83, 0x80, 0, 0, 0, 0], 1002),
-        // Not masked, as a client's frames must be.
+        // A frame without a mask, which clients must use.
         (&[0x81, 0x01, b'x'], 1002),
-        // A frame that announces 2^40 bytes: nothing is allocated for it.
+        // A frame that announces 2^40 bytes. The server does not allocate them.
         (&[0x81, 0xff, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0], 1009),
     ];
     for (frame, code) in cases {
@@ -197,7 +197,7 @@ async fn bad_http_sends_are_refused() {
 }
 
 #[tokio::test]
-async fn arrays_are_refused_item_by_item_and_bounded() {
+async fn arrays_are_refused_item_by_item_and_limited() {
     let server = TestServer::start().await;
     let body = json!([
         { "id": "a", "to": { "session": "B" }, "payload": 1 },
@@ -225,7 +225,7 @@ async fn bad_x0_requests_never_stop_a_page_that_polls() {
     let server = TestServer::with(&["--poll-timeout", "200ms"]).await;
     server.send("A", "keep", json!("stored")).await;
     let mut http = server.http().await;
-    // What x0 cannot send is told so at once; CORS headers stand on it all the same.
+    // A request that x0 does not send is refused at once, with CORS headers.
     for body in ["", "x", "null", "[]", "7", "{}", r#"{"type":"x"}"#, r#"{"type":7}"#] {
         let reply = http.post(&x0_target(), body).await;
         assert_eq!((reply.status, reply.header("access-control-allow-origin")), (400, "*"), "{body}");
@@ -233,13 +233,13 @@ async fn bad_x0_requests_never_stop_a_page_that_polls() {
     }
     let reply = http.request("POST", &x0_target(), &[], vec![b'{', 0xff]).await;
     assert_eq!(reply.status, 400);
-    // Polls without a usable session wait their time out.
+    // Polls without a valid session wait until their timeout.
     let long = "x".repeat(257);
     for session in [json!(null), json!(""), json!(7), json!({}), json!("a\u{0}"), json!(long)] {
         let reply = http.post(&x0_target(), json!({ "type": "GET", "session_src": session })).await;
         assert_eq!((reply.status, reply.json()), (200, json!({ "messages": null })), "{session}");
     }
-    // Sends that fail are shown by the page: 200 with an error.
+    // A failed send is answered 200 with an error, which the page shows.
     let deep: Value = serde_json::from_str(&nested(30)).unwrap();
     assert_eq!(
         http.post(&x0_target(), x0_set("A", "B", &json!({ "deep": deep }))).await.json()["status"],
@@ -265,9 +265,9 @@ async fn bad_x0_requests_never_stop_a_page_that_polls() {
     nothing_was_lost(&server).await;
 }
 
-/// A peer that sends without ever reading is not listened to without end, and nobody else waits for it.
+/// The server stops reading from a peer that sends and never reads. No other client waits for it.
 #[tokio::test]
-async fn a_peer_that_does_not_read_is_bounded_and_hurts_nobody() {
+async fn a_peer_that_does_not_read_is_stopped_and_delays_no_other() {
     let server = TestServer::start().await;
     let mut greedy = server.session("A").await;
     let (mut sink, stream) = (&mut greedy.socket).split();
@@ -279,7 +279,7 @@ async fn a_peer_that_does_not_read_is_bounded_and_hurts_nobody() {
             sink.send(frame.clone()).await.unwrap();
         }
     };
-    // The server stops reading, so the flood gets stuck; meanwhile others are served.
+    // The server stops reading, so the writes block. Other clients are served.
     tokio::select! {
         () = flood => panic!("a server without bounds takes everything"),
         () = async {
@@ -293,13 +293,13 @@ async fn a_peer_that_does_not_read_is_bounded_and_hurts_nobody() {
     drop(stream);
 }
 
-/// One reader of a busy session takes nothing. It costs its buffers and is dropped after 30 s; nobody waits for it.
+/// One reader of a busy session reads nothing. It costs its buffers, and is dropped after 30 s. No other client waits.
 #[tokio::test]
 async fn a_stuck_reader_is_dropped_and_a_thousand_others_get_everything_on_time() {
     const OTHERS: usize = 1000;
     let server = TestServer::with(&["--mailbox-messages", "75", "--heartbeat", "60s"]).await;
     let mut stuck = upgrade(connect_with_small_buffer(server.address), "?session=B", "").await;
-    // More than the buffers of both systems hold: from here on it takes nothing.
+    // More than the buffers of both sides: from here on the writes of the server block.
     let mut seq = 0;
     for _ in 0..12 {
         seq = server.send("A", "B", json!("x".repeat(1_000_000))).await;
@@ -307,7 +307,7 @@ async fn a_stuck_reader_is_dropped_and_a_thousand_others_get_everything_on_time(
     let mut others = Vec::new();
     for _ in 0..OTHERS {
         let mut other = server.ws(&format!("?session=B&after={seq}")).await;
-        assert_eq!(other.hear().await["type"], "welcome");
+        assert_eq!(other.recv().await["type"], "welcome");
         others.push(other);
     }
     let memory = |server: &TestServer| -> u64 {
@@ -318,7 +318,7 @@ async fn a_stuck_reader_is_dropped_and_a_thousand_others_get_everything_on_time(
     let payload = json!("x".repeat(1000));
     let begun = tokio::time::Instant::now();
     let mut before = 0;
-    // Longer than the stuck one is waited for: each message reaches everybody else before the next.
+    // For longer than the server waits for the stuck reader, each message reaches all others before the next one.
     for n in 0..70 {
         if n == 20 {
             before = memory(&server);
@@ -328,22 +328,22 @@ async fn a_stuck_reader_is_dropped_and_a_thousand_others_get_everything_on_time(
             assert_eq!(other.message().await["seq"], seq);
         }
         others[n % OTHERS].ack(seq).await;
-        // Paced, so that the time passes in which the stuck one is waited for.
+        // Paced, so that the write timeout of the stuck reader passes.
         tokio::time::sleep_until(begun + Duration::from_millis(n as u64 * 500)).await;
     }
     let grown = memory(&server).saturating_sub(before);
     assert!(grown < 40_000, "{grown} KiB more for a reader that takes nothing");
-    // Its connection is gone: what the system still has for it ends without a close frame.
+    // Its connection is closed, without a close frame.
     let mut rest = Vec::new();
     let end = soon(stuck.read_to_end(&mut rest)).await;
     assert!(end.is_err() || !rest.is_empty());
-    // And what all others acknowledged was deleted, since nobody waits for the stuck one any more: there is room.
+    // What all others acknowledged is deleted, so the mailbox has room.
     for _ in 0..20 {
         server.send("A", "B", json!(1)).await;
     }
 }
 
-/// What waits for the disk is bounded: what is beyond is refused at once, and what was confirmed is there.
+/// The queue of the disk is bounded. Further sends are refused at once, and every confirmed message is there.
 #[tokio::test]
 async fn more_than_the_disk_can_take_is_refused_as_overloaded() {
     let server = TestServer::with(&["--append-queue", "1"]).await;
@@ -362,7 +362,7 @@ async fn more_than_the_disk_can_take_is_refused_as_overloaded() {
         }
     }
     assert!((1..1000).contains(&confirmed.len()), "{} were taken", confirmed.len());
-    // It passes by itself.
+    // Later sends succeed.
     server.send("A", "B", json!("later")).await;
     confirmed.push(json!("later"));
     let mut reader = server.session("B").await;

@@ -1,4 +1,4 @@
-//! Kept until received: acknowledgements, resume, several readers, limits of a mailbox.
+//! Mailboxes: acknowledgements, resume, several readers, limits.
 
 use serde_json::{Value, json};
 
@@ -18,13 +18,13 @@ async fn unacknowledged_messages_come_again_and_acknowledged_ones_do_not() {
         seqs.push(message["seq"].as_u64().unwrap());
     }
     b.ack(seqs[1]).await;
-    b.settle().await;
+    b.ping().await;
     drop(b);
     let mut b = server.ws("").await;
-    b.say(json!({ "type": "hello", "session": "B" })).await;
-    assert_eq!(b.hear().await["seq"], seqs[1], "welcome names the ack floor");
+    b.send(json!({ "type": "hello", "session": "B" })).await;
+    assert_eq!(b.recv().await["seq"], seqs[1], "welcome names the ack floor");
     assert_eq!(b.payload().await, 3);
-    b.settle().await;
+    b.ping().await;
 }
 
 #[tokio::test]
@@ -35,10 +35,10 @@ async fn resume_goes_on_after_the_given_seq() {
         seqs.push(server.send("A", "B", json!(n)).await);
     }
     let mut b = server.ws("").await;
-    b.say(json!({ "type": "hello", "session": "B", "after": seqs[1] })).await;
-    assert_eq!(b.hear().await["type"], "welcome");
+    b.send(json!({ "type": "hello", "session": "B", "after": seqs[1] })).await;
+    assert_eq!(b.recv().await["type"], "welcome");
     assert_eq!(b.payload().await, 3);
-    b.settle().await;
+    b.ping().await;
 }
 
 #[tokio::test]
@@ -51,10 +51,10 @@ async fn a_cursor_below_the_floor_is_told_of_the_gap() {
     let reply = server.post("/v1/ack", json!({ "session": "B", "seq": seqs[1] })).await;
     assert_eq!(reply.json(), json!({ "session": "B", "seq": seqs[1] }));
     let mut b = server.ws("").await;
-    b.say(json!({ "type": "hello", "session": "B", "after": seqs[0] })).await;
-    let welcome = b.hear().await;
+    b.send(json!({ "type": "hello", "session": "B", "after": seqs[0] })).await;
+    let welcome = b.recv().await;
     let expected = json!({ "type": "gap", "from": seqs[0], "to": seqs[1], "reason": "acknowledged" });
-    assert_eq!(b.hear().await, expected, "{welcome}");
+    assert_eq!(b.recv().await, expected, "{welcome}");
     assert_eq!(b.payload().await, 3);
 }
 
@@ -67,16 +67,16 @@ async fn a_cursor_of_another_epoch_starts_over_and_is_told() {
         json!({ "type": "hello", "session": "B", "after": seq + 1_000_000 }),
     ] {
         let mut b = server.ws("").await;
-        b.say(hello.clone()).await;
-        assert_eq!(b.hear().await["type"], "welcome");
-        let gap = b.hear().await;
+        b.send(hello.clone()).await;
+        assert_eq!(b.recv().await["type"], "welcome");
+        let gap = b.recv().await;
         assert_eq!((&gap["type"], &gap["reason"]), (&json!("gap"), &json!("epoch")));
         assert_eq!(gap["from"], hello["after"]);
         assert_eq!(b.payload().await, 1);
     }
 }
 
-/// A store in memory dies with its process. What a client still holds of it must not delete anything new.
+/// A store in memory ends with its process. Acks and cursors from before must not delete new messages.
 #[tokio::test]
 async fn acks_and_cursors_from_before_a_restart_are_harmless() {
     let server = TestServer::start().await;
@@ -85,7 +85,7 @@ async fn acks_and_cursors_from_before_a_restart_are_harmless() {
         old = server.send("A", "B", json!(n)).await;
     }
     drop(server);
-    // Seqs of a new process begin above what one of an earlier second can have given.
+    // The seqs of a process begin above all seqs of a process that started in an earlier second.
     tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
     let server = TestServer::start().await;
     let new = server.send("A", "B", json!("new")).await;
@@ -93,7 +93,7 @@ async fn acks_and_cursors_from_before_a_restart_are_harmless() {
     assert_eq!(server.post("/v1/ack", json!({ "session": "B", "seq": old })).await.status, 200);
     let reply = server.get(&format!("/v1/messages?session=B&after={old}&wait=0")).await;
     assert_eq!(reply.payloads(), [json!("new")]);
-    // And it is told that what it had not read is gone.
+    // The client is told that its unread messages are gone.
     assert_eq!(reply.json()["gaps"][0]["reason"], "epoch");
 }
 
@@ -110,39 +110,39 @@ async fn all_sockets_of_a_session_get_every_message_once() {
         tabs[n % 3].ack(server.send("A", "C", json!(0)).await).await;
     }
     for tab in &mut tabs {
-        tab.settle().await;
+        tab.ping().await;
     }
 }
 
-/// The acknowledgement of one tab does not take a message from another that polls and is away for a moment.
+/// The acknowledgement of one tab does not delete a message for another tab that is between two polls.
 #[tokio::test]
 async fn an_ack_by_one_tab_waits_for_a_polling_one() {
     let server = TestServer::start().await;
     let first = server.send("A", "B", json!(1)).await;
     let reply = server.get("/v1/messages?session=B&wait=0").await;
     assert_eq!((reply.payloads(), reply.json()["seq"].as_u64()), (vec![json!(1)], Some(first)));
-    // Now the poller is away. A socket gets both messages and acknowledges them.
+    // The poller is between two polls. A socket gets both messages and acknowledges them.
     let mut socket = server.session("B").await;
     let second = server.send("A", "B", json!(2)).await;
     for _ in 0..2 {
         socket.message().await;
     }
     socket.ack(second).await;
-    socket.settle().await;
+    socket.ping().await;
     let reply = server.get(&format!("/v1/messages?session=B&after={first}&wait=0")).await;
     assert_eq!(reply.payloads(), [json!(2)], "{}", reply.body);
     assert_eq!(reply.json().get("gaps"), None);
 }
 
 #[tokio::test]
-async fn a_full_mailbox_refuses_the_sender_and_keeps_what_it_has() {
+async fn a_full_mailbox_refuses_the_sender_and_keeps_its_messages() {
     let server = TestServer::with(&["--mailbox-messages", "3"]).await;
     let mut a = server.session("A").await;
     for n in 1..=3 {
         a.send_to("B", json!(n)).await;
     }
-    a.say(json!({ "type": "send", "id": "c-4", "to": { "session": "B" }, "payload": 4 })).await;
-    let refused = a.hear().await;
+    a.send(json!({ "type": "send", "id": "c-4", "to": { "session": "B" }, "payload": 4 })).await;
+    let refused = a.recv().await;
     assert_eq!((&refused["code"], &refused["id"]), (&json!("mailbox_full"), &json!("c-4")));
     let reply = server.post("/v1/messages", json!({ "to": { "session": "B" }, "payload": 4 })).await;
     assert_eq!((reply.status, reply.code().as_str()), (507, "mailbox_full"));
@@ -152,11 +152,11 @@ async fn a_full_mailbox_refuses_the_sender_and_keeps_what_it_has() {
     for n in 1..=3 {
         assert_eq!(b.payload().await, n);
     }
-    b.settle().await;
+    b.ping().await;
 }
 
 #[tokio::test]
-async fn the_store_as_a_whole_is_bounded() {
+async fn the_size_of_the_store_is_limited() {
     let server = TestServer::with(&["--store-limit", "100000"]).await;
     let large = json!("x".repeat(40_000));
     let mut codes = Vec::new();
@@ -168,7 +168,7 @@ async fn the_store_as_a_whole_is_bounded() {
 }
 
 #[tokio::test]
-async fn an_ack_of_what_was_never_given_is_refused() {
+async fn an_ack_above_the_newest_seq_is_refused() {
     let server = TestServer::start().await;
     let mut a = server.session("A").await;
     a.ack(9_007_199_254_740_991).await;
@@ -177,7 +177,7 @@ async fn an_ack_of_what_was_never_given_is_refused() {
     let wrong = json!({ "session": "A", "seq": seq, "epoch": "another" });
     assert_eq!(server.post("/v1/ack", wrong).await.code(), "not_found");
     assert_eq!(a.payload().await, 1);
-    a.settle().await;
+    a.ping().await;
 }
 
 #[tokio::test]
@@ -188,16 +188,16 @@ async fn a_retry_with_the_same_id_is_stored_once() {
     let mut seqs: Vec<Value> = Vec::new();
     for _ in 0..2 {
         let mut a = server.session("A").await;
-        a.say(send("B")).await;
-        seqs.push(a.hear().await["seq"].clone());
+        a.send(send("B")).await;
+        seqs.push(a.recv().await["seq"].clone());
     }
-    // On another transport as well.
+    // The same on another transport.
     let reply = server.post("/v1/messages?session=A", send("B")).await;
     seqs.push(reply.json()["seq"].clone());
     assert!(seqs[0].is_u64() && seqs.iter().all(|seq| *seq == seqs[0]), "{seqs:?}");
     let mut b = server.session("B").await;
     assert_eq!(b.payload().await, 1);
-    b.settle().await;
+    b.ping().await;
 }
 
 #[tokio::test]
@@ -207,19 +207,19 @@ async fn volatile_messages_reach_those_who_are_there_and_are_not_kept() {
     let mut a = server.session("A").await;
     let volatile =
         json!({ "type": "send", "id": "v", "to": { "session": "B" }, "payload": 1, "volatile": true });
-    a.say(volatile).await;
-    let sent = a.hear().await;
+    a.send(volatile).await;
+    let sent = a.recv().await;
     assert_eq!((&sent["type"], sent.get("seq")), (&json!("sent"), None));
     let message = b.message().await;
     assert_eq!((&message["payload"], message.get("seq")), (&json!(1), None));
     drop(b);
     let mut b = server.session("B").await;
-    b.settle().await;
+    b.ping().await;
 }
 
-/// Backends without a name cannot be told apart: only the same payload under the same id is a retry.
+/// Anonymous senders cannot be told apart: only the same id with the same payload is a retry.
 #[tokio::test]
-async fn nameless_senders_do_not_swallow_each_others_messages() {
+async fn anonymous_senders_with_the_same_id_do_not_lose_messages() {
     let server = TestServer::start().await;
     let send = async |n: i32| {
         let body = json!({ "id": "1", "to": { "session": "B" }, "payload": n });
@@ -231,14 +231,14 @@ async fn nameless_senders_do_not_swallow_each_others_messages() {
     assert_eq!(server.get("/v1/messages?session=B&wait=0").await.payloads(), [1, 2]);
 }
 
-/// Polls that wait at the same time are bounded for each session; an x0 page is held, never refused.
+/// The waiting polls of a session are limited. An x0 page is held, never refused.
 #[tokio::test]
-async fn waiting_polls_of_one_session_are_bounded() {
+async fn waiting_polls_of_one_session_are_limited() {
     let server = TestServer::with(&["--poll-timeout", "500ms"]).await;
     let mut polls = Vec::new();
     for _ in 0..64 {
         let mut http = server.http().await;
-        // The look below may hold the last place for a moment: who is refused asks again.
+        // The poll below may hold the last place for a moment, so a refused poll is repeated.
         let poll = async move {
             loop {
                 match http.get("/v1/messages?session=B&wait=60").await {
@@ -249,7 +249,7 @@ async fn waiting_polls_of_one_session_are_bounded() {
         };
         polls.push(tokio::spawn(poll));
     }
-    // Once all are waiting, one more is refused.
+    // Once all of them wait, another one is refused.
     let refused = loop {
         let reply = server.get("/v1/messages?session=B&wait=0").await;
         if reply.status == 503 {
@@ -258,7 +258,7 @@ async fn waiting_polls_of_one_session_are_bounded() {
     };
     assert_eq!(refused.code(), "overloaded");
     assert!(refused.body.contains("64"), "{}", refused.body);
-    // The x0 client has readers of its own, and its polls are never refused.
+    // The polls of the x0 client are counted apart, and never refused.
     let mut pages = Vec::new();
     for _ in 0..70 {
         let mut http = server.http().await;

@@ -1,8 +1,8 @@
-//! Tests at the edge: the real binary on port 0, real sockets. One module for each promise.
+//! Integration tests: the binary on port 0, and clients on sockets. One module for each subject.
 
-// Shared helpers are `pub` for their readers; nothing outside of this binary sees them.
+// Shared helpers are `pub`; no other crate sees them.
 #![allow(unreachable_pub)]
-// A test that cannot go on is to say so at once, helpers included.
+// A test that cannot go on panics at once, in helpers too.
 #![allow(
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
@@ -16,7 +16,7 @@ mod crash;
 mod damage;
 mod description;
 mod disk_full;
-mod doors;
+mod edge;
 mod fuzz;
 mod guarded;
 mod legacy;

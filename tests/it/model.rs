@@ -1,7 +1,7 @@
-//! Random sends, subscriptions, acknowledgements, drops and lags against a plain model; several seeds.
+//! Random sends, subscriptions, acknowledgements, drops and lags, compared with a plain model; several seeds.
 //!
-//! The model of a mailbox is a `Vec`. Every reader must see, in order, every message that was not
-//! acknowledged when it attached, and everything after, whatever the hub dropped on the way.
+//! The model of a mailbox is a `Vec`. Every reader must see, in order, every message that was not acknowledged when it
+//! attached, and every later one, whatever the hub dropped.
 
 use std::time::Duration;
 
@@ -21,12 +21,12 @@ use crate::common::soon;
 
 struct Reader {
     subscriber: Subscriber,
-    /// The last seq it was handed.
+    /// The last seq that it received.
     at: Seq,
 }
 
 struct Model {
-    /// Everything ever sent, in order.
+    /// Every message that was sent, in order.
     sent: Vec<Seq>,
     floor: Seq,
 }
@@ -38,7 +38,7 @@ impl Model {
     }
 }
 
-/// A broker on the disk, and its directory.
+/// A broker with a store on the disk, and its directory.
 fn broker(config: &Config) -> (Broker, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let storage = Storage::Directory(dir.path().to_owned(), Durability::Os);
@@ -70,14 +70,14 @@ async fn run(seed: u64, hub_slots: usize) {
     let mut readers: Vec<Reader> = Vec::new();
     for step in 0..400 {
         match random.u32(..100) {
-            // A burst longer than the hub makes every reader lag.
+            // A burst longer than the buffer of the hub makes every reader lag.
             0..30 => {
                 for _ in 0..random.usize(1..=3 * hub_slots) {
                     model.sent.push(send(&broker, &session, model.sent.len()).await);
                 }
             }
             30..45 if readers.len() < 5 => {
-                // Attach at the floor, or resume somewhere at or above it.
+                // Attach at the floor, or resume at or above it.
                 let known: Vec<Seq> = model.after(model.floor).collect();
                 let after = if random.bool() { random.choice(known) } else { None };
                 let resume = Resume { after, epoch: after.map(|_| broker.epoch()) };
@@ -88,7 +88,7 @@ async fn run(seed: u64, hub_slots: usize) {
             }
             45..55 if !readers.is_empty() => drop(readers.swap_remove(random.usize(..readers.len()))),
             55..70 if !readers.is_empty() => {
-                // Acknowledge what some reader has got.
+                // Acknowledge what one reader has received.
                 let at = readers[random.usize(..readers.len())].at;
                 if at > Seq::START {
                     model.floor = model.floor.max(at);
@@ -100,7 +100,7 @@ async fn run(seed: u64, hub_slots: usize) {
                 }
             }
             _ if !readers.is_empty() => {
-                // Read some; an acknowledgement by another reader must not have taken anything away.
+                // Read some messages. The acknowledgement of another reader must not have deleted one.
                 let reader = random.usize(..readers.len());
                 let reader = &mut readers[reader];
                 for _ in 0..random.usize(1..=2 * hub_slots) {
@@ -127,7 +127,7 @@ async fn run(seed: u64, hub_slots: usize) {
             _ => {}
         }
     }
-    // In the end everybody gets everything.
+    // In the end every reader gets every message.
     for reader in &mut readers {
         for expected in model.sent.iter().copied().filter(|seq| *seq > reader.at) {
             let Some(Item::Message(message)) = soon(reader.subscriber.next()).await else {
@@ -137,7 +137,7 @@ async fn run(seed: u64, hub_slots: usize) {
         }
     }
     drop(readers);
-    // With nobody attached, what was acknowledged is gone and the rest is there.
+    // Without readers, acknowledged messages are gone and the others are there.
     let (mut last, _) = broker.mailbox(&session, &Resume::default(), Transport::Poll).await.unwrap();
     for expected in model.after(Seq::START) {
         let Some(Item::Message(message)) = soon(last.next()).await else {
@@ -163,7 +163,7 @@ async fn a_usual_hub_under_random_use_loses_and_repeats_nothing() {
     }
 }
 
-/// Readers and senders on several threads; a hub of two slots lags all the time.
+/// Readers and senders on several threads. A hub of two slots lags all the time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn lagging_readers_lose_and_repeat_nothing() {
     const MESSAGES: usize = 5_000;

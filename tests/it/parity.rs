@@ -51,7 +51,7 @@ async fn one_session_over_all_transports_at_once() {
     let sse = Events::open(&server, "?session=B", None).await;
     let (poll, legacy) = (server.http().await, server.http().await);
     let mut acks = server.session("B").await;
-    // All four ways of sending, in turn.
+    // The ways of sending, in turn.
     let senders = async {
         let mut ws = server.session("A").await;
         let (mut http, mut page) = (server.http().await, server.http().await);
@@ -70,7 +70,7 @@ async fn one_session_over_all_transports_at_once() {
             }
         }
     };
-    // A fifth reader acknowledges at once; the slower ones must not lose anything by it.
+    // A fifth reader acknowledges at once. The slower readers must not lose messages by that.
     let acknowledge = async {
         for _ in 0..MESSAGES {
             let seq = acks.message().await["seq"].as_u64().unwrap();
@@ -89,7 +89,7 @@ async fn one_session_over_all_transports_at_once() {
     };
     let (websocket, poll, sse, legacy, ..) = soon(all).await;
     let mut expected: Vec<Value> = (0..MESSAGES).map(|n| json!({ "n": n })).collect();
-    // What the x0 client sends carries its sender in the payload, on every transport.
+    // A message of the x0 client has its sender in the payload, on every transport.
     assert_eq!(legacy, expected);
     for (n, payload) in expected.iter_mut().enumerate() {
         if n % 3 == 2 {
@@ -101,8 +101,8 @@ async fn one_session_over_all_transports_at_once() {
     assert_eq!(sse, expected);
 }
 
-/// WebSocket, then long-poll, then WebSocket again, each with the cursor of the one before, and at last an x0
-/// page: nothing lost, nothing acknowledged repeated.
+/// WebSocket, long-poll, WebSocket again, each with the cursor of the one before, and at last an x0 page: no message is
+/// lost, and no acknowledged message is repeated.
 #[tokio::test]
 async fn switching_transports_loses_and_repeats_nothing() {
     let server = TestServer::start().await;
@@ -112,19 +112,19 @@ async fn switching_transports_loses_and_repeats_nothing() {
             server.send("A", "B", json!({ "n": round * 4 + n })).await;
         }
         let mut ws = server.ws(&format!("?session=B&after={after}")).await;
-        assert_eq!(ws.hear().await["type"], "welcome");
+        assert_eq!(ws.recv().await["type"], "welcome");
         for _ in 0..2 {
             let message = ws.message().await;
             got.push(message["payload"].clone());
             after = message["seq"].as_u64().unwrap();
         }
-        // The second is acknowledged by the next transport's cursor only.
+        // Only the cursor of the next transport acknowledges the second message.
         drop(ws);
         let reply = server.get(&format!("/v1/messages?session=B&after={after}&wait=0")).await;
         got.push(reply.payloads()[0].clone());
         after = reply.json()["messages"][0]["seq"].as_u64().unwrap();
     }
-    // The last poll handed out message 19 too, but its reader did not come back for it.
+    // The last poll delivered message 19 too, but nobody acknowledged it.
     let reply = server.post("/v1/ack", json!({ "session": "B", "seq": after })).await;
     assert_eq!(reply.json()["seq"], after);
     let mut page = server.http().await;

@@ -1,26 +1,26 @@
-//! Who may do what: one table of callers, ways in and addresses, and what each combination is answered.
+//! Permissions: one table of callers, operations and addresses, with the answer to each combination.
 
 use serde_json::{Value, json};
 
 use crate::common::*;
 use crate::guarded::*;
 
-/// Who asks.
+/// The caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Who {
-    /// Without any proof.
+    /// Without credentials.
     Nobody,
-    /// The user `ann`, in her session `a1`.
+    /// The user `ann` in the session `a1`.
     Ann,
-    /// The same user, in another session.
+    /// The same user in another session.
     AnnElsewhere,
     /// The user `eve`.
     Eve,
-    /// The user `eve`, whose token may send to the user `bob` and the topic `news` only, and read that.
+    /// The user `eve`, with a token that is limited to the user `bob` and some topics.
     EveNarrowed,
     /// A backend.
     Key,
-    /// Backends whose keys are narrowed.
+    /// Backends with limited keys.
     SendOnly,
     TopicsOnly,
     SessionsOnly,
@@ -55,12 +55,12 @@ impl Who {
     }
 }
 
-/// What is asked.
+/// The operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum What {
-    /// To ann's session, by its id.
+    /// To the session of ann, by its id.
     SendToId,
-    /// To ann's session, by its handle.
+    /// To the session of ann, by its handle.
     SendToHandle,
     /// To a user with a session.
     SendToBob,
@@ -69,7 +69,7 @@ enum What {
     SendToNews,
     SendToOtherTopic,
     ReadOwnMailbox,
-    /// The mailbox of ann's session `a1`.
+    /// The mailbox of the session `a1`.
     ReadA1,
     AckA1,
     ReadNews,
@@ -82,11 +82,11 @@ enum What {
 
 use What::*;
 
-/// What is answered: `ok`, or the code.
+/// The answer: `ok`, or the code of the error.
 fn expected(who: Who, what: What) -> &'static str {
     match (what, who) {
         (_, Nobody) => "unauthorized",
-        // By its id, a session is known to its own user and to backends.
+        // Only its user and backends can address a session by its id.
         (SendToId, Ann | AnnElsewhere | Key | SendOnly) => "ok",
         (SendToId, Eve) => "not_found",
         (SendToHandle, Ann | AnnElsewhere | Eve | Key | SendOnly) => "ok",
@@ -100,7 +100,7 @@ fn expected(who: Who, what: What) -> &'static str {
         (SendToOtherTopic, Key | SendOnly | TopicsOnly) => "ok",
         (SendToOtherTopic, _) => "forbidden",
         (ReadOwnMailbox, Ann | AnnElsewhere | Eve | EveNarrowed) => "ok",
-        // A key has no mailbox; named or not.
+        // An API key has no mailbox.
         (ReadOwnMailbox, _) => "unauthorized",
         (ReadA1 | AckA1, Ann) => "ok",
         (ReadA1 | AckA1, _) => "forbidden",
@@ -146,7 +146,7 @@ fn of_reply(reply: &Reply) -> String {
     if reply.status < 300 { "ok".to_owned() } else { reply.code() }
 }
 
-/// The answer over HTTP, on each way that this can be asked.
+/// The answers over HTTP, one for each way to make this call.
 async fn over_http(server: &Guarded, who: Who, what: What, handle: &str) -> Vec<(&'static str, String)> {
     let bearer = who.bearer();
     let call = |method, target: &'static str, body: Value| {
@@ -172,7 +172,7 @@ async fn over_http(server: &Guarded, who: Who, what: What, handle: &str) -> Vec<
             ("sse", stream(server, "/v1/events?session=a1", &bearer).await),
         ],
         AckA1 => vec![("http", call("POST", "/v1/ack", json!({ "session": "a1", "seq": 0 })).await)],
-        // Over HTTP topics are read beside a mailbox.
+        // Over HTTP, topics are read together with a mailbox.
         ReadNews | ReadRoom if who.holds_a_session() || who == Nobody => {
             let (poll, sse) = match what {
                 ReadNews => ("/v1/messages?wait=0&topic=news", "/v1/events?topic=news"),
@@ -188,7 +188,7 @@ async fn over_http(server: &Guarded, who: Who, what: What, handle: &str) -> Vec<
     }
 }
 
-/// Whether an event stream begins.
+/// The answer to the request of an event stream.
 async fn stream(server: &Guarded, target: &str, bearer: &str) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
@@ -211,7 +211,7 @@ async fn stream(server: &Guarded, target: &str, bearer: &str) -> String {
     }
 }
 
-/// The answer over WebSocket; `None` where that is not asked there.
+/// The answer over WebSocket; `None` if WebSocket has no such operation.
 async fn over_websocket(server: &Guarded, who: Who, what: What, handle: &str) -> Option<String> {
     let mut hello = json!({ "type": "hello", "token": who.bearer() });
     if who == Nobody {
@@ -223,23 +223,23 @@ async fn over_websocket(server: &Guarded, who: Who, what: What, handle: &str) ->
     let frame = match what {
         ReadNews => json!({ "type": "subscribe", "topic": "news" }),
         ReadRoom => json!({ "type": "subscribe", "topic": "room/1" }),
-        // Every socket acknowledges its own mailbox.
+        // A socket acknowledges its own mailbox only.
         ReadOwnMailbox => json!({ "type": "ack", "seq": 0 }),
         ReadA1 => json!({ "type": "ping" }),
         what => json!({ "type": "send", "to": address(what, handle)?, "payload": 1, "volatile": true }),
     };
     let mut ws = server.ws("").await;
-    ws.say(hello).await;
-    let answer = ws.hear().await;
+    ws.send(hello).await;
+    let answer = ws.recv().await;
     if answer["type"] == "error" {
         let code = answer["code"].as_str().unwrap().to_owned();
         assert_eq!(ws.closed().await.0, 4501, "{who:?} {what:?}");
         return Some(code);
     }
-    ws.say(frame).await;
-    ws.say(json!({ "type": "ping" })).await;
+    ws.send(frame).await;
+    ws.send(json!({ "type": "ping" })).await;
     loop {
-        let answer = ws.hear().await;
+        let answer = ws.recv().await;
         match answer["type"].as_str().unwrap() {
             "message" => {}
             "error" => return Some(answer["code"].as_str().unwrap().to_owned()),
@@ -249,7 +249,7 @@ async fn over_websocket(server: &Guarded, who: Who, what: What, handle: &str) ->
 }
 
 #[tokio::test]
-async fn everybody_may_do_what_the_table_says_and_nothing_else() {
+async fn permissions_are_as_in_the_table() {
     let server = Guarded::start().await;
     let handle = server.register("a1", json!({ "user": "ann" })).await["handle"].as_str().unwrap().to_owned();
     server.register("b1", json!({ "user": "bob" })).await;
@@ -272,9 +272,9 @@ async fn everybody_may_do_what_the_table_says_and_nothing_else() {
     assert!(count > 200, "only {count} were asked");
 }
 
-/// What the table of x0 pages is, where sessions are proved: who polls and sends with which id, and what comes of it.
+/// The table for x0 pages with `--auth token`: the ids with which a page polls and sends, and the answers.
 #[tokio::test]
-async fn x0_pages_may_do_what_the_table_says_and_nothing_else() {
+async fn permissions_of_x0_pages_are_as_in_the_table() {
     let server = Guarded::with(&["--poll-timeout", "300ms"]).await;
     let a1 = server.register("a1", json!({ "user": "ann" })).await["handle"].as_str().unwrap().to_owned();
     server.register("a2", json!({ "user": "ann" })).await;
@@ -290,14 +290,14 @@ async fn x0_pages_may_do_what_the_table_says_and_nothing_else() {
         ("b1", a1.as_str(), "ok"),
         ("lonely", "bob", "ok"),
         ("lonely", "lonely", "ok"),
-        // The ids of others are nobody's to know, and neither is whether they are any.
+        // A foreign id is answered like an unknown one.
         ("b1", "a1", "not_found"),
         ("lonely", "a1", "not_found"),
         ("a1", "lonely", "not_found"),
         ("a1", "nobody", "not_found"),
         ("unknown", "bob", "unauthorized"),
         (a1.as_str(), "bob", "unauthorized"),
-        // That a token came with it makes an id no proof: providers show them.
+        // The session of a token has an id that others may know, so the id is no credential.
         ("carried", "bob", "unauthorized"),
     ] {
         let reply = http.post(&x0_target(), x0_set(from, to, &json!({ "n": 1 }))).await;

@@ -1,4 +1,4 @@
-//! The native long-poll: the cursor of the next call acknowledges.
+//! The native long-poll: the cursor of the next poll acknowledges.
 
 use serde_json::json;
 
@@ -35,7 +35,7 @@ async fn the_next_cursor_acknowledges_and_a_repeated_one_repeats() {
     let last = first.json()["seq"].as_u64().unwrap();
     let reply = http.get(&format!("/v1/messages?session=B&after={last}&wait=0")).await;
     assert_eq!((reply.payloads().len(), reply.json()["seq"].as_u64()), (0, Some(last)));
-    // It was an acknowledgement: nobody gets them again.
+    // The cursor acknowledged them: they do not come again.
     assert_eq!(server.get("/v1/messages?session=B&wait=0").await.payloads().len(), 0);
 }
 
@@ -51,7 +51,7 @@ async fn a_foreign_cursor_acknowledges_nothing() {
 }
 
 #[tokio::test]
-async fn many_messages_come_in_bounded_answers() {
+async fn many_messages_come_in_limited_answers() {
     let server = TestServer::start().await;
     let sends: Vec<_> = (0..250).map(|n| json!({ "to": { "session": "B" }, "payload": n })).collect();
     server.post("/v1/messages", json!(sends)).await;
@@ -77,14 +77,14 @@ async fn topics_are_polled_with_their_own_cursors() {
     let mut http = server.http().await;
     let first = http.get("/v1/messages?session=B&topic=news&wait=0").await;
     assert_eq!(first.payloads().len(), 0, "from now on");
-    // Between two polls, and a volatile one as well.
+    // Two messages between two polls, one of them volatile.
     publish(1).await;
     server.post("/v1/messages", json!({ "to": { "topic": "news" }, "payload": 2, "volatile": true })).await;
     let at = first.json()["topics"]["news"].as_u64().unwrap();
     let second = http.get(&format!("/v1/messages?session=B&topic=news&after.news={at}&wait=0")).await;
     assert!(second.payloads().contains(&json!(1)), "{}", second.body);
     assert_eq!(second.json()["messages"][0]["topic"], "news");
-    // An answer that was lost is asked for again.
+    // A poll with the same cursor repeats a lost answer.
     let again = server.get(&format!("/v1/messages?session=B&topic=news&after.news={at}&wait=0")).await;
     assert_eq!(again.payloads(), [json!(1)]);
 }

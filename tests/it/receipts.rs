@@ -1,4 +1,4 @@
-//! What became of a message: told to its sender on request, on every transport, and kept while it is away.
+//! Delivery receipts: sent to the sender on request, on every transport, and kept while the sender is away.
 
 use serde_json::{Value, json};
 
@@ -14,20 +14,20 @@ fn is_receipt(frame: &Value, id: &str, state: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_sender_hears_that_its_message_was_acknowledged() {
+async fn a_sender_is_told_that_its_message_was_acknowledged() {
     let server = TestServer::start().await;
     let mut sender = server.session("S").await;
-    sender.say(ask("c-1", "R")).await;
-    assert_eq!(sender.hear().await["type"], "sent");
+    sender.send(ask("c-1", "R")).await;
+    assert_eq!(sender.recv().await["type"], "sent");
     let mut receiver = server.session("R").await;
     let message = receiver.message().await;
-    sender.settle().await;
+    sender.ping().await;
     receiver.ack(message["seq"].as_u64().unwrap()).await;
-    let receipt = sender.hear().await;
+    let receipt = sender.recv().await;
     assert!(is_receipt(&receipt, "c-1", "acknowledged"), "{receipt}");
-    // It is acknowledged like any message, and does not come again.
+    // A receipt is acknowledged like a message, and does not come again.
     sender.ack(receipt["seq"].as_u64().unwrap()).await;
-    sender.settle().await;
+    sender.ping().await;
     assert_eq!(server.get("/v1/messages?session=S&wait=0").await.json()["messages"], json!([]));
 }
 
@@ -45,7 +45,7 @@ async fn receipts_wait_for_a_sender_that_is_away_on_every_transport_and_over_a_r
     // The cursor of the next poll acknowledges.
     let reply = server.get(&format!("/v1/messages?session=R&after={seq}&wait=0")).await;
     assert_eq!(reply.payloads(), NOTHING);
-    // Written with the next commit, or soon: a message of somebody else's is one.
+    // The acknowledgement is written with the next commit.
     server.send("A", "B", json!(1)).await;
     server.kill().await;
     let server = TestServer::at(dir.path(), &[]).await;
@@ -67,25 +67,25 @@ async fn receipts_wait_for_a_sender_that_is_away_on_every_transport_and_over_a_r
         let event = events.next().await;
         assert_eq!((event.name.as_str(), &event.data["id"]), ("receipt", &json!(id)));
     }
-    // The x0 client knows no receipts: they are passed by.
+    // The x0 client has no receipts: they are skipped.
     server.send("A", "S", json!({ "n": 1 })).await;
     assert_eq!(server.http().await.x0("S").await, [json!({ "n": 1 })]);
 }
 
 #[tokio::test]
-async fn a_sender_hears_that_its_message_expired() {
+async fn a_sender_is_told_that_its_message_expired() {
     let server = TestServer::start().await;
     let mut sender = server.session("S").await;
     let mut send = ask("c-1", "nobody");
     send["ttl"] = json!(0.05);
-    sender.say(send).await;
-    assert_eq!(sender.hear().await["type"], "sent");
-    let receipt = sender.hear().await;
+    sender.send(send).await;
+    assert_eq!(sender.recv().await["type"], "sent");
+    let receipt = sender.recv().await;
     assert!(is_receipt(&receipt, "c-1", "expired"), "{receipt}");
 }
 
 #[tokio::test]
-async fn a_receipt_that_cannot_be_is_refused_with_its_reason() {
+async fn an_impossible_receipt_is_refused_with_the_reason() {
     let server = TestServer::start().await;
     let with = |key: &str, value: Value| {
         let mut send = ask("c-1", "R");
@@ -100,7 +100,7 @@ async fn a_receipt_that_cannot_be_is_refused_with_its_reason() {
         (ask("c-1", "R"), "", "needs a session"),
     ] {
         let reply = server.post(&format!("/v1/messages{session}"), &send).await;
-        // Who is nobody is to say who it is; everything else is wrong whoever asks.
+        // Without a session the answer is 401; all other cases are bad requests of any session.
         let refused = if session.is_empty() { (401, "unauthorized") } else { (400, "bad_request") };
         assert_eq!((reply.status, reply.code().as_str()), refused, "{send}");
         assert!(reply.body.contains("`receipt`") && reply.body.contains(reason), "{}", reply.body);

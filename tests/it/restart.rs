@@ -1,4 +1,4 @@
-//! Stopping: pending polls are answered, sockets are closed with 1001 and their close frame, and it is quick.
+//! Stops: waiting polls are answered, sockets are closed with a close frame of 1001, and a stop is quick.
 
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
@@ -45,7 +45,7 @@ async fn a_stop_answers_every_poll_and_closes_every_socket() {
     }
 }
 
-/// A peer that never answers the close does not hold the server up for longer than the drain time.
+/// A stop waits no longer than the drain timeout for a peer that does not answer the close frame.
 #[tokio::test]
 async fn a_stop_does_not_wait_for_ever() {
     let server = TestServer::with(&["--drain-timeout", "1s"]).await;

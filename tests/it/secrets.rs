@@ -1,4 +1,4 @@
-//! Secure by default, and quiet: secrets are in no log, no help, no report and no argument.
+//! Secrets are in no log, no help text, no report and no argument; the defaults are secure.
 
 use serde_json::json;
 use tokio::process::Command;
@@ -27,8 +27,8 @@ async fn secrets_are_in_no_log_no_argument_no_help_and_no_report() {
     let claims = json!({ "sub": "ann", "sid": SESSION, "exp": now() + 60 });
     let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap();
     let mut ws = server.ws("").await;
-    ws.say(json!({ "type": "hello", "token": token })).await;
-    assert_eq!(ws.hear().await["type"], "welcome");
+    ws.send(json!({ "type": "hello", "token": token })).await;
+    assert_eq!(ws.recv().await["type"], "welcome");
     let mut http = server.http().await;
     for bearer in [&api_key, &token, &format!("{token}x")] {
         let bearer = format!("Bearer {bearer}");
@@ -36,7 +36,7 @@ async fn secrets_are_in_no_log_no_argument_no_help_and_no_report() {
         http.request("PUT", &format!("/v1/sessions/{SESSION}"), &headers, r#"{"user":"ann"}"#).await;
         http.request("POST", "/v1/messages", &headers, r#"{"to":{"user":"ann"},"payload":1}"#).await;
     }
-    // The same request once more: its answer was not received, and that is logged.
+    // A repeated request shows that its answer was lost, which is logged.
     let target = x0_target();
     for _ in 0..2 {
         server.http().await.post(&target, x0_poll(SESSION)).await;
@@ -97,7 +97,7 @@ async fn an_open_broker_listens_on_this_machine_and_warns_beyond() {
     assert_eq!(warned(&log), 0, "{log}");
 }
 
-/// The command line with tokens: send to a user, listen as a session, and go on with a token that is renewed.
+/// The commands with tokens: send to a user, listen as a session, and go on with a renewed token.
 #[tokio::test]
 async fn the_command_line_shows_a_token_from_a_file() {
     let server = Guarded::start().await;
@@ -145,7 +145,7 @@ async fn the_command_line_shows_a_token_from_a_file() {
     assert_eq!(String::from_utf8_lossy(&output.stdout), "1\n2\n3\n");
     let output = soon(send(&["--user", "ann", "1"], "wrong").output()).await.unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("unauthorized"), "{output:?}");
-    // A key of one's own, for the first steps.
+    // A new key, for first steps.
     let new = server.path("new");
     let said = command(&["token", "--key-file", new.to_str().unwrap(), "--user", "x"]).unwrap_err();
     assert!(said.contains("--new-key"), "{said}");

@@ -1,4 +1,4 @@
-//! Sending: over HTTP one by one and together, and from the command line.
+//! Sending: over HTTP, one message or an array, and from the command line.
 
 use std::process::Stdio;
 
@@ -40,7 +40,7 @@ async fn an_array_is_stored_in_its_order() {
 }
 
 #[tokio::test]
-async fn health_is_told() {
+async fn health_is_reported() {
     let server = TestServer::start().await;
     let health = server.get("/healthz").await;
     assert_eq!((health.status, &health.json()["status"]), (200, &json!("ok")));
@@ -69,18 +69,18 @@ async fn the_command_line_sends_and_listens() {
     assert!(ok && out.starts_with("sent, seq "), "{out}");
     let line: Value = serde_json::from_str(&soon(lines.next_line()).await.unwrap().unwrap()).unwrap();
     assert_eq!((&line["from"], &line["payload"]), (&json!("A"), &json!({ "a": 1 })));
-    // It has subscribed by now: a topic message comes live.
+    // It has subscribed: a message of the topic comes live.
     let (ok, ..) = output(cli(&server, &["send", "--topic", "news", "\"hi\""])).await;
     assert!(ok);
     let line: Value = serde_json::from_str(&soon(lines.next_line()).await.unwrap().unwrap()).unwrap();
     assert_eq!((&line["topic"], &line["payload"]), (&json!("news"), &json!("hi")));
-    // What was printed was acknowledged.
+    // The printed messages were acknowledged.
     let mut b = server.session("B").await;
-    b.settle().await;
+    b.ping().await;
 }
 
 #[tokio::test]
-async fn the_command_line_reads_standard_input_and_looks_without_taking() {
+async fn the_command_line_reads_standard_input_and_can_leave_messages_unacknowledged() {
     let server = TestServer::start().await;
     let mut send = cli(&server, &["send", "--to", "B", "-"]);
     let mut child = send.stdin(Stdio::piped()).spawn().unwrap();
@@ -94,11 +94,11 @@ async fn the_command_line_reads_standard_input_and_looks_without_taking() {
     let (_, out, _) = output(cli(&server, &["listen", "--session", "B", "--count", "1"])).await;
     assert!(out.contains("[1, 2]"));
     let mut b = server.session("B").await;
-    b.settle().await;
+    b.ping().await;
 }
 
 #[tokio::test]
-async fn the_command_line_says_what_is_wrong() {
+async fn errors_of_the_command_line_name_the_cause() {
     let server = TestServer::start().await;
     for (args, names) in [
         (&["send", "--to", "B", "hello"][..], "JSON"),
@@ -137,7 +137,7 @@ async fn the_command_line_checks_health() {
     assert!(!ok && text.contains("not well"), "{text}");
 }
 
-/// A listener survives the end of its broker: it comes back, and goes on where it was.
+/// A listener connects again after its broker has restarted, and goes on where it was.
 #[tokio::test]
 async fn the_listener_reconnects() {
     let server = TestServer::start().await;

@@ -1,4 +1,4 @@
-//! Sessions and users: registered by backends or carried by tokens, looked up, and ended.
+//! Sessions and users: registered by backends or by tokens, looked up, and ended.
 
 use std::time::{Duration, Instant};
 
@@ -14,8 +14,8 @@ async fn connections(server: &Guarded, target: &str) -> Value {
     reply.json()["connections"].clone()
 }
 
-/// What a look-up says as soon as it is as wanted: a connection that was dropped is noticed a moment later.
-async fn becomes(server: &Guarded, target: &str, wanted: Value) {
+/// Waits until a look-up shows these connections.
+async fn wait_for_connections(server: &Guarded, target: &str, wanted: Value) {
     soon(async { while connections(server, target).await != wanted {} }).await;
 }
 
@@ -31,30 +31,30 @@ async fn a_user_is_reached_in_all_sessions_offline_ones_included() {
     }
     let mut online = server.welcomed(&token("ann", "a1")).await;
     let mut bob = server.welcomed(&token("bob", "b1")).await;
-    // A third session, known by its token alone.
+    // A third session, registered by its token.
     let mut carried = server.welcomed(&token("ann", "a3")).await;
-    bob.say(json!({ "type": "send", "id": "c-1", "to": { "user": "ann" }, "payload": "hello" })).await;
-    let sent = bob.hear().await;
+    bob.send(json!({ "type": "send", "id": "c-1", "to": { "user": "ann" }, "payload": "hello" })).await;
+    let sent = bob.recv().await;
     assert_eq!((&sent["id"], &sent["sessions"], sent.get("seq")), (&json!("c-1"), &json!(3), None), "{sent}");
     for socket in [&mut online, &mut carried] {
         let message = socket.message().await;
         assert_eq!((&message["from"], &message["payload"]), (&json!("bob"), &json!("hello")));
     }
-    // A retry stores nothing twice, in none of them.
-    bob.say(json!({ "type": "send", "id": "c-1", "to": { "user": "ann" }, "payload": "hello" })).await;
-    assert_eq!(bob.hear().await["sessions"], 3);
+    // A retry is stored once in each session.
+    bob.send(json!({ "type": "send", "id": "c-1", "to": { "user": "ann" }, "payload": "hello" })).await;
+    assert_eq!(bob.recv().await["sessions"], 3);
     let mut offline = server.welcomed(&token("ann", "a2")).await;
     assert_eq!(offline.payload().await, "hello");
     for socket in [&mut online, &mut carried, &mut offline] {
-        socket.settle().await;
+        socket.ping().await;
     }
-    // Volatile: to whoever is there.
-    bob.say(json!({ "type": "send", "to": { "user": "ann" }, "payload": "now", "volatile": true })).await;
-    assert_eq!(bob.hear().await["sessions"], 3);
+    // Volatile: to connected sessions only.
+    bob.send(json!({ "type": "send", "to": { "user": "ann" }, "payload": "now", "volatile": true })).await;
+    assert_eq!(bob.recv().await["sessions"], 3);
     assert_eq!(online.payload().await, "now");
     let receipt =
         json!({ "type": "send", "id": "c-2", "to": { "user": "ann" }, "payload": 1, "receipt": true });
-    bob.say(receipt).await;
+    bob.send(receipt).await;
     assert_eq!(bob.error().await, "bad_request");
     let users = server.call("GET", "/v1/users/ann", KEY, "").await.json();
     let names: Vec<&Value> =
@@ -90,8 +90,8 @@ async fn registrations_survive_a_crash_and_end_in_time() {
     server.register("short", json!({ "user": "ann", "ttl": 0.5 })).await;
     server.register("ended", json!({ "user": "ann" })).await;
     assert_eq!(server.call("DELETE", "/v1/sessions/ended", KEY, "").await.status, 204);
-    let server = server.again().await;
-    // The last one's time is over by now, or soon.
+    let server = server.restart().await;
+    // The short registration expires soon.
     soon(async {
         while server.call("GET", "/v1/users/ann", KEY, "").await.json()["sessions"].as_array().unwrap().len()
             > 1
@@ -105,7 +105,7 @@ async fn registrations_survive_a_crash_and_end_in_time() {
     let mut ann = server.welcomed(&token("ann", "a1")).await;
     let message = ann.message().await;
     assert_eq!((&message["seq"], &message["payload"]), (&json!(sent), &json!("by handle")));
-    // What was ended stays ended for tokens, until a backend says otherwise.
+    // An ended session stays ended for tokens until a backend registers it again.
     let (mut ws, answer) = server.hello(&token("ann", "ended")).await;
     assert_eq!(answer["code"], "unauthorized", "{answer}");
     assert_eq!(ws.closed().await.0, 4502);
@@ -118,9 +118,9 @@ async fn registrations_survive_a_crash_and_end_in_time() {
 async fn a_session_does_not_change_hands() {
     let server = Guarded::start().await;
     server.register("s", json!({})).await;
-    // Somebody logs in.
+    // A user logs in.
     assert_eq!(server.register("s", json!({ "user": "ann" })).await["user"], "ann");
-    // Who names nobody leaves it with whom it belongs to.
+    // A registration without a user keeps the user.
     assert_eq!(server.register("s", json!({ "ttl": 60 })).await["user"], "ann");
     let reply = server.call("PUT", "/v1/sessions/s", KEY, json!({ "user": "eve" })).await;
     assert_eq!((reply.status, reply.code().as_str()), (403, "forbidden"));
@@ -128,12 +128,12 @@ async fn a_session_does_not_change_hands() {
     let (mut ws, answer) = server.hello(&token("eve", "s")).await;
     assert_eq!(answer["code"], "forbidden");
     assert_eq!(ws.closed().await.0, 4501);
-    // Once it was ended, nothing of it is left for the next one.
+    // After its end, nothing of the session is left for its next user.
     server.call("POST", "/v1/messages", KEY, json!({ "to": { "session": "s" }, "payload": "for ann" })).await;
     assert_eq!(server.call("DELETE", "/v1/sessions/s", KEY, "").await.status, 204);
     server.register("s", json!({ "user": "eve" })).await;
     let mut eve = server.welcomed(&token("eve", "s")).await;
-    eve.settle().await;
+    eve.ping().await;
 }
 
 #[tokio::test]
@@ -159,7 +159,7 @@ async fn bad_registrations_name_the_field_and_the_limit() {
             assert_eq!((reply.status, reply.code().as_str()), (400, "bad_request"), "{method} {id}");
         }
     }
-    // Ids may hold whatever an address can say.
+    // An id may hold any character that is allowed in a name.
     let odd = server.call("PUT", "/v1/sessions/a%2Fb%20%C3%A4", KEY, "{\"ttl\":60}").await;
     assert_eq!(odd.json()["session"], "a/b ä");
     for session in ["1", "2"] {
@@ -171,7 +171,7 @@ async fn bad_registrations_name_the_field_and_the_limit() {
     assert!(reply.body.contains("--sessions-per-user"), "{}", reply.body);
     let (_, answer) = server.hello(&token("ann", "4")).await;
     assert_eq!(answer["code"], "forbidden", "what a backend has registered stays: {answer}");
-    // A page that loses its memory makes session after session: one that nobody is connected to gives way.
+    // A page without storage makes new sessions again and again. A session without connections is replaced.
     let sessions = async || {
         let users = server.call("GET", "/v1/users/bob", KEY, "").await.json();
         let sessions = users["sessions"].as_array().unwrap().iter();
@@ -181,7 +181,7 @@ async fn bad_registrations_name_the_field_and_the_limit() {
     drop(server.welcomed(&token("bob", "b2")).await);
     soon(async { while server.hello(&token("bob", "b3")).await.1["type"] != "welcome" {} }).await;
     assert_eq!(sessions().await, ["b1", "b3"]);
-    // A backend's registration comes before it as well.
+    // A registration by a backend replaces it too.
     soon(async {
         while server.call("PUT", "/v1/sessions/b4", KEY, json!({ "user": "bob", "ttl": 60 })).await.status
             != 200
@@ -192,7 +192,7 @@ async fn bad_registrations_name_the_field_and_the_limit() {
     drop(connected);
 }
 
-/// A registration lasts as long as the tokens that carry it, whichever of them came first.
+/// A registration lasts as long as the longest of its tokens.
 #[tokio::test]
 async fn a_session_that_is_connected_stays_reachable() {
     let server = Guarded::start().await;
@@ -205,7 +205,7 @@ async fn a_session_that_is_connected_stays_reachable() {
     assert!(session["expires"].as_u64().unwrap() >= (now() + 660) * 1000, "{session}");
 }
 
-/// What a session was promised is not delivered to who gets its name next.
+/// The receipts of an ended session are not delivered to the next session of the same name.
 #[tokio::test]
 async fn nothing_is_left_of_a_session_that_was_ended() {
     let server = Guarded::start().await;
@@ -215,7 +215,7 @@ async fn nothing_is_left_of_a_session_that_was_ended() {
     let mut ann = server.welcomed(&token("ann", "a")).await;
     let handle = server.call("GET", "/v1/sessions/b", KEY, "").await.json()["handle"].clone();
     for (id, to) in [("c-1", json!("a")), ("c-2", handle)] {
-        ann.say(json!({ "type": "send", "id": id, "to": { "session": to }, "payload": 1, "receipt": true }))
+        ann.send(json!({ "type": "send", "id": id, "to": { "session": to }, "payload": 1, "receipt": true }))
             .await;
     }
     let mut bob = server.welcomed(&token("bob", "b")).await;
@@ -223,14 +223,15 @@ async fn nothing_is_left_of_a_session_that_was_ended() {
     assert_eq!(server.call("DELETE", "/v1/sessions/a", KEY, "").await.status, 204);
     assert_eq!(server.call("GET", "/v1/sessions/a", KEY, "").await.status, 404, "no receipt waits for it");
     bob.ack(seq).await;
-    bob.settle().await;
-    let server = server.again().await;
+    bob.ping().await;
+    let server = server.restart().await;
     assert_eq!(server.call("GET", "/v1/sessions/a", KEY, "").await.status, 404, "nor does one come later");
     server.register("a", json!({ "user": "eve" })).await;
     assert_eq!(server.call("GET", "/v1/messages?wait=0", &token("eve", "a"), "").await.payloads(), NOTHING);
 }
 
-/// Ending closes sockets, answers polls on both protocols, ends event streams, and deletes what waits.
+/// The end of a session closes its sockets, answers its polls on both protocols, ends its event streams and deletes its
+/// mailbox.
 #[tokio::test]
 async fn ending_a_session_ends_everything_of_it() {
     let server = Guarded::with(&["--poll-timeout", "60s"]).await;
@@ -248,8 +249,8 @@ async fn ending_a_session_ends_everything_of_it() {
     let mut http = server.http().await;
     let legacy = tokio::spawn(async move { http.post(&x0_target(), x0_poll("s")).await });
     let all = json!({ "websocket": 2, "sse": 1, "poll": 1, "legacy": 1 });
-    becomes(&server, "/v1/sessions/s", all).await;
-    // Something waits for a session that does not read.
+    wait_for_connections(&server, "/v1/sessions/s", all).await;
+    // A message waits for a session without a reader.
     server.register("away", json!({ "user": "ann" })).await;
     server.call("POST", "/v1/messages", KEY, json!({ "to": { "session": "away" }, "payload": 1 })).await;
     assert_eq!(server.call("GET", "/v1/sessions/away", KEY, "").await.json()["pending"], 1);
@@ -269,9 +270,9 @@ async fn ending_a_session_ends_everything_of_it() {
     for session in ["s", "away"] {
         assert_eq!(server.call("GET", &format!("/v1/sessions/{session}"), KEY, "").await.code(), "not_found");
     }
-    // Ending it again is no mistake, and the user's other session is as it was.
+    // A second end succeeds, and the other session of the user is unchanged.
     assert_eq!(server.call("DELETE", "/v1/sessions/s", KEY, "").await.status, 204);
-    other.settle().await;
+    other.ping().await;
     server.register("away", json!({ "user": "bob" })).await;
     assert_eq!(
         server.call("GET", "/v1/messages?wait=0", &token("bob", "away"), "").await.payloads(),
@@ -279,7 +280,7 @@ async fn ending_a_session_ends_everything_of_it() {
     );
 }
 
-/// A socket whose peer does not read cannot go on speaking for a session that was ended.
+/// A socket whose peer does not read cannot send for a session after its end.
 #[tokio::test]
 async fn a_socket_that_does_not_read_ends_with_its_session() {
     let server = Guarded::start().await;
@@ -287,8 +288,8 @@ async fn a_socket_that_does_not_read_ends_with_its_session() {
     let mut stuck = upgrade(connect_with_small_buffer(server.address), "", &bearer).await;
     let here = json!({ "websocket": 1, "sse": 0, "poll": 0, "legacy": 0 });
     soon(async { while server.call("GET", "/v1/sessions/s", KEY, "").await.status != 200 {} }).await;
-    becomes(&server, "/v1/sessions/s", here).await;
-    // More than the buffers of both systems hold: a write is under way from here on.
+    wait_for_connections(&server, "/v1/sessions/s", here).await;
+    // More than the buffers of both sides: from here on a write of the server blocks.
     for _ in 0..12 {
         let body = json!({ "to": { "session": "s" }, "payload": "x".repeat(1_000_000) });
         assert_eq!(server.call("POST", "/v1/messages", KEY, body).await.status, 200);
@@ -299,15 +300,15 @@ async fn a_socket_that_does_not_read_ends_with_its_session() {
     let mut frame = vec![0x81, 0x80 | u8::try_from(send.len()).unwrap(), 0, 0, 0, 0];
     frame.extend_from_slice(send.as_bytes());
     _ = stuck.write_all(&frame).await;
-    // What was on its way is read, and then it is over; nothing of what it said was done.
+    // The client reads what was sent to it, then the connection ends. Its send had no effect.
     let mut rest = Vec::new();
     _ = soon(stuck.read_to_end(&mut rest)).await;
-    bob.settle().await;
+    bob.ping().await;
 }
 
-/// Polls come and go; whoever polls is there all the time, and has left a while after the last one.
+/// A session that polls is connected between its polls too, until some time after the last one.
 #[tokio::test]
-async fn polls_are_one_continuous_presence() {
+async fn a_session_stays_connected_between_its_polls() {
     let server = Guarded::with(&["--poll-timeout", "100ms"]).await;
     server.register("s", json!({ "user": "ann" })).await;
     let proof = token("ann", "s");
@@ -325,13 +326,13 @@ async fn polls_are_one_continuous_presence() {
     }
     let begun = Instant::now();
     let nobody = json!({ "websocket": 0, "sse": 0, "poll": 0, "legacy": 0 });
-    becomes(&server, "/v1/sessions/s", nobody).await;
+    wait_for_connections(&server, "/v1/sessions/s", nobody).await;
     assert!(begun.elapsed() >= Duration::from_secs(10), "left after {:?}", begun.elapsed());
 }
 
-/// Whoever sends to a session while it is ended: nothing is left of that afterwards, also after a crash.
+/// A message that is sent to a session while it is ended is gone afterwards, also after a crash.
 #[tokio::test]
-async fn what_is_on_its_way_to_a_session_that_ends_is_gone_with_it() {
+async fn a_message_to_a_session_that_ends_is_deleted_with_it() {
     let server = Guarded::with(&["--sessions-per-user", "1000"]).await;
     for round in 0..20 {
         let session = format!("s{round}");
@@ -345,11 +346,11 @@ async fn what_is_on_its_way_to_a_session_that_ends_is_gone_with_it() {
         );
         assert_eq!((sent.status, ended.status), (200, 204));
     }
-    // What came after the end waits for whoever the backend registers next; here it is told apart by a second end.
+    // A message after the end waits for the next registration. A second end deletes it here.
     for round in 0..20 {
         assert_eq!(server.call("DELETE", &format!("/v1/sessions/s{round}"), KEY, "").await.status, 204);
     }
-    let server = server.again().await;
+    let server = server.restart().await;
     for round in 0..20 {
         let reply = server.call("GET", &format!("/v1/sessions/s{round}"), KEY, "").await;
         assert_eq!(reply.status, 404, "{}", reply.body);
@@ -359,9 +360,9 @@ async fn what_is_on_its_way_to_a_session_that_ends_is_gone_with_it() {
     }
 }
 
-/// In `open` mode nobody needs a key, and sessions work with and without being registered.
+/// In `open` mode no call needs a key, and sessions work with and without a registration.
 #[tokio::test]
-async fn without_proofs_sessions_can_be_managed_by_everybody() {
+async fn in_open_mode_everybody_manages_sessions() {
     let server = TestServer::start().await;
     let mut b = server.session("B").await;
     let reply = server.http().await.request("PUT", "/v1/sessions/B", &[], r#"{"user":"bob"}"#).await;
@@ -374,14 +375,14 @@ async fn without_proofs_sessions_can_be_managed_by_everybody() {
     assert_eq!(server.get("/v1/sessions/B").await.json()["connections"]["websocket"], 1);
     assert_eq!(server.http().await.request("DELETE", "/v1/sessions/B", &[], "").await.status, 204);
     assert_eq!(b.closed().await.0, 4502);
-    // Nobody is barred where nobody is proved.
+    // In `open` mode an ended session may come back.
     let mut again = server.session("B").await;
-    again.settle().await;
+    again.ping().await;
 }
 
-/// With keys, backends' calls need one; everything else stays open.
+/// In `open` mode with API keys, the calls of backends need a key. All other calls do not.
 #[tokio::test]
-async fn keys_guard_the_calls_of_backends_in_open_mode_too() {
+async fn api_keys_protect_the_calls_of_backends_in_open_mode_too() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("keys.toml");
     std::fs::write(&path, key_file()).unwrap();
@@ -401,7 +402,7 @@ async fn keys_guard_the_calls_of_backends_in_open_mode_too() {
     server.send("X", "A", json!(1)).await;
     let mut a = server.session("A").await;
     assert_eq!(a.payload().await, 1);
-    // A backend's own name, as configured.
+    // The configured name of the backend.
     let headers = [("authorization", bearer(KEY))];
     let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
     http.request("POST", "/v1/messages", &headers, r#"{"to":{"session":"A"},"payload":2}"#).await;

@@ -1,7 +1,7 @@
-//! Sender, broker and reader on a simulated network with virtual time: cuts, delays, crashes of the broker and
-//! switches of transport at random, for hundreds of seeds, checked against the promises.
+//! Sender, broker and reader on a simulated network with virtual time. Connections are cut and delayed, the broker
+//! crashes, and clients change their transport at random, with hundreds of seeds.
 //!
-//! A failure names its seed; `X0_MSG_SEED=…` runs that one alone, with the same faults at the same moments.
+//! A failure prints its seed. `X0_MSG_SEED=…` runs this seed alone, with the same faults at the same moments.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -28,22 +28,22 @@ use crate::common::{Events, Http};
 
 const MESSAGES: u64 = 20;
 
-/// How long the network and the broker misbehave, in virtual time.
+/// The time during which the network and the broker fail, in virtual time.
 const CHAOS: Duration = Duration::from_secs(8);
 
-/// How long a client waits for an answer before it tries again.
+/// The time after which a client repeats a request without an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 type Failure = Box<dyn std::error::Error>;
 
-/// What was confirmed to the sender and what came to the reader.
+/// What was confirmed to the sender, and what the reader received.
 #[derive(Default)]
 struct Ledger {
-    /// The seq of each message, where the sender was told.
+    /// The confirmed seq of each message.
     confirmed: Mutex<BTreeMap<u64, Option<u64>>>,
-    /// The message of each seq.
+    /// The received message of each seq.
     got: Mutex<BTreeMap<u64, u64>>,
-    /// Everything that happened, with its moment; told when a run fails.
+    /// Every event with its time, printed when a run fails.
     trace: Mutex<Vec<String>>,
     all_sent: AtomicBool,
 }
@@ -59,7 +59,7 @@ impl Ledger {
     }
 }
 
-/// The broker on its store, which outlives it; its writer takes as long as a disk.
+/// A broker on a store that survives its crash. Its writer takes as long as a disk.
 async fn broker(dir: PathBuf, seed: u64) -> Result<(), Failure> {
     let mut random = Rng::with_seed(seed);
     let config = Config { hub_slots: 2, ..Config::default() };
@@ -94,7 +94,7 @@ async fn socket(query: &str) -> Result<Socket, Failure> {
     Ok(socket)
 }
 
-async fn hear(socket: &mut Socket) -> Result<Value, Failure> {
+async fn receive(socket: &mut Socket) -> Result<Value, Failure> {
     loop {
         match timeout(PATIENCE, socket.next()).await?.ok_or("closed")?? {
             Message::Text(text) => return Ok(serde_json::from_str(&text)?),
@@ -104,7 +104,7 @@ async fn hear(socket: &mut Socket) -> Result<Value, Failure> {
     }
 }
 
-/// One attempt to send; the seq, where this way tells it.
+/// One attempt to send; the seq, if the answer has it.
 async fn send(way: u32, open: &mut Option<Socket>, n: u64) -> Result<Option<u64>, Failure> {
     let body =
         json!({ "type": "send", "id": format!("id-{n}"), "to": { "session": "R" }, "payload": { "n": n } });
@@ -114,12 +114,12 @@ async fn send(way: u32, open: &mut Option<Socket>, n: u64) -> Result<Option<u64>
                 Some(socket) => socket,
                 None => {
                     let mut socket = self::socket("?session=S").await?;
-                    assert_eq!(hear(&mut socket).await?["type"], "welcome");
+                    assert_eq!(receive(&mut socket).await?["type"], "welcome");
                     socket
                 }
             };
             timeout(PATIENCE, socket.send(Message::text(body.to_string()))).await??;
-            let answer = hear(&mut socket).await?;
+            let answer = receive(&mut socket).await?;
             assert_eq!((&answer["type"], &answer["id"]), (&json!("sent"), &body["id"]), "{answer}");
             *open = Some(socket);
             Ok(answer["seq"].as_u64())
@@ -147,7 +147,7 @@ async fn sender(ledger: Arc<Ledger>, seed: u64) -> turmoil::Result {
     let mut random = Rng::with_seed(seed ^ 1);
     let mut open = None;
     for n in 0..MESSAGES {
-        // x0 names its sends in another way: it goes on with its own.
+        // A send of x0 has another kind of id, so it is repeated as a send of x0.
         let legacy = random.u8(..4) == 0;
         let seq = loop {
             let way = if legacy { 2 } else { random.u32(..2) };
@@ -171,7 +171,7 @@ struct Reader {
 }
 
 impl Reader {
-    /// Strictly after the cursor, one message for each seq.
+    /// Checks that seqs grow, and that each seq has one message.
     fn take(&mut self, seq: u64, payload: &Value) {
         let n = payload["n"].as_u64().unwrap();
         assert!(seq > self.cursor, "seq {seq} came after {}", self.cursor);
@@ -181,7 +181,7 @@ impl Reader {
         assert!(before.is_none_or(|before| before == n), "seq {seq} is two messages");
     }
 
-    /// A connection cut at a random moment makes the reader forget a part of what it did not acknowledge.
+    /// After a cut at a random moment, the reader forgets some of the messages that it did not acknowledge.
     fn forget(&mut self, acknowledged: u64) {
         if self.random.u8(..4) == 0 {
             self.cursor = acknowledged;
@@ -192,11 +192,11 @@ impl Reader {
         let after = if self.cursor > 0 { format!("&after={}", self.cursor) } else { String::new() };
         let mut socket = socket(&format!("?session=R{after}")).await?;
         for _ in 0..self.random.u32(1..8) {
-            let frame = hear(&mut socket).await?;
+            let frame = receive(&mut socket).await?;
             match frame["type"].as_str().unwrap() {
                 "message" => self.take(frame["seq"].as_u64().unwrap(), &frame["payload"]),
                 "welcome" => {}
-                // Nobody else acknowledges: nothing is missing.
+                // No other reader acknowledges, so there is no gap.
                 other => panic!("{other}: {frame}"),
             }
             if self.random.bool() && self.cursor > 0 {
@@ -212,7 +212,7 @@ impl Reader {
         let mut http = Http::on(connect().await?, "broker").await;
         for _ in 0..self.random.u32(1..4) {
             let target = format!("/v1/messages?session=R&after={}&wait=1", self.cursor);
-            // The cursor acknowledges; whether it arrived is not known before the answer.
+            // The cursor acknowledges. Before the answer, it is not known whether it arrived.
             *acknowledged = self.cursor;
             let reply = timeout(PATIENCE, http.try_request("GET", &target, &[], "")).await??;
             let answer = reply.json();
@@ -262,7 +262,7 @@ fn store() -> tempfile::TempDir {
     if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
 }
 
-/// One run; how often the broker crashed.
+/// One run; the number of crashes.
 fn simulate(seed: u64) -> usize {
     let mut random = Rng::with_seed(seed ^ 2);
     let dir = store();
@@ -323,7 +323,7 @@ fn simulate(seed: u64) -> usize {
 }
 
 #[test]
-fn random_cuts_delays_crashes_and_switches_break_no_promise() {
+fn random_faults_lose_and_repeat_nothing() {
     let seeds: Vec<u64> = match std::env::var("X0_MSG_SEED") {
         Ok(seed) => vec![seed.parse().unwrap()],
         Err(_) if std::env::var_os("X0_MSG_LONG_TESTS").is_some() => {
@@ -333,7 +333,7 @@ fn random_cuts_delays_crashes_and_switches_break_no_promise() {
     };
     let (count, seeds) = (seeds.len(), Mutex::new(seeds.into_iter()));
     let crashes = AtomicUsize::new(0);
-    // A failure in one thread fails the test at the end of the scope.
+    // A panic in a thread fails the test at the end of the scope.
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {

@@ -1,4 +1,4 @@
-//! Tokens: which are taken and which are not, how keys are rotated, and what becomes of a socket whose token expires.
+//! Tokens: valid and invalid ones, rotation of keys, and sockets whose token expires.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::common::*;
 use crate::guarded::*;
 
-/// What a token is answered, over every way in.
+/// Checks that a token is refused by every call.
 async fn refused(server: &Guarded, token: &str, why: &str) {
     let (mut ws, answer) = server.hello(token).await;
     assert_eq!(
@@ -65,7 +65,7 @@ async fn bad_tokens_are_refused_everywhere() {
     let good = signed(&claims(json!({})));
     server.welcomed(&good).await;
     server.welcomed(&signed(&claims(json!({ "aud": ["other", "x0"] })))).await;
-    // Within the skew of clocks.
+    // Within the allowed clock skew.
     server.welcomed(&signed(&claims(json!({ "exp": now() - 25, "nbf": now() + 25 })))).await;
     for (more, why) in [
         (json!({ "exp": now() - 40 }), "expired"),
@@ -87,7 +87,7 @@ async fn bad_tokens_are_refused_everywhere() {
     ] {
         refused(&server, &signed(&claims(more)), why).await;
     }
-    // Forged: another secret, another payload, another signature, none at all.
+    // Forged: another secret, another payload, another signature, no signature.
     let forged = EncodingKey::from_secret(b"another secret that is as long as a secret has to be");
     let parts: Vec<&str> = good.split('.').collect();
     let other = part(&claims(json!({ "sub": "bob" })));
@@ -103,7 +103,7 @@ async fn bad_tokens_are_refused_everywhere() {
     for token in [format!("{none}.{}.", parts[1]), format!("{none}.{}.{}", parts[1], parts[2])] {
         refused(&server, &token, "nor a token").await;
     }
-    // The public key of RSA, taken for a secret; and an algorithm that no key here is for.
+    // The public key of RSA used as a secret, and an algorithm without a key.
     let confused = EncodingKey::from_secret(rsa.public_key_pem().as_bytes());
     refused(
         &server,
@@ -114,19 +114,19 @@ async fn bad_tokens_are_refused_everywhere() {
     let secret = EncodingKey::from_secret(SECRET.as_bytes());
     refused(&server, &encode(&Header::new(Algorithm::HS512), &claims(json!({})), &secret).unwrap(), "no key")
         .await;
-    // Oversized, and no tokens at all.
+    // Too large, and not a token.
     refused(&server, &signed(&claims(json!({ "fill": "x".repeat(8000) }))), "8192").await;
     for token in ["x", "a.b.c", "..", &good[1..], "Bearer"] {
         refused(&server, token, "nor a token").await;
     }
-    // Not in the address, where logs show it.
+    // A token in the query is refused, since logs contain it.
     let mut ws = server.ws(&format!("?session=A&token={good}")).await;
     assert_eq!(ws.error().await, "bad_request");
     assert_eq!(ws.closed().await.0, 4500);
 }
 
 #[tokio::test]
-async fn all_four_algorithms_are_taken_each_with_its_own_keys() {
+async fn all_four_algorithms_are_accepted_each_with_its_own_keys() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let mut args = Vec::new();
@@ -148,7 +148,7 @@ async fn all_four_algorithms_are_taken_each_with_its_own_keys() {
         };
         let claims = json!({ "sub": "ann", "sid": name, "exp": now() + 60 });
         tokens.push(encode(&Header::new(algorithm), &claims, &key.unwrap()).unwrap());
-        // What the command makes is taken as well.
+        // A token of the command is accepted.
         std::fs::write(path("private"), pem).unwrap();
         let made = command(&[
             "token",
@@ -200,7 +200,7 @@ async fn keys_that_cannot_be_used_are_a_clear_error() {
     assert!(said.contains("--token-key-file") && said.contains("--api-key-file"), "{said}");
 }
 
-/// Asks until it is so: files are looked at every second.
+/// Waits until this holds. The server looks for changed files every second.
 async fn until(mut is_so: impl AsyncFnMut() -> bool) {
     soon(async {
         while !is_so().await {
@@ -223,33 +223,33 @@ async fn rotating_keys_keeps_sockets() {
     };
     std::fs::write(server.path("secret"), other).unwrap();
     until(async || {
-        // Reading answers the pings of the server.
-        old.settle().await;
+        // A read answers the pings of the server.
+        old.ping().await;
         server.hello(&fresh("B")).await.1["type"] == "welcome"
     })
     .await;
     assert_eq!(server.hello(&token("ann", "C")).await.1["code"], "unauthorized");
-    old.settle().await;
-    // A file that holds no key is no reason to forget the one there was.
+    old.ping().await;
+    // A file without a key does not replace the key.
     let log = server.log_from_here();
     std::fs::write(server.path("secret"), "x").unwrap();
     log.contains("cannot be read again").await;
     let mut new = server.welcomed(&fresh("D")).await;
     new.send_to("B", json!(1)).await;
-    // The keys of backends are rotated likewise.
+    // API keys are rotated in the same way.
     let body = json!({ "to": { "user": "ann" }, "payload": 1 });
     assert_eq!(server.call("POST", "/v1/messages", KEY, &body).await.status, 200);
     let rotated = "a new key of the backend 0123456789";
     std::fs::write(server.path("keys.toml"), key_file().replace(KEY, rotated)).unwrap();
     until(async || server.call("POST", "/v1/messages", rotated, &body).await.status == 200).await;
     assert_eq!(server.call("POST", "/v1/messages", KEY, &body).await.status, 401);
-    // A key that is no longer there has no sockets either.
+    // The sockets of a removed API key are closed.
     assert_eq!(soon(backend).await.unwrap(), 4501);
     let log = server.stop().await;
     assert!(log.contains("cannot be read again") && !log.contains(other) && !log.contains(rotated), "{log}");
 }
 
-/// A local server of a JWK set that can be changed, and counts how often it was asked.
+/// A local server of a JWK set. The set can be changed, and the requests are counted.
 async fn jwks_server() -> (String, Arc<Mutex<(String, usize)>>) {
     let state = Arc::new(Mutex::new((r#"{"keys":[]}"#.to_owned(), 0)));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -275,7 +275,7 @@ async fn jwks_server() -> (String, Arc<Mutex<(String, usize)>>) {
     (url, state)
 }
 
-/// A key with a name: its JWK, and what signs with it.
+/// A key with an id: its JWK, and a function that signs with it.
 fn named_key(kid: &str) -> (Jwk, impl Fn(&str, Option<&str>) -> String) {
     let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
     let key = EncodingKey::from_ec_pem(pair.serialize_pem().as_bytes()).unwrap();
@@ -294,7 +294,7 @@ async fn a_jwk_set_is_fetched_and_rotated() {
     let server = Guarded::with(&["--token-jwks-url", &url]).await;
     let (one, sign_one) = named_key("one");
     let (two, sign_two) = named_key("two");
-    // Nothing to verify with yet: it passes.
+    // There is no key yet, so the error is temporary.
     let (mut ws, answer) = server.hello(&sign_one("A", Some("one"))).await;
     assert_eq!(answer["code"], "unavailable", "{answer}");
     assert_eq!(ws.closed().await.0, 1013);
@@ -303,17 +303,17 @@ async fn a_jwk_set_is_fetched_and_rotated() {
         state.lock().unwrap().0 = serde_json::to_string(&JwkSet { keys }).unwrap();
     };
     serve(&[&one]);
-    // A token makes it look again.
+    // A token with an unknown key causes a fetch.
     let mut socket = server.welcomed(&sign_one("A", Some("one"))).await;
     server.welcomed(&sign_one("B", None)).await;
     serve(&[&one, &two]);
     server.welcomed(&sign_two("C", Some("two"))).await;
-    // A name is held to: what is signed with another key than it says is refused.
+    // A token that is signed with another key than it names is refused.
     let (_, answer) = server.hello(&sign_one("D", Some("two"))).await;
     assert!(answer["message"].as_str().unwrap().contains("signature"), "{answer}");
     serve(&[&two]);
     let asked = state.lock().unwrap().1;
-    // However many tokens name keys that are not there, the set is fetched now and then only.
+    // However many tokens name unknown keys, the set is fetched at most every two seconds.
     let (mut tries, begun) = (0, std::time::Instant::now());
     while server.hello(&sign_one("E", Some("three"))).await.1["type"] == "error" && tries < 3 {
         tries += 1;
@@ -322,8 +322,8 @@ async fn a_jwk_set_is_fetched_and_rotated() {
     assert!(state.lock().unwrap().1 - asked <= most, "{} fetches", state.lock().unwrap().1 - asked);
     assert_eq!(server.hello(&sign_one("F", Some("one"))).await.1["code"], "unauthorized");
     server.welcomed(&sign_two("G", Some("two"))).await;
-    socket.settle().await;
-    // Without its server, what is known stays good.
+    socket.ping().await;
+    // Without its server, the known keys stay valid.
     state.lock().unwrap().0 = "gone".to_owned();
     assert_eq!(server.hello(&sign_one("H", Some("four"))).await.1["code"], "unauthorized");
     server.welcomed(&sign_two("I", Some("two"))).await;
@@ -339,29 +339,29 @@ async fn a_socket_whose_token_expires_is_told_and_closed_unless_it_brings_a_fres
     for socket in [&mut left, &mut renewed] {
         assert_eq!(socket.error().await, "unauthorized");
     }
-    renewed.say(json!({ "type": "subscribe", "topic": "news" })).await;
-    assert_eq!(renewed.hear().await["type"], "subscribed");
-    // A bad one changes nothing, nor does one of somebody else.
-    renewed.say(json!({ "type": "hello", "token": "x" })).await;
+    renewed.send(json!({ "type": "subscribe", "topic": "news" })).await;
+    assert_eq!(renewed.recv().await["type"], "subscribed");
+    // An invalid token changes nothing, nor does a token of another user or session.
+    renewed.send(json!({ "type": "hello", "token": "x" })).await;
     assert_eq!(renewed.error().await, "unauthorized");
-    renewed.say(json!({ "type": "hello", "token": token("ann", "C") })).await;
+    renewed.send(json!({ "type": "hello", "token": token("ann", "C") })).await;
     assert_eq!(renewed.error().await, "forbidden");
-    renewed.say(json!({ "type": "hello", "token": token("eve", "B") })).await;
+    renewed.send(json!({ "type": "hello", "token": token("eve", "B") })).await;
     assert_eq!(renewed.error().await, "forbidden");
-    renewed.say(json!({ "type": "hello", "token": token("ann", "B") })).await;
-    assert_eq!(renewed.hear().await["type"], "welcome");
-    // What the fresh one does not allow ends.
-    let ended = renewed.hear().await;
+    renewed.send(json!({ "type": "hello", "token": token("ann", "B") })).await;
+    assert_eq!(renewed.recv().await["type"], "welcome");
+    // A subscription that the fresh token does not allow ends.
+    let ended = renewed.recv().await;
     assert_eq!((&ended["type"], &ended["topic"]), (&json!("unsubscribed"), &json!("news")));
     let (code, reason) = left.closed().await;
     assert_eq!(code, 4501);
     assert!(reason.contains("expired"), "{reason}");
-    // Longer than the other one had.
+    // The renewed socket outlives the other one.
     tokio::time::sleep(Duration::from_secs(1)).await;
-    renewed.settle().await;
+    renewed.ping().await;
 }
 
-/// A token without a session: one is made, and held on to.
+/// A token without a session gets a new session and keeps it.
 #[tokio::test]
 async fn a_token_without_a_session_gets_one_of_its_own() {
     let server = Guarded::start().await;
@@ -371,7 +371,7 @@ async fn a_token_without_a_session_gets_one_of_its_own() {
     let session = welcome["session"].as_str().unwrap().to_owned();
     assert!(session.len() >= 20 && second["session"] != session.as_str(), "{welcome}");
     assert_eq!(welcome["user"], "ann");
-    // With it, everything else works; a poll that names none is told which one it got, and a send has nobody to be.
+    // A poll without a session is told its new one. An ack without a session is refused.
     let polled = server.call("GET", "/v1/messages?wait=0", &token, "").await.json();
     assert!(
         polled["session"].as_str().unwrap().starts_with("s-") && polled["handle"].is_string(),
@@ -385,7 +385,7 @@ async fn a_token_without_a_session_gets_one_of_its_own() {
     assert_eq!((&message["from"], &message["payload"]), (&json!("ann"), &json!("hi")));
     let polled = server.call("GET", &format!("/v1/messages?session={session}&wait=0"), &token, "").await;
     assert_eq!(polled.payloads(), ["hi"]);
-    // It stays its user's, also when it was forgotten meanwhile, and nobody else's.
+    // The session stays with its user, also after its registration has expired.
     let moments = signed(&json!({ "sub": "ann", "exp": now() - 25 }));
     let (_, brief) = server.hello(&moments).await;
     let forgotten = format!("/v1/messages?session={}&wait=0", brief["session"].as_str().unwrap());

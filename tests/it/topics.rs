@@ -1,4 +1,4 @@
-//! Topics: live, with history, volatile, and what a reader who comes late is told.
+//! Topics: live messages, history, volatile messages, and gaps.
 
 use serde_json::json;
 
@@ -16,9 +16,9 @@ async fn everyone_who_subscribes_gets_what_comes_from_then_on() {
     let mut readers = Vec::new();
     for n in 0..5 {
         let mut reader = server.session(&format!("R{n}")).await;
-        reader.say(json!({ "type": "subscribe", "topic": "news" })).await;
+        reader.send(json!({ "type": "subscribe", "topic": "news" })).await;
         let subscribed = json!({ "type": "subscribed", "topic": "news", "seq": old, "recovered": true });
-        assert_eq!(reader.hear().await, subscribed);
+        assert_eq!(reader.recv().await, subscribed);
         readers.push(reader);
     }
     let new = publish(&server, "news", json!("new")).await;
@@ -27,12 +27,12 @@ async fn everyone_who_subscribes_gets_what_comes_from_then_on() {
         let message = reader.message().await;
         assert_eq!((&message["topic"], &message["seq"]), (&json!("news"), &json!(new)));
         assert_eq!((&message["from"], &message["payload"]), (&json!("P"), &json!("new")));
-        reader.settle().await;
+        reader.ping().await;
     }
 }
 
 #[tokio::test]
-async fn after_brings_the_history_and_says_when_it_no_longer_reaches_back() {
+async fn after_reads_the_history_and_reports_a_gap() {
     let server = TestServer::with(&["--topic-messages", "3"]).await;
     let mut seqs = Vec::new();
     for n in 0..5 {
@@ -40,24 +40,24 @@ async fn after_brings_the_history_and_says_when_it_no_longer_reaches_back() {
     }
     let mut reader = server.session("R").await;
     reader
-        .say(json!({ "type": "subscribe", "topic": "news", "after": seqs[1], "epoch": reader.epoch }))
+        .send(json!({ "type": "subscribe", "topic": "news", "after": seqs[1], "epoch": reader.epoch }))
         .await;
-    assert_eq!(reader.hear().await["recovered"], true);
+    assert_eq!(reader.recv().await["recovered"], true);
     for n in 2..5 {
         assert_eq!(reader.payload().await, n);
     }
     let mut late = server.session("L").await;
-    late.say(json!({ "type": "subscribe", "topic": "news", "after": seqs[0] })).await;
-    assert_eq!(late.hear().await["recovered"], false);
+    late.send(json!({ "type": "subscribe", "topic": "news", "after": seqs[0] })).await;
+    assert_eq!(late.recv().await["recovered"], false);
     let gap = json!({ "type": "gap", "topic": "news", "from": seqs[0], "to": seqs[1], "reason": "expired" });
-    assert_eq!(late.hear().await, gap);
+    assert_eq!(late.recv().await, gap);
     for n in 2..5 {
         assert_eq!(late.payload().await, n);
     }
     let mut foreign = server.session("F").await;
-    foreign.say(json!({ "type": "subscribe", "topic": "news", "after": seqs[4], "epoch": "another" })).await;
-    assert_eq!(foreign.hear().await["recovered"], false);
-    assert_eq!(foreign.hear().await["reason"], "epoch");
+    foreign.send(json!({ "type": "subscribe", "topic": "news", "after": seqs[4], "epoch": "another" })).await;
+    assert_eq!(foreign.recv().await["recovered"], false);
+    assert_eq!(foreign.recv().await["reason"], "epoch");
     assert_eq!(foreign.payload().await, 2);
 }
 
@@ -66,32 +66,32 @@ async fn unsubscribe_ends_it_and_subscribing_again_works() {
     let server = TestServer::start().await;
     let mut reader = server.session("R").await;
     for topic in ["a", "b"] {
-        reader.say(json!({ "type": "subscribe", "topic": topic })).await;
-        assert_eq!(reader.hear().await["type"], "subscribed");
+        reader.send(json!({ "type": "subscribe", "topic": topic })).await;
+        assert_eq!(reader.recv().await["type"], "subscribed");
     }
-    reader.say(json!({ "type": "unsubscribe", "topic": "a" })).await;
-    assert_eq!(reader.hear().await, json!({ "type": "unsubscribed", "topic": "a" }));
+    reader.send(json!({ "type": "unsubscribe", "topic": "a" })).await;
+    assert_eq!(reader.recv().await, json!({ "type": "unsubscribed", "topic": "a" }));
     publish(&server, "a", json!(1)).await;
     publish(&server, "b", json!(2)).await;
     assert_eq!(reader.message().await["topic"], "b");
-    reader.settle().await;
-    reader.say(json!({ "type": "unsubscribe", "topic": "a" })).await;
+    reader.ping().await;
+    reader.send(json!({ "type": "unsubscribe", "topic": "a" })).await;
     assert_eq!(reader.error().await, "not_found");
-    reader.say(json!({ "type": "subscribe", "topic": "a" })).await;
-    assert_eq!(reader.hear().await["type"], "subscribed");
+    reader.send(json!({ "type": "subscribe", "topic": "a" })).await;
+    assert_eq!(reader.recv().await["type"], "subscribed");
     publish(&server, "a", json!(3)).await;
     assert_eq!(reader.payload().await, 3);
 }
 
 #[tokio::test]
-async fn topics_of_one_connection_are_bounded() {
+async fn topics_of_one_connection_are_limited() {
     let server = TestServer::with(&["--max-topics", "2"]).await;
     let mut reader = server.session("R").await;
     for topic in ["a", "b", "b"] {
-        reader.say(json!({ "type": "subscribe", "topic": topic })).await;
-        assert_eq!(reader.hear().await["type"], "subscribed");
+        reader.send(json!({ "type": "subscribe", "topic": topic })).await;
+        assert_eq!(reader.recv().await["type"], "subscribed");
     }
-    reader.say(json!({ "type": "subscribe", "topic": "c" })).await;
+    reader.send(json!({ "type": "subscribe", "topic": "c" })).await;
     assert_eq!(reader.error().await, "forbidden");
     let reply = server.get("/v1/messages?session=R&topic=a&topic=b&topic=c&wait=0").await;
     assert_eq!((reply.status, reply.code().as_str()), (403, "forbidden"));
@@ -101,35 +101,35 @@ async fn topics_of_one_connection_are_bounded() {
 async fn volatile_topic_messages_leave_no_history() {
     let server = TestServer::start().await;
     let mut reader = server.session("R").await;
-    reader.say(json!({ "type": "subscribe", "topic": "who" })).await;
-    reader.hear().await;
+    reader.send(json!({ "type": "subscribe", "topic": "who" })).await;
+    reader.recv().await;
     let body = json!({ "to": { "topic": "who" }, "payload": 1, "volatile": true });
     assert_eq!(server.post("/v1/messages", body).await.json(), json!({}));
     let message = reader.message().await;
     assert_eq!((message.get("seq"), &message["topic"]), (None, &json!("who")));
     let mut late = server.session("L").await;
-    late.say(json!({ "type": "subscribe", "topic": "who", "after": 0 })).await;
-    assert_eq!(late.hear().await["type"], "subscribed");
-    late.settle().await;
+    late.send(json!({ "type": "subscribe", "topic": "who", "after": 0 })).await;
+    assert_eq!(late.recv().await["type"], "subscribed");
+    late.ping().await;
 }
 
-/// The cursor a reader is given for a topic that nobody published to yet is one to come back with.
+/// A reader can resume with the cursor of a topic without messages.
 #[tokio::test]
 async fn the_cursor_of_an_empty_topic_loses_nothing() {
     let server = TestServer::start().await;
     let mut reader = server.session("R").await;
-    reader.say(json!({ "type": "subscribe", "topic": "new" })).await;
-    let seq = reader.hear().await["seq"].clone();
+    reader.send(json!({ "type": "subscribe", "topic": "new" })).await;
+    let seq = reader.recv().await["seq"].clone();
     drop(reader);
     let polled = server.get("/v1/messages?session=P&topic=new&wait=0").await.json();
     publish(&server, "new", json!(1)).await;
     let mut reader = server.session("R").await;
-    reader.say(json!({ "type": "subscribe", "topic": "new", "after": seq })).await;
-    assert_eq!(reader.hear().await["recovered"], true);
+    reader.send(json!({ "type": "subscribe", "topic": "new", "after": seq })).await;
+    assert_eq!(reader.recv().await["recovered"], true);
     assert_eq!(reader.payload().await, 1);
     let (after, topic) = (&polled["seq"], &polled["topics"]["new"]);
     let target = format!("/v1/messages?session=P&after={after}&topic=new&after.new={topic}&wait=0");
     assert_eq!(server.get(&target).await.payloads(), [1]);
-    // From the very start, whatever that is here.
+    // From the very beginning.
     assert_eq!(server.get("/v1/messages?session=Q&topic=new&after.new=0&wait=0").await.payloads(), [1]);
 }

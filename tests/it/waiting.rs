@@ -1,4 +1,4 @@
-//! Every rule that waits, on paused time: ten seconds pass in none, and not one millisecond early.
+//! Timeouts, on paused time: none fires a millisecond early, and ten seconds take no time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +35,7 @@ async fn send(server: &Server, to: &str, payload: Value, ttl: Option<u64>) -> u6
     call(server, "POST", "/v1/messages", body).await.1["seq"].as_u64().unwrap()
 }
 
-/// A connection through memory, so that it follows the paused clock.
+/// A connection in memory, which follows the paused clock.
 fn connect(server: &Server) -> tokio::io::DuplexStream {
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     let link = Link::new();
@@ -48,14 +48,14 @@ async fn socket(server: &Server, query: &str) -> Ws<tokio::io::DuplexStream> {
     Ws { socket, epoch: String::new() }
 }
 
-/// How long something took, to the millisecond.
+/// The duration of an event in milliseconds, and its value.
 async fn took<T>(event: impl Future<Output = T>) -> (u64, T) {
     let start = Instant::now();
     let value = event.await;
     (start.elapsed().as_millis() as u64, value)
 }
 
-/// tokio's timers fire in the millisecond after their time.
+/// The timers of tokio fire within the millisecond after their time.
 fn assert_about(found: u64, expected: u64) {
     assert!((expected..=expected + 2).contains(&found), "{found} ms instead of {expected} ms");
 }
@@ -94,16 +94,16 @@ async fn a_native_poll_waits_as_long_as_it_says() {
     }
 }
 
-/// A tab that polls is away between two polls: for 15 seconds an acknowledgement by another one waits for it.
+/// For 15 seconds after the last poll of a tab, the acknowledgement of another tab deletes nothing that it needs.
 #[tokio::test(start_paused = true)]
 async fn a_poller_that_is_away_is_waited_for_for_fifteen_seconds() {
     for (away, still_there) in [(14_000, true), (17_000, false)] {
         let server = server();
         let poll = json!({ "type": "GET", "session_src": "B" });
-        // A first tab comes, and is answered.
+        // A first tab polls and is answered.
         let first = send(&server, "B", json!({ "n": 1 }), None).await;
         assert_eq!(call(&server, "POST", HANDLER, poll.clone()).await.1["messages"][0]["n"], 1);
-        // While it is away, a second one gets everything and acknowledges.
+        // Before its next poll, another reader acknowledges everything.
         let second = send(&server, "B", json!({ "n": 2 }), None).await;
         let ack = json!({ "session": "B", "seq": second });
         assert_eq!(call(&server, "POST", "/v1/ack", ack).await.0, 200);
@@ -119,13 +119,13 @@ async fn a_poller_that_is_away_is_waited_for_for_fifteen_seconds() {
 async fn a_message_waits_a_moment_for_a_second_tab_to_poll_again_but_not_for_long() {
     let server = server();
     let poll = || call(&server, "POST", HANDLER, x0_poll("B"));
-    // Two tabs wait and are answered together.
+    // Two tabs poll and are answered together.
     let sender = async {
         sleep(Duration::from_secs(1)).await;
         send(&server, "B", json!({ "n": 1 }), None).await;
     };
     tokio::join!(poll(), poll(), sender);
-    // One of them comes back, the other one does not.
+    // One of them polls again, the other one does not.
     send(&server, "B", json!({ "n": 2 }), None).await;
     let ack = async || {
         let floor = call(&server, "GET", "/v1/messages?session=B&wait=0", Value::Null).await.1;
@@ -145,10 +145,10 @@ async fn a_socket_that_does_not_say_hello_is_closed_after_ten_seconds() {
     let (ms, (code, reason)) = took(ws.closed()).await;
     assert_about(ms, 10_000);
     assert_eq!((code, reason.as_str()), (4001, "no hello within 10 s"));
-    // One that did stays.
+    // A socket with a hello stays open.
     let mut ws = socket(&server, "").await;
-    ws.say(json!({ "type": "hello", "session": "A" })).await;
-    assert_eq!(ws.hear().await["type"], "welcome");
+    ws.send(json!({ "type": "hello", "session": "A" })).await;
+    assert_eq!(ws.recv().await["type"], "welcome");
     assert!(timeout(Duration::from_secs(20), ws.closed()).await.is_err());
 }
 
@@ -159,7 +159,7 @@ async fn a_silent_peer_is_pinged_and_closed_after_two_heartbeats() {
     use tokio_tungstenite::tungstenite::Message;
 
     let server = server();
-    // One that answers pings stays for an hour.
+    // A socket that answers pings stays open for an hour.
     let mut alive = socket(&server, "?session=A").await;
     let pings = async {
         let mut pings = 0;
@@ -170,7 +170,7 @@ async fn a_silent_peer_is_pinged_and_closed_after_two_heartbeats() {
         pings
     };
     assert!(timeout(Duration::from_secs(3600), pings).await.is_err());
-    // One that does not is closed. It speaks no WebSocket but the opening, so it never answers.
+    // A socket that does not answer pings is closed.
     let mut mute = upgrade(connect(&server), "?session=A", "").await;
     let mut seen = Vec::new();
     let (ms, _) = took(async {
@@ -199,18 +199,18 @@ async fn a_message_ends_with_its_ttl_and_a_reader_is_told() {
     let body = poll().await;
     assert_eq!(body["messages"].as_array().unwrap().len(), 2);
     assert_eq!(body["gaps"], json!([{ "from": first, "to": short, "reason": "expired" }]));
-    // Seven days are the default.
+    // The default is seven days.
     sleep(Duration::from_secs(7 * 24 * 3600)).await;
     assert_eq!(poll().await["messages"], json!([]));
 }
 
-/// Peers that take nothing are dropped after 30 seconds; nobody waits for them.
+/// A peer that reads nothing is dropped after 30 seconds. No other client waits for it.
 #[tokio::test(start_paused = true)]
 async fn a_reader_whose_socket_takes_nothing_is_dropped_after_thirty_seconds() {
     let server = server();
     let stuck = socket(&server, "?session=B").await;
     let mut good = socket(&server, "?session=B").await;
-    assert_eq!(good.hear().await["type"], "welcome");
+    assert_eq!(good.recv().await["type"], "welcome");
     let payload = json!("x".repeat(60_000));
     let mut last = 0;
     for _ in 0..5 {
@@ -220,31 +220,31 @@ async fn a_reader_whose_socket_takes_nothing_is_dropped_after_thirty_seconds() {
         assert_eq!(good.payload().await, payload);
     }
     good.ack(last).await;
-    good.settle().await;
+    good.ping().await;
     assert_eq!(server.broker().hubs(), 1);
-    // The stuck one still holds what was acknowledged, for at most the 30 seconds.
+    // The stuck reader keeps acknowledged messages for at most 30 seconds.
     let probe = async || call(&server, "GET", "/v1/messages?session=B&after=1&wait=0", Value::Null).await.1;
     let held = probe().await["messages"].as_array().unwrap().len();
     assert!(held > 0, "what the slow tab has not taken is still there for it");
     sleep(Duration::from_secs(31)).await;
-    good.settle_among_messages().await;
+    good.ping_among_messages().await;
     sleep(Duration::from_secs(20)).await;
     assert_eq!(probe().await["messages"], json!([]));
     drop(stuck);
 }
 
-/// A page that was away for longer than its subscription is kept, and polls again on the same connection, has
-/// read the answer before: a frozen tab, or a dialog that blocks.
+/// A page that polls again on the same connection has received the last answer, even if its subscription has expired
+/// meanwhile: the tab was frozen, or a dialog blocked it.
 #[tokio::test(start_paused = true)]
 async fn a_receipt_that_comes_late_still_counts() {
     let server = server();
     send(&server, "B", json!({ "n": 1 }), None).await;
     let mut page = Http::on(connect(&server), "x").await;
     assert_eq!(page.x0("B").await, [json!({ "n": 1 })]);
-    // Longer than the grace of 15 s, shorter than a connection may idle.
+    // Longer than the grace of 15 s, shorter than the idle timeout of a connection.
     sleep(Duration::from_secs(20)).await;
     assert_eq!(page.x0("B").await, NOTHING);
-    // On another connection there is no evidence here: handed out again, as often as is bounded.
+    // On another connection there is no evidence of arrival, so the message is repeated, up to a limit.
     send(&server, "B", json!({ "n": 2 }), None).await;
     let mut times = 0;
     while let Some(message) = Http::on(connect(&server), "x").await.x0("B").await.pop() {

@@ -1,4 +1,4 @@
-//! Every frame of the native protocol, both ways of identifying, and every way a socket ends.
+//! The WebSocket transport: every frame, both ways to say hello, and every way in which a socket ends.
 
 use futures::{SinkExt, StreamExt};
 use serde_json::json;
@@ -12,8 +12,8 @@ use crate::common::*;
 async fn hello_is_welcomed_with_everything_a_client_needs_to_know() {
     let server = TestServer::start().await;
     let mut ws = server.ws("").await;
-    ws.say(json!({ "type": "hello", "session": "A" })).await;
-    let welcome = ws.hear().await;
+    ws.send(json!({ "type": "hello", "session": "A" })).await;
+    let welcome = ws.recv().await;
     assert_eq!(welcome["session"], "A");
     assert_eq!(welcome["durability"], "fsync");
     assert_eq!((welcome["heartbeat"].as_u64(), welcome["max_payload"].as_u64()), (Some(25), Some(1_048_576)));
@@ -27,11 +27,11 @@ async fn the_query_identifies_too() {
     let server = TestServer::start().await;
     let seq = server.send("B", "A", json!(1)).await;
     let mut ws = server.ws("?session=A").await;
-    assert_eq!(ws.hear().await["type"], "welcome");
+    assert_eq!(ws.recv().await["type"], "welcome");
     assert_eq!(ws.message().await["seq"], seq);
     let mut resumed = server.ws(&format!("?session=A&after={seq}")).await;
-    assert_eq!(resumed.hear().await["type"], "welcome");
-    resumed.settle().await;
+    assert_eq!(resumed.recv().await["type"], "welcome");
+    resumed.ping().await;
 }
 
 #[tokio::test]
@@ -50,10 +50,11 @@ async fn a_message_travels_with_its_sender_and_its_bytes() {
     let server = TestServer::start().await;
     let (mut a, mut b) = (server.session("A").await, server.session("B").await);
     let payload = r#"{ "n": 1e400, "deep": [[1]], "s": "\ud800 é" }"#;
-    a.say_text(&format!(r#"{{"type":"send","id":"c-42","to":{{"session":"B"}},"payload":{payload}}}"#)).await;
-    let sent = a.hear().await;
+    a.send_text(&format!(r#"{{"type":"send","id":"c-42","to":{{"session":"B"}},"payload":{payload}}}"#))
+        .await;
+    let sent = a.recv().await;
     assert_eq!((&sent["type"], &sent["id"]), (&json!("sent"), &json!("c-42")));
-    let text = b.hear_text().await;
+    let text = b.recv_text().await;
     let head = format!(r#"{{"type":"message","seq":{},"from":"A","ts":"#, sent["seq"]);
     assert!(text.starts_with(&head), "{text}");
     assert!(text.ends_with(&format!(r#","payload":{payload}}}"#)), "{text}");
@@ -70,7 +71,7 @@ async fn sends_are_answered_in_their_order() {
     a.socket.flush().await.unwrap();
     let mut last = 0;
     for n in 0..500 {
-        let sent = a.hear().await;
+        let sent = a.recv().await;
         assert_eq!(sent["id"], format!("c-{n}"));
         assert!(sent["seq"].as_u64().unwrap() > last);
         last = sent["seq"].as_u64().unwrap();
@@ -82,10 +83,10 @@ async fn sends_are_answered_in_their_order() {
 async fn ping_is_answered_before_and_after_hello() {
     let server = TestServer::start().await;
     let mut ws = server.ws("").await;
-    ws.settle().await;
-    ws.say(json!({ "type": "hello", "session": "A" })).await;
-    assert_eq!(ws.hear().await["type"], "welcome");
-    ws.settle().await;
+    ws.ping().await;
+    ws.send(json!({ "type": "hello", "session": "A" })).await;
+    assert_eq!(ws.recv().await["type"], "welcome");
+    ws.ping().await;
     ws.socket.send(Message::Ping("abc".into())).await.unwrap();
     match soon(ws.socket.next()).await.unwrap().unwrap() {
         Message::Pong(data) => assert_eq!(&data[..], b"abc"),
@@ -97,23 +98,23 @@ async fn ping_is_answered_before_and_after_hello() {
 async fn everything_but_hello_and_ping_wants_a_hello_first() {
     let server = TestServer::start().await;
     let mut ws = server.ws("").await;
-    ws.say(json!({ "type": "send", "id": "c-1", "to": { "session": "B" }, "payload": 1 })).await;
-    let refused = ws.hear().await;
+    ws.send(json!({ "type": "send", "id": "c-1", "to": { "session": "B" }, "payload": 1 })).await;
+    let refused = ws.recv().await;
     assert_eq!((&refused["code"], &refused["id"]), (&json!("unauthorized"), &json!("c-1")));
-    ws.say(json!({ "type": "ack", "seq": 1 })).await;
+    ws.send(json!({ "type": "ack", "seq": 1 })).await;
     assert_eq!(ws.error().await, "unauthorized");
-    ws.say(json!({ "type": "hello", "session": "A" })).await;
-    assert_eq!(ws.hear().await["type"], "welcome");
-    ws.say(json!({ "type": "hello", "session": "B" })).await;
+    ws.send(json!({ "type": "hello", "session": "A" })).await;
+    assert_eq!(ws.recv().await["type"], "welcome");
+    ws.send(json!({ "type": "hello", "session": "B" })).await;
     assert_eq!(ws.error().await, "bad_request");
-    ws.settle().await;
+    ws.ping().await;
 }
 
 #[tokio::test]
 async fn a_user_without_registered_sessions_is_not_found() {
     let server = TestServer::start().await;
     let mut a = server.session("A").await;
-    a.say(json!({ "type": "send", "id": "u", "to": { "user": "alice" }, "payload": 1 })).await;
+    a.send(json!({ "type": "send", "id": "u", "to": { "user": "alice" }, "payload": 1 })).await;
     assert_eq!(a.error().await, "not_found");
 }
 

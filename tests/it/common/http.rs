@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 
 use super::soon;
 
-/// One answer.
+/// The answer to a request.
 #[derive(Debug, Clone)]
 pub struct Reply {
     pub status: u16,
@@ -35,7 +35,7 @@ impl Reply {
         self.json()["messages"].as_array().unwrap().iter().map(|m| m["payload"].clone()).collect()
     }
 
-    /// The code of a refusal, which must come with its text.
+    /// The code of an error, which must have a text.
     pub fn code(&self) -> String {
         let error = self.json()["error"].clone();
         assert!(error["message"].as_str().is_some_and(|text| text.len() > 10), "{error}");
@@ -43,7 +43,7 @@ impl Reply {
     }
 }
 
-/// One HTTP/1.1 connection; closed when dropped.
+/// One HTTP/1.1 connection, closed when dropped.
 pub struct Http {
     sender: SendRequest<Full<Bytes>>,
     connection: AbortHandle,
@@ -103,7 +103,7 @@ impl Http {
 }
 
 impl Http {
-    /// Closes the connection; when this is done, the system has been told.
+    /// Closes the connection. Returns once the socket is closed.
     pub async fn close(self) {
         let connection = self.connection.clone();
         drop(self);

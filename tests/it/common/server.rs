@@ -14,12 +14,12 @@ use tokio::task::JoinHandle;
 
 use super::{BINARY, Http, Reply, Ws, soon};
 
-/// The real binary, killed when dropped.
+/// A process of the binary, killed when dropped.
 pub struct TestServer {
     pub address: SocketAddr,
     pub child: Child,
     log: Log,
-    /// Its store, if it is this server's own.
+    /// The directory of its store, if nobody else owns it.
     _dir: Option<TempDir>,
 }
 
@@ -35,33 +35,33 @@ impl TestServer {
         server
     }
 
-    /// On the store in this directory.
+    /// Starts it on the store in this directory.
     pub async fn at(dir: &Path, args: &[&str]) -> Self {
         let mut command = Command::new(BINARY);
         command.args(args);
         Self::spawn(dir, command).await
     }
 
-    /// On the store in this directory; or its log, if it does not start.
+    /// Starts it on the store in this directory; its log if it does not start.
     pub async fn try_at(dir: &Path) -> Result<Self, String> {
         let mut command = Command::new(BINARY);
         command.env("X0_MSG_LISTEN", "127.0.0.1:0").env("X0_MSG_DATA_DIR", dir);
         Self::try_spawn(command).await
     }
 
-    /// As this command starts it.
+    /// Starts it with this command.
     pub async fn spawn(dir: &Path, mut command: Command) -> Self {
         command.env("X0_MSG_LISTEN", "127.0.0.1:0").env("X0_MSG_DATA_DIR", dir);
         Self::try_spawn(command).await.unwrap_or_else(|log| panic!("the server did not start: {log}"))
     }
 
-    /// As this command starts it; or what it says when it does not start.
+    /// Starts it with this command; its log if it does not start.
     pub async fn try_spawn(mut command: Command) -> Result<Self, String> {
         command.env("RUST_LOG", "info");
         Self::try_spawn_as_is(command).await
     }
 
-    /// As this command starts it, with the log that it chooses.
+    /// As `try_spawn`, with the log level of the command.
     pub async fn try_spawn_as_is(mut command: Command) -> Result<Self, String> {
         let mut child = command
             .stdin(Stdio::null())
@@ -75,7 +75,7 @@ impl TestServer {
             while let Some(line) = lines.next_line().await.unwrap() {
                 log.push_str(&line);
                 log.push('\n');
-                // The last words of one that does not start are for people.
+                // The error of a failed start is not JSON.
                 let Ok(entry) = serde_json::from_str::<Value>(&line) else { continue };
                 if entry["message"] == "ready" {
                     return entry["address"].as_str().unwrap().parse().ok();
@@ -88,20 +88,20 @@ impl TestServer {
         Ok(Self { address, child, log: Log::read_on(log, lines), _dir: None })
     }
 
-    /// Kills it, as a crash does.
+    /// Kills it, as a crash does; its log.
     pub async fn kill(mut self) -> String {
         self.child.start_kill().unwrap();
         soon(self.child.wait()).await.unwrap();
         self.log.end().await
     }
 
-    /// Stops it in order.
+    /// Stops it with SIGTERM; its log.
     pub async fn stop(self) -> String {
         self.signal(15);
         self.stopped().await
     }
 
-    /// Waits until it has stopped by itself; its log.
+    /// Waits until it has stopped; its log.
     pub async fn stopped(mut self) -> String {
         let status = soon(self.child.wait()).await.unwrap();
         assert!(status.success(), "{status}");
@@ -154,11 +154,11 @@ impl TestServer {
         Ws::connect(self.address, query).await
     }
 
-    /// A socket that has said who it is and was welcomed.
+    /// A socket after its hello and welcome.
     pub async fn session(&self, session: &str) -> Ws {
         let mut ws = self.ws("").await;
-        ws.say(json!({ "type": "hello", "session": session })).await;
-        let welcome = ws.hear().await;
+        ws.send(json!({ "type": "hello", "session": session })).await;
+        let welcome = ws.recv().await;
         assert_eq!(welcome["type"], "welcome", "{welcome}");
         ws.epoch = welcome["epoch"].as_str().unwrap().to_owned();
         ws
@@ -184,7 +184,7 @@ impl TestServer {
         }
     }
 
-    /// Sends over HTTP and answers the seq.
+    /// Sends over HTTP; the seq.
     pub async fn send(&self, from: &str, to: &str, payload: Value) -> u64 {
         let body = json!({ "to": { "session": to }, "payload": payload });
         let reply = self.post(&format!("/v1/messages?session={from}"), body).await;

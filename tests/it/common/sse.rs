@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use super::{TestServer, soon};
 
-/// One event as a browser would see it.
+/// One event as a browser sees it.
 #[derive(Debug, PartialEq)]
 pub struct Event {
     pub name: String,
@@ -33,7 +33,7 @@ impl Events {
         Self::on(TcpStream::connect(address).await?, query, last).await
     }
 
-    /// With a token, or an API key.
+    /// Opens a stream with a token or an API key.
     pub async fn with_bearer(address: SocketAddr, query: &str, bearer: &str) -> Self {
         let stream = soon(TcpStream::connect(address)).await.unwrap();
         let bearer = Some(format!("Bearer {bearer}"));
@@ -72,7 +72,7 @@ impl Events {
         soon(self.try_next()).await.expect("open")
     }
 
-    /// The next event, or `None` when the connection is gone.
+    /// The next event; `None` if the connection has ended.
     pub async fn try_next(&mut self) -> Option<Event> {
         loop {
             if let Some((event, rest)) = self.text.split_once("\n\n") {

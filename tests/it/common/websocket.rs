@@ -51,21 +51,21 @@ impl Ws {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Ws<S> {
-    pub async fn say(&mut self, frame: Value) {
-        self.say_text(&frame.to_string()).await;
+    pub async fn send(&mut self, frame: Value) {
+        self.send_text(&frame.to_string()).await;
     }
 
-    pub async fn say_text(&mut self, frame: &str) {
+    pub async fn send_text(&mut self, frame: &str) {
         soon(self.socket.send(Message::text(frame))).await.unwrap();
     }
 
     /// The next text frame.
-    pub async fn hear(&mut self) -> Value {
-        serde_json::from_str(&self.hear_text().await).unwrap()
+    pub async fn recv(&mut self) -> Value {
+        serde_json::from_str(&self.recv_text().await).unwrap()
     }
 
-    pub async fn hear_text(&mut self) -> String {
-        // Pings in between give no more time.
+    pub async fn recv_text(&mut self) -> String {
+        // Pings do not extend the deadline.
         soon(async {
             loop {
                 match self.socket.next().await.expect("open").unwrap() {
@@ -80,7 +80,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Ws<S> {
 
     /// The next `message` frame.
     pub async fn message(&mut self) -> Value {
-        let frame = self.hear().await;
+        let frame = self.recv().await;
         assert_eq!(frame["type"], "message", "{frame}");
         frame
     }
@@ -91,26 +91,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Ws<S> {
 
     /// The next frame, which must be an error; its code.
     pub async fn error(&mut self) -> String {
-        let frame = self.hear().await;
+        let frame = self.recv().await;
         assert_eq!(frame["type"], "error", "{frame}");
         assert!(frame["message"].as_str().is_some_and(|text| text.len() > 10), "{frame}");
         frame["code"].as_str().unwrap().to_owned()
     }
 
-    /// Everything said so far has been acted on, and nothing unexpected was answered.
-    pub async fn settle(&mut self) {
-        self.say(json!({ "type": "ping" })).await;
-        let frame = self.hear().await;
+    /// Waits until every earlier frame was handled. Fails if another frame comes.
+    pub async fn ping(&mut self) {
+        self.send(json!({ "type": "ping" })).await;
+        let frame = self.recv().await;
         assert_eq!(frame["type"], "pong", "{frame}");
     }
 
-    /// Everything said so far has been acted on; messages that come meanwhile are not looked at.
-    pub async fn settle_among_messages(&mut self) {
-        self.say(json!({ "type": "ping" })).await;
-        while self.hear().await["type"] != "pong" {}
+    /// Waits until every earlier frame was handled, and skips all frames that come.
+    pub async fn ping_among_messages(&mut self) {
+        self.send(json!({ "type": "ping" })).await;
+        while self.recv().await["type"] != "pong" {}
     }
 
-    /// Waits for the close frame and answers its code and reason.
+    /// Waits for the close frame; its code and reason.
     pub async fn closed(&mut self) -> (u16, String) {
         loop {
             match soon(self.socket.next()).await.expect("a close frame comes first").unwrap() {
@@ -122,13 +122,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Ws<S> {
     }
 
     pub async fn ack(&mut self, seq: u64) {
-        self.say(json!({ "type": "ack", "seq": seq })).await;
+        self.send(json!({ "type": "ack", "seq": seq })).await;
     }
 
     /// Sends and waits until it is stored; the seq.
     pub async fn send_to(&mut self, session: &str, payload: Value) -> u64 {
-        self.say(json!({ "type": "send", "to": { "session": session }, "payload": payload })).await;
-        let sent = self.hear().await;
+        self.send(json!({ "type": "send", "to": { "session": session }, "payload": payload })).await;
+        let sent = self.recv().await;
         assert_eq!(sent["type"], "sent", "{sent}");
         sent["seq"].as_u64().unwrap()
     }

@@ -1,4 +1,4 @@
-//! The doors: origins, TLS and HTTP/2, times for headers and bodies, connections and sends that are too many.
+//! Access to the listener: origins, TLS and HTTP/2, timeouts of headers and bodies, limits of connections and sends.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -24,7 +24,7 @@ use tokio_tungstenite::{WebSocketStream, connect_async};
 use crate::common::*;
 use crate::guarded::*;
 
-/// A WebSocket as a page of this origin opens it.
+/// Opens a WebSocket as a page of this origin does.
 async fn from_origin(address: SocketAddr, origin: Option<&str>) -> Ws {
     let mut request = format!("ws://{address}/ws?session=A").into_client_request().unwrap();
     if let Some(origin) = origin {
@@ -35,7 +35,7 @@ async fn from_origin(address: SocketAddr, origin: Option<&str>) -> Ws {
 }
 
 #[tokio::test]
-async fn pages_of_other_origins_are_not_let_in_unless_they_are_configured() {
+async fn pages_of_other_origins_are_refused_unless_configured() {
     let server = TestServer::with(&["--allow-origin", "https://app.example,http://localhost:3000"]).await;
     let own = format!("http://{}", server.address);
     for (origin, allowed) in [
@@ -52,13 +52,13 @@ async fn pages_of_other_origins_are_not_let_in_unless_they_are_configured() {
     ] {
         let mut ws = from_origin(server.address, origin).await;
         if allowed {
-            assert_eq!(ws.hear().await["type"], "welcome", "{origin:?}");
+            assert_eq!(ws.recv().await["type"], "welcome", "{origin:?}");
         } else {
             let (code, reason) = ws.closed().await;
             assert_eq!(code, 4503, "{origin:?}");
             assert!(reason.contains("--allow-origin"), "{reason}");
         }
-        // The calls of `/v1` likewise: also those that need no answer.
+        // The same for the calls of `/v1`, also those whose answer a page need not read.
         let headers: Vec<_> = origin.map(|origin| ("origin", origin)).into_iter().collect();
         let body = r#"{"to":{"session":"B"},"payload":1}"#;
         let reply = server.http().await.request("POST", "/v1/messages", &headers, body).await;
@@ -66,16 +66,16 @@ async fn pages_of_other_origins_are_not_let_in_unless_they_are_configured() {
         let cross = origin.is_some_and(|origin| origin != own);
         let told = reply.header("access-control-allow-origin");
         assert_eq!(told, if allowed && cross { origin.unwrap() } else { "" }, "{origin:?}");
-        // Today's x0 client comes from anywhere.
+        // The x0 client may come from any origin.
         let body = x0_set("A", "C", &json!({})).to_string();
         let reply = server.http().await.request("POST", &x0_target(), &headers, body).await;
         assert_eq!((reply.status, reply.header("access-control-allow-origin")), (200, "*"));
     }
-    // An image names no origin; but the browser says that it is on another site.
+    // The request of an image has no `Origin`, but `Sec-Fetch-Site` names another site.
     let headers = [("sec-fetch-site", "cross-site")];
     let reply = server.http().await.request("GET", "/v1/messages?session=B&wait=0", &headers, "").await;
     assert_eq!((reply.status, reply.code().as_str()), (403, "forbidden"));
-    // Preflights of those that may are answered.
+    // Preflights of allowed origins are answered.
     let headers = [
         ("origin", "https://app.example"),
         ("access-control-request-method", "POST"),
@@ -103,7 +103,7 @@ async fn the_origins_of_x0_pages_can_be_configured() {
     }
 }
 
-/// A certificate for this machine, in files; and what is to be trusted therefore.
+/// Writes a certificate of this machine to files. Returns it, to be trusted.
 fn certificate(dir: &Path) -> CertificateDer<'static> {
     let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     std::fs::write(dir.join("key.pem"), signing_key.serialize_pem()).unwrap();
@@ -133,7 +133,7 @@ async fn tls_carries_http_1_and_2_and_websockets_over_both() {
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let server = TestServer::with(&["--tls-cert", &path("cert.pem"), "--tls-key", &path("key.pem")]).await;
     let address = server.address;
-    // HTTP/1.1, and a WebSocket over it.
+    // HTTP/1.1 and a WebSocket over it.
     let stream = soon(tls(address, &trusted, "http/1.1")).await.unwrap();
     let mut http = Http::on(stream, "localhost").await;
     let sent = http.post("/v1/messages?session=A", json!({ "to": { "session": "B" }, "payload": 1 })).await;
@@ -142,9 +142,9 @@ async fn tls_carries_http_1_and_2_and_websockets_over_both() {
     let (socket, _) =
         soon(tokio_tungstenite::client_async("wss://localhost/ws?session=B", stream)).await.unwrap();
     let mut over_1 = Ws { socket, epoch: String::new() };
-    assert_eq!(over_1.hear().await["type"], "welcome");
+    assert_eq!(over_1.recv().await["type"], "welcome");
     assert_eq!(over_1.payload().await, 1);
-    // HTTP/2: calls side by side with a WebSocket (RFC 8441) on one connection.
+    // HTTP/2: calls and a WebSocket (RFC 8441) on one connection.
     let stream = soon(tls(address, &trusted, "h2")).await.unwrap();
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
     let (mut sender, connection) =
@@ -173,16 +173,16 @@ async fn tls_carries_http_1_and_2_and_websockets_over_both() {
         socket: WebSocketStream::from_raw_socket(stream, Role::Client, None).await,
         epoch: String::new(),
     };
-    assert_eq!(over_2.hear().await["type"], "welcome");
+    assert_eq!(over_2.recv().await["type"], "welcome");
     over_2.send_to("B", json!("from h2")).await;
     assert_eq!(over_1.payload().await, "from h2");
     over_1.send_to("C", json!("from h1")).await;
     assert_eq!(over_2.payload().await, "from h1");
-    // A long-poll on the same connection meanwhile; and today's x0 client, whose receipts do not mix there.
+    // A long-poll on the same connection.
     let target = "/v1/messages?session=D&wait=0";
     let poll = soon(sender.send_request(request("GET", target).body(Empty::new()).unwrap())).await.unwrap();
     assert_eq!(poll.status(), 200);
-    // The binary finds its way there: it trusts what it is told to trust.
+    // The commands of the binary trust the configured certificate.
     let said = tokio::process::Command::new(BINARY)
         .args(["send", "--to", "B", "7", "--server", &format!("https://localhost:{}", address.port())])
         .env("SSL_CERT_FILE", path("cert.pem"))
@@ -194,18 +194,18 @@ async fn tls_carries_http_1_and_2_and_websockets_over_both() {
         .args(["health", "--server", &format!("wss://127.0.0.1:{}", address.port())])
         .output();
     assert!(soon(healthy).await.unwrap().status.success(), "on this machine it asks for no certificate");
-    // A new certificate, for new connections; those there are stay.
+    // A new certificate holds for new connections. Open connections stay.
     let renewed = certificate(dir.path());
     soon(async { while tls(address, &renewed, "h2").await.is_err() {} }).await;
     assert!(tls(address, &trusted, "h2").await.is_err());
-    over_1.settle().await;
-    over_2.settle().await;
-    // Half of one is no reason to forget it.
+    over_1.ping().await;
+    over_2.ping().await;
+    // A broken file does not replace the certificate.
     let log = server.log_from_here();
     std::fs::write(dir.path().join("cert.pem"), "-----BEGIN").unwrap();
     log.contains("cannot be read again").await;
     soon(tls(address, &renewed, "h2")).await.unwrap();
-    // Without TLS there is no answer.
+    // A request without TLS gets no answer.
     let mut plain = TcpStream::connect(address).await.unwrap();
     plain.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     let mut rest = Vec::new();
@@ -246,7 +246,7 @@ async fn certificates_that_cannot_be_used_are_a_clear_error() {
 }
 
 #[tokio::test]
-async fn connections_of_one_address_are_bounded_and_told_so() {
+async fn connections_of_one_address_are_limited() {
     let server = Guarded::with(&[
         "--connections-per-address",
         "3",
@@ -263,8 +263,8 @@ async fn connections_of_one_address_are_bounded_and_told_so() {
         }
         let (socket, _) = soon(connect_async(request)).await.unwrap();
         let mut ws = Ws { socket, epoch: String::new() };
-        ws.say(json!({ "type": "hello", "token": token("ann", session) })).await;
-        let answer = ws.hear().await;
+        ws.send(json!({ "type": "hello", "token": token("ann", session) })).await;
+        let answer = ws.recv().await;
         (ws, answer)
     };
     let one = [("x-forwarded-for", "6.6.6.6, 1.2.3.4")];
@@ -274,7 +274,7 @@ async fn connections_of_one_address_are_bounded_and_told_so() {
         assert_eq!(answer["type"], "welcome");
         sockets.push(ws);
     }
-    // The same client, whatever it claims to be behind, and however its proxy says it.
+    // These name the same client: only the last address comes from the trusted proxy.
     for forwarded in [
         &[("x-forwarded-for", "1.2.3.4")][..],
         &[("x-forwarded-for", "9.9.9.9"), ("x-forwarded-for", "1.2.3.4")],
@@ -293,17 +293,17 @@ async fn connections_of_one_address_are_bounded_and_told_so() {
         assert_eq!((reply.status, reply.code().as_str()), (429, "rate_limited"), "{target}");
         assert_eq!(reply.header("retry-after"), "1");
     }
-    // An x0 page waits its poll out.
+    // The poll of an x0 page waits until its timeout.
     server.register("x", json!({})).await;
     let begun = Instant::now();
     let reply = server.http().await.request("POST", &x0_target(), &one, x0_poll("x").to_string()).await;
     assert_eq!((reply.status, reply.json()), (200, json!({ "messages": null })));
     assert!(begun.elapsed() >= Duration::from_millis(290));
-    // Somebody else, and the same one once another connection has ended.
+    // Another client may connect, and the same one after a connection has ended.
     assert_eq!(connect(&[("x-forwarded-for", "1.2.3.5")], "other").await.1["type"], "welcome");
     drop(sockets.pop());
     soon(async { while connect(&one, "2").await.1["type"] != "welcome" {} }).await;
-    // A proxy may say it as RFC 7239 does; what a client has put into the other header is passed by.
+    // With RFC 7239's header, the other header is ignored.
     let proxy = ["--trust-proxy", "127.0.0.1", "--proxy-header", "forwarded"];
     let server = Guarded::with(&[&["--connections-per-address", "1"][..], &proxy].concat()).await;
     let from = async |forwarded: &str, session: &str| {
@@ -315,14 +315,14 @@ async fn connections_of_one_address_are_bounded_and_told_so() {
             .insert("authorization", format!("Bearer {}", token("ann", session)).parse().unwrap());
         let (socket, _) = soon(connect_async(request)).await.unwrap();
         let mut ws = Ws { socket, epoch: String::new() };
-        let answer = ws.hear().await;
+        let answer = ws.recv().await;
         (ws, answer)
     };
     let (_held, answer) = from("for=1.2.3.4", "1").await;
     assert_eq!(answer["type"], "welcome");
     assert_eq!(from("for=8.8.8.8, for=\"1.2.3.4:4711\";proto=https", "2").await.1["code"], "rate_limited");
     assert_eq!(from("for=1.2.3.5", "3").await.1["type"], "welcome");
-    // Who is no trusted proxy is not believed: this one is counted as itself.
+    // The header of an untrusted peer is ignored: the peer itself is counted.
     let server = Guarded::with(&["--connections-per-address", "1"]).await;
     let _first = server.welcomed(&token("ann", "1")).await;
     let mut request = format!("ws://{}/ws", server.address).into_client_request().unwrap();
@@ -331,11 +331,11 @@ async fn connections_of_one_address_are_bounded_and_told_so() {
     assert_eq!(Ws { socket, epoch: String::new() }.closed().await.0, 1013);
 }
 
-/// Connections that say nothing are bounded as well: what is beyond waits, and is served when others leave.
+/// Silent connections are limited too. Further connections wait, and are served when others close.
 #[tokio::test]
-async fn connections_beyond_the_bound_are_held_and_served_later() {
+async fn connections_beyond_the_limit_wait_and_are_served_later() {
     let server = Guarded::with(&["--connections-per-address", "1", "--header-timeout", "20s"]).await;
-    // Twice as many connections as places, and some, are served at once.
+    // The server accepts 66 connections at once with this limit.
     let mut idle = Vec::new();
     for _ in 0..66 {
         idle.push(TcpStream::connect(server.address).await.unwrap());
@@ -349,7 +349,7 @@ async fn connections_beyond_the_bound_are_held_and_served_later() {
 }
 
 #[tokio::test]
-async fn connections_of_one_session_are_bounded_and_told_so() {
+async fn connections_of_one_session_are_limited() {
     let server = Guarded::with(&["--connections-per-session", "2"]).await;
     let proof = token("ann", "s");
     let _first = server.welcomed(&proof).await;
@@ -367,15 +367,15 @@ async fn connections_of_one_session_are_bounded_and_told_so() {
 }
 
 #[tokio::test]
-async fn sends_of_one_session_have_a_rate_and_backends_have_none() {
+async fn sends_of_a_session_have_a_rate_limit_and_those_of_backends_have_none() {
     let server = Guarded::with(&["--send-rate", "1", "--send-burst", "3"]).await;
     let mut ws = server.welcomed(&token("ann", "a")).await;
     let send = |id: &str| json!({ "type": "send", "id": id, "to": { "user": "ann" }, "payload": 1 });
     let mut refused = None;
     for n in 0..4 {
-        ws.say(send(&n.to_string())).await;
+        ws.send(send(&n.to_string())).await;
         let answer = loop {
-            let answer = ws.hear().await;
+            let answer = ws.recv().await;
             if answer["type"] != "message" {
                 break answer;
             }
@@ -389,7 +389,7 @@ async fn sends_of_one_session_have_a_rate_and_backends_have_none() {
     let refused = refused.unwrap();
     assert_eq!(refused["code"], "rate_limited");
     assert!(refused["message"].as_str().unwrap().contains("--send-rate"), "{refused}");
-    // The same bucket on every transport, and one for each message of an array.
+    // All transports share a bucket, and each message of an array takes one token.
     let reply = server.call("POST", "/v1/messages", &token("ann", "a"), send("5")).await;
     assert_eq!((reply.status, reply.code().as_str()), (429, "rate_limited"));
     let many: Vec<Value> = (0..6).map(|n| send(&format!("b{n}"))).collect();
@@ -400,11 +400,11 @@ async fn sends_of_one_session_have_a_rate_and_backends_have_none() {
     let many: Vec<Value> = (0..100).map(|n| send(&n.to_string())).collect();
     let answers = server.call("POST", "/v1/messages", KEY, json!(many)).await.json();
     assert!(answers.as_array().unwrap().iter().all(|one| one["sessions"].is_u64()), "{answers}");
-    // It passes.
+    // The bucket fills again.
     soon(async {
         loop {
-            ws.say(send("later")).await;
-            let answer = ws.hear().await;
+            ws.send(send("later")).await;
+            let answer = ws.recv().await;
             match answer["type"].as_str().unwrap() {
                 "message" => {}
                 "sent" => break,
@@ -415,9 +415,9 @@ async fn sends_of_one_session_have_a_rate_and_backends_have_none() {
     .await;
 }
 
-/// Heads and bodies that do not come are given up; whoever goes on sending is not.
+/// Requests whose head or body does not come are closed.
 #[tokio::test]
-async fn half_sent_requests_are_given_up() {
+async fn half_sent_requests_time_out() {
     let server = TestServer::with(&["--header-timeout", "2s"]).await;
     let mut head = TcpStream::connect(server.address).await.unwrap();
     head.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n").await.unwrap();
@@ -430,7 +430,7 @@ async fn half_sent_requests_are_given_up() {
     let count = soon(body.read(&mut seen)).await.unwrap();
     let seen = String::from_utf8_lossy(&seen[..count]);
     assert!(seen.starts_with("HTTP/1.1 400") && seen.contains("--header-timeout"), "{seen}");
-    // Headers without end are refused, long before they fill the memory.
+    // Endless headers are refused before they fill the memory.
     let mut large = TcpStream::connect(server.address).await.unwrap();
     let flood = async {
         large.write_all(b"GET / HTTP/1.1\r\n").await?;
@@ -442,9 +442,9 @@ async fn half_sent_requests_are_given_up() {
     assert!(soon(flood).await.is_err(), "10 MB of headers are not taken");
 }
 
-/// Over HTTP/2 too: a connection that asks for nothing is given up.
+/// An HTTP/2 connection without a request is closed.
 #[tokio::test]
-async fn an_http_2_connection_that_asks_for_nothing_is_given_up() {
+async fn an_http_2_connection_without_a_request_times_out() {
     let dir = tempfile::tempdir().unwrap();
     let trusted = certificate(dir.path());
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
@@ -465,13 +465,13 @@ async fn an_http_2_connection_that_asks_for_nothing_is_given_up() {
     assert_eq!(ask().await, 200);
     let mut rest = Vec::new();
     _ = soon(silent.read_to_end(&mut rest)).await;
-    // One that has asked is there for more.
+    // A connection with requests stays.
     assert_eq!(ask().await, 200);
 }
 
-/// 500 half-sent requests and 500 sockets that never say hello do not keep 100 good clients from working.
+/// 500 half-sent requests and 500 sockets without a hello do not keep 100 other clients from working.
 #[tokio::test]
-async fn slow_clients_do_not_keep_good_ones_from_working() {
+async fn slow_clients_do_not_stop_other_clients() {
     const SLOW: usize = 500;
     let server = Guarded::with(&["--connections-per-address", "2000"]).await;
     let mut half_sent = Vec::new();
@@ -502,7 +502,7 @@ async fn slow_clients_do_not_keep_good_ones_from_working() {
         }
     }
     eprintln!("500 messages, one after the other, beside 1,000 slow clients: {:?}", begun.elapsed());
-    // Those who never said hello are told, and closed.
+    // The sockets without a hello are closed with their code.
     for ws in silent.iter_mut().take(20) {
         assert_eq!(ws.closed().await.0, 4001);
     }
