@@ -251,14 +251,16 @@ impl Index {
         for Pending { seq, address, publication, waiter, .. } in group {
             self.backing.commit(&publication);
             let (prev, floor) = self.logs.commit(&address, seq);
+            waiters.extend(waiter.map(|waiter| (seq, waiter)));
             if seq <= floor {
-                // Its session was ended while it was written.
+                // Its session was ended while it was written: there is nobody to read it.
                 self.remove_ended(&address);
-            } else if matches!(address, Address::Topic(_)) {
+                continue;
+            }
+            if matches!(address, Address::Topic(_)) {
                 let removed = self.logs.remove_oldest(&address, &self.settings.history, self.committed);
                 self.drop_entries(&address, &removed, Outcome::Expired);
             }
-            waiters.extend(waiter.map(|waiter| (seq, waiter)));
             publications.push(Published { address, publication, prev });
         }
         waiters.extend(self.queue.take_repeats(last));
