@@ -11,9 +11,10 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 mod name;
-mod publication;
+pub(crate) mod publication;
 
 pub use name::{Handle, MAX_NAME, MessageId, NameError, SenderName, SessionId, TopicName, UserId};
+
 pub use publication::Publication;
 
 /// Who a sender is to the server. Tells senders apart, and is never shown to receivers.

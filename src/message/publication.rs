@@ -1,6 +1,7 @@
 //! One committed message with its bytes: encoded once, shared by every transport.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use axum::extract::ws::Utf8Bytes;
 use serde::Serialize;
@@ -29,44 +30,99 @@ struct Head<'a> {
     ts: u64,
 }
 
+/// A message encoded as a frame before its seq is known, so that nobody waits for the encoding.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    kind: Kind,
+    from: Option<SenderName>,
+    /// Holds the digits of the expected seq.
+    frame: String,
+    /// Where the digits are.
+    digits: Range<usize>,
+    payload_start: usize,
+}
+
+impl Draft {
+    /// Encodes a message. Sealing is cheapest if the seq has as many digits as `expected`.
+    pub(crate) fn encode(address: &Address, message: &Message, expected: Seq) -> Self {
+        let (frame, payload_start) = encode(address, Some(expected), message);
+        let start = r#"{"type":"","seq":"#.len() + type_name(message.kind).len();
+        let digits = start..start + width(expected);
+        Self { kind: message.kind, from: message.from.clone(), frame, digits, payload_start }
+    }
+
+    /// The length of the frame with this seq, in bytes.
+    pub(crate) fn len_with(&self, seq: Seq) -> usize {
+        self.frame.len() - self.digits.len() + width(seq)
+    }
+
+    /// Writes the seq over the expected one.
+    pub(crate) fn seal(self, seq: Seq) -> Publication {
+        let len = self.len_with(seq);
+        let Self { kind, from, mut frame, digits, payload_start } = self;
+        let payload_start = payload_start + len - frame.len();
+        frame.replace_range(digits, &seq.to_string());
+        debug_assert_eq!(frame.len(), len);
+        Publication::new(Some(seq), kind, from, frame, payload_start)
+    }
+}
+
+/// How many digits a seq has.
+fn width(seq: Seq) -> usize {
+    seq.0.checked_ilog10().map_or(1, |log| log as usize + 1)
+}
+
+fn type_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Message => "message",
+        Kind::Receipt => "receipt",
+    }
+}
+
+/// The frame of a message, of exactly the right size, and where its payload starts.
+///
+/// The payload comes last, so that it can be handed out as a slice of the frame. A receipt's fields are fields of the
+/// frame itself.
+fn encode(address: &Address, seq: Option<Seq>, message: &Message) -> (String, usize) {
+    let topic = match address {
+        Address::Topic(topic) => Some(topic),
+        Address::Session(_) => None,
+    };
+    let head =
+        Head { r#type: type_name(message.kind), seq, topic, from: message.from.as_ref(), ts: message.ts };
+    let head = serde_json::to_string(&head).expect("strings and numbers always encode");
+    let head = &head[..head.len() - 1];
+    let payload = message.payload.get();
+    let (parts, payload_start) = match message.kind {
+        Kind::Message => ([head, ",\"payload\":", payload, "}"], head.len() + ",\"payload\":".len()),
+        Kind::Receipt => ([head, ",", &payload[1..], ""], head.len() + 1),
+    };
+    (parts.concat(), payload_start)
+}
+
 impl Publication {
     /// Encodes a message as the native `message` (or `receipt`) frame; `seq` is `None` for a volatile one.
-    ///
-    /// The payload comes last, so that it can be handed out as a slice of the frame. A receipt's fields stand in
-    /// the frame itself.
     #[must_use]
     pub fn encode(address: &Address, seq: Option<Seq>, message: &Message) -> Self {
-        let topic = match address {
-            Address::Topic(topic) => Some(topic),
-            Address::Session(_) => None,
-        };
-        let from = message.from.as_ref();
-        let r#type = match message.kind {
-            Kind::Message => "message",
-            Kind::Receipt => "receipt",
-        };
-        let head = Head { r#type, seq, topic, from, ts: message.ts };
-        let payload = message.payload.get();
-        let mut frame = Vec::with_capacity(payload.len() + 160);
-        serde_json::to_writer(&mut frame, &head).expect("strings and numbers always encode");
-        frame.pop();
-        let payload_start = match message.kind {
-            Kind::Message => {
-                frame.extend_from_slice(b",\"payload\":");
-                frame.extend_from_slice(payload.as_bytes());
-                frame.push(b'}');
-                frame.len() - 1 - payload.len()
+        match seq {
+            Some(seq) => Draft::encode(address, message, seq).seal(seq),
+            None => {
+                let (frame, payload_start) = encode(address, None, message);
+                Self::new(None, message.kind, message.from.clone(), frame, payload_start)
             }
-            Kind::Receipt => {
-                frame.push(b',');
-                frame.extend_from_slice(&payload.as_bytes()[1..]);
-                frame.len() + 1 - payload.len()
-            }
-        };
-        // One block of exactly the right size: cloning it later only counts references.
+        }
+    }
+
+    fn new(
+        seq: Option<Seq>,
+        kind: Kind,
+        from: Option<SenderName>,
+        mut frame: String,
+        payload_start: usize,
+    ) -> Self {
+        // Without spare capacity a clone only counts references.
         frame.shrink_to_fit();
-        let frame = String::from_utf8(frame).expect("the head and the payload are both UTF-8");
-        Self { seq, kind: message.kind, from: message.from.clone(), frame: frame.into(), payload_start }
+        Self { seq, kind, from, frame: frame.into(), payload_start }
     }
 
     /// Its position; `None` when volatile.
@@ -93,7 +149,7 @@ impl Publication {
         &self.frame
     }
 
-    /// The sender's payload: a slice of the frame; empty for a receipt, which has none.
+    /// The sender's payload, a slice of the frame. Empty for a receipt.
     #[must_use]
     pub fn payload(&self) -> &str {
         let text = self.frame.as_str();
@@ -103,7 +159,7 @@ impl Publication {
         }
     }
 
-    /// What the message was made of, also for a receipt.
+    /// The payload of the message that was encoded, also for a receipt.
     pub(crate) fn stored_payload(&self) -> Cow<'_, str> {
         match self.kind {
             Kind::Message => Cow::Borrowed(self.payload()),
@@ -159,5 +215,36 @@ mod tests {
         let frame = r#"{"type":"receipt","seq":18,"ts":7,"id":"c-42","state":"expired"}"#;
         assert_eq!((publication.frame().as_str(), publication.payload()), (frame, ""));
         assert_eq!(publication.stored_payload(), receipt.payload.get());
+    }
+
+    #[test]
+    fn a_draft_takes_any_seq_whatever_was_expected() {
+        let topic = Address::Topic(TopicName::new("news").unwrap());
+        let id = MessageId::new("c-1").unwrap();
+        for message in [message(Some("B"), r#"{"é":[1]}"#), Message::receipt(&id, Outcome::Acknowledged, 7)]
+        {
+            for expected in [0, 1, 9, 10, 99_999, u64::MAX] {
+                for seq in [1, 9, 10, 12_345, 99_999, 100_000, u64::MAX] {
+                    let draft = Draft::encode(&topic, &message, Seq(expected));
+                    let len = draft.len_with(Seq(seq));
+                    let sealed = draft.seal(Seq(seq));
+                    let frame = sealed.frame().as_str();
+                    assert_eq!(frame.len(), len, "{expected} {seq}");
+                    let fields: serde_json::Value = serde_json::from_str(frame).unwrap();
+                    assert_eq!((&fields["seq"], sealed.seq()), (&seq.into(), Some(Seq(seq))));
+                    assert_eq!(sealed.stored_payload(), message.payload.get(), "{expected} {seq}");
+                    assert_eq!(frame, Publication::encode(&topic, Some(Seq(seq)), &message).frame().as_str());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sealing_with_the_expected_width_moves_nothing() {
+        let mailbox = Address::Session(SessionId::new("A").unwrap());
+        let draft = Draft::encode(&mailbox, &message(None, "1"), Seq(1_000));
+        assert_eq!(draft.frame.capacity(), draft.frame.len(), "one allocation of the right size");
+        let at = draft.frame.as_ptr();
+        assert_eq!(draft.seal(Seq(9_999)).frame().as_str().as_ptr(), at);
     }
 }
