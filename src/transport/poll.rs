@@ -21,7 +21,7 @@ use crate::message::{Epoch, Gap, Handle, Item, Seq, SessionId, TopicName};
 use crate::ops::openapi::{ErrorBody, Name, Polled, SeqNumber};
 use crate::protocol::{Code, Resume};
 use crate::transport::lease::{Claim, ClaimError, Leases, MAX_READERS};
-use crate::transport::topics::Topics;
+use crate::transport::topics::TopicReaders;
 
 /// How long a poll waits that does not say.
 const WAIT: Duration = Duration::from_secs(10);
@@ -40,7 +40,7 @@ const ENOUGH_BYTES: usize = 1 << 20;
 pub struct PollReader {
     /// Whether its last poll brought a cursor.
     has_cursor: bool,
-    topics: Topics,
+    topics: TopicReaders,
     /// How far each topic was handed out.
     cursors: BTreeMap<TopicName, Seq>,
 }
@@ -102,7 +102,7 @@ fn wait(query: &Query) -> Result<Duration, Refusal> {
         ("after" = Option<SeqNumber>, Query, description = "The `seq` of the last answer, which is acknowledged with it"),
         ("epoch" = Option<String>, Query, description = "What `after` belongs to"),
         ("wait" = Option<f64>, Query, description = "How many seconds to wait, 10 if not said", minimum = 0, maximum = 60),
-        ("topic" = Option<Vec<Name>>, Query, description = "Topics to read as well; `after.<topic>` says from where"),
+        ("topic" = Option<Vec<Name>>, Query, description = "TopicReaders to read as well; `after.<topic>` says from where"),
     ),
     responses(
         (status = 200, description = "Messages, or none when the time is over", body = Polled),

@@ -27,7 +27,7 @@ use crate::message::{Item, Kind, Seq, TopicName};
 use crate::ops::openapi::{ErrorBody, Name, SeqNumber};
 use crate::protocol::ServerFrame;
 use crate::subscriber::Subscriber;
-use crate::transport::topics::Topics;
+use crate::transport::topics::TopicReaders;
 
 /// One chunk is complete once it has this many bytes.
 const CHUNK: usize = 16 * 1024;
@@ -40,7 +40,7 @@ pub fn routes(gateway: Arc<Gateway>) -> Router {
 struct Events {
     gateway: Arc<Gateway>,
     mailbox: Subscriber,
-    topics: Topics,
+    topics: TopicReaders,
     /// Events to be written first.
     first: VecDeque<String>,
     /// Who reads.
@@ -58,7 +58,7 @@ struct Events {
         ("session" = Option<Name>, Query, description = "Whose mailbox; may be left out with a token"),
         ("after" = Option<SeqNumber>, Query, description = "From where to go on; it is acknowledged with it"),
         ("epoch" = Option<String>, Query, description = "What `after` belongs to"),
-        ("topic" = Option<Vec<Name>>, Query, description = "Topics to read as well; `after.<topic>` says from where"),
+        ("topic" = Option<Vec<Name>>, Query, description = "TopicReaders to read as well; `after.<topic>` says from where"),
         ("Last-Event-ID" = Option<String>, Header, description = "What a browser sends when it reconnects; counts as `after`"),
     ),
     responses(
@@ -86,7 +86,7 @@ pub(crate) async fn events(State(gateway): State<Arc<Gateway>>, head: Parts) -> 
     let (mailbox, opening) = gateway.broker.mailbox(&session, &resume, Transport::Sse).await?;
     let welcome = gateway.welcome(&caller, opening.seq);
     let mut first = VecDeque::from([event(Some("welcome"), None, &welcome)]);
-    let mut read = Topics::default();
+    let mut read = TopicReaders::default();
     for (topic, resume) in topics {
         let (subscriber, opening) = gateway.broker.topic(&topic, &resume, Transport::Sse).await;
         // A browser that reconnects asks for its first address again: what came meanwhile is not told.

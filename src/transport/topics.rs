@@ -1,92 +1,173 @@
-//! The topics one connection reads, as one stream.
+//! The topics that one connection reads, merged into one stream.
 
-use std::future::poll_fn;
-use std::task::{Context, Poll};
-
-use futures::stream::{BoxStream, StreamExt};
-use futures::{FutureExt, stream};
+use futures::FutureExt;
+use futures::future::pending;
+use futures::stream::{self, BoxStream, StreamExt};
+use tokio_stream::StreamMap;
 
 use crate::message::{Item, TopicName};
 use crate::subscriber::Subscriber;
 
-/// Readers of a number of topics, bounded by the caller.
+/// The subscriptions of one connection to topics. The caller bounds their number.
+///
+/// The map begins each search at a random topic, so a busy topic does not starve the others.
 #[derive(Default)]
-pub(super) struct Topics {
-    readers: Vec<(TopicName, BoxStream<'static, Item>)>,
-    /// Which reader is asked first next time, so that a busy topic does not keep the others waiting.
-    turn: usize,
-}
+pub(super) struct TopicReaders(StreamMap<TopicName, BoxStream<'static, Item>>);
 
-impl std::fmt::Debug for Topics {
+impl std::fmt::Debug for TopicReaders {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_set().entries(self.readers.iter().map(|(topic, _)| topic)).finish()
+        f.debug_set().entries(self.0.keys()).finish()
     }
 }
 
-impl Topics {
+impl TopicReaders {
     pub(super) fn len(&self) -> usize {
-        self.readers.len()
+        self.0.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.readers.is_empty()
-    }
-
-    /// Which topics are read.
-    pub(super) fn names(&self) -> Vec<TopicName> {
-        self.readers.iter().map(|(topic, _)| topic.clone()).collect()
+        self.0.is_empty()
     }
 
     pub(super) fn contains(&self, topic: &TopicName) -> bool {
-        self.readers.iter().any(|(name, _)| name == topic)
+        self.0.contains_key(topic)
     }
 
-    /// Reads a topic, from where the subscriber stands; a subscription to the same topic is replaced.
+    /// Reads a topic from the position of the subscriber. Replaces a subscription to the same topic.
     pub(super) fn insert(&mut self, topic: TopicName, subscriber: Subscriber) {
-        self.remove(&topic);
         // One allocation for each subscription, none for each message.
         let items = stream::unfold(subscriber, async |mut subscriber| {
             let item = subscriber.next().await?;
             Some((item, subscriber))
         });
-        self.readers.push((topic, items.boxed()));
+        self.0.insert(topic, items.boxed());
     }
 
-    /// Stops reading a topic; answers whether it was read.
+    /// Stops reading a topic. Returns whether it was read.
     pub(super) fn remove(&mut self, topic: &TopicName) -> bool {
-        let before = self.len();
-        self.retain(|name| name != topic);
-        self.len() < before
+        self.0.remove(topic).is_some()
     }
 
-    /// Stops reading all topics that `keep` does not name.
-    pub(super) fn retain(&mut self, keep: impl Fn(&TopicName) -> bool) {
-        self.readers.retain(|(topic, _)| keep(topic));
+    /// Stops reading all topics except those that `keep` accepts. Returns those that are no longer read.
+    pub(super) fn retain(&mut self, keep: impl Fn(&TopicName) -> bool) -> Vec<TopicName> {
+        let removed: Vec<_> = self.0.keys().filter(|topic| !keep(topic)).cloned().collect();
+        for topic in &removed {
+            self.0.remove(topic);
+        }
+        removed
     }
 
-    /// The next item of any topic; waits until there is one, for ever while no topic is read.
+    /// The next item of any topic. Waits for ever while no topic is read.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
     pub(super) async fn next(&mut self) -> (TopicName, Item) {
-        poll_fn(|cx| self.poll_next(cx)).await
-    }
-
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<(TopicName, Item)> {
-        for offset in 0..self.len() {
-            let at = (self.turn + offset) % self.len();
-            let (topic, items) = &mut self.readers[at];
-            // A reader ends only when its hub is gone; there is nothing to wait for then.
-            if let Poll::Ready(Some(item)) = items.poll_next_unpin(cx) {
-                self.turn = at + 1;
-                return Poll::Ready((topic.clone(), item));
-            }
+        match self.0.next().await {
+            Some(item) => item,
+            None => pending().await,
         }
-        Poll::Pending
     }
 
-    /// The next item of any topic if one is at hand.
+    /// The next item of any topic, if one is ready.
     pub(super) fn try_next(&mut self) -> Option<(TopicName, Item)> {
         if self.is_empty() { None } else { self.next().now_or_never() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::edge::Gateway;
+    use crate::hub::Transport;
+    use crate::protocol::{Resume, To};
+    use crate::transport::testing::{gateway, send, topic};
+
+    async fn read(gateway: &Gateway, topics: &mut TopicReaders, name: &str) {
+        let (subscriber, _) =
+            gateway.broker.topic(&topic(name), &Resume::default(), Transport::Websocket).await;
+        topics.insert(topic(name), subscriber);
+    }
+
+    async fn publish(gateway: &Gateway, name: &str, payload: u32) {
+        send(gateway, To::Topic(topic(name)), &json!(payload), false).await;
+    }
+
+    fn payload((topic, item): (TopicName, Item)) -> (String, String) {
+        match item {
+            Item::Message(message) => (topic.to_string(), message.payload().to_owned()),
+            Item::Gap(gap) => panic!("{gap:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_topic_is_read_in_its_order() {
+        let gateway = gateway(&[]);
+        let mut topics = TopicReaders::default();
+        for name in ["a", "b"] {
+            read(&gateway, &mut topics, name).await;
+        }
+        for n in 0..3 {
+            publish(&gateway, "a", n).await;
+            publish(&gateway, "b", n).await;
+        }
+        let mut read = Vec::new();
+        for _ in 0..6 {
+            read.push(payload(topics.next().await));
+        }
+        for name in ["a", "b"] {
+            let of: Vec<_> =
+                read.iter().filter(|(topic, _)| topic == name).map(|(_, p)| p.as_str()).collect();
+            assert_eq!(of, ["0", "1", "2"], "{name}");
+        }
+        assert!(topics.try_next().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dropped_wait_loses_nothing() {
+        let gateway = gateway(&[]);
+        let mut topics = TopicReaders::default();
+        read(&gateway, &mut topics, "a").await;
+        assert!(topics.next().now_or_never().is_none());
+        publish(&gateway, "a", 1).await;
+        assert_eq!(payload(topics.next().await), ("a".to_owned(), "1".to_owned()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_topics_nothing_comes() {
+        let mut topics = TopicReaders::default();
+        assert!(topics.is_empty() && topics.try_next().is_none());
+        assert!(topics.next().now_or_never().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_removed_topic_is_not_read() {
+        let gateway = gateway(&[]);
+        let mut topics = TopicReaders::default();
+        for name in ["a", "b", "c"] {
+            read(&gateway, &mut topics, name).await;
+        }
+        assert!(topics.remove(&topic("a")) && !topics.remove(&topic("a")));
+        assert_eq!(topics.retain(|name| *name == topic("b")), [topic("c")]);
+        assert!(topics.len() == 1 && topics.contains(&topic("b")));
+        for name in ["a", "b", "c"] {
+            publish(&gateway, name, 1).await;
+        }
+        assert_eq!(payload(topics.next().await).0, "b");
+        assert!(topics.try_next().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_subscription_to_a_topic_replaces_the_first() {
+        let gateway = gateway(&[]);
+        let mut topics = TopicReaders::default();
+        for _ in 0..2 {
+            read(&gateway, &mut topics, "a").await;
+        }
+        assert!(topics.len() == 1 && topics.contains(&topic("a")));
+        publish(&gateway, "a", 1).await;
+        topics.next().await;
+        assert!(topics.try_next().is_none());
     }
 }

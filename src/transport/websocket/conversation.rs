@@ -16,7 +16,7 @@ use crate::edge::{Caller, Gateway, Refusal};
 use crate::message::{Item, MessageId, TopicName};
 use crate::protocol::{Close, Code, SendResult, ServerFrame};
 use crate::subscriber::Subscriber;
-use crate::transport::topics::Topics;
+use crate::transport::topics::TopicReaders;
 use crate::transport::websocket::event::Event;
 use crate::transport::websocket::timers::Timers;
 
@@ -66,7 +66,7 @@ pub(super) struct Conversation {
     expiry_notified: bool,
     /// The subscription to the caller's mailbox. A backend has none.
     pub(super) mailbox: Option<Subscriber>,
-    pub(super) topics: Topics,
+    pub(super) topics: TopicReaders,
     /// Messages to be written before anything else. At [`MAX_WAITING`] nothing is read from the peer.
     outbox: VecDeque<Message>,
     /// Sends in their order, waiting to be stored. At [`MAX_WAITING`] nothing is read from the peer.
@@ -83,7 +83,7 @@ impl Conversation {
             caller: None,
             expiry_notified: false,
             mailbox: None,
-            topics: Topics::default(),
+            topics: TopicReaders::default(),
             outbox: VecDeque::new(),
             sends: VecDeque::new(),
             timers,

@@ -101,12 +101,10 @@ impl Conversation {
             Some(session) => self.gateway.broker.floor(session).await,
             None => Seq::START,
         };
-        let forbidden: Vec<_> =
-            self.topics.names().into_iter().filter(|topic| caller.grant.may_read(topic).is_err()).collect();
+        let forbidden = self.topics.retain(|topic| caller.grant.may_read(topic).is_ok());
         self.welcome(caller, floor);
-        for topic in forbidden {
-            self.topics.remove(&topic);
-            self.answer(&ServerFrame::Unsubscribed { topic: &topic });
+        for topic in &forbidden {
+            self.answer(&ServerFrame::Unsubscribed { topic });
         }
     }
 
