@@ -29,13 +29,14 @@ use crate::sync::lock;
 
 mod crash;
 mod dedup;
-mod directory;
 mod disk;
 mod files;
+mod handles;
 mod index;
 mod load;
 mod reader;
 mod recovery;
+mod registrations;
 mod report;
 mod rows;
 mod running;
@@ -48,7 +49,7 @@ pub use report::{Report, report};
 pub use storage::{Durability, OpenError, Storage};
 pub use writer::Writer;
 
-use directory::Handles;
+use handles::Handles;
 use index::{Appended, Committed, EMPTY_LOGS, Index, Pending, Published, ReadSlot};
 use reader::ReadPool;
 use rows::store::{first_seq, random_epoch, random_secret};

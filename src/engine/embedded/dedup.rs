@@ -7,9 +7,9 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 
 use crate::message::{Address, Author, Message, MessageId, Seq};
 
-/// What stands for one (receiver, sender, id): a keyed hash, so that nobody can aim at somebody else's.
+/// A keyed hash of (receiver, sender, id). Without the key nobody can find an id that collides with another one.
 ///
-/// Two halves, since one number of 128 bits would be aligned to, and cost, 16 bytes more.
+/// Two halves, because a number of 128 bits is aligned to 16 bytes and makes each entry larger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct DedupKey(u64, u64);
 
@@ -31,11 +31,11 @@ impl Hash for DedupKey {
     }
 }
 
-/// Takes a key for the hash that it is.
+/// Uses a key, which is a hash, as its own hash.
 #[derive(Default)]
-struct AsIs(u64);
+struct IdentityHasher(u64);
 
-impl Hasher for AsIs {
+impl Hasher for IdentityHasher {
     fn write(&mut self, _: &[u8]) {
         unreachable!("a key writes one number");
     }
@@ -49,7 +49,7 @@ impl Hasher for AsIs {
     }
 }
 
-/// Makes keys; its secret is stored with the ids.
+/// Makes keys. Its secret is stored with the ids.
 #[derive(Debug, Clone)]
 pub(super) struct DedupHasher(SipHasher13);
 
@@ -65,7 +65,7 @@ impl DedupHasher {
         message: &Message,
         id: &MessageId,
     ) -> DedupKey {
-        // Senders without a name cannot be told apart, but their retries have the same payload.
+        // Senders without a name cannot be told apart. Their retries have the same payload.
         let sender = match author {
             Author::Anonymous => Err(message.payload.get()),
             author => Ok(author),
@@ -77,49 +77,54 @@ impl DedupHasher {
     }
 }
 
-/// Ids and the seqs they got.
+/// The ids of the dedup window and the seqs that they got.
+///
+/// Invariant: each key in `seqs` is in `order` at least once, unless it was revoked.
 #[derive(Debug)]
 pub(super) struct Dedup {
-    seqs: HashMap<DedupKey, Seq, BuildHasherDefault<AsIs>>,
-    /// Oldest first, with the time it is forgotten in Unix milliseconds.
+    seqs: HashMap<DedupKey, Seq, BuildHasherDefault<IdentityHasher>>,
+    /// Oldest first, with the time at which it is forgotten, in Unix milliseconds.
     order: VecDeque<(u64, DedupKey)>,
     window: u64,
-    most: usize,
+    max_ids: usize,
 }
 
 impl Dedup {
-    /// Remembers ids for `window` milliseconds, and at most `most` of them.
-    pub(super) fn new(window: u64, most: usize) -> Self {
-        Self { seqs: HashMap::default(), order: VecDeque::new(), window, most }
+    /// Remembers ids for `window` milliseconds, and at most `max_ids` of them.
+    pub(super) fn new(window: u64, max_ids: usize) -> Self {
+        Self { seqs: HashMap::default(), order: VecDeque::new(), window, max_ids }
     }
 
+    /// Forgets ids whose time is over, and the oldest ones beyond the limit.
     pub(super) fn forget(&mut self, now: u64) {
         while let Some((until, oldest)) = self.order.front()
-            && (*until <= now || self.order.len() > self.most)
+            && (*until <= now || self.order.len() > self.max_ids)
         {
             self.seqs.remove(oldest);
             self.order.pop_front();
         }
-        // What a busy minute took must not be held for ever.
+        // A busy minute must not hold its memory for ever.
         if self.seqs.capacity() > 4 * self.seqs.len().max(256) {
             self.seqs.shrink_to(2 * self.seqs.len());
             self.order.shrink_to(2 * self.order.len());
         }
     }
 
+    /// The seq of a message with this key.
     pub(super) fn get(&mut self, key: DedupKey, now: u64) -> Option<Seq> {
         self.forget(now);
         self.seqs.get(&key).copied()
     }
 
+    /// Remembers an id for the window.
     pub(super) fn remember(&mut self, key: DedupKey, seq: Seq, now: u64) {
         self.restore(key, seq, now.saturating_add(self.window));
     }
 
-    /// Makes room for what is restored.
+    /// Reserves memory for ids that are restored.
     pub(super) fn reserve(&mut self, ids: usize) {
-        self.seqs.reserve(ids.min(self.most));
-        self.order.reserve(ids.min(self.most));
+        self.seqs.reserve(ids.min(self.max_ids));
+        self.order.reserve(ids.min(self.max_ids));
     }
 
     /// Remembers an id until the given time.
@@ -128,12 +133,78 @@ impl Dedup {
         self.order.push_back((until, key));
     }
 
-    /// A message was not stored after all: its retry is a first send.
+    /// A message was not stored: its retry is a first send.
     pub(super) fn revoke(&mut self, key: DedupKey) {
         self.seqs.remove(&key);
-        // It is among the newest.
+        // It is one of the newest.
         if let Some(at) = self.order.iter().rposition(|(_, known)| *known == key) {
             self.order.remove(at);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{Kind, SessionId};
+    use serde_json::value::RawValue;
+
+    fn key(n: u8) -> DedupKey {
+        DedupKey::from_bytes([n; 16])
+    }
+
+    #[test]
+    fn ids_are_remembered_for_the_window() {
+        let mut dedup = Dedup::new(100, 9);
+        dedup.remember(key(1), Seq(1), 0);
+        dedup.remember(key(2), Seq(2), 50);
+        assert_eq!((dedup.get(key(1), 99), dedup.get(key(2), 99)), (Some(Seq(1)), Some(Seq(2))));
+        assert_eq!((dedup.get(key(1), 100), dedup.get(key(2), 100)), (None, Some(Seq(2))));
+        dedup.forget(150);
+        assert!(dedup.seqs.is_empty() && dedup.order.is_empty());
+    }
+
+    #[test]
+    fn the_oldest_ids_are_forgotten_beyond_the_limit() {
+        let mut dedup = Dedup::new(100, 2);
+        for n in 1..=3 {
+            dedup.remember(key(n), Seq(n.into()), 0);
+        }
+        assert_eq!([1, 2, 3].map(|n| dedup.get(key(n), 0)), [None, Some(Seq(2)), Some(Seq(3))]);
+    }
+
+    #[test]
+    fn a_revoked_id_is_new_again_and_does_not_end_its_successor() {
+        let mut dedup = Dedup::new(100, 9);
+        dedup.remember(key(1), Seq(1), 0);
+        dedup.revoke(key(1));
+        assert_eq!(dedup.get(key(1), 0), None);
+        dedup.remember(key(1), Seq(2), 50);
+        assert_eq!(dedup.get(key(1), 120), Some(Seq(2)), "the first time was over at 100");
+    }
+
+    #[test]
+    fn keys_differ_by_receiver_sender_and_id_and_anonymous_ones_by_payload() {
+        let hasher = DedupHasher::new(&[7; 16]);
+        let mailbox = |name: &str| Address::Session(SessionId::new(name).unwrap());
+        let message = |payload: &str| {
+            let payload = RawValue::from_string(payload.to_owned()).unwrap();
+            Message { kind: Kind::Message, from: None, payload, ts: 1 }
+        };
+        let id = |id: &str| MessageId::new(id).unwrap();
+        let author = |name: &str| Author::Session(SessionId::new(name).unwrap());
+        let first = hasher.key(&mailbox("A"), &author("S"), &message("1"), &id("x"));
+        assert_eq!(hasher.key(&mailbox("A"), &author("S"), &message("2"), &id("x")), first);
+        for other in [
+            hasher.key(&mailbox("B"), &author("S"), &message("1"), &id("x")),
+            hasher.key(&mailbox("A"), &author("T"), &message("1"), &id("x")),
+            hasher.key(&mailbox("A"), &author("S"), &message("1"), &id("y")),
+            DedupHasher::new(&[8; 16]).key(&mailbox("A"), &author("S"), &message("1"), &id("x")),
+        ] {
+            assert_ne!(other, first);
+        }
+        let anonymous = |payload| hasher.key(&mailbox("A"), &Author::Anonymous, &message(payload), &id("x"));
+        assert!(anonymous("1") == anonymous("1") && anonymous("1") != anonymous("2"));
+        assert_eq!(DedupKey::from_bytes(first.to_bytes()), first);
     }
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use crate::clock::millis;
 use crate::engine::embedded::dedup::{Dedup, DedupHasher};
-use crate::engine::embedded::directory::{Directory, Handles};
+use crate::engine::embedded::handles::Handles;
+use crate::engine::embedded::registrations::{RegistrationChange, RegistrationTable};
 use crate::engine::{
     Append, EngineError, Position, Register, RegisterError, Registration, RegistrationSource, Settings,
 };
@@ -90,7 +91,7 @@ pub(super) struct Index {
     dedup: Dedup,
     receipts: ReceiptLedger,
     backing: Backing,
-    sessions: Directory,
+    sessions: RegistrationTable,
     /// Messages that expired and were not reported yet.
     expired: usize,
 }
@@ -118,7 +119,7 @@ impl Index {
             dedup: Dedup::new(millis(settings.dedup_window), settings.dedup_ids),
             receipts: ReceiptLedger::default(),
             backing,
-            sessions: Directory::new(handles),
+            sessions: RegistrationTable::new(handles),
             expired: 0,
             settings,
         }
@@ -425,18 +426,16 @@ impl Index {
 
     /// Registers a session. Returns whether that changes anything.
     pub(super) fn register(&mut self, register: &Register, hubs: &Hubs) -> Result<bool, RegisterError> {
-        let most = self.settings.sessions_per_user;
-        let (to, gives_way) = self.sessions.plan(register, self.settings.clock.now(), most, |session| {
+        let limit = self.settings.sessions_per_user;
+        let change = self.sessions.plan(register, self.settings.clock.now(), limit, |session| {
             hubs.is_read(&Address::Session(session.clone()))
         })?;
+        let Some(RegistrationChange { registration, gives_way }) = change else { return Ok(false) };
         if let Some(other) = gives_way {
             self.set_registration(&other, None);
         }
-        let changes = to.is_some();
-        if changes {
-            self.set_registration(&register.session, to);
-        }
-        Ok(changes)
+        self.set_registration(&register.session, Some(registration));
+        Ok(true)
     }
 
     fn set_registration(&mut self, session: &SessionId, to: Option<Registration>) {
@@ -467,7 +466,7 @@ impl Index {
     }
 
     /// The registered sessions.
-    pub(super) fn sessions(&self) -> &Directory {
+    pub(super) fn sessions(&self) -> &RegistrationTable {
         &self.sessions
     }
 
