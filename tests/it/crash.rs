@@ -7,12 +7,11 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
@@ -32,6 +31,8 @@ type Name = (usize, u64);
 struct Ledger {
     /// The confirmed seq of each message, by mailbox and name.
     confirmed: Mutex<HashMap<(&'static str, Name), u64>>,
+    /// Notified at each confirmation.
+    changed: Notify,
     stop: AtomicBool,
 }
 
@@ -88,6 +89,7 @@ async fn sender(me: usize, mut place: Where, ledger: Arc<Ledger>) -> u64 {
                     assert_eq!(answer["id"], format!("{me}-{n}"), "answers come in order");
                     let seq = answer["seq"].as_u64().unwrap();
                     ledger.confirmed.lock().unwrap().insert((mailbox(n), (me, n)), seq);
+                    ledger.changed.notify_one();
                 }
                 "welcome" => {}
                 _ => panic!("{answer}"),
@@ -140,9 +142,36 @@ impl Got {
 }
 
 /// What a reader received so far.
-type Shared = Arc<Mutex<Got>>;
+#[derive(Default)]
+struct Shared {
+    got: Mutex<Got>,
+    /// Notified at each change.
+    changed: Notify,
+}
 
-async fn by_websocket(mut place: Where, got: Shared) {
+impl Shared {
+    fn message(&self, seq: u64, payload: &Value) {
+        self.got.lock().unwrap().message(seq, payload);
+        self.changed.notify_one();
+    }
+
+    fn unnumbered(&self, payload: &Value) {
+        self.got.lock().unwrap().unnumbered(payload);
+        self.changed.notify_one();
+    }
+
+    /// Waits until it has these messages. Panics if the reader ends before.
+    async fn complete(&self, names: &[Name], reader: &mut JoinHandle<()>) {
+        while !self.got.lock().unwrap().has(names) {
+            tokio::select! {
+                () = self.changed.notified() => {}
+                ended = &mut *reader => panic!("the reader ended: {ended:?}"),
+            }
+        }
+    }
+}
+
+async fn by_websocket(mut place: Where, got: Arc<Shared>) {
     let mut cursor = 0;
     loop {
         let query = if cursor > 0 { format!("&after={cursor}") } else { String::new() };
@@ -161,7 +190,7 @@ async fn by_websocket(mut place: Where, got: Shared) {
             let seq = frame["seq"].as_u64().unwrap();
             assert!(seq > last, "one socket sees increasing seqs");
             last = seq;
-            got.lock().unwrap().message(seq, &frame["payload"]);
+            got.message(seq, &frame["payload"]);
             cursor = seq;
             if fastrand::u8(..8) == 0 {
                 _ = socket.send(Message::text(json!({ "type": "ack", "seq": seq }).to_string())).await;
@@ -180,7 +209,7 @@ async fn connect(place: &mut Where) -> Http {
     }
 }
 
-async fn by_poll(mut place: Where, got: Shared) {
+async fn by_poll(mut place: Where, got: Arc<Shared>) {
     let mut cursor = None;
     loop {
         let mut http = connect(&mut place).await;
@@ -191,14 +220,14 @@ async fn by_poll(mut place: Where, got: Shared) {
             assert_eq!(reply.status, 200, "{}", reply.body);
             let answer = reply.json();
             for message in answer["messages"].as_array().unwrap() {
-                got.lock().unwrap().message(message["seq"].as_u64().unwrap(), &message["payload"]);
+                got.message(message["seq"].as_u64().unwrap(), &message["payload"]);
             }
             cursor = answer["seq"].as_u64().filter(|seq| *seq > 0);
         }
     }
 }
 
-async fn by_sse(mut place: Where, got: Shared) {
+async fn by_sse(mut place: Where, got: Arc<Shared>) {
     let mut last = None;
     loop {
         let place = address(&mut place).await;
@@ -210,21 +239,21 @@ async fn by_sse(mut place: Where, got: Shared) {
             if let Some(seq) = event.id
                 && event.name == "message"
             {
-                got.lock().unwrap().message(seq, &event.data["payload"]);
+                got.message(seq, &event.data["payload"]);
                 last = Some(seq);
             }
         }
     }
 }
 
-async fn by_x0(mut place: Where, got: Shared) {
+async fn by_x0(mut place: Where, got: Arc<Shared>) {
     loop {
         let mut http = connect(&mut place).await;
         loop {
             let body = x0_poll("by-x0").to_string();
             let Ok(reply) = http.try_request("POST", &x0_target(), &[], body).await else { break };
             for message in x0_messages(&reply) {
-                got.lock().unwrap().unnumbered(&message);
+                got.unnumbered(&message);
             }
         }
     }
@@ -235,7 +264,7 @@ struct Load {
     place: watch::Sender<Option<std::net::SocketAddr>>,
     ledger: Arc<Ledger>,
     senders: Vec<JoinHandle<u64>>,
-    readers: Vec<(&'static str, JoinHandle<()>, Shared)>,
+    readers: Vec<(&'static str, JoinHandle<()>, Arc<Shared>)>,
 }
 
 impl Load {
@@ -246,7 +275,7 @@ impl Load {
             (0..SENDERS).map(|me| tokio::spawn(sender(me, at.clone(), Arc::clone(&ledger)))).collect();
         let mut readers = Vec::new();
         if reading {
-            let shared = Shared::default;
+            let shared = Arc::<Shared>::default;
             let (one, two, three, four) = (shared(), shared(), shared(), shared());
             readers = vec![
                 (MAILBOXES[0], tokio::spawn(by_websocket(at.clone(), Arc::clone(&one))), one),
@@ -264,7 +293,7 @@ impl Load {
         let before = self.confirmed();
         soon(async {
             while self.confirmed() < before + messages {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                self.ledger.changed.notified().await;
             }
         })
         .await;
@@ -291,29 +320,24 @@ impl Load {
     }
 
     /// Waits until every reader has every message, and compares them.
-    async fn verify(self) {
-        for (mailbox, reader, got) in &self.readers {
+    async fn verify(mut self) {
+        for (mailbox, mut reader, shared) in std::mem::take(&mut self.readers) {
             let expected = self.expected(mailbox);
             let names: Vec<Name> = expected.keys().copied().collect();
-            let complete = async {
-                while !got.lock().unwrap().has(&names) {
-                    assert!(!reader.is_finished(), "{mailbox} has failed");
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            };
+            let complete = shared.complete(&names, &mut reader);
             if tokio::time::timeout(SOON, complete).await.is_err() {
-                let got = got.lock().unwrap();
+                let got = shared.got.lock().unwrap();
                 let mut missing: Vec<_> =
                     expected.iter().filter(|(name, _)| !got.seqs.contains_key(name)).collect();
                 missing.sort();
                 panic!("{mailbox} misses {} of {}: {missing:?}", missing.len(), expected.len());
             }
             reader.abort();
-            let got = got.lock().unwrap();
+            let got = shared.got.lock().unwrap();
             assert_eq!(got.seqs.len(), expected.len(), "{mailbox}: nothing that was not sent");
             for (name, seq) in expected {
                 let at = got.seqs[&name];
-                assert!(at == seq || *mailbox == "by-x0", "{mailbox}: {name:?} was told {seq}, came as {at}");
+                assert!(at == seq || mailbox == "by-x0", "{mailbox}: {name:?} was told {seq}, came as {at}");
             }
             for (sender, order) in &got.firsts {
                 assert!(
