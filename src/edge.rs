@@ -18,4 +18,5 @@ pub use caller::Caller;
 pub use gateway::Gateway;
 pub use origin::{OriginCheck, origin_refused};
 pub use query::Query;
+pub(crate) use refusal::{ErrorBody, Refused};
 pub use refusal::{ErrorFields, Refusal};

@@ -71,8 +71,13 @@ impl fmt::Display for Address {
 /// A position in a mailbox or history: strictly increasing, may skip, opaque to clients.
 ///
 /// A seq means something only within its [`Epoch`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, ToSchema)]
 #[serde(transparent)]
+#[schema(
+    description = "A position in a mailbox or history. It grows, may skip numbers, and belongs to an epoch",
+    minimum = 0,
+    maximum = 9_007_199_254_740_991_u64
+)]
 pub struct Seq(pub u64);
 
 impl Seq {
@@ -87,8 +92,9 @@ impl fmt::Display for Seq {
 }
 
 /// Identifies the incarnation of the store: it changes when stored messages were lost.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(transparent)]
+#[schema(value_type = String)]
 pub struct Epoch(Arc<str>);
 
 impl Epoch {
@@ -106,7 +112,8 @@ impl Epoch {
 }
 
 /// What a message is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
+#[schema(rename_all = "lowercase")]
 pub enum Kind {
     /// What a sender sent.
     Message,
@@ -141,14 +148,19 @@ impl Message {
     /// The receipt for the message its sender named `id`.
     #[must_use]
     pub fn receipt(id: &MessageId, state: Outcome, ts: u64) -> Self {
-        #[derive(Serialize)]
-        struct Payload<'a> {
-            id: &'a MessageId,
-            state: Outcome,
-        }
-        let payload = serde_json::value::to_raw_value(&Payload { id, state }).expect("strings always encode");
+        let fields = ReceiptFields { id, state };
+        let payload = serde_json::value::to_raw_value(&fields).expect("strings always encode");
         Self { kind: Kind::Receipt, from: None, payload, ts }
     }
+}
+
+/// What a receipt says: its payload in the store, and fields of its frame.
+#[derive(Serialize, ToSchema)]
+struct ReceiptFields<'a> {
+    /// In a receipt: the sender's id of the message.
+    id: &'a MessageId,
+    /// In a receipt: what became of the message.
+    state: Outcome,
 }
 
 /// Why a reader is told that messages between two positions are not coming.
@@ -166,7 +178,7 @@ pub enum GapReason {
 }
 
 /// Messages after `from`, up to and including `to`, are not coming.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Gap {
     /// The reader's cursor.
     pub from: Seq,

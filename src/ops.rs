@@ -1,4 +1,4 @@
-//! For operators and machines that watch: health, and the descriptions of what this server speaks.
+//! For operators and programs that watch: health, and the descriptions of the two protocols.
 
 use std::sync::Arc;
 
@@ -9,26 +9,36 @@ use axum::http::{StatusCode, header};
 use axum::response::Response;
 use axum::routing::get;
 use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::config::Config;
 use crate::edge::{Gateway, encode, json};
 use crate::message::Epoch;
 use crate::protocol::SERVER;
 
-pub(crate) mod openapi;
+mod openapi;
 
-/// The routes.
-pub fn routes(gateway: Arc<Gateway>) -> Router {
-    let described = |text: String| {
-        let text = Bytes::from(text);
-        // Any page may read it: tools that show descriptions are pages.
-        get(async move || ([(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")], json(StatusCode::OK, text)))
-    };
+pub(crate) use openapi::described_router;
+
+/// The health route, with its description.
+pub fn routes(gateway: Arc<Gateway>) -> OpenApiRouter {
+    OpenApiRouter::default().routes(routes!(health)).with_state(gateway)
+}
+
+/// The routes of the descriptions. `api` describes all HTTP calls.
+pub fn descriptions(api: OpenApi, config: &Config) -> Router {
     Router::new()
-        .route("/healthz", get(health))
-        .route("/openapi.json", described(openapi::document(&gateway.config)))
-        .route("/asyncapi.json", described(asyncapi(&gateway.config)))
-        .with_state(gateway)
+        .route("/openapi.json", description(openapi::complete(api, config)))
+        .route("/asyncapi.json", description(asyncapi(config)))
+}
+
+/// Answers a description. Any page may read it, since the tools that show descriptions are pages.
+fn description(text: String) -> axum::routing::MethodRouter {
+    let text = Bytes::from(text);
+    get(async move || ([(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")], json(StatusCode::OK, text)))
 }
 
 /// The description of the WebSocket protocol of a server with these settings, as JSON.
@@ -38,26 +48,30 @@ fn asyncapi(config: &Config) -> String {
         .replace("\"{max_ttl}\"", &config.max_ttl.as_secs_f64().to_string())
 }
 
-#[derive(Serialize)]
-struct Health<'a> {
+/// The state of the server.
+#[derive(Serialize, ToSchema)]
+struct HealthAnswer<'a> {
+    /// `ok`, `degraded` (messages cannot be stored now) or `stopping`.
     status: &'static str,
+    /// Name and version.
     server: &'static str,
+    /// What "sent" means: `fsync`, `os` or `memory`.
     durability: &'static str,
     epoch: &'a Epoch,
-    /// Why messages cannot be stored at present.
+    /// Why messages cannot be stored now.
     #[serde(skip_serializing_if = "Option::is_none")]
     failing: Option<&'a str>,
 }
 
-/// How the server fares
+/// The state of the server
 #[utoipa::path(
     get, path = "/healthz", tag = "operations",
     responses(
-        (status = 200, description = "It serves; `degraded` while messages cannot be stored", body = openapi::Health),
-        (status = 503, description = "It is stopping", body = openapi::Health),
+        (status = 200, description = "It serves; `degraded` while messages cannot be stored", body = HealthAnswer<'_>),
+        (status = 503, description = "It is stopping", body = HealthAnswer<'_>),
     )
 )]
-pub(crate) async fn health(State(gateway): State<Arc<Gateway>>) -> Response {
+async fn health(State(gateway): State<Arc<Gateway>>) -> Response {
     let failing = gateway.broker.health().failing;
     let (status, word) = match gateway.shutdown.is_cancelled() {
         false if failing.is_some() => (StatusCode::OK, "degraded"),
@@ -66,5 +80,5 @@ pub(crate) async fn health(State(gateway): State<Arc<Gateway>>) -> Response {
     };
     let (durability, epoch) = (gateway.broker.durability(), gateway.broker.epoch());
     let (epoch, failing) = (&epoch, failing.as_deref());
-    json(status, encode(&Health { status: word, server: SERVER, durability, epoch, failing }))
+    json(status, encode(&HealthAnswer { status: word, server: SERVER, durability, epoch, failing }))
 }

@@ -1,8 +1,12 @@
 //! Refusals: one table from errors to codes, HTTP statuses and close codes.
 
+use std::collections::BTreeMap;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
+use utoipa::{IntoResponses, ToSchema};
 
 use crate::broker::BrokerError;
 use crate::edge::answer::{encode, json};
@@ -130,15 +134,16 @@ impl From<CredentialError> for Refusal {
 }
 
 /// The body of a refused HTTP call.
-#[derive(Serialize)]
-struct ErrorBody<'a> {
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ErrorBody<'a> {
     error: ErrorFields<'a>,
 }
 
 /// A refusal as a field of a JSON answer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ErrorFields<'a> {
     code: Code,
+    /// For people: the field, the limit and the remedy.
     message: &'a str,
 }
 
@@ -169,5 +174,45 @@ impl IntoResponse for Refusal {
             _ => {}
         }
         response
+    }
+}
+
+type Responses = BTreeMap<String, RefOr<utoipa::openapi::Response>>;
+
+/// The description of a refusal with this HTTP status.
+pub(crate) struct Refused<const STATUS: u16>;
+
+impl<const STATUS: u16> Refused<STATUS> {
+    const DESCRIPTION: &str = match STATUS {
+        400 => "The request is invalid; the text names the field",
+        401 => "The credentials are missing or invalid, or the session was ended",
+        403 => "Not allowed",
+        413 => "Larger than the limit",
+        429 => "Too many; try again later",
+        503 => "Not now; try again later, with the same id",
+        507 => "The receiver has too much unread",
+        _ => panic!("no refusal has this status"),
+    };
+}
+
+impl<const STATUS: u16> IntoResponses for Refused<STATUS> {
+    fn responses() -> Responses {
+        let body = ContentBuilder::new().schema(Some(Ref::from_schema_name("ErrorBody"))).build();
+        let response =
+            ResponseBuilder::new().description(Self::DESCRIPTION).content("application/json", body);
+        BTreeMap::from([(STATUS.to_string(), response.build().into())])
+    }
+}
+
+/// The refusals that each authenticated call may answer.
+impl IntoResponses for Refusal {
+    fn responses() -> Responses {
+        let common = [
+            Refused::<400>::responses(),
+            Refused::<401>::responses(),
+            Refused::<403>::responses(),
+            Refused::<503>::responses(),
+        ];
+        common.into_iter().flatten().collect()
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// Longest session id, user id, topic name or message id, in bytes.
 pub const MAX_NAME: usize = 256;
@@ -36,8 +37,17 @@ fn check_name(name: &str) -> Result<(), NameError> {
 macro_rules! name {
     ($(#[$doc:meta])* $type:ident) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, ToSchema)]
         #[serde(transparent)]
+        // All names have the same rules: they share one schema.
+        #[schema(
+            as = Name,
+            value_type = String,
+            description = "A name: 1 to 256 bytes, no control characters",
+            min_length = 1,
+            max_length = 256,
+            pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$"
+        )]
         pub struct $type(Arc<str>);
 
         impl $type {
@@ -86,7 +96,8 @@ name! {
 }
 
 /// The public name of a session whose id is secret: derived from the id with a key, and no way back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ToSchema)]
+#[schema(value_type = String)]
 pub struct Handle(pub [u8; 16]);
 
 impl Handle {

@@ -5,8 +5,11 @@ use std::ops::Range;
 
 use axum::extract::ws::Utf8Bytes;
 use serde::Serialize;
+use utoipa::openapi::schema::{AllOfBuilder, AnyOfBuilder, ObjectBuilder, SchemaType};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
-use crate::message::{Address, Kind, Message, SenderName, Seq, TopicName};
+use crate::message::{Address, Kind, Message, ReceiptFields, SenderName, Seq, TopicName};
 
 /// One message as subscribers get it: committed (or volatile), encoded once.
 #[derive(Debug)]
@@ -18,16 +21,42 @@ pub struct Publication {
     payload_start: usize,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Head<'a> {
+    #[schema(value_type = Kind)]
     r#type: &'static str,
+    /// Absent for a volatile message.
     #[serde(skip_serializing_if = "Option::is_none")]
     seq: Option<Seq>,
+    /// Absent for a message from the mailbox.
     #[serde(skip_serializing_if = "Option::is_none")]
     topic: Option<&'a TopicName>,
+    /// The sender, as receivers see it.
     #[serde(skip_serializing_if = "Option::is_none")]
     from: Option<&'a SenderName>,
+    /// When the message was accepted, in Unix milliseconds.
     ts: u64,
+}
+
+/// The frame: the head, then the payload or the fields of a receipt.
+impl PartialSchema for Publication {
+    fn schema() -> RefOr<Schema> {
+        let payload = ObjectBuilder::new().schema_type(SchemaType::AnyValue);
+        let message = ObjectBuilder::new().property("payload", payload).required("payload");
+        let rest = AnyOfBuilder::new().item(message).item(ReceiptFields::schema());
+        AllOfBuilder::new().item(Head::schema()).item(rest).into()
+    }
+}
+
+impl ToSchema for Publication {
+    fn name() -> Cow<'static, str> {
+        Cow::Borrowed("Frame")
+    }
+
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        Head::schemas(schemas);
+        ReceiptFields::schemas(schemas);
+    }
 }
 
 /// A message encoded as a frame before its seq is known, so that nobody waits for the encoding.

@@ -1,346 +1,142 @@
-//! `/openapi.json`: what `/v1` and the other HTTP calls take and answer. The limits in it are those in force.
+//! `/openapi.json`: the description of all HTTP calls, with the limits in force.
+//!
+//! Each room describes its calls and the types that it encodes and decodes. What a derived schema cannot say is added
+//! here.
 
-use std::collections::BTreeMap;
-
-use serde_json::{Value, json};
-use utoipa::openapi::schema::{Object, ObjectBuilder, SchemaType, Type};
+use serde_json::json;
+use utoipa::OpenApi as _;
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::request_body::RequestBody;
+use utoipa::openapi::schema::{ArrayBuilder, Object, ObjectBuilder, OneOfBuilder, SchemaType, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{Ref, RefOr, Required, Schema, SecurityRequirement};
-use utoipa::{OpenApi, ToSchema};
+use utoipa::openapi::{
+    Components, Content, OpenApi, PathItem, Ref, RefOr, Required, Schema, SecurityRequirement,
+};
+use utoipa_axum::router::OpenApiRouter;
 
 use crate::config::{Auth, Config};
-use crate::hub::Connections;
-use crate::message::{GapReason, Outcome};
-use crate::protocol::Code;
+use crate::edge::ErrorBody;
 
-#[derive(OpenApi)]
+#[derive(utoipa::OpenApi)]
 #[openapi(
     info(
         title = "x0-msg-server",
         description = "A message broker for browser sessions. WebSocket is described in /asyncapi.json.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
     ),
-    paths(
-        crate::api::send,
-        crate::api::ack,
-        crate::transport::poll::poll,
-        crate::transport::sse::events,
-        crate::api::sessions::register,
-        crate::api::sessions::look_up,
-        crate::api::sessions::end,
-        crate::api::sessions::user,
-        crate::ops::health,
-    ),
+    components(schemas(ErrorBody<'_>)),
     tags(
         (name = "messages", description = "Sending, reading and acknowledging"),
-        (name = "sessions", description = "For backends: who is registered, and who is there"),
+        (name = "sessions", description = "For backends: registered sessions and their connections"),
         (name = "operations", description = "For operators")
     )
 )]
 struct Document;
 
-/// A name: 1 to 256 bytes, no control characters.
-#[derive(ToSchema)]
-#[schema(min_length = 1, max_length = 256, pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$")]
-#[allow(dead_code)]
-pub(crate) struct Name(String);
-
-/// A position in a mailbox or history; grows, may skip, means something only within its epoch.
-#[derive(ToSchema)]
-#[schema(minimum = 0, maximum = 9_007_199_254_740_991_u64)]
-#[allow(dead_code)]
-pub(crate) struct SeqNumber(u64);
-
-/// Where a message goes.
-#[derive(ToSchema)]
-#[serde(untagged)]
-#[allow(dead_code)]
-pub(crate) enum To {
-    /// To a session: by its id or its handle
-    Session { session: Name },
-    /// To all registered sessions of a user
-    User { user: Name },
-    /// To whoever reads a topic
-    Topic { topic: Name },
+/// A router without routes, with the parts of the description that belong to no call.
+pub(crate) fn described_router() -> OpenApiRouter {
+    OpenApiRouter::with_openapi(Document::openapi())
 }
 
-/// One message to send.
-#[derive(ToSchema)]
-#[allow(dead_code)]
-pub(crate) struct Send {
-    /// Your own name for it: sending it again with the same one stores nothing
-    id: Option<Name>,
-    to: To,
-    /// Any JSON value, passed through byte for byte
-    #[schema(value_type = Value)]
-    payload: Value,
-    /// How many seconds it is kept unread
-    #[schema(minimum = 0.001)]
-    ttl: Option<f64>,
-    /// Reach only those who listen now, and store nothing
-    volatile: Option<bool>,
-    /// See SendWithReceipt
-    #[schema(schema_with = no_receipt)]
-    receipt: Option<bool>,
-}
-
-/// `false`, which may as well be left out.
-fn no_receipt() -> Object {
-    ObjectBuilder::new()
-        .schema_type(SchemaType::from_iter([Type::Boolean, Type::Null]))
-        .enum_values(Some([json!(false), json!(null)]))
-        .build()
-}
-
-/// `true`.
-fn receipt() -> Object {
-    ObjectBuilder::new().schema_type(Type::Boolean).enum_values(Some([json!(true)])).build()
-}
-
-/// One message to send, with a receipt in the mailbox of the session that sends when it was acknowledged, or expired.
-#[derive(ToSchema)]
-#[allow(dead_code)]
-pub(crate) struct SendWithReceipt {
-    /// Your own name for it, which the receipt names
-    id: Name,
-    to: ToSession,
-    /// Any JSON value, passed through byte for byte
-    #[schema(value_type = Value)]
-    payload: Value,
-    /// How many seconds it is kept unread
-    #[schema(minimum = 0.001)]
-    ttl: Option<f64>,
-    #[schema(schema_with = no_receipt)]
-    volatile: Option<bool>,
-    #[schema(schema_with = receipt)]
-    receipt: bool,
-}
-
-/// A session, by its id or its handle.
-#[derive(ToSchema)]
-#[allow(dead_code)]
-pub(crate) struct ToSession {
-    session: Name,
-}
-
-/// One message, or up to 1,000 of them.
-#[derive(ToSchema)]
-#[serde(untagged)]
-#[allow(dead_code)]
-pub(crate) enum SendBody {
-    One(Box<Send>),
-    WithReceipt(Box<SendWithReceipt>),
-    /// Each item is a message like a single one; what is wrong with one is told in its place of the answer
-    Many(Vec<Value>),
-}
-
-/// What became of a message.
-#[derive(ToSchema)]
-#[allow(dead_code)]
-pub(crate) struct Sent {
-    id: Option<Name>,
-    /// Where it was stored; absent when volatile, or sent to a user
-    seq: Option<SeqNumber>,
-    /// Sent to a user: in how many mailboxes
-    sessions: Option<u64>,
-}
-
-/// What became of one message of an array: as for a single one, or why it was refused.
-#[derive(ToSchema)]
-#[allow(dead_code)]
-pub(crate) struct SentOrNot {
-    id: Option<Name>,
-    seq: Option<SeqNumber>,
-    sessions: Option<u64>,
-    error: Option<ErrorFields>,
-}
-
-#[derive(ToSchema)]
-#[serde(untagged)]
-#[allow(dead_code)]
-pub(crate) enum SendAnswer {
-    One(Sent),
-    Many(Vec<SentOrNot>),
-}
-
-#[derive(ToSchema)]
-#[allow(dead_code)]
-pub(crate) struct ErrorFields {
-    code: Code,
-    /// For people: which field, which limit, what to do
-    message: String,
-}
-
-/// A refusal.
-#[derive(ToSchema)]
-#[allow(dead_code)]
-pub(crate) struct ErrorBody {
-    error: ErrorFields,
-}
-
-/// What is acknowledged.
-#[derive(ToSchema)]
-#[allow(dead_code)]
-pub(crate) struct Ack {
-    /// Whose mailbox; may be left out with a token that names its session
-    session: Option<Name>,
-    /// Everything up to here is received
-    seq: SeqNumber,
-    /// What `seq` belongs to
-    epoch: Option<String>,
-}
-
-#[derive(ToSchema)]
-#[allow(dead_code)]
-pub(crate) struct Acknowledged {
-    session: Name,
-    /// The ack floor
-    seq: SeqNumber,
-}
-
-#[derive(ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[allow(dead_code)]
-pub(crate) enum FrameType {
-    Message,
-    Receipt,
-}
-
-/// A message, or a receipt: the frame that subscribers get over WebSocket.
-#[derive(ToSchema)]
-#[allow(dead_code)]
-pub(crate) struct Frame {
-    r#type: FrameType,
-    /// Absent when volatile
-    seq: Option<SeqNumber>,
-    /// Absent for messages from the mailbox
-    topic: Option<Name>,
-    /// Who sent it
-    from: Option<Name>,
-    /// When it was accepted, in Unix milliseconds
-    ts: u64,
-    #[schema(value_type = Option<Value>)]
-    payload: Option<Value>,
-    /// In a receipt: the sender's name for the message
-    id: Option<Name>,
-    /// In a receipt: what became of it
-    state: Option<Outcome>,
-}
-
-/// Messages after `from`, up to and including `to`, are not coming.
-#[derive(ToSchema)]
-#[allow(dead_code)]
-pub(crate) struct Gap {
-    topic: Option<Name>,
-    from: u64,
-    to: u64,
-    reason: GapReason,
-}
-
-/// What a poll brings.
-#[derive(ToSchema)]
-#[allow(dead_code)]
-pub(crate) struct Polled {
-    /// With a token: whose mailbox, if the call did not name it
-    session: Option<Name>,
-    /// And its public name
-    handle: Option<String>,
-    epoch: String,
-    messages: Vec<Frame>,
-    gaps: Option<Vec<Gap>>,
-    /// The `after` of the next call
-    seq: SeqNumber,
-    /// The `after.<topic>` of the next call
-    topics: Option<BTreeMap<String, u64>>,
-}
-
-/// What is registered.
-#[derive(ToSchema)]
-#[allow(dead_code)]
-pub(crate) struct Registration {
-    /// Who it belongs to; a registration keeps the user it has
-    user: Option<Name>,
-    /// How many seconds it stays registered
-    #[schema(minimum = 0.001)]
-    ttl: Option<f64>,
-}
-
-/// A session, as backends see it.
-#[derive(ToSchema)]
-#[allow(dead_code)]
-pub(crate) struct Session {
-    session: Name,
-    /// Its public name, which other clients may know
-    handle: String,
-    user: Option<Name>,
-    /// When its registration ends, in Unix milliseconds; absent if it is not registered
-    expires: Option<u64>,
-    connections: Connections,
-    /// Messages that wait for it
-    pending: u64,
-}
-
-/// A user and its registered sessions.
-#[derive(ToSchema)]
-#[allow(dead_code)]
-pub(crate) struct User {
-    user: Name,
-    /// Those of all sessions together
-    connections: Connections,
-    sessions: Vec<Session>,
-}
-
-/// How the server fares.
-#[derive(ToSchema)]
-#[allow(dead_code)]
-pub(crate) struct Health {
-    /// ok, degraded (messages cannot be stored now) or stopping
-    status: String,
-    server: String,
-    /// What "sent" means: fsync, os or memory
-    durability: String,
-    epoch: String,
-    /// Why messages cannot be stored at present
-    failing: Option<String>,
-}
-
-/// The description of a server with these settings, as JSON.
-pub(super) fn document(config: &Config) -> String {
-    let mut document = Document::openapi();
-    document.info.version = env!("CARGO_PKG_VERSION").to_owned();
-    let mut components = document.components.take().unwrap_or_default();
+/// Completes the description for a server with these settings; as JSON.
+pub(super) fn complete(mut api: OpenApi, config: &Config) -> String {
+    api.info.version = env!("CARGO_PKG_VERSION").to_owned();
+    let components = api.components.get_or_insert_default();
     let bearer = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
-        .description(Some("A token (JWT) of a client, or the API key of a backend"))
-        .build();
-    components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
-    for name in ["Send", "SendWithReceipt", "Registration"] {
-        if let Some(RefOr::T(Schema::Object(object))) = components.schemas.get_mut(name)
-            && let Some(RefOr::T(Schema::Object(ttl))) = object.properties.get_mut("ttl")
-        {
+        .description(Some("A token (JWT) of a client, or the API key of a backend"));
+    components.add_security_scheme("bearer", SecurityScheme::Http(bearer.build()));
+    limit_ttl(components, config);
+    describe_receipts(components);
+    match config.access.auth {
+        Auth::Open => require_session_of_ack(components),
+        Auth::Token => require_bearer(&mut api),
+    }
+    describe_bodies(&mut api);
+    api.to_json().expect("the description encodes")
+}
+
+fn object<'a>(components: &'a mut Components, name: &str) -> &'a mut Object {
+    match components.schemas.get_mut(name) {
+        Some(RefOr::T(Schema::Object(object))) => object,
+        _ => panic!("the schema {name} is an object"),
+    }
+}
+
+/// The longest time to live is a setting.
+fn limit_ttl(components: &mut Components, config: &Config) {
+    for name in ["Send", "Registration"] {
+        if let Some(RefOr::T(Schema::Object(ttl))) = object(components, name).properties.get_mut("ttl") {
             ttl.maximum = Some(config.max_ttl.as_secs_f64().into());
         }
     }
-    if config.access.auth == Auth::Open
-        && let Some(RefOr::T(Schema::Object(ack))) = components.schemas.get_mut("Ack")
-    {
-        // No token says whose mailbox.
-        ack.required.push("session".to_owned());
-        ack.properties.insert("session".to_owned(), Ref::from_schema_name("Name").into());
-    }
-    document.components = Some(components);
-    if config.access.auth == Auth::Token {
-        let required = SecurityRequirement::new::<_, [&str; 0], &str>("bearer", []);
-        for (path, item) in &mut document.paths.paths {
-            let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete];
-            for operation in operations.into_iter().flatten().filter(|_| path.starts_with("/v1/")) {
-                operation.security = Some(vec![required.clone()]);
-            }
+}
+
+/// A message with a receipt needs an id, goes to one session and is not volatile. Others say `receipt: false` at most.
+fn describe_receipts(components: &mut Components) {
+    let no = || {
+        let types = SchemaType::from_iter([Type::Boolean, Type::Null]);
+        ObjectBuilder::new().schema_type(types).enum_values(Some([json!(false), json!(null)]))
+    };
+    let yes = ObjectBuilder::new().schema_type(Type::Boolean).enum_values(Some([json!(true)]));
+    let name = || Ref::from_schema_name("Name");
+    let session = ObjectBuilder::new().property("session", name()).required("session");
+    let mut with_receipt = object(components, "Send").clone();
+    with_receipt.description = Some(
+        "A message to send, with a receipt. The receipt arrives in the sender's mailbox when the message is acknowledged \
+         or expires."
+            .to_owned(),
+    );
+    with_receipt.required.extend(["id".to_owned(), "receipt".to_owned()]);
+    let properties = &mut with_receipt.properties;
+    properties.insert("id".to_owned(), name().into());
+    properties.insert("to".to_owned(), session.into());
+    properties.insert("volatile".to_owned(), no().into());
+    properties.insert("receipt".to_owned(), yes.into());
+    object(components, "Send").properties.insert("receipt".to_owned(), no().into());
+    components.schemas.insert("SendWithReceipt".to_owned(), Schema::Object(with_receipt).into());
+}
+
+/// In `open` mode no token names the session of an acknowledgement.
+fn require_session_of_ack(components: &mut Components) {
+    let ack = object(components, "Ack");
+    ack.required.push("session".to_owned());
+    ack.properties.insert("session".to_owned(), Ref::from_schema_name("Name").into());
+}
+
+/// In `token` mode each call below `/v1` needs a token or an API key.
+fn require_bearer(api: &mut OpenApi) {
+    let required = SecurityRequirement::new::<_, [&str; 0], &str>("bearer", []);
+    for (path, item) in &mut api.paths.paths {
+        let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete];
+        for operation in operations.into_iter().flatten().filter(|_| path.starts_with("/v1/")) {
+            operation.security = Some(vec![required.clone()]);
         }
     }
-    let register = document.paths.paths.get_mut("/v1/sessions/{id}").and_then(|item| item.put.as_mut());
-    if let Some(RefOr::T(body)) = register.and_then(|register| register.request_body.as_mut()) {
-        body.required = Some(Required::False);
+}
+
+/// One message, or several. And a registration without a body.
+fn describe_bodies(api: &mut OpenApi) {
+    let many = ArrayBuilder::new()
+        .items(ObjectBuilder::new().schema_type(SchemaType::AnyValue))
+        .description(Some("Up to 1,000 messages, each like a single one. The answer has one item for each"));
+    let sends = OneOfBuilder::new()
+        .item(Ref::from_schema_name("Send"))
+        .item(Ref::from_schema_name("SendWithReceipt"))
+        .item(many);
+    let body = request_body(api, "/v1/messages", |item| &mut item.post);
+    body.content.insert("application/json".to_owned(), Content::new(Some(sends)).into());
+    request_body(api, "/v1/sessions/{id}", |item| &mut item.put).required = Some(Required::False);
+}
+
+fn request_body<'a>(
+    api: &'a mut OpenApi,
+    path: &str,
+    operation: impl FnOnce(&mut PathItem) -> &mut Option<Operation>,
+) -> &'a mut RequestBody {
+    let operation = api.paths.paths.get_mut(path).and_then(|item| operation(item).as_mut());
+    match operation.and_then(|operation| operation.request_body.as_mut()) {
+        Some(RefOr::T(body)) => body,
+        _ => panic!("a call of {path} has a body"),
     }
-    document.to_json().expect("the description encodes")
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use crate::message::{Epoch, MessageId, Seq, SessionId, TopicName, UserId};
 use crate::protocol::json::{
@@ -11,32 +12,39 @@ use crate::protocol::json::{
 };
 
 /// The receiver of a message.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, ToSchema)]
+#[schema(rename_all = "lowercase")]
 pub enum To {
-    /// The mailbox of a session.
+    /// The mailbox of a session, by the id or the handle of the session.
     Session(SessionId),
     /// The mailbox of every session of a user.
     User(UserId),
     /// A topic.
     Topic(TopicName),
     /// A name from an x0 page in `token` mode: a handle, a session of the sender's own user, or a user.
+    #[serde(skip)]
     Peer(SessionId),
 }
 
 /// A message to send.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, ToSchema)]
+#[schema(as = Send)]
 pub struct SendRequest {
     /// The sender's id of the message; it makes a retry harmless.
     pub id: Option<MessageId>,
     /// The receiver.
     pub to: To,
     /// Any JSON value, kept byte for byte.
+    #[schema(value_type = Value)]
     pub payload: Box<RawValue>,
-    /// How long the message is stored unread; `None` means the server's default.
+    /// How many seconds the message is stored unread; the server has a default.
+    #[schema(value_type = Option<f64>, minimum = 0.001)]
     pub ttl: Option<Duration>,
     /// Skip the store: deliver to attached subscribers only, at most once.
+    #[schema(value_type = Option<bool>)]
     pub volatile: bool,
     /// Put a receipt into the sender's mailbox when the message is acknowledged or expires.
+    #[schema(value_type = Option<bool>)]
     pub receipt: bool,
 }
 
@@ -229,9 +237,10 @@ impl SendRequest {
 }
 
 /// The body of `POST /v1/ack`.
-#[derive(Debug)]
+#[derive(Debug, ToSchema)]
+#[schema(as = Ack)]
 pub struct AckBody {
-    /// The session of the mailbox; `None` means the caller's own.
+    /// The session of the mailbox; a token's own session if absent.
     pub session: Option<SessionId>,
     /// The last acknowledged seq.
     pub seq: Seq,
@@ -251,11 +260,13 @@ impl AckBody {
 }
 
 /// The body of `PUT /v1/sessions/{id}`.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, ToSchema)]
+#[schema(as = Registration)]
 pub struct SessionBody {
     /// The user that the session belongs to.
     pub user: Option<UserId>,
-    /// How long the session stays registered.
+    /// How many seconds the session stays registered; the server has a default.
+    #[schema(value_type = Option<f64>, minimum = 0.001)]
     pub ttl: Option<Duration>,
 }
 

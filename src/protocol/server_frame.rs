@@ -1,12 +1,13 @@
 //! What the server sends over a WebSocket, besides messages and receipts.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::message::{Epoch, Gap, Handle, MessageId, Seq, SessionId, TopicName, UserId};
 use crate::protocol::Code;
 
 /// The result of a send.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct SendResult {
     /// The position of the message; absent for a volatile message and for a send to a user.
     #[serde(skip_serializing_if = "Option::is_none")]

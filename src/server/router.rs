@@ -9,6 +9,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::{Router, middleware};
 use tower_http::cors::{AllowOrigin, CorsLayer};
+use utoipa::openapi::OpenApi;
 
 use crate::edge::{Gateway, OriginCheck, Refusal, json, origin_refused, peer_of};
 use crate::protocol::Code;
@@ -26,28 +27,35 @@ pub(super) fn router(
     poll_readers: &PollReaders,
     legacy_receipts: &Arc<LegacyReceipts>,
 ) -> Router {
+    let (health, health_api) = ops::routes(Arc::clone(gateway)).split_for_parts();
+    let (v1, mut api) = v1(gateway, poll_readers);
+    api.merge(health_api);
     Router::new()
-        .merge(v1(gateway, poll_readers))
+        .merge(v1)
+        .merge(health)
+        .merge(ops::descriptions(api, &gateway.config))
         .merge(websocket::routes(Arc::clone(gateway)))
         .merge(legacy::routes(Arc::clone(gateway), Arc::clone(legacy_receipts)))
-        .merge(ops::routes(Arc::clone(gateway)))
         .merge(assets::routes())
         .fallback(async || Refusal::new(Code::NotFound, "there is nothing at this address"))
         .method_not_allowed_fallback(wrong_method)
 }
 
-/// The routes of `/v1`. The check of origins is inside of the layer that answers preflights.
-fn v1(gateway: &Arc<Gateway>, poll_readers: &PollReaders) -> Router {
-    let v1 = Router::new()
+/// The routes of `/v1`, and their description. The check of origins is inside of the layer that answers preflights.
+fn v1(gateway: &Arc<Gateway>, poll_readers: &PollReaders) -> (Router, OpenApi) {
+    let (v1, api) = ops::described_router()
         .merge(poll::routes(Arc::clone(gateway), Arc::clone(poll_readers)))
         .merge(sse::routes(Arc::clone(gateway)))
         .merge(api::routes(Arc::clone(gateway)))
+        .split_for_parts();
+    let v1 = v1
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(Arc::clone(gateway), check_origin));
-    match cors(&gateway.config.access.allow_origin) {
+    let v1 = match cors(&gateway.config.access.allow_origin) {
         Some(cors) => v1.layer(cors),
         None => v1,
-    }
+    };
+    (v1, api)
 }
 
 /// Refuses requests of pages whose origin is not allowed, also those whose answer the page does not read.

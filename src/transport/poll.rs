@@ -3,22 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::Response;
-use axum::routing::get;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use tokio::time::{Instant, sleep_until};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::broker::BrokerError;
-use crate::edge::{ApiRequest, Gateway, Query, Refusal, SessionPolicy, encode, json};
+use crate::edge::{ApiRequest, Gateway, Query, Refusal, Refused, SessionPolicy, encode, json};
 use crate::hub::Transport;
-use crate::message::{Epoch, Gap, Handle, Item, Seq, SessionId, TopicName};
-use crate::ops::openapi::{ErrorBody, Name, Polled, SeqNumber};
+use crate::message::{Epoch, Gap, Handle, Item, Publication, Seq, SessionId, TopicName};
 use crate::protocol::{Code, Resume};
 use crate::transport::lease::{Claim, ClaimError, Leases, MAX_READERS};
 use crate::transport::topics::TopicReaders;
@@ -55,18 +55,22 @@ pub(crate) struct Polls {
 }
 
 /// The routes of this transport.
-pub fn routes(gateway: Arc<Gateway>, readers: PollReaders) -> Router {
-    Router::new().route("/v1/messages", get(poll)).with_state(Polls { gateway, readers })
+pub fn routes(gateway: Arc<Gateway>, readers: PollReaders) -> OpenApiRouter {
+    OpenApiRouter::default().routes(routes!(poll)).with_state(Polls { gateway, readers })
 }
 
-/// An answer. The messages are the frames that subscribers get over WebSocket.
-#[derive(Serialize)]
-struct Answer<'a> {
+/// The answer to a poll.
+#[derive(Serialize, ToSchema)]
+struct PollAnswer<'a> {
+    /// With a token: the session, if the call did not name it.
     #[serde(skip_serializing_if = "Option::is_none")]
     session: Option<&'a SessionId>,
+    /// The public name of that session.
     #[serde(skip_serializing_if = "Option::is_none")]
     handle: Option<Handle>,
     epoch: &'a Epoch,
+    /// The frames that subscribers get over WebSocket.
+    #[schema(value_type = Vec<Publication>)]
     messages: Vec<&'a RawValue>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     gaps: Vec<TopicGap>,
@@ -77,8 +81,9 @@ struct Answer<'a> {
     topics: &'a BTreeMap<TopicName, Seq>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct TopicGap {
+    /// Absent for a gap in the mailbox.
     #[serde(skip_serializing_if = "Option::is_none")]
     topic: Option<TopicName>,
     #[serde(flatten)]
@@ -98,18 +103,16 @@ fn wait(query: &Query) -> Result<Duration, Refusal> {
 #[utoipa::path(
     get, path = "/v1/messages", tag = "messages",
     params(
-        ("session" = Option<Name>, Query, description = "Whose mailbox; may be left out with a token that names its session"),
-        ("after" = Option<SeqNumber>, Query, description = "The `seq` of the last answer, which is acknowledged with it"),
+        ("session" = Option<SessionId>, Query, description = "Whose mailbox; may be left out with a token that names its session"),
+        ("after" = Option<Seq>, Query, description = "The `seq` of the last answer, which is acknowledged with it"),
         ("epoch" = Option<String>, Query, description = "What `after` belongs to"),
         ("wait" = Option<f64>, Query, description = "How many seconds to wait, 10 if not said", minimum = 0, maximum = 60),
-        ("topic" = Option<Vec<Name>>, Query, description = "TopicReaders to read as well; `after.<topic>` says from where"),
+        ("topic" = Option<Vec<TopicName>>, Query, description = "Topics to read as well; `after.<topic>` says from where"),
     ),
     responses(
-        (status = 200, description = "Messages, or none when the time is over", body = Polled),
-        (status = 400, description = "Something in the request is wrong; the text says which field", body = ErrorBody),
-        (status = 401, description = "No proof, or a wrong one", body = ErrorBody),
-        (status = 403, description = "Not allowed", body = ErrorBody),
-        (status = 429, description = "Too many; try again later", body = ErrorBody),
+        (status = 200, description = "Messages, or none when the time is over", body = PollAnswer<'_>),
+        Refusal,
+        Refused<429>,
     )
 )]
 pub(crate) async fn poll(
@@ -252,7 +255,7 @@ async fn collect(
         next = next.or_else(|| reader.topics.try_next().map(|(topic, item)| (Some(topic), item)));
     }
     let raw = |text| serde_json::from_str(text).expect("a frame is JSON");
-    encode(&Answer {
+    encode(&PollAnswer {
         session: who.map(|(session, _)| session),
         handle: who.map(|(_, handle)| handle),
         epoch: subscriber.epoch(),

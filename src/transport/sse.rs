@@ -8,23 +8,22 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::request::Parts;
 use axum::http::{Version, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use futures::stream::{self, Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use crate::edge::{ApiRequest, Caller, Gateway, Refusal, SessionPolicy};
+use crate::edge::{ApiRequest, Caller, Gateway, Refusal, Refused, SessionPolicy};
 use crate::hub::Transport;
 use crate::limits::ConnectionPermit;
 use crate::link::WRITE_TIMEOUT;
-use crate::message::{Item, Kind, Seq, TopicName};
-use crate::ops::openapi::{ErrorBody, Name, SeqNumber};
+use crate::message::{Item, Kind, Seq, SessionId, TopicName};
 use crate::protocol::ServerFrame;
 use crate::subscriber::Subscriber;
 use crate::transport::topics::TopicReaders;
@@ -33,8 +32,8 @@ use crate::transport::topics::TopicReaders;
 const CHUNK: usize = 16 * 1024;
 
 /// The routes of this transport.
-pub fn routes(gateway: Arc<Gateway>) -> Router {
-    Router::new().route("/v1/events", get(events)).with_state(gateway)
+pub fn routes(gateway: Arc<Gateway>) -> OpenApiRouter {
+    OpenApiRouter::default().routes(routes!(events)).with_state(gateway)
 }
 
 struct Events {
@@ -55,18 +54,16 @@ struct Events {
 #[utoipa::path(
     get, path = "/v1/events", tag = "messages",
     params(
-        ("session" = Option<Name>, Query, description = "Whose mailbox; may be left out with a token"),
-        ("after" = Option<SeqNumber>, Query, description = "From where to go on; it is acknowledged with it"),
+        ("session" = Option<SessionId>, Query, description = "Whose mailbox; may be left out with a token"),
+        ("after" = Option<Seq>, Query, description = "From where to go on; it is acknowledged with it"),
         ("epoch" = Option<String>, Query, description = "What `after` belongs to"),
-        ("topic" = Option<Vec<Name>>, Query, description = "TopicReaders to read as well; `after.<topic>` says from where"),
+        ("topic" = Option<Vec<TopicName>>, Query, description = "Topics to read as well; `after.<topic>` says from where"),
         ("Last-Event-ID" = Option<String>, Header, description = "What a browser sends when it reconnects; counts as `after`"),
     ),
     responses(
         (status = 200, description = "Messages as unnamed events with their seq as id; `welcome`, `subscribed`, `receipt` and `gap` as named ones", content_type = "text/event-stream", body = String),
-        (status = 400, description = "Something in the request is wrong; the text says which field", body = ErrorBody),
-        (status = 401, description = "No proof, or a wrong one", body = ErrorBody),
-        (status = 403, description = "Not allowed", body = ErrorBody),
-        (status = 429, description = "Too many; try again later", body = ErrorBody),
+        Refusal,
+        Refused<429>,
     )
 )]
 pub(crate) async fn events(State(gateway): State<Arc<Gateway>>, head: Parts) -> Result<Response, Refusal> {

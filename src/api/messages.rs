@@ -1,0 +1,145 @@
+//! `/v1/messages` and `/v1/ack`: sending and acknowledging.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use crate::broker::Sending;
+use crate::edge::{
+    ApiRequest, Caller, ErrorBody, ErrorFields, Gateway, Refusal, Refused, SessionPolicy, body_text, encode,
+    json,
+};
+use crate::grant::Grant;
+use crate::message::{MessageId, Seq, SessionId};
+use crate::protocol::{AckBody, Code, ENVELOPE, Malformed, SendRequest, SendResult, parse};
+
+/// Most messages in one call.
+const MAX_MESSAGES: usize = 1_000;
+
+/// The answer to one message.
+#[derive(Serialize, ToSchema)]
+struct SendAnswer<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a MessageId>,
+    #[serde(flatten)]
+    result: SendResult,
+    /// In an array: why this message was refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<ErrorFields<'a>>,
+}
+
+/// The answer to a call: one for each message.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+enum SendAnswers<'a> {
+    One(SendAnswer<'a>),
+    Many(Vec<SendAnswer<'a>>),
+}
+
+/// A message that is being stored or was refused, with its sender's id.
+struct PendingSend {
+    id: Option<MessageId>,
+    sending: Result<Sending, Refusal>,
+}
+
+impl PendingSend {
+    async fn start(gateway: &Gateway, caller: &Caller, object: &str) -> Self {
+        match SendRequest::decode(object) {
+            Ok(send) => Self { id: send.id.clone(), sending: gateway.send(caller, send).await },
+            Err(bad) => Self { id: bad.id, sending: Err(bad.reason.into()) },
+        }
+    }
+
+    async fn finish(self) -> (Option<MessageId>, Result<SendResult, Refusal>) {
+        let result = match self.sending {
+            Ok(sending) => sending.await.map_err(Refusal::from),
+            Err(refusal) => Err(refusal),
+        };
+        (self.id, result)
+    }
+}
+
+/// Send one message, or up to 1,000
+#[utoipa::path(
+    post, path = "/v1/messages", tag = "messages",
+    params(("session" = Option<SessionId>, Query, description = "The session that sends. A token that names its session, and a backend, need none")),
+    request_body = SendRequest,
+    responses(
+        (status = 200, description = "Stored, at the server's level of durability. In an array each message has its own answer", body = SendAnswers<'_>),
+        (status = 404, description = "No such receiver", body = ErrorBody<'_>),
+        Refusal,
+        Refused<413>,
+        Refused<429>,
+        Refused<507>,
+    )
+)]
+pub(super) async fn send(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, Refusal> {
+    let (head, body) = request.into_parts();
+    let ApiRequest { caller, .. } = gateway.authenticate(&head, SessionPolicy::Require).await?;
+    let body = body_text(body, gateway.config.max_payload + ENVELOPE, gateway.config.header_timeout).await?;
+    if body.trim_start().starts_with('[') {
+        return send_many(&gateway, &caller, &body).await;
+    }
+    let (id, result) = PendingSend::start(&gateway, &caller, &body).await.finish().await;
+    let answer = SendAnswer { id: id.as_ref(), result: result?, error: None };
+    Ok(json(StatusCode::OK, encode(&SendAnswers::One(answer))))
+}
+
+async fn send_many(gateway: &Gateway, caller: &Caller, body: &str) -> Result<Response, Refusal> {
+    let items: Vec<&RawValue> = parse(body)?;
+    if items.len() > MAX_MESSAGES {
+        let text = format!("{} messages in one call; at most {MAX_MESSAGES} are allowed", items.len());
+        return Err(Refusal::new(Code::TooLarge, text));
+    }
+    // All are in the queue before the first one is awaited, so that one commit stores them together.
+    let mut pending = Vec::with_capacity(items.len());
+    for item in items {
+        pending.push(PendingSend::start(gateway, caller, item.get()).await);
+    }
+    let mut finished = Vec::with_capacity(pending.len());
+    for send in pending {
+        finished.push(send.finish().await);
+    }
+    let answers = finished.iter().map(|(id, result)| SendAnswer {
+        id: id.as_ref(),
+        result: result.as_ref().copied().unwrap_or_default(),
+        error: result.as_ref().err().map(Refusal::fields),
+    });
+    Ok(json(StatusCode::OK, encode(&SendAnswers::Many(answers.collect()))))
+}
+
+/// The answer to an acknowledgement.
+#[derive(Serialize, ToSchema)]
+struct Acknowledged<'a> {
+    session: &'a SessionId,
+    /// The ack floor.
+    seq: Seq,
+}
+
+/// Acknowledge everything up to a seq
+#[utoipa::path(
+    post, path = "/v1/ack", tag = "messages",
+    request_body = AckBody,
+    responses(
+        (status = 200, description = "Acknowledged", body = Acknowledged<'_>),
+        (status = 404, description = "No message with this seq was ever stored, or not in this epoch", body = ErrorBody<'_>),
+        Refusal,
+        Refused<413>,
+    )
+)]
+pub(super) async fn ack(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, Refusal> {
+    let (head, body) = request.into_parts();
+    let body = AckBody::decode(&body_text(body, ENVELOPE, gateway.config.header_timeout).await?)?;
+    let caller = gateway.authenticate_as(&head, body.session, SessionPolicy::Require).await?;
+    let session = match &caller.grant {
+        Grant::Open { session, .. } => session.as_ref().ok_or(Malformed::Missing("session"))?,
+        Grant::Client(_) | Grant::Backend(_) => caller.session()?,
+    };
+    let seq = gateway.broker.ack(session, body.seq, body.epoch.as_ref()).await?;
+    Ok(json(StatusCode::OK, encode(&Acknowledged { session, seq })))
+}
