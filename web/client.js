@@ -6,12 +6,11 @@
  *     const client = connect({ session: "A", onMessage: (message) => console.log(message.payload) });
  *     await client.send({ session: "B" }, { hello: "world" });
  *
- * Where the broker wants proof, `token` takes the place of `session`: a token, or better a function that gets one.
+ * In `token` mode, `token` takes the place of `session`: a token, or better a function that returns one.
  *
- * It speaks WebSocket, falls back to long-poll where WebSocket does not get through, and returns to it later.
- * A message is acknowledged after its handler has returned (or its promise is fulfilled), so a page that dies
- * in between gets it again. Sends are repeated with the same id until they are answered, so they are stored
- * once.
+ * It uses WebSocket, falls back to long-poll if WebSocket does not work, and returns to WebSocket later. A message is
+ * acknowledged when its handler has returned, or when the promise that it returned is fulfilled. A page that closes
+ * before that gets the message again. A send is repeated with the same id until it is answered, so it is stored once.
  *
  * @module
  */
@@ -21,8 +20,8 @@
  *
  * @typedef {object} Message
  * @property {number} [seq] its position; absent when volatile
- * @property {string} [from] the sender: a session, or where sessions are proved a user or a handle; absent for a
- *   sender without a name
+ * @property {string} [from] the sender: a session in `open` mode, a user or a handle in `token` mode; absent if the
+ *   sender has no name
  * @property {string} [topic] the topic; absent for messages to this session
  * @property {number} ts when it was accepted, in Unix milliseconds
  * @property {any} payload what was sent
@@ -46,69 +45,69 @@
  * @typedef {object} Status
  * @property {State} state
  * @property {Transport | null} transport what carries messages now
- * @property {string} [reason] why it is offline or closed
- * @property {Welcome} [welcome] what the broker said of itself
+ * @property {string} [reason] why the client is offline or closed
+ * @property {Welcome} [welcome] what the broker says about itself
  *
  * @typedef {object} Welcome
  * @property {string} epoch
  * @property {string} [session] whose messages are read
- * @property {string} [user] who the session belongs to, where that is proved
- * @property {string} [handle] its public name, where the session is secret: others may send to it
+ * @property {string} [user] who the session belongs to, in `token` mode
+ * @property {string} [handle] the public name of the session, in `token` mode: others send to it
  * @property {string} [durability]
  * @property {number} [heartbeat]
  * @property {number} [max_payload]
  * @property {string} [server]
  *
  * @typedef {object} Options
- * @property {string} [session] whose messages to read, and who to send as; a token may say it instead
- * @property {string | (() => string | Promise<string>)} [token] proves it. A function is asked again whenever a fresh
+ * @property {string} [session] the session to read and to send as; a token may name it instead
+ * @property {string | (() => string | Promise<string>)} [token] the proof. A function is called whenever a fresh
  *   token is needed
- * @property {string} [url] the broker; by default where this module came from
- * @property {(message: Message) => any} [onMessage] for messages to this session; may return a promise
- * @property {(receipt: Receipt) => any} [onReceipt] for what became of messages sent with `receipt: true`
- * @property {(status: Status) => void} [onStatus] called whenever the state or the transport changes
+ * @property {string} [url] the broker; by default the one that served this module
+ * @property {(message: Message) => any} [onMessage] called with each message to this session; may return a promise
+ * @property {(receipt: Receipt) => any} [onReceipt] called with the receipt of a message sent with `receipt: true`
+ * @property {(status: Status) => void} [onStatus] called when the state or the transport changes
  * @property {(gap: Gap) => void} [onGap]
  * @property {(seq: number) => void} [onAck] called when everything up to seq was acknowledged
- * @property {(error: Error) => void} [onError] what went wrong without anyone to tell
+ * @property {(error: Error) => void} [onError] called with an error that no promise reports
  * @property {Transport | "auto"} [transport] "auto" by default
  *
  * @typedef {object} SendOptions
- * @property {string} [id] your own name for the message, to make a retry of yours harmless
+ * @property {string} [id] your own name for the message; a send that is repeated with it is stored once
  * @property {number} [ttl] how many seconds it is kept unread
- * @property {boolean} [receipt] have `onReceipt` called when it was acknowledged, or expired
- * @property {boolean} [volatile] reach only those who listen now, store nothing
+ * @property {boolean} [receipt] call `onReceipt` when the message is acknowledged or expires
+ * @property {boolean} [volatile] store nothing, and reach only those who read now
  */
 
-/** Pauses between attempts: doubled each time up to the longest, and half of it random. Milliseconds. */
+/** Pauses between attempts to connect, in milliseconds. Each is twice the one before, and half of it is random. */
 const FIRST_PAUSE = 400;
 const LONGEST_PAUSE = 20_000;
 
-/** How long a WebSocket may take until `welcome`, before long-poll is tried. Milliseconds. */
+/** How long a WebSocket may take until `welcome`, in milliseconds. Then long-poll is tried. */
 const OPENING = 8_000;
 
-/** How long to poll before WebSocket is tried again; doubled each time up to the longest. Milliseconds. */
+/** How long to poll before WebSocket is tried again, in milliseconds. Doubled each time. */
 const FIRST_RETURN = 15_000;
 const LONGEST_RETURN = 300_000;
 
-/** How long a poll waits at the broker. Seconds. */
+/** How long a poll waits at the broker, in seconds. */
 const WAIT = 20;
 
-/** How long an answer to a ping may take. Milliseconds. */
+/** How long the answer to a ping, or to an acknowledgement over HTTP, may take, in milliseconds. */
 const PONG = 10_000;
 
-/** How often a handler that throws is tried with the same message. */
+/** How often a handler that throws is called with the same message. */
 const ATTEMPTS = 5;
 
-/** How many sends may wait for their answer. */
+/** How many sends may be without an answer at the same time. */
 const MOST_PENDING = 1_000;
 
-/** How long the page's token function may take. Milliseconds. */
+/** How long the token function of the page may take, in milliseconds. */
 const TOKEN = 15_000;
 
-/** How many tokens in a row may be refused before it is over. */
+/** After how many refused tokens in a row the client closes. */
 const REFUSALS = 5;
 
-/** Error codes of what passes by itself. */
+/** Error codes of temporary failures. */
 const PASSING = ["unavailable", "overloaded", "rate_limited"];
 
 /** A refusal by the broker. `code` is one of its error codes, like "mailbox_full". */
@@ -129,7 +128,7 @@ const jittered = (ms) => ms / 2 + Math.random() * (ms / 2);
 
 const utf8 = new TextEncoder();
 
-/** How deep arrays and objects may nest in a frame, the frame itself included. */
+/** How deep arrays and objects may nest in a frame, including the frame itself. */
 const DEPTH = 128;
 
 /** @param {string} json */
@@ -148,7 +147,7 @@ function depth(json) {
   return deepest;
 }
 
-/** A name nobody else has; `crypto.randomUUID` exists on secure origins only. */
+/** A unique id. `crypto.randomUUID` exists only on secure origins. */
 function newId() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -170,18 +169,18 @@ export class Client {
   /** @type {Status} */ #status = { state: "connecting", transport: null };
   /** @type {Transport | "auto"} */ #wanted;
 
-  /** Whose messages are read, once that is known. @type {string | undefined} */ #session;
+  /** The session that is read, once it is known. @type {string | undefined} */ #session;
   /** How often in a row a token was refused. */ #refused = 0;
-  /** The token that was shown last. @type {string | undefined} */ #shown;
+  /** The token that was sent last. @type {string | undefined} */ #shown;
   #renewing = false;
 
   /** @type {WebSocket | null} */ #socket = null;
-  /** Ends what runs now: a poll, a pause, an attempt to connect. */
+  /** Aborts the current poll, pause or attempt to connect. */
   #run = new AbortController();
   #pause = FIRST_PAUSE;
   #return = FIRST_RETURN;
 
-  /** The incarnation of the store that the seqs below belong to. @type {string | null} */ #epoch = null;
+  /** The epoch that the seqs below belong to. @type {string | null} */ #epoch = null;
   /** The newest seq put into the queue. */ #queued = 0;
   /** The newest seq whose handler has returned. */ #handled = 0;
   /** The newest seq that was acknowledged. */ #acknowledged = 0;
@@ -210,19 +209,19 @@ export class Client {
     this.#start();
   }
 
-  /** Whose messages are read; undefined until the broker has said whose the token is. */
+  /** The session that is read. Undefined until the broker has named the session of the token. */
   get session() {
     return this.#session;
   }
 
-  /** Where things stand. */
+  /** The current state and transport. */
   get status() {
     return this.#status;
   }
 
   /**
-   * Sends a message. Fulfilled once it is stored, with its seq (none when volatile); rejected with
-   * {@link Refused}. While there is no connection it waits, except for volatile messages.
+   * Sends a message. The promise is fulfilled when the message is stored, with its seq (none if it is volatile), or
+   * rejected with {@link Refused}. Without a connection the message waits. A volatile message is rejected then.
    *
    * @param {Address} to
    * @param {any} payload any JSON value
@@ -283,7 +282,7 @@ export class Client {
   }
 
   /**
-   * Chooses how to talk: "websocket", "poll", or "auto" for WebSocket where it gets through.
+   * Chooses the transport: "websocket", "poll", or "auto" for WebSocket if it works.
    *
    * @param {Transport | "auto"} transport
    */
@@ -295,7 +294,7 @@ export class Client {
 
   #paused = false;
 
-  /** Drops the connection, and stays away until `resume`. What is sent to this session waits at the broker. */
+  /** Closes the connection until `resume`. Messages to this session wait at the broker. */
   pause() {
     if (this.#status.state === "closed") return;
     this.#paused = true;
@@ -303,14 +302,14 @@ export class Client {
     this.#tell({ state: "offline", transport: null, reason: "paused" });
   }
 
-  /** Comes back after `pause`. */
+  /** Connects again after `pause`. */
   resume() {
     if (!this.#paused || this.#status.state === "closed") return;
     this.#paused = false;
     this.#start();
   }
 
-  /** Ends for good. Sends without an answer are rejected. */
+  /** Closes the client. Sends without an answer are rejected. */
   close() {
     this.#end("the client is closed");
   }
@@ -355,17 +354,17 @@ export class Client {
   #tell(status) {
     this.#status = { welcome: this.#status.welcome, ...status };
     if (status.state !== "online") {
-      // A volatile message is sent at most once: nobody knows whether it was.
+      // A volatile message is sent at most once. Whether it was sent is not known.
       for (const [id, { volatile }] of this.#pending) {
         if (volatile) this.#settle(id, new Refused("unavailable", "the connection was lost before it was confirmed"));
       }
     }
     const told = this.#status;
-    // Not before `connect` has returned: the listener may want to use what it returns.
+    // After `connect` has returned, because the listener may use the client.
     queueMicrotask(() => this.#call(() => this.#options.onStatus?.(told)));
   }
 
-  /** What a page's callback throws is the page's, and must not stop the client. @param {() => void} callback */
+  /** Calls a callback of the page. What it throws is reported, and does not stop the client. @param {() => void} callback */
   #call(callback) {
     try {
       callback();
@@ -374,7 +373,7 @@ export class Client {
     }
   }
 
-  /** Talks, on whatever gets through, until the signal fires. @param {AbortSignal} signal */
+  /** Keeps a connection on a transport that works, until the signal fires. @param {AbortSignal} signal */
   async #talk(signal) {
     while (!signal.aborted) {
       let reason = "the connection was lost";
@@ -383,13 +382,13 @@ export class Client {
         if (signal.aborted) return;
         if (outcome === "worked") this.#pause = FIRST_PAUSE;
         else reason = "the broker cannot be reached";
-        // It never got to say anything: something on the way does not let WebSocket through, or nobody is there.
+        // The broker did not answer: a proxy blocks WebSocket, or the broker is not there.
         if (outcome === "never" && this.#wanted === "auto") await this.#talkOverPolls(signal);
       } else {
         await this.#talkOverPolls(signal);
       }
       if (signal.aborted) return;
-      // A poll that gave way to a WebSocket that works left it open.
+      // Long-poll ended because a WebSocket opened, which is in use now.
       if (this.#status.transport === "websocket") {
         await this.#untilClosed(signal);
         if (signal.aborted) return;
@@ -401,7 +400,7 @@ export class Client {
     }
   }
 
-  /** Ends a pause early; set while there is one. @type {(() => void) | null} */ #wake = null;
+  /** Ends the current pause. @type {(() => void) | null} */ #wake = null;
 
   #hurry = () => this.#wake?.();
 
@@ -428,7 +427,7 @@ export class Client {
   }
 
   /**
-   * Opens a WebSocket; true once the broker has welcomed us on it. From then on it carries everything.
+   * Opens a WebSocket. Resolves to true when the broker has sent `welcome`. From then on it carries all messages.
    *
    * @param {AbortSignal} signal ends it at any time
    * @param {AbortSignal} [attempt] ends it before the welcome
@@ -458,7 +457,7 @@ export class Client {
           this.#shown = token;
           if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ type: "hello", session, token, ...resume }));
         } catch (error) {
-          // No token now: later, perhaps.
+          // There is no token now. The next attempt asks again.
           this.#fail(error);
           socket.close(1000);
         }
@@ -488,7 +487,7 @@ export class Client {
           this.#socket = null;
           clearInterval(this.#heartbeat);
         }
-        // A token that has expired is replaced with the next attempt.
+        // The next attempt sends a fresh token in place of the expired one.
         const renewable = code === 4501 && typeof this.#options.token === "function" && (welcomed || this.#refused < REFUSALS);
         if (code >= 4500 && code <= 4999 && !signal.aborted && !renewable) {
           this.#end(reason || `the broker closed for good (${code})`, new Refused(String(code), reason));
@@ -508,7 +507,7 @@ export class Client {
     this.#pause = FIRST_PAUSE;
     this.#status.welcome = welcome;
     for (const [topic, entry] of this.#topics) this.#say(this.#subscription(topic, entry));
-    // What was handled while there was no socket to say so.
+    // Acknowledge what was handled while there was no socket.
     if (this.#handled > /** @type {any} */ (welcome).seq) this.#ackOverSocket();
     for (const [id, pending] of this.#pending) if (!pending.volatile) this.#transmit(id, pending);
     clearInterval(this.#heartbeat);
@@ -516,7 +515,7 @@ export class Client {
     this.#tell({ state: "online", transport: "websocket", welcome });
   }
 
-  /** The token, asked for anew if that is a function. */
+  /** The token. If the option is a function, it is called. */
   async #token() {
     const { token } = this.#options;
     if (typeof token !== "function") return token;
@@ -529,23 +528,23 @@ export class Client {
     }
   }
 
-  /** Whether a refusal may be one of a token that is out of date. @param {string} code */
+  /** Whether a fresh token may help after a refusal. @param {string} code */
   #mayAskAgain(code) {
     return code === "unauthorized" && typeof this.#options.token === "function" && ++this.#refused < REFUSALS;
   }
 
-  /** What the page's token function, or the lack of one, comes to. @param {unknown} error */
+  /** Reports an error of the token function. @param {unknown} error */
   #fail(error) {
     this.#call(() => this.#options.onError?.(error instanceof Error ? error : new Error(String(error))));
   }
 
-  /** What proves who this is, for HTTP. */
+  /** The headers of HTTP requests: the token. */
   async #headers() {
     const token = await this.#token();
     return token === undefined ? undefined : { authorization: `Bearer ${token}` };
   }
 
-  /** The socket's token has expired, or the one that was to take its place was refused: until there is another. */
+  /** Sends a fresh token over the socket. Asks for one until it differs from the last. */
   async #renew() {
     if (this.#renewing) return;
     this.#renewing = true;
@@ -570,7 +569,7 @@ export class Client {
   /** @type {ReturnType<typeof setInterval> | undefined} */ #heartbeat;
   #heard = 0;
 
-  /** Finds out whether the socket still lives: a browser does not show the broker's own pings. */
+  /** Checks whether the socket is alive. Pages do not see the pings of the broker. */
   #probe = () => {
     const socket = this.#socket;
     if (socket?.readyState !== WebSocket.OPEN) return;
@@ -581,7 +580,7 @@ export class Client {
     }, PONG);
   };
 
-  /** Sends over the socket, unless the broker would close it for that. @param {string} id @param {Pending} pending */
+  /** Sends over the socket. Refuses what is so large that the broker would close the socket. @param {string} id @param {Pending} pending */
   #transmit(id, { body, size }) {
     const most = this.#status.welcome?.max_payload ?? Infinity;
     if (size > most) {
@@ -633,13 +632,13 @@ export class Client {
 
   // ── long-poll ─────────────────────────────────────────────────────────────────────────────────────────
 
-  /** Polls until that fails, or WebSocket works again. @param {AbortSignal} outer */
+  /** Polls until polling fails or WebSocket works again. @param {AbortSignal} outer */
   async #talkOverPolls(outer) {
     const inner = new AbortController();
     const stop = () => inner.abort();
     outer.addEventListener("abort", stop);
     const { signal } = inner;
-    // WebSocket is tried again meanwhile; whichever of the two talks first hands over at once.
+    // Tries WebSocket in the meantime. When it opens, polling ends.
     if (this.#wanted === "auto") {
       (async () => {
         while (!signal.aborted) {
@@ -653,7 +652,7 @@ export class Client {
       })();
     }
     try {
-      let wait = 0; // The first one shows at once whether polling works.
+      let wait = 0; // The first poll shows at once whether polling works.
       while (!signal.aborted) {
         const answer = await this.#ask(wait, signal);
         const again = this.#again;
@@ -674,11 +673,10 @@ export class Client {
           const entry = this.#topics.get(topic);
           if (entry) [entry.after, entry.epoch] = [/** @type {number} */ (seq), this.#epoch];
         }
-        // Not before the handlers have returned. The next cursor would acknowledge as well, but that one's answer
-        // may take long.
+        // Acknowledges when the handlers have returned. The next poll would acknowledge too, but it comes later.
         await this.#untilDrained(signal);
         if (signal.aborted) return;
-        // Where this answer ended, also where that was a gap.
+        // The end of this answer, which may be a gap.
         this.#queued = Math.max(this.#queued, answer.seq);
         this.#handled = Math.max(this.#handled, answer.seq);
         if (answer.messages.every((/** @type {Message} */ { seq, topic }) => seq === undefined || topic !== undefined)) {
@@ -692,7 +690,7 @@ export class Client {
     }
   }
 
-  /** One poll; null when it failed. @param {number} wait @param {AbortSignal} signal */
+  /** One poll. Null if it failed. @param {number} wait @param {AbortSignal} signal */
   async #ask(wait, signal) {
     const address = new URL("v1/messages", this.#base);
     const query = address.searchParams;
@@ -715,7 +713,7 @@ export class Client {
       const answer = await response.json();
       if (response.ok) {
         this.#refused = 0;
-        // A token that names no session gets one.
+        // The broker names the session that it made for the token.
         this.#session ??= answer.session;
         return answer;
       }
@@ -723,7 +721,7 @@ export class Client {
         this.#end(answer.error.message, new Refused(answer.error.code, answer.error.message));
       }
     } catch {
-      // Aborted, no network or token, or an answer that is not the broker's: try again later.
+      // Aborted, no network, no token, or an answer that is not from the broker: try again later.
     } finally {
       this.#asking = null;
       limit.release();
@@ -731,8 +729,8 @@ export class Client {
     return null;
   }
 
-  /** The poll under way. @type {{abort: () => void} | null} */ #asking = null;
-  /** Whether it was ended to ask again, for other topics. */ #again = false;
+  /** The current poll. @type {{abort: () => void} | null} */ #asking = null;
+  /** Whether the poll was aborted to ask for other topics. */ #again = false;
 
   #askAgain() {
     if (this.#asking === null) return;
@@ -760,13 +758,13 @@ export class Client {
       this.#acknowledged = seq;
       this.#call(() => this.#options.onAck?.(seq));
     } catch {
-      // The next cursor says it again.
+      // The next poll acknowledges.
     } finally {
       limit.release();
     }
   }
 
-  /** Sends what waits, one after the other, so that it keeps its order. */
+  /** Sends what waits, one after the other, which keeps the order. */
   async #post() {
     if (this.#posting) return;
     this.#posting = true;
@@ -781,10 +779,10 @@ export class Client {
         try {
           const headers = await this.#headers();
           const signal = AbortSignal.timeout(15_000);
-          // A plain-text body needs no preflight; the broker looks at the content only.
+          // A body of plain text needs no preflight. The broker ignores its type.
           const response = await fetch(address, { method: "POST", body, signal, headers, keepalive: size < 16_000 });
           const answer = await response.json();
-          // Of what is refused to everybody, polls decide when it is enough.
+          // The token is refused. The polls count how often.
           if (response.status === 401 && this.#refused < REFUSALS && typeof this.#options.token === "function") {
             await rest(pause, this.#run.signal);
             pause = Math.min(pause * 2, LONGEST_PAUSE);
@@ -809,7 +807,7 @@ export class Client {
   /** @param {string} epoch */
   #enter(epoch) {
     if (epoch === this.#epoch) return;
-    // Seqs of another incarnation of the store mean nothing here.
+    // Seqs of another epoch mean nothing.
     this.#epoch = epoch;
     this.#queued = 0;
     this.#handled = 0;
@@ -825,7 +823,7 @@ export class Client {
       if (!entry || (seq !== undefined && entry.after !== null && seq <= entry.after)) return;
       if (seq !== undefined) entry.after = seq;
     } else if (seq !== undefined) {
-      if (seq <= this.#queued) return; // It came again, and is being handled.
+      if (seq <= this.#queued) return; // A repetition of one that is being handled.
       this.#queued = seq;
     }
     this.#queue.push(message);
@@ -861,7 +859,7 @@ export class Client {
         return await handler?.(message);
       } catch (error) {
         this.#call(() => this.#options.onError?.(error instanceof Error ? error : new Error(String(error))));
-        // Order is a promise: the ones behind it wait. A topic's messages are not kept for anyone.
+        // The messages behind it wait, to keep the order. Messages of topics are not repeated.
         if (topic !== undefined || attempt === ATTEMPTS || epoch !== this.#epoch) return;
         await new Promise((done) => setTimeout(done, jittered(pause)));
         pause *= 2;
@@ -885,7 +883,7 @@ export class Client {
   /** @param {Gap & {type?: string}} frame */
   #gap({ topic, from, to, reason }) {
     const entry = topic === undefined ? null : this.#topics.get(topic);
-    // A cursor of another incarnation is worth nothing, however high it is.
+    // A position of another epoch means nothing, however high it is.
     const known = reason === "epoch" ? 0 : entry ? (entry.after ?? 0) : this.#queued;
     if (entry) {
       entry.after = Math.max(known, to);
@@ -898,7 +896,7 @@ export class Client {
   }
 
   /**
-   * Answers a send; false if nobody waits for it.
+   * Settles the promise of a send. False if there is none.
    *
    * @param {string} id
    * @param {Error | null} error
@@ -921,7 +919,7 @@ export class Client {
  * @typedef {object} Topic
  * @property {(message: Message) => any} handler
  * @property {number | null} after the newest seq, null for "from now on"
- * @property {string | null} epoch what `after` belongs to, null where nobody said
+ * @property {string | null} epoch the epoch of `after`, null if it is not known
  */
 
 /**
@@ -934,7 +932,7 @@ export class Client {
  * @property {(error: Error) => void} reject
  */
 
-/** `Promise.withResolvers`, which browsers have since 2024 only. */
+/** `Promise.withResolvers`, which browsers have only since 2024. */
 function withResolvers() {
   /** @type {(value: any) => void} */ let resolve = () => {};
   /** @type {(error: Error) => void} */ let reject = () => {};
@@ -943,7 +941,7 @@ function withResolvers() {
 }
 
 /**
- * A pause, jittered; the signal ends it early, and so does what `early` is given.
+ * A pause with jitter. The signal ends it early, and so does the function that `early` gets.
  *
  * @param {number} ms
  * @param {AbortSignal} signal
@@ -964,7 +962,7 @@ function rest(ms, signal, early) {
 }
 
 /**
- * A signal that fires with another one, or after a time; release it when it is no longer needed.
+ * A signal that fires with another signal or after a time. Release it when it is no longer needed.
  *
  * @param {AbortSignal} signal
  * @param {number} ms

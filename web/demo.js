@@ -1,11 +1,11 @@
-// The demo: two tabs exchange the form of x0's Example 10, and everything that happens is shown.
+// The demo: two tabs exchange the form of Example 10 of x0, and the page shows what happens.
 
 import { connect } from "/client.js";
 
-/** Tabs announce themselves here; volatile, so nothing of it is kept. */
+/** The topic in which tabs announce themselves. The messages are volatile, so nothing is stored. */
 const WHO = "x0-demo/who";
 
-/** How often a tab says that it is here, and after how much silence it is taken to be gone. Milliseconds. */
+/** How often a tab announces itself, and after how much silence it counts as gone, in milliseconds. */
 const ANNOUNCE = 4_000;
 const GONE = 11_000;
 
@@ -17,7 +17,7 @@ const ANIMALS = ["Badger", "Crane", "Dolphin", "Falcon", "Heron", "Lynx", "Otter
 /** @param {string} id @returns {any} */
 const $ = (id) => document.getElementById(id);
 
-/** A tab keeps its session when it is reloaded; ?session=… chooses one. */
+/** The session of this tab. It stays the same when the tab is reloaded; `?session=…` chooses one. */
 function ownSession() {
   const asked = new URLSearchParams(location.search).get("session");
   if (asked) return asked;
@@ -34,13 +34,13 @@ function hash(text) {
   return hash;
 }
 
-/** A name that people can tell apart. @param {string} session */
+/** A name that people recognise. @param {string} session */
 function nameOf(session) {
   const number = hash(session);
   return `${COLOURS[number % COLOURS.length]} ${ANIMALS[(number >>> 8) % ANIMALS.length]}`;
 }
 
-/** A sender: a tab, or where sessions are secret, a user too. @param {string} from */
+/** The name of a sender: a tab, or in `token` mode also a user. @param {string} from */
 function senderOf(from) {
   return token === undefined || from.startsWith("h-") ? nameOf(from) : from;
 }
@@ -59,22 +59,22 @@ function avatar(session) {
   return element("span", `avatar c${hash(session) % 8}`, initials);
 }
 
-/** Where the broker wants a token, the address brings it in its fragment, which is sent to nobody: #token=… */
+/** The token, from the fragment of the address, which browsers do not send: `#token=…` */
 const token = new URLSearchParams(location.hash.slice(1)).get("token") ?? sessionStorage.getItem("x0-demo-token") ?? undefined;
 if (token !== undefined && location.hash) {
-  // Not to be seen over a shoulder, nor kept in the history; a reload keeps it.
+  // Neither visible nor in the history. A reload keeps it.
   sessionStorage.setItem("x0-demo-token", token);
   history.replaceState(null, "", location.pathname + location.search);
 }
 
 const session = token === undefined ? ownSession() : undefined;
 
-/** What others know this tab by: its session, or where that is secret, its handle. */
+/** The name by which others know this tab: its session, or in `token` mode its handle. */
 let me = session ?? "";
 
 // ── the log ─────────────────────────────────────────────────────────────────────────────────────────────
 
-/** Lines whose message waits for its acknowledgement. @type {Map<number, HTMLElement>} */
+/** The lines of messages that are not acknowledged, by seq. @type {Map<number, HTMLElement>} */
 const unacknowledged = new Map();
 
 /** @param {string} kind @param {string} label @param {string} text @param {number} [seq] @param {string} [state] */
@@ -126,7 +126,7 @@ $("form").addEventListener("submit", async (/** @type {SubmitEvent} */ event) =>
   event.preventDefault();
   const to = chosen;
   if (!to) return;
-  // The message of x0's Example 10: an x0 page that gets it fills its form as well.
+  // The message of Example 10 of x0: an x0 page that receives it fills its form too.
   const message = { "msg-type": "net-message", "method-id": "set-data", "dst-object": "FormlistExchangeData", payload: readForm() };
   const mark = log("out", "Sent", `to ${nameOf(to)}: ${summary(message)}`, undefined, "waiting");
   outcome("Sending…", "");
@@ -146,7 +146,7 @@ $("form").addEventListener("submit", async (/** @type {SubmitEvent} */ event) =>
 
 // ── who is here ─────────────────────────────────────────────────────────────────────────────────────────
 
-/** When each other tab was last heard of. @type {Map<string, number>} */
+/** When each other tab last announced itself. @type {Map<string, number>} */
 const others = new Map();
 let chosen = "";
 let drawn = "";
@@ -155,7 +155,7 @@ function draw() {
   const now = Date.now();
   for (const [other, heard] of others) if (now - heard > GONE) others.delete(other);
   const all = [...others.keys()].sort();
-  // A receiver that has gone stays chosen: what is sent to it waits for it.
+  // A receiver that is gone stays chosen: messages wait for it.
   if (!chosen && all.length > 0) chosen = all[0];
   const receivers = chosen && !others.has(chosen) ? [chosen, ...all] : all;
   const key = JSON.stringify([me, receivers, all, chosen, $("no-token").hidden]);
@@ -182,7 +182,7 @@ function announce(what) {
 
 // ── the connection ──────────────────────────────────────────────────────────────────────────────────────
 
-/** Messages stored before this moment waited while this tab was away. */
+/** Messages that were stored before this moment waited while this tab was away. */
 let awayUntil = 0;
 let wentAway = 0;
 
@@ -196,7 +196,7 @@ const client = connect({
     if (message.seq !== undefined) unacknowledged.set(message.seq, mark);
     const { payload } = message;
     if (payload?.["method-id"] === "set-data" && payload.payload) writeForm(payload.payload);
-    // A user is no tab that can be chosen.
+    // A user cannot be chosen as a tab.
     if (message.from && message.from !== me && !chosen && (token === undefined || message.from.startsWith("h-"))) chosen = message.from;
     draw();
   },
@@ -227,7 +227,7 @@ const client = connect({
       $("server").textContent = welcome.server ?? "x0-msg-server";
     }
     if (welcome?.handle && welcome.handle !== me) introduce(welcome.handle);
-    // It wants to know who this is: nobody can be chosen before that.
+    // The broker needs a token: without one, nobody can be chosen.
     $("no-token").hidden = !(state === "closed" && welcome === undefined && token === undefined);
     draw();
     if (state === "online") {
@@ -257,7 +257,7 @@ addEventListener("pagehide", () => {
 $("offline").addEventListener("change", () => {
   if ($("offline").checked) {
     announce("gone");
-    // The goodbye goes out before the connection does.
+    // The announcement is sent before the connection closes.
     setTimeout(() => client.pause(), 50);
   } else {
     client.resume();
@@ -268,7 +268,7 @@ for (const radio of document.querySelectorAll("input[name=use]")) {
 }
 $("clear").addEventListener("click", () => $("log").replaceChildren());
 
-/** Shows who this tab is. @param {string} id */
+/** Shows the name of this tab. @param {string} id */
 function introduce(id) {
   me = id;
   $("session-word").textContent = session === undefined ? "Handle" : "Session";

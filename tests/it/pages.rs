@@ -169,6 +169,13 @@ async fn every_link_of_the_sources_leads_somewhere_in_the_repository() {
     for file in files {
         let text = source(&file);
         let dir = Path::new(&file).parent().unwrap();
+        for span in text.split('`').skip(1).step_by(2) {
+            let path = span.split_whitespace().next().unwrap_or_default();
+            let is_path = ["src/", "tests/", "docker/", "web/"].iter().any(|room| path.starts_with(room));
+            if is_path && !repository().join(path).exists() {
+                wrong.push(format!("{file}: there is no {path}"));
+            }
+        }
         for link in between(&text, "](", ")") {
             if link.starts_with("https://") {
                 continue;
