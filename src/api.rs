@@ -11,7 +11,7 @@ mod messages;
 mod sessions;
 
 /// The routes, with their description.
-pub fn routes(gateway: Arc<Gateway>) -> OpenApiRouter {
+pub(crate) fn routes(gateway: Arc<Gateway>) -> OpenApiRouter {
     OpenApiRouter::default()
         .routes(routes!(messages::send))
         .routes(routes!(messages::ack))

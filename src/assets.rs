@@ -78,7 +78,7 @@ fn etag(body: &[u8]) -> String {
 }
 
 /// The routes of all pages. They are public in every mode.
-pub fn routes() -> Router {
+pub(crate) fn routes() -> Router {
     let files = FILES.into_iter().fold(Router::new(), |router, (path, content_type, body)| {
         let asset = Asset::new(content_type, body);
         router.route(path, get(async move |headers: HeaderMap| asset.answer(&headers)))

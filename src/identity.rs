@@ -14,12 +14,12 @@ mod key;
 mod token;
 
 use api_key::ApiKeys;
-pub use key::sign;
-pub use token::{Claims, CredentialError, Tokens, verify_with_secret};
+pub(crate) use key::sign;
+pub(crate) use token::{Claims, CredentialError, Tokens, verify_with_secret};
 
 /// What came with a request.
 #[derive(Debug)]
-pub enum Credentials {
+pub(crate) enum Credentials {
     /// Nothing.
     None,
     /// A good token.
@@ -30,7 +30,7 @@ pub enum Credentials {
 
 /// What proofs are checked against.
 #[derive(Debug)]
-pub struct Identity {
+pub(crate) struct Identity {
     auth: Auth,
     tokens: Option<Tokens>,
     backends: Current<ApiKeys>,
@@ -43,7 +43,7 @@ impl Identity {
     ///
     /// # Errors
     /// [`SetupError`] names the file that cannot be used, and why.
-    pub fn new(access: &Access) -> Result<Self, SetupError> {
+    pub(crate) fn new(access: &Access) -> Result<Self, SetupError> {
         let tokens = match access.auth {
             Auth::Open => None,
             Auth::Token => Tokens::new(access)?,
@@ -60,19 +60,19 @@ impl Identity {
 
     /// How clients prove who they are.
     #[must_use]
-    pub fn auth(&self) -> Auth {
+    pub(crate) fn auth(&self) -> Auth {
         self.auth
     }
 
     /// Whether sessions may be managed without a key.
     #[must_use]
-    pub fn manages_without_key(&self) -> bool {
+    pub(crate) fn manages_without_key(&self) -> bool {
         self.auth == Auth::Open && !self.has_keys
     }
 
     /// Whether a backend's key is still known.
     #[must_use]
-    pub fn knows_backend(&self, backend: &Backend) -> bool {
+    pub(crate) fn knows_backend(&self, backend: &Backend) -> bool {
         self.backends.get().hold(backend)
     }
 
@@ -80,7 +80,7 @@ impl Identity {
     ///
     /// # Errors
     /// [`CredentialError`] says what is wrong with it.
-    pub async fn check(&self, bearer: Option<&str>) -> Result<Credentials, CredentialError> {
+    pub(crate) async fn check(&self, bearer: Option<&str>) -> Result<Credentials, CredentialError> {
         let Some(bearer) = bearer else { return Ok(Credentials::None) };
         let backends = self.backends.get();
         if let Some(backend) = backends.find(bearer) {

@@ -1,61 +1,63 @@
 //! A WebSocket-first message broker for browser sessions, with a long-poll fallback.
 //!
 //! # The map
-//! Each module uses only those above it.
+//! Each module uses only the modules above it. `tests/circles.py` checks that.
 //!
-//! | module | what lives there |
+//! | module | contents |
 //! |---|---|
-//! | [`message`] | names, seqs, one committed message encoded once |
-//! | `sync` | locks, and their order |
+//! | `sync` | locks and their order |
 //! | [`clock`] | the time of day |
-//! | [`reload`] | files that are read again when they change |
-//! | [`protocol`] | the native wire: frames, error codes, close codes |
-//! | [`hub`] | the live side of an address: a small broadcast channel, and who is there |
-//! | [`engine`] | what stores messages and registrations, and its contract |
-//! | [`subscriber`] | one reader: catch up from the engine, then live |
-//! | [`tls`] | certificates, and whom clients trust |
-//! | [`grant`] | what a caller may do |
-//! | [`directory`] | who is meant by a name: sessions, users, handles |
-//! | [`broker`] | send, subscribe, acknowledge: the one door |
+//! | `reload` | files that are read again when they change |
 //! | [`config`] | settings |
-//! | [`identity`] | checks tokens and API keys |
-//! | [`limits`] | sends in a second, connections of an address |
-//! | [`link`] | one client connection: did what was written arrive? |
-//! | [`edge`] | what all transports share; refusals |
-//! | [`transport`] | WebSocket, SSE, long-poll, and today's x0 client |
-//! | [`api`], [`ops`], [`assets`] | `/v1` for senders and backends, health, the pages |
-//! | [`server`] | router, listener, shutdown |
-//! | [`cli`] | `send`, `listen`, `health`: clients over the wire |
+//! | [`message`] | names, seqs, and one message that is encoded once |
+//! | [`protocol`] | the native wire: frames, error codes, close codes |
+//! | [`hub`] | the live side of an address: a broadcast channel and its readers |
+//! | [`engine`] | stores messages and registrations; the contract of an engine |
+//! | [`subscriber`] | one reader: it catches up from the engine and then reads live |
+//! | [`grant`] | what a caller may do |
+//! | `directory` | look-ups of sessions, users and handles |
+//! | [`broker`] | send, subscribe, acknowledge; all transports go through it |
+//! | `tls` | certificates of the server, and trust of clients |
+//! | `identity` | checks of tokens and API keys |
+//! | `limits` | rates of sends, connections of an address |
+//! | [`link`] | one client connection: whether what was written has arrived |
+//! | `edge` | what transports share: authentication, limits, refusals |
+//! | `transport` | WebSocket, Server-Sent Events, long-poll, and the protocol of today's x0 client |
+//! | `api` | `/v1` for senders and backends |
+//! | `ops` | health, and the descriptions of both protocols |
+//! | `assets` | the pages |
+//! | [`server`] | routes, listener, connections, shutdown |
+//! | [`cli`] | the subcommands |
 //!
 //! # The way of a message
-//! A transport decodes it, [`broker::Broker::send`] finds its address, [`engine::Engine::append`] stores it
-//! and publishes it to the hub of that address, in commit order. The sender's answer waits for the commit,
-//! never for readers. Each [`subscriber::Subscriber`] hands it to its transport, live or from the store; the
-//! acknowledgement goes through [`broker::Broker::ack`], which deletes it once no attached reader of the
+//! A transport decodes the message. [`broker::Broker::send`] finds its address. [`engine::Engine::append`] stores it and
+//! publishes it to the hub of that address, in commit order. The sender's answer waits for the commit, never for
+//! readers. Each [`subscriber::Subscriber`] hands the message to its transport, live or from the store. The
+//! acknowledgement goes through [`broker::Broker::ack`]. It deletes the message as soon as no attached reader of the
 //! session still needs it.
 
-pub mod api;
-pub mod assets;
+mod api;
+mod assets;
 pub mod broker;
 pub mod cli;
 pub mod clock;
 pub mod config;
-pub mod directory;
-pub mod edge;
+mod directory;
+mod edge;
 pub mod engine;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod grant;
 pub mod hub;
-pub mod identity;
-pub mod limits;
+mod identity;
+mod limits;
 pub mod link;
 pub mod message;
-pub mod ops;
+mod ops;
 pub mod protocol;
-pub mod reload;
+mod reload;
 pub mod server;
 pub mod subscriber;
 mod sync;
-pub mod tls;
-pub mod transport;
+mod tls;
+mod transport;

@@ -18,7 +18,7 @@ const MAX_WAITING: usize = 1024;
 
 /// The sender that a send is charged to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum RateKey {
+pub(crate) enum RateKey {
     /// A user, over all its sessions.
     User(UserId),
     /// A session without a known user.
@@ -29,7 +29,7 @@ pub enum RateKey {
 
 /// A token bucket for each sender.
 #[derive(Debug)]
-pub struct Rates {
+pub(crate) struct Rates {
     /// `None` if there is no limit.
     buckets: Option<DefaultKeyedRateLimiter<RateKey>>,
     clock: DefaultClock,
@@ -42,7 +42,7 @@ pub struct Rates {
 impl Rates {
     /// Rates with a limit of `(sends per second, sends at once)`; no limit if `None` or if one of them is 0.
     #[must_use]
-    pub fn new(limit: Option<(u32, u32)>) -> Self {
+    pub(crate) fn new(limit: Option<(u32, u32)>) -> Self {
         let quota = limit.and_then(|(rate, burst)| {
             Some(Quota::per_second(NonZeroU32::new(rate)?).allow_burst(NonZeroU32::new(burst)?))
         });
@@ -54,7 +54,7 @@ impl Rates {
     ///
     /// # Errors
     /// The time until the bucket holds that many.
-    pub fn charge(&self, key: &RateKey, sends: usize) -> Result<(), Duration> {
+    pub(crate) fn charge(&self, key: &RateKey, sends: usize) -> Result<(), Duration> {
         let Some(buckets) = &self.buckets else { return Ok(()) };
         let sends = u32::try_from(sends).unwrap_or(u32::MAX).clamp(1, self.burst);
         let sends = NonZeroU32::new(sends).expect("at least one");
@@ -67,12 +67,12 @@ impl Rates {
 
     /// Sends per second; 0 if there is no limit.
     #[must_use]
-    pub fn rate(&self) -> u32 {
+    pub(crate) fn rate(&self) -> u32 {
         self.rate
     }
 
     /// Drops full buckets, which hold no information. The server calls it periodically.
-    pub fn sweep(&self) {
+    pub(crate) fn sweep(&self) {
         if let Some(buckets) = &self.buckets {
             buckets.retain_recent();
             buckets.shrink_to_fit();
@@ -82,7 +82,7 @@ impl Rates {
 
 /// Counts the open connections of each client address, and refuses those above the limit.
 #[derive(Debug, Clone)]
-pub struct ConnectionLimiter {
+pub(crate) struct ConnectionLimiter {
     /// Most connections of one address.
     limit: usize,
     /// Protects the counts; held for one look-up. An address without connections has no entry.
@@ -95,7 +95,7 @@ pub struct ConnectionLimiter {
 
 /// One counted connection; dropping it releases the count.
 #[derive(Debug)]
-pub struct ConnectionPermit {
+pub(crate) struct ConnectionPermit {
     limiter: ConnectionLimiter,
     /// `None` if the connection is not counted.
     address: Option<IpAddr>,
@@ -112,20 +112,20 @@ fn counted_as(address: IpAddr) -> IpAddr {
 impl ConnectionLimiter {
     /// A limiter that allows `limit` connections for each address; `usize::MAX` disables counting.
     #[must_use]
-    pub fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         let waiting = Arc::new(Semaphore::new(MAX_WAITING));
         Self { limit, counts: Arc::default(), released: Arc::default(), waiting }
     }
 
     /// The most connections of one address.
     #[must_use]
-    pub fn limit(&self) -> usize {
+    pub(crate) fn limit(&self) -> usize {
         self.limit
     }
 
     /// A permit, or `None` if the address is at its limit. An unknown address is not counted.
     #[must_use]
-    pub fn try_acquire(&self, address: Option<IpAddr>) -> Option<ConnectionPermit> {
+    pub(crate) fn try_acquire(&self, address: Option<IpAddr>) -> Option<ConnectionPermit> {
         let address = address.filter(|_| self.limit < usize::MAX).map(counted_as);
         if let Some(address) = address {
             let mut counts = lock(&self.counts);
@@ -142,7 +142,7 @@ impl ConnectionLimiter {
     ///
     /// # Cancel safety
     /// Dropping the future has no effect.
-    pub async fn acquire(&self, address: Option<IpAddr>) -> Option<ConnectionPermit> {
+    pub(crate) async fn acquire(&self, address: Option<IpAddr>) -> Option<ConnectionPermit> {
         let _waiting = self.waiting.try_acquire().ok()?;
         loop {
             let released = self.released.notified();

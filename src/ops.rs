@@ -24,12 +24,12 @@ mod openapi;
 pub(crate) use openapi::described_router;
 
 /// The health route, with its description.
-pub fn routes(gateway: Arc<Gateway>) -> OpenApiRouter {
+pub(crate) fn routes(gateway: Arc<Gateway>) -> OpenApiRouter {
     OpenApiRouter::default().routes(routes!(health)).with_state(gateway)
 }
 
 /// The routes of the descriptions. `api` describes all HTTP calls.
-pub fn descriptions(api: OpenApi, config: &Config) -> Router {
+pub(crate) fn descriptions(api: OpenApi, config: &Config) -> Router {
     Router::new()
         .route("/openapi.json", description(openapi::complete(api, config)))
         .route("/asyncapi.json", description(asyncapi(config)))

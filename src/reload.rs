@@ -17,18 +17,18 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// What the files held when they were read last.
 #[derive(Debug, Clone)]
-pub struct Current<T>(watch::Receiver<Arc<T>>);
+pub(crate) struct Current<T>(watch::Receiver<Arc<T>>);
 
 impl<T> Current<T> {
     /// As of now.
     #[must_use]
-    pub fn get(&self) -> Arc<T> {
+    pub(crate) fn get(&self) -> Arc<T> {
         Arc::clone(&self.0.borrow())
     }
 
     /// One that never changes.
     #[must_use]
-    pub fn fixed(value: T) -> Self {
+    pub(crate) fn fixed(value: T) -> Self {
         Self(watch::Sender::new(Arc::new(value)).subscribe())
     }
 }
@@ -46,7 +46,7 @@ fn stamp(path: &Path) -> Stamp {
 ///
 /// # Errors
 /// What `load` says the first time.
-pub fn watch_files<T: Send + Sync + 'static, E: std::fmt::Display + Send + 'static>(
+pub(crate) fn watch_files<T: Send + Sync + 'static, E: std::fmt::Display + Send + 'static>(
     what: &'static str,
     paths: Vec<PathBuf>,
     load: impl Fn(&[PathBuf]) -> Result<T, E> + Send + Sync + 'static,

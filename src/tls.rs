@@ -25,7 +25,7 @@ fn provider() -> Arc<CryptoProvider> {
 ///
 /// # Errors
 /// Why that cannot be set up.
-pub fn client_config() -> Result<ClientConfig, String> {
+pub(crate) fn client_config() -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
     let (usable, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if usable == 0 {
@@ -39,7 +39,7 @@ pub fn client_config() -> Result<ClientConfig, String> {
 ///
 /// # Errors
 /// Why that cannot be set up.
-pub fn unverified_client_config() -> Result<ClientConfig, String> {
+pub(crate) fn unverified_client_config() -> Result<ClientConfig, String> {
     let versions = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
     let verifier = Arc::new(Unverified(provider()));
     let config = versions.map_err(|error| error.to_string())?.dangerous();
@@ -89,7 +89,7 @@ impl ServerCertVerifier for Unverified {
 ///
 /// # Errors
 /// [`SetupError`] names the file that cannot be used, and why.
-pub fn server_config(cert: &Path, key: &Path) -> Result<Current<ServerConfig>, SetupError> {
+pub(crate) fn server_config(cert: &Path, key: &Path) -> Result<Current<ServerConfig>, SetupError> {
     watch_files("the certificate", vec![cert.to_owned(), key.to_owned()], |paths: &[PathBuf]| {
         let [cert, key] = paths else { unreachable!("two files were given") };
         let certified = read(cert, key)?;

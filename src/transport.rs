@@ -1,10 +1,10 @@
 //! The transports: each decodes requests, reads its subscribers in one loop, and encodes answers.
 
-pub mod lease;
-pub mod legacy;
-pub mod poll;
-pub mod sse;
-pub mod websocket;
+pub(crate) mod lease;
+pub(crate) mod legacy;
+pub(crate) mod poll;
+pub(crate) mod sse;
+pub(crate) mod websocket;
 
 mod topics;
 

@@ -479,7 +479,7 @@ def map_order(library):
     order = []
     for line in library.read_text().splitlines():
         if line.startswith("//! |"):
-            order += re.findall(r"\[`(\w+)`\]", line.split("|")[1])
+            order += re.findall(r"`(\w+)`", line.split("|")[1])
     return order
 
 

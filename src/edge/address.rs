@@ -10,17 +10,17 @@ use crate::link::Link;
 
 /// The other end of a connection, as the operating system knows it. `None` in tests without a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Peer(pub Option<IpAddr>);
+pub(crate) struct Peer(pub Option<IpAddr>);
 
 /// The peer of the connection that a request came over.
 #[must_use]
-pub fn peer_of(extensions: &Extensions) -> Peer {
+pub(crate) fn peer_of(extensions: &Extensions) -> Peer {
     Peer(extensions.get::<Arc<Link>>().and_then(|link| link.peer()))
 }
 
 /// The address of the client: the peer, or what a trusted proxy says.
 #[must_use]
-pub fn client_address(access: &Access, Peer(peer): Peer, headers: &HeaderMap) -> Option<IpAddr> {
+pub(crate) fn client_address(access: &Access, Peer(peer): Peer, headers: &HeaderMap) -> Option<IpAddr> {
     let peer = peer?.to_canonical();
     if !access.is_trusted_proxy(peer) {
         return Some(peer);

@@ -18,7 +18,7 @@ use crate::protocol::Code;
 
 /// What happens when neither a token nor its request names a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SessionPolicy {
+pub(crate) enum SessionPolicy {
     /// A session is created. The answer names it.
     Create,
     /// The request is refused: its answer has no place to name a new session.
@@ -29,7 +29,7 @@ pub enum SessionPolicy {
 
 /// The query of an authenticated request, and who makes it.
 #[derive(Debug)]
-pub struct ApiRequest {
+pub(crate) struct ApiRequest {
     /// The query.
     pub query: Query,
     /// Who makes the request.
@@ -40,7 +40,7 @@ pub struct ApiRequest {
 ///
 /// # Errors
 /// `unauthorized` if the header holds something else.
-pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
     let text = value.to_str().unwrap_or_default();
     let bearer = text.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
@@ -58,7 +58,7 @@ impl Gateway {
     /// `unauthorized` without credentials, or with invalid ones. `forbidden` for a session that is not the caller's, or
     /// for a token where only backends are allowed. `bad_request` for a token without a session where `policy` requires
     /// one. `unavailable` while the keys of tokens cannot be fetched.
-    pub async fn identify(
+    pub(crate) async fn identify(
         &self,
         bearer: Option<&str>,
         session: Option<SessionId>,
@@ -143,7 +143,7 @@ impl Gateway {
     }
 
     /// Keeps the session of a token registered for as long as the token is accepted.
-    pub fn prolong(&self, client: &Client) {
+    pub(crate) fn prolong(&self, client: &Client) {
         // An error cannot matter: the session is this user's, and an ended session has no reader any more.
         drop(self.registration_of(client));
     }
@@ -165,7 +165,7 @@ impl Gateway {
     ///
     /// # Errors
     /// Those of [`Self::identify`].
-    pub async fn authenticate_as(
+    pub(crate) async fn authenticate_as(
         &self,
         head: &Parts,
         session: Option<SessionId>,
@@ -180,7 +180,11 @@ impl Gateway {
     ///
     /// # Errors
     /// Those of [`Self::identify`], and `bad_request` if parameter `session` is no name.
-    pub async fn authenticate(&self, head: &Parts, policy: SessionPolicy) -> Result<ApiRequest, Refusal> {
+    pub(crate) async fn authenticate(
+        &self,
+        head: &Parts,
+        policy: SessionPolicy,
+    ) -> Result<ApiRequest, Refusal> {
         let query = Query::of(&head.uri);
         let session = query.session()?;
         let caller = self.authenticate_as(head, session, policy).await?;

@@ -17,7 +17,7 @@ use crate::protocol::Code;
 ///
 /// # Errors
 /// `too_large`. `bad_request` for a body that is late, cut off or not UTF-8.
-pub async fn body_text(mut body: Body, limit: usize, patience: Duration) -> Result<String, Refusal> {
+pub(crate) async fn body_text(mut body: Body, limit: usize, patience: Duration) -> Result<String, Refusal> {
     /// Bytes above the limit that are read and discarded.
     const DRAIN: usize = 32 << 20;
     /// Bytes in a second that a sender has to send at least.

@@ -10,7 +10,7 @@ use crate::protocol::Code;
 
 /// Who makes a request.
 #[derive(Debug, Clone)]
-pub struct Caller {
+pub(crate) struct Caller {
     /// What it may do.
     pub grant: Grant,
     /// The client's address, where it is known.
@@ -22,7 +22,7 @@ impl Caller {
     ///
     /// # Errors
     /// `unauthorized` if it names none.
-    pub fn session(&self) -> Result<&SessionId, Refusal> {
+    pub(crate) fn session(&self) -> Result<&SessionId, Refusal> {
         let how = match self.grant {
             Grant::Backend(_) => "an API key holds no session; show a token of the session instead",
             _ => "say whose mailbox to read: add ?session=… to the address",

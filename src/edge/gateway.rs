@@ -17,7 +17,7 @@ use crate::protocol::{Close, Code, SERVER, SendRequest, ServerFrame, To};
 
 /// What every transport works with. Shared by reference count: each socket holds a reference.
 #[derive(Debug)]
-pub struct Gateway {
+pub(crate) struct Gateway {
     /// The broker.
     pub broker: Broker,
     /// Checks tokens and API keys.
@@ -37,7 +37,7 @@ pub struct Gateway {
 impl Gateway {
     /// The `welcome` frame of a caller. Its mailbox is acknowledged up to `seq`.
     #[must_use]
-    pub fn welcome(&self, caller: &Caller, seq: Seq) -> String {
+    pub(crate) fn welcome(&self, caller: &Caller, seq: Seq) -> String {
         let client = caller.grant.client();
         ServerFrame::Welcome {
             session: caller.grant.session(),
@@ -57,7 +57,7 @@ impl Gateway {
     ///
     /// # Errors
     /// `rate_limited`, and the errors of [`Broker::send`].
-    pub async fn send(&self, caller: &Caller, send: SendRequest) -> Result<Sending, Refusal> {
+    pub(crate) async fn send(&self, caller: &Caller, send: SendRequest) -> Result<Sending, Refusal> {
         self.charge(caller, &send.to).map_err(|wait| self.too_fast(wait))?;
         Ok(self.broker.send(&caller.grant, send).await?)
     }
@@ -66,7 +66,7 @@ impl Gateway {
     ///
     /// # Errors
     /// How long the caller has to wait.
-    pub fn charge(&self, caller: &Caller, to: &To) -> Result<(), Duration> {
+    pub(crate) fn charge(&self, caller: &Caller, to: &To) -> Result<(), Duration> {
         let Some(key) = caller.rate_key().filter(|_| self.rates.rate() > 0) else { return Ok(()) };
         let mailboxes = match to {
             To::User(user) => self.broker.directory().known_sessions_of(user).len(),
@@ -77,7 +77,7 @@ impl Gateway {
 
     /// The refusal of a message above the rate. `wait` is how long the sender has to wait.
     #[must_use]
-    pub fn too_fast(&self, wait: Duration) -> Refusal {
+    pub(crate) fn too_fast(&self, wait: Duration) -> Refusal {
         let (rate, seconds) = (self.rates.rate(), wait.as_secs_f32());
         let text = format!(
             "more than {rate} messages in a second (see --send-rate); try again in {seconds:.1} s, with the same id"
@@ -89,7 +89,7 @@ impl Gateway {
     ///
     /// # Errors
     /// `rate_limited` if the address has as many connections as it may.
-    pub fn connection_permit(&self, address: Option<IpAddr>) -> Result<ConnectionPermit, Refusal> {
+    pub(crate) fn connection_permit(&self, address: Option<IpAddr>) -> Result<ConnectionPermit, Refusal> {
         self.connection_limiter.try_acquire(address).ok_or_else(|| {
             let limit = self.connection_limiter.limit();
             let text = format!(

@@ -10,7 +10,7 @@ use crate::protocol::{Close, Code};
 
 /// What the check of an origin looks at.
 #[derive(Debug, Clone, Copy)]
-pub struct OriginCheck<'a> {
+pub(crate) struct OriginCheck<'a> {
     /// The address of the request.
     pub uri: &'a Uri,
     /// Its headers.
@@ -28,7 +28,7 @@ impl<'a> From<&'a Parts> for OriginCheck<'a> {
 impl OriginCheck<'_> {
     /// Whether pages of the origin that the request names may use this server.
     #[must_use]
-    pub fn origin_allowed(&self, access: &Access) -> bool {
+    pub(crate) fn origin_allowed(&self, access: &Access) -> bool {
         let Some(origin) = self.headers.get(header::ORIGIN) else {
             // A browser sends no origin where a page reads no answer, as for an image. It still names the site.
             let site = self.headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
@@ -62,7 +62,7 @@ fn strip_default_port(host: &str) -> &str {
 
 /// The refusal of a page's origin.
 #[must_use]
-pub fn origin_refused(headers: &HeaderMap) -> Refusal {
+pub(crate) fn origin_refused(headers: &HeaderMap) -> Refusal {
     let origin = headers.get(header::ORIGIN).map_or("another site", |origin| origin.to_str().unwrap_or("?"));
     let origin: String = origin.chars().take(80).collect();
     let text = format!("pages of {origin} are not let in; --allow-origin lets them");

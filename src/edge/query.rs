@@ -10,23 +10,23 @@ use crate::protocol::{MAX_SEQ, Resume};
 
 /// The query of a request, as pairs.
 #[derive(Debug, Default)]
-pub struct Query(Vec<(String, String)>);
+pub(crate) struct Query(Vec<(String, String)>);
 
 impl Query {
     /// Parses the query of a URI. A query that cannot be parsed counts as empty.
     #[must_use]
-    pub fn of(uri: &Uri) -> Self {
+    pub(crate) fn of(uri: &Uri) -> Self {
         axum::extract::Query::try_from_uri(uri).map(|query| Self(query.0)).unwrap_or_default()
     }
 
     /// The first value of a parameter.
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// All values of a parameter.
-    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+    pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
@@ -38,7 +38,7 @@ impl Query {
     ///
     /// # Errors
     /// `bad_request` if it is not a name.
-    pub fn session(&self) -> Result<Option<SessionId>, Refusal> {
+    pub(crate) fn session(&self) -> Result<Option<SessionId>, Refusal> {
         self.name("session", SessionId::new)
     }
 
@@ -46,7 +46,7 @@ impl Query {
     ///
     /// # Errors
     /// `bad_request` if it is not a whole number.
-    pub fn seq(&self, key: &str) -> Result<Option<Seq>, Refusal> {
+    pub(crate) fn seq(&self, key: &str) -> Result<Option<Seq>, Refusal> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let seq = value.parse().ok().filter(|seq| *seq <= MAX_SEQ).map(Seq);
         let invalid = || Refusal::bad_param(key, format_args!("must be a whole number from 0 to {MAX_SEQ}"));
@@ -57,7 +57,7 @@ impl Query {
     ///
     /// # Errors
     /// `bad_request` if it is not a whole number.
-    pub fn resume(&self, key: &str) -> Result<Resume, Refusal> {
+    pub(crate) fn resume(&self, key: &str) -> Result<Resume, Refusal> {
         Ok(Resume { after: self.seq(key)?, epoch: self.get("epoch").map(Epoch::new) })
     }
 
@@ -66,7 +66,7 @@ impl Query {
     /// # Errors
     /// `bad_request` for an invalid name or number. `forbidden` for a topic that may not be read, and for more than
     /// `limit` topics.
-    pub fn topics(&self, grant: &Grant, limit: usize) -> Result<Vec<(TopicName, Resume)>, Refusal> {
+    pub(crate) fn topics(&self, grant: &Grant, limit: usize) -> Result<Vec<(TopicName, Resume)>, Refusal> {
         let mut topics = Vec::new();
         for text in self.all("topic") {
             let topic = TopicName::new(text).map_err(|reason| Refusal::bad_param("topic", reason))?;

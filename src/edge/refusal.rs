@@ -20,7 +20,7 @@ const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"x0-msg-s
 
 /// A refused call: a code for programs and a text for people. Only this type knows HTTP statuses.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub(crate) struct Refusal {
     /// The code for programs.
     pub code: Code,
     /// The text for people. It names the field, the limit and the remedy.
@@ -31,7 +31,7 @@ pub struct Refusal {
 
 impl Refusal {
     /// A refusal with this code and text.
-    pub fn new(code: Code, message: impl Into<String>) -> Self {
+    pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
         let close = match code {
             Code::BadRequest | Code::TooLarge | Code::NotFound => Close::NotThisProtocol,
             Code::Unauthorized | Code::Forbidden => Close::Unauthorized,
@@ -53,13 +53,13 @@ impl Refusal {
 
     /// The same refusal with another close code.
     #[must_use]
-    pub fn closing(self, close: Close) -> Self {
+    pub(crate) fn closing(self, close: Close) -> Self {
         Self { close, ..self }
     }
 
     /// The HTTP status of each code.
     #[must_use]
-    pub fn status(&self) -> StatusCode {
+    pub(crate) fn status(&self) -> StatusCode {
         match self.code {
             Code::BadRequest => StatusCode::BAD_REQUEST,
             Code::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -74,7 +74,7 @@ impl Refusal {
 
     /// The error frame of the native protocol.
     #[must_use]
-    pub fn frame(&self, id: Option<&MessageId>) -> String {
+    pub(crate) fn frame(&self, id: Option<&MessageId>) -> String {
         ServerFrame::Error { id, code: self.code, message: &self.message }.encode()
     }
 }
@@ -141,7 +141,7 @@ pub(crate) struct ErrorBody<'a> {
 
 /// A refusal as a field of a JSON answer.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct ErrorFields<'a> {
+pub(crate) struct ErrorFields<'a> {
     code: Code,
     /// For people: the field, the limit and the remedy.
     message: &'a str,
@@ -150,13 +150,13 @@ pub struct ErrorFields<'a> {
 impl Refusal {
     /// The refusal as a field of a larger JSON answer.
     #[must_use]
-    pub fn fields(&self) -> ErrorFields<'_> {
+    pub(crate) fn fields(&self) -> ErrorFields<'_> {
         ErrorFields { code: self.code, message: &self.message }
     }
 
     /// The refusal as a complete JSON answer.
     #[must_use]
-    pub fn body(&self) -> String {
+    pub(crate) fn body(&self) -> String {
         encode(&ErrorBody { error: self.fields() })
     }
 }

@@ -162,7 +162,7 @@ pub(super) fn read_jwks(text: &str, with_secrets: bool) -> Result<Vec<Verificati
 ///
 /// # Errors
 /// The file holds no such key.
-pub fn sign(key: &[u8], kid: Option<String>, claims: &impl Serialize) -> Result<String, String> {
+pub(crate) fn sign(key: &[u8], kid: Option<String>, claims: &impl Serialize) -> Result<String, String> {
     let text = std::str::from_utf8(key).unwrap_or_default();
     let (algorithm, key) = if text.contains("-----BEGIN ") {
         let pem = text.as_bytes();

@@ -15,7 +15,7 @@ use crate::reload::{Current, SetupError, watch_files};
 
 /// Why a token was not accepted, or an API key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CredentialError {
+pub(crate) enum CredentialError {
     /// It is wrong. The text says why.
     #[error("{0}")]
     Invalid(String),
@@ -29,7 +29,7 @@ const LONGEST: usize = 8 * 1024;
 
 /// What a good token says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claims {
+pub(crate) struct Claims {
     /// Who (`sub`).
     pub user: UserId,
     /// Which session (`sid`).
@@ -53,7 +53,7 @@ struct RawClaims {
 
 /// What tokens are verified with.
 #[derive(Debug)]
-pub struct Tokens {
+pub(crate) struct Tokens {
     files: Current<Vec<VerificationKey>>,
     jwks: Option<Jwks>,
     audience: Vec<String>,
@@ -99,7 +99,7 @@ impl Tokens {
 
     /// Whether this has the shape of a token.
     #[must_use]
-    pub fn is_one(text: &str) -> bool {
+    pub(crate) fn is_one(text: &str) -> bool {
         text.split('.').count() == 3
     }
 
@@ -107,7 +107,7 @@ impl Tokens {
     ///
     /// # Errors
     /// [`CredentialError`] says what is wrong with it.
-    pub async fn verify(&self, token: &str) -> Result<Claims, CredentialError> {
+    pub(crate) async fn verify(&self, token: &str) -> Result<Claims, CredentialError> {
         const UNKNOWN: &str = "the token is signed with no key that is known here";
         match self.try_verify(token) {
             Ok(claims) => return Ok(claims),
@@ -218,7 +218,7 @@ fn claims(raw: RawClaims) -> Result<Claims, String> {
 /// For fuzzing: a token against a secret that is known to it.
 #[doc(hidden)]
 #[must_use]
-pub fn verify_with_secret(secret: &[u8], token: &str) -> Option<Claims> {
+pub(crate) fn verify_with_secret(secret: &[u8], token: &str) -> Option<Claims> {
     let tokens = Tokens {
         files: Current::fixed(vec![secret_key(secret).ok()?]),
         jwks: None,

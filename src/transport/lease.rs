@@ -16,14 +16,14 @@ use crate::subscriber::Subscriber;
 use crate::sync::{lock, shrink};
 
 /// How long a lease lasts after a poll ends.
-pub const GRACE: Duration = Duration::from_secs(15);
+pub(crate) const GRACE: Duration = Duration::from_secs(15);
 
 /// Most leases of one session. A new reader evicts the one that is idle the longest.
-pub const MAX_READERS: usize = 64;
+pub(crate) const MAX_READERS: usize = 64;
 
 /// The leases of all sessions of one transport. `T` is the state that the transport keeps for each reader.
 #[derive(Debug)]
-pub struct Leases<T> {
+pub(crate) struct Leases<T> {
     /// Protects the leases. Held for look-ups only: neither across an await nor while a subscriber is made or dropped,
     /// which takes the locks of its hub.
     table: Mutex<LeaseTable<T>>,
@@ -56,7 +56,7 @@ struct Lease<T> {
 
 /// A reader between two polls.
 #[derive(Debug)]
-pub struct IdleReader<T> {
+pub(crate) struct IdleReader<T> {
     subscriber: Subscriber,
     /// The transport's state of this reader.
     pub state: T,
@@ -69,31 +69,31 @@ pub struct IdleReader<T> {
 impl<T> IdleReader<T> {
     /// Whether the reader probably does not come back: its poll was aborted, or it is idle for longer than `timeout`.
     #[must_use]
-    pub fn is_gone(&self, timeout: Duration) -> bool {
+    pub(crate) fn is_gone(&self, timeout: Duration) -> bool {
         self.aborted || self.since.elapsed() > timeout
     }
 
     /// The attached subscriber.
     #[must_use]
-    pub fn subscriber(&self) -> &Subscriber {
+    pub(crate) fn subscriber(&self) -> &Subscriber {
         &self.subscriber
     }
 
     /// The attached subscriber and the transport's state.
-    pub fn parts(&mut self) -> (&mut Subscriber, &mut T) {
+    pub(crate) fn parts(&mut self) -> (&mut Subscriber, &mut T) {
         (&mut self.subscriber, &mut self.state)
     }
 
     /// When its last poll ended.
     #[must_use]
-    pub fn since(&self) -> Instant {
+    pub(crate) fn since(&self) -> Instant {
         self.since
     }
 }
 
 /// A reader in use by one poll. Dropping it makes the reader idle again, also if the poll is aborted.
 #[derive(Debug)]
-pub struct Claim<T> {
+pub(crate) struct Claim<T> {
     leases: Arc<Leases<T>>,
     session: SessionId,
     id: u64,
@@ -106,7 +106,7 @@ pub struct Claim<T> {
 
 /// Why a poll gets no reader.
 #[derive(Debug, PartialEq, Eq)]
-pub enum ClaimError<E> {
+pub(crate) enum ClaimError<E> {
     /// [`MAX_READERS`] polls of the session are waiting.
     TooManyPolls,
     /// There is no idle reader, and a new one cannot be made.
@@ -168,7 +168,7 @@ impl<T> Leases<T> {
     ///
     /// # Cancel safety
     /// Dropping the future has no effect, except that idle readers may have been evicted.
-    pub async fn claim<S: Ord, E, F: Future<Output = Result<(Subscriber, T), E>>>(
+    pub(crate) async fn claim<S: Ord, E, F: Future<Output = Result<(Subscriber, T), E>>>(
         self: &Arc<Self>,
         session: &SessionId,
         score: impl Fn(Seq, &IdleReader<T>) -> Option<S>,
@@ -248,14 +248,14 @@ impl<T> Leases<T> {
     }
 
     /// Calls `visit` with each idle reader of a session.
-    pub fn each_idle(&self, session: &SessionId, mut visit: impl FnMut(&mut IdleReader<T>)) {
+    pub(crate) fn each_idle(&self, session: &SessionId, mut visit: impl FnMut(&mut IdleReader<T>)) {
         if let Some(entry) = lock(&self.table).sessions.get_mut(session) {
             entry.leases.iter_mut().filter_map(|lease| lease.idle.as_mut()).for_each(&mut visit);
         }
     }
 
     /// Drops the readers that are idle for [`GRACE`], and returns their state. The server calls it every second.
-    pub fn sweep(&self) -> Vec<(SessionId, T)> {
+    pub(crate) fn sweep(&self) -> Vec<(SessionId, T)> {
         let now = Instant::now();
         let mut expired = Vec::new();
         let mut table = lock(&self.table);
@@ -290,23 +290,23 @@ impl<T> LeaseTable<T> {
 
 impl<T> Claim<T> {
     /// The claimed reader.
-    pub fn subscriber(&mut self) -> &mut Subscriber {
+    pub(crate) fn subscriber(&mut self) -> &mut Subscriber {
         self.parts().0
     }
 
     /// The claimed reader, and the transport's state of it.
-    pub fn parts(&mut self) -> (&mut Subscriber, &mut T) {
+    pub(crate) fn parts(&mut self) -> (&mut Subscriber, &mut T) {
         let (subscriber, state) = self.held.as_mut().expect("held until dropped");
         (subscriber, state)
     }
 
     /// Notes that the poll has its answer. A claim that is dropped before counts as aborted.
-    pub fn answered(&mut self) {
+    pub(crate) fn answered(&mut self) {
         self.answered = true;
     }
 
     /// Notes the last seq that this reader is answered with.
-    pub fn set_position(&self, position: Seq) {
+    pub(crate) fn set_position(&self, position: Seq) {
         let mut table = lock(&self.leases.table);
         let leases = table.sessions.get_mut(&self.session).map(|entry| entry.leases.as_mut_slice());
         if let Some(lease) = leases.unwrap_or_default().iter_mut().find(|lease| lease.id == self.id) {
@@ -326,7 +326,12 @@ impl<T> Claim<T> {
     ///
     /// # Cancel safety
     /// Dropping the future has no effect.
-    pub async fn wait_for_peers(&self, next: Seq, timeout: Duration, deadline: Instant) -> Option<Seq> {
+    pub(crate) async fn wait_for_peers(
+        &self,
+        next: Seq,
+        timeout: Duration,
+        deadline: Instant,
+    ) -> Option<Seq> {
         let called = Instant::now();
         loop {
             let changed = self.changed.notified();

@@ -29,7 +29,7 @@ use crate::transport::lease::Claim;
 mod receipt;
 pub(crate) mod shape;
 
-pub use receipt::{LegacyReader, LegacyReceipts};
+pub(crate) use receipt::{LegacyReader, LegacyReceipts};
 
 use receipt::{PATIENCE, Poll};
 use shape::{LegacyError, LegacyPath, LegacyRequest};
@@ -53,7 +53,7 @@ struct Legacy {
 }
 
 /// The routes of this transport.
-pub fn routes(gateway: Arc<Gateway>, pages: Arc<LegacyReceipts>) -> Router {
+pub(crate) fn routes(gateway: Arc<Gateway>, pages: Arc<LegacyReceipts>) -> Router {
     let path = |path: LegacyPath| any(move |state, request| handle(state, path, request));
     Router::new()
         .route("/python/MsgHandler.py", path(LegacyPath::Handler))

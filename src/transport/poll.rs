@@ -37,7 +37,7 @@ const ENOUGH_BYTES: usize = 1 << 20;
 
 /// What is remembered of a reader between its polls.
 #[derive(Debug, Default)]
-pub struct PollReader {
+pub(crate) struct PollReader {
     /// Whether its last poll brought a cursor.
     has_cursor: bool,
     topics: TopicReaders,
@@ -46,7 +46,7 @@ pub struct PollReader {
 }
 
 /// The readers of this transport.
-pub type PollReaders = Arc<Leases<PollReader>>;
+pub(crate) type PollReaders = Arc<Leases<PollReader>>;
 
 #[derive(Clone)]
 pub(crate) struct Polls {
@@ -55,7 +55,7 @@ pub(crate) struct Polls {
 }
 
 /// The routes of this transport.
-pub fn routes(gateway: Arc<Gateway>, readers: PollReaders) -> OpenApiRouter {
+pub(crate) fn routes(gateway: Arc<Gateway>, readers: PollReaders) -> OpenApiRouter {
     OpenApiRouter::default().routes(routes!(poll)).with_state(Polls { gateway, readers })
 }
 

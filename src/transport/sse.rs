@@ -32,7 +32,7 @@ use crate::transport::topics::TopicReaders;
 const CHUNK: usize = 16 * 1024;
 
 /// The routes of this transport.
-pub fn routes(gateway: Arc<Gateway>) -> OpenApiRouter {
+pub(crate) fn routes(gateway: Arc<Gateway>) -> OpenApiRouter {
     OpenApiRouter::default().routes(routes!(events)).with_state(gateway)
 }
 

@@ -33,7 +33,7 @@ const READ_BUFFER: usize = 4 * 1024;
 const WRITE_BUFFER: usize = 32 * 1024;
 
 /// The routes of this transport.
-pub fn routes(gateway: Arc<Gateway>) -> Router {
+pub(crate) fn routes(gateway: Arc<Gateway>) -> Router {
     Router::new().route("/ws", any(upgrade)).with_state(gateway)
 }
 

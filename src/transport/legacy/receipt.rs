@@ -36,7 +36,7 @@ const MOST_REMEMBERED: usize = 16_384;
 
 /// What is remembered of an x0 page between its polls.
 #[derive(Debug, Default)]
-pub struct LegacyReader {
+pub(crate) struct LegacyReader {
     /// The last answer that carried messages, until its receipt is settled.
     answered: Option<Answered>,
     /// How often the messages of that answer were handed out without a receipt.
@@ -159,7 +159,7 @@ impl LegacyReader {
 
 /// The x0 pages that poll.
 #[derive(Debug, Default)]
-pub struct LegacyReceipts {
+pub(crate) struct LegacyReceipts {
     readers: Arc<Leases<LegacyReader>>,
     /// Protects the memory of answers whose subscription has ended; held for a look-up.
     ended: Mutex<Ended>,
@@ -248,7 +248,7 @@ impl LegacyReceipts {
 
     /// Ends the subscriptions of pages that did not come back, and forgets the oldest unsettled answers. Run it
     /// every second.
-    pub fn sweep(&self) {
+    pub(crate) fn sweep(&self) {
         let gone = self.readers.sweep();
         let now = Instant::now();
         let mut ended = lock(&self.ended);
