@@ -15,6 +15,7 @@ pub(crate) mod publication;
 
 pub use name::{Handle, MAX_NAME, MessageId, NameError, SenderName, SessionId, TopicName, UserId};
 
+pub(crate) use publication::Draft;
 pub use publication::Publication;
 
 /// Who a sender is to the server. Tells senders apart, and is never shown to receivers.

@@ -5,6 +5,7 @@ use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 
+use crate::engine::Append;
 use crate::message::{Address, Author, Message, MessageId, Seq};
 
 /// A keyed hash of (receiver, sender, id). Without the key nobody can find an id that collides with another one.
@@ -58,13 +59,13 @@ impl DedupHasher {
         Self(SipHasher13::new_with_key(secret))
     }
 
-    pub(super) fn key(
-        &self,
-        address: &Address,
-        author: &Author,
-        message: &Message,
-        id: &MessageId,
-    ) -> DedupKey {
+    /// The key of an append that has an id.
+    pub(super) fn key_of(&self, append: &Append) -> Option<DedupKey> {
+        let id = append.id.as_ref()?;
+        Some(self.key(&append.address, &append.author, &append.message, id))
+    }
+
+    fn key(&self, address: &Address, author: &Author, message: &Message, id: &MessageId) -> DedupKey {
         // Senders without a name cannot be told apart. Their retries have the same payload.
         let sender = match author {
             Author::Anonymous => Err(message.payload.get()),

@@ -55,6 +55,16 @@ pub(super) struct CommitGroup {
     pub(super) until: u64,
 }
 
+impl CommitGroup {
+    /// Whether there is nothing to write.
+    pub(super) fn is_empty(&self) -> bool {
+        self.appends.is_empty()
+            && self.deletes.is_empty()
+            && self.floors.is_empty()
+            && self.registrations.is_empty()
+    }
+}
+
 /// The one connection that writes.
 #[derive(Debug)]
 pub(super) struct Disk {

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::millis;
-use crate::engine::embedded::dedup::{Dedup, DedupHasher};
+use crate::engine::embedded::dedup::{Dedup, DedupKey};
 use crate::engine::embedded::handles::Handles;
 use crate::engine::embedded::registrations::{RegistrationChange, RegistrationTable};
 use crate::engine::{
-    Append, EngineError, Position, Register, RegisterError, Registration, RegistrationSource, Settings,
+    EngineError, Position, Register, RegisterError, Registration, RegistrationSource, Settings,
 };
 use crate::hub::Hubs;
-use crate::message::{Address, GapReason, Message, MessageId, Outcome, Publication, Seq, SessionId};
+use crate::message::{Address, Draft, GapReason, Message, Outcome, Publication, Seq, SessionId};
 
 mod address_log;
 mod backing;
@@ -22,6 +22,7 @@ mod builder;
 mod expiry;
 mod logs;
 mod pending_writes;
+mod prepared;
 mod queue;
 mod read_plan;
 mod receipts;
@@ -32,16 +33,17 @@ mod tests;
 use address_log::LogEntry;
 use backing::Backing;
 use logs::AddressLogs;
-use queue::{CommitQueue, cost};
+use queue::{CommitQueue, cost, frame_cost};
 use read_plan::ReadRequest;
 use receipts::ReceiptLedger;
 
 pub(super) use builder::{IndexBuilder, RestoredMessage};
-pub(super) use pending_writes::{Floor, PendingWrites};
+pub(super) use pending_writes::{Floor, PendingDelete, PendingWrites};
+pub(super) use prepared::PreparedAppend;
 
 use pending_writes::MAX_FLOORS;
 pub(super) use queue::{Pending, Waiter, stored_cost};
-pub(super) use read_plan::{ReadPlan, ReadSlot};
+pub(super) use read_plan::ReadPlan;
 
 /// How many empty logs are remembered: as many as there are floors on the disk.
 pub(super) const EMPTY_LOGS: usize = MAX_FLOORS;
@@ -58,15 +60,6 @@ pub(super) enum Appended {
     Known(Seq),
 }
 
-/// What a commit made visible.
-#[derive(Debug, Default)]
-pub(super) struct Committed {
-    /// To be published in this order.
-    pub(super) publications: Vec<Published>,
-    /// To be told that their message is stored.
-    pub(super) waiters: Vec<(Seq, Waiter)>,
-}
-
 /// A committed message on its way to the hubs.
 #[derive(Debug)]
 pub(super) struct Published {
@@ -80,7 +73,6 @@ pub(super) struct Published {
 #[derive(Debug)]
 pub(super) struct Index {
     settings: Settings,
-    hasher: DedupHasher,
     handles: Handles,
     /// The newest seq given.
     newest: Seq,
@@ -110,7 +102,6 @@ impl Index {
     fn with(settings: Settings, secret: &[u8; 16], newest: Seq, forgotten: Seq, backing: Backing) -> Self {
         let handles = Handles::new(secret);
         Self {
-            hasher: DedupHasher::new(secret),
             handles: handles.clone(),
             newest,
             committed: newest,
@@ -130,12 +121,23 @@ impl Index {
         expiry(self.settings.clock.now(), age)
     }
 
-    /// Gives a message its seq, if there is room for it.
-    pub(super) fn append(&mut self, append: Append, waiter: Option<Waiter>) -> Result<Appended, EngineError> {
+    /// Whether an append is refused or known before it is looked at: the queue is full, or it is a repeat.
+    pub(super) fn refuses(&mut self, key: Option<DedupKey>) -> Option<EngineError> {
         let now = self.settings.clock.now();
-        let Append { address, message, author, id, ttl, receipt } = append;
-        let key = id.as_ref().map(|id| self.hasher.key(&address, &author, &message, id));
-        if let Some(seq) = key.and_then(|key| self.dedup.get(key, now)) {
+        if key.is_some_and(|key| self.dedup.get(key, now).is_some()) {
+            return None;
+        }
+        self.queue.check_room().err()
+    }
+
+    /// Gives a message its seq, if there is room for it.
+    pub(super) fn append(
+        &mut self,
+        append: PreparedAppend,
+        waiter: Option<Waiter>,
+    ) -> Result<Appended, EngineError> {
+        let now = self.settings.clock.now();
+        if let Some(seq) = append.key.and_then(|key| self.dedup.get(key, now)) {
             if let Some(waiter) = waiter
                 && seq > self.committed
             {
@@ -144,9 +146,9 @@ impl Index {
             return Ok(Appended::Known(seq));
         }
         self.queue.check_room()?;
-        let receipt = if receipt { author.session().cloned().zip(id) } else { None };
-        let publication = self.make_room_and_encode(&address, &message, receipt.as_ref())?;
-        let seq = Seq(self.newest.0 + 1);
+        let PreparedAppend { address, draft, key, ttl, ts, receipt } = append;
+        self.make_room(&address, &draft, receipt.as_ref().map(|(session, _)| session))?;
+        let seq = self.next();
         if let Some((session, id)) = receipt.clone() {
             self.receipts.reserve(seq, session, id);
         }
@@ -154,29 +156,29 @@ impl Index {
             self.dedup.remember(key, seq, now);
         }
         let expires_at = expiry(now, self.age(&address, ttl));
-        let (prev, ts, publication) = (Seq::START, message.ts, Arc::new(publication));
+        let (prev, publication) = (Seq::START, Arc::new(draft.seal(seq)));
         self.place(Pending { seq, prev, expires_at, ts, address, publication, key, receipt, waiter });
         Ok(Appended::New(seq))
     }
 
-    /// Encodes a message with the next seq, after a look at the expired ones if there is no room for it.
-    fn make_room_and_encode(
+    /// The next seq.
+    fn next(&self) -> Seq {
+        Seq(self.newest.0 + 1)
+    }
+
+    /// Checks that there is room for a message. If there is none, removes expired messages first.
+    fn make_room(
         &mut self,
         address: &Address,
-        message: &Message,
-        receipt: Option<&(SessionId, MessageId)>,
-    ) -> Result<Publication, EngineError> {
-        let receiver = receipt.map(|(session, _)| session);
-        let publication = Publication::encode(address, Some(Seq(self.newest.0 + 1)), message);
-        if self.check_room(address, cost(&publication), receiver).is_ok() {
-            return Ok(publication);
+        draft: &Draft,
+        receipt_for: Option<&SessionId>,
+    ) -> Result<(), EngineError> {
+        if self.check_room(address, frame_cost(draft.len_with(self.next())), receipt_for).is_ok() {
+            return Ok(());
         }
-        // Expired messages must not stand in the way of new ones.
         while self.expire_slice() >= EXPIRY_SLICE {}
-        // Their receipts have taken seqs.
-        let publication = Publication::encode(address, Some(Seq(self.newest.0 + 1)), message);
-        self.check_room(address, cost(&publication), receiver)?;
-        Ok(publication)
+        // Receipts of expired messages have taken seqs.
+        self.check_room(address, frame_cost(draft.len_with(self.next())), receipt_for)
     }
 
     /// How long a message is kept. A topic keeps none longer than its age limit.
@@ -243,12 +245,15 @@ impl Index {
         self.queue.take(messages, bytes)
     }
 
-    /// These messages are durable: they can be seen now.
-    pub(super) fn commit(&mut self, group: Vec<Pending>) -> Committed {
-        let Some(last) = group.last().map(|last| last.seq) else { return Committed::default() };
+    /// These messages are durable: they can be seen now, and are added to `publications`. Returns who is to be told.
+    pub(super) fn commit(
+        &mut self,
+        group: Vec<Pending>,
+        publications: &mut Vec<Published>,
+    ) -> Vec<(Seq, Waiter)> {
+        let Some(last) = group.last().map(|last| last.seq) else { return Vec::new() };
         self.committed = last;
-        let mut publications = Vec::with_capacity(group.len());
-        let mut waiters = Vec::with_capacity(group.len());
+        let mut waiters = Vec::new();
         for Pending { seq, address, publication, waiter, .. } in group {
             self.backing.commit(&publication);
             let (prev, floor) = self.logs.commit(&address, seq);
@@ -265,7 +270,7 @@ impl Index {
             publications.push(Published { address, publication, prev });
         }
         waiters.extend(self.queue.take_repeats(last));
-        Committed { publications, waiters }
+        waiters
     }
 
     /// These messages could not be stored, nor can those behind them: removes them and returns their waiters.
@@ -326,7 +331,7 @@ impl Index {
         }
         let message = Message::receipt(&id, outcome, now);
         let address = Address::Session(session);
-        let seq = Seq(self.newest.0 + 1);
+        let seq = self.next();
         let publication = Arc::new(Publication::encode(&address, Some(seq), &message));
         let expires_at = expiry(now, self.settings.mailbox.age);
         let (prev, ts, key, receipt, waiter) = (Seq::START, now, None, None, None);
@@ -505,6 +510,11 @@ impl Index {
     /// How many messages wait to be committed.
     pub(super) fn queued(&self) -> usize {
         self.queue.len()
+    }
+
+    /// Whether another append would be refused because too many wait.
+    pub(super) fn queue_is_full(&self) -> bool {
+        self.queue.check_room().is_err()
     }
 
     /// Whether anything but messages is to be written.

@@ -1,37 +1,36 @@
 //! The writer: commits what is queued, group by group.
 
-use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use rusqlite::ErrorCode;
 
 use crate::engine::embedded::disk::{CommitGroup, Disk};
 use crate::engine::embedded::files::Files;
 use crate::engine::embedded::index::{Pending, Waiter};
 use crate::engine::embedded::running;
-use crate::engine::embedded::{Inner, LINGER, Stop, Store};
+use crate::engine::embedded::shared::Shared;
+use crate::engine::embedded::store::{Stop, Store};
 use crate::engine::{EngineError, Registration, RegistrationSource};
-use crate::message::{Seq, SessionId};
-use crate::sync::lock;
+
+mod backlog;
+mod explain;
+
+use backlog::DeleteBacklog;
+use explain::{NO_SPACE, explain};
 
 /// Messages, and bytes of them, that are committed together at most.
-const MOST_MESSAGES: usize = 4096;
-const MOST_BYTES: usize = 4 << 20;
+const MAX_MESSAGES: usize = 4096;
+const MAX_BYTES: usize = 4 << 20;
 
-/// Messages deleted by one commit at most, each of which may be on a page of its own: few while others wait.
-const MOST_DELETED: usize = 1024;
-const MOST_DELETED_IDLE: usize = 2048;
-
-/// How long a failed commit of what nobody waits for is left alone.
+/// How long a failed commit that nobody waits for is left alone.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// For how long room that was seen is counted on.
+/// For how long room that was seen is relied on.
 const ROOM_EVERY: Duration = Duration::from_millis(20);
 
-/// How often space is given back while there is no rest, and how much at a time, in pages.
+/// How often space is given back while commits go on, and how many pages at a time: then, and when nothing else is to
+/// be done.
 const SHRINK_EVERY: Duration = Duration::from_secs(1);
 const SHRINK_BUSY: i64 = 64;
 const SHRINK_IDLE: i64 = 1024;
@@ -39,41 +38,44 @@ const SHRINK_IDLE: i64 = 1024;
 /// Commits what is queued. One for each store.
 #[derive(Debug)]
 pub struct Writer {
-    inner: Arc<Inner>,
-    /// Empty only at the end.
+    shared: Arc<Shared>,
+    /// `None` only at the end.
     disk: Option<Disk>,
     files: Files,
     /// How long ids are remembered.
     window: Duration,
-    /// What is to be deleted, oldest first, so that it is likely to be on pages together; each with the seq of the
-    /// receipt that must be stored no later.
-    gone: BTreeMap<Seq, Seq>,
-    /// When something gone was first seen waiting for a commit to ride on.
-    gone_since: Option<Instant>,
-    /// After a failure: when it is tried again, if nothing new comes, and how much was queued.
-    retry: Option<(Instant, usize)>,
+    deletes: DeleteBacklog,
+    /// Set after a failure.
+    retry: Option<Retry>,
     /// When there was room, as last seen; `None` if there was none.
     room_seen: Option<Instant>,
     shrunk: Instant,
     may_shrink: bool,
 }
 
+/// When a failed commit is tried again.
+#[derive(Debug, Clone, Copy)]
+struct Retry {
+    at: Instant,
+    /// How much was queued: if more is queued, the commit is tried at once.
+    queued: usize,
+}
+
 /// What the writer does next.
-enum Work {
+enum Step {
     Commit(CommitGroup),
     Idle,
     Stop(Stop),
 }
 
 impl Writer {
-    pub(super) fn new(inner: Arc<Inner>, disk: Disk, files: Files, window: Duration) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, disk: Disk, files: Files, window: Duration) -> Self {
         Self {
-            inner,
+            shared,
             disk: Some(disk),
             files,
             window,
-            gone: BTreeMap::new(),
-            gone_since: None,
+            deletes: DeleteBacklog::default(),
             retry: None,
             room_seen: None,
             shrunk: Instant::now(),
@@ -83,32 +85,33 @@ impl Writer {
 
     /// Works until the store is closed.
     pub(super) fn run(self) {
-        let inner = Arc::clone(&self.inner);
-        // A defect here must not look like a broker that is well.
+        let shared = Arc::clone(&self.shared);
+        // After a defect here the broker must not look healthy.
         if catch_unwind(AssertUnwindSafe(|| self.work())).is_err() {
             let reason: Arc<str> = "the writer of the store has failed; restart the server".into();
             tracing::error!(%reason, "messages cannot be stored any more");
-            let mut store = lock(&inner.store);
+            let Some(mut store) = shared.store.lock() else { return };
             store.stop = Some(Stop::AtOnce);
             store.failing = Some(Arc::clone(&reason));
-            for waiter in store.index.give_up() {
-                _ = waiter.send(Err(EngineError::Unavailable { reason: Arc::clone(&reason) }));
-            }
+            let waiters = store.index.give_up();
+            drop(store);
+            fail(waiters, &reason);
         }
     }
 
     fn work(mut self) {
         loop {
             match self.wait() {
-                Work::Commit(group) => self.commit(group),
-                Work::Idle => {
+                Step::Commit(group) => self.commit(group),
+                Step::Stop(how) => return self.end(how),
+                Step::Idle => {
                     self.shrink(SHRINK_IDLE);
-                    // Somebody else made room. What else was wrong, only a commit shows to be over.
-                    if lock(&self.inner.store).failing.as_deref() == Some(NO_SPACE) {
+                    // Room may have been made elsewhere. Other failures end only with a successful commit.
+                    let failing = self.shared.store.lock().and_then(|store| store.failing.clone());
+                    if failing.as_deref() == Some(NO_SPACE) {
                         self.recovered();
                     }
                 }
-                Work::Stop(how) => return self.end(how),
             }
             if self.shrunk.elapsed() > SHRINK_EVERY {
                 self.shrink(SHRINK_BUSY);
@@ -116,11 +119,11 @@ impl Writer {
         }
     }
 
-    /// Commits what is queued now, without waiting for more. Answers whether there was anything.
+    /// Commits what is queued now, without waiting for more. Returns whether there was anything.
     pub fn turn(&mut self) -> bool {
-        let inner = Arc::clone(&self.inner);
-        let mut store = lock(&inner.store);
-        let nothing = store.index.queued() == 0 && !store.index.has_writes() && self.gone.is_empty();
+        let shared = Arc::clone(&self.shared);
+        let Some(mut store) = shared.store.lock() else { return false };
+        let nothing = store.index.queued() == 0 && !store.index.has_writes() && self.deletes.is_empty();
         if store.stop == Some(Stop::AtOnce) || nothing {
             return false;
         }
@@ -132,7 +135,10 @@ impl Writer {
 
     /// Writes what is left and closes the store, or leaves it as it is if it was abandoned.
     pub fn finish(mut self) {
-        let how = *lock(&self.inner.store).stop.get_or_insert(Stop::InOrder);
+        let how = match self.shared.store.lock() {
+            Some(mut store) => *store.stop.get_or_insert(Stop::InOrder),
+            None => Stop::AtOnce,
+        };
         if how == Stop::InOrder {
             while self.turn() && self.retry.is_none() {}
         }
@@ -140,75 +146,79 @@ impl Writer {
     }
 
     /// Waits for something to do.
-    fn wait(&mut self) -> Work {
-        let inner = Arc::clone(&self.inner);
-        let mut store = lock(&inner.store);
+    fn wait(&mut self) -> Step {
+        let shared = Arc::clone(&self.shared);
+        let Some(mut store) = shared.store.lock() else { return Step::Stop(Stop::AtOnce) };
         loop {
-            if store.stop == Some(Stop::AtOnce) {
-                return Work::Stop(Stop::AtOnce);
-            }
-            let gone = store.index.has_writes() || !self.gone.is_empty();
-            let queued = store.index.queued() + store.index.writes().map_or(0, |writes| writes.waiters.len());
-            let stopping = store.stop.is_some();
-            let now = Instant::now();
-            let wait = match self.retry {
-                Some((at, failed)) if now < at && queued <= failed && !stopping => at - now,
-                Some(_) if queued > 0 || gone => {
-                    // When it stops, what could not be written is left.
-                    if stopping && self.retry.is_some_and(|(at, _)| now < at) {
-                        return Work::Stop(Stop::InOrder);
-                    }
-                    return Work::Commit(self.take(&mut store));
-                }
-                _ if queued > 0 => return Work::Commit(self.take(&mut store)),
-                _ if gone => {
-                    let since = *self.gone_since.get_or_insert(now);
-                    if stopping || now >= since + LINGER {
-                        return Work::Commit(self.take(&mut store));
-                    }
-                    since + LINGER - now
-                }
-                _ if stopping => return Work::Stop(Stop::InOrder),
-                _ if self.may_shrink => return Work::Idle,
-                _ => SHRINK_EVERY,
+            let wait = match self.next(&mut store) {
+                ControlFlow::Break(step) => return step,
+                ControlFlow::Continue(wait) => wait,
             };
-            let (guard, timeout) =
-                inner.work.wait_timeout(store, wait).unwrap_or_else(PoisonError::into_inner);
+            let Some((guard, timed_out)) = shared.store.wait(store, &shared.work, wait) else {
+                return Step::Stop(Stop::AtOnce);
+            };
             store = guard;
-            if timeout.timed_out() && wait == SHRINK_EVERY {
-                self.may_shrink = true;
-            }
+            self.may_shrink |= timed_out && wait == SHRINK_EVERY;
         }
     }
 
+    /// What is to be done now, or how long to wait for it.
+    fn next(&mut self, store: &mut Store) -> ControlFlow<Step, Duration> {
+        if store.stop == Some(Stop::AtOnce) {
+            return ControlFlow::Break(Step::Stop(Stop::AtOnce));
+        }
+        let writes = store.index.has_writes() || !self.deletes.is_empty();
+        let queued = store.index.queued() + store.index.writes().map_or(0, |writes| writes.waiters.len());
+        let stopping = store.stop.is_some();
+        let now = Instant::now();
+        if let Some(Retry { at, queued: before }) = self.retry {
+            if now < at && queued <= before && !stopping {
+                return ControlFlow::Continue(at - now);
+            }
+            if stopping && now < at && (queued > 0 || writes) {
+                // It cannot be written, and there is no time to wait.
+                return ControlFlow::Break(Step::Stop(Stop::InOrder));
+            }
+        }
+        let linger = if writes && queued == 0 && self.retry.is_none() && !stopping {
+            self.deletes.linger(now)
+        } else {
+            Duration::ZERO
+        };
+        if linger > Duration::ZERO {
+            return ControlFlow::Continue(linger);
+        }
+        if queued > 0 || writes {
+            return ControlFlow::Break(Step::Commit(self.take(store)));
+        }
+        if stopping {
+            return ControlFlow::Break(Step::Stop(Stop::InOrder));
+        }
+        if self.may_shrink { ControlFlow::Break(Step::Idle) } else { ControlFlow::Continue(SHRINK_EVERY) }
+    }
+
+    /// Takes what the next commit writes.
     fn take(&mut self, store: &mut Store) -> CommitGroup {
-        let now = self.inner.clock.now();
-        let appends = store.index.take(MOST_MESSAGES, MOST_BYTES);
-        let through = appends.last().map_or_else(|| store.index.committed(), |last| last.seq);
-        // More than what comes, or they would fall behind.
-        let busy = MOST_DELETED.max(2 * appends.len());
-        let most = if appends.is_empty() { MOST_DELETED_IDLE } else { busy };
-        let taken = store.index.writes().map(std::mem::take).unwrap_or_default();
-        self.gone.extend(taken.deletes.into_iter().map(|delete| (delete.seq, delete.receipt)));
-        let ready = self.gone.iter().filter(|(_, after)| **after <= through);
-        let deletes = ready.map(|(seq, _)| *seq).take(most).collect();
-        let floors = taken.floors.into_iter().collect();
-        let (registrations, waiters) = (taken.registrations.into_iter().collect(), taken.waiters);
-        let (newest, forgotten) = (through.max(store.index.committed()), store.index.forgotten());
+        let appends = store.index.take(MAX_MESSAGES, MAX_BYTES);
+        self.shared.copy_counters(store);
+        let committed = store.index.committed();
+        let through = appends.last().map_or(committed, |last| last.seq);
+        let writes = store.index.writes().map(std::mem::take).unwrap_or_default();
+        self.deletes.add(writes.deletes);
         CommitGroup {
+            deletes: self.deletes.next(appends.len(), through),
             appends,
-            deletes,
-            floors,
-            registrations,
-            waiters,
-            newest,
-            forgotten,
-            now,
+            floors: writes.floors.into_iter().collect(),
+            registrations: writes.registrations.into_iter().collect(),
+            waiters: writes.waiters,
+            newest: through.max(committed),
+            forgotten: store.index.forgotten(),
+            now: self.shared.clock.now(),
             until: store.index.expiry(self.window),
         }
     }
 
-    /// Without room nothing is appended; deletions, which make room, go on.
+    /// Whether there is room for appends. Deletions, which make room, go on without it.
     fn has_room(&mut self) -> bool {
         if self.room_seen.is_none_or(|seen| seen.elapsed() > ROOM_EVERY) {
             let has_room = self.disk.as_ref().is_some_and(Disk::has_room);
@@ -218,135 +228,123 @@ impl Writer {
     }
 
     fn commit(&mut self, mut group: CommitGroup) {
-        let is_new = |to: &Option<Registration>| {
-            to.as_ref().is_some_and(|to| to.source != RegistrationSource::Revoked)
-        };
-        let grows = group.appends.iter().any(|pending| pending.waiter.is_some())
-            || group.registrations.iter().any(|(_, to)| is_new(to));
-        if grows && !self.has_room() {
-            let appends = std::mem::take(&mut group.appends);
-            // Receipts are small, and what they are about makes room: there is headroom for both.
-            group.appends = self.refuse(appends, NO_SPACE, true);
-            group.newest = group.appends.last().map_or(group.newest, |last| last.seq.max(group.newest));
-            let registrations = std::mem::take(&mut group.registrations);
-            let (held, ended) = registrations.into_iter().partition(|(_, to)| is_new(to));
-            group.registrations = ended;
-            self.hold_back(held, &mut group.waiters);
-            let nothing = group.appends.is_empty() && group.deletes.is_empty();
-            if nothing && group.floors.is_empty() && group.registrations.is_empty() {
+        if grows(&group) && !self.has_room() {
+            self.keep_what_makes_room(&mut group);
+            if group.is_empty() {
                 return;
             }
         }
         let Some(disk) = &mut self.disk else { return };
-        let written = disk.write(&group);
-        let inner = Arc::clone(&self.inner);
-        let mut store = lock(&inner.store);
-        match written {
-            Ok(()) => {
-                self.may_shrink |= !group.deletes.is_empty();
-                for seq in &group.deletes {
-                    self.gone.remove(seq);
-                }
-                if self.gone.is_empty() {
-                    self.gone_since = None;
-                }
-                let committed = inner.committed(&mut store, group.appends);
-                drop(store);
-                inner.publish(&committed.publications);
-                for (seq, waiter) in committed.waiters {
-                    _ = waiter.send(Ok(seq));
-                }
-                for waiter in group.waiters {
-                    _ = waiter.send(Ok(group.newest));
-                }
-                self.recovered();
-            }
-            Err(error) => {
-                if let Some(writes) = store.index.writes() {
-                    writes.requeue(group.floors, group.registrations);
-                }
-                drop(store);
-                tracing::debug!(%error, "a commit failed");
-                let reason = explain(&error);
-                _ = self.refuse(group.appends, &reason, false);
-                for waiter in group.waiters {
-                    _ = waiter.send(Err(EngineError::Unavailable { reason: reason.as_str().into() }));
-                }
-            }
+        match disk.write(&group) {
+            Ok(()) => self.committed(group),
+            Err(error) => self.failed(group, &error),
         }
     }
 
-    /// Keeps registrations for better times, and tells who waits for them.
-    fn hold_back(&self, held: Vec<(SessionId, Option<Registration>)>, waiters: &mut Vec<Waiter>) {
+    /// A commit succeeded: publishes its messages and tells everybody who waits for it.
+    fn committed(&mut self, group: CommitGroup) {
+        self.may_shrink |= !group.deletes.is_empty();
+        self.deletes.written(&group.deletes);
+        let shared = Arc::clone(&self.shared);
+        // Without a store nobody waits any more: see `StoreLock`.
+        let Some(mut store) = shared.store.lock() else { return };
+        let (publications, waiters) = shared.commit(&mut store, group.appends);
+        drop(store);
+        shared.publish(&publications);
+        for (seq, waiter) in waiters {
+            _ = waiter.send(Ok(seq));
+        }
+        for waiter in group.waiters {
+            _ = waiter.send(Ok(group.newest));
+        }
+        self.recovered();
+    }
+
+    /// A commit failed: its messages are refused, its other changes wait for a later commit.
+    fn failed(&mut self, group: CommitGroup, error: &rusqlite::Error) {
+        tracing::debug!(%error, "a commit failed");
+        if let Some(mut store) = self.shared.store.lock()
+            && let Some(writes) = store.index.writes()
+        {
+            writes.requeue(group.floors, group.registrations);
+        }
+        let reason: Arc<str> = explain(error).into();
+        self.refuse(group.appends, &reason);
+        fail(group.waiters, &reason);
+    }
+
+    /// The disk is full: refuses messages and registrations, and keeps what makes room or is small.
+    ///
+    /// Receipts are small, and the messages that they are about make room: there is headroom for both.
+    fn keep_what_makes_room(&mut self, group: &mut CommitGroup) {
+        let reason: Arc<str> = NO_SPACE.into();
+        self.refuse(std::mem::take(&mut group.appends), &reason);
+        let registrations = std::mem::take(&mut group.registrations);
+        let (held, ended): (Vec<_>, Vec<_>) = registrations.into_iter().partition(|(_, to)| is_new(to));
+        group.registrations = ended;
+        let shared = Arc::clone(&self.shared);
+        let Some(mut store) = shared.store.lock() else { return };
+        group.appends = store.index.take(MAX_MESSAGES, MAX_BYTES);
+        group.newest = group.appends.last().map_or(group.newest, |last| last.seq.max(group.newest));
+        self.retry = Some(Retry { at: Instant::now() + RETRY, queued: store.index.queued() });
         if held.is_empty() {
             return;
         }
-        let mut store = lock(&self.inner.store);
+        // Requeues registrations for a later commit and fails their waiters.
         if let Some(writes) = store.index.writes() {
             writes.requeue([], held);
         }
         drop(store);
-        for waiter in waiters.drain(..) {
-            _ = waiter.send(Err(EngineError::Unavailable { reason: NO_SPACE.into() }));
-        }
+        fail(std::mem::take(&mut group.waiters), &reason);
     }
 
-    /// A commit succeeded; if there is room too, the store is well again.
+    /// A commit succeeded or there may be room again: if there is room, the store works again.
     fn recovered(&mut self) {
-        let inner = Arc::clone(&self.inner);
-        let was_failing = lock(&inner.store).failing.is_some();
+        let shared = Arc::clone(&self.shared);
+        let was_failing = shared.store.lock().is_some_and(|store| store.failing.is_some());
         if was_failing && self.has_room() {
             self.retry = None;
-            lock(&inner.store).failing = None;
+            if let Some(mut store) = shared.store.lock() {
+                store.failing = None;
+            }
             tracing::info!("the store takes messages again");
         }
     }
 
-    /// Takes back what cannot be stored now, and tells its senders why. Receipts, which nobody waits for, stay in the
-    /// queue, or are handed back to be stored all the same.
-    fn refuse(&mut self, appends: Vec<Pending>, reason: &str, take_receipts: bool) -> Vec<Pending> {
-        let reason: Arc<str> = reason.into();
-        let inner = Arc::clone(&self.inner);
-        let mut store = lock(&inner.store);
-        if store.failing.as_ref() != Some(&reason) {
+    /// Refuses these messages and those behind them, and tells their senders why. Receipts stay in the queue.
+    fn refuse(&mut self, appends: Vec<Pending>, reason: &Arc<str>) {
+        let shared = Arc::clone(&self.shared);
+        let Some(mut store) = shared.store.lock() else { return };
+        if store.failing.as_ref() != Some(reason) {
             tracing::error!(%reason, "the store cannot take messages now");
         }
-        store.failing = Some(Arc::clone(&reason));
-        let told = store.index.refuse(appends);
-        inner.newest.store(store.index.committed().0, Ordering::Release);
-        let receipts = if take_receipts { store.index.take(MOST_MESSAGES, MOST_BYTES) } else { Vec::new() };
-        self.retry = Some((Instant::now() + RETRY, store.index.queued()));
+        store.failing = Some(Arc::clone(reason));
+        let waiters = store.index.refuse(appends);
+        shared.copy_counters(&store);
+        self.retry = Some(Retry { at: Instant::now() + RETRY, queued: store.index.queued() });
         drop(store);
-        for waiter in told {
-            _ = waiter.send(Err(EngineError::Unavailable { reason: Arc::clone(&reason) }));
-        }
-        receipts
+        fail(waiters, reason);
     }
 
     fn shrink(&mut self, pages: i64) {
         self.shrunk = Instant::now();
         let Some(disk) = &self.disk else { return };
         self.may_shrink = disk.shrink(pages).unwrap_or_else(|error| {
-            tracing::debug!(%error, "no space given back");
+            tracing::debug!(%error, "no space was given back");
             false
         });
     }
 
     fn end(mut self, how: Stop) {
-        if let Some(readers) = &self.inner.readers {
-            readers.close();
+        if let Some(access) = &self.shared.disk {
+            access.readers.close();
         }
         let Some(disk) = self.disk.take() else { return };
         if how == Stop::AtOnce {
             return;
         }
-        let refused = {
-            let mut store = lock(&self.inner.store);
-            store.index.give_up()
-        };
-        for waiter in refused {
-            _ = waiter.send(Err(EngineError::Unavailable { reason: "the server is stopping".into() }));
-        }
+        let waiters = self.shared.store.lock().map(|mut store| store.index.give_up());
+        fail(waiters.unwrap_or_default(), &"the server is stopping".into());
         let ended = running::ending(&self.files, disk.durability())
             .and_then(|()| disk.close().map_err(std::io::Error::other))
             .and_then(|()| running::end(&self.files));
@@ -356,22 +354,19 @@ impl Writer {
     }
 }
 
-const NO_SPACE: &str = "no space is left on the disk of --data-dir";
+/// Whether a commit needs room on the disk that it does not make itself.
+fn grows(group: &CommitGroup) -> bool {
+    group.appends.iter().any(|pending| pending.waiter.is_some())
+        || group.registrations.iter().any(|(_, to)| is_new(to))
+}
 
-/// An error of SQLite in an operator's words.
-fn explain(error: &rusqlite::Error) -> String {
-    let rusqlite::Error::SqliteFailure(failure, _) = error else { return error.to_string() };
-    match failure.code {
-        // What SQLite says when its shared memory, a file beside the log, finds no room.
-        _ if failure.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE => NO_SPACE.to_owned(),
-        ErrorCode::DiskFull => NO_SPACE.to_owned(),
-        ErrorCode::ReadOnly => "the disk of --data-dir is read-only".to_owned(),
-        ErrorCode::SystemIoFailure => {
-            format!("the disk of --data-dir does not take or give data ({})", failure.extended_code)
-        }
-        ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
-            "the store in --data-dir is damaged; restart the server to recover what is intact".to_owned()
-        }
-        _ => error.to_string(),
+/// Whether this change stores a registration, and not that one ended.
+fn is_new(to: &Option<Registration>) -> bool {
+    to.as_ref().is_some_and(|to| to.source != RegistrationSource::Revoked)
+}
+
+fn fail(waiters: Vec<Waiter>, reason: &Arc<str>) {
+    for waiter in waiters {
+        _ = waiter.send(Err(EngineError::Unavailable { reason: Arc::clone(reason) }));
     }
 }

@@ -15,9 +15,14 @@ const OVERHEAD: usize = 256;
 /// Tells the caller of an append what became of it.
 pub(crate) type Waiter = oneshot::Sender<Result<Seq, EngineError>>;
 
+/// What a message with a frame of this length counts against the bounds, in bytes.
+pub(super) fn frame_cost(frame: usize) -> usize {
+    frame + OVERHEAD
+}
+
 /// What a message counts against the bounds, in bytes.
 pub(super) fn cost(publication: &Publication) -> usize {
-    publication.frame().as_str().len() + OVERHEAD
+    frame_cost(publication.frame().as_str().len())
 }
 
 /// What a message that is read back from the disk counts, in bytes: its payload, its names, the rest of its frame.

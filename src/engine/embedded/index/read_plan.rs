@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::engine::Position;
 use crate::engine::embedded::index::address_log::{AddressLog, Holes};
+use crate::engine::{Batch, Position};
 use crate::message::{Gap, GapReason, Item, Publication, Seq};
 
 /// A read is complete once it has this many bytes.
@@ -42,6 +42,46 @@ pub(super) struct ReadRequest {
 }
 
 impl ReadPlan {
+    /// The messages whose bodies are on the disk.
+    pub(crate) fn on_disk(&self) -> Vec<Seq> {
+        let on_disk = self.slots.iter().filter_map(|slot| match slot {
+            ReadSlot::OnDisk(seq) => Some(*seq),
+            ReadSlot::Ready(_) => None,
+        });
+        on_disk.collect()
+    }
+
+    /// The batch of a read after `after`, with the bodies fetched for [`Self::on_disk`].
+    ///
+    /// A body that is missing although the index `holds` the message is lost. `None` if a message was acknowledged while
+    /// it was fetched: the read must be planned again.
+    pub(crate) fn into_batch(
+        self,
+        after: Seq,
+        fetched: Vec<Option<Arc<Publication>>>,
+        holds: impl Fn(Seq) -> bool,
+    ) -> Option<Batch> {
+        let mut fetched = fetched.into_iter();
+        let mut items = Vec::with_capacity(self.slots.len());
+        let mut at = after;
+        for slot in self.slots {
+            let item = match slot {
+                ReadSlot::Ready(item) => item,
+                ReadSlot::OnDisk(seq) => match fetched.next().flatten() {
+                    Some(publication) => Item::Message(publication),
+                    None if holds(seq) => Item::Gap(Gap { from: at, to: seq, reason: GapReason::Lost }),
+                    None => return None,
+                },
+            };
+            at = match &item {
+                Item::Message(message) => message.seq().unwrap_or(at),
+                Item::Gap(gap) => gap.to,
+            };
+            items.push(item);
+        }
+        Some(Batch { items, cursor: self.cursor, more: self.more })
+    }
+
     /// Nothing is stored; everything up to `forgotten` may have been.
     pub(super) fn nothing(request: &ReadRequest, forgotten: Seq) -> Self {
         let mut plan = Self { cursor: request.after, ..Self::default() };
@@ -187,5 +227,27 @@ mod tests {
         let plan = ReadPlan::nothing(&request, Seq(5));
         assert_eq!((plan.slots.len(), plan.cursor, plan.more), (1, Seq(5), false));
         assert_eq!(ReadPlan::nothing(&request, Seq(2)).slots.len(), 0);
+    }
+
+    #[test]
+    fn a_lost_body_is_a_gap_and_an_acknowledged_message_restarts_the_read() {
+        let plan = || ReadPlan {
+            slots: vec![ReadSlot::OnDisk(Seq(5)), ReadSlot::OnDisk(Seq(7))],
+            cursor: Seq(7),
+            more: false,
+        };
+        assert_eq!(plan().on_disk(), [Seq(5), Seq(7)]);
+        let batch = plan().into_batch(Seq(3), vec![None, None], |_| true).unwrap();
+        let gaps: Vec<_> = batch
+            .items
+            .iter()
+            .map(|item| match item {
+                Item::Gap(gap) => (gap.from.0, gap.to.0, gap.reason),
+                Item::Message(_) => unreachable!("no body was fetched"),
+            })
+            .collect();
+        assert_eq!(gaps, [(3, 5, GapReason::Lost), (5, 7, GapReason::Lost)]);
+        assert_eq!((batch.cursor, batch.more), (Seq(7), false));
+        assert!(plan().into_batch(Seq(3), vec![None, None], |seq| seq < Seq(7)).is_none());
     }
 }

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 
+use super::read_plan::ReadSlot;
 use super::*;
 use crate::clock::Clock;
-use crate::engine::{Bounds, QueueBounds, Registrar};
-use crate::message::{Author, Item, Kind, TopicName};
+use crate::engine::embedded::dedup::DedupHasher;
+use crate::engine::{Append, Bounds, QueueBounds, Registrar};
+use crate::message::{Author, Item, Kind, MessageId, TopicName};
 
 const AGE: Duration = Duration::from_secs(60);
 
@@ -53,15 +55,22 @@ fn with_receipt(from: &str, id: &str, to: &Address) -> Append {
     Append { author: Author::Session(session(from)), id: Some(id), receipt: true, ..message(to) }
 }
 
+fn prepare(append: Append) -> PreparedAppend {
+    let key = DedupHasher::new(&[7; 16]).key_of(&append);
+    PreparedAppend::new(append, key, Seq(100))
+}
+
 fn append(index: &mut Index, append: Append) -> Seq {
-    match index.append(append, None).unwrap() {
+    match index.append(prepare(append), None).unwrap() {
         Appended::New(seq) | Appended::Known(seq) => seq,
     }
 }
 
-fn commit(index: &mut Index) -> Committed {
+fn commit(index: &mut Index) -> Vec<Published> {
     let group = index.take(usize::MAX, usize::MAX);
-    index.commit(group)
+    let mut publications = Vec::new();
+    index.commit(group, &mut publications);
+    publications
 }
 
 /// Messages and receipts that a read from the start finds.
@@ -92,9 +101,8 @@ async fn what_is_committed_names_the_message_published_before_it() {
     let first = append(&mut index, message(&a));
     let second = append(&mut index, message(&a));
     assert_eq!(found(&index, &a), [], "nothing is committed");
-    let prevs = |committed: Committed| -> Vec<Seq> {
-        committed.publications.iter().map(|published| published.prev).collect()
-    };
+    let prevs =
+        |published: Vec<Published>| published.iter().map(|published| published.prev).collect::<Vec<_>>();
     assert_eq!(prevs(commit(&mut index)), [Seq::START, first]);
     index.trim(&a, second);
     append(&mut index, message(&a));
@@ -112,9 +120,9 @@ async fn a_receipt_takes_the_room_that_was_reserved_for_it() {
     append(&mut index, message(&a));
     append(&mut index, message(&a));
     commit(&mut index);
-    let refused = index.append(message(&a), None).unwrap_err();
+    let refused = index.append(prepare(message(&a)), None).unwrap_err();
     assert!(matches!(refused, EngineError::MailboxFull { messages: 5, .. }), "{refused}");
-    let refused = index.append(with_receipt("A", "4", &b), None).unwrap_err();
+    let refused = index.append(prepare(with_receipt("A", "4", &b)), None).unwrap_err();
     assert!(matches!(refused, EngineError::NoRoomForReceipt { messages: 5, .. }), "{refused}");
     // Acknowledged messages become receipts in the same room.
     let through = index.committed();
@@ -122,7 +130,7 @@ async fn a_receipt_takes_the_room_that_was_reserved_for_it() {
     assert_consistent(&index);
     let deletes = &index.writes().unwrap().deletes;
     assert!(deletes.len() == 3 && deletes.iter().all(|delete| delete.receipt > through), "{deletes:?}");
-    assert_eq!(commit(&mut index).publications.len(), 3);
+    assert_eq!(commit(&mut index).len(), 3);
     assert_eq!(found(&index, &a).len(), 5);
     assert_eq!(index.receipts.reserved_receipts(&session("A")), 0);
 }
@@ -153,7 +161,7 @@ async fn a_refused_group_is_as_if_it_had_never_come_and_receipts_stay() {
     commit(&mut index);
     index.trim(&b, index.committed());
     let (waiter, mut told) = tokio::sync::oneshot::channel();
-    index.append(with_receipt("B", "2", &a), Some(waiter)).unwrap();
+    index.append(prepare(with_receipt("B", "2", &a)), Some(waiter)).unwrap();
     assert_eq!(index.queued(), 2);
     let group = index.take(1, usize::MAX);
     let waiters = index.refuse(group);
@@ -164,8 +172,8 @@ async fn a_refused_group_is_as_if_it_had_never_come_and_receipts_stay() {
     assert_consistent(&index);
     // The same id is a first send again.
     let (waiter, _told) = tokio::sync::oneshot::channel();
-    assert!(matches!(index.append(with_receipt("B", "2", &a), Some(waiter)), Ok(Appended::New(_))));
-    assert_eq!(commit(&mut index).publications.len(), 2);
+    assert!(matches!(index.append(prepare(with_receipt("B", "2", &a)), Some(waiter)), Ok(Appended::New(_))));
+    assert_eq!(commit(&mut index).len(), 2);
     assert_eq!(found(&index, &a).len(), 2);
     assert_consistent(&index);
 }
@@ -178,7 +186,7 @@ async fn expired_messages_make_room_for_new_ones() {
         append(&mut index, message(&a));
     }
     commit(&mut index);
-    assert!(index.append(message(&a), None).is_err());
+    assert!(index.append(prepare(message(&a)), None).is_err());
     tokio::time::advance(AGE).await;
     append(&mut index, message(&a));
     assert_eq!(index.take_expired(), 5);
@@ -257,7 +265,9 @@ struct Model {
 impl Model {
     fn commit(&mut self, index: &mut Index, group: Vec<Pending>) {
         let expiries: Vec<u64> = group.iter().map(|pending| pending.expires_at).collect();
-        for (published, expires_at) in index.commit(group).publications.into_iter().zip(expiries) {
+        let mut publications = Vec::new();
+        index.commit(group, &mut publications);
+        for (published, expires_at) in publications.into_iter().zip(expiries) {
             let seq = published.publication.seq().unwrap();
             self.receipts_seen += usize::from(published.publication.kind() == Kind::Receipt);
             let ever = self.ever.entry(published.address.clone()).or_default();
@@ -341,7 +351,7 @@ async fn compare(seed: u64, steps: usize) {
                 let what =
                     if wants { with_receipt(from, &step.to_string(), &address) } else { message(&address) };
                 let (waiter, told) = tokio::sync::oneshot::channel();
-                if index.append(Append { ttl, ..what }, Some(waiter)).is_ok() && wants {
+                if index.append(prepare(Append { ttl, ..what }), Some(waiter)).is_ok() && wants {
                     model.receipts_wanted += 1;
                 }
                 drop(told);

@@ -1,0 +1,31 @@
+//! An append with everything that can be computed before the lock is taken.
+
+use std::time::Duration;
+
+use crate::engine::Append;
+use crate::engine::embedded::dedup::DedupKey;
+use crate::message::{Address, Draft, MessageId, Seq, SessionId};
+
+/// An append with everything that can be computed before the lock is taken: its frame and its key.
+#[derive(Debug)]
+pub(crate) struct PreparedAppend {
+    pub(super) address: Address,
+    pub(super) draft: Draft,
+    pub(super) key: Option<DedupKey>,
+    /// How long it is kept; the bounds' age when absent.
+    pub(super) ttl: Option<Duration>,
+    /// In Unix milliseconds.
+    pub(super) ts: u64,
+    /// The session that gets a receipt, and its id for the message.
+    pub(super) receipt: Option<(SessionId, MessageId)>,
+}
+
+impl PreparedAppend {
+    /// Encodes a message whose seq is likely to be `expected`.
+    pub(crate) fn new(append: Append, key: Option<DedupKey>, expected: Seq) -> Self {
+        let Append { address, message, author, id, ttl, receipt } = append;
+        let draft = Draft::encode(&address, &message, expected);
+        let receipt = if receipt { author.session().cloned().zip(id) } else { None };
+        Self { address, draft, key, ttl, ts: message.ts, receipt }
+    }
+}

@@ -1,0 +1,99 @@
+//! The state that callers and the writer share, and its lock. What a panic leaves behind is not used again.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use crate::engine::embedded::index::{Index, Published};
+
+/// What is said of a store after a panic under its lock.
+pub(super) const BROKEN: &str = "the store has failed because of a defect; restart the server";
+
+/// Everything that is known of what is stored.
+#[derive(Debug)]
+pub(super) struct Store {
+    pub(super) index: Index,
+    /// Why the last commit failed; `None` when it did not.
+    pub(super) failing: Option<Arc<str>>,
+    pub(super) stop: Option<Stop>,
+    /// Committed at level `memory` and not published yet, in commit order.
+    pub(super) outbox: Vec<Published>,
+}
+
+/// How the writer ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// It writes what is left, and closes the store.
+    InOrder,
+    /// It writes nothing more, as if the process had been killed.
+    AtOnce,
+}
+
+/// The lock of a store.
+///
+/// Held for one append, one read or one slice of expiry; never across an await or a disk access. A panic under it can
+/// leave the store half changed. Then the store is dropped, which fails everybody who waits for a commit, and nobody
+/// gets the lock again.
+#[derive(Debug)]
+pub(super) struct StoreLock(Mutex<Option<Store>>);
+
+/// A locked store.
+#[derive(Debug)]
+pub(super) struct StoreGuard<'a>(MutexGuard<'a, Option<Store>>);
+
+impl StoreLock {
+    pub(super) fn new(index: Index) -> Self {
+        let store = Store { index, failing: None, stop: None, outbox: Vec::new() };
+        Self(Mutex::new(Some(store)))
+    }
+
+    /// Locks the store; `None` once a panic has broken it.
+    pub(super) fn lock(&self) -> Option<StoreGuard<'_>> {
+        match self.0.lock() {
+            Ok(guard) => guard.is_some().then_some(StoreGuard(guard)),
+            Err(poisoned) => {
+                discard(poisoned.into_inner());
+                None
+            }
+        }
+    }
+
+    /// Waits for `work`, but not longer than `timeout`. Returns the lock and whether that time is over.
+    pub(super) fn wait<'a>(
+        &self,
+        guard: StoreGuard<'a>,
+        work: &Condvar,
+        timeout: Duration,
+    ) -> Option<(StoreGuard<'a>, bool)> {
+        match work.wait_timeout(guard.0, timeout) {
+            Ok((guard, waited)) => guard.is_some().then_some((StoreGuard(guard), waited.timed_out())),
+            Err(poisoned) => {
+                discard(poisoned.into_inner().0);
+                None
+            }
+        }
+    }
+}
+
+/// Drops a store that a panic has left half changed.
+fn discard(mut guard: MutexGuard<'_, Option<Store>>) {
+    let broken = guard.take();
+    drop(guard);
+    if broken.is_some() {
+        tracing::error!(reason = BROKEN, "the store is not used any more");
+    }
+}
+
+impl Deref for StoreGuard<'_> {
+    type Target = Store;
+
+    fn deref(&self) -> &Store {
+        self.0.as_ref().expect("a guard is made for a store that is there")
+    }
+}
+
+impl DerefMut for StoreGuard<'_> {
+    fn deref_mut(&mut self) -> &mut Store {
+        self.0.as_mut().expect("a guard is made for a store that is there")
+    }
+}

@@ -1,0 +1,148 @@
+//! What holds for an engine of one process only: its locks, and the order in which it publishes.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures::FutureExt;
+use serde_json::value::RawValue;
+
+use super::*;
+use crate::clock::Clock;
+use crate::engine::{Bounds, QueueBounds, Registrar};
+use crate::hub::{HubEvent, Transport};
+use crate::message::{Author, Kind};
+
+fn settings() -> Settings {
+    let bounds = Bounds { messages: 100_000, bytes: 64 << 20, age: Duration::from_secs(60) };
+    Settings {
+        mailbox: bounds,
+        history: bounds,
+        total_bytes: 256 << 20,
+        dedup_window: Duration::from_secs(120),
+        dedup_ids: 1000,
+        sessions_per_user: 8,
+        queue: QueueBounds { messages: 10, bytes: 64 << 20 },
+        clock: Clock::Wall,
+    }
+}
+
+fn session(name: &str) -> SessionId {
+    SessionId::new(name).unwrap()
+}
+
+fn message(to: &Address) -> Append {
+    let payload = RawValue::from_string("7".to_owned()).unwrap();
+    let message = Message { kind: Kind::Message, from: None, payload, ts: 1 };
+    Append { address: to.clone(), message, author: Author::Anonymous, id: None, ttl: None, receipt: false }
+}
+
+/// Panics while the store is locked, as a defect there would.
+fn break_store(engine: &Embedded) {
+    let broken = catch_unwind(AssertUnwindSafe(|| {
+        let _store = engine.shared.store.lock().unwrap();
+        panic!("a defect, for the test");
+    }));
+    assert!(broken.is_err());
+}
+
+async fn assert_broken(engine: &Embedded) {
+    let mailbox = Address::Session(session("A"));
+    let unavailable = Err(EngineError::Unavailable { reason: BROKEN.into() });
+    assert_eq!(engine.append(message(&mailbox)).await, unavailable);
+    assert_eq!(engine.end(&session("A"), Duration::ZERO).await, unavailable);
+    let register = Register { session: session("A"), user: None, ttl: Duration::ZERO, by: Registrar::Token };
+    assert!(matches!(engine.register(&register).await, Err(RegisterError::Engine(_))));
+    let batch = engine.read(&mailbox, Seq(5), 9).await;
+    assert_eq!((batch.items.len(), batch.cursor, batch.more), (0, Seq(5), false));
+    assert!(engine.registration(&session("A")).is_none() && !engine.is_revoked(&session("A")));
+    assert_eq!((engine.waiting(&session("A")).await, engine.expire().messages), (0, 0));
+    engine.trim(&mailbox, Seq(9));
+    assert_eq!(engine.health().failing.as_deref(), Some(BROKEN));
+}
+
+#[tokio::test]
+async fn a_store_that_panicked_in_memory_is_not_used_again() {
+    let engine = Embedded::in_memory(settings(), Hubs::new(2));
+    let mailbox = Address::Session(session("A"));
+    engine.append(message(&mailbox)).await.unwrap();
+    assert_eq!(engine.health().failing, None);
+    break_store(&engine);
+    assert_broken(&engine).await;
+}
+
+#[tokio::test]
+async fn a_store_that_panicked_fails_its_waiters_and_is_recovered_by_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let mailbox = Address::Session(session("A"));
+    let open = || Embedded::open(settings(), Hubs::new(2), dir.path(), Durability::Fsync).unwrap();
+    let engine = open();
+    let (epoch, seq) = (engine.epoch(), engine.append(message(&mailbox)).await.unwrap());
+    break_store(&engine);
+    assert_broken(&engine).await;
+    engine.close();
+    drop(engine);
+    let engine = open();
+    let batch = engine.read(&mailbox, Seq::START, 9).await;
+    assert_eq!((batch.items.len(), batch.cursor, engine.epoch()), (1, seq, epoch), "nothing is lost");
+}
+
+#[tokio::test]
+async fn who_waits_for_a_commit_is_told_when_the_store_breaks() {
+    let dir = tempfile::tempdir().unwrap();
+    let (engine, mut writer) =
+        Embedded::open_stepped(settings(), Hubs::new(2), dir.path(), Durability::Os).unwrap();
+    let commit = engine.append(message(&Address::Session(session("A"))));
+    break_store(&engine);
+    assert!(!writer.turn(), "nothing is written any more");
+    assert!(matches!(commit.await, Err(EngineError::Unavailable { .. })));
+    writer.finish();
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_at_once_and_knows_repeats() {
+    let dir = tempfile::tempdir().unwrap();
+    let (engine, mut writer) =
+        Embedded::open_stepped(settings(), Hubs::new(2), dir.path(), Durability::Os).unwrap();
+    let mailbox = Address::Session(session("A"));
+    let with_id = || Append { id: Some(crate::message::MessageId::new("1").unwrap()), ..message(&mailbox) };
+    let first = engine.append(with_id());
+    let others: Vec<Commit> = (1..10).map(|_| engine.append(message(&mailbox))).collect();
+    let refused = engine.append(message(&mailbox)).now_or_never();
+    assert!(matches!(refused, Some(Err(EngineError::Overloaded { messages: 10, .. }))));
+    let repeat = engine.append(with_id());
+    assert!(writer.turn());
+    assert_eq!(first.await.unwrap(), repeat.await.unwrap());
+    assert!(engine.append(message(&mailbox)).now_or_never().is_none(), "there is room again");
+    drop(others);
+    writer.finish();
+}
+
+#[tokio::test]
+async fn in_memory_messages_are_published_in_commit_order_when_append_returns() {
+    let hubs = Hubs::new(1 << 14);
+    let engine = Embedded::in_memory(settings(), hubs.clone());
+    let mailbox = Address::Session(session("A"));
+    let (reader, mut events) = hubs.join(&mailbox, Seq::START, Transport::Websocket, 9).unwrap();
+    let published = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..1000 {
+                    let own = engine.append(message(&mailbox)).now_or_never().unwrap().unwrap();
+                    let newest = engine.newest(&mailbox, own).now_or_never().unwrap();
+                    assert!(newest >= own);
+                    published.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    let mut last = Seq::START;
+    for _ in 0..published.into_inner() {
+        // What append has returned is published: nothing has to be waited for.
+        let HubEvent::Stored { prev, publication } = events.try_recv().unwrap() else { panic!("no message") };
+        assert_eq!(prev, last);
+        last = publication.seq().unwrap();
+    }
+    assert!(events.try_recv().is_err());
+    reader.leave();
+}
