@@ -197,3 +197,14 @@ pub enum Item {
     /// A hole that is not going to be filled.
     Gap(Gap),
 }
+
+impl Item {
+    /// The position from which reading goes on after this item; `None` for a volatile message.
+    #[must_use]
+    pub fn seq(&self) -> Option<Seq> {
+        match self {
+            Self::Message(message) => message.seq(),
+            Self::Gap(gap) => Some(gap.to),
+        }
+    }
+}

@@ -6,6 +6,7 @@ pub(crate) mod poll;
 pub(crate) mod sse;
 pub(crate) mod websocket;
 
+mod reading;
 mod topics;
 
 #[cfg(test)]

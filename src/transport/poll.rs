@@ -1,5 +1,6 @@
 //! `GET /v1/messages`: the native long-poll. The cursor of the next call acknowledges.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,6 @@ use axum::http::request::Parts;
 use axum::response::Response;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use std::collections::BTreeMap;
 use tokio::time::{Instant, sleep_until};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -17,31 +17,34 @@ use utoipa_axum::routes;
 
 use crate::broker::BrokerError;
 use crate::edge::{ApiRequest, Gateway, Query, Refusal, Refused, SessionPolicy, encode, json};
+use crate::grant::Client;
 use crate::hub::Transport;
 use crate::message::{Epoch, Gap, Handle, Item, Publication, Seq, SessionId, TopicName};
 use crate::protocol::{Code, Resume};
-use crate::transport::lease::{Claim, ClaimError, Leases, MAX_READERS};
+use crate::subscriber::Subscriber;
+use crate::transport::lease::{Claim, ClaimError, IdleReader, Leases, MAX_READERS};
+use crate::transport::reading::{acknowledge_cursor, proof_left};
 use crate::transport::topics::TopicReaders;
 
-/// How long a poll waits that does not say.
-const WAIT: Duration = Duration::from_secs(10);
+/// How long a poll waits by default.
+const DEFAULT_WAIT: Duration = Duration::from_secs(10);
 
-/// How long a poll may wait at most: longer ones are cut by proxies.
-const MOST_WAIT: Duration = Duration::from_secs(60);
+/// Longest wait of a poll. Proxies abort longer ones.
+const MAX_WAIT: Duration = Duration::from_secs(60);
 
-/// Messages in one answer.
-const MOST_MESSAGES: usize = 100;
+/// Most messages of one answer.
+const MAX_MESSAGES: usize = 100;
 
-/// An answer is complete once it has this many bytes.
+/// Bytes after which an answer takes no more messages.
 const ENOUGH_BYTES: usize = 1 << 20;
 
-/// What is remembered of a reader between its polls.
+/// The state of a reader between its polls.
 #[derive(Debug, Default)]
 pub(crate) struct PollReader {
-    /// Whether its last poll brought a cursor.
+    /// Whether its last poll had a cursor.
     has_cursor: bool,
     topics: TopicReaders,
-    /// How far each topic was handed out.
+    /// The last delivered seq of each topic.
     cursors: BTreeMap<TopicName, Seq>,
 }
 
@@ -90,12 +93,13 @@ struct TopicGap {
     gap: Gap,
 }
 
+/// Parameter `wait`: how long the poll waits.
 fn wait(query: &Query) -> Result<Duration, Refusal> {
-    let Some(text) = query.get("wait") else { return Ok(WAIT) };
+    let Some(text) = query.get("wait") else { return Ok(DEFAULT_WAIT) };
     let wait = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    wait.filter(|wait| *wait <= MOST_WAIT).ok_or_else(|| {
-        let text = format!("parameter `wait` must be a number of seconds from 0 to {}", MOST_WAIT.as_secs());
-        Refusal::new(Code::BadRequest, text)
+    wait.filter(|wait| *wait <= MAX_WAIT).ok_or_else(|| {
+        let limit = MAX_WAIT.as_secs();
+        Refusal::bad_param("wait", format_args!("must be a number of seconds from 0 to {limit}"))
     })
 }
 
@@ -120,66 +124,65 @@ pub(crate) async fn poll(
     head: Parts,
 ) -> Result<Response, Refusal> {
     let ApiRequest { query, caller } = gateway.authenticate(&head, SessionPolicy::Create).await?;
-    let session = caller.session()?.clone();
+    let session = caller.session()?;
     let resume = query.resume("after")?;
     let topics = query.topics(&caller.grant, gateway.config.max_topics)?;
-    let _place = gateway.connection_permit(caller.address)?;
-    let mut deadline = Instant::now() + wait(&query)?;
-    let client = caller.grant.client();
-    if let Some(client) = client {
-        let left = client.good_until().saturating_sub(gateway.broker.now());
-        deadline = deadline.min(Instant::now() + Duration::from_millis(left));
+    let _permit = gateway.connection_permit(caller.address)?;
+    let deadline = Instant::now() + wait(&query)?.min(proof_left(&gateway, &caller));
+    let mut claim = claim_reader(&gateway, &readers, session, &resume).await?;
+    claim.parts().1.read_topics(&gateway, &topics).await;
+    let batch = collect(&gateway, &mut claim, deadline).await;
+    if claim.subscriber().has_ended() {
+        return Err(BrokerError::Ended.into());
     }
+    // A client that does not name its session learns it from the answer.
+    let client = caller.grant.client().filter(|_| query.get("session").is_none());
+    let (subscriber, reader) = claim.parts();
+    // The next poll has a cursor: that of this answer.
+    reader.has_cursor = true;
+    let answer = batch.encode(client, subscriber, &reader.cursors);
+    claim.answered();
+    Ok(json(StatusCode::OK, answer))
+}
+
+/// Claims the reader that this poll continues, or a new one, and moves it to the cursor of the poll.
+async fn claim_reader(
+    gateway: &Gateway,
+    readers: &PollReaders,
+    session: &SessionId,
+    resume: &Resume,
+) -> Result<Claim<PollReader>, Refusal> {
     let cursor = resume.after;
-    // A cursor from another incarnation of the store acknowledges nothing; its reader is told.
-    let ours = match cursor {
-        Some(cursor) => gateway.broker.is_ours(&session, cursor, resume.epoch.as_ref()).await,
-        None => true,
+    // A cursor of another epoch acknowledges nothing. Its reader is told a gap.
+    let valid = acknowledge_cursor(gateway, session, resume).await?;
+    let new = || async {
+        let (subscriber, _) = gateway.broker.mailbox(session, resume, Transport::Poll).await?;
+        Ok((subscriber, PollReader::default()))
     };
-    if let Some(cursor) = cursor
-        && ours
-        && cursor > Seq::START
-    {
-        gateway.broker.ack(&session, cursor, resume.epoch.as_ref()).await?;
-    }
-    let claim = readers.claim(
-        &session,
-        |_, idle| {
-            let (sent, delivered) = (idle.subscriber().sent_through(), idle.subscriber().delivered());
-            let same = match cursor {
-                Some(cursor) => idle.state.has_cursor && sent <= cursor && cursor <= delivered,
-                None => !idle.state.has_cursor,
-            };
-            (ours && same).then(|| (Some(delivered) == cursor, idle.since()))
-        },
-        || async {
-            let (subscriber, _) = gateway.broker.mailbox(&session, &resume, Transport::Poll).await?;
-            Ok((subscriber, PollReader::default()))
-        },
-    );
-    let mut claim = claim.await.map_err(no_reader)?;
+    let score = |_, idle: &IdleReader<PollReader>| if valid { match_score(idle, cursor) } else { None };
+    let mut claim = readers.claim(session, score, new).await.map_err(no_reader)?;
     let (subscriber, reader) = claim.parts();
     reader.has_cursor = cursor.is_some();
-    if ours {
+    if valid {
         let from = match cursor.filter(|cursor| *cursor > Seq::START) {
             Some(cursor) => cursor,
-            None => gateway.broker.floor(&session).await,
+            None => gateway.broker.floor(session).await,
         };
         subscriber.mark_sent(from);
         subscriber.seek(from);
     }
-    reader.read_topics(&gateway, &topics).await;
-    // Who did not say which session is told.
-    let who =
-        client.filter(|_| query.get("session").is_none()).map(|client| (&client.session, client.handle));
-    let answer = collect(&gateway, &mut claim, deadline, who).await;
-    if claim.subscriber().has_ended() {
-        return Err(BrokerError::Ended.into());
-    }
-    // What it was handed now, it may ask for after: it has a cursor from here on.
-    claim.parts().1.has_cursor = true;
-    claim.answered();
-    Ok(json(StatusCode::OK, answer))
+    Ok(claim)
+}
+
+/// How well an idle reader matches a poll with this cursor: best if its last answer ended there. `None` if the poll does
+/// not continue this reader.
+fn match_score(idle: &IdleReader<PollReader>, cursor: Option<Seq>) -> Option<(bool, Instant)> {
+    let (sent, delivered) = (idle.subscriber().sent_through(), idle.subscriber().delivered());
+    let continues = match cursor {
+        Some(cursor) => idle.state.has_cursor && sent <= cursor && cursor <= delivered,
+        None => !idle.state.has_cursor,
+    };
+    continues.then(|| (Some(delivered) == cursor, idle.since()))
 }
 
 /// The refusal of a poll that gets no reader.
@@ -195,10 +198,10 @@ fn no_reader(error: ClaimError<BrokerError>) -> Refusal {
 }
 
 impl PollReader {
-    /// Goes on with the topics asked for, where the reader says it is.
-    async fn read_topics(&mut self, gateway: &Gateway, asked: &[(TopicName, Resume)]) {
-        self.topics.retain(|topic| asked.iter().any(|(name, _)| name == topic));
-        for (topic, resume) in asked {
+    /// Reads the topics of a poll, each from its cursor. Keeps the subscriptions that are there already.
+    async fn read_topics(&mut self, gateway: &Gateway, topics: &[(TopicName, Resume)]) {
+        self.topics.retain(|topic| topics.iter().any(|(name, _)| name == topic));
+        for (topic, resume) in topics {
             let same = resume.after.is_none_or(|after| self.cursors.get(topic) == Some(&after));
             if self.topics.contains(topic) && same {
                 continue;
@@ -211,57 +214,72 @@ impl PollReader {
     }
 }
 
-/// Waits for the first item, takes what is ready with it, and encodes the answer.
-async fn collect(
-    gateway: &Gateway,
-    claim: &mut Claim<PollReader>,
-    deadline: Instant,
-    who: Option<(&SessionId, Handle)>,
-) -> String {
-    let (subscriber, reader) = claim.parts();
-    // Also a poll that waits for nothing gets what is stored.
+/// Waits for the first item, and takes what is ready with it.
+async fn collect(gateway: &Gateway, claim: &mut Claim<PollReader>, deadline: Instant) -> Batch {
+    let (subscriber, PollReader { topics, cursors, .. }) = claim.parts();
+    // A poll that does not wait gets what is stored.
     subscriber.ready().await;
-    let first = tokio::select! {
+    let mut next = tokio::select! {
         biased;
         item = subscriber.next() => item.map(|item| (None, item)),
-        (topic, item) = reader.topics.next() => Some((Some(topic), item)),
+        (topic, item) = topics.next() => Some((Some(topic), item)),
         () = sleep_until(deadline) => None,
         () = gateway.shutdown.cancelled() => None,
     };
-    let mut messages = Vec::new();
-    let mut gaps = Vec::new();
-    let mut size = 0;
-    let mut next = first;
-    while let Some((topic, item)) = next.take() {
+    let mut batch = Batch::default();
+    while let Some((topic, item)) = next {
+        if let (Some(topic), Some(seq)) = (&topic, item.seq()) {
+            cursors.insert(topic.clone(), seq);
+        }
+        batch.push(topic, item);
+        next = if batch.is_full() { None } else { topics.try_next_after(Some(subscriber)) };
+    }
+    batch
+}
+
+/// What one answer carries.
+#[derive(Default)]
+struct Batch {
+    messages: Vec<Arc<Publication>>,
+    gaps: Vec<TopicGap>,
+    /// Bytes of the messages.
+    size: usize,
+}
+
+impl Batch {
+    fn push(&mut self, topic: Option<TopicName>, item: Item) {
         match item {
             Item::Message(message) => {
-                if let (Some(topic), Some(seq)) = (&topic, message.seq()) {
-                    reader.cursors.insert(topic.clone(), seq);
-                }
-                size += message.frame().len();
-                messages.push(message);
+                self.size += message.frame().len();
+                self.messages.push(message);
             }
-            Item::Gap(gap) => {
-                if let Some(topic) = &topic {
-                    reader.cursors.insert(topic.clone(), gap.to);
-                }
-                gaps.push(TopicGap { topic, gap });
-            }
+            Item::Gap(gap) => self.gaps.push(TopicGap { topic, gap }),
         }
-        if messages.len() + gaps.len() >= MOST_MESSAGES || size >= ENOUGH_BYTES {
-            break;
-        }
-        next = subscriber.try_next().map(|item| (None, item));
-        next = next.or_else(|| reader.topics.try_next().map(|(topic, item)| (Some(topic), item)));
     }
-    let raw = |text| serde_json::from_str(text).expect("a frame is JSON");
-    encode(&PollAnswer {
-        session: who.map(|(session, _)| session),
-        handle: who.map(|(_, handle)| handle),
-        epoch: subscriber.epoch(),
-        messages: messages.iter().map(|message| raw(message.frame().as_str())).collect(),
-        gaps,
-        seq: subscriber.delivered(),
-        topics: &reader.cursors,
-    })
+
+    fn is_full(&self) -> bool {
+        self.messages.len() + self.gaps.len() >= MAX_MESSAGES || self.size >= ENOUGH_BYTES
+    }
+
+    /// The answer. It names the session if `client` is given.
+    fn encode(
+        self,
+        client: Option<&Client>,
+        subscriber: &Subscriber,
+        topics: &BTreeMap<TopicName, Seq>,
+    ) -> String {
+        let raw = |text| serde_json::from_str(text).expect("a frame is JSON");
+        encode(&PollAnswer {
+            session: client.map(|client| &client.session),
+            handle: client.map(|client| client.handle),
+            epoch: subscriber.epoch(),
+            messages: self.messages.iter().map(|message| raw(message.frame().as_str())).collect(),
+            gaps: self.gaps,
+            seq: subscriber.delivered(),
+            topics,
+        })
+    }
 }
+
+#[cfg(test)]
+mod tests;

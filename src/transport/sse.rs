@@ -1,21 +1,20 @@
-//! `GET /v1/events`: Server-Sent Events. The id is the seq; `Last-Event-ID` resumes and acknowledges.
+//! `GET /v1/events`: Server-Sent Events. The id of an event is its seq; `Last-Event-ID` resumes and acknowledges.
 //!
-//! Messages come as unnamed events, so that `onmessage` sees messages only; `welcome`, `receipt` and `gap` are named.
+//! Messages are unnamed events, so that `onmessage` gets nothing else. `welcome`, `subscribed`, `receipt` and `gap` are
+//! named events.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt::Write;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::request::Parts;
-use axum::http::{Version, header};
+use axum::http::{HeaderMap, Version, header};
 use axum::response::{IntoResponse, Response};
 use futures::stream::{self, Stream, StreamExt};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -24,30 +23,17 @@ use crate::hub::Transport;
 use crate::limits::ConnectionPermit;
 use crate::link::WRITE_TIMEOUT;
 use crate::message::{Item, Kind, Seq, SessionId, TopicName};
-use crate::protocol::ServerFrame;
+use crate::protocol::{Resume, ServerFrame};
 use crate::subscriber::Subscriber;
+use crate::transport::reading::{acknowledge_cursor, proof_left};
 use crate::transport::topics::TopicReaders;
 
-/// One chunk is complete once it has this many bytes.
+/// Bytes after which a chunk takes no more events.
 const CHUNK: usize = 16 * 1024;
 
 /// The routes of this transport.
 pub(crate) fn routes(gateway: Arc<Gateway>) -> OpenApiRouter {
     OpenApiRouter::default().routes(routes!(events)).with_state(gateway)
-}
-
-struct Events {
-    gateway: Arc<Gateway>,
-    mailbox: Subscriber,
-    topics: TopicReaders,
-    /// Events to be written first.
-    first: VecDeque<String>,
-    /// Who reads.
-    caller: Caller,
-    /// When its registration was last seen to last as long as its token.
-    prolonged: Instant,
-    /// Counts among the connections of its address.
-    _place: ConnectionPermit,
 }
 
 /// Read a mailbox and topics as Server-Sent Events
@@ -69,49 +55,122 @@ struct Events {
 pub(crate) async fn events(State(gateway): State<Arc<Gateway>>, head: Parts) -> Result<Response, Refusal> {
     let ApiRequest { query, caller } = gateway.authenticate(&head, SessionPolicy::Create).await?;
     let session = caller.session()?.clone();
-    let mut resume = query.resume("after")?;
     let topics = query.topics(&caller.grant, gateway.config.max_topics)?;
-    let place = gateway.connection_permit(caller.address)?;
-    // A browser that reconnects sends the last id it saw, and the address it was given first.
-    let last = head.headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok()).map(Seq);
-    resume.after = last.or(resume.after);
-    if let Some(after) = resume.after
-        && gateway.broker.is_ours(&session, after, resume.epoch.as_ref()).await
-    {
-        gateway.broker.ack(&session, after, resume.epoch.as_ref()).await?;
-    }
+    let permit = gateway.connection_permit(caller.address)?;
+    let last_event_id = last_event_id(&head.headers);
+    let mut resume = query.resume("after")?;
+    resume.after = last_event_id.or(resume.after);
+    acknowledge_cursor(&gateway, &session, &resume).await?;
     let (mailbox, opening) = gateway.broker.mailbox(&session, &resume, Transport::Sse).await?;
-    let welcome = gateway.welcome(&caller, opening.seq);
-    let mut first = VecDeque::from([event(Some("welcome"), None, &welcome)]);
-    let mut read = TopicReaders::default();
-    for (topic, resume) in topics {
-        let (subscriber, opening) = gateway.broker.topic(&topic, &resume, Transport::Sse).await;
-        // A browser that reconnects asks for its first address again: what came meanwhile is not told.
-        let recovered = opening.recovered && (last.is_none() || resume.after.is_some());
-        let seq = opening.seq;
-        let frame = ServerFrame::Subscribed { topic: &topic, seq, recovered };
-        first.push_back(event(Some("subscribed"), None, &frame.encode()));
-        read.insert(topic, subscriber);
-    }
-    let events =
-        Events { gateway, mailbox, topics: read, first, caller, prolonged: Instant::now(), _place: place };
-    let chunks = stream::unfold(events, next_chunk);
-    let body = match head.version {
-        Version::HTTP_2 => Body::from_stream(watched(chunks)),
-        _ => Body::from_stream(chunks),
+    let pending = event(Some("welcome"), None, &gateway.welcome(&caller, opening.seq));
+    let mut stream = EventStream {
+        gateway,
+        caller,
+        mailbox,
+        topics: TopicReaders::default(),
+        pending,
+        last_prolonged: Instant::now(),
+        _permit: permit,
     };
-    let headers = [
-        (header::CONTENT_TYPE, "text/event-stream"),
-        (header::CACHE_CONTROL, "no-store"),
-        // nginx would collect events otherwise.
-        (header::HeaderName::from_static("x-accel-buffering"), "no"),
-    ];
-    Ok((headers, body).into_response())
+    for (topic, resume) in &topics {
+        stream.subscribe(topic, resume, last_event_id.is_some()).await;
+    }
+    Ok(stream.into_response(head.version))
 }
 
-/// The same chunks from a task of its own: over HTTP/2 a stream can stand still while its connection moves, and
-/// nobody asks it for more. One that takes nothing for [`WRITE_TIMEOUT`] ends.
-fn watched(
+/// The last id that a reconnecting browser has seen. It requests its first address again: this replaces `after`.
+fn last_event_id(headers: &HeaderMap) -> Option<Seq> {
+    headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok()).map(Seq)
+}
+
+/// The state of one answer.
+struct EventStream {
+    gateway: Arc<Gateway>,
+    caller: Caller,
+    mailbox: Subscriber,
+    topics: TopicReaders,
+    /// Events to be written first.
+    pending: String,
+    /// When the registration of the caller's session was last prolonged.
+    last_prolonged: Instant,
+    /// Counts the connection for its address.
+    _permit: ConnectionPermit,
+}
+
+impl EventStream {
+    async fn subscribe(&mut self, topic: &TopicName, resume: &Resume, reconnected: bool) {
+        let (subscriber, opening) = self.gateway.broker.topic(topic, resume, Transport::Sse).await;
+        // A reconnecting browser has no cursor in a topic. What it missed is not known.
+        let recovered = opening.recovered && (!reconnected || resume.after.is_some());
+        let frame = ServerFrame::Subscribed { topic, seq: opening.seq, recovered };
+        self.pending.push_str(&event(Some("subscribed"), None, &frame.encode()));
+        self.topics.insert(topic.clone(), subscriber);
+    }
+
+    fn into_response(self, version: Version) -> Response {
+        let chunks = stream::unfold(self, async |mut stream| {
+            let chunk = stream.next_chunk().await?;
+            Some((Ok(Bytes::from(chunk)), stream))
+        });
+        let body = match version {
+            Version::HTTP_2 => Body::from_stream(with_write_timeout(chunks)),
+            _ => Body::from_stream(chunks),
+        };
+        let headers = [
+            (header::CONTENT_TYPE, "text/event-stream"),
+            (header::CACHE_CONTROL, "no-store"),
+            // Without it nginx buffers events.
+            (header::HeaderName::from_static("x-accel-buffering"), "no"),
+        ];
+        (headers, body).into_response()
+    }
+
+    /// The next events that are ready, or a comment after a heartbeat without any. `None` at the end of the stream.
+    async fn next_chunk(&mut self) -> Option<String> {
+        // The connection asks for a chunk when it has taken the one before.
+        self.mailbox.mark_sent(self.mailbox.delivered());
+        let mut chunk = std::mem::take(&mut self.pending);
+        if chunk.is_empty() {
+            chunk = self.wait().await?;
+        }
+        while chunk.len() < CHUNK {
+            let Some((topic, item)) = self.topics.try_next_after(Some(&mut self.mailbox)) else { break };
+            chunk.push_str(&event_of(topic.as_ref(), &item));
+        }
+        Some(chunk)
+    }
+
+    /// Waits for an item, at most for a heartbeat. `None` at the end of the stream.
+    async fn wait(&mut self) -> Option<String> {
+        let heartbeat = self.gateway.config.heartbeat;
+        let left = proof_left(&self.gateway, &self.caller);
+        if left.is_zero() {
+            return None;
+        }
+        if self.last_prolonged.elapsed() >= heartbeat {
+            self.prolong();
+        }
+        tokio::select! {
+            item = self.mailbox.next() => Some(event_of(None, &item?)),
+            (topic, item) = self.topics.next() => Some(event_of(Some(&topic), &item)),
+            () = sleep(heartbeat.min(left)) => Some(": still here\n\n".to_owned()),
+            () = self.gateway.shutdown.cancelled() => None,
+        }
+    }
+
+    fn prolong(&mut self) {
+        self.last_prolonged = Instant::now();
+        if let Some(client) = self.caller.grant.client() {
+            self.gateway.prolong(client);
+        }
+    }
+}
+
+/// The same chunks, from a task of their own. A chunk that is not taken within [`WRITE_TIMEOUT`] ends the stream.
+///
+/// Over HTTP/2 one stream may stall while its connection moves: nobody polls the stream then, so it cannot time out by
+/// itself.
+fn with_write_timeout(
     chunks: impl Stream<Item = Result<Bytes, Infallible>> + Send + 'static,
 ) -> impl Stream<Item = Result<Bytes, Infallible>> {
     let (sender, receiver) = mpsc::channel(1);
@@ -120,7 +179,7 @@ fn watched(
         loop {
             let chunk = tokio::select! {
                 chunk = chunks.next() => chunk,
-                // Whoever reads may leave while there is nothing to send.
+                // The peer may leave while there is nothing to send.
                 () = sender.closed() => None,
             };
             let Some(chunk) = chunk else { break };
@@ -132,61 +191,20 @@ fn watched(
     stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)))
 }
 
-/// The next events that are ready, or a comment when nothing was for one heartbeat.
-async fn next_chunk(mut events: Events) -> Option<(Result<Bytes, Infallible>, Events)> {
-    // Asking for more means that the connection took what there was before.
-    events.mailbox.mark_sent(events.mailbox.delivered());
-    let mut chunk: String = events.first.drain(..).collect();
-    if chunk.is_empty() {
-        let mut heartbeat = events.gateway.config.heartbeat;
-        if let Some(client) = events.caller.grant.client() {
-            let left = Duration::from_millis(client.good_until().saturating_sub(events.gateway.broker.now()));
-            if left.is_zero() {
-                return None;
-            }
-            // Now and then, however busy it is.
-            if events.prolonged.elapsed() >= heartbeat {
-                events.prolonged = Instant::now();
-                events.gateway.prolong(client);
-            }
-            heartbeat = heartbeat.min(left);
-        }
-        let next = tokio::select! {
-            item = events.mailbox.next() => Some((None, item?)),
-            (topic, item) = events.topics.next() => Some((Some(topic), item)),
-            () = tokio::time::sleep(heartbeat) => None,
-            () = events.gateway.shutdown.cancelled() => return None,
-        };
-        match next {
-            Some((topic, item)) => chunk = event_of(topic.as_ref(), &item),
-            None => chunk.push_str(": still here\n\n"),
-        }
-    }
-    while chunk.len() < CHUNK {
-        let next = events.mailbox.try_next().map(|item| (None, item));
-        let next = next.or_else(|| events.topics.try_next().map(|(topic, item)| (Some(topic), item)));
-        let Some((topic, item)) = next else { break };
-        chunk.push_str(&event_of(topic.as_ref(), &item));
-    }
-    Some((Ok(Bytes::from(chunk)), events))
-}
-
 fn event_of(topic: Option<&TopicName>, item: &Item) -> String {
+    // Only a seq of the mailbox is an id: the browser sends it back, and it acknowledges.
+    let id = item.seq().filter(|_| topic.is_none());
     match item {
-        // Only the mailbox's seq is an id: it is what the browser sends back, and what it acknowledges.
         Item::Message(message) => {
             let name = (message.kind() == Kind::Receipt).then_some("receipt");
-            event(name, message.seq().filter(|_| topic.is_none()), message.frame())
+            event(name, id, message.frame())
         }
-        Item::Gap(gap) => {
-            let id = topic.is_none().then_some(gap.to);
-            event(Some("gap"), id, &ServerFrame::Gap { topic, gap: *gap }.encode())
-        }
+        Item::Gap(gap) => event(Some("gap"), id, &ServerFrame::Gap { topic, gap: *gap }.encode()),
     }
 }
 
-/// One event. A payload may hold line breaks between its tokens: each line is a `data` field, and the
-/// browser puts them together again (HTML standard, section 9.2.6).
+/// One event. A payload may have line breaks between its tokens: each line becomes a `data` field, and the browser joins
+/// them again (HTML standard, section 9.2.6).
 fn event(name: Option<&str>, id: Option<Seq>, data: &str) -> String {
     let mut event = String::with_capacity(data.len() + 48);
     if let Some(name) = name {
@@ -201,3 +219,6 @@ fn event(name: Option<&str>, id: Option<Seq>, data: &str) -> String {
     event.push('\n');
     event
 }
+
+#[cfg(test)]
+mod tests;

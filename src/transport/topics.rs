@@ -69,8 +69,17 @@ impl TopicReaders {
     }
 
     /// The next item of any topic, if one is ready.
-    pub(super) fn try_next(&mut self) -> Option<(TopicName, Item)> {
+    fn try_next(&mut self) -> Option<(TopicName, Item)> {
         if self.is_empty() { None } else { self.next().now_or_never() }
+    }
+
+    /// The next item that is ready: of the mailbox, or else of any topic, which is named.
+    pub(super) fn try_next_after(
+        &mut self,
+        mailbox: Option<&mut Subscriber>,
+    ) -> Option<(Option<TopicName>, Item)> {
+        let item = mailbox.and_then(Subscriber::try_next).map(|item| (None, item));
+        item.or_else(|| self.try_next().map(|(topic, item)| (Some(topic), item)))
     }
 }
 

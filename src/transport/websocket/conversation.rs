@@ -202,10 +202,8 @@ impl Conversation {
 
     /// The next message that mailbox or topics have ready.
     fn ready(&mut self) -> Option<Message> {
-        if let Some(item) = self.mailbox.as_mut().and_then(Subscriber::try_next) {
-            return Some(Message::Text(frame_of(None, &item)));
-        }
-        self.topics.try_next().map(|(topic, item)| Message::Text(frame_of(Some(&topic), &item)))
+        let (topic, item) = self.topics.try_next_after(self.mailbox.as_mut())?;
+        Some(Message::Text(frame_of(topic.as_ref(), &item)))
     }
 
     fn answer(&mut self, frame: &ServerFrame<'_>) {

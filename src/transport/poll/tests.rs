@@ -1,0 +1,167 @@
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::Request;
+use futures::FutureExt;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use super::*;
+use crate::message::GapReason;
+use crate::protocol::To;
+use crate::transport::lease::GRACE;
+use crate::transport::testing::{gateway, send, session, topic};
+
+/// A gateway, and the readers that its polls leave behind.
+fn polls(flags: &[&str]) -> Polls {
+    Polls { gateway: gateway(flags), readers: PollReaders::default() }
+}
+
+impl Polls {
+    async fn request(&self, query: &str) -> (StatusCode, Value) {
+        let routes = Router::from(routes(Arc::clone(&self.gateway), Arc::clone(&self.readers)));
+        let request = Request::get(format!("/v1/messages?{query}")).body(Body::empty()).unwrap();
+        let response = routes.oneshot(request).await.unwrap();
+        let status = response.status();
+        let body = to_bytes(response.into_body(), 1 << 24).await.unwrap();
+        (status, serde_json::from_slice(&body).unwrap())
+    }
+
+    /// The answer to a poll that is not refused.
+    async fn poll(&self, query: &str) -> Value {
+        let (status, answer) = self.request(query).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        answer
+    }
+
+    async fn send(&self, payload: &Value) -> Seq {
+        send(&self.gateway, To::Session(session("A")), payload, false).await
+    }
+}
+
+fn payloads(answer: &Value) -> Vec<Value> {
+    answer["messages"].as_array().unwrap().iter().map(|message| message["payload"].clone()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poll_waits_for_a_message() {
+    let polls = polls(&[]);
+    let mut waiting = Box::pin(polls.poll("session=A"));
+    assert!((&mut waiting).now_or_never().is_none());
+    let seq = polls.send(&json!(1)).await;
+    let answer = waiting.await;
+    assert_eq!((payloads(&answer), &answer["seq"]), (vec![json!(1)], &json!(seq)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poll_without_messages_is_answered_when_its_time_is_over() {
+    let polls = polls(&[]);
+    for (query, seconds) in [("session=A", 10), ("session=A&wait=2.5", 2), ("session=A&wait=0", 0)] {
+        let begun = Instant::now();
+        assert_eq!(payloads(&polls.poll(query).await), Vec::<Value>::new());
+        assert_eq!(begun.elapsed().as_secs(), seconds, "{query}");
+    }
+    for wait in ["61", "-1", "x", "inf"] {
+        let (status, answer) = polls.request(&format!("session=A&wait={wait}")).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poll_that_does_not_wait_gets_what_is_stored() {
+    let polls = polls(&[]);
+    polls.send(&json!(1)).await;
+    assert_eq!(payloads(&polls.poll("session=A&wait=0").await), [json!(1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_cursor_of_the_next_poll_acknowledges() {
+    let polls = polls(&[]);
+    polls.send(&json!(1)).await;
+    let seq = polls.poll("session=A").await["seq"].as_u64().unwrap();
+    let again = polls.poll("session=A&wait=0").await;
+    assert_eq!(payloads(&again), [json!(1)], "without a cursor nothing is acknowledged");
+    assert_eq!(payloads(&polls.poll(&format!("session=A&after={seq}&wait=0")).await), Vec::<Value>::new());
+    assert_eq!(polls.gateway.broker.floor(&session("A")).await, Seq(seq));
+}
+
+#[tokio::test(start_paused = true)]
+async fn volatile_messages_between_two_polls_are_kept() {
+    let polls = polls(&[]);
+    let seq = polls.poll("session=A&wait=0").await["seq"].as_u64().unwrap();
+    send(&polls.gateway, To::Session(session("A")), &json!(1), true).await;
+    assert_eq!(payloads(&polls.poll(&format!("session=A&after={seq}")).await), [json!(1)]);
+    send(&polls.gateway, To::Session(session("A")), &json!(2), true).await;
+    tokio::time::advance(GRACE).await;
+    assert_eq!(polls.readers.sweep().len(), 1);
+    assert_eq!(payloads(&polls.poll(&format!("session=A&after={seq}&wait=0")).await), Vec::<Value>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cursor_of_another_epoch_is_answered_with_a_gap_and_everything() {
+    let polls = polls(&[]);
+    polls.send(&json!(1)).await;
+    let answer = polls.poll("session=A&after=17&epoch=other").await;
+    assert_eq!(payloads(&answer), [json!(1)]);
+    assert_eq!((&answer["gaps"][0]["from"], &answer["gaps"][0]["reason"]), (&json!(17), &json!("epoch")));
+}
+
+#[test]
+fn a_batch_has_a_bounded_number_of_items() {
+    let mut batch = Batch::default();
+    for _ in 0..MAX_MESSAGES {
+        assert!(!batch.is_full());
+        batch.push(None, Item::Gap(Gap { from: Seq(1), to: Seq(2), reason: GapReason::Expired }));
+    }
+    assert!(batch.is_full());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_has_a_bounded_number_of_bytes() {
+    let polls = polls(&[]);
+    for _ in 0..3 {
+        polls.send(&json!("x".repeat(600_000))).await;
+    }
+    let first = polls.poll("session=A").await;
+    assert_eq!(payloads(&first).len(), 2);
+    assert_eq!(payloads(&polls.poll(&format!("session=A&after={}", first["seq"])).await).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn topics_are_read_along_each_from_its_cursor() {
+    let polls = polls(&[]);
+    let first = polls.poll("session=A&topic=t&wait=0").await;
+    let from = first["topics"]["t"].as_u64().unwrap();
+    for n in 0..2 {
+        send(&polls.gateway, To::Topic(topic("t")), &json!(n), false).await;
+    }
+    let next = polls.poll(&format!("session=A&topic=t&after.t={from}")).await;
+    assert_eq!(payloads(&next), [json!(0), json!(1)]);
+    let again = polls.poll(&format!("session=A&topic=t&after.t={from}")).await;
+    assert_eq!(payloads(&again), [json!(0), json!(1)], "a topic is read again from an older cursor");
+    let through = next["topics"]["t"].as_u64().unwrap();
+    let none = polls.poll(&format!("session=A&topic=t&after.t={through}&wait=0")).await;
+    assert_eq!((payloads(&none), &none["topics"]["t"]), (Vec::new(), &json!(through)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_many_polls_of_a_session_are_refused() {
+    let polls = polls(&["--connections-per-session", "1000"]);
+    let mut waiting: Vec<_> = (0..MAX_READERS).map(|_| Box::pin(polls.poll("session=A"))).collect();
+    for poll in &mut waiting {
+        assert!(poll.now_or_never().is_none());
+    }
+    let (status, answer) = polls.request("session=A").await;
+    assert_eq!((status, &answer["error"]["code"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("overloaded")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poll_ends_with_the_server_and_with_the_session() {
+    let polls = polls(&[]);
+    let mut ended = Box::pin(polls.request("session=A"));
+    let mut stopped = Box::pin(polls.request("session=B"));
+    assert!((&mut ended).now_or_never().is_none() && (&mut stopped).now_or_never().is_none());
+    polls.gateway.broker.end(&session("A")).await.unwrap();
+    assert_eq!(ended.await.0, StatusCode::UNAUTHORIZED);
+    polls.gateway.shutdown.cancel();
+    assert_eq!(stopped.await.0, StatusCode::OK);
+}

@@ -1,0 +1,72 @@
+//! What SSE and long-poll share: the cursor of a request, and how long its caller may read.
+
+use std::time::Duration;
+
+use crate::edge::{Caller, Gateway, Refusal};
+use crate::message::{Seq, SessionId};
+use crate::protocol::Resume;
+
+/// Acknowledges everything up to the cursor of a request. Returns whether the cursor belongs to this store: a foreign
+/// one acknowledges nothing.
+///
+/// # Errors
+/// Those of [`crate::broker::Broker::ack`].
+pub(super) async fn acknowledge_cursor(
+    gateway: &Gateway,
+    session: &SessionId,
+    resume: &Resume,
+) -> Result<bool, Refusal> {
+    let Some(cursor) = resume.after else { return Ok(true) };
+    let epoch = resume.epoch.as_ref();
+    let ours = gateway.broker.is_ours(session, cursor, epoch).await;
+    if ours && cursor > Seq::START {
+        gateway.broker.ack(session, cursor, epoch).await?;
+    }
+    Ok(ours)
+}
+
+/// How long the caller's proof is accepted from now on; without a limit for a caller whose proof does not expire.
+pub(super) fn proof_left(gateway: &Gateway, caller: &Caller) -> Duration {
+    caller.grant.client().map_or(Duration::MAX, |client| {
+        Duration::from_millis(client.good_until().saturating_sub(gateway.broker.now()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::grant::SKEW;
+    use crate::message::Epoch;
+    use crate::protocol::To;
+    use crate::transport::testing::{gateway, open_caller, send, session, token_caller};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cursor_of_this_store_acknowledges() {
+        let (gateway, a) = (gateway(&[]), session("A"));
+        let seq = send(&gateway, To::Session(a.clone()), &json!(1), false).await;
+        for (resume, ours) in [
+            (Resume::default(), true),
+            (Resume { after: Some(Seq::START), epoch: None }, true),
+            (Resume { after: Some(seq), epoch: Some(Epoch::new("other")) }, false),
+            (Resume { after: Some(Seq(seq.0 + 1)), epoch: None }, false),
+        ] {
+            assert_eq!(acknowledge_cursor(&gateway, &a, &resume).await, Ok(ours), "{resume:?}");
+            assert!(gateway.broker.floor(&a).await < seq, "{resume:?}");
+        }
+        let resume = Resume { after: Some(seq), epoch: Some(gateway.broker.epoch()) };
+        assert_eq!(acknowledge_cursor(&gateway, &a, &resume).await, Ok(true));
+        assert_eq!(gateway.broker.floor(&a).await, seq);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_is_accepted_for_the_skew_after_its_expiry() {
+        let gateway = gateway(&[]);
+        let caller = token_caller(&gateway, "A", gateway.broker.now() + 5_000);
+        assert_eq!(proof_left(&gateway, &caller), Duration::from_secs(5 + SKEW));
+        tokio::time::advance(Duration::from_secs(6 + SKEW)).await;
+        assert_eq!(proof_left(&gateway, &caller), Duration::ZERO);
+        assert_eq!(proof_left(&gateway, &open_caller("A")), Duration::MAX);
+    }
+}
