@@ -25,7 +25,8 @@
 //! 9. When stored messages were lost, the epoch changes: first [`Engine::epoch`], then the hubs are told
 //!    ([`crate::hub::Hubs::change_epoch`]), then messages of the new epoch are published.
 //! 10. An engine of several machines learns from [`crate::hub::Interest`] which addresses are read here, before
-//!     their first read.
+//!     their first read. When it has subscribed to an address, it tells the hub the newest seq of that: what came
+//!     before the subscription may be missing in a read.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,6 +111,9 @@ pub struct Health {
 pub enum Engine {
     /// This process.
     Embedded(Embedded),
+    /// A node of several machines, for tests of the seam.
+    #[cfg(test)]
+    Replicated(contract::Node),
 }
 
 impl From<Embedded> for Engine {
@@ -123,6 +127,8 @@ macro_rules! each {
     ($engine:expr, $it:ident => $call:expr) => {
         match $engine {
             Engine::Embedded($it) => $call,
+            #[cfg(test)]
+            Engine::Replicated($it) => $call,
         }
     };
 }
@@ -225,8 +231,8 @@ impl Engine {
         each!(self, engine => engine.position(address).await)
     }
 
-    /// A seq that no valid cursor of this address is above. What this node knows is enough if it reaches `at_least`;
-    /// otherwise whoever knows most is asked.
+    /// The newest seq of an address: no valid cursor is above it. What this node knows is enough if it reaches
+    /// `at_least`; otherwise whoever knows most is asked.
     pub async fn newest(&self, address: &Address, at_least: Seq) -> Seq {
         each!(self, engine => engine.newest(address, at_least).await)
     }

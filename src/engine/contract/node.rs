@@ -1,0 +1,392 @@
+//! A second engine: a node of several machines, all in one process.
+//!
+//! A primary on the embedded engine is what all machines together know. A node reaches it only over a network that is
+//! made here: every call takes a while, answers come late, publications are lost or come out of order, reads are
+//! answered by replicas that lag, and so is the node's copy of the directory.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::chance::Chance;
+use super::feed::Feeds;
+use crate::engine::{
+    Append, Arrivals, Batch, Commit, Embedded, EngineError, Expired, Health, Lookup, Position, Register,
+    RegisterError, Registration, Settings,
+};
+use crate::hub::{Connections, Hubs};
+use crate::message::{Address, Epoch, Handle, Item, Message, Seq, SessionId, UserId};
+use crate::sync::lock;
+
+/// The slots of a primary's hubs.
+const SLOTS: usize = 64;
+
+/// What all nodes share.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    primary: Mutex<(Embedded, Hubs)>,
+}
+
+impl Cluster {
+    pub(crate) fn new(settings: Settings) -> Arc<Self> {
+        Arc::new(Self { primary: Mutex::new(Self::primary(settings)) })
+    }
+
+    fn primary(settings: Settings) -> (Embedded, Hubs) {
+        let hubs = Hubs::new(SLOTS);
+        (Embedded::in_memory(settings, hubs.clone()), hubs)
+    }
+
+    /// Loses everything: the store begins anew, with another epoch.
+    pub(crate) fn recreate(&self, settings: Settings) {
+        *lock(&self.primary) = Self::primary(settings);
+    }
+
+    fn engine(&self) -> Embedded {
+        lock(&self.primary).0.clone()
+    }
+}
+
+/// A change on its way to the primary.
+#[derive(Debug)]
+enum Change {
+    Append(Append, oneshot::Sender<Result<Seq, EngineError>>),
+    Register(Register, oneshot::Sender<Result<Seq, RegisterError>>),
+    End(SessionId, Duration, oneshot::Sender<Result<Seq, EngineError>>),
+}
+
+/// What this node's copy of the directory still says of a session that has changed.
+#[derive(Debug, Clone)]
+struct Outdated {
+    id: u64,
+    registration: Option<Registration>,
+    is_revoked: bool,
+}
+
+/// One node. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Node(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    cluster: Arc<Cluster>,
+    settings: Settings,
+    hubs: Hubs,
+    feeds: Arc<Feeds>,
+    chance: Chance,
+    epoch: Mutex<Epoch>,
+    arrivals: Arrivals,
+    /// Takes changes to the primary, in the order of the calls.
+    changes: mpsc::UnboundedSender<Change>,
+    /// The newest seq of each address that this node stored: its reads find that.
+    stored: Mutex<HashMap<Address, Seq>>,
+    outdated: Mutex<HashMap<SessionId, Outdated>>,
+    next_id: AtomicU64,
+}
+
+impl Node {
+    /// A node of this cluster with hubs of its own.
+    pub(crate) fn start(cluster: &Arc<Cluster>, settings: Settings, slots: usize, seed: u64) -> (Self, Hubs) {
+        let feeds = Arc::new(Feeds::default());
+        let hubs = Hubs::watched(slots, feeds.clone());
+        let (changes, receiver) = mpsc::unbounded_channel();
+        let chance = Chance::new(seed);
+        let inner = Arc::new(Inner {
+            cluster: Arc::clone(cluster),
+            settings,
+            hubs: hubs.clone(),
+            feeds: Arc::clone(&feeds),
+            chance: chance.clone(),
+            epoch: Mutex::new(cluster.engine().epoch()),
+            arrivals: Arrivals::new(),
+            changes,
+            stored: Mutex::default(),
+            outdated: Mutex::default(),
+            next_id: AtomicU64::new(0),
+        });
+        let primary = Arc::clone(cluster);
+        tokio::spawn(feeds.run(move || lock(&primary.primary).clone(), hubs.clone(), chance));
+        tokio::spawn(carry_out(Arc::downgrade(&inner), receiver));
+        (Self(inner), hubs)
+    }
+
+    fn primary(&self) -> Embedded {
+        self.0.cluster.engine()
+    }
+
+    fn change<E: From<EngineError>>(
+        &self,
+        change: impl FnOnce(oneshot::Sender<Result<Seq, E>>) -> Change,
+    ) -> Commit<E> {
+        let (decide, decided) = oneshot::channel();
+        // An error drops the sender, and so tells that the node is closed.
+        _ = self.0.changes.send(change(decide));
+        Commit::undecided(decided)
+    }
+
+    /// Notices that the store began anew.
+    pub(crate) fn notice_epoch(&self) {
+        *lock(&self.0.epoch) = self.primary().epoch();
+        lock(&self.0.stored).clear();
+        self.0.hubs.change_epoch();
+        self.0.feeds.close(None);
+    }
+
+    pub(crate) fn append(&self, append: Append) -> Commit {
+        self.change(|answer| Change::Append(append, answer))
+    }
+
+    pub(crate) fn register(&self, register: &Register) -> Commit<RegisterError> {
+        self.change(|answer| Change::Register(register.clone(), answer))
+    }
+
+    pub(crate) fn end(&self, session: &SessionId, revoked_for: Duration) -> Commit {
+        self.change(|answer| Change::End(session.clone(), revoked_for, answer))
+    }
+
+    pub(crate) fn publish_volatile(&self, address: &Address, message: &Message) {
+        self.primary().publish_volatile(address, message);
+    }
+
+    pub(crate) async fn read(&self, address: &Address, after: Seq, limit: usize) -> Batch {
+        self.0.feeds.subscribed(address).await;
+        for attempt in 0.. {
+            self.0.chance.delay().await;
+            let batch = self.primary().read(address, after, limit).await;
+            // Two replicas that lag; then the leader.
+            let batch = if attempt < 2 { self.lag(batch, after).await } else { batch };
+            let stored = lock(&self.0.stored).get(address).copied().unwrap_or_default();
+            if batch.more || batch.cursor >= stored || attempt >= 2 {
+                return batch;
+            }
+        }
+        unreachable!("the leader's answer is taken")
+    }
+
+    /// What a replica answers that does not have the newest messages yet.
+    async fn lag(&self, mut batch: Batch, after: Seq) -> Batch {
+        let behind = self.0.chance.up_to(6).saturating_sub(2);
+        let newest = self.primary().newest(&Address::Session(nobody()), Seq::START).await;
+        let known = Seq(newest.0.saturating_sub(behind));
+        let seq = |item: &Item| match item {
+            Item::Message(message) => message.seq().unwrap_or_default(),
+            Item::Gap(gap) => gap.to,
+        };
+        let kept = batch.items.iter().position(|item| seq(item) > known).unwrap_or(batch.items.len());
+        if kept < batch.items.len() {
+            batch.items.truncate(kept);
+            batch.cursor = batch.items.last().map_or(after, seq);
+            batch.more = false;
+        }
+        batch
+    }
+
+    pub(crate) fn trim(&self, address: &Address, through: Seq) {
+        self.primary().trim(address, through);
+    }
+
+    pub(crate) async fn presence(&self, address: &Address) -> Connections {
+        self.0.chance.delay().await;
+        self.0.hubs.presence(address)
+    }
+
+    pub(crate) async fn confirm(&self, lookup: Lookup<'_>) {
+        self.0.chance.delay().await;
+        let primary = self.primary();
+        let about = |session: &SessionId, old: &Outdated| match lookup {
+            Lookup::Session(one) => session == one,
+            Lookup::Handle(handle) => primary.handle(session) == handle,
+            Lookup::User(user) => {
+                let belongs = |registration: Option<&Registration>| {
+                    registration.and_then(|registration| registration.user.as_ref()) == Some(user)
+                };
+                belongs(old.registration.as_ref()) || belongs(primary.registration(session).as_ref())
+            }
+        };
+        lock(&self.0.outdated).retain(|session, old| !about(session, old));
+    }
+
+    pub(crate) fn arrivals(&self) -> &Arrivals {
+        &self.0.arrivals
+    }
+
+    pub(crate) fn is_revoked(&self, session: &SessionId) -> bool {
+        match lock(&self.0.outdated).get(session) {
+            Some(old) => old.is_revoked,
+            None => self.primary().is_revoked(session),
+        }
+    }
+
+    pub(crate) fn registration(&self, session: &SessionId) -> Option<Registration> {
+        match lock(&self.0.outdated).get(session) {
+            Some(old) => old.registration.clone().filter(|old| old.expires_at > self.0.settings.clock.now()),
+            None => self.primary().registration(session),
+        }
+    }
+
+    pub(crate) fn session_of(&self, handle: Handle) -> Option<SessionId> {
+        let primary = self.primary();
+        let outdated: Option<SessionId> =
+            lock(&self.0.outdated).keys().find(|session| primary.handle(session) == handle).cloned();
+        match outdated {
+            Some(session) => self.registration(&session).map(|_| session),
+            None => primary.session_of(handle),
+        }
+    }
+
+    pub(crate) fn sessions_of(&self, user: &UserId) -> Vec<SessionId> {
+        let mut sessions = self.primary().sessions_of(user);
+        let outdated: Vec<SessionId> = lock(&self.0.outdated).keys().cloned().collect();
+        sessions.retain(|session| !outdated.contains(session));
+        sessions.extend(outdated.into_iter().filter(|session| {
+            self.registration(session).is_some_and(|registration| registration.user.as_ref() == Some(user))
+        }));
+        sessions.sort();
+        sessions
+    }
+
+    pub(crate) fn handle(&self, session: &SessionId) -> Handle {
+        self.primary().handle(session)
+    }
+
+    pub(crate) fn mac(&self, user: &UserId, bits: [u8; 16]) -> [u8; 16] {
+        self.primary().mac(user, bits)
+    }
+
+    pub(crate) async fn waiting(&self, session: &SessionId) -> usize {
+        self.0.chance.delay().await;
+        self.primary().waiting(session).await
+    }
+
+    pub(crate) async fn position(&self, address: &Address) -> Position {
+        self.0.chance.delay().await;
+        self.primary().position(address).await
+    }
+
+    pub(crate) async fn newest(&self, address: &Address, at_least: Seq) -> Seq {
+        let known = lock(&self.0.stored).get(address).copied().unwrap_or_default();
+        if known >= at_least && known > Seq::START {
+            return known;
+        }
+        self.0.chance.delay().await;
+        self.primary().newest(address, at_least).await
+    }
+
+    pub(crate) fn origin(&self, address: &Address) -> Seq {
+        self.primary().origin(address)
+    }
+
+    pub(crate) fn epoch(&self) -> Epoch {
+        lock(&self.0.epoch).clone()
+    }
+
+    pub(crate) fn durability(&self) -> &'static str {
+        self.primary().durability()
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        self.primary().health()
+    }
+
+    /// A node keeps nothing.
+    #[expect(clippy::unused_self, reason = "engines have this method")]
+    pub(crate) fn close(&self) {}
+
+    pub(crate) fn expire(&self) -> Expired {
+        self.primary().expire()
+    }
+
+    /// Whether an address is subscribed to at the primary.
+    pub(crate) fn is_subscribed(&self, address: &Address) -> bool {
+        self.0.feeds.has(address)
+    }
+}
+
+/// A session that nobody has.
+fn nobody() -> SessionId {
+    SessionId::new("nobody").expect("a name")
+}
+
+/// Carries out the changes of a node, one after the other. Their answers take different times.
+async fn carry_out(node: std::sync::Weak<Inner>, mut changes: mpsc::UnboundedReceiver<Change>) {
+    while let Some(change) = changes.recv().await {
+        let Some(inner) = node.upgrade() else { return };
+        inner.chance.delay().await;
+        match change {
+            Change::Append(append, answer) => inner.append(append, answer).await,
+            Change::Register(register, answer) => inner.register(&register, answer).await,
+            Change::End(session, revoked_for, answer) => inner.end(&session, revoked_for, answer).await,
+        }
+    }
+}
+
+impl Inner {
+    async fn append(&self, append: Append, answer: oneshot::Sender<Result<Seq, EngineError>>) {
+        let address = append.address.clone();
+        let stored = self.cluster.engine().append(append).await;
+        if let Ok(seq) = stored {
+            let mut known = lock(&self.stored);
+            let newest = known.entry(address).or_default();
+            *newest = (*newest).max(seq);
+        }
+        self.answer(answer, stored);
+    }
+
+    async fn register(
+        self: &Arc<Self>,
+        register: &Register,
+        answer: oneshot::Sender<Result<Seq, RegisterError>>,
+    ) {
+        self.outdate(&register.session);
+        let registered = self.cluster.engine().register(register).await;
+        self.answer(answer, registered);
+    }
+
+    async fn end(
+        self: &Arc<Self>,
+        session: &SessionId,
+        revoked_for: Duration,
+        answer: oneshot::Sender<Result<Seq, EngineError>>,
+    ) {
+        self.outdate(session);
+        let address = Address::Session(session.clone());
+        self.feeds.close(Some(&address));
+        let ended = self.cluster.engine().end(session, revoked_for).await;
+        self.hubs.end(&address);
+        self.answer(answer, ended);
+    }
+
+    /// Keeps for a while what the copy of the directory says of a session before a change.
+    fn outdate(self: &Arc<Self>, session: &SessionId) {
+        let primary = self.cluster.engine();
+        let id = self.next_id.fetch_add(1, Ordering::SeqCst);
+        let old = || Outdated {
+            id,
+            registration: primary.registration(session),
+            is_revoked: primary.is_revoked(session),
+        };
+        lock(&self.outdated).entry(session.clone()).or_insert_with(old).id = id;
+        let (inner, session, late) = (Arc::clone(self), session.clone(), self.chance.up_to(20));
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(late)).await;
+            let mut outdated = lock(&inner.outdated);
+            if outdated.get(&session).is_some_and(|old| old.id == id) {
+                outdated.remove(&session);
+            }
+            drop(outdated);
+            inner.arrivals.wake(&session);
+        });
+    }
+
+    fn answer<T: Send + 'static>(&self, answer: oneshot::Sender<T>, with: T) {
+        let chance = self.chance.clone();
+        tokio::spawn(async move {
+            chance.delay().await;
+            // Nobody may wait for it any more.
+            _ = answer.send(with);
+        });
+    }
+}

@@ -1,0 +1,70 @@
+//! What is there after a restart, in order or not.
+
+use super::registrations::{is_revoked, registration, session_of, sessions_of};
+use super::*;
+
+/// Everything that was answered is there; nothing that was acknowledged in order is.
+pub(super) async fn what_is_stored_is_there_after_a_crash(lab: Lab) {
+    for crash in [false, true] {
+        let (engine, _) = lab.engine();
+        let (a, b, news) = (mailbox("A"), mailbox("B"), topic("news"));
+        let (epoch, origin) = (engine.epoch(), engine.origin(&a));
+        let first = put(&engine, &a, "1").await;
+        let second = put(&engine, &a, "2").await;
+        let third = put_id(&engine, &a, "S", "c-3", "3").await;
+        let id = Some(MessageId::new("c-4").unwrap());
+        engine.append(Append { id, receipt: true, ..append(&a, "4") }).await.unwrap();
+        let emptied = put(&engine, &b, "1").await;
+        for n in 1..=8 {
+            put(&engine, &news, &n.to_string()).await;
+        }
+        engine.trim(&a, first);
+        engine.trim(&b, emptied);
+        // Deletions ride on this one's commit.
+        let last = put(&engine, &topic("other"), "1").await;
+        let engine = lab.again(engine, crash);
+        assert_eq!((engine.epoch(), engine.origin(&a)), (epoch, origin), "crash: {crash}");
+        assert!(engine.newest(&a, last).await >= last);
+        expect(&engine, &a, Seq::START, &["2", "3", "4"]).await;
+        // Nothing was missed.
+        expect(&engine, &a, first, &["2", "3", "4"]).await;
+        expect(&engine, &news, Seq::START, &["4", "5", "6", "7", "8"]).await;
+        assert_eq!(found(&engine, &b, Seq::START).await, [""; 0]);
+        assert_eq!(found(&engine, &b, emptied).await, [""; 0], "the emptied mailbox is remembered");
+        let before = Seq(emptied.0 - 1);
+        expect(&engine, &b, before, &[&gap(before, emptied, GapReason::Acknowledged)]).await;
+        assert_eq!(put_id(&engine, &a, "S", "c-3", "3").await, third, "ids survive");
+        let next = put(&engine, &b, "2").await;
+        assert!(next > last);
+        engine.trim(&a, second);
+        engine.trim(&a, Seq(u64::MAX));
+        // The receipt that was promised before.
+        put(&engine, &b, "3").await;
+        let mut receipts = Vec::new();
+        while receipts.is_empty() {
+            receipts = engine.read(&mailbox("S"), Seq::START, 10).await.items;
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(receipts.len(), 1, "crash: {crash}");
+    }
+}
+
+pub(super) async fn registrations_survive_restarts(lab: Lab) {
+    for crash in [false, true] {
+        let (engine, _) = lab.engine();
+        let session = |n: usize| SessionId::new(&format!("S{n}")).unwrap();
+        let ann = UserId::new("ann").unwrap();
+        for n in 0..5 {
+            let (user, ttl, by) = (Some(ann.clone()), Duration::from_secs(100), Registrar::Backend);
+            engine.register(&Register { session: session(n), user, ttl, by }).await.unwrap();
+        }
+        engine.end(&session(3), Duration::from_secs(100)).await.unwrap();
+        let handle = engine.handle(&session(4));
+        let before = registration(&engine, &session(4)).await;
+        let engine = lab.again(engine, crash);
+        assert_eq!(sessions_of(&engine, &ann).await, [0, 1, 2, 4].map(session), "crash: {crash}");
+        assert_eq!(registration(&engine, &session(4)).await, before);
+        assert_eq!(session_of(&engine, handle).await, Some(session(4)));
+        assert!(is_revoked(&engine, &session(3)).await);
+    }
+}
