@@ -109,7 +109,8 @@ schemathesis() {
 docs() {
     need curl:curl openssl:openssl node:nodejs
     binary
-    tests/docs.py
+    python3 -B tests/docs_test.py
+    python3 -B tests/docs.py
 }
 
 browser() {
