@@ -1,4 +1,19 @@
 //! Locks and tables that the whole process uses, and the order in which locks are taken.
+//!
+//! # The order of locks
+//! A thread that holds one of these locks takes only locks below it:
+//!
+//! 1. `publishing` of the embedded engine: held while committed messages are handed to the hubs, at level `memory`.
+//! 2. The store of the embedded engine, `StoreLock`: held for one append, one read or one slice of expiry.
+//! 3. The map of hubs: held while a hub is looked up, joined, left or published to.
+//! 4. The readers of one hub.
+//!
+//! All other locks are held alone, for a look-up: the leases of polls, the answers of the x0 pages, the connections of
+//! an address, idle connections to the disk, the handle of the writer's thread. No lock is held across an await or a
+//! disk access.
+//!
+//! A panic under the store's lock can leave the store half changed: `StoreLock` then drops it. Every other lock is taken
+//! by [`lock`], which ignores poison.
 
 use std::collections::HashMap;
 use std::hash::Hash;
