@@ -46,6 +46,8 @@ mod contract;
 
 use arrivals::Arrivals;
 pub use commit::Commit;
+#[cfg(test)]
+pub(crate) use contract::{Cluster, Node};
 pub use embedded::Embedded;
 pub use error::{EngineError, RegisterError};
 pub use registration::{Lookup, Register, Registrar, Registration, RegistrationSource};
@@ -113,7 +115,7 @@ pub enum Engine {
     Embedded(Embedded),
     /// A node of several machines, for tests of the seam.
     #[cfg(test)]
-    Replicated(contract::Node),
+    Replicated(Node),
 }
 
 impl From<Embedded> for Engine {

@@ -27,6 +27,8 @@ use crate::transport::poll::PollReaders;
 mod connection;
 mod janitor;
 mod listener;
+#[cfg(test)]
+mod parity;
 mod router;
 mod settings;
 
