@@ -28,22 +28,24 @@
 //!     their first read. When it has subscribed to an address, it tells the hub the newest seq of that: what came
 //!     before the subscription may be missing in a read.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::hub::Connections;
-use crate::message::{Address, Author, Epoch, Handle, Item, Message, MessageId, Seq, SessionId, UserId};
+use crate::message::{Address, Epoch, Handle, Message, Seq, SessionId, UserId};
 
+mod append;
 mod arrivals;
 mod commit;
 pub mod embedded;
 mod error;
 mod registration;
 mod settings;
+mod state;
 
 #[cfg(test)]
 mod contract;
 
+pub use append::Append;
 use arrivals::Arrivals;
 pub use commit::Commit;
 #[cfg(test)]
@@ -52,61 +54,7 @@ pub use embedded::Embedded;
 pub use error::{EngineError, RegisterError};
 pub use registration::{Lookup, Register, Registrar, Registration, RegistrationSource};
 pub use settings::{Bounds, QueueBounds, Settings};
-
-/// A message to store.
-#[derive(Debug)]
-pub struct Append {
-    /// Where.
-    pub address: Address,
-    /// What.
-    pub message: Message,
-    /// Who sends it: retries are told by author and id.
-    pub author: Author,
-    /// The sender's id for it.
-    pub id: Option<MessageId>,
-    /// How long it is kept; the bounds' age when absent.
-    pub ttl: Option<Duration>,
-    /// Whether its author (who must have a session, and an id for it) gets a receipt when it leaves.
-    pub receipt: bool,
-}
-
-/// What was dropped because its time was over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Expired {
-    /// Messages, since this was asked last.
-    pub messages: usize,
-    /// Whether there may be more of them, or of registrations.
-    pub more: bool,
-}
-
-/// What a read found.
-#[derive(Debug, Default)]
-pub struct Batch {
-    /// Messages and holes, in order.
-    pub items: Vec<Item>,
-    /// How far the read got: everything up to here is in `items`, or gone.
-    pub cursor: Seq,
-    /// Whether the limit ended the read: there may be more.
-    pub more: bool,
-}
-
-/// Where a mailbox or history stands.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Position {
-    /// Up to here everything was acknowledged or dropped: the ack floor.
-    pub floor: Seq,
-    /// The highest seq that is gone without having been acknowledged.
-    pub expired: Seq,
-    /// The newest seq ever stored here, as far as is known.
-    pub newest: Seq,
-}
-
-/// How an engine fares.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Health {
-    /// Why messages cannot be stored at present.
-    pub failing: Option<Arc<str>>,
-}
+pub use state::{Batch, Expired, Health, Position};
 
 /// What stores messages.
 #[derive(Debug, Clone)]

@@ -15,7 +15,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::engine::embedded::{Durability, Storage};
 use crate::hub::{HubEvent, Hubs, Transport};
-use crate::message::{GapReason, Kind, SenderName, SessionId, TopicName, UserId};
+use crate::message::{Author, GapReason, Item, Kind, MessageId, SenderName, SessionId, TopicName, UserId};
 use crate::subscriber::{Start, Subscriber};
 
 mod chance;

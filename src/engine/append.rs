@@ -1,0 +1,22 @@
+//! A message on its way into an engine.
+
+use std::time::Duration;
+
+use crate::message::{Address, Author, Message, MessageId};
+
+/// A message to store.
+#[derive(Debug)]
+pub struct Append {
+    /// The mailbox or history that it goes to.
+    pub address: Address,
+    /// The message.
+    pub message: Message,
+    /// Who sends it. The author and the id tell a retry from another message.
+    pub author: Author,
+    /// The sender's id for it.
+    pub id: Option<MessageId>,
+    /// How long it is kept; the bounds' age when absent.
+    pub ttl: Option<Duration>,
+    /// Whether its author (who must have a session, and an id for it) gets a receipt when it leaves.
+    pub receipt: bool,
+}
