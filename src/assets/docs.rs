@@ -10,8 +10,8 @@ use axum::response::Redirect;
 use axum::routing::get;
 use serde::Serialize;
 
+use super::asset::{Asset, HTML};
 use super::markdown::{Page, render};
-use super::{Asset, HTML, JSON};
 
 macro_rules! page {
     ($name:literal) => {
@@ -47,7 +47,7 @@ struct Site {
 
 /// One section, as the search of the browser reads it.
 #[derive(Serialize)]
-struct Found<'a> {
+struct SearchEntry<'a> {
     path: String,
     page: &'a str,
     heading: &'a str,
@@ -58,10 +58,11 @@ impl Site {
     fn new() -> Self {
         let pages: Vec<(&str, Page)> =
             PAGES.into_iter().map(|(name, source)| (name, render(source))).collect();
-        let sections: Vec<Found<'_>> = pages.iter().flat_map(|(name, page)| found(name, page)).collect();
+        let sections: Vec<SearchEntry<'_>> =
+            pages.iter().flat_map(|(name, page)| search_entries(name, page)).collect();
         let search = serde_json::to_string(&sections).expect("text always encodes");
         let framed = pages.iter().map(|(name, page)| (*name, Asset::new(HTML, frame(name, page, &pages))));
-        Self { pages: framed.collect(), search: Asset::new(JSON, search) }
+        Self { pages: framed.collect(), search: Asset::new("application/json", search) }
     }
 }
 
@@ -70,9 +71,9 @@ fn path(name: &str) -> String {
     format!("/docs/{}", if name == "index" { "" } else { name })
 }
 
-fn found<'a>(name: &str, page: &'a Page) -> impl Iterator<Item = Found<'a>> {
+fn search_entries<'a>(name: &str, page: &'a Page) -> impl Iterator<Item = SearchEntry<'a>> {
     let path = path(name);
-    page.sections.iter().map(move |section| Found {
+    page.sections.iter().map(move |section| SearchEntry {
         path: format!("{path}#{}", section.anchor),
         page: &page.title,
         heading: &section.heading,

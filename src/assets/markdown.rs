@@ -33,18 +33,18 @@ pub(super) struct Section {
 
 /// Renders a page. HTML in the source is left out: the pages contain only comments for the test that runs them.
 pub(super) fn render(source: &str) -> Page {
-    let mut writer = Writer::default();
+    let mut builder = PageBuilder::default();
     for event in Parser::new_ext(source, Options::ENABLE_TABLES) {
-        writer.event(event);
+        builder.event(event);
     }
     let mut html = String::with_capacity(source.len() * 2);
-    html::push_html(&mut html, writer.events.into_iter());
-    let title = writer.sections.first().map(|section| section.heading.clone()).unwrap_or_default();
-    Page { title, summary: writer.summary.unwrap_or_default(), sections: writer.sections, html }
+    html::push_html(&mut html, builder.events.into_iter());
+    let title = builder.sections.first().map(|section| section.heading.clone()).unwrap_or_default();
+    Page { title, summary: builder.summary.unwrap_or_default(), sections: builder.sections, html }
 }
 
 #[derive(Default)]
-struct Writer<'a> {
+struct PageBuilder<'a> {
     events: Vec<Event<'a>>,
     sections: Vec<Section>,
     summary: Option<String>,
@@ -56,7 +56,7 @@ struct Writer<'a> {
     text: String,
 }
 
-impl<'a> Writer<'a> {
+impl<'a> PageBuilder<'a> {
     fn event(&mut self, event: Event<'a>) {
         match event {
             Event::Html(_) | Event::InlineHtml(_) => {}

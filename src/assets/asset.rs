@@ -1,0 +1,53 @@
+//! One file as it is served: its content type, its entity tag, and the headers of all pages.
+
+use axum::body::Bytes;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+pub(super) const HTML: &str = "text/html; charset=utf-8";
+
+/// Pages load nothing from other origins. Sockets may connect to any broker.
+const POLICY: &str = "default-src 'self'; connect-src 'self' ws: wss: http: https:; img-src 'self' data:; \
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// One file, ready to be served.
+#[derive(Debug, Clone)]
+pub(super) struct Asset {
+    content_type: &'static str,
+    body: Bytes,
+    etag: String,
+}
+
+impl Asset {
+    pub(super) fn new(content_type: &'static str, body: impl Into<Bytes>) -> Self {
+        let body = body.into();
+        let etag = etag(&body);
+        Self { content_type, body, etag }
+    }
+
+    /// The file, or "not modified" for a client that has it.
+    pub(super) fn answer(&self, request: &HeaderMap) -> Response {
+        let headers = [
+            (header::ETAG, self.etag.as_str()),
+            (header::CACHE_CONTROL, "no-cache"),
+            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            (header::CONTENT_SECURITY_POLICY, POLICY),
+            // Pages of other origins may import the modules.
+            (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+            (header::CONTENT_TYPE, self.content_type),
+        ];
+        let known = request.get(header::IF_NONE_MATCH);
+        if known.is_some_and(|known| known.as_bytes() == self.etag.as_bytes()) {
+            return (StatusCode::NOT_MODIFIED, headers).into_response();
+        }
+        (headers, self.body.clone()).into_response()
+    }
+}
+
+/// An entity tag that changes with the content: FNV-1a, 64 bits.
+fn etag(body: &[u8]) -> String {
+    let hash = body.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("\"{hash:016x}\"")
+}
