@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# What the image is built from, and nothing else, builds.
+# The files that the image is built from are enough to build.
 context="$work/context"
 mkdir -p "$context/tests/it" "$context/tests/bench"
 cp -r Cargo.toml Cargo.lock src web "$context"
@@ -15,7 +15,7 @@ for stub in tests/it/main.rs tests/bench/{abandoned,durable,idle,latency,store}.
 done
 (cd "$context" && CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$OLDPWD/target}" cargo check --quiet --locked --bin x0-msg-server)
 
-# The start script, with a docker that writes down what it is asked.
+# The start script, with a `docker` that logs its arguments.
 mkdir "$work/bin"
 cat >"$work/bin/docker" <<'FAKE'
 #!/bin/sh
@@ -39,8 +39,8 @@ expect 'docker stop --time 15 x0-msg-server'
 expect 'docker rm x0-msg-server'
 if grep -q 'network create' "$work/log"; then echo 'creates a network that exists'; exit 1; fi
 
-# The compose file, where there is a client that can read it.
+# The compose file, if there is a client that reads it.
 if docker compose version >/dev/null 2>&1; then
     docker compose -f docker/compose.yaml config --quiet
 fi
-echo "docker files are well"
+echo "the docker files are valid"

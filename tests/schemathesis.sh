@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Tries the running server against its own /openapi.json with schemathesis, all checks: open to everybody, and with
-# proofs, once as a backend and once as a client. An event stream does not end, so it is tried elsewhere.
+# Checks the running server against its /openapi.json with schemathesis, all checks: in `open` mode, and with tokens,
+# once as a backend and once as a client. An event stream does not end, so other tests cover it.
 #
 #   tests/schemathesis.sh [BINARY]
 set -euo pipefail
@@ -55,4 +55,4 @@ start --auth token --token-key-file "$work/secret" --api-key-file "$work/keys.to
 try --header "Authorization: Bearer $key"
 try --header "Authorization: Bearer $(cat "$work/token")"
 stop
-echo "the description of the HTTP calls is true"
+echo "the HTTP calls match their description"

@@ -1,9 +1,9 @@
-//! What the server's memory is while clients come once and never return: open to everybody, and with tokens, whose
-//! sessions are remembered until they expire.
+//! The memory of the server while clients connect once and never return: in `open` mode, and with tokens. The session
+//! of a token stays registered until the token expires.
 //!
 //!     cargo bench --bench abandoned [-- SESSIONS]
 //!
-//! Each client opens a WebSocket of its own, says hello, is welcomed, and drops the connection without a word.
+//! Each client opens a WebSocket, says hello, is welcomed, and drops the connection without a close frame.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -19,10 +19,10 @@ mod memory;
 #[path = "server.rs"]
 mod server;
 
-/// Clients at the same time.
+/// The number of clients at the same time.
 const AT_ONCE: usize = 64;
 
-/// How long a token is good; and clocks may differ by 30 seconds more.
+/// The lifetime of a token in seconds. The server adds 30 seconds of clock skew.
 const GOOD: u64 = 10;
 
 const SECRET: &str = "the secret of this measurement, which is nobody's";

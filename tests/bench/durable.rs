@@ -2,9 +2,9 @@
 //!
 //!     cargo bench --bench durable [-- SECONDS]
 //!
-//! Three doors, in turn, five rounds: the floor (a plain append and `fdatasync` of whatever waits, nothing
-//! else), the engine's door, and the whole system over WebSocket. Where it may make a file system in a file in
-//! memory (as root), it also counts the bytes that reach the device for each byte of payload.
+//! Three systems in turn, five rounds: the floor (append and `fdatasync` of whatever waits, nothing else), the engine,
+//! and the server over WebSocket. As root, it also counts the bytes that reach a device for each byte of payload, on a
+//! file system in a file in memory.
 
 use std::fs::File;
 use std::io::Write;
@@ -61,7 +61,7 @@ fn payload() -> Box<RawValue> {
     RawValue::from_string(text).expect("a string is JSON")
 }
 
-/// One writer that appends whatever waits to a file and syncs it.
+/// One writer that appends whatever waits to a file, and syncs it.
 fn floor(dir: &Path, time: Duration, runtime: &tokio::runtime::Runtime) -> Figures {
     let (queue, waiting) = mpsc::sync_channel::<oneshot::Sender<()>>(4096);
     let mut file = File::create(dir.join("floor")).expect("a file");
@@ -87,7 +87,7 @@ fn floor(dir: &Path, time: Duration, runtime: &tokio::runtime::Runtime) -> Figur
     figures
 }
 
-/// 64 tasks, each of which sends the next when the last is stored.
+/// 64 tasks. Each of them sends its next message when the last one is stored.
 async fn closed_loop<F: Future<Output = ()> + Send>(
     time: Duration,
     send: impl Fn(usize) -> F + Send + Sync + 'static,
@@ -116,7 +116,7 @@ async fn closed_loop<F: Future<Output = ()> + Send>(
     figures(times, begun.elapsed())
 }
 
-/// The engine by itself.
+/// The engine alone.
 fn engine(dir: &Path, durability: Durability, time: Duration, runtime: &tokio::runtime::Runtime) -> Figures {
     let _guard = runtime.enter();
     let settings = engine_settings(&Config::default(), Clock::Wall);
@@ -157,7 +157,7 @@ fn engine(dir: &Path, durability: Durability, time: Duration, runtime: &tokio::r
     figures
 }
 
-/// The server: eight sockets send, eight in flight each, to eight that read and acknowledge.
+/// The server: eight sockets send, with eight messages in flight each, to eight sockets that acknowledge.
 fn system(time: Duration, runtime: &tokio::runtime::Runtime) -> Figures {
     const SOCKETS: usize = 8;
     let (_server, address) = server::start(&["--mailbox-messages", "1000000"]);
@@ -240,7 +240,7 @@ fn print(name: &str, rounds: &[Figures], floor: &[Figures]) {
     );
 }
 
-/// A file system in a file in memory, on a device of its own.
+/// A file system in a file in memory, on its own device.
 struct Device {
     dir: PathBuf,
     name: String,
@@ -266,7 +266,7 @@ impl Device {
         made.then_some(device)
     }
 
-    /// Bytes written to it so far.
+    /// The number of bytes that were written to the device.
     fn written(&self) -> f64 {
         _ = Command::new("sync").arg("-f").arg(self.dir.join("mounted")).status();
         let name = self.name.trim_start_matches("/dev/");

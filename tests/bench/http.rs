@@ -1,4 +1,4 @@
-//! An HTTP/1.1 client that blocks, on one connection that stays open.
+//! A blocking HTTP/1.1 client on one connection.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

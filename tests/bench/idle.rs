@@ -1,9 +1,9 @@
-//! What the server's memory is with many idle WebSockets, and with many waiting legacy polls.
+//! The memory of the server with many idle WebSockets, and with many waiting legacy polls.
 //!
 //!     cargo bench --bench idle [-- CONNECTIONS]
 //!
-//! It starts the release binary on a free port, once for each, and reads its peak resident memory from the
-//! system (`VmHWM`, what `/usr/bin/time -v` calls the maximum resident set size).
+//! It starts the release binary on a free port, once for each case, and reads its peak resident memory (`VmHWM`, the
+//! maximum resident set size of `/usr/bin/time -v`).
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -46,7 +46,7 @@ fn main() {
                  sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
             );
             let mut stream = connect(&address, &request);
-            // Up to the end of the welcome frame, so that the socket is at rest.
+            // Reads the welcome frame, so that the socket is idle.
             let mut seen = Vec::new();
             while !seen.ends_with(b"\"}") {
                 let mut byte = [0; 1];
@@ -72,7 +72,7 @@ fn main() {
             connect(&address, &(head + &body))
         })
         .collect();
-    // All are waiting once each of them is answered when its message comes.
+    // Each of them is answered when its message comes, so all of them waited.
     let waiting = peak_kib(&server);
     for (n, poll) in polls.iter_mut().enumerate() {
         let body = format!(r#"{{"type":"SET","session_src":"A","session_dst":"S{n}","payload":{{}}}}"#);

@@ -1,9 +1,9 @@
-//! How long a message takes on loopback at 100 messages a second: from a legacy SET to the answer of a waiting
-//! legacy poll, and from a WebSocket send to the WebSocket message.
+//! The latency of a message on loopback at 100 messages a second: from a legacy SET to the answer of a waiting legacy
+//! poll, and from a WebSocket send to the WebSocket message.
 //!
 //!     cargo bench --bench latency [-- MESSAGES]
 //!
-//! It starts the release binary on a free port. The two are measured in turn, message by message.
+//! It starts the release binary on a free port, and measures both in turn, message by message.
 
 use std::net::TcpStream;
 use std::time::{Duration, Instant};

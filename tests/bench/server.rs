@@ -6,10 +6,10 @@ use std::process::{Child, Command, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A running server, and its store.
+/// A running server and its store.
 pub(crate) struct Server {
     pub(crate) child: Child,
-    /// Removed with it.
+    /// The directory of its store.
     _dir: TempDir,
 }
 
@@ -20,7 +20,7 @@ impl Drop for Server {
     }
 }
 
-/// Starts it; answers the address it listens on.
+/// Starts the server. Returns the address on which it listens.
 pub(crate) fn start(args: &[&str]) -> (Server, String) {
     let dir = tempfile::tempdir().expect("a directory for the store");
     let mut child = Command::new(env!("CARGO_BIN_EXE_x0-msg-server"))
@@ -35,7 +35,7 @@ pub(crate) fn start(args: &[&str]) -> (Server, String) {
     log.read_line(&mut line).expect("the server says where it listens");
     let entry: Value = serde_json::from_str(&line).expect("logs are JSON");
     let address = entry["address"].as_str().expect("the first line names the address").to_owned();
-    // Reading on keeps the pipe from filling up.
+    // Otherwise the pipe fills up, and the server waits for it.
     std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
     (Server { child, _dir: dir }, address)
 }

@@ -1,11 +1,10 @@
-//! What a large store and many sessions cost the server.
+//! The cost of a large store and of many sessions.
 //!
 //!     cargo bench --bench store [-- MESSAGES MAILBOXES SESSIONS]
 //!
-//! It fills a store (1 M messages of 256 bytes in 100 k mailboxes), starts the server on it, and reports how
-//! long that took, the memory above that of an empty store, and how long one mailbox takes to be read. It then
-//! acknowledges everything and reports what is left on the disk. At last 200 k sessions come, get a message,
-//! acknowledge it and leave.
+//! It fills a store (1 M messages of 256 bytes in 100 k mailboxes) and starts the server on it. It reports the time of
+//! the start, the memory above that of an empty store, and the time to read one mailbox. It acknowledges every message
+//! and reports the size of the store. At last 200 k sessions connect, get a message, acknowledge it and leave.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -33,7 +32,7 @@ fn session(n: usize) -> String {
     format!("session-{n:08}")
 }
 
-/// Fills a store; with ids, all of them are to be remembered.
+/// Fills a store, with or without ids of messages.
 fn fill(dir: &Path, messages: usize, mailboxes: usize, with_ids: bool) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let settings = engine_settings(&Config::default(), Clock::Wall);
@@ -68,7 +67,7 @@ fn fill(dir: &Path, messages: usize, mailboxes: usize, with_ids: bool) {
     engine.close();
 }
 
-/// A field of the server's memory, in MiB.
+/// A field of the memory of the server, in MiB.
 fn memory(server: &Server, field: &str) -> f64 {
     memory::kib(&server.child, field) / 1024.0
 }
@@ -147,7 +146,7 @@ fn main() {
         times[990].as_secs_f64() * 1e3
     );
 
-    // Everything is acknowledged; the last seq is above all of them.
+    // Acknowledges every message, with a seq above all of theirs.
     let last =
         call(&mut http, "POST", "/v1/messages", r#"{"to":{"session":"last"},"payload":1}"#)["seq"].clone();
     for chunk in (0..mailboxes).collect::<Vec<_>>().chunks(100) {
@@ -199,7 +198,7 @@ fn main() {
             size(&empty)
         );
     }
-    // Polls keep their readers for 15 s, and the allocator what it freed for some seconds more.
+    // A subscription of a poll stays for 15 s, and the allocator keeps freed memory for some seconds.
     for seconds in [20, 40] {
         std::thread::sleep(Duration::from_secs(20));
         println!("{seconds} s later: {:.1} MiB above empty", memory(&server, "VmRSS") - base);

@@ -1,4 +1,4 @@
-// Real pages at the doors: foreign origins, tokens that expire, sessions that end, and polls from another origin.
+// Access of real pages: foreign origins, tokens that expire, sessions that end, and polls from another origin.
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
@@ -61,7 +61,7 @@ test("a page of a foreign origin cannot open /ws, nor call /v1, unless that is c
   assert.match(refused.reason, /--allow-origin/);
   const called = await page.evaluate(async (url) => {
     const body = '{"to":{"session":"victim"},"payload":1}';
-    // Without reading the answer, a page may call any address: the broker refuses.
+    // The browser lets a page send these requests, and hides the answers. The broker refuses them.
     await fetch(`${url}/v1/messages`, { method: "POST", mode: "no-cors", body }).catch(() => {});
     await new Promise((done) => Object.assign(new Image(), { onerror: done, src: `${url}/v1/messages?session=victim&wait=0&after=1` }));
     return fetch(`${url}/v1/messages?session=victim&wait=0`).then(() => "answered", () => "refused");
@@ -69,14 +69,14 @@ test("a page of a foreign origin cannot open /ws, nor call /v1, unless that is c
   assert.equal(called, "refused");
   const waiting = await (await fetch(`${started.open.url}/v1/messages?session=victim&wait=0`)).json();
   assert.deepEqual(waiting.messages, []);
-  // client.js says so, and does not try for ever.
+  // client.js reports it, and stops to try.
   const told = await page.evaluate(async (url) => {
     const { connect } = await import(`${url}/client.js`);
     return new Promise((done) => connect({ session: "A", onStatus: (status) => status.state === "closed" && done(status.reason) }));
   }, started.open.url);
   assert.match(told, /--allow-origin/);
   await page.context().close();
-  // The page of the broker itself, and one that is configured.
+  // A page of the broker itself is accepted.
   const own = await pageAt(`${started.open.url}/healthz`);
   assert.deepEqual((await socketFrom(own, started.open.url)).heard, ["welcome"]);
   await own.context().close();
@@ -114,7 +114,7 @@ for (const transport of ["websocket", "poll"]) {
     assert.deepEqual(await page.evaluate(() => got.map(({ from }) => from)), ["ann", "the backend"]);
     const shown = (await (await backend("GET", `/v1/sessions/page-${transport}`)).json()).connections;
     assert.equal(shown[transport], 1);
-    // What it has handled is acknowledged.
+    // Handled messages are acknowledged.
     for (let pending = 1; pending > 0; ) ({ pending } = await (await backend("GET", `/v1/sessions/page-${transport}`)).json());
     await backend("DELETE", `/v1/sessions/page-${transport}`);
     await page.waitForFunction(() => client.status.state === "closed");
@@ -124,7 +124,7 @@ for (const transport of ["websocket", "poll"]) {
 }
 
 test("a token that expires is renewed on the same socket", async () => {
-  // It has expired by the clock, and not by more than clocks may differ.
+  // The token has expired, by less than the allowed clock skew.
   const stale = token("ann", "renewed", "--ttl", "0s");
   const page = await client([stale, token("ann", "renewed")], { transport: "websocket" });
   await page.waitForFunction(() => window.asked === 2);
@@ -165,7 +165,7 @@ test("a token that is refused is asked for again some times, and then it is over
     await renewed.context().close();
     const page = await client(["wrong"], { transport });
     await page.waitForFunction(() => client.status.state === "closed");
-    // With pauses that grow: an outage of who makes tokens is no attack on him.
+    // The pauses grow, so that clients do not overload a token service after an outage.
     assert.equal(await page.evaluate(() => asked), 5, transport);
     assert.match(await page.evaluate(() => client.status.reason), /token/);
     await page.context().close();

@@ -1,4 +1,4 @@
-// client.js by itself: acknowledgement after the handler, retries, restarts of the broker.
+// client.js alone: acknowledgement after the handler, retries, restarts of the broker.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -70,7 +70,7 @@ for (const transport of ["websocket", "poll"]) {
     const { page, session, close } = await client({ transport });
     await page.evaluate(() => void (window.hold = new Promise((done) => (window.release = done))));
     const seq = await send(session, 1);
-    // The handler holds it, so a second client of the session gets it as well.
+    // The handler has not returned, so a second client of the session gets the message too.
     assert.deepEqual(await waiting(session), [1]);
     await page.evaluate(() => release());
     await page.waitForFunction((seq) => acked === seq, seq);

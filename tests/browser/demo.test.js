@@ -1,4 +1,4 @@
-// The demo page as a user sees it: two tabs exchange a form, on every transport, and go offline and back.
+// The demo page as a user sees it: two tabs exchange a form on every transport, go offline and come back.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";

@@ -1,4 +1,4 @@
-// What the server says of its WebSocket protocol is a valid AsyncAPI document.
+// The description of the WebSocket protocol is a valid AsyncAPI document.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -11,7 +11,7 @@ test("/asyncapi.json is valid AsyncAPI 3.0", async () => {
     const answer = await fetch(`${server.url}/asyncapi.json`);
     assert.equal(answer.headers.get("content-type"), "application/json");
     const { document, diagnostics } = await new Parser().parse(await answer.text());
-    // That there is a newer version of AsyncAPI is no fault.
+    // The hint at a newer version of AsyncAPI is not an error.
     const faults = diagnostics.filter(({ code }) => code !== "asyncapi-latest-version");
     assert.deepEqual(faults.map(({ path, message }) => `${path.join(".")}: ${message}`), []);
     assert.equal(document.version(), "3.0.0");

@@ -1,4 +1,4 @@
-// A page of another origin does what today's x0 client does: the recorded headers, through real preflights.
+// A page of another origin does what the x0 client does: the recorded headers, through real preflights.
 
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -69,7 +69,7 @@ test("a page of another origin polls and sends through real preflights", async (
   const message = { "msg-type": "net-message", "method-id": "set-data", "dst-object": "FormlistExchangeData", payload: form, session_src: "A" };
   assert.deepEqual(await b.evaluate(() => got), [message]);
   assert.deepEqual(a.counts, { preflights: 1, posts: 1 });
-  // It polls on: an empty answer, and then another message.
+  // It polls again: an empty answer, then another message.
   await b.waitForFunction((before) => performance.getEntriesByType("resource").length > before + 2, await b.evaluate(() => performance.getEntriesByType("resource").length));
   await a.evaluate((form) => sendForm("A", "B", form), form);
   await b.waitForFunction(() => got.length === 2);
@@ -89,7 +89,7 @@ test("where sessions are proved, pages that a backend has logged in exchange mes
     return (await answer.json()).handle;
   };
   const [a, b] = [await x0Page(await newContext(), guarded.url), await x0Page(await newContext(), guarded.url)];
-  // They poll before anybody has logged in, as pages do, and go on when it has happened.
+  // They poll before the login, as pages do, and go on after it.
   await Promise.all([a.evaluate(() => void poll("secret-of-a")), b.evaluate(() => void poll("secret-of-b"))]);
   const handle = await login("secret-of-a");
   await login("secret-of-b", "bob");

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Fuzzes everything that takes bytes from outside apart, each target for some seconds (by default 600):
+# Fuzzes the parsers of outside bytes, each target for some seconds (by default 600):
 #
 #   tests/fuzz/run.sh [SECONDS [TARGET...]]
 #
-# It begins with the recordings and what is in tests/fuzz/corpus; what it finds on its way is kept below target/fuzz.
-# Installs cargo-fuzz if it is not there. A finding ends it, and is kept as well.
+# It begins with the recordings and tests/fuzz/corpus, and keeps new inputs below target/fuzz. It installs cargo-fuzz if
+# it is missing. A finding ends the run, and is kept.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 seconds=${1:-600}
@@ -12,9 +12,9 @@ targets=("${@:2}")
 ((${#targets[@]})) || targets=(native_frame legacy_body legacy_query token)
 
 command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz
-# Where the toolchain is a stable one, the coverage that a fuzzer needs has to be asked for.
+# A stable toolchain has the coverage that a fuzzer needs only with this.
 export RUSTC_BOOTSTRAP=1
-# Writes the seeds, as the tests use them.
+# Writes the seeds of the tests.
 X0_MSG_SEEDS="$PWD/target/fuzz/seeds" cargo test --quiet --locked --test it fuzz::
 
 for target in "${targets[@]}"; do
