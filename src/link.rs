@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::io::{Error, ErrorKind, IoSlice, Result};
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, Shutdown};
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
@@ -94,8 +95,22 @@ impl Link {
     }
 
     /// Whether the peer closed the connection, before we did.
+    ///
+    /// On a watched link this asks the socket: the task that reads the connection may not have run since the close.
     #[must_use]
     pub fn peer_closed(&self) -> bool {
+        if !self.finished.load(Ordering::Acquire)
+            && let Some(socket) = self.socket.get()
+        {
+            match SockRef::from(socket).peek(&mut [MaybeUninit::uninit()]) {
+                Ok(0) => self.peer_closed.store(true, Ordering::Release),
+                // Reading the error of a socket clears it.
+                Err(error) if error.kind() != ErrorKind::WouldBlock => {
+                    self.broken.store(true, Ordering::Release)
+                }
+                _ => {}
+            }
+        }
         self.peer_closed.load(Ordering::Acquire)
     }
 
@@ -226,5 +241,52 @@ impl<S> Drop for MonitoredStream<S> {
             self.link.finished.store(true, Ordering::Release);
             _ = SockRef::from(socket).shutdown(Shutdown::Both);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A watched connection on which an answer was written, and its peer.
+    async fn answered() -> (MonitoredStream<TcpStream>, Arc<Link>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let link = Link::new();
+        let mut stream = MonitoredStream::tcp(listener.accept().await.unwrap().0, Arc::clone(&link));
+        link.watch();
+        stream.write_all(b"an answer").await.unwrap();
+        (stream, link, peer)
+    }
+
+    #[tokio::test]
+    async fn a_close_of_the_peer_is_seen_before_the_connection_is_read() {
+        let (_stream, link, mut peer) = answered().await;
+        peer.read_exact(&mut [0; 9]).await.unwrap();
+        assert!(!link.peer_closed());
+        drop(peer);
+        assert!(link.peer_closed());
+        assert!(!link.is_broken());
+    }
+
+    #[tokio::test]
+    async fn our_own_close_is_not_one_of_the_peer() {
+        let (stream, link, peer) = answered().await;
+        drop(stream);
+        assert!(!link.peer_closed());
+        drop(peer);
+        assert!(!link.peer_closed());
+    }
+
+    #[tokio::test]
+    async fn a_reset_is_not_lost_by_looking_for_a_close() {
+        let (_stream, link, peer) = answered().await;
+        // The answer was not read, so this is a reset.
+        drop(peer);
+        assert!(!link.peer_closed());
+        assert!(link.is_broken());
     }
 }
