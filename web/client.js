@@ -50,8 +50,8 @@
  *
  * @typedef {object} Welcome
  * @property {string} epoch
- * @property {string} [session] whose messages are read
- * @property {string} [user] who the session belongs to, in `token` mode
+ * @property {string} [session] the session that is read
+ * @property {string} [user] the user that the session belongs to, in `token` mode
  * @property {string} [handle] the public name of the session, in `token` mode: others send to it
  * @property {string} [durability]
  * @property {number} [heartbeat]
@@ -75,7 +75,7 @@
  * @property {string} [id] your own name for the message; a send that is repeated with it is stored once
  * @property {number} [ttl] how many seconds it is kept unread
  * @property {boolean} [receipt] call `onReceipt` when the message is acknowledged or expires
- * @property {boolean} [volatile] store nothing, and reach only those who read now
+ * @property {boolean} [volatile] store nothing, and reach only current readers
  */
 
 /** Pauses between attempts to connect, in milliseconds. Each is twice the one before, and half of it is random. */
