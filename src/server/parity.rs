@@ -209,7 +209,7 @@ async fn all_transports_get_the_same_at_once() {
         let events = BodyStream::new(sse.open("GET", "/v1/events?session=B", &Value::Null).await);
         let readers =
             async { tokio::join!(over_websocket(ws), over_poll(poll), over_sse(events), over_legacy(page)) };
-        let all = async { tokio::join!(readers, acknowledging(acker), send_to_b(address)) };
+        let all = Box::pin(async { tokio::join!(readers, acknowledging(acker), send_to_b(address)) });
         let ((websocket, poll, sse, legacy), ..) = soon(all).await;
         let mut expected: Vec<Value> = (0..MESSAGES).map(|n| json!({ "n": n })).collect();
         assert_eq!(legacy, expected);
