@@ -8,6 +8,7 @@ use crate::identity::verify_with_secret;
 use crate::message::{Address, Handle, Kind, Message, Publication, SenderName, Seq};
 use crate::protocol::{AckBody, ClientFrame, SendRequest, SessionBody, To};
 use crate::transport::legacy::shape::{self, LegacyError, LegacyPath, LegacyRequest};
+use crate::transport::legacy::with_sender;
 
 /// A text frame of a WebSocket client, and the bodies of `/v1`.
 pub fn native_frame(bytes: &[u8]) {
@@ -75,12 +76,12 @@ fn asked(asked: Result<LegacyRequest, LegacyError>) {
 /// An x0 page gets an object that names its sender, once, whatever the payload said.
 fn delivered_to_x0(payload: &str) {
     let sender = SenderName::new("the \"sender\"").expect("a name");
-    let object = shape::with_sender(payload, Some(&sender));
+    let object = with_sender(payload, Some(&sender));
     // What JSON allows and Rust's strings do not hold, a browser takes all the same.
     if let Ok(object) = serde_json::from_str::<Value>(&object) {
         assert_eq!(object["session_src"], sender.as_str(), "{payload}");
     }
-    let twice = shape::with_sender(&object, Some(&sender));
+    let twice = with_sender(&object, Some(&sender));
     assert_eq!(twice, object, "the sender is set once");
 }
 

@@ -1,7 +1,7 @@
-//! One client connection as the server sees it: whether what was written arrived, and whether it moves.
+//! One client connection as the server sees it: whether what was written arrived, and whether the peer takes anything.
 //!
-//! [`MonitoredStream`] wraps the socket under HTTP and WebSocket alike. It notices how the connection ended, and gives up
-//! on a peer that takes nothing for [`WRITE_TIMEOUT`], so no transport needs a rule of its own for slow readers.
+//! [`MonitoredStream`] wraps the socket below HTTP and WebSocket. It notes how the connection ends, and breaks a
+//! connection whose peer takes nothing for [`WRITE_TIMEOUT`]. So no transport needs a rule of its own for slow readers.
 
 use std::future::Future;
 use std::io::{Error, ErrorKind, IoSlice, Result};
@@ -21,35 +21,35 @@ use tokio::time::Sleep;
 
 mod outq;
 
-/// How long a peer may take nothing of what is to be written before its connection is dropped.
+/// How long a peer may take nothing of the pending output before its connection is broken.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A client connection.
 #[derive(Debug)]
 pub struct Link {
     id: u64,
-    /// The address of the other end.
+    /// The address of the peer.
     peer: Option<IpAddr>,
-    /// Somebody wants to know later whether what is written now arrived.
+    /// Whether [`Self::all_bytes_acked`] will be asked.
     watched: AtomicBool,
-    /// The connection ended otherwise than by an orderly close.
+    /// The connection did not end by an orderly close.
     broken: AtomicBool,
-    /// The peer closed its side first.
+    /// The peer has closed its side first.
     peer_closed: AtomicBool,
-    /// Our side was closed: the FIN counts as one more byte to be acknowledged.
+    /// Our side is closed. Its FIN counts as one more byte to be acknowledged.
     finished: AtomicBool,
-    /// A second handle on the socket, made when the link is watched: it can be asked after the end.
+    /// A second handle on the socket. It is made by the first write of a watched link, and can be asked after the end.
     socket: OnceLock<OwnedFd>,
 }
 
 impl Link {
-    /// A connection that nothing is known about yet.
+    /// A connection whose peer has no address.
     #[must_use]
     pub fn new() -> Arc<Self> {
         Self::with_peer(None)
     }
 
-    /// A connection with this address at its other end.
+    /// A connection to the peer at this address.
     #[must_use]
     pub fn with_peer(peer: Option<IpAddr>) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -64,26 +64,26 @@ impl Link {
         })
     }
 
-    /// Tells this connection from all others of this process.
+    /// The id of this connection, unique in this process.
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// The address of the other end, where there is one.
+    /// The address of the peer, if known.
     #[must_use]
     pub fn peer(&self) -> Option<IpAddr> {
         self.peer
     }
 
-    /// From the next write on, [`Self::all_bytes_acked`] can tell.
+    /// Makes [`Self::all_bytes_acked`] possible, from the next write on.
     pub fn watch(&self) {
         self.watched.store(true, Ordering::Release);
     }
 
-    /// Whether the peer's TCP has acknowledged every byte written so far, and the connection did not break.
+    /// Whether the peer's TCP has acknowledged every byte written so far, and the connection is not broken.
     ///
-    /// `false` also means "there is no telling". Behind a reverse proxy this speaks of the proxy.
+    /// `false` also means that this is not known. Behind a reverse proxy the peer is the proxy.
     #[must_use]
     pub fn all_bytes_acked(&self) -> bool {
         let Some(socket) = self.socket.get() else { return false };
@@ -94,9 +94,9 @@ impl Link {
         outq::unacknowledged(socket.as_fd()).is_some_and(|bytes| bytes <= fin)
     }
 
-    /// Whether the peer closed the connection, before we did.
+    /// Whether the peer closed the connection before the server did.
     ///
-    /// On a watched link this asks the socket: the task that reads the connection may not have run since the close.
+    /// On a watched link this asks the socket, since the task that reads it may not have run after the close.
     #[must_use]
     pub fn peer_closed(&self) -> bool {
         if !self.finished.load(Ordering::Acquire)
@@ -114,10 +114,10 @@ impl Link {
         self.peer_closed.load(Ordering::Acquire)
     }
 
-    /// Whether the connection is known to have ended otherwise than by an orderly close.
+    /// Whether the connection is known to have ended without an orderly close.
     #[must_use]
     pub fn is_broken(&self) -> bool {
-        // A reset that came after the server let go of the connection waits as the socket's error.
+        // A reset after the server has dropped the connection is the pending error of the socket.
         if let Some(socket) = self.socket.get()
             && !matches!(SockRef::from(socket).take_error(), Ok(None))
         {
@@ -127,14 +127,14 @@ impl Link {
     }
 }
 
-/// A socket that tells its [`Link`] how it fares.
+/// A stream that notes in its [`Link`] what happens to it.
 #[derive(Debug)]
 pub struct MonitoredStream<S> {
     stream: S,
     link: Arc<Link>,
-    /// A second handle on the stream, where it has one.
+    /// Makes a second handle on the stream, if it can have one.
     handle: fn(&S) -> Option<OwnedFd>,
-    /// Running while the peer takes nothing; allocated at the first stall only.
+    /// Runs while the peer takes nothing. Allocated at the first stall.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
@@ -147,32 +147,31 @@ impl MonitoredStream<TcpStream> {
 }
 
 impl<S> MonitoredStream<S> {
-    /// Wraps a stream that is not a socket of the system: it never gives evidence of arrival.
+    /// Wraps a stream that is no socket. It gives no evidence of arrival.
     #[must_use]
     pub fn opaque(stream: S, link: Arc<Link>) -> Self {
         Self { stream, link, handle: |_| None, stalled: None }
     }
 
+    /// Notes the result of a write, and breaks a connection that is stalled for too long.
     fn note_progress<T>(&mut self, cx: &mut Context<'_>, written: Poll<Result<T>>) -> Poll<Result<T>> {
-        match &written {
-            Poll::Ready(result) => {
-                self.stalled = None;
-                if result.is_err() {
-                    self.link.broken.store(true, Ordering::Release);
-                }
+        if let Poll::Ready(result) = written {
+            self.stalled = None;
+            if result.is_err() {
+                self.link.broken.store(true, Ordering::Release);
             }
-            Poll::Pending => {
-                let timer = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_TIMEOUT)));
-                if timer.as_mut().poll(cx).is_ready() {
-                    self.link.broken.store(true, Ordering::Release);
-                    let text = format!("the peer took nothing for {} s", WRITE_TIMEOUT.as_secs());
-                    return Poll::Ready(Err(Error::new(ErrorKind::TimedOut, text)));
-                }
-            }
+            return Poll::Ready(result);
         }
-        written
+        let timer = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_TIMEOUT)));
+        if timer.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        self.link.broken.store(true, Ordering::Release);
+        let text = format!("the peer took nothing for {} s", WRITE_TIMEOUT.as_secs());
+        Poll::Ready(Err(Error::new(ErrorKind::TimedOut, text)))
     }
 
+    /// Makes the second handle of a watched link.
     fn before_write(&self) {
         if self.link.watched.load(Ordering::Acquire)
             && self.link.socket.get().is_none()
@@ -185,13 +184,13 @@ impl<S> MonitoredStream<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for MonitoredStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Result<()>> {
-        let before = buf.remaining();
+        let room = buf.remaining();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         match &read {
             Poll::Ready(Err(_)) => self.link.broken.store(true, Ordering::Release),
             // Nothing read although there was room: the end of the stream.
             Poll::Ready(Ok(()))
-                if buf.remaining() == before && before > 0 && !self.link.finished.load(Ordering::Acquire) =>
+                if buf.remaining() == room && room > 0 && !self.link.finished.load(Ordering::Acquire) =>
             {
                 self.link.peer_closed.store(true, Ordering::Release);
             }
@@ -236,7 +235,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for MonitoredStream<S> {
 
 impl<S> Drop for MonitoredStream<S> {
     fn drop(&mut self) {
-        // The second handle would keep the connection open towards the peer.
+        // The second handle would keep the connection open.
         if let Some(socket) = self.link.socket.get() {
             self.link.finished.store(true, Ordering::Release);
             _ = SockRef::from(socket).shutdown(Shutdown::Both);
@@ -245,48 +244,180 @@ impl<S> Drop for MonitoredStream<S> {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+pub(crate) mod testing {
     use tokio::net::TcpListener;
 
     use super::*;
 
-    /// A watched connection on which an answer was written, and its peer.
-    async fn answered() -> (MonitoredStream<TcpStream>, Arc<Link>, TcpStream) {
+    /// Both ends of a TCP connection, and the link of the first one.
+    pub(crate) async fn tcp_pair() -> (MonitoredStream<TcpStream>, Arc<Link>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let link = Link::new();
-        let mut stream = MonitoredStream::tcp(listener.accept().await.unwrap().0, Arc::clone(&link));
+        let address = listener.local_addr().unwrap();
+        let (accepted, client) = tokio::join!(listener.accept(), TcpStream::connect(address));
+        let (server, peer) = accepted.unwrap();
+        let link = Link::with_peer(Some(peer.ip()));
+        (MonitoredStream::tcp(server, Arc::clone(&link)), link, client.unwrap())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::task::yield_now;
+
+    use super::testing::tcp_pair;
+    use super::*;
+
+    async fn until(condition: impl Fn() -> bool) {
+        while !condition() {
+            yield_now().await;
+        }
+    }
+
+    /// Makes the close of a client a reset.
+    fn reset(client: TcpStream) {
+        SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(client);
+    }
+
+    #[test]
+    fn each_link_has_its_id() {
+        assert_ne!(Link::new().id(), Link::new().id());
+        assert_eq!(Link::new().peer(), None);
+    }
+
+    #[tokio::test]
+    async fn written_bytes_are_acknowledged_by_the_peers_tcp() {
+        let (mut server, link, _client) = tcp_pair().await;
+        assert_eq!(link.peer(), Some("127.0.0.1".parse().unwrap()));
+        server.write_all(b"before").await.unwrap();
+        assert!(!link.all_bytes_acked(), "without a watch it is not known");
         link.watch();
-        stream.write_all(b"an answer").await.unwrap();
-        (stream, link, peer)
+        server.write_all(b"after").await.unwrap();
+        until(|| link.all_bytes_acked()).await;
+        assert!(!link.is_broken() && !link.peer_closed());
+    }
+
+    #[tokio::test]
+    async fn it_is_known_after_the_connection_was_dropped() {
+        let (mut server, link, mut client) = tcp_pair().await;
+        link.watch();
+        server.write_all(b"last").await.unwrap();
+        server.shutdown().await.unwrap();
+        drop(server);
+        let mut read = Vec::new();
+        client.read_to_end(&mut read).await.unwrap();
+        assert_eq!(read, b"last");
+        until(|| link.all_bytes_acked()).await;
+    }
+
+    #[tokio::test]
+    async fn a_dropped_connection_is_closed_although_its_link_is_kept() {
+        let (mut server, link, mut client) = tcp_pair().await;
+        link.watch();
+        server.write_all(b"x").await.unwrap();
+        drop(server);
+        let mut read = Vec::new();
+        client.read_to_end(&mut read).await.unwrap();
+        assert_eq!(read, b"x");
+    }
+
+    #[tokio::test]
+    async fn a_reset_breaks_the_link_also_after_the_drop() {
+        let (mut server, link, client) = tcp_pair().await;
+        link.watch();
+        server.write_all(b"x").await.unwrap();
+        drop(server);
+        reset(client);
+        until(|| link.is_broken()).await;
+        assert!(!link.all_bytes_acked());
+    }
+
+    #[tokio::test]
+    async fn a_read_error_breaks_the_link() {
+        let (mut server, link, client) = tcp_pair().await;
+        reset(client);
+        server.read_u8().await.unwrap_err();
+        assert!(link.is_broken() && !link.peer_closed());
+    }
+
+    #[tokio::test]
+    async fn an_orderly_close_is_told_from_our_own() {
+        let (mut server, link, client) = tcp_pair().await;
+        drop(client);
+        assert_eq!(server.read(&mut [0; 1]).await.unwrap(), 0);
+        assert!(link.peer_closed() && !link.is_broken());
+        let (mut server, link, client) = tcp_pair().await;
+        server.shutdown().await.unwrap();
+        drop(client);
+        assert_eq!(server.read(&mut [0; 1]).await.unwrap(), 0);
+        assert!(!link.peer_closed());
+    }
+
+    /// A watched connection on which an answer was written.
+    async fn answered() -> (MonitoredStream<TcpStream>, Arc<Link>, TcpStream) {
+        let (mut server, link, client) = tcp_pair().await;
+        link.watch();
+        server.write_all(b"an answer").await.unwrap();
+        (server, link, client)
     }
 
     #[tokio::test]
     async fn a_close_of_the_peer_is_seen_before_the_connection_is_read() {
-        let (_stream, link, mut peer) = answered().await;
-        peer.read_exact(&mut [0; 9]).await.unwrap();
+        let (_server, link, mut client) = answered().await;
+        client.read_exact(&mut [0; 9]).await.unwrap();
         assert!(!link.peer_closed());
-        drop(peer);
-        assert!(link.peer_closed());
-        assert!(!link.is_broken());
+        drop(client);
+        assert!(link.peer_closed() && !link.is_broken());
     }
 
     #[tokio::test]
     async fn our_own_close_is_not_one_of_the_peer() {
-        let (stream, link, peer) = answered().await;
-        drop(stream);
+        let (server, link, client) = answered().await;
+        drop(server);
         assert!(!link.peer_closed());
-        drop(peer);
+        drop(client);
         assert!(!link.peer_closed());
     }
 
     #[tokio::test]
     async fn a_reset_is_not_lost_by_looking_for_a_close() {
-        let (_stream, link, peer) = answered().await;
-        // The answer was not read, so this is a reset.
-        drop(peer);
-        assert!(!link.peer_closed());
+        let (_server, link, client) = answered().await;
+        // The answer was not read, so this close is a reset.
+        drop(client);
+        assert!(!link.peer_closed() && link.is_broken());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_nothing_breaks_the_link() {
+        let (ours, theirs) = tokio::io::duplex(4);
+        let link = Link::new();
+        let mut stream = MonitoredStream::opaque(ours, Arc::clone(&link));
+        let begun = tokio::time::Instant::now();
+        let error = stream.write_all(b"more than fits").await.unwrap_err();
+        assert_eq!((error.kind(), begun.elapsed()), (ErrorKind::TimedOut, WRITE_TIMEOUT));
         assert!(link.is_broken());
+        drop(theirs);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_something_now_and_then_is_waited_for() {
+        let (ours, mut theirs) = tokio::io::duplex(4);
+        let link = Link::new();
+        let mut stream = MonitoredStream::opaque(ours, Arc::clone(&link));
+        let reading = async {
+            let mut read = Vec::new();
+            while read.len() < 16 {
+                tokio::time::sleep(WRITE_TIMEOUT - Duration::from_secs(1)).await;
+                let mut bytes = [0; 4];
+                let count = theirs.read(&mut bytes).await.unwrap();
+                read.extend_from_slice(&bytes[..count]);
+            }
+            read
+        };
+        let (written, read) = tokio::join!(stream.write_all(b"four by four !!!"), reading);
+        written.unwrap();
+        assert_eq!(read, b"four by four !!!");
+        assert!(!link.is_broken() && !link.all_bytes_acked());
     }
 }

@@ -1,4 +1,4 @@
-//! How many written bytes the peer has not acknowledged: the one system call without a safe wrapper.
+//! The number of written bytes that the peer has not acknowledged. This system call has no safe wrapper.
 
 #![allow(unsafe_code)]
 
@@ -9,13 +9,13 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 #[cfg(target_os = "linux")]
 pub(super) fn unacknowledged(socket: BorrowedFd<'_>) -> Option<usize> {
     let mut bytes: libc::c_int = 0;
-    // SAFETY: the descriptor is open, being borrowed, and SIOCOUTQ (the same number as TIOCOUTQ) writes one
+    // SAFETY: the descriptor is open, since it is borrowed. SIOCOUTQ (the same number as TIOCOUTQ) writes one
     // int to the address it is given, which outlives the call.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
     (result == 0).then(|| usize::try_from(bytes).ok()).flatten()
 }
 
-/// Systems without `SIOCOUTQ`: the connection's orderly end is the only evidence.
+/// Systems without `SIOCOUTQ`. The orderly end of the connection is the only evidence there.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn unacknowledged(_socket: BorrowedFd<'_>) -> Option<usize> {
     Some(0)

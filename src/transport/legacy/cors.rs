@@ -1,0 +1,141 @@
+//! Which pages may read the answers to x0 clients.
+
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::Response;
+
+use crate::config::Access;
+use crate::transport::legacy::shape::{LegacyError, LegacyRequest};
+
+const ANY: HeaderValue = HeaderValue::from_static("*");
+
+/// Which pages may read the answer to a request.
+pub(super) enum LegacyCors {
+    /// All pages.
+    Any,
+    /// The pages of this origin.
+    Origin(HeaderValue),
+    /// Pages of the same origin, and clients that are no browsers.
+    SameOrigin,
+    /// Not the page that has sent the request. The request is not acted on either.
+    Foreign,
+}
+
+impl LegacyCors {
+    pub(super) fn of(access: &Access, headers: &HeaderMap) -> Self {
+        let allowed = &access.legacy_allow_origin;
+        if allowed.iter().any(|origin| origin == "*") {
+            return Self::Any;
+        }
+        match headers.get(header::ORIGIN) {
+            Some(origin)
+                if allowed.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(origin.as_bytes())) =>
+            {
+                Self::Origin(origin.clone())
+            }
+            Some(_) => Self::Foreign,
+            None if headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site") => Self::Foreign,
+            None => Self::SameOrigin,
+        }
+    }
+
+    pub(super) fn is_foreign(&self) -> bool {
+        matches!(self, Self::Foreign)
+    }
+
+    /// Sets the CORS headers of an answer. Without them the browser hides the answer, and the page stops polling.
+    pub(super) fn apply(self, mut response: Response) -> Response {
+        let headers = response.headers_mut();
+        if !matches!(self, Self::Any) {
+            headers.insert(header::VARY, HeaderValue::from_static("origin"));
+        }
+        if let Self::Any | Self::Origin(_) = self {
+            let origin = if let Self::Origin(origin) = self { origin } else { ANY };
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+            headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, ANY);
+        }
+        response
+    }
+}
+
+/// What a page of a foreign origin gets: its polls are held without a session, its sends fail.
+pub(super) fn demote_foreign(
+    request: Result<LegacyRequest, LegacyError>,
+) -> Result<LegacyRequest, LegacyError> {
+    match request? {
+        LegacyRequest::Poll { .. } => Ok(LegacyRequest::Poll { session: None, ack: None }),
+        LegacyRequest::Del { .. } => Ok(LegacyRequest::Del { session: None }),
+        LegacyRequest::Send { .. } => {
+            let text = "pages of this origin are not let in; --legacy-allow-origin lets them";
+            Err(LegacyError::Send(text.to_owned()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use serde_json::value::RawValue;
+
+    use super::*;
+    use crate::message::Seq;
+    use crate::transport::testing::{gateway, session};
+
+    const ONE: &[&str] = &["--legacy-allow-origin", "http://x0.test"];
+
+    fn cors(flags: &[&str], headers: &[(&'static str, &'static str)]) -> LegacyCors {
+        let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+        LegacyCors::of(&gateway(flags).config.access, &headers.collect())
+    }
+
+    /// The allowed origin and the `vary` header of an answer.
+    fn marks(cors: LegacyCors) -> (Option<String>, bool) {
+        let response = cors.apply(Response::new(Body::empty()));
+        let headers = response.headers();
+        let origin = headers.get(header::ACCESS_CONTROL_ALLOW_ORIGIN);
+        assert_eq!(origin.is_some(), headers.contains_key(header::ACCESS_CONTROL_ALLOW_HEADERS));
+        (origin.map(|origin| origin.to_str().unwrap().to_owned()), headers.contains_key(header::VARY))
+    }
+
+    #[tokio::test]
+    async fn by_default_all_pages_may_read() {
+        let cors = cors(&[], &[("origin", "http://any.test"), ("sec-fetch-site", "cross-site")]);
+        assert!(!cors.is_foreign());
+        assert_eq!(marks(cors), (Some("*".to_owned()), false));
+    }
+
+    #[tokio::test]
+    async fn a_listed_origin_is_named_in_the_answer() {
+        let cors = cors(ONE, &[("origin", "HTTP://x0.test")]);
+        assert!(!cors.is_foreign());
+        assert_eq!(marks(cors), (Some("HTTP://x0.test".to_owned()), true));
+    }
+
+    #[tokio::test]
+    async fn other_pages_are_foreign_and_other_clients_are_not() {
+        for (headers, foreign) in [
+            (&[("origin", "http://other.test")][..], true),
+            (&[("origin", "null")], true),
+            (&[("sec-fetch-site", "cross-site")], true),
+            (&[("sec-fetch-site", "same-origin")], false),
+            (&[], false),
+        ] {
+            let cors = cors(ONE, headers);
+            assert_eq!(cors.is_foreign(), foreign, "{headers:?}");
+            assert_eq!(marks(cors), (None, true), "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_foreign_page_reads_nothing_deletes_nothing_and_sends_nothing() {
+        let a = || Some(session("A"));
+        let poll = demote_foreign(Ok(LegacyRequest::Poll { session: a(), ack: Some(Seq(1)) }));
+        assert!(matches!(poll, Ok(LegacyRequest::Poll { session: None, ack: None })));
+        let delete = demote_foreign(Ok(LegacyRequest::Del { session: a() }));
+        assert!(matches!(delete, Ok(LegacyRequest::Del { session: None })));
+        let payload = RawValue::from_string("{}".to_owned()).unwrap();
+        let send = LegacyRequest::Send { from: None, to: session("B"), payload };
+        assert!(matches!(demote_foreign(Ok(send)), Err(LegacyError::Send(_))));
+        let bad = Err(LegacyError::NotX0("x".to_owned()));
+        assert!(matches!(demote_foreign(bad), Err(LegacyError::NotX0(_))));
+    }
+}

@@ -1,0 +1,157 @@
+//! Polls of the x0 client.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::config::Auth;
+use crate::message::{Item, Kind, Publication, Seq, SessionId};
+use crate::subscriber::Subscriber;
+use crate::transport::lease::Claim;
+use crate::transport::legacy::payload::with_sender;
+use crate::transport::legacy::reader::{LegacyReader, PEER_TIMEOUT};
+use crate::transport::legacy::source::RequestSource;
+use crate::transport::legacy::{Legacy, NOTHING};
+
+/// From so many waiting messages on, an answer has more than one. An exception in the x0 page drops the rest of an
+/// answer, so there is one message in each answer otherwise.
+const BACKLOG: usize = 8;
+
+/// Most messages of one answer.
+const MAX_MESSAGES: usize = 64;
+
+/// Bytes after which an answer takes no more messages.
+const ENOUGH_BYTES: usize = 1 << 20;
+
+impl Legacy {
+    /// Answers a poll: with messages as soon as there are some, else when its time is over.
+    pub(super) async fn poll(&self, session: &SessionId, source: &RequestSource, ack: Option<Seq>) -> String {
+        let deadline = Instant::now() + self.gateway.config.poll_timeout;
+        let Some(deadline) = self.registered(session, deadline).await else { return NOTHING.to_owned() };
+        let permit = self.gateway.connection_limiter.try_acquire(source.address);
+        let claim = match &permit {
+            Some(_) => Box::pin(self.receipts.claim(&self.gateway.broker, session, source, ack)).await,
+            None => None,
+        };
+        // A client with too many connections or polls is paced by holding.
+        let Some(mut claim) = claim else {
+            self.hold(deadline).await;
+            return NOTHING.to_owned();
+        };
+        let answer = match self.first_message(&mut claim, deadline).await {
+            Some(first) => self.collect(&first, &mut claim, source, deadline).await,
+            None => NOTHING.to_owned(),
+        };
+        claim.answered();
+        answer
+    }
+
+    /// In `token` mode: waits until a backend has registered the session. Returns until when the poll may wait; `None`
+    /// if its time is over.
+    async fn registered(&self, session: &SessionId, deadline: Instant) -> Option<Instant> {
+        if self.gateway.identity.auth() == Auth::Open {
+            return Some(deadline);
+        }
+        let client = Box::pin(async {
+            tokio::select! {
+                client = self.gateway.broker.directory().arrival(session) => Some(client),
+                () = self.hold(deadline) => None,
+            }
+        });
+        let left = client.await?.expires.saturating_sub(self.gateway.broker.now());
+        Some(deadline.min(Instant::now() + Duration::from_millis(left)))
+    }
+
+    /// Waits for the next message; `None` when the time of the poll is over.
+    async fn first_message(
+        &self,
+        claim: &mut Claim<LegacyReader>,
+        deadline: Instant,
+    ) -> Option<Arc<Publication>> {
+        loop {
+            let item = tokio::select! {
+                biased;
+                item = claim.subscriber().next() => item?,
+                () = self.hold(deadline) => return None,
+            };
+            if let Some(message) = message_of(item) {
+                return Some(message);
+            }
+        }
+    }
+
+    /// Waits until the other tabs of the session can be answered with this message as well, and encodes the answer.
+    async fn collect(
+        &self,
+        first: &Publication,
+        claim: &mut Claim<LegacyReader>,
+        source: &RequestSource,
+        deadline: Instant,
+    ) -> String {
+        let end = match first.seq() {
+            Some(seq) => tokio::select! {
+                ahead = claim.wait_for_peers(seq, PEER_TIMEOUT, deadline) => ahead,
+                () = self.gateway.shutdown.cancelled() => None,
+            },
+            None => None,
+        };
+        let (subscriber, reader) = claim.parts();
+        let mut answer = AnswerBody::new(first);
+        if subscriber.fill(MAX_MESSAGES) >= BACKLOG || end > first.seq() {
+            answer.fill(subscriber, end);
+        }
+        let through = subscriber.delivered();
+        reader.note_answer(through, source);
+        claim.set_position(through);
+        answer.finish(through)
+    }
+}
+
+/// The message in an item. The x0 client knows no gaps and no receipts.
+fn message_of(item: Item) -> Option<Arc<Publication>> {
+    match item {
+        Item::Message(message) if message.kind() == Kind::Message => Some(message),
+        Item::Message(_) | Item::Gap(_) => None,
+    }
+}
+
+/// The body of an answer with messages.
+struct AnswerBody {
+    json: String,
+    count: usize,
+}
+
+impl AnswerBody {
+    fn new(first: &Publication) -> Self {
+        let mut body = Self { json: r#"{"messages":["#.to_owned(), count: 0 };
+        body.push(first);
+        body
+    }
+
+    fn push(&mut self, message: &Publication) {
+        if self.count > 0 {
+            self.json.push(',');
+        }
+        self.count += 1;
+        self.json.push_str(&with_sender(message.payload(), message.from()));
+    }
+
+    /// Adds what the subscriber has ready, up to position `end`.
+    fn fill(&mut self, subscriber: &mut Subscriber, end: Option<Seq>) {
+        while self.count < MAX_MESSAGES
+            && self.json.len() < ENOUGH_BYTES
+            && end.is_none_or(|end| subscriber.delivered() < end)
+        {
+            let Some(item) = subscriber.try_next() else { break };
+            if let Some(message) = message_of(item) {
+                self.push(&message);
+            }
+        }
+    }
+
+    fn finish(mut self, through: Seq) -> String {
+        self.json.push_str(&format!(r#"],"seq":{through}}}"#));
+        self.json
+    }
+}

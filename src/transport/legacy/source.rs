@@ -1,0 +1,82 @@
+//! Where a request of the x0 client comes from.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::extract::Request;
+use axum::http::{Version, header};
+
+use crate::config::Access;
+use crate::edge::{Query, client_address, peer_of};
+use crate::link::Link;
+use crate::message::MAX_NAME;
+
+/// Where a request comes from. This tells repeats apart, and whether the answer before arrived.
+#[derive(Debug)]
+pub(super) struct RequestSource {
+    /// The client's address, if known.
+    pub(super) address: Option<IpAddr>,
+    /// The connection.
+    pub(super) link: Arc<Link>,
+    /// Parameter `a__`. The x0 client chooses a random one for each request; a repeat has the same.
+    pub(super) request_id: Option<String>,
+    /// Whether a live page uses this connection again: a browser has made it, and keeps it alive.
+    pub(super) reusable: bool,
+    /// Whether the connection carries one request after the other. Over HTTP/2 requests are concurrent, and say nothing
+    /// about each other.
+    pub(super) sequential: bool,
+}
+
+impl RequestSource {
+    pub(super) fn of(access: &Access, request: &Request) -> Self {
+        let (headers, version) = (request.headers(), request.version());
+        let connection = headers.get(header::CONNECTION);
+        let closes = connection.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"));
+        let request_id =
+            Query::of(request.uri()).get("a__").filter(|id| id.len() <= MAX_NAME).map(str::to_owned);
+        Self {
+            address: client_address(access, peer_of(request.extensions()), headers),
+            link: request.extensions().get::<Arc<Link>>().map_or_else(Link::new, Arc::clone),
+            request_id,
+            reusable: version == Version::HTTP_11 && headers.contains_key(header::ORIGIN) && !closes,
+            sequential: version < Version::HTTP_2,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::http::request::Builder;
+
+    use super::*;
+    use crate::transport::testing::gateway;
+
+    fn source(request: Builder) -> RequestSource {
+        RequestSource::of(&gateway(&[]).config.access, &request.body(Body::empty()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_browsers_kept_alive_connection_is_reusable() {
+        let browser = || Request::post("/").header("origin", "http://x0.test");
+        assert!(source(browser()).reusable);
+        assert!(source(browser().header("connection", "keep-alive")).reusable);
+        assert!(!source(browser().header("connection", "Close")).reusable);
+        assert!(!source(Request::post("/")).reusable);
+        assert!(!source(browser().version(Version::HTTP_10)).reusable);
+    }
+
+    #[tokio::test]
+    async fn only_http_1_carries_one_request_after_the_other() {
+        assert!(source(Request::post("/")).sequential);
+        assert!(!source(Request::post("/").version(Version::HTTP_2)).sequential);
+    }
+
+    #[tokio::test]
+    async fn the_request_id_has_a_bounded_length() {
+        assert_eq!(source(Request::post("/?x=1&a__=17")).request_id.as_deref(), Some("17"));
+        assert_eq!(source(Request::post("/")).request_id, None);
+        let long = format!("/?a__={}", "x".repeat(MAX_NAME + 1));
+        assert_eq!(source(Request::post(long)).request_id, None);
+    }
+}
