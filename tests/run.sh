@@ -14,8 +14,7 @@ target=${CARGO_TARGET_DIR:-$PWD/target}
 tools=$target/tools
 
 # In the order in which they run.
-parts=(lint deny docker unit it schemathesis docs browser)
-on_request=(circles)
+parts=(lint circles deny docker unit it schemathesis docs browser)
 declare -A about=(
     [lint]="format, clippy, rustdoc, shellcheck"
     [circles]="imports between the files of src/, and the map in src/lib.rs"
@@ -128,7 +127,7 @@ browser() {
 usage() {
     local part
     echo "usage: tests/run.sh [PART...]"
-    for part in "${parts[@]}" "${on_request[@]}"; do printf '  %-14s%s\n' "$part" "${about[$part]}"; done
+    for part in "${parts[@]}"; do printf '  %-14s%s\n' "$part" "${about[$part]}"; done
 }
 
 # Prints the times of the parts, however the run ends.
