@@ -25,6 +25,8 @@ mod crash;
 mod dedup;
 mod disk;
 mod files;
+#[cfg(test)]
+mod fixture;
 mod handles;
 mod index;
 mod load;

@@ -14,19 +14,21 @@ use crate::engine::{
     EngineError, Position, Register, RegisterError, Registration, RegistrationSource, Settings,
 };
 use crate::hub::Hubs;
-use crate::message::{Address, Draft, GapReason, Message, Outcome, Publication, Seq, SessionId};
+use crate::message::{Address, Draft, Message, Outcome, Publication, Seq, SessionId};
 
 mod address_log;
 mod backing;
 mod builder;
 mod expiry;
 mod logs;
+mod outcome;
 mod pending_writes;
 mod prepared;
 mod queue;
 mod read_plan;
 mod receipts;
 mod recent;
+mod room;
 #[cfg(test)]
 mod tests;
 
@@ -36,8 +38,10 @@ use logs::AddressLogs;
 use queue::{CommitQueue, cost, frame_cost};
 use read_plan::ReadRequest;
 use receipts::ReceiptLedger;
+use room::Room;
 
 pub(super) use builder::{IndexBuilder, RestoredMessage};
+pub(super) use outcome::{Appended, Published};
 pub(super) use pending_writes::{Floor, PendingDelete, PendingWrites};
 pub(super) use prepared::PreparedAppend;
 
@@ -50,24 +54,6 @@ pub(super) const EMPTY_LOGS: usize = MAX_FLOORS;
 
 /// How many messages one slice of expiry removes while it holds the lock, and the rest of one address more.
 const EXPIRY_SLICE: usize = 512;
-
-/// Where an append was put.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Appended {
-    /// It has this new seq.
-    New(Seq),
-    /// The same message was appended before, with this seq.
-    Known(Seq),
-}
-
-/// A committed message on its way to the hubs.
-#[derive(Debug)]
-pub(super) struct Published {
-    pub(super) address: Address,
-    pub(super) publication: Arc<Publication>,
-    /// The seq published before it at this address; [`Seq::START`] if none is known.
-    pub(super) prev: Seq,
-}
 
 /// Everything the engine knows without reading the disk.
 #[derive(Debug)]
@@ -155,7 +141,7 @@ impl Index {
         if let Some(key) = key {
             self.dedup.remember(key, seq, now);
         }
-        let expires_at = expiry(now, self.age(&address, ttl));
+        let expires_at = expiry(now, self.room().age(&address, ttl));
         let (prev, publication) = (Seq::START, Arc::new(draft.seal(seq)));
         self.place(Pending { seq, prev, expires_at, ts, address, publication, key, receipt, waiter });
         Ok(Appended::New(seq))
@@ -173,21 +159,20 @@ impl Index {
         draft: &Draft,
         receipt_for: Option<&SessionId>,
     ) -> Result<(), EngineError> {
-        if self.check_room(address, frame_cost(draft.len_with(self.next())), receipt_for).is_ok() {
+        let check = |index: &Self| {
+            let cost = frame_cost(draft.len_with(index.next()));
+            index.room().check(address, cost, receipt_for)
+        };
+        if check(self).is_ok() {
             return Ok(());
         }
         while self.expire_slice() >= EXPIRY_SLICE {}
         // Receipts of expired messages have taken seqs.
-        self.check_room(address, frame_cost(draft.len_with(self.next())), receipt_for)
+        check(self)
     }
 
-    /// How long a message is kept. A topic keeps none longer than its age limit.
-    fn age(&self, address: &Address, ttl: Option<Duration>) -> Duration {
-        let Settings { mailbox, history, .. } = &self.settings;
-        match address {
-            Address::Topic(_) => ttl.map_or(history.age, |ttl| ttl.min(history.age)),
-            Address::Session(_) => ttl.unwrap_or(mailbox.age),
-        }
+    fn room(&self) -> Room<'_> {
+        Room { settings: &self.settings, logs: &self.logs, receipts: &self.receipts }
     }
 
     /// Puts a message with a new seq into the log of its address and into the queue.
@@ -200,44 +185,6 @@ impl Index {
         let entry = LogEntry { seq, expires_at, bytes, receipt: pending.receipt.is_some(), hole: false };
         pending.prev = self.logs.push(&pending.address, entry);
         self.queue.push(pending);
-    }
-
-    fn check_room(
-        &self,
-        address: &Address,
-        cost: usize,
-        receipt_for: Option<&SessionId>,
-    ) -> Result<(), EngineError> {
-        let Settings { mailbox: bounds, history, total_bytes, .. } = self.settings;
-        if self.logs.bytes() + cost > total_bytes {
-            return Err(EngineError::StoreFull { limit: total_bytes });
-        }
-        let Address::Session(session) = address else {
-            // A history makes room by itself, for every message that fits into it at all.
-            return match cost > history.bytes {
-                true => Err(EngineError::HistoryTooSmall { size: cost, limit: history.bytes }),
-                false => Ok(()),
-            };
-        };
-        let (messages, bytes) = self.held(session);
-        if messages >= bounds.messages || bytes + cost > bounds.bytes {
-            return Err(EngineError::MailboxFull { messages, bytes, bounds });
-        }
-        if let Some(receiver) = receipt_for {
-            let own = usize::from(receiver == session);
-            let (messages, _) = self.held(receiver);
-            if messages + own >= bounds.messages {
-                return Err(EngineError::NoRoomForReceipt { messages, limit: bounds.messages });
-            }
-        }
-        Ok(())
-    }
-
-    /// How many messages and bytes a mailbox holds, with the room reserved for receipts.
-    fn held(&self, session: &SessionId) -> (usize, usize) {
-        let log = self.logs.get(&Address::Session(session.clone()));
-        let (messages, bytes) = log.map_or((0, 0), |log| (log.entries().len(), log.bytes()));
-        (messages + self.receipts.reserved_receipts(session), bytes)
     }
 
     /// Takes messages to commit next, in order.
@@ -341,12 +288,8 @@ impl Index {
 
     /// See [`crate::engine::Engine::read`].
     pub(super) fn read(&self, address: &Address, after: Seq, limit: usize) -> ReadPlan {
-        let below_floor = match address {
-            Address::Session(_) => GapReason::Acknowledged,
-            Address::Topic(_) => GapReason::Expired,
-        };
         let (committed, now) = (self.committed, self.settings.clock.now());
-        let request = ReadRequest { after, limit, committed, now, below_floor };
+        let request = ReadRequest { address, after, limit, committed, now };
         match self.logs.get(address) {
             Some(log) => ReadPlan::of(log, self.logs.holes(), &request, |seq| self.backing.get(seq)),
             None => ReadPlan::nothing(&request, self.logs.forgotten()),
@@ -487,14 +430,7 @@ impl Index {
 
     /// See [`crate::engine::Engine::position`].
     pub(super) fn position(&self, address: &Address) -> Position {
-        match (self.logs.get(address), address) {
-            (Some(log), _) => log.position(),
-            (None, Address::Session(_)) => Position::default(),
-            // A cursor to come back with: everything published from here on is above it.
-            (None, Address::Topic(_)) => {
-                Position { floor: self.logs.forgotten(), newest: self.committed, ..Position::default() }
-            }
-        }
+        self.logs.position(address, self.committed)
     }
 
     /// The newest seq anyone can have seen.

@@ -96,3 +96,40 @@ fn whole(found: Result<Option<Publication>, ReadError>) -> Result<Option<Arc<Pub
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::embedded::files::Files;
+    use crate::engine::embedded::fixture::{commit, open};
+    use crate::engine::embedded::rows::to_sql_int;
+
+    #[tokio::test]
+    async fn messages_are_fetched_in_the_asked_order_and_damaged_ones_are_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut opened = open(dir.path()).unwrap();
+        let seqs = commit(&mut opened, 3, &[]);
+        let connection = opened.disk.connection();
+        connection.execute("UPDATE message SET ts = 8 WHERE seq = ?1", [to_sql_int(seqs[1].0)]).unwrap();
+        for inline in [true, false] {
+            let pool = ReadPool::of(&Files::of(dir.path()).database, inline);
+            for _ in 0..2 {
+                let asked = vec![seqs[2], seqs[1], Seq(1), seqs[0]];
+                let found = pool.fetch(asked).await.unwrap();
+                let found: Vec<_> =
+                    found.iter().map(|found| found.as_ref().and_then(|found| found.seq())).collect();
+                assert_eq!(found, [Some(seqs[2]), None, None, Some(seqs[0])]);
+            }
+            assert_eq!(lock(&pool.idle).len(), 1, "the connection is used again");
+            pool.close();
+            assert_eq!(lock(&pool.idle).len(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_cannot_be_read_now_loses_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let pool = ReadPool::of(&dir.path().join("none"), true);
+        assert!(pool.fetch(vec![Seq(1)]).await.is_err());
+    }
+}

@@ -123,7 +123,8 @@ fn reopen(files: &Files, durability: Durability, settings: Settings) -> Result<L
     let loaded = match loaded {
         Some(loaded) => loaded,
         None => {
-            aside = Some(replace_damaged(files, durability, lost.as_deref().unwrap_or_default())?);
+            let why = lost.as_deref().unwrap_or_default();
+            aside = Some(replace_damaged(files, durability, findings.log_is_damaged, why)?);
             load(files, durability, settings)
         }
     };
@@ -137,9 +138,14 @@ fn reopen(files: &Files, durability: Durability, settings: Settings) -> Result<L
 }
 
 /// Saves what is intact into a new file and puts that in place. Returns where the damaged files are.
-fn replace_damaged(files: &Files, durability: Durability, why: &str) -> Result<PathBuf, OpenError> {
+fn replace_damaged(
+    files: &Files,
+    durability: Durability,
+    log_is_damaged: bool,
+    why: &str,
+) -> Result<PathBuf, OpenError> {
     tracing::error!(why, path = %files.database.display(), "the store is damaged; saving what is intact");
-    let saved = salvage(files, durability, why)?;
+    let saved = salvage(files, durability, log_is_damaged, why)?;
     let aside = switch_to_salvaged(files)?;
     tracing::error!(
         saved = saved.messages,
@@ -179,4 +185,136 @@ fn continue_or_renew(
         "stored messages may be missing: a new epoch begins"
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::embedded::fixture::{aside, commit, open, settings, stored};
+    use crate::engine::embedded::rows::to_sql_int;
+
+    /// A store as a crash leaves it.
+    fn crashed(dir: &Path, messages: usize) -> (Vec<Seq>, StoreIdentity) {
+        let mut opened = open(dir).unwrap();
+        let seqs = commit(&mut opened, messages, &[]);
+        (seqs, opened.identity.clone())
+    }
+
+    #[test]
+    fn a_store_continues_after_a_crash_and_above_its_seqs() {
+        let dir = tempfile::tempdir().unwrap();
+        let (seqs, identity) = crashed(dir.path(), 5);
+        let opened = open(dir.path()).unwrap();
+        assert_eq!((stored(&opened), &opened.identity), (seqs.clone(), &identity));
+        assert!(opened.index.committed() >= *seqs.last().unwrap());
+        assert!(aside(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn damaged_rows_are_left_behind_in_a_new_epoch() {
+        let dir = tempfile::tempdir().unwrap();
+        let (seqs, identity) = crashed(dir.path(), 5);
+        let opened = open(dir.path()).unwrap();
+        opened
+            .disk
+            .connection()
+            .execute("UPDATE message SET ts = 8 WHERE seq = ?1", [to_sql_int(seqs[2].0)])
+            .unwrap();
+        drop(opened);
+        let opened = open(dir.path()).unwrap();
+        assert_eq!(stored(&opened), [seqs[0], seqs[1], seqs[3], seqs[4]]);
+        assert_ne!(opened.identity.epoch, identity.epoch);
+        assert!(opened.index.committed() > Seq(seqs[4].0 + EPOCH_STEP - 1), "no seq is given twice");
+        assert!(aside(dir.path())[0].join("store.db").exists(), "the damaged file is kept");
+        // The damage is gone: the next start is an ordinary one.
+        let epoch = opened.identity.epoch.clone();
+        drop(opened);
+        assert_eq!(open(dir.path()).unwrap().identity.epoch, epoch);
+        assert_eq!(aside(dir.path()).len(), 1);
+    }
+
+    #[test]
+    fn a_lost_row_is_noticed_by_the_sums() {
+        let dir = tempfile::tempdir().unwrap();
+        let (seqs, identity) = crashed(dir.path(), 3);
+        let opened = open(dir.path()).unwrap();
+        opened
+            .disk
+            .connection()
+            .execute("DELETE FROM message WHERE seq = ?1", [to_sql_int(seqs[1].0)])
+            .unwrap();
+        drop(opened);
+        let opened = open(dir.path()).unwrap();
+        assert_eq!(stored(&opened), [seqs[0], seqs[2]]);
+        assert_ne!(opened.identity.epoch, identity.epoch);
+    }
+
+    #[test]
+    fn a_damaged_log_loses_nothing_that_the_database_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut opened = open(dir.path()).unwrap();
+        let mut seqs = commit(&mut opened, 5, &[]);
+        opened.disk.restart_log().unwrap();
+        seqs.extend(commit(&mut opened, 5, &[]));
+        drop(opened);
+        let files = Files::of(dir.path());
+        let mut log = fs::read(&files.wal).unwrap();
+        // In the first page of the second commit after the restart.
+        let page = 32 + 24 + 4096;
+        let last = log.iter().rposition(|byte| *byte != 0).unwrap();
+        let at = (last / 2).max(page);
+        log[at] ^= 1;
+        fs::write(&files.wal, log).unwrap();
+        let opened = open(dir.path()).unwrap();
+        let found = stored(&opened);
+        assert!(found.starts_with(&seqs[..5]), "{found:?}");
+        assert!(found.len() < 10 && found.iter().all(|seq| seqs.contains(seq)), "{found:?}");
+        assert!(aside(dir.path())[0].join("store.db-wal").exists());
+    }
+
+    #[test]
+    fn an_interrupted_switch_to_the_salvaged_file_continues() {
+        let dir = tempfile::tempdir().unwrap();
+        let (seqs, _) = crashed(dir.path(), 3);
+        let files = Files::of(dir.path());
+        salvage(&files, Durability::Fsync, false, "a test").unwrap();
+        // The process was killed between moving the damaged files and renaming the new one.
+        fs::remove_file(&files.database).unwrap();
+        fs::remove_file(&files.wal).unwrap();
+        let opened = open(dir.path()).unwrap();
+        assert_eq!(stored(&opened), seqs);
+        assert!(!files.salvaged.exists());
+    }
+
+    #[test]
+    fn a_store_of_which_nothing_can_be_read_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        crashed(dir.path(), 3);
+        let files = Files::of(dir.path());
+        let garbage = vec![7; 100_000];
+        fs::write(&files.database, &garbage).unwrap();
+        remove(&files.wal).unwrap();
+        remove(&files.running).unwrap();
+        assert!(matches!(open(dir.path()), Err(OpenError::Damaged { .. })));
+        assert_eq!(fs::read(&files.database).unwrap(), garbage);
+        assert!(!files.salvaged.exists() && aside(dir.path()).is_empty());
+        fs::write(&files.database, []).unwrap();
+        fs::write(&files.wal, [1]).unwrap();
+        assert!(matches!(open(dir.path()), Err(OpenError::Damaged { .. })), "an empty file is no new store");
+        fs::remove_file(&files.database).unwrap();
+        assert!(matches!(open(dir.path()), Err(OpenError::Missing { .. })));
+    }
+
+    #[test]
+    fn a_store_whose_making_was_interrupted_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::of(dir.path());
+        fs::write(&files.database, []).unwrap();
+        let opened = open(dir.path()).unwrap();
+        assert_eq!(stored(&opened), []);
+        assert_eq!(files.format().unwrap(), Some(FORMAT));
+        assert!(
+            opened.index.committed() >= first_seq(settings().clock) || opened.identity.origin > Seq::START
+        );
+    }
 }

@@ -138,3 +138,43 @@ fn look(connection: &Connection, report: &mut Report) -> Result<(), ReadError> {
     report.epoch = Some(identity?.epoch.as_str().to_owned());
     totals?.verify(&scanned)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::embedded::fixture::{commit, open as open_store};
+    use crate::engine::embedded::rows::to_sql_int;
+
+    #[test]
+    fn a_store_is_reported_whether_it_is_in_use_crashed_or_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(report(dir.path()), Err(OpenError::NoStore { .. })));
+        let mut opened = open_store(dir.path()).unwrap();
+        let seqs = commit(&mut opened, 3, &[]);
+        let found = report(dir.path()).unwrap();
+        assert!(found.intact && found.notes[0].contains("uses this store now"), "{found:?}");
+        assert_eq!((found.messages, found.mailboxes, found.topics, found.oldest), (3, 1, 0, Some(7)));
+        assert_eq!((found.bytes, found.epoch.as_deref()), (3 * 502, Some(opened.identity.epoch.as_str())));
+        drop(opened);
+        let found = report(dir.path()).unwrap();
+        assert!(found.intact && found.notes[0].contains("did not end in order"), "{found:?}");
+
+        let opened = open_store(dir.path()).unwrap();
+        opened
+            .disk
+            .connection()
+            .execute("UPDATE message SET ts = 8 WHERE seq = ?1", [to_sql_int(seqs[1].0)])
+            .unwrap();
+        drop(opened);
+        let found = report(dir.path()).unwrap();
+        assert!(!found.intact && found.problems == [format!("message {} is damaged", seqs[1])], "{found:?}");
+    }
+
+    #[test]
+    fn a_missing_file_is_not_an_empty_store() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(open_store(dir.path()).unwrap());
+        std::fs::remove_file(Files::of(dir.path()).database).unwrap();
+        assert!(matches!(report(dir.path()), Err(OpenError::Missing { .. })));
+    }
+}

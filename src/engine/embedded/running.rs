@@ -123,3 +123,53 @@ pub(super) fn end(files: &Files) -> io::Result<()> {
     remove(&files.running)?;
     sync_dir(&files.dir)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::embedded::crash::inspect_after_crash;
+    use crate::engine::embedded::fixture::{commit, open};
+
+    #[test]
+    fn a_running_store_has_its_log_at_full_length_and_a_note() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::of(dir.path());
+        let mut opened = open(dir.path()).unwrap();
+        commit(&mut opened, 3, &[]);
+        assert_eq!(fs::metadata(&files.wal).unwrap().len(), WAL_BYTES);
+        let running = Running::read(&files).unwrap().unwrap();
+        assert_eq!(
+            (running.wal, running.durability.as_str(), running.rebooted()),
+            (WAL_BYTES, "fsync", false)
+        );
+        assert_eq!(fs::metadata(&files.reserve).unwrap().len(), RESERVE as u64);
+        drop(opened);
+        let findings = inspect_after_crash(&files).unwrap();
+        assert!(findings.crashed && findings.lost.is_none());
+        File::options().write(true).open(&files.wal).unwrap().set_len(WAL_BYTES / 2).unwrap();
+        let findings = inspect_after_crash(&files).unwrap();
+        assert!(findings.log_is_damaged && findings.lost.unwrap().contains("cut short"));
+    }
+
+    #[test]
+    fn an_end_in_order_leaves_neither_log_nor_note() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::of(dir.path());
+        let opened = open(dir.path()).unwrap();
+        ending(&files, Durability::Fsync).unwrap();
+        assert!(end(&files).is_err(), "the log is still in use");
+        opened.disk.close().unwrap();
+        end(&files).unwrap();
+        assert!(!files.wal.exists() && Running::read(&files).unwrap().is_none());
+        assert!(!inspect_after_crash(&files).unwrap().crashed);
+    }
+
+    #[test]
+    fn a_damaged_note_still_says_that_the_process_did_not_end_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::of(dir.path());
+        fs::write(&files.running, "{").unwrap();
+        let running = Running::read(&files).unwrap().unwrap();
+        assert_eq!((running.wal, running.durability.as_str()), (0, ""));
+    }
+}

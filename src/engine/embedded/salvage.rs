@@ -28,14 +28,22 @@ pub(super) struct Saved {
 
 /// Makes a new file, `salvaged`, of what is intact in a damaged store. The store stays as it is.
 ///
+/// If the log is damaged, the database may have messages that the readable part of the log lacks, and the other way
+/// round: then the file gets the messages of both. Some of them may have been acknowledged.
+///
 /// # Errors
 /// Nothing of the store can be read, or the new file cannot be written.
-pub(super) fn salvage(files: &Files, durability: Durability, why: &str) -> Result<Saved, OpenError> {
+pub(super) fn salvage(
+    files: &Files,
+    durability: Durability,
+    log_is_damaged: bool,
+    why: &str,
+) -> Result<Saved, OpenError> {
     let sqlite = |error| OpenError::Sqlite { path: files.salvaged.clone(), error };
     let nothing = |error: &dyn std::fmt::Display| files.damaged(&format_args!("{why}; {error}"));
-    // With what SQLite can read of the log, and without it: each may have messages that the other one lacks.
-    let opened = [open_to_read(&files.database), open_alone(&files.database)];
-    let views: Vec<Connection> = opened.into_iter().flatten().collect();
+    let alone = log_is_damaged.then(|| open_alone(&files.database));
+    let opened = std::iter::once(open_to_read(&files.database)).chain(alone);
+    let views: Vec<Connection> = opened.flatten().collect();
     let identity = views.iter().find_map(|view| StoreIdentity::read(view).ok());
     let identity = identity.unwrap_or_else(|| StoreIdentity::new(Seq::START, 0));
     let totals = views.iter().find_map(|view| StoreTotals::read(view).ok());

@@ -168,6 +168,18 @@ impl AddressLogs {
         shrink(&mut self.logs);
     }
 
+    /// The position of an address, where everything up to `committed` can be seen.
+    pub(super) fn position(&self, address: &Address, committed: Seq) -> Position {
+        match (self.logs.get(address), address) {
+            (Some(log), _) => log.position(),
+            (None, Address::Session(_)) => Position::default(),
+            // A cursor to come back with: everything published from here on is above it.
+            (None, Address::Topic(_)) => {
+                Position { floor: self.forgotten, newest: committed, ..Position::default() }
+            }
+        }
+    }
+
     /// The floor of an address as the disk has to know it, unless nothing was ever committed there.
     pub(super) fn floor(&self, address: &Address) -> Option<Floor> {
         let Position { floor, expired, newest } = self.logs.get(address)?.position();

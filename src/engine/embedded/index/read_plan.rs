@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::engine::embedded::index::address_log::{AddressLog, Holes};
 use crate::engine::{Batch, Position};
-use crate::message::{Gap, GapReason, Item, Publication, Seq};
+use crate::message::{Address, Gap, GapReason, Item, Publication, Seq};
 
 /// A read is complete once it has this many bytes.
 const READ_BYTES: usize = 1 << 20;
@@ -29,7 +29,8 @@ pub(crate) enum ReadSlot {
 
 /// What a reader asks for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ReadRequest {
+pub(super) struct ReadRequest<'a> {
+    pub(super) address: &'a Address,
     pub(super) after: Seq,
     /// Items at most.
     pub(super) limit: usize,
@@ -37,8 +38,16 @@ pub(super) struct ReadRequest {
     pub(super) committed: Seq,
     /// Messages that expire until then are told as a gap. Unix milliseconds.
     pub(super) now: u64,
+}
+
+impl ReadRequest<'_> {
     /// Why messages below the floor are gone.
-    pub(super) below_floor: GapReason,
+    fn below_floor(&self) -> GapReason {
+        match self.address {
+            Address::Session(_) => GapReason::Acknowledged,
+            Address::Topic(_) => GapReason::Expired,
+        }
+    }
 }
 
 impl ReadPlan {
@@ -83,7 +92,7 @@ impl ReadPlan {
     }
 
     /// Nothing is stored; everything up to `forgotten` may have been.
-    pub(super) fn nothing(request: &ReadRequest, forgotten: Seq) -> Self {
+    pub(super) fn nothing(request: &ReadRequest<'_>, forgotten: Seq) -> Self {
         let mut plan = Self { cursor: request.after, ..Self::default() };
         plan.skip(forgotten, GapReason::Acknowledged);
         plan
@@ -93,11 +102,11 @@ impl ReadPlan {
     pub(super) fn of<'a>(
         log: &AddressLog,
         holes: &Holes,
-        request: &ReadRequest,
+        request: &ReadRequest<'_>,
         at_hand: impl Fn(Seq) -> Option<&'a Arc<Publication>>,
     ) -> Self {
         let mut plan = Self { cursor: request.after, ..Self::default() };
-        plan.skip_deleted(log, request.below_floor);
+        plan.skip_deleted(log, request.below_floor());
         let mut expired = Seq::START;
         let mut bytes = 0;
         let from = log.through(plan.cursor);
@@ -148,6 +157,7 @@ impl ReadPlan {
 mod tests {
     use super::*;
     use crate::engine::embedded::index::address_log::LogEntry;
+    use crate::message::SessionId;
 
     fn log(entries: &[(u64, u64)], holes: &mut Holes) -> AddressLog {
         let mut log = AddressLog::after_forgotten(Seq::START);
@@ -159,13 +169,8 @@ mod tests {
     }
 
     fn read(log: &AddressLog, holes: &Holes, after: u64, limit: usize) -> (Vec<String>, u64, bool) {
-        let request = ReadRequest {
-            after: Seq(after),
-            limit,
-            committed: Seq(8),
-            now: 10,
-            below_floor: GapReason::Acknowledged,
-        };
+        let request =
+            ReadRequest { address: &mailbox(), after: Seq(after), limit, committed: Seq(8), now: 10 };
         let plan = ReadPlan::of(log, holes, &request, |_| None);
         let told = plan.slots.iter().map(|slot| match slot {
             ReadSlot::OnDisk(seq) => seq.to_string(),
@@ -173,6 +178,10 @@ mod tests {
             ReadSlot::Ready(Item::Message(_)) => unreachable!("no body is at hand"),
         });
         (told.collect(), plan.cursor.0, plan.more)
+    }
+
+    fn mailbox() -> Address {
+        Address::Session(SessionId::new("A").unwrap())
     }
 
     fn strings(items: &[&str]) -> Vec<String> {
@@ -217,13 +226,7 @@ mod tests {
 
     #[test]
     fn what_was_forgotten_is_told_as_acknowledged() {
-        let request = ReadRequest {
-            after: Seq(3),
-            limit: 1,
-            committed: Seq(9),
-            now: 1,
-            below_floor: GapReason::Acknowledged,
-        };
+        let request = ReadRequest { address: &mailbox(), after: Seq(3), limit: 1, committed: Seq(9), now: 1 };
         let plan = ReadPlan::nothing(&request, Seq(5));
         assert_eq!((plan.slots.len(), plan.cursor, plan.more), (1, Seq(5), false));
         assert_eq!(ReadPlan::nothing(&request, Seq(2)).slots.len(), 0);

@@ -90,7 +90,7 @@ fn message_seq(slot: &ReadSlot) -> Option<Seq> {
 fn assert_consistent(index: &Index) {
     index.logs.assert_consistent();
     index.receipts.assert_consistent();
-    let receipts: Vec<usize> = ["A", "B", "C"].map(|name| index.held(&session(name)).0).to_vec();
+    let receipts: Vec<usize> = ["A", "B", "C"].map(|name| index.room().held(&session(name)).0).to_vec();
     assert!(receipts.iter().all(|held| *held <= index.settings.mailbox.messages), "{receipts:?}");
 }
 

@@ -1,0 +1,162 @@
+//! Whether there is room for a message.
+
+use std::time::Duration;
+
+use crate::engine::embedded::index::logs::AddressLogs;
+use crate::engine::embedded::index::receipts::ReceiptLedger;
+use crate::engine::{EngineError, Settings};
+use crate::message::{Address, SessionId};
+
+/// The room of mailboxes and of the store, as it is now.
+#[derive(Debug)]
+pub(super) struct Room<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) logs: &'a AddressLogs,
+    pub(super) receipts: &'a ReceiptLedger,
+}
+
+impl Room<'_> {
+    /// Whether a message of this cost has room, and the receipt that `receipt_for` gets for it.
+    ///
+    /// # Errors
+    /// `StoreFull`, `HistoryTooSmall`, `MailboxFull` or `NoRoomForReceipt`.
+    pub(super) fn check(
+        &self,
+        address: &Address,
+        cost: usize,
+        receipt_for: Option<&SessionId>,
+    ) -> Result<(), EngineError> {
+        let Settings { mailbox: bounds, history, total_bytes, .. } = *self.settings;
+        if self.logs.bytes() + cost > total_bytes {
+            return Err(EngineError::StoreFull { limit: total_bytes });
+        }
+        let Address::Session(session) = address else {
+            // A history makes room by itself, for every message that fits into it at all.
+            return match cost > history.bytes {
+                true => Err(EngineError::HistoryTooSmall { size: cost, limit: history.bytes }),
+                false => Ok(()),
+            };
+        };
+        let (messages, bytes) = self.held(session);
+        if messages >= bounds.messages || bytes + cost > bounds.bytes {
+            return Err(EngineError::MailboxFull { messages, bytes, bounds });
+        }
+        if let Some(receiver) = receipt_for {
+            let own = usize::from(receiver == session);
+            let (messages, _) = self.held(receiver);
+            if messages + own >= bounds.messages {
+                return Err(EngineError::NoRoomForReceipt { messages, limit: bounds.messages });
+            }
+        }
+        Ok(())
+    }
+
+    /// How many messages and bytes a mailbox holds, with the room reserved for receipts.
+    pub(super) fn held(&self, session: &SessionId) -> (usize, usize) {
+        let log = self.logs.get(&Address::Session(session.clone()));
+        let (messages, bytes) = log.map_or((0, 0), |log| (log.entries().len(), log.bytes()));
+        (messages + self.receipts.reserved_receipts(session), bytes)
+    }
+
+    /// How long a message is kept. A topic keeps none longer than its age limit.
+    pub(super) fn age(&self, address: &Address, ttl: Option<Duration>) -> Duration {
+        let Settings { mailbox, history, .. } = self.settings;
+        match address {
+            Address::Topic(_) => ttl.map_or(history.age, |ttl| ttl.min(history.age)),
+            Address::Session(_) => ttl.unwrap_or(mailbox.age),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::engine::embedded::index::address_log::LogEntry;
+    use crate::engine::{Bounds, QueueBounds};
+    use crate::message::{MessageId, Seq, TopicName};
+
+    const SETTINGS: Settings = Settings {
+        mailbox: Bounds { messages: 3, bytes: 100, age: Duration::from_secs(60) },
+        history: Bounds { messages: 2, bytes: 50, age: Duration::from_secs(30) },
+        total_bytes: 200,
+        dedup_window: Duration::ZERO,
+        dedup_ids: 0,
+        sessions_per_user: 1,
+        queue: QueueBounds { messages: 1, bytes: 1 },
+        clock: Clock::Wall,
+    };
+
+    fn session(name: &str) -> SessionId {
+        SessionId::new(name).unwrap()
+    }
+
+    fn logs(entries: &[(&str, u32)]) -> AddressLogs {
+        let mut logs = AddressLogs::default();
+        for (seq, (name, bytes)) in (1..).zip(entries) {
+            let address = Address::Session(session(name));
+            let (seq, bytes) = (Seq(seq), *bytes);
+            logs.push(&address, LogEntry { seq, expires_at: 9, bytes, receipt: false, hole: false });
+        }
+        logs
+    }
+
+    fn check(
+        logs: &AddressLogs,
+        receipts: &ReceiptLedger,
+        to: &str,
+        cost: usize,
+        receipt_for: Option<&str>,
+    ) -> Result<(), EngineError> {
+        let room = Room { settings: &SETTINGS, logs, receipts };
+        room.check(&Address::Session(session(to)), cost, receipt_for.map(session).as_ref())
+    }
+
+    #[test]
+    fn a_mailbox_is_full_by_messages_or_bytes_and_the_store_by_bytes() {
+        let none = ReceiptLedger::default();
+        let logs = logs(&[("A", 20), ("A", 20), ("B", 60), ("C", 80)]);
+        assert_eq!(check(&logs, &none, "A", 20, None), Ok(()));
+        assert_eq!(check(&logs, &none, "A", 21, None), Err(EngineError::StoreFull { limit: 200 }));
+        let (bounds, refused) = (SETTINGS.mailbox, check(&logs, &none, "C", 20, None));
+        assert_eq!(refused, Ok(()));
+        let logs = self::logs(&[("A", 90)]);
+        let refused = check(&logs, &none, "A", 11, None);
+        assert_eq!(refused, Err(EngineError::MailboxFull { messages: 1, bytes: 90, bounds }));
+        let logs = self::logs(&[("A", 1), ("A", 1), ("A", 1)]);
+        let refused = check(&logs, &none, "A", 1, None);
+        assert_eq!(refused, Err(EngineError::MailboxFull { messages: 3, bytes: 3, bounds }));
+    }
+
+    #[test]
+    fn reserved_receipts_take_room() {
+        let mut receipts = ReceiptLedger::default();
+        for seq in 1..=2 {
+            receipts.reserve(Seq(seq), session("A"), MessageId::new("1").unwrap());
+        }
+        let logs = logs(&[("B", 1)]);
+        assert_eq!(check(&logs, &receipts, "A", 1, None), Ok(()));
+        assert_eq!(check(&logs, &receipts, "B", 1, Some("A")), Ok(()));
+        let own = check(&logs, &receipts, "A", 1, Some("A"));
+        assert_eq!(own, Err(EngineError::NoRoomForReceipt { messages: 2, limit: 3 }));
+        receipts.reserve(Seq(3), session("A"), MessageId::new("1").unwrap());
+        let refused = check(&logs, &receipts, "B", 1, Some("A"));
+        assert_eq!(refused, Err(EngineError::NoRoomForReceipt { messages: 3, limit: 3 }));
+        assert!(matches!(check(&logs, &receipts, "A", 1, None), Err(EngineError::MailboxFull { .. })));
+    }
+
+    #[test]
+    fn a_history_takes_what_fits_into_it_and_keeps_nothing_longer_than_its_age() {
+        let (logs, receipts) = (AddressLogs::default(), ReceiptLedger::default());
+        let room = Room { settings: &SETTINGS, logs: &logs, receipts: &receipts };
+        let topic = Address::Topic(TopicName::new("t").unwrap());
+        assert_eq!(room.check(&topic, 50, None), Ok(()));
+        let refused = room.check(&topic, 51, None);
+        assert_eq!(refused, Err(EngineError::HistoryTooSmall { size: 51, limit: 50 }));
+        let seconds =
+            |address: &Address, ttl: Option<u64>| room.age(address, ttl.map(Duration::from_secs)).as_secs();
+        let mailbox = Address::Session(session("A"));
+        assert_eq!([None, Some(10), Some(90)].map(|ttl| seconds(&topic, ttl)), [30, 10, 30]);
+        assert_eq!([None, Some(10), Some(90)].map(|ttl| seconds(&mailbox, ttl)), [60, 10, 90]);
+    }
+}
