@@ -1,7 +1,7 @@
 //! What a caller may do: send, read, manage sessions.
 //!
-//! In `open` mode whoever names a session holds it, and anyone may send anywhere. In `token` mode a grant comes from a
-//! token, an API key, or a session that a backend has registered. How those are checked is not known here.
+//! In `open` mode everyone may use every session and send to every address. In `token` mode a grant comes from a token,
+//! an API key, or a session that a backend has registered. This module does not know how those are checked.
 
 use std::sync::Arc;
 
@@ -12,66 +12,83 @@ mod pattern;
 
 pub use pattern::{Patterns, SendPatterns};
 
-/// Seconds that clocks may differ: a token is accepted for that long before `nbf` and after `exp`.
+/// Seconds that clocks may differ. A token is accepted for this long before `nbf` and after `exp`.
 pub const SKEW: u64 = 30;
 
-/// What a request has proved about itself, and what it may do therefore.
+/// What a request may do.
 #[derive(Debug, Clone)]
 pub enum Grant {
-    /// Anybody in `open` mode: the holder of a session, or of none.
+    /// A request in `open` mode.
     Open {
-        /// The session it names.
+        /// The session that the request names.
         session: Option<SessionId>,
-        /// Whether it may manage sessions: nobody has to show a key for that.
+        /// Whether the request may manage sessions.
         manages: bool,
     },
-    /// The holder of a session that was proved.
+    /// A client with a proved session.
     Client(Arc<Client>),
     /// A backend with an API key.
     Backend(Arc<Backend>),
 }
 
-/// The holder of a session.
+/// A client with a proved session.
 #[derive(Debug)]
 pub struct Client {
-    /// Which.
+    /// The session.
     pub session: SessionId,
-    /// Its public name.
+    /// The public name of the session.
     pub handle: Handle,
-    /// What receivers see as `from`: its user, or where there is none, the handle.
+    /// The name that receivers see as `from`: the user, or the handle of a session without a user.
     pub from: SenderName,
-    /// Who it belongs to.
+    /// The user that the session belongs to.
     pub user: Option<UserId>,
-    /// Where it may send; to every user and session if its token does not say.
+    /// Where the client may send. `None` allows every user and session.
     pub send: Option<SendPatterns>,
-    /// Which topics it may read; none if its token does not say.
+    /// Which topics the client may read. `None` allows no topic.
     pub topics: Option<Patterns>,
-    /// When its proof ends, in Unix milliseconds.
-    pub expires: u64,
+    /// When the token or the registration expires, in Unix milliseconds.
+    pub expires_at: u64,
 }
 
 impl Client {
-    /// The holder of a session whose proof is good until `expires`, in Unix milliseconds.
+    /// A client whose token or registration expires at `expires_at`, in Unix milliseconds.
     #[must_use]
-    pub fn new(session: SessionId, handle: Handle, user: Option<UserId>, expires: u64) -> Self {
+    pub fn new(session: SessionId, handle: Handle, user: Option<UserId>, expires_at: u64) -> Self {
         let from = user.as_ref().map_or_else(|| handle.sender_name(), SenderName::from);
-        Self { session, handle, from, user, send: None, topics: None, expires }
+        Self { session, handle, from, user, send: None, topics: None, expires_at }
     }
 
-    /// Until when its proof counts, since clocks may differ; in Unix milliseconds.
+    /// Until when the token or the registration is accepted, in Unix milliseconds. Clocks may differ by [`SKEW`].
     #[must_use]
-    pub fn good_until(&self) -> u64 {
-        self.expires + SKEW * 1000
+    pub fn accepted_until(&self) -> u64 {
+        self.expires_at + SKEW * 1000
     }
 }
 
-/// Something that is not allowed, in words for the one who asked.
+/// A backend, as its API key describes it.
+#[derive(Debug, Clone)]
+pub struct Backend {
+    /// The name of the key.
+    pub name: Arc<str>,
+    /// The name that receivers see as `from`.
+    pub from: Option<SenderName>,
+    /// Where the backend may send. `None` allows every address.
+    pub send: Option<SendPatterns>,
+    /// Which topics the backend may read. `None` allows every topic.
+    pub topics: Option<Patterns>,
+    /// Whether the backend may register, look up and end sessions.
+    pub sessions: bool,
+    /// The SHA-256 digest of its key. Digests have equal lengths, so that comparing them takes constant time.
+    pub(crate) key_digest: [u8; 32],
+}
+
+/// An action that the grant does not allow. The text is for the caller.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Denied(pub String);
 
 impl Grant {
-    /// The session it holds.
+    /// The session of the caller.
     #[must_use]
     pub fn session(&self) -> Option<&SessionId> {
         match self {
@@ -81,7 +98,7 @@ impl Grant {
         }
     }
 
-    /// The proved holder of a session.
+    /// The client with a proved session.
     #[must_use]
     pub fn client(&self) -> Option<&Client> {
         match self {
@@ -90,7 +107,7 @@ impl Grant {
         }
     }
 
-    /// Who it is to the server.
+    /// The author of what the caller sends.
     #[must_use]
     pub fn author(&self) -> Author {
         match self {
@@ -99,7 +116,7 @@ impl Grant {
         }
     }
 
-    /// The name that receivers see as `from`. With proved sessions it is never the session's id.
+    /// The name that receivers see as `from`. It is the id of a session in `open` mode only.
     #[must_use]
     pub fn from(&self) -> Option<SenderName> {
         match self {
@@ -109,12 +126,12 @@ impl Grant {
         }
     }
 
-    /// Whether it may send there.
+    /// Checks that the caller may send to this address.
     ///
     /// # Errors
     /// [`Denied`] says what would allow it.
     pub fn may_send(&self, to: &To) -> Result<(), Denied> {
-        let (allowed, whose) = match self {
+        let (allowed, list) = match self {
             Self::Open { .. } => return Ok(()),
             Self::Client(client) => match &client.send {
                 Some(send) => (send.allow(to), "the token's `send` list"),
@@ -127,36 +144,35 @@ impl Grant {
         match allowed {
             true => Ok(()),
             false => Err(Denied(format!(
-                "{whose} does not allow this address; it would have to hold `{}`, or a beginning of it and a *",
+                "{list} does not allow this address; it needs `{}`, or the beginning of that and a *",
                 SendPatterns::item(to)
             ))),
         }
     }
 
-    /// Whether it may read a topic.
+    /// Checks that the caller may read this topic.
     ///
     /// # Errors
     /// [`Denied`] says what would allow it.
     pub fn may_read(&self, topic: &TopicName) -> Result<(), Denied> {
-        let (allowed, whose) = match self {
+        let (allowed, holder) = match self {
             Self::Open { .. } => return Ok(()),
             Self::Client(client) => {
-                (client.topics.as_ref().is_some_and(|topics| topics.allow(topic.as_str())), "token's")
+                (client.topics.as_ref().is_some_and(|topics| topics.allow(topic.as_str())), "token")
             }
             Self::Backend(backend) => {
-                (backend.topics.as_ref().is_none_or(|topics| topics.allow(topic.as_str())), "API key's")
+                (backend.topics.as_ref().is_none_or(|topics| topics.allow(topic.as_str())), "API key")
             }
         };
         match allowed {
             true => Ok(()),
             false => Err(Denied(format!(
-                "topic `{topic}` may not be read: the {whose} `topics` list would have to hold it, or a beginning of it \
-                 and a *"
+                "topic `{topic}` may not be read; the `topics` list of the {holder} needs it, or the beginning of it and a *"
             ))),
         }
     }
 
-    /// Whether it may register, look up and end sessions.
+    /// Checks that the caller may register, look up and end sessions.
     ///
     /// # Errors
     /// [`Denied`] says what would allow it.
@@ -172,19 +188,90 @@ impl Grant {
     }
 }
 
-/// A backend, as its API key says.
-#[derive(Debug, Clone)]
-pub struct Backend {
-    /// What its key is called.
-    pub name: Arc<str>,
-    /// What receivers see as `from`.
-    pub from: Option<SenderName>,
-    /// Where it may send; anywhere if the key does not say.
-    pub send: Option<SendPatterns>,
-    /// Which topics it may read; all if the key does not say.
-    pub topics: Option<Patterns>,
-    /// Whether it may register, look up and end sessions.
-    pub sessions: bool,
-    /// The SHA-256 digest of its key. Digests have equal lengths, so that comparing them takes constant time.
-    pub(crate) key_digest: [u8; 32],
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(name: &str) -> SessionId {
+        SessionId::new(name).unwrap()
+    }
+
+    fn client(user: Option<&str>, send: Option<&[&str]>, topics: Option<&str>) -> Grant {
+        let user = user.map(|name| UserId::new(name).unwrap());
+        let mut client = Client::new(session("A"), Handle([7; 16]), user, 1_000);
+        client.send = send
+            .map(|items| items.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>().try_into().unwrap());
+        client.topics = topics.map(|topics| serde_json::from_str(topics).unwrap());
+        Grant::Client(Arc::new(client))
+    }
+
+    fn backend(sessions: bool) -> Grant {
+        let (name, key_digest) = ("shop".into(), [0; 32]);
+        Grant::Backend(Arc::new(Backend { name, from: None, send: None, topics: None, sessions, key_digest }))
+    }
+
+    fn topic(name: &str) -> TopicName {
+        TopicName::new(name).unwrap()
+    }
+
+    #[test]
+    fn a_client_without_lists_sends_to_all_but_topics_and_reads_no_topic() {
+        let grant = client(Some("ann"), None, None);
+        grant.may_send(&To::Session(session("B"))).unwrap();
+        grant.may_send(&To::User(UserId::new("bob").unwrap())).unwrap();
+        let denied = grant.may_send(&To::Topic(topic("news"))).unwrap_err();
+        assert!(denied.0.contains("`topic:news`"), "{denied}");
+        assert!(grant.may_read(&topic("news")).unwrap_err().0.contains("of the token"));
+    }
+
+    #[test]
+    fn lists_decide_where_they_are_given() {
+        let grant = client(Some("ann"), Some(&["topic:news"]), Some(r#"["room/*"]"#));
+        grant.may_send(&To::Topic(topic("news"))).unwrap();
+        assert!(grant.may_send(&To::Session(session("B"))).is_err());
+        grant.may_read(&topic("room/1")).unwrap();
+        assert!(grant.may_read(&topic("news")).is_err());
+    }
+
+    #[test]
+    fn a_backend_without_lists_may_do_everything() {
+        let grant = backend(true);
+        grant.may_send(&To::Topic(topic("news"))).unwrap();
+        grant.may_read(&topic("news")).unwrap();
+        grant.may_manage().unwrap();
+        assert!(backend(false).may_manage().unwrap_err().0.contains("sessions = false"));
+    }
+
+    #[test]
+    fn in_open_mode_only_managing_is_restricted() {
+        let open = |manages| Grant::Open { session: Some(session("A")), manages };
+        open(false).may_send(&To::Topic(topic("news"))).unwrap();
+        open(false).may_read(&topic("news")).unwrap();
+        open(true).may_manage().unwrap();
+        assert!(open(false).may_manage().is_err());
+        assert!(client(Some("ann"), None, None).may_manage().is_err());
+    }
+
+    #[test]
+    fn receivers_see_a_session_id_in_open_mode_only() {
+        let from = |grant: &Grant| grant.from().map(|name| name.as_str().to_owned());
+        let open = Grant::Open { session: Some(session("A")), manages: false };
+        assert_eq!(from(&open).as_deref(), Some("A"));
+        assert_eq!(from(&client(Some("ann"), None, None)).as_deref(), Some("ann"));
+        assert_eq!(from(&client(None, None, None)), Some(Handle([7; 16]).to_string()));
+        assert_eq!(from(&backend(true)), None);
+    }
+
+    #[test]
+    fn authors_are_sessions_backends_or_anonymous() {
+        assert_eq!(client(None, None, None).author(), Author::Session(session("A")));
+        assert_eq!(backend(true).author(), Author::Backend("shop".into()));
+        assert_eq!(Grant::Open { session: None, manages: false }.author(), Author::Anonymous);
+    }
+
+    #[test]
+    fn a_proof_is_accepted_until_clocks_can_have_passed_it() {
+        let client = Client::new(session("A"), Handle([7; 16]), None, 5_000);
+        assert_eq!(client.accepted_until(), 35_000);
+    }
 }

@@ -1,4 +1,4 @@
-//! Checks what a request shows: tokens and API keys. The result is what a [`Grant`](crate::grant::Grant) is made of.
+//! Checks of tokens and API keys.
 //!
 //! In `open` mode a request needs no credentials. In `token` mode clients show a token and backends an API key.
 
@@ -15,47 +15,47 @@ mod token;
 
 use api_key::ApiKeys;
 pub(crate) use key::sign;
-pub(crate) use token::{Claims, CredentialError, Tokens, verify_with_secret};
+pub(crate) use token::{Claims, CredentialError, TokenVerifier, verify_with_secret};
 
-/// What came with a request.
+/// The checked credentials of a request.
 #[derive(Debug)]
 pub(crate) enum Credentials {
-    /// Nothing.
+    /// The request has no credentials.
     None,
-    /// A good token.
+    /// A valid token.
     Token(Claims),
     /// An API key.
     Backend(Arc<Backend>),
 }
 
-/// What proofs are checked against.
+/// Checks the credentials of requests.
 #[derive(Debug)]
 pub(crate) struct Identity {
     auth: Auth,
-    tokens: Option<Tokens>,
-    backends: Current<ApiKeys>,
-    /// Whether there are to be API keys, whatever has become of them.
-    has_keys: bool,
+    tokens: Option<TokenVerifier>,
+    api_keys: Current<ApiKeys>,
+    /// Whether API keys are configured, even if their file holds none now.
+    has_api_keys: bool,
 }
 
 impl Identity {
-    /// Reads the keys, and goes on watching them. Call it within a tokio runtime, whose end ends that.
+    /// Reads the keys and watches their files. Call it within a tokio runtime.
     ///
     /// # Errors
-    /// [`SetupError`] names the file that cannot be used, and why.
+    /// [`SetupError`] names the file or the flag that cannot be used, and why.
     pub(crate) fn new(access: &Access) -> Result<Self, SetupError> {
         let tokens = match access.auth {
             Auth::Open => None,
-            Auth::Token => Tokens::new(access)?,
+            Auth::Token => TokenVerifier::new(access)?,
         };
-        let backends = ApiKeys::watch(access)?;
-        if access.auth == Auth::Token && tokens.is_none() && backends.get().is_empty() {
-            let text = "--auth token needs something to check proofs with: --token-key-file, --token-jwks-url, \
+        let api_keys = ApiKeys::watch(access)?;
+        if access.auth == Auth::Token && tokens.is_none() && api_keys.get().is_empty() {
+            let text = "--auth token needs keys: --token-key-file, --token-jwks-url, \
                         X0_MSG_TOKEN_SECRET, --api-key-file or X0_MSG_API_KEYS";
             return Err(SetupError(text.to_owned()));
         }
-        let has_keys = access.api_key_file.is_some() || access.secrets.api_keys.is_some();
-        Ok(Self { auth: access.auth, tokens, backends, has_keys })
+        let has_api_keys = access.api_key_file.is_some() || access.secrets.api_keys.is_some();
+        Ok(Self { auth: access.auth, tokens, api_keys, has_api_keys })
     }
 
     /// How clients prove who they are.
@@ -67,32 +67,33 @@ impl Identity {
     /// Whether sessions may be managed without a key.
     #[must_use]
     pub(crate) fn manages_without_key(&self) -> bool {
-        self.auth == Auth::Open && !self.has_keys
+        self.auth == Auth::Open && !self.has_api_keys
     }
 
-    /// Whether a backend's key is still known.
+    /// Whether the key of a backend is still valid.
     #[must_use]
     pub(crate) fn knows_backend(&self, backend: &Backend) -> bool {
-        self.backends.get().hold(backend)
+        self.api_keys.get().contains(backend)
     }
 
-    /// Checks what came with a request: the bearer of its `Authorization` header, or the `token` of a `hello`.
+    /// Checks the bearer of an `Authorization` header, or the `token` of a `hello`.
     ///
     /// # Errors
-    /// [`CredentialError`] says what is wrong with it.
+    /// [`CredentialError`] says why it is not accepted.
     pub(crate) async fn check(&self, bearer: Option<&str>) -> Result<Credentials, CredentialError> {
         let Some(bearer) = bearer else { return Ok(Credentials::None) };
-        let backends = self.backends.get();
-        if let Some(backend) = backends.find(bearer) {
+        if let Some(backend) = self.api_keys.get().find(bearer) {
             return Ok(Credentials::Backend(backend));
         }
         match &self.tokens {
             Some(tokens) => tokens.verify(bearer).await.map(Credentials::Token),
-            // In `open` mode nobody has to prove anything; only a key that was to allow something must be right.
-            None if self.auth == Auth::Open && (!self.has_keys || Tokens::is_one(bearer)) => {
+            // `open` mode needs no credentials. But an API key that is wrong must not pass as none.
+            None if self.auth == Auth::Open
+                && (!self.has_api_keys || TokenVerifier::looks_like_token(bearer)) =>
+            {
                 Ok(Credentials::None)
             }
-            None => Err(CredentialError::Invalid("this is none of the API keys known here".to_owned())),
+            None => Err(CredentialError::Invalid("this API key is not known here".to_owned())),
         }
     }
 }

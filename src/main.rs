@@ -13,14 +13,13 @@ use x0_msg_server::clock::Clock;
 use x0_msg_server::config::{Auth, Config, Secrets};
 use x0_msg_server::server::Server;
 
-/// Gives back what sessions that left had taken, which the C library's allocator keeps for itself.
+/// Returns the memory of ended sessions to the operating system. The allocator of the C library keeps it.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// A message broker for browser sessions: WebSocket first, with Server-Sent Events and long-poll behind it.
+/// A message broker for browser sessions: WebSocket first, with Server-Sent Events and long-poll as fallbacks.
 ///
-/// Without a command it serves. Open the address it logs in two browser tabs to see messages go back and
-/// forth.
+/// Without a command it serves. It logs its address. Open that in two browser tabs and send messages between them.
 #[derive(Parser)]
 #[command(version, args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
 struct Cli {
@@ -33,10 +32,10 @@ struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   x0-msg-server                                   serve on 127.0.0.1:8080
-  x0-msg-server listen --session A                print what is sent to session A
-  x0-msg-server send --to A '{\"hello\":1}'         send something to session A
+  x0-msg-server listen --session A                print the messages of session A
+  x0-msg-server send --to A '{\"hello\":1}'         send a message to session A
   x0-msg-server check                             verify ./x0-msg-data
-  x0-msg-server send --topic news '\"hi\"'          send something to everyone who reads topic news";
+  x0-msg-server send --topic news '\"hi\"'          send a message to all readers of topic news";
 
 #[derive(Subcommand)]
 enum Command {
@@ -44,13 +43,13 @@ enum Command {
     Serve(Box<Config>),
     /// Send one message and wait until it is stored
     Send(SendArgs),
-    /// Print messages as they come; acknowledges them, reconnects and resumes
+    /// Print messages as they arrive, and acknowledge them. Reconnects and resumes
     Listen(ListenArgs),
-    /// Make a token, for development
+    /// Make a token for development
     Token(TokenArgs),
-    /// Verify a store without changing it, and say what it holds; fails if something is wrong
+    /// Verify a store without changing it, and print what it holds. Fails if the store is damaged
     Check(CheckArgs),
-    /// Ask a running broker whether it is well; fails if not
+    /// Print the health of a running broker. Fails if it is not well
     Health(HealthArgs),
 }
 
@@ -78,7 +77,7 @@ fn run(command: impl Future<Output = Result<()>>) -> Result<()> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(command)
 }
 
-/// Human on a terminal, JSON elsewhere; `RUST_LOG` chooses what.
+/// Logs text to a terminal and JSON elsewhere. `RUST_LOG` sets the level.
 fn log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
@@ -92,10 +91,10 @@ fn log() {
 async fn serve(mut config: Config) -> Result<()> {
     log();
     config.access.secrets = Secrets::from_env();
-    // From the first moment on: a signal during the start must not kill.
+    // Before everything else, so that a signal during the start stops the server gracefully too.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    // A file that must not grow is an error to be told, not the end of the process.
+    // Without a handler, a file beyond its size limit would kill the process. Now the write fails.
     let _fsize = signal(SignalKind::from_raw(libc::SIGXFSZ))?;
     let listener = TcpListener::bind(config.listen).await.with_context(|| {
         format!("cannot listen on {}; choose another address with --listen", config.listen)

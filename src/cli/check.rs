@@ -1,4 +1,4 @@
-//! `check`: what a store holds, and whether it is intact.
+//! `check`: verifies a store and prints what it holds.
 
 use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
@@ -23,7 +23,7 @@ pub struct CheckArgs {
 /// Verifies a store, changes nothing, and prints what it holds.
 ///
 /// # Errors
-/// There is no store, or something is wrong with it.
+/// There is no store, it cannot be read, or it is damaged.
 pub fn check(args: &CheckArgs) -> Result<()> {
     let report = report(&args.data_dir)?;
     match args.json {

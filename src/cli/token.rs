@@ -1,4 +1,4 @@
-//! `token`: makes a token, for development.
+//! `token`: makes a token for development.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -14,49 +14,51 @@ use crate::message::{SessionId, UserId};
 /// Settings of `token`.
 #[derive(Debug, Clone, Args)]
 pub struct TokenArgs {
-    /// Secret (HS256) or private key (PEM; RS256, ES256 or EdDSA) to sign with
+    /// File with the secret (HS256) or the private key (PEM; RS256, ES256 or EdDSA) that signs
     #[arg(long, value_name = "FILE")]
     key_file: PathBuf,
 
-    /// Make the file with a new secret if it is not there
+    /// Create the file with a new secret if it does not exist
     #[arg(long)]
     new_key: bool,
 
-    /// Who the token is for (`sub`)
+    /// User of the token (`sub`)
     #[arg(long, value_name = "USER")]
     user: String,
 
-    /// Which session it is for (`sid`); without it the server makes one
+    /// Session of the token (`sid`). Without it the server creates a session
     #[arg(long, value_name = "SESSION")]
     session: Option<String>,
 
-    /// How long it is good
+    /// How long the token is valid
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
     ttl: Duration,
 
-    /// Where it allows to send, like topic:news, user:* or *; to all users and sessions if this is not given
+    /// Address that the token may send to, like topic:news, user:* or *. May be given several times. Without it the token
+    /// may send to all users and sessions
     #[arg(long, value_name = "ADDRESS")]
     send: Vec<String>,
 
-    /// Topic it allows to read, like news or room/*; none if this is not given
+    /// Topic that the token may read, like news or room/*. May be given several times. Without it the token may read no
+    /// topic
     #[arg(long, value_name = "TOPIC")]
     topic: Vec<String>,
 
-    /// Who it is meant for (`aud`)
+    /// Audience of the token (`aud`)
     #[arg(long, value_name = "NAME")]
     audience: Option<String>,
 
-    /// Who it comes from (`iss`)
+    /// Issuer of the token (`iss`)
     #[arg(long, value_name = "NAME")]
     issuer: Option<String>,
 
-    /// Name of the key (`kid`)
+    /// Id of the key (`kid`)
     #[arg(long, value_name = "NAME")]
     kid: Option<String>,
 }
 
 #[derive(Serialize)]
-struct Claims {
+struct NewClaims {
     sub: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     sid: Option<String>,
@@ -75,7 +77,7 @@ struct Claims {
 /// Prints a token.
 ///
 /// # Errors
-/// The key cannot be used.
+/// A name is invalid, or the key cannot be read or used.
 pub fn token(args: TokenArgs) -> Result<()> {
     UserId::new(&args.user).context("--user")?;
     args.session.as_deref().map(SessionId::new).transpose().context("--session")?;
@@ -83,12 +85,12 @@ pub fn token(args: TokenArgs) -> Result<()> {
     let key = match std::fs::read(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && args.new_key => new_key(path)?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            bail!("--key-file {} is not there; --new-key makes it", path.display())
+            bail!("--key-file {} does not exist; --new-key creates it", path.display())
         }
         read => read.with_context(|| format!("cannot read --key-file {}", path.display()))?,
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let claims = Claims {
+    let claims = NewClaims {
         sub: args.user,
         sid: args.session,
         iat: now.as_secs(),
@@ -104,7 +106,7 @@ pub fn token(args: TokenArgs) -> Result<()> {
     Ok(())
 }
 
-/// Makes a secret that only its owner can read.
+/// Creates a file with a new secret. Only its owner can read it.
 fn new_key(path: &Path) -> Result<Vec<u8>> {
     use std::os::unix::fs::OpenOptionsExt;
     let mut bits = [0_u8; 32];
@@ -116,7 +118,7 @@ fn new_key(path: &Path) -> Result<Vec<u8>> {
         .mode(0o600)
         .open(path)
         .and_then(|mut file| writeln!(file, "{secret}"))
-        .with_context(|| format!("cannot make {}", path.display()))?;
-    eprintln!("made {}: a secret, for --token-key-file", path.display());
+        .with_context(|| format!("cannot create {}", path.display()))?;
+    eprintln!("created {} with a new secret; the server needs it as --token-key-file", path.display());
     Ok(secret.into_bytes())
 }

@@ -1,4 +1,4 @@
-//! Settings of who may come in: authentication, and the doors.
+//! Settings of access: authentication, origins, TLS, proxies, and limits for each client.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -12,22 +12,22 @@ use crate::config::parse::{above_zero, at_least_one, network, origin};
 /// How clients prove who they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Auth {
-    /// Whoever names a session holds it
+    /// Everyone who names a session may use it
     Open,
-    /// Clients show a token, backends an API key; x0 pages poll for sessions that a backend has registered
+    /// Clients show a token and backends an API key. x0 pages use sessions that a backend has registered
     Token,
 }
 
-/// How a reverse proxy says who its client is.
+/// The header in which a reverse proxy names its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ProxyHeader {
-    /// As most do
+    /// The header that most proxies send
     XForwardedFor,
-    /// As RFC 7239 says
+    /// The header of RFC 7239
     Forwarded,
 }
 
-/// A secret: it can be used, and is not shown.
+/// A secret. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub String);
 
@@ -37,17 +37,17 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// Secrets that come with the environment: flags are seen by everybody on the machine.
+/// Secrets from the environment. They are no flags, since everyone on the machine can read flags.
 #[derive(Debug, Clone, Default)]
 pub struct Secrets {
-    /// `X0_MSG_TOKEN_SECRET`: a key of tokens signed with HS256.
+    /// `X0_MSG_TOKEN_SECRET`: the secret of tokens that are signed with HS256.
     pub token: Option<Secret>,
     /// `X0_MSG_API_KEYS`: API keys as `name:key`, with spaces or commas between.
     pub api_keys: Option<Secret>,
 }
 
 impl Secrets {
-    /// Those of this process.
+    /// The secrets in the environment of this process.
     #[must_use]
     pub fn from_env() -> Self {
         let get = |name| std::env::var(name).ok().filter(|value| !value.is_empty()).map(Secret);
@@ -55,7 +55,7 @@ impl Secrets {
     }
 }
 
-/// Who may come in.
+/// Who may use the server.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Access")]
 pub struct Access {
@@ -63,33 +63,35 @@ pub struct Access {
     #[arg(long, env = "X0_MSG_AUTH", value_name = "MODE", value_enum, default_value_t = Auth::Open)]
     pub auth: Auth,
 
-    /// Key that tokens are verified with: a public key (PEM), a JWK set (JSON), or a secret of at least 32 bytes
-    /// (anything else, HS256). May be given several times, and changes while the server runs. A secret may also come
-    /// in X0_MSG_TOKEN_SECRET
+    /// File with a key that verifies tokens: a public key (PEM), a JWK set (JSON), or else a secret of at least 32 bytes
+    /// (HS256). May be given several times. A changed file is read again while the server runs. X0_MSG_TOKEN_SECRET may
+    /// hold a secret instead
     #[arg(long, env = "X0_MSG_TOKEN_KEY_FILE", value_name = "FILE", value_delimiter = ',')]
     pub token_key_file: Vec<PathBuf>,
 
-    /// Address of a JWK set that tokens are verified with
+    /// Address of a JWK set that verifies tokens
     #[arg(long, env = "X0_MSG_TOKEN_JWKS_URL", value_name = "URL")]
     pub token_jwks_url: Option<String>,
 
-    /// How often the JWK set is fetched; also when a token names a key that is not in it
+    /// How often the JWK set is fetched. A token with an unknown key also causes a fetch
     #[arg(long, env = "X0_MSG_TOKEN_JWKS_REFRESH", value_name = "TIME", default_value = "5m", value_parser = above_zero)]
     pub token_jwks_refresh: Duration,
 
-    /// Who a token must be meant for (`aud`); may be given several times, one of them suffices
+    /// Audience (`aud`) that a token must have. May be given several times; one of them suffices
     #[arg(long, env = "X0_MSG_TOKEN_AUDIENCE", value_name = "NAME", value_delimiter = ',')]
     pub token_audience: Vec<String>,
 
-    /// Who a token must come from (`iss`); may be given several times, one of them suffices
+    /// Issuer (`iss`) that a token must have. May be given several times; one of them suffices
     #[arg(long, env = "X0_MSG_TOKEN_ISSUER", value_name = "NAME", value_delimiter = ',')]
     pub token_issuer: Vec<String>,
 
-    /// API keys of backends (TOML); changes while the server runs. They may also come in X0_MSG_API_KEYS, as name:key
+    /// File with the API keys of backends (TOML). A changed file is read again while the server runs. X0_MSG_API_KEYS may
+    /// hold keys instead, as name:key
     #[arg(long, env = "X0_MSG_API_KEY_FILE", value_name = "FILE")]
     pub api_key_file: Option<PathBuf>,
 
-    /// How long a session stays registered that names no ttl; one that came with a token, at most until that expires
+    /// How long a session stays registered if its backend names no ttl. The session of a token stays registered for this
+    /// time or until the token expires, whichever is shorter. Tokens of an ended session are refused for this time
     #[arg(long, env = "X0_MSG_SESSION_TTL", value_name = "TIME", default_value = "24h", value_parser = above_zero)]
     pub session_ttl: Duration,
 
@@ -103,55 +105,59 @@ pub struct Access {
     )]
     pub sessions_per_user: usize,
 
-    /// Origin whose pages may use this server, as `https://app.example`; may be given several times, * is any
+    /// Origin whose pages may use this server, like `https://app.example`. May be given several times; * allows all
     #[arg(long, env = "X0_MSG_ALLOW_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
     pub allow_origin: Vec<String>,
 
-    /// Origin whose pages may use the addresses of today's x0 client
+    /// Origin whose pages may use the addresses of today's x0 client. May be given several times; * allows all
     #[arg(long, env = "X0_MSG_LEGACY_ALLOW_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', default_value = "*", value_parser = origin)]
     pub legacy_allow_origin: Vec<String>,
 
-    /// Certificate chain (PEM); changes while the server runs. With it the server speaks TLS only
+    /// File with the certificate chain (PEM). The server then speaks TLS only. A changed file is read again while the server
+    /// runs
     #[arg(long, env = "X0_MSG_TLS_CERT", value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
 
-    /// Private key of the certificate (PEM)
+    /// File with the private key of the certificate (PEM)
     #[arg(long, env = "X0_MSG_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
 
-    /// Address or network of a reverse proxy that is believed who its clients are, and which host they asked
-    /// (X-Forwarded-Host); may be given several times
+    /// Address or network of a trusted reverse proxy. The server believes its headers about the client's address and the
+    /// host (X-Forwarded-Host). May be given several times
     #[arg(long, env = "X0_MSG_TRUST_PROXY", value_name = "NET", value_delimiter = ',', value_parser = network)]
     pub trust_proxy: Vec<IpNet>,
 
-    /// Header in which such a proxy says who its client is; what a client has put into the other one is passed on
+    /// Header in which a trusted proxy names the client. The other header is ignored, since a client may have set it
     #[arg(long, env = "X0_MSG_PROXY_HEADER", value_name = "HEADER", value_enum, default_value_t = ProxyHeader::XForwardedFor)]
     pub proxy_header: ProxyHeader,
 
-    /// Messages a user, or a session without one, may send in a second [default: 100 with --auth token, any number otherwise]; 0 is any number
+    /// Most messages in a second from one user, or from one session without a user [default: 100 with --auth token, no
+    /// limit otherwise]. 0 means no limit
     #[arg(long, env = "X0_MSG_SEND_RATE", value_name = "N", help_heading = "Limits")]
     pub send_rate: Option<u32>,
 
-    /// Messages a user, or a session without one, may send at once, before its rate counts [default: ten seconds' worth]
+    /// Most messages at once from one user, or from one session without a user, before the rate applies [default: ten
+    /// times the rate]
     #[arg(long, env = "X0_MSG_SEND_BURST", value_name = "N", help_heading = "Limits")]
     pub send_burst: Option<u32>,
 
-    /// Connections of one session at the same time [default: 64 with --auth token, any number otherwise]; 0 is any number
+    /// Most connections of one session at the same time [default: 64 with --auth token, no limit otherwise]. 0 means no
+    /// limit
     #[arg(long, env = "X0_MSG_CONNECTIONS_PER_SESSION", value_name = "N", help_heading = "Limits")]
     pub connections_per_session: Option<usize>,
 
-    /// Connections from one client address (of IPv6: one /64 network) at the same time [default: 1024 with --auth token,
-    /// any number otherwise]; 0 is any number
+    /// Most connections of one client address at the same time; of IPv6, of one /64 network [default: 1024 with --auth
+    /// token, no limit otherwise]. 0 means no limit
     #[arg(long, env = "X0_MSG_CONNECTIONS_PER_ADDRESS", value_name = "N", help_heading = "Limits")]
     pub connections_per_address: Option<usize>,
 
-    /// What must not stand on a command line
+    /// Secrets, which are no flags
     #[arg(skip)]
     pub secrets: Secrets,
 }
 
 impl Access {
-    /// A limit that counts by default only where sessions are proved: in `open` mode anyone can take another name.
+    /// A limit with a default in `token` mode only. In `open` mode anyone can evade a limit with another name.
     fn limit<T: PartialEq + Default>(&self, set: Option<T>, default: T) -> Option<T> {
         let default = if self.auth == Auth::Token { Some(default) } else { None };
         set.or(default).filter(|n| *n != T::default())
@@ -163,20 +169,20 @@ impl Access {
         self.trust_proxy.iter().any(|net| net.contains(&address.to_canonical()))
     }
 
-    /// Messages a session may send in a second, and at once.
+    /// Messages that a sender may send in a second, and at once. `None` means no limit.
     #[must_use]
     pub fn rate(&self) -> Option<(u32, u32)> {
         let rate = self.limit(self.send_rate, 100)?;
         Some((rate, self.send_burst.filter(|burst| *burst > 0).unwrap_or(rate.saturating_mul(10))))
     }
 
-    /// Connections of one session.
+    /// Most connections of one session.
     #[must_use]
     pub fn max_connections_per_session(&self) -> usize {
         self.limit(self.connections_per_session, 64).unwrap_or(usize::MAX)
     }
 
-    /// Connections from one client address.
+    /// Most connections of one client address.
     #[must_use]
     pub fn max_connections_per_address(&self) -> usize {
         self.limit(self.connections_per_address, 1024).unwrap_or(usize::MAX)
@@ -195,5 +201,85 @@ impl Access {
     #[must_use]
     pub fn token_session_ttl(&self, now: u64, until: u64) -> Duration {
         Duration::from_millis(until.saturating_sub(now)).min(self.session_ttl)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn access(auth: Auth) -> Access {
+        Access { auth, ..Config::default().access }
+    }
+
+    #[test]
+    fn limits_have_defaults_in_token_mode_only() {
+        let (open, token) = (access(Auth::Open), access(Auth::Token));
+        assert_eq!((open.rate(), token.rate()), (None, Some((100, 1_000))));
+        assert_eq!(
+            (open.max_connections_per_session(), token.max_connections_per_session()),
+            (usize::MAX, 64)
+        );
+        assert_eq!(
+            (open.max_connections_per_address(), token.max_connections_per_address()),
+            (usize::MAX, 1024)
+        );
+    }
+
+    #[test]
+    fn zero_means_no_limit() {
+        let mut access = access(Auth::Token);
+        access.send_rate = Some(0);
+        access.connections_per_session = Some(0);
+        access.connections_per_address = Some(0);
+        assert_eq!(access.rate(), None);
+        assert_eq!(access.max_connections_per_session(), usize::MAX);
+        assert_eq!(access.max_connections_per_address(), usize::MAX);
+    }
+
+    #[test]
+    fn a_limit_that_is_set_applies_in_open_mode_too() {
+        let mut access = access(Auth::Open);
+        access.send_rate = Some(7);
+        assert_eq!(access.rate(), Some((7, 70)), "ten times the rate at once");
+        access.send_burst = Some(9);
+        assert_eq!(access.rate(), Some((7, 9)));
+        access.send_rate = Some(u32::MAX);
+        access.send_burst = None;
+        assert_eq!(access.rate(), Some((u32::MAX, u32::MAX)));
+    }
+
+    #[test]
+    fn a_token_registers_its_session_at_most_for_the_session_ttl() {
+        let mut access = access(Auth::Token);
+        access.session_ttl = Duration::from_secs(60);
+        assert_eq!(access.token_session_ttl(1_000, 31_000), Duration::from_secs(30));
+        assert_eq!(access.token_session_ttl(1_000, 1_000_000), Duration::from_secs(60));
+        assert_eq!(access.token_session_ttl(2_000, 1_000), Duration::ZERO);
+    }
+
+    #[test]
+    fn only_token_mode_revokes() {
+        assert_eq!(access(Auth::Open).revoked_for(), Duration::ZERO);
+        assert_eq!(access(Auth::Token).revoked_for(), access(Auth::Token).session_ttl);
+    }
+
+    #[test]
+    fn proxies_are_trusted_by_network() {
+        let mut access = access(Auth::Open);
+        let trusted = |access: &Access, address: &str| access.is_trusted_proxy(address.parse().unwrap());
+        assert!(!trusted(&access, "127.0.0.1"), "nobody by default");
+        access.trust_proxy = vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
+        for address in ["10.1.2.3", "::ffff:10.1.2.3", "fd00::1"] {
+            assert!(trusted(&access, address), "{address}");
+        }
+        assert!(!trusted(&access, "11.0.0.1"));
+    }
+
+    #[test]
+    fn debug_does_not_show_a_secret() {
+        let secrets = Secrets { token: Some(Secret("hunter2".to_owned())), api_keys: None };
+        assert!(!format!("{secrets:?}").contains("hunter2"));
     }
 }

@@ -68,4 +68,27 @@ mod tests {
         assert_eq!(network("fd00::/8").unwrap().to_string(), "fd00::/8");
         assert!(network("example.org").is_err());
     }
+
+    #[test]
+    fn times_need_a_unit_and_are_above_zero() {
+        assert_eq!(above_zero("1m 30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(above_zero("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(above_zero("0s"), Err("must be longer than 0".to_owned()));
+        for wrong in ["10", "", "-1s", "soon"] {
+            assert!(above_zero(wrong).unwrap_err().contains("like 10s"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_within_their_bounds() {
+        assert_eq!(payload_size("1024"), Ok(1024));
+        assert_eq!(payload_size("16777216"), Ok(16 << 20));
+        for wrong in ["1023", "16777217", "1MB", "-1", ""] {
+            assert!(payload_size(wrong).unwrap_err().contains("from 1024 to 16777216"), "{wrong}");
+        }
+        assert_eq!(at_least_one("1"), Ok(1));
+        for wrong in ["0", "-1", "one"] {
+            assert!(at_least_one(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -97,7 +97,7 @@ impl Gateway {
         requested: Option<SessionId>,
         policy: SessionPolicy,
     ) -> Result<Grant, Refusal> {
-        let Claims { user, session, expires, send, topics } = claims;
+        let Claims { user, session, expires_at, send, topics } = claims;
         let session = match (session, requested) {
             (Some(session), None) => session,
             (Some(session), Some(requested)) if session == requested => session,
@@ -108,7 +108,7 @@ impl Gateway {
             (None, requested) => self.session_of_user(&user, requested, policy).await?,
         };
         let handle = self.broker.handle(&session);
-        let mut client = Client::new(session, handle, Some(user), expires);
+        let mut client = Client::new(session, handle, Some(user), expires_at);
         self.register_from_token(&client).await?;
         (client.send, client.topics) = (send, topics);
         Ok(Grant::Client(client.into()))
@@ -157,7 +157,7 @@ impl Gateway {
 
     fn registration_of(&self, client: &Client) -> Option<Commit<RegisterError>> {
         let user = client.user.as_ref()?;
-        let ttl = self.config.access.token_session_ttl(self.broker.now(), client.good_until());
+        let ttl = self.config.access.token_session_ttl(self.broker.now(), client.accepted_until());
         Some(self.broker.register_from_token(&client.session, user, ttl))
     }
 

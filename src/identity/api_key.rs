@@ -1,4 +1,4 @@
-//! ApiKeys and their API keys.
+//! API keys of backends, from a file or the environment.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use crate::grant::{Backend, Patterns, SendPatterns};
 use crate::message::SenderName;
 use crate::reload::{Current, SetupError, watch_files};
 
-/// Shorter keys can be guessed.
-const SHORTEST: usize = 32;
+/// Shortest key, in bytes. Shorter keys can be guessed.
+const MIN_KEY: usize = 32;
 
-/// The API keys that are known, each with its backend.
+/// The known API keys, each with its backend.
 #[derive(Debug, Default)]
 pub(super) struct ApiKeys(Vec<Arc<Backend>>);
 
-/// The file of API keys.
+/// The format of the file of API keys.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct KeyFile {
@@ -50,7 +50,7 @@ fn hash(key: &str) -> [u8; 32] {
 }
 
 impl ApiKeys {
-    /// Reads the keys, and goes on watching their file.
+    /// Reads the keys and watches their file.
     pub(super) fn watch(access: &Access) -> Result<Current<Self>, SetupError> {
         let from_env = access.secrets.api_keys.clone();
         watch_files(
@@ -59,16 +59,17 @@ impl ApiKeys {
             move |paths: &[PathBuf]| {
                 let mut all = Self::default();
                 if let Some(Secret(keys)) = &from_env {
-                    all.read_list(keys).map_err(|why| SetupError(format!("X0_MSG_API_KEYS: {why}")))?;
+                    all.read_list(keys).map_err(|reason| SetupError(format!("X0_MSG_API_KEYS: {reason}")))?;
                 }
                 for path in paths {
-                    let told = |why: String| SetupError(format!("--api-key-file {}: {why}", path.display()));
-                    let text = std::fs::read_to_string(path).map_err(|error| told(error.to_string()))?;
+                    let invalid =
+                        |reason: String| SetupError(format!("--api-key-file {}: {reason}", path.display()));
+                    let text = std::fs::read_to_string(path).map_err(|error| invalid(error.to_string()))?;
                     let before = all.0.len();
-                    all.read_file(&text).map_err(told)?;
-                    // As a file is that is being written just now: no reason to take every key away.
+                    all.read_file(&text).map_err(invalid)?;
+                    // A file that is being written may be empty for a moment. That must not remove all keys.
                     if all.0.len() == before {
-                        return Err(told("holds no [[key]]".to_owned()));
+                        return Err(invalid("holds no [[key]]".to_owned()));
                     }
                 }
                 Ok(all)
@@ -86,12 +87,12 @@ impl ApiKeys {
     }
 
     fn read_file(&mut self, text: &str) -> Result<(), String> {
-        // What the parser says quotes the file, where a key may stand in any place: only where it is, is said.
+        // The parser quotes the file, which holds keys. The message therefore names only the line.
         let file: KeyFile = toml::from_str(text).map_err(|error| {
             let before = error.span().map_or("", |span| &text[..span.start]);
             let line = before.matches('\n').count() + 1;
             format!(
-                "line {line} is not as it should be: each [[key]] has strings `name` and `key`, and may have a string \
+                "line {line} is invalid: each [[key]] has strings `name` and `key`, and may have a string \
                  `from`, a list `send` of addresses like topic:news or user:*, a list `topics`, and `sessions`, true or \
                  false"
             )
@@ -101,14 +102,14 @@ impl ApiKeys {
 
     fn add(&mut self, key: ApiKeyEntry) -> Result<(), String> {
         let ApiKeyEntry { name, key, from, send, topics, sessions } = key;
-        // Not by its name: where the two are swapped, that is the key.
+        // The message names the number, not the name: if name and key are swapped, the name is secret.
         let number = self.0.len() + 1;
         if name.is_empty() || name.chars().any(char::is_control) {
             return Err(format!("key number {number} needs a `name` without control characters"));
         }
-        if key.len() < SHORTEST {
+        if key.len() < MIN_KEY {
             return Err(format!(
-                "key number {number} has {} characters; at least {SHORTEST} are needed (`openssl rand -hex 32` makes one)",
+                "key number {number} has {} characters; at least {MIN_KEY} are needed (`openssl rand -hex 32` makes one)",
                 key.len()
             ));
         }
@@ -123,7 +124,7 @@ impl ApiKeys {
         self.0.is_empty()
     }
 
-    /// The backend with this key. Takes the same time whichever it is, and however much of it is right.
+    /// The backend of this key. The comparison takes the same time for every key, right or wrong.
     pub(super) fn find(&self, key: &str) -> Option<Arc<Backend>> {
         if self.is_empty() {
             return None;
@@ -138,8 +139,8 @@ impl ApiKeys {
         found.cloned()
     }
 
-    /// Whether a backend that was found before is still among them.
-    pub(super) fn hold(&self, backend: &Backend) -> bool {
+    /// Whether the key of this backend is still known.
+    pub(super) fn contains(&self, backend: &Backend) -> bool {
         self.0.iter().any(|known| known.key_digest == backend.key_digest)
     }
 }
@@ -151,7 +152,7 @@ mod tests {
     const KEY: &str = "0123456789abcdef0123456789abcdef";
 
     #[test]
-    fn keys_are_found_whole_only() {
+    fn only_a_whole_key_is_found() {
         let mut all = ApiKeys::default();
         all.read_list(&format!("shop:{KEY}, other:{KEY}2")).unwrap();
         assert_eq!(&*all.find(KEY).unwrap().name, "shop");
@@ -162,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn files_say_what_is_wrong_and_never_the_key() {
+    fn errors_name_the_problem_and_never_the_key() {
         let read = |text: &str| ApiKeys::default().read_file(text);
         read(&format!("[[key]]\nname = \"a\"\nkey = \"{KEY}\"\nsend = [\"topic:*\"]\nsessions = false"))
             .unwrap();
@@ -177,9 +178,9 @@ mod tests {
             (format!("[[key]]\nname = \"{KEY}\"\nkey = \"a\""), "number 1"),
             (format!("[[key]]\nname = \"a\"\nkey = \"{KEY}"), "line 3"),
         ] {
-            let why = read(&text).unwrap_err();
-            assert!(why.contains(names), "{why}");
-            assert!(!why.contains(KEY) && !why.contains("hunter2"), "{why}");
+            let reason = read(&text).unwrap_err();
+            assert!(reason.contains(names), "{reason}");
+            assert!(!reason.contains(KEY) && !reason.contains("hunter2"), "{reason}");
         }
         assert!(ApiKeys::default().read_list("x").unwrap_err().contains("name:key"));
         let swapped = ApiKeys::default().read_list(&format!("{KEY}:shop")).unwrap_err();

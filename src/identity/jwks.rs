@@ -1,5 +1,5 @@
-//! Keys of tokens from a JWK set (RFC 7517) at a URL: fetched at the start, now and then, and when a token names a
-//! key that is not among them.
+//! Keys of tokens from a JWK set (RFC 7517) at a URL. The set is fetched at the start, at intervals, and when a token
+//! names an unknown key.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,23 +14,23 @@ use hyper_util::rt::TokioExecutor;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::identity::key::{KeySet, VerificationKey, read_jwks};
+use crate::identity::key::{KeySet, VerificationKey, parse_jwks};
 use crate::reload::SetupError;
 use crate::tls;
 
 /// Largest set, in bytes.
-const LARGEST: usize = 1 << 20;
+const MAX_SET: usize = 1 << 20;
 
 /// How long a fetch may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long fetches are apart at least, whatever tokens name.
-const APART: Duration = Duration::from_secs(2);
+/// Shortest time between two fetches, whatever keys tokens name.
+const MIN_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How long to wait after a fetch that failed.
-const AGAIN: Duration = Duration::from_secs(5);
+/// Time until a failed fetch is repeated.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What was fetched last; `None` before the first success. The number counts attempts.
+/// The number of attempts so far, and the keys of the last success.
 type Fetched = (u64, Option<KeySet>);
 
 /// A JWK set that is kept up to date.
@@ -44,42 +44,41 @@ pub(super) struct Jwks {
 type Https = Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
 
 impl Jwks {
-    /// Begins to fetch. Ends with the runtime, or when this is dropped.
+    /// Starts the task that fetches. It ends when this is dropped.
     pub(super) fn watch(url: &str, refresh: Duration) -> Result<Self, SetupError> {
-        let told = |why: &str| SetupError(format!("--token-jwks-url {why}"));
-        let uri: Uri = url.parse().map_err(|_| told("is not a URL"))?;
+        let invalid = |reason: &str| SetupError(format!("--token-jwks-url {reason}"));
+        let uri: Uri = url.parse().map_err(|_| invalid("is not a URL"))?;
         match (uri.scheme_str(), uri.authority()) {
             (Some("https" | "http"), Some(_)) => {}
             _ => {
-                return Err(told(
-                    "must begin with https:// (or http://, for a server that is trusted with the way)",
-                ));
+                return Err(invalid("must begin with https:// (or with http://, over a trusted network)"));
             }
         }
-        let config = tls::client_config().map_err(|why| told(&format!("cannot be used: {why}")))?;
+        let config = tls::client_config().map_err(|reason| invalid(&format!("cannot be used: {reason}")))?;
         let connector = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(config).https_or_http();
         let client = Client::builder(TokioExecutor::new()).build(connector.enable_http1().build());
         let (sender, fetched) = watch::channel((0, None));
         let wanted = Arc::<Notify>::default();
-        tokio::spawn(keep(client, uri, refresh, sender, Arc::clone(&wanted)));
+        tokio::spawn(keep_fetching(client, uri, refresh, sender, Arc::clone(&wanted)));
         Ok(Self { fetched, wanted })
     }
 
-    /// The keys, if they were ever fetched.
+    /// The keys of the last successful fetch.
     pub(super) fn keys(&self) -> Option<KeySet> {
         self.fetched.borrow().1.clone()
     }
 
-    /// Waits until the set was fetched anew, or that has failed.
-    pub(super) async fn ask(&self) {
+    /// Asks for a fetch and waits until it has succeeded or failed.
+    pub(super) async fn refresh(&self) {
         let mut fetched = self.fetched.clone();
         fetched.mark_unchanged();
         self.wanted.notify_one();
-        _ = timeout(APART + PATIENCE, fetched.changed()).await;
+        _ = timeout(MIN_INTERVAL + FETCH_TIMEOUT, fetched.changed()).await;
     }
 }
 
-async fn keep(
+/// Fetches until nobody holds the receiver any more.
+async fn keep_fetching(
     client: Https,
     uri: Uri,
     refresh: Duration,
@@ -97,10 +96,10 @@ async fn keep(
             Err(error) => {
                 tracing::warn!(error, "--token-jwks-url cannot be fetched; the keys known so far stay good");
                 sender.send_modify(|fetched| fetched.0 += 1);
-                AGAIN.min(refresh)
+                RETRY_INTERVAL.min(refresh)
             }
         };
-        sleep_until(begun + APART.min(refresh)).await;
+        sleep_until(begun + MIN_INTERVAL.min(refresh)).await;
         tokio::select! {
             () = sleep(pause) => {}
             () = wanted.notified() => {}
@@ -119,10 +118,12 @@ async fn fetch(client: &Https, uri: &Uri) -> Result<Vec<VerificationKey>, String
             return Err(format!("it answered {}", response.status()));
         }
         let body =
-            Limited::new(response.into_body(), LARGEST).collect().await.map_err(|error| error.to_string())?;
+            Limited::new(response.into_body(), MAX_SET).collect().await.map_err(|error| error.to_string())?;
         let body = body.to_bytes();
         let text = std::str::from_utf8(&body).map_err(|_| "it is not text".to_owned())?;
-        read_jwks(text, false)
+        parse_jwks(text, false)
     };
-    timeout(PATIENCE, fetching).await.map_err(|_| format!("no answer within {} s", PATIENCE.as_secs()))?
+    timeout(FETCH_TIMEOUT, fetching)
+        .await
+        .map_err(|_| format!("no answer within {} s", FETCH_TIMEOUT.as_secs()))?
 }

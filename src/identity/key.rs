@@ -1,4 +1,4 @@
-//! Keys that tokens are verified with and signed with, and how they are read: PEM, JWK sets, secrets.
+//! Keys that verify and sign tokens, and their formats: PEM, JWK sets and secrets.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,12 +11,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::reload::SetupError;
 
-/// Shortest secret, in bytes: as long as the hash of HS256 (RFC 7518 section 3.2).
-const SHORTEST_SECRET: usize = 32;
+/// Shortest secret, in bytes: the length of the hash of HS256 (RFC 7518 section 3.2).
+const MIN_SECRET: usize = 32;
 
-/// A key that tokens are verified with, for one algorithm: so no token can choose another one for it.
+/// A key that verifies tokens. It has one algorithm, so that a token cannot choose another one for it.
 #[derive(Debug, Clone)]
 pub(super) struct VerificationKey {
+    /// The id of the key; only keys of JWK sets have one.
     pub(super) kid: Option<String>,
     pub(super) algorithm: Algorithm,
     pub(super) key: DecodingKey,
@@ -25,24 +26,25 @@ pub(super) struct VerificationKey {
 /// Keys that are shared with the task that fetches them.
 pub(super) type KeySet = Arc<Vec<VerificationKey>>;
 
+/// The key of a secret. An error says what is wrong with the secret, without its holder.
 pub(super) fn secret_key(bytes: &[u8]) -> Result<VerificationKey, String> {
     let secret = bytes.trim_ascii_end();
     if let Some(what) = looks_public(secret) {
         return Err(format!(
-            "{what}; with a secret that everybody knows, everybody could sign. A public key belongs into a file as PEM or \
-             JWK, a secret is text like that of `openssl rand -hex 32`"
+            "{what}; everyone who knows a secret can sign tokens with it. A public key belongs into a file as PEM or JWK. \
+             `openssl rand -hex 32` makes a secret"
         ));
     }
-    if secret.len() < SHORTEST_SECRET {
+    if secret.len() < MIN_SECRET {
         return Err(format!(
-            "is a secret of {} bytes; HS256 needs at least {SHORTEST_SECRET} (`openssl rand -hex 32` makes one)",
+            "is a secret of {} bytes; HS256 needs at least {MIN_SECRET} (`openssl rand -hex 32` makes one)",
             secret.len()
         ));
     }
     Ok(VerificationKey { kid: None, algorithm: Algorithm::HS256, key: DecodingKey::from_secret(secret) })
 }
 
-/// What a secret must not be: something that is meant to be published, in whatever form keys are.
+/// Says what public thing this looks like. A public key that is used as a secret would let everyone sign.
 fn looks_public(secret: &[u8]) -> Option<&'static str> {
     let Ok(text) = std::str::from_utf8(secret) else { return Some("is not text") };
     if text.starts_with(['{', '[', '\u{feff}']) {
@@ -52,9 +54,9 @@ fn looks_public(secret: &[u8]) -> Option<&'static str> {
         return Some("looks like PEM");
     }
     if text.starts_with("ssh-") || text.starts_with("ecdsa-") {
-        return Some("looks like a key of SSH");
+        return Some("looks like an SSH key");
     }
-    // DER: a sequence that is as long as it says (X.690 section 8.1).
+    // DER: a sequence with its length in front (X.690 section 8.1).
     let compact: String = text.chars().filter(|char| !char.is_whitespace() && *char != '=').collect();
     let decoded = STANDARD_NO_PAD.decode(&compact).or_else(|_| URL_SAFE_NO_PAD.decode(&compact)).ok()?;
     let is_der = match *decoded.as_slice() {
@@ -68,34 +70,36 @@ fn looks_public(secret: &[u8]) -> Option<&'static str> {
 
 /// Reads the keys in a file: PEM, a JWK set, or a secret.
 pub(super) fn read_keys(path: &Path) -> Result<Vec<VerificationKey>, SetupError> {
-    let told = |why: String| SetupError(format!("--token-key-file {}: {why}", path.display()));
-    let bytes = std::fs::read(path).map_err(|error| told(error.to_string()))?;
-    let text = std::str::from_utf8(&bytes).unwrap_or_default().trim_start_matches('\u{feff}').trim_start();
-    if text.starts_with(['{', '[']) {
-        return read_jwks(text, true).map_err(told);
-    }
-    if text.contains("-----BEGIN ") {
-        return read_pem(text).map(|key| vec![key]).map_err(told);
-    }
-    secret_key(&bytes).map(|key| vec![key]).map_err(told)
+    let invalid = |reason: String| SetupError(format!("--token-key-file {}: {reason}", path.display()));
+    let bytes = std::fs::read(path).map_err(|error| invalid(error.to_string()))?;
+    parse_keys(&bytes).map_err(invalid)
 }
 
-fn read_pem(text: &str) -> Result<VerificationKey, String> {
+fn parse_keys(bytes: &[u8]) -> Result<Vec<VerificationKey>, String> {
+    let text = std::str::from_utf8(bytes).unwrap_or_default().trim_start_matches('\u{feff}').trim_start();
+    if text.starts_with(['{', '[']) {
+        return parse_jwks(text, true);
+    }
+    let key = if text.contains("-----BEGIN ") { parse_pem(text) } else { secret_key(bytes) };
+    key.map(|key| vec![key])
+}
+
+fn parse_pem(text: &str) -> Result<VerificationKey, String> {
     if text.contains("PRIVATE KEY-----") {
         return Err(
             "holds a private key; only the public one belongs here (`openssl pkey -in … -pubout`)".to_owned()
         );
     }
     let pem = text.as_bytes();
-    let made = [
+    let keys = [
         (Algorithm::RS256, DecodingKey::from_rsa_pem(pem)),
         (Algorithm::ES256, DecodingKey::from_ec_pem(pem)),
         (Algorithm::EdDSA, DecodingKey::from_ed_pem(pem)),
     ];
-    for (algorithm, key) in made {
+    for (algorithm, key) in keys {
         let Ok(key) = key else { continue };
-        // An uncompressed point of P-256: one byte and twice 32.
-        if algorithm == Algorithm::ES256 && key.try_get_as_bytes().map_or(0, <[u8]>::len) != 65 {
+        // An uncompressed point of P-256 has one byte and twice 32.
+        if algorithm == Algorithm::ES256 && length(&key) != 65 {
             return Err("holds an elliptic curve key of another curve than P-256 (ES256)".to_owned());
         }
         return Ok(VerificationKey { kid: None, algorithm, key });
@@ -103,8 +107,8 @@ fn read_pem(text: &str) -> Result<VerificationKey, String> {
     Err("holds no public key of RSA, P-256 or Ed25519".to_owned())
 }
 
-/// Reads a JWK set or a single JWK (RFC 7517). Secrets only where they may be.
-pub(super) fn read_jwks(text: &str, with_secrets: bool) -> Result<Vec<VerificationKey>, String> {
+/// Parses a JWK set, a list of JWKs or a single JWK (RFC 7517). Secrets are keys only with `with_secrets`.
+pub(super) fn parse_jwks(text: &str, with_secrets: bool) -> Result<Vec<VerificationKey>, String> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum OneOrMore {
@@ -119,49 +123,50 @@ pub(super) fn read_jwks(text: &str, with_secrets: bool) -> Result<Vec<Verificati
     };
     let mut keys = Vec::new();
     for jwk in jwks {
-        if jwk.common.public_key_use.as_ref().is_some_and(|usage| *usage != PublicKeyUse::Signature) {
-            continue;
-        }
-        let algorithm = match &jwk.algorithm {
-            AlgorithmParameters::RSA(_) => Algorithm::RS256,
-            AlgorithmParameters::EllipticCurve(curve) if curve.curve == EllipticCurve::P256 => {
-                Algorithm::ES256
-            }
-            AlgorithmParameters::OctetKeyPair(pair) if pair.curve == EllipticCurve::Ed25519 => {
-                Algorithm::EdDSA
-            }
-            AlgorithmParameters::OctetKey(_) if with_secrets => Algorithm::HS256,
-            _ => continue,
-        };
-        let named = match jwk.common.key_algorithm {
-            None => algorithm,
-            Some(KeyAlgorithm::HS256) => Algorithm::HS256,
-            Some(KeyAlgorithm::RS256) => Algorithm::RS256,
-            Some(KeyAlgorithm::ES256) => Algorithm::ES256,
-            Some(KeyAlgorithm::EdDSA) => Algorithm::EdDSA,
-            Some(_) => continue,
-        };
-        if named != algorithm {
-            continue;
-        }
+        let Some(algorithm) = jwk_algorithm(&jwk, with_secrets) else { continue };
         let Ok(key) = DecodingKey::from_jwk(&jwk) else { continue };
-        if algorithm == Algorithm::HS256 && key.try_get_as_bytes().map_or(0, <[u8]>::len) < SHORTEST_SECRET {
-            return Err(format!("holds a secret of fewer than {SHORTEST_SECRET} bytes"));
+        if algorithm == Algorithm::HS256 && length(&key) < MIN_SECRET {
+            return Err(format!("holds a secret of fewer than {MIN_SECRET} bytes"));
         }
         keys.push(VerificationKey { kid: jwk.common.key_id, algorithm, key });
     }
     match keys.is_empty() {
-        true => {
-            Err("holds no key that can be used here (RS256, ES256 with P-256, EdDSA with Ed25519)".to_owned())
-        }
+        true => Err("holds no usable key (RS256, ES256 with P-256, EdDSA with Ed25519)".to_owned()),
         false => Ok(keys),
     }
 }
 
-/// Signs a token with the private key or the secret in a file. For development and tests.
+/// The algorithm of a JWK; `None` for a key that verifies no token here.
+fn jwk_algorithm(jwk: &Jwk, with_secrets: bool) -> Option<Algorithm> {
+    if jwk.common.public_key_use.as_ref().is_some_and(|usage| *usage != PublicKeyUse::Signature) {
+        return None;
+    }
+    let algorithm = match &jwk.algorithm {
+        AlgorithmParameters::RSA(_) => Algorithm::RS256,
+        AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => Algorithm::ES256,
+        AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => Algorithm::EdDSA,
+        AlgorithmParameters::OctetKey(_) if with_secrets => Algorithm::HS256,
+        _ => return None,
+    };
+    let named = match jwk.common.key_algorithm {
+        None => algorithm,
+        Some(KeyAlgorithm::HS256) => Algorithm::HS256,
+        Some(KeyAlgorithm::RS256) => Algorithm::RS256,
+        Some(KeyAlgorithm::ES256) => Algorithm::ES256,
+        Some(KeyAlgorithm::EdDSA) => Algorithm::EdDSA,
+        Some(_) => return None,
+    };
+    (named == algorithm).then_some(algorithm)
+}
+
+fn length(key: &DecodingKey) -> usize {
+    key.try_get_as_bytes().map_or(0, <[u8]>::len)
+}
+
+/// Signs claims with a private key (PEM) or a secret, for development and tests.
 ///
 /// # Errors
-/// The file holds no such key.
+/// The bytes are no such key.
 pub(crate) fn sign(key: &[u8], kid: Option<String>, claims: &impl Serialize) -> Result<String, String> {
     let text = std::str::from_utf8(key).unwrap_or_default();
     let (algorithm, key) = if text.contains("-----BEGIN ") {
@@ -186,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_published_is_no_secret() {
+    fn a_public_key_is_no_secret() {
         let rsa = "MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEA";
         let mut der = STANDARD_NO_PAD.decode(rsa).unwrap();
         der.resize(294, 7);
@@ -199,13 +204,73 @@ mod tests {
             (b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAA", "SSH"),
             (b"-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA\n-----END PUBLIC KEY-----", "PEM"),
         ] {
-            let said = secret_key(public).unwrap_err();
-            assert!(said.contains(why), "{said}");
+            let reason = secret_key(public).unwrap_err();
+            assert!(reason.contains(why), "{reason}");
         }
         for secret in
-            ["0123456789abcdef0123456789abcdef", "MIIB is how some secrets begin, and why should they not"]
+            ["0123456789abcdef0123456789abcdef", "MIIB begins a secret that happens to look like base64"]
         {
             secret_key(secret.as_bytes()).unwrap();
         }
+    }
+
+    const SECRET: &str = "0123456789abcdef0123456789abcdef";
+    const SECRET_JWK: &str = r#"{"kty":"oct","kid":"s","k":"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY"}"#;
+    const ED25519_PEM: &str = "-----BEGIN PUBLIC KEY-----\n\
+                               MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n\
+                               -----END PUBLIC KEY-----\n";
+
+    fn ed25519(more: &str) -> String {
+        format!(r#"{{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"{more}}}"#)
+    }
+
+    #[test]
+    fn a_file_is_recognized_by_its_content() {
+        let algorithms = |text: &str| -> Vec<Algorithm> {
+            parse_keys(text.as_bytes()).unwrap().iter().map(|key| key.algorithm).collect()
+        };
+        assert_eq!(algorithms(SECRET), [Algorithm::HS256]);
+        assert_eq!(algorithms(ED25519_PEM), [Algorithm::EdDSA]);
+        assert_eq!(algorithms(&ed25519("")), [Algorithm::EdDSA]);
+        assert_eq!(
+            algorithms(&format!("\u{feff} [{},{SECRET_JWK}]", ed25519(""))),
+            [Algorithm::EdDSA, Algorithm::HS256]
+        );
+    }
+
+    #[test]
+    fn a_private_key_is_refused_where_a_public_one_belongs() {
+        let private = ED25519_PEM.replace("PUBLIC", "PRIVATE");
+        assert!(parse_keys(private.as_bytes()).unwrap_err().contains("holds a private key"));
+    }
+
+    #[test]
+    fn a_short_secret_is_refused() {
+        assert!(parse_keys(b"too short\n").unwrap_err().contains("of 9 bytes"));
+        let jwk = br#"{"kty":"oct","k":"c2hvcnQ"}"#;
+        assert!(parse_keys(jwk).unwrap_err().contains("fewer than 32 bytes"));
+    }
+
+    #[test]
+    fn keys_for_other_purposes_are_skipped() {
+        let keys = |text: &str, with_secrets| parse_jwks(text, with_secrets).map(|keys| keys.len());
+        assert_eq!(
+            keys(&format!(r#"{{"keys":[{}]}}"#, ed25519(r#","use":"sig","alg":"EdDSA""#)), false),
+            Ok(1)
+        );
+        for skipped in [ed25519(r#","use":"enc""#), ed25519(r#","alg":"RS256""#), SECRET_JWK.to_owned()] {
+            assert!(keys(&skipped, false).unwrap_err().contains("no usable key"), "{skipped}");
+        }
+        assert_eq!(keys(SECRET_JWK, true), Ok(1), "a secret of a file");
+        assert!(keys("{\"keys\":", true).unwrap_err().contains("not a JWK set"));
+    }
+
+    #[test]
+    fn a_secret_signs_what_it_verifies() {
+        let token =
+            sign(SECRET.as_bytes(), Some("id".to_owned()), &serde_json::json!({ "sub": "ann" })).unwrap();
+        assert_eq!(jsonwebtoken::decode_header(&token).unwrap().kid.as_deref(), Some("id"));
+        assert!(sign(b"too short", None, &()).is_err());
+        assert!(sign(ED25519_PEM.as_bytes(), None, &()).unwrap_err().contains("no private key"));
     }
 }

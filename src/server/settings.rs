@@ -52,3 +52,40 @@ pub fn broker_limits(config: &Config) -> Limits {
         secret_ids: config.access.auth == Auth::Token,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_store_is_larger_on_disk_unless_it_is_set() {
+        let total = |durability, store_limit| {
+            let config = Config { durability, store_limit, ..Config::default() };
+            engine_settings(&config, Clock::Wall).total_bytes
+        };
+        assert_eq!(total(Level::Memory, None), 1 << 30);
+        assert_eq!(total(Level::Fsync, None), 4 << 30);
+        assert_eq!(total(Level::Os, Some(7)), 7);
+    }
+
+    #[test]
+    fn the_level_decides_where_messages_are_stored() {
+        let storage = |durability| storage(&Config { durability, ..Config::default() });
+        assert!(matches!(storage(Level::Memory), Storage::Memory));
+        assert!(matches!(storage(Level::Os), Storage::Directory(_, Durability::Os)));
+        let Storage::Directory(directory, Durability::Fsync) = storage(Level::Fsync) else {
+            panic!("fsync needs a directory");
+        };
+        assert_eq!(directory, Config::default().data_dir);
+    }
+
+    #[test]
+    fn ids_are_secret_in_token_mode_only() {
+        let mut config = Config::default();
+        assert!(!broker_limits(&config).secret_ids);
+        config.access.auth = Auth::Token;
+        let limits = broker_limits(&config);
+        assert!(limits.secret_ids);
+        assert_eq!((limits.readers, limits.revoked_for), (64, config.access.session_ttl));
+    }
+}

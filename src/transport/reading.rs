@@ -28,7 +28,7 @@ pub(super) async fn acknowledge_cursor(
 /// How long the caller's proof is accepted from now on; without a limit for a caller whose proof does not expire.
 pub(super) fn proof_left(gateway: &Gateway, caller: &Caller) -> Duration {
     caller.grant.client().map_or(Duration::MAX, |client| {
-        Duration::from_millis(client.good_until().saturating_sub(gateway.broker.now()))
+        Duration::from_millis(client.accepted_until().saturating_sub(gateway.broker.now()))
     })
 }
 

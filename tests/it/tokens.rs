@@ -71,10 +71,10 @@ async fn bad_tokens_are_refused_everywhere() {
         (json!({ "exp": now() - 40 }), "expired"),
         (json!({ "exp": null }), "exp"),
         (json!({ "exp": "soon" }), "exp"),
-        (json!({ "nbf": now() + 100 }), "not good yet"),
-        (json!({ "aud": "other" }), "somebody else"),
+        (json!({ "nbf": now() + 100 }), "not valid yet"),
+        (json!({ "aud": "other" }), "another audience"),
         (json!({ "aud": null }), "aud"),
-        (json!({ "iss": "evil" }), "unknown here"),
+        (json!({ "iss": "evil" }), "another issuer"),
         (json!({ "iss": null }), "iss"),
         (json!({ "sub": null }), "sub"),
         (json!({ "sub": "" }), "sub"),
@@ -178,7 +178,7 @@ async fn keys_that_cannot_be_used_are_a_clear_error() {
         (private.as_str(), "private key"),
         ("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", "no public key"),
         ("{]", "JWK"),
-        (r#"{"keys":[]}"#, "no key"),
+        (r#"{"keys":[]}"#, "no usable key"),
     ] {
         std::fs::write(&path, content).unwrap();
         let path = path.to_str().unwrap();

@@ -59,7 +59,7 @@ impl Legacy {
                 () = self.hold(deadline) => None,
             }
         });
-        let left = client.await?.expires.saturating_sub(self.gateway.broker.now());
+        let left = client.await?.expires_at.saturating_sub(self.gateway.broker.now());
         Some(deadline.min(Instant::now() + Duration::from_millis(left)))
     }
 

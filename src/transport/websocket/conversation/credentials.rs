@@ -96,7 +96,7 @@ impl Conversation {
     pub(super) async fn renew(&mut self, caller: Caller) {
         // A token that expired within the allowed skew is accepted. The client is not asked for another one.
         self.expiry_notified =
-            caller.grant.client().is_some_and(|client| client.expires <= self.gateway.broker.now());
+            caller.grant.client().is_some_and(|client| client.expires_at <= self.gateway.broker.now());
         let floor = match caller.grant.session() {
             Some(session) => self.gateway.broker.floor(session).await,
             None => Seq::START,
@@ -112,7 +112,7 @@ impl Conversation {
     /// the connection is closed.
     pub(super) fn next_expiry(&self) -> Option<u64> {
         let client = self.caller.as_ref()?.grant.client()?;
-        Some(if self.expiry_notified { client.good_until() } else { client.expires })
+        Some(if self.expiry_notified { client.accepted_until() } else { client.expires_at })
     }
 
     /// How long until [`Self::next_expiry`].
