@@ -1,4 +1,4 @@
-// The search of the documentation: over an index of all sections, in the browser alone.
+// The documentation: its search, over an index of all sections and in the browser alone, and its table of contents.
 
 /** @typedef {{path: string, page: string, heading: string, text: string}} Section */
 
@@ -148,3 +148,10 @@ document.addEventListener("keydown", (event) => {
 });
 
 /** @type {HTMLElement} */ (document.getElementById("search")).hidden = false;
+
+// The table of contents is open where it has a column of its own.
+const contents = /** @type {HTMLDetailsElement} */ (document.getElementById("contents"));
+const wide = matchMedia("(min-width: 1081px)");
+const unfold = () => (contents.open = wide.matches);
+wide.addEventListener("change", unfold);
+unfold();

@@ -49,6 +49,18 @@ test("the search finds a section, by pointer and by keyboard", async () => {
   await page.context().close();
 });
 
+test("the table of contents is open where there is room, and leads to its section", async () => {
+  const page = await open("/docs/protocol", { viewport: { width: 1280, height: 900 } });
+  const link = page.locator(".contents a", { hasText: "Close codes" });
+  await link.click();
+  await page.waitForURL(`${started.server.url}/docs/protocol#close-codes`);
+  await page.setViewportSize({ width: 390, height: 844 });
+  await link.waitFor({ state: "hidden" });
+  await page.locator(".contents summary").click();
+  await link.waitFor();
+  await page.context().close();
+});
+
 test("every page is readable wide and narrow, light and dark", async () => {
   const index = await open("/docs/");
   const paths = await index.locator(".pages a[href^='/docs/']").evaluateAll((links) => links.map((link) => link.getAttribute("href")));
