@@ -1,4 +1,4 @@
-//! The senders' ids of the last minutes, so that a retry is stored once.
+//! The senders' ids of the dedup window, so that a retry is stored once.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hash, Hasher};

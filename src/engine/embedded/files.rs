@@ -20,9 +20,9 @@ pub(super) struct Files {
     pub(super) database: PathBuf,
     pub(super) wal: PathBuf,
     pub(super) shm: PathBuf,
-    /// Says that this is a store, and of which format. Written last when a store is made.
+    /// Says that the directory is a store, and its format. Written last when a store is made.
     pub(super) marker: PathBuf,
-    /// Held locked by the process that uses the store.
+    /// Locked by the process that uses the store.
     pub(super) lock: PathBuf,
     /// A new database file with what was intact in a damaged one, ready to take its place.
     pub(super) salvaged: PathBuf,

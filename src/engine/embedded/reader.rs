@@ -1,4 +1,4 @@
-//! Reads messages from the disk that are not in memory any more, off the runtime's threads.
+//! Reads messages from the disk whose bodies are not in memory, off the runtime's threads.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -13,30 +13,30 @@ use crate::engine::embedded::rows::message::fetch;
 use crate::message::{Publication, Seq};
 use crate::sync::lock;
 
-/// Reads at the same time: each may hold a batch and a connection's cache.
+/// Reads at the same time. Each may hold a batch and a connection's cache.
 const AT_ONCE: usize = 4;
 
-/// What one read found: a place for each seq asked for. What is not there, or damaged for good, is `None`.
+/// The messages that were asked for, in that order; `None` for those that are missing or damaged.
 type Found = Vec<Option<Arc<Publication>>>;
 
-/// The disk could not be read just now, for this reason. Nothing is known to be lost.
+/// The disk cannot be read now, for this reason. Nothing is known to be lost.
 #[derive(Debug)]
 pub(super) struct TransientRead(pub(super) String);
 
-/// Connections that only read; cheap to clone.
+/// Connections that only read. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct ReadPool {
     path: Arc<PathBuf>,
-    /// Those not in use.
+    /// The connections that are not in use. A push or a pop is one step, so poison is ignored.
     idle: Arc<Mutex<Vec<Connection>>>,
     /// Whether reading happens on the caller's thread.
     inline: bool,
-    /// Bounds threads and connections. Who finds it used up waits.
+    /// Bounds threads and connections. A read waits for a permit.
     permits: Arc<Semaphore>,
 }
 
 impl ReadPool {
-    /// Reads from this file; `inline` without threads of its own, for who decides when things happen.
+    /// Reads from this file, on the caller's thread if `inline`.
     pub(super) fn of(path: &Path, inline: bool) -> Self {
         Self {
             inline,
@@ -49,8 +49,7 @@ impl ReadPool {
     /// Reads these messages.
     ///
     /// # Cancel safety
-    /// The place in the queue of readers is taken by a task, which always goes on: a future that nobody polls
-    /// holds nobody up.
+    /// A task waits for the permit and always continues: a future that is not polled delays no other read.
     pub(super) async fn fetch(&self, seqs: Vec<Seq>) -> Result<Found, TransientRead> {
         if self.inline {
             return self.read(&seqs);

@@ -1,4 +1,4 @@
-//! What a store holds, for operators: verified, without changing it.
+//! Reports to operators what a store holds. Verifies it and changes nothing.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -16,15 +16,15 @@ use crate::engine::embedded::rows::store::{StoreIdentity, StoreTotals};
 use crate::engine::embedded::storage::OpenError;
 
 /// What a store holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// Whether everything is there and intact.
     pub intact: bool,
     /// What is wrong.
     pub problems: Vec<String>,
-    /// What an operator may want to know, and is no problem.
+    /// What an operator may want to know, besides problems.
     pub notes: Vec<String>,
-    /// The store's incarnation.
+    /// The epoch of the store.
     pub epoch: Option<String>,
     /// Mailboxes with messages.
     pub mailboxes: usize,
@@ -34,7 +34,7 @@ pub struct Report {
     pub messages: u64,
     /// Bytes of their payloads.
     pub bytes: u64,
-    /// When the oldest was sent, in Unix milliseconds.
+    /// When the oldest message was sent, in Unix milliseconds.
     pub oldest: Option<u64>,
     /// Bytes of the store's files.
     pub disk: u64,
@@ -43,7 +43,7 @@ pub struct Report {
 /// Reads and verifies everything in a store, and changes nothing.
 ///
 /// # Errors
-/// There is no store, or it cannot be opened at all.
+/// `NoStore`, `Missing`, `Newer`, `Sqlite` or `Io`: the store cannot be read.
 pub fn report(dir: &Path) -> Result<Report, OpenError> {
     let files = Files::of(dir);
     if !files.database.exists() {
@@ -52,35 +52,12 @@ pub fn report(dir: &Path) -> Result<Report, OpenError> {
             false => OpenError::NoStore { dir: dir.to_owned() },
         });
     }
-    let sqlite = |error| OpenError::Sqlite { path: files.database.clone(), error };
     let size = |path: &Path| std::fs::metadata(path).map_or(0, |data| data.len());
-    let mut report = Report {
-        intact: true,
-        problems: Vec::new(),
-        notes: Vec::new(),
-        epoch: None,
-        mailboxes: 0,
-        topics: 0,
-        messages: 0,
-        bytes: 0,
-        oldest: None,
-        disk: [&files.database, &files.wal, &files.shm].into_iter().map(|path| size(path)).sum(),
-    };
-    // A running server's log changes: only a log at rest is inspected.
+    let disk = [&files.database, &files.wal, &files.shm].into_iter().map(|path| size(path)).sum();
+    let mut report = Report { disk, ..Report::default() };
     let in_use = matches!(files.lock_to_look(), Err(OpenError::InUse { .. }));
-    if in_use {
-        report.notes.push("a server uses this store now".to_owned());
-    } else {
-        let findings = inspect_after_crash(&files)?;
-        report.problems.extend(findings.lost);
-        if findings.crashed {
-            let note = "the last server did not end in order; the next start recovers the store";
-            report.notes.push(note.to_owned());
-        }
-        if files.salvaged.exists() {
-            report.problems.push("a recovery was interrupted; the next start finishes it".to_owned());
-        }
-    }
+    look_at_files(&files, in_use, &mut report)?;
+    let sqlite = |error| files.sqlite(error);
     let connection = open(&files, in_use).map_err(sqlite)?;
     let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap_or(FORMAT);
     if found > FORMAT {
@@ -88,14 +65,31 @@ pub fn report(dir: &Path) -> Result<Report, OpenError> {
     }
     // One transaction sees one state of a store that a server writes to meanwhile.
     let connection = connection.unchecked_transaction().map_err(sqlite)?;
-    if let Err(error) = look(&connection, &mut report) {
-        report.problems.push(error.to_string());
-    }
-    if let Err(error) = quick_check(&connection) {
-        report.problems.push(error.to_string());
-    }
+    let rows = look_at_rows(&connection, &mut report);
+    let structure = quick_check(&connection);
+    report
+        .problems
+        .extend([rows, structure].into_iter().filter_map(Result::err).map(|error| error.to_string()));
     report.intact = report.problems.is_empty();
     Ok(report)
+}
+
+/// Looks at what the last process left. A running server's log changes: only a log at rest is inspected.
+fn look_at_files(files: &Files, in_use: bool, report: &mut Report) -> Result<(), OpenError> {
+    if in_use {
+        report.notes.push("a server uses this store now".to_owned());
+        return Ok(());
+    }
+    let findings = inspect_after_crash(files)?;
+    report.problems.extend(findings.lost);
+    if findings.crashed {
+        let note = "the last server did not end in order; the next start recovers the store";
+        report.notes.push(note.to_owned());
+    }
+    if files.salvaged.exists() {
+        report.problems.push("a recovery was interrupted; the next start finishes it".to_owned());
+    }
+    Ok(())
 }
 
 impl Files {
@@ -117,7 +111,7 @@ fn open(files: &Files, in_use: bool) -> rusqlite::Result<Connection> {
     open_to_read(&files.database)
 }
 
-fn look(connection: &Connection, report: &mut Report) -> Result<(), ReadError> {
+fn look_at_rows(connection: &Connection, report: &mut Report) -> Result<(), ReadError> {
     let totals = StoreTotals::read(connection);
     let identity = StoreIdentity::read(connection);
     let mut seen = HashSet::new();

@@ -1,8 +1,8 @@
-//! Looks at a write-ahead log before SQLite does.
+//! Inspects a write-ahead log before SQLite reads it.
 //!
-//! SQLite takes a log up to its last whole commit and is silent about what comes after. After a crash that is
-//! right: an unfinished write was never confirmed. After damage it is not: commits that were confirmed would
-//! be gone without a word. The two are told apart here, by the format that SQLite documents
+//! SQLite reads a log up to its last whole commit and does not report what comes after. After a crash that is right: an
+//! unfinished write was never confirmed. After damage it is wrong: confirmed commits would be lost without notice. This
+//! module tells the two apart, by the format that SQLite documents
 //! (<https://sqlite.org/fileformat2.html#the_write_ahead_log>).
 
 use std::fs::File;
@@ -14,19 +14,19 @@ use std::path::Path;
 pub(super) enum Wal {
     /// There is none, or nothing in it.
     Empty,
-    /// Whole commits, and nothing else.
+    /// Whole commits only.
     Whole,
-    /// After the last whole commit there is one that was not finished, and so never confirmed.
+    /// After the last whole commit there is an unfinished one, which was never confirmed.
     Torn {
-        /// Pages of the unfinished write.
+        /// Pages of the unfinished commit.
         pages: usize,
     },
-    /// There were whole commits where now nothing can be read.
+    /// There is a commit that cannot be read.
     Damaged {
         /// Where, in bytes.
         at: u64,
-        /// Whether more was written after the end of a commit that cannot be read: so that commit had been synced.
-        /// Otherwise it may be one that the machine's stop left half on the disk, in any order.
+        /// Whether more was written after the end of that commit: then it had been synced. Otherwise a stop of the
+        /// machine may have left it half written, in any order.
         confirmed: bool,
     },
 }
@@ -34,18 +34,11 @@ pub(super) enum Wal {
 const HEADER: usize = 32;
 const FRAME_HEADER: usize = 24;
 
+/// SQLite's checksum, over a chain of frames.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Sum(u32, u32);
+struct WalChecksum(u32, u32);
 
-fn word(bytes: &[u8], at: usize) -> u32 {
-    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-}
-
-fn salt(bytes: &[u8], at: usize) -> u64 {
-    u64::from(word(bytes, at)) << 32 | u64::from(word(bytes, at + 4))
-}
-
-impl Sum {
+impl WalChecksum {
     fn stored(bytes: &[u8], at: usize) -> Self {
         Self(word(bytes, at), word(bytes, at + 4))
     }
@@ -61,7 +54,15 @@ impl Sum {
     }
 }
 
-/// Reads up to a whole buffer; answers how much there was.
+fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+fn salt(bytes: &[u8], at: usize) -> u64 {
+    u64::from(word(bytes, at)) << 32 | u64::from(word(bytes, at + 4))
+}
+
+/// Reads up to a whole buffer. Returns how many bytes there were.
 fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
@@ -88,58 +89,90 @@ fn inspect_bytes(mut file: impl Read) -> io::Result<Wal> {
     if fill(&mut file, &mut header)? < HEADER {
         return Ok(Wal::Empty);
     }
-    if header == [0; HEADER] {
-        // A log that was made and never used, or one that lost its beginning.
-        let mut rest = vec![0; 1 << 16];
-        loop {
-            match fill(&mut file, &mut rest)? {
-                0 => return Ok(Wal::Empty),
-                some if rest[..some].iter().any(|byte| *byte != 0) => break,
-                _ => {}
-            }
+    if header == [0; HEADER] && is_zero(&mut file)? {
+        // It was made and never used.
+        return Ok(Wal::Empty);
+    }
+    let Some(chain) = FrameChain::begin(&header) else {
+        return Ok(Wal::Damaged { at: 0, confirmed: true });
+    };
+    chain.follow(file)
+}
+
+fn is_zero(file: &mut impl Read) -> io::Result<bool> {
+    let mut bytes = vec![0; 1 << 16];
+    loop {
+        match fill(file, &mut bytes)? {
+            0 => return Ok(true),
+            some if bytes[..some].iter().any(|byte| *byte != 0) => return Ok(false),
+            _ => {}
         }
-        return Ok(Wal::Damaged { at: 0, confirmed: true });
     }
-    let magic = word(&header, 0);
-    let big_endian = magic & 1 == 1;
-    let page = word(&header, 8) as usize;
-    let known = magic & !1 == 0x377f_0682 && page.is_power_of_two() && (512..=65_536).contains(&page);
-    let sum = Sum(0, 0).over(&header[..24], big_endian);
-    if !known || sum != Sum::stored(&header, 24) {
-        return Ok(Wal::Damaged { at: 0, confirmed: true });
+}
+
+/// The frames of a log, each with a checksum over all before it.
+struct FrameChain {
+    big_endian: bool,
+    page: usize,
+    salt: u64,
+    checksum: WalChecksum,
+}
+
+impl FrameChain {
+    /// Reads the header of a log; `None` if it is damaged.
+    fn begin(header: &[u8; HEADER]) -> Option<Self> {
+        let magic = word(header, 0);
+        let big_endian = magic & 1 == 1;
+        let page = word(header, 8) as usize;
+        let is_known = magic & !1 == 0x377f_0682 && page.is_power_of_two() && (512..=65_536).contains(&page);
+        let checksum = WalChecksum(0, 0).over(&header[..24], big_endian);
+        let is_whole = is_known && checksum == WalChecksum::stored(header, 24);
+        is_whole.then(|| Self { big_endian, page, salt: salt(header, 16), checksum })
     }
-    let ours = salt(&header, 16);
-    let mut chain = sum;
-    // Where the chain broke, and how many pages of the same log follow.
-    let mut broken: Option<(u64, usize)> = None;
-    let mut ends_commit = false;
-    let mut frame = vec![0; FRAME_HEADER + page];
-    let mut at = HEADER as u64;
-    while fill(&mut file, &mut frame)? == frame.len() {
-        let its = salt(&frame, 8);
-        let sum = chain.over(&frame[..8], big_endian).over(&frame[FRAME_HEADER..], big_endian);
-        let is_whole = broken.is_none() && its == ours && sum == Sum::stored(&frame, 16);
-        if is_whole {
-            chain = sum;
-        } else {
-            let (start, pages) = broken.get_or_insert((at, 0));
-            // Frames of earlier rounds of this file have salts that differ in many bits.
-            if (its ^ ours).count_ones() <= 1 {
-                *pages += 1;
-                if ends_commit {
-                    return Ok(Wal::Damaged { at: *start, confirmed: true });
+
+    /// Whether a frame continues the chain.
+    fn accept(&mut self, frame: &[u8]) -> bool {
+        let (head, page) = (&frame[..8], &frame[FRAME_HEADER..]);
+        let checksum = self.checksum.over(head, self.big_endian).over(page, self.big_endian);
+        let accepted = salt(frame, 8) == self.salt && checksum == WalChecksum::stored(frame, 16);
+        if accepted {
+            self.checksum = checksum;
+        }
+        accepted
+    }
+
+    /// Whether a frame behind a broken chain was written in this round of the file, perhaps with a damaged bit. The
+    /// salts of frames of earlier rounds differ in many bits.
+    fn is_of_this_round(&self, frame: &[u8]) -> bool {
+        (salt(frame, 8) ^ self.salt).count_ones() <= 1
+    }
+
+    fn follow(mut self, mut file: impl Read) -> io::Result<Wal> {
+        let mut frame = vec![0; FRAME_HEADER + self.page];
+        let mut at = HEADER as u64;
+        // Where the chain broke, and how many frames of this round follow.
+        let mut broken: Option<(u64, usize)> = None;
+        let mut ends_commit = false;
+        while fill(&mut file, &mut frame)? == frame.len() {
+            if broken.is_some() || !self.accept(&frame) {
+                let (start, pages) = broken.get_or_insert((at, 0));
+                if self.is_of_this_round(&frame) {
+                    *pages += 1;
+                    if ends_commit {
+                        return Ok(Wal::Damaged { at: *start, confirmed: true });
+                    }
+                    // The last frame of a commit has the size of the database after it.
+                    ends_commit = word(&frame, 4) > 0;
                 }
-                // The last page of a commit says how large the database is then.
-                ends_commit = word(&frame, 4) > 0;
             }
+            at += frame.len() as u64;
         }
-        at += frame.len() as u64;
+        Ok(match broken {
+            Some((at, _)) if ends_commit => Wal::Damaged { at, confirmed: false },
+            Some((_, pages)) if pages > 0 => Wal::Torn { pages },
+            _ => Wal::Whole,
+        })
     }
-    Ok(match broken {
-        Some((at, _)) if ends_commit => Wal::Damaged { at, confirmed: false },
-        Some((_, pages)) if pages > 0 => Wal::Torn { pages },
-        _ => Wal::Whole,
-    })
 }
 
 #[cfg(test)]
