@@ -394,3 +394,6 @@ impl<T> Drop for Claim<T> {
         self.changed.notify_waiters();
     }
 }
+
+#[cfg(test)]
+mod tests;
