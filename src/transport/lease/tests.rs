@@ -67,7 +67,7 @@ impl Readers {
     }
 
     fn is_empty(&self) -> bool {
-        lock(&self.leases.table).sessions.is_empty()
+        lock(&self.leases.table).is_empty()
     }
 }
 
