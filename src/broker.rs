@@ -123,3 +123,6 @@ impl Broker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -264,7 +264,7 @@ pub struct ReaderHandle {
 }
 
 impl ReaderHandle {
-    /// The address this seat reads.
+    /// The address that is read.
     #[must_use]
     pub fn address(&self) -> &Address {
         &self.address
@@ -320,3 +320,6 @@ impl ReaderHandle {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

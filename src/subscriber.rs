@@ -301,3 +301,6 @@ impl Drop for Subscriber {
         self.handle.leave();
     }
 }
+
+#[cfg(test)]
+mod tests;
