@@ -43,3 +43,50 @@ impl Caller {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::grant::{Backend, Client};
+    use crate::message::{Handle, UserId};
+
+    fn session(name: &str) -> SessionId {
+        SessionId::new(name).unwrap()
+    }
+
+    fn caller(grant: Grant) -> Caller {
+        Caller { grant, address: Some([192, 0, 2, 1].into()) }
+    }
+
+    fn client(user: Option<&str>) -> Caller {
+        let user = user.map(|name| UserId::new(name).unwrap());
+        caller(Grant::Client(Arc::new(Client::new(session("A"), Handle([7; 16]), user, 0))))
+    }
+
+    fn backend() -> Caller {
+        let (name, key_digest) = ("shop".into(), [0; 32]);
+        let backend = Backend { name, from: None, send: None, topics: None, sessions: true, key_digest };
+        caller(Grant::Backend(Arc::new(backend)))
+    }
+
+    #[test]
+    fn a_rate_belongs_to_the_user_the_session_or_the_address() {
+        let user = UserId::new("ann").unwrap();
+        assert_eq!(client(Some("ann")).rate_key(), Some(RateKey::User(user)));
+        assert_eq!(client(None).rate_key(), Some(RateKey::Session(session("A"))));
+        let open = |session| caller(Grant::Open { session, manages: false });
+        assert_eq!(open(Some(session("B"))).rate_key(), Some(RateKey::Session(session("B"))));
+        assert_eq!(open(None).rate_key(), Some(RateKey::Address([192, 0, 2, 1].into())));
+        assert_eq!(backend().rate_key(), None);
+    }
+
+    #[test]
+    fn a_mailbox_needs_a_session() {
+        assert_eq!(client(None).session().unwrap().as_str(), "A");
+        let refusal = caller(Grant::Open { session: None, manages: false }).session().unwrap_err();
+        assert_eq!(refusal.code, Code::Unauthorized);
+        assert!(backend().session().unwrap_err().message.contains("API key"));
+    }
+}

@@ -60,11 +60,97 @@ fn strip_default_port(host: &str) -> &str {
     host.strip_suffix(":443").or_else(|| host.strip_suffix(":80")).unwrap_or(host)
 }
 
-/// The refusal of a page's origin.
+/// The refusal of a page whose origin is not allowed.
 #[must_use]
 pub(crate) fn origin_refused(headers: &HeaderMap) -> Refusal {
     let origin = headers.get(header::ORIGIN).map_or("another site", |origin| origin.to_str().unwrap_or("?"));
     let origin: String = origin.chars().take(80).collect();
-    let text = format!("pages of {origin} are not let in; --allow-origin lets them");
+    let text = format!("pages of {origin} may not use this server; --allow-origin allows them");
     Refusal::new(Code::Forbidden, text).closing(Close::OriginRefused)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderName;
+
+    use super::*;
+    use crate::config::Config;
+
+    fn access(allowed: &[&str]) -> Access {
+        let mut access = Config::default().access;
+        access.allow_origin = allowed.iter().map(|origin| (*origin).to_owned()).collect();
+        access
+    }
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let pair = |(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value));
+        pairs.iter().copied().map(pair).collect()
+    }
+
+    fn allowed(access: &Access, uri: &str, peer: &str, pairs: &[(&'static str, &'static str)]) -> bool {
+        let (uri, headers) = (uri.parse().unwrap(), headers(pairs));
+        let peer = Peer(Some(peer.parse().unwrap()));
+        OriginCheck { uri: &uri, headers: &headers, peer }.origin_allowed(access)
+    }
+
+    #[test]
+    fn pages_of_this_server_may_use_it() {
+        let check =
+            |origin, host| allowed(&access(&[]), "/", "192.0.2.1", &[("origin", origin), ("host", host)]);
+        assert!(check("https://msg.example", "msg.example"));
+        assert!(check("https://msg.example", "MSG.example:443"));
+        assert!(check("http://localhost:8080", "localhost:8080"));
+        assert!(!check("https://msg.example:8443", "msg.example"));
+        assert!(!check("https://evil.example", "msg.example"));
+        assert!(!check("null", "msg.example"));
+    }
+
+    #[test]
+    fn over_http2_the_host_is_in_the_address() {
+        let check = |uri| allowed(&access(&[]), uri, "192.0.2.1", &[("origin", "https://msg.example")]);
+        assert!(check("https://msg.example/v1/messages"));
+        assert!(!check("https://other.example/v1/messages"));
+        assert!(!check("/v1/messages"), "no host at all");
+    }
+
+    #[test]
+    fn allowed_origins_are_listed_or_all() {
+        let check = |access: &Access, origin| {
+            allowed(access, "/", "192.0.2.1", &[("origin", origin), ("host", "msg.example")])
+        };
+        let some = access(&["https://app.example"]);
+        assert!(check(&some, "https://app.example") && check(&some, "https://APP.example"));
+        assert!(!check(&some, "http://app.example") && !check(&some, "https://app.example.evil"));
+        assert!(check(&access(&["*"]), "https://evil.example"));
+    }
+
+    #[test]
+    fn a_request_without_an_origin_must_not_come_from_another_site() {
+        let check = |pairs| allowed(&access(&[]), "/", "192.0.2.1", pairs);
+        assert!(check(&[]), "no browser");
+        assert!(check(&[("sec-fetch-site", "same-origin")]) && check(&[("sec-fetch-site", "none")]));
+        assert!(!check(&[("sec-fetch-site", "cross-site")]) && !check(&[("sec-fetch-site", "same-site")]));
+    }
+
+    #[test]
+    fn only_a_trusted_proxy_names_the_host() {
+        let mut access = access(&[]);
+        access.trust_proxy = vec!["10.0.0.0/8".parse().unwrap()];
+        let pairs = [
+            ("origin", "https://msg.example"),
+            ("host", "backend:8080"),
+            ("x-forwarded-host", "msg.example"),
+        ];
+        assert!(allowed(&access, "/", "10.0.0.1", &pairs));
+        assert!(!allowed(&access, "/", "192.0.2.1", &pairs));
+    }
+
+    #[test]
+    fn the_refusal_names_the_origin_within_limits() {
+        assert!(origin_refused(&HeaderMap::new()).message.contains("another site"));
+        let long = HeaderValue::from_str(&"x".repeat(500)).unwrap();
+        let refusal = origin_refused(&HeaderMap::from_iter([(header::ORIGIN, long)]));
+        assert!(refusal.message.len() < 200);
+        assert_eq!((refusal.code, refusal.close), (Code::Forbidden, Close::OriginRefused));
+    }
 }

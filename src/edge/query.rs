@@ -82,3 +82,56 @@ impl Query {
         Ok(topics)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Code;
+
+    fn query(text: &str) -> Query {
+        Query::of(&format!("/v1/messages?{text}").parse().unwrap())
+    }
+
+    fn open() -> Grant {
+        Grant::Open { session: None, manages: false }
+    }
+
+    #[test]
+    fn parameters_are_decoded_and_may_repeat() {
+        let query = query("topic=a%2Fb&session=A+B&topic=c&session=second");
+        assert_eq!(query.get("session"), Some("A B"), "the first one");
+        assert_eq!(query.all("topic").collect::<Vec<_>>(), ["a/b", "c"]);
+        assert_eq!(query.get("epoch"), None);
+        assert_eq!(Query::of(&"/".parse().unwrap()).get("session"), None);
+    }
+
+    #[test]
+    fn an_invalid_value_is_refused_with_its_parameter() {
+        for (text, name) in
+            [("after=-1", "`after`"), ("after=x", "`after`"), ("after=9007199254740992", "`after`")]
+        {
+            let refusal = query(text).resume("after").unwrap_err();
+            assert_eq!(refusal.code, Code::BadRequest);
+            assert!(refusal.message.contains(name) && refusal.message.contains("from 0 to"), "{refusal:?}");
+        }
+        assert!(query("session=").session().unwrap_err().message.contains("`session` must not be empty"));
+        assert!(query("topic=a%0Ab").topics(&open(), 9).unwrap_err().message.contains("`topic`"));
+    }
+
+    #[test]
+    fn a_position_may_have_an_epoch() {
+        let resume = query("after=7&epoch=e-1").resume("after").unwrap();
+        assert_eq!(resume, Resume { after: Some(Seq(7)), epoch: Some(Epoch::new("e-1")) });
+        assert_eq!(query("").resume("after").unwrap(), Resume::default());
+    }
+
+    #[test]
+    fn each_topic_has_its_own_position() {
+        let topics = query("topic=a&topic=b&topic=a&after.b=7").topics(&open(), 2).unwrap();
+        let positions: Vec<_> = topics.iter().map(|(topic, resume)| (topic.as_str(), resume.after)).collect();
+        assert_eq!(positions, [("a", None), ("b", Some(Seq(7)))]);
+        let refusal = query("topic=a&topic=b").topics(&open(), 1).unwrap_err();
+        assert_eq!(refusal.code, Code::Forbidden);
+        assert!(refusal.message.contains("at most 1"), "{refusal:?}");
+    }
+}

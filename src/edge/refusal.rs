@@ -216,3 +216,81 @@ impl IntoResponses for Refusal {
         common.into_iter().flatten().collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::to_bytes;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn each_code_has_its_status_and_close_code() {
+        for (code, status, close) in [
+            (Code::BadRequest, 400, Close::NotThisProtocol),
+            (Code::TooLarge, 413, Close::NotThisProtocol),
+            (Code::Unauthorized, 401, Close::Unauthorized),
+            (Code::Forbidden, 403, Close::Unauthorized),
+            (Code::NotFound, 404, Close::NotThisProtocol),
+            (Code::MailboxFull, 507, Close::Overloaded),
+            (Code::RateLimited, 429, Close::Overloaded),
+            (Code::Overloaded, 503, Close::Overloaded),
+            (Code::Unavailable, 503, Close::Overloaded),
+        ] {
+            let refusal = Refusal::new(code, "why");
+            assert_eq!((refusal.status().as_u16(), refusal.close), (status, close), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn errors_of_the_broker_have_codes() {
+        let code = |error: BrokerError| Refusal::from(error).code;
+        assert_eq!(code(BrokerError::PayloadTooLarge { size: 2, limit: 1 }), Code::TooLarge);
+        assert_eq!(code(BrokerError::TtlTooLong { limit: 1 }), Code::BadRequest);
+        assert_eq!(code(BrokerError::NoSuchSession), Code::NotFound);
+        assert_eq!(code(BrokerError::TooManyReaders { limit: 1 }), Code::RateLimited);
+        assert_eq!(code(BrokerError::Register(RegisterError::Taken)), Code::Forbidden);
+        assert_eq!(code(BrokerError::ReceiptForNobody), Code::Unauthorized);
+    }
+
+    #[test]
+    fn an_ended_session_has_a_close_code_of_its_own() {
+        for error in [BrokerError::Ended, BrokerError::Register(RegisterError::Ended)] {
+            let refusal = Refusal::from(error);
+            assert_eq!((refusal.code, refusal.close), (Code::Unauthorized, Close::SessionEnded));
+        }
+    }
+
+    #[test]
+    fn credentials_that_cannot_be_checked_are_no_fault_of_the_client() {
+        let refusal = |error: CredentialError| Refusal::from(error).code;
+        assert_eq!(refusal(CredentialError::Invalid(String::new())), Code::Unauthorized);
+        assert_eq!(refusal(CredentialError::Unavailable(String::new())), Code::Unavailable);
+    }
+
+    #[tokio::test]
+    async fn the_answer_is_json_and_says_what_to_do() {
+        let response = Refusal::new(Code::Unauthorized, "show a \"token\"").into_response();
+        assert_eq!(response.headers()[header::WWW_AUTHENTICATE], CHALLENGE);
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json");
+        assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store");
+        let body = to_bytes(response.into_body(), 1024).await.unwrap();
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body, json!({ "error": { "code": "unauthorized", "message": "show a \"token\"" } }));
+        for code in [Code::RateLimited, Code::Overloaded, Code::Unavailable] {
+            assert_eq!(Refusal::new(code, "").into_response().headers()[header::RETRY_AFTER], "1");
+        }
+        assert!(
+            !Refusal::new(Code::NotFound, "").into_response().headers().contains_key(header::RETRY_AFTER)
+        );
+    }
+
+    #[test]
+    fn a_described_refusal_has_its_status_and_body() {
+        let responses = Refused::<413>::responses();
+        let response = serde_json::to_value(&responses["413"]).unwrap();
+        let schema = &response["content"]["application/json"]["schema"]["$ref"];
+        assert_eq!(schema, "#/components/schemas/ErrorBody");
+        assert_eq!(Refusal::responses().into_keys().collect::<Vec<_>>(), ["400", "401", "403", "503"]);
+    }
+}
