@@ -130,3 +130,98 @@ fn answer(
     request.extensions_mut().insert(link);
     router.oneshot(request)
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+
+    /// Answers `/` at once, and `/wait` as soon as the notification comes.
+    fn server(answer: &Arc<Notify>) -> ConnectionServer {
+        let answer = Arc::clone(answer);
+        let wait = async move || {
+            answer.notified().await;
+            "waited"
+        };
+        ConnectionServer {
+            router: Router::new().route("/", get(async || "hello")).route("/wait", get(wait)),
+            shutdown: CancellationToken::new(),
+            header_timeout: HEADER_TIMEOUT,
+            heartbeat: Duration::from_secs(25),
+        }
+    }
+
+    fn link() -> Arc<Link> {
+        Link::with_peer(None)
+    }
+
+    /// Reads until the text comes; fails at the end of the stream.
+    async fn read_until(stream: &mut DuplexStream, text: &str) {
+        let mut read = String::new();
+        while !read.contains(text) {
+            let mut buffer = [0; 1024];
+            let length = stream.read(&mut buffer).await.unwrap();
+            assert!(length > 0, "{text} is not in {read}");
+            read.push_str(&String::from_utf8_lossy(&buffer[..length]));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_without_a_request_ends_after_the_header_timeout() {
+        let server = server(&Arc::default());
+        let (_client, stream) = duplex(1024);
+        let begun = Instant::now();
+        server.http1(stream, link()).await;
+        assert_eq!(begun.elapsed(), HEADER_TIMEOUT);
+        let (_client, stream) = duplex(1024);
+        let begun = Instant::now();
+        server.http2(stream, link()).await;
+        assert_eq!(begun.elapsed(), HEADER_TIMEOUT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_may_idle_for_the_header_timeout_between_requests() {
+        let server = server(&Arc::default());
+        let (mut client, stream) = duplex(1024);
+        let serving = tokio::spawn(server.http1(stream, link()));
+        for _ in 0..2 {
+            tokio::time::sleep(HEADER_TIMEOUT / 2).await;
+            client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+            read_until(&mut client, "hello").await;
+        }
+        let begun = Instant::now();
+        serving.await.unwrap();
+        assert_eq!(begun.elapsed(), HEADER_TIMEOUT);
+    }
+
+    #[tokio::test]
+    async fn a_shutdown_waits_for_the_answer_of_a_request() {
+        let answer = Arc::new(Notify::new());
+        let server = server(&answer);
+        let (mut client, stream) = duplex(1024);
+        let serving = tokio::spawn(server.http1(stream, link()));
+        client
+            .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\nGET /wait HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .unwrap();
+        read_until(&mut client, "hello").await;
+        server.shutdown.cancel();
+        answer.notify_one();
+        read_until(&mut client, "waited").await;
+        serving.await.unwrap();
+        assert_eq!(client.read(&mut [0; 16]).await.unwrap(), 0, "closed after the answer");
+    }
+
+    #[tokio::test]
+    async fn a_shutdown_ends_an_idle_connection() {
+        let server = server(&Arc::default());
+        let (_client, stream) = duplex(1024);
+        server.shutdown.cancel();
+        server.http1(stream, link()).await;
+    }
+}

@@ -120,3 +120,80 @@ fn is_peer_error(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config::{Config, Level};
+    use crate::server::Server;
+
+    /// Accepts one connection from each address; others wait for this long.
+    async fn acceptor(patience: Duration) -> (Acceptor, SocketAddr) {
+        let config = Config { durability: Level::Memory, header_timeout: patience, ..Config::default() };
+        let mut acceptor = Server::new(config, Clock::Wall).unwrap().acceptor;
+        acceptor.socket_limiter = ConnectionLimiter::new(1);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let accepting = acceptor.clone();
+        tokio::spawn(async move { accepting.accept_until_shutdown(listener).await });
+        (acceptor, address)
+    }
+
+    /// Connects and asks for the health; the answer is read by [`is_answered`].
+    async fn ask(address: SocketAddr) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        stream
+    }
+
+    /// Whether the connection is answered, rather than closed.
+    async fn is_answered(stream: &mut TcpStream) -> bool {
+        let mut buffer = [0; 1024];
+        let length = stream.read(&mut buffer).await.unwrap_or(0);
+        buffer[..length].starts_with(b"HTTP/1.1 200")
+    }
+
+    #[tokio::test]
+    async fn a_connection_above_the_limit_is_served_when_another_one_ends() {
+        let (acceptor, address) = acceptor(Duration::from_secs(60)).await;
+        let mut first = ask(address).await;
+        assert!(is_answered(&mut first).await);
+        let mut second = ask(address).await;
+        // Both have a task, but only the first one has a permit.
+        while acceptor.connections.len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        assert!(acceptor.socket_limiter.try_acquire(Some(address.ip())).is_none());
+        drop(first);
+        assert!(is_answered(&mut second).await);
+    }
+
+    #[tokio::test]
+    async fn a_connection_above_the_limit_is_closed_if_no_other_one_ends() {
+        let (acceptor, address) = acceptor(Duration::from_millis(200)).await;
+        let permit = acceptor.socket_limiter.try_acquire(Some(address.ip())).unwrap();
+        assert!(!is_answered(&mut ask(address).await).await);
+        drop(permit);
+    }
+
+    #[tokio::test]
+    async fn accepting_ends_with_the_shutdown() {
+        let (acceptor, address) = acceptor(Duration::from_secs(60)).await;
+        assert!(is_answered(&mut ask(address).await).await);
+        acceptor.gateway.shutdown.cancel();
+        acceptor.connections.close();
+        acceptor.connections.wait().await;
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[test]
+    fn a_peer_that_is_gone_is_no_error_of_the_system() {
+        assert!(is_peer_error(&io::ErrorKind::ConnectionAborted.into()));
+        assert!(!is_peer_error(&io::Error::other("too many open files")));
+    }
+}
