@@ -24,7 +24,7 @@ pub use sessions::SessionState;
 pub struct Limits {
     /// Largest payload, in bytes.
     pub payload: usize,
-    /// Longest time to live a sender, or a backend for a session, may ask for.
+    /// Longest time to live of a message, and of a registration.
     pub ttl: Duration,
     /// Most readers of one session at the same time.
     pub readers: usize,
@@ -51,7 +51,7 @@ impl Broker {
         Self { directory: Directory::new(engine.clone(), clock), engine, hubs, limits, clock }
     }
 
-    /// Who is registered.
+    /// The registered sessions.
     #[must_use]
     pub fn directory(&self) -> &Directory {
         &self.directory

@@ -45,13 +45,13 @@ pub enum HubEvent {
 /// The live side of one address.
 #[derive(Debug)]
 struct Hub {
-    /// Bounded by the slots given to [`Hubs::new`]; when full the slowest reader loses and re-reads.
+    /// Holds as many events as [`Hubs::new`] says. When it is full, the slowest reader loses one and reads the engine.
     tx: broadcast::Sender<HubEvent>,
-    /// Protects the readers' list; held for a few instructions, never across an await.
+    /// Protects the list of readers. Held for a few instructions, never across an await.
     readers: Mutex<HubReaders>,
-    /// A copy of `HubReaders::acked`, so that a reader that moves on looks at the list only when it matters.
+    /// A copy of `HubReaders::acked`: a reader that moves on locks the list only if more is acknowledged.
     acked: AtomicU64,
-    /// Nothing comes any more.
+    /// Set when the address ends.
     ended: AtomicBool,
 }
 
@@ -66,6 +66,7 @@ impl Hub {
     }
 }
 
+/// A reader that deletions wait for.
 #[derive(Debug)]
 struct AttachedReader {
     /// Up to where it has sent messages.
@@ -73,6 +74,7 @@ struct AttachedReader {
     transport: Transport,
 }
 
+/// The readers of a hub, and what they keep from being deleted.
 #[derive(Debug, Default)]
 struct HubReaders {
     next_id: u64,
@@ -87,6 +89,18 @@ struct HubReaders {
 }
 
 impl HubReaders {
+    /// Adds a reader, if there are fewer than `most`. Returns its id.
+    fn attach(&mut self, position: &Arc<AtomicU64>, transport: Transport, most: usize) -> Option<u64> {
+        if self.handles >= most {
+            return None;
+        }
+        let id = self.next_id;
+        self.next_id += 1;
+        self.handles += 1;
+        self.attached.insert(id, AttachedReader { position: Arc::clone(position), transport });
+        Some(id)
+    }
+
     /// Up to where no attached reader needs anything and all is acknowledged, if that is further than before.
     fn trimmable(&mut self) -> Option<Seq> {
         if self.acked <= self.trimmed {
@@ -147,26 +161,31 @@ impl Hubs {
         }
     }
 
-    /// Tells all readers that the epoch of the store is another one now.
+    /// Tells all readers that the epoch of the store is another one now. What was acknowledged is forgotten.
     pub fn change_epoch(&self) {
         for hub in lock(&self.hubs).values() {
+            let mut readers = lock(&hub.readers);
+            (readers.acked, readers.trimmed) = (Seq::START, Seq::START);
+            hub.acked.store(Seq::START.0, Ordering::SeqCst);
+            drop(readers);
+            // An error means that no reader listens at this moment. It asks the engine for the epoch later.
             _ = hub.tx.send(HubEvent::EpochChanged);
         }
     }
 
-    /// Whether anyone reads this address.
+    /// Whether this address has a reader here.
     #[must_use]
     pub fn is_read(&self, address: &Address) -> bool {
         lock(&self.hubs).contains_key(address)
     }
 
-    /// How many addresses are being read.
+    /// How many addresses are read.
     #[must_use]
     pub fn len(&self) -> usize {
         lock(&self.hubs).len()
     }
 
-    /// Whether nothing is being read.
+    /// Whether no address is read.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -192,17 +211,9 @@ impl Hubs {
                 place.insert(Arc::new(Hub::new(self.slots)))
             }
         };
-        let mut readers = lock(&hub.readers);
-        if readers.handles >= most {
-            return None;
-        }
-        let receiver = hub.tx.subscribe();
         let position = Arc::new(AtomicU64::new(position.0));
-        let id = readers.next_id;
-        readers.next_id += 1;
-        readers.handles += 1;
-        readers.attached.insert(id, AttachedReader { position: Arc::clone(&position), transport });
-        drop(readers);
+        let id = lock(&hub.readers).attach(&position, transport, most)?;
+        let receiver = hub.tx.subscribe();
         let (hubs, address, hub) = (self.clone(), address.clone(), Arc::clone(hub));
         Some((ReaderHandle { hubs, address, hub, id, position }, receiver))
     }

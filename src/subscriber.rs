@@ -41,7 +41,7 @@ pub struct Subscriber {
     state: ReadState,
     /// A read of the engine that is under way. It goes on when the caller drops the future that waits for it. The
     /// wrapper makes it shareable, as everything is that a handler holds.
-    reading: Option<SyncWrapper<BoxFuture<'static, Found>>>,
+    reading: Option<SyncWrapper<BoxFuture<'static, ReadResult>>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +55,7 @@ enum ReadState {
 }
 
 /// What a read of the engine found.
-struct Found {
+struct ReadResult {
     batch: Batch,
     /// The epoch now, and the ack floor where reading began, if the epoch has changed.
     restart: Option<(Epoch, Seq)>,
@@ -246,7 +246,7 @@ impl Subscriber {
             let start = Start { cursor: self.read, epoch: self.epoch.clone() };
             SyncWrapper::new(Box::pin(async move { read(&engine, &address, start).await }))
         });
-        let Found { batch, restart } = reading.get_mut().await;
+        let ReadResult { batch, restart } = reading.get_mut().await;
         self.reading = None;
         let restarted = restart.is_some();
         if let Some((epoch, floor)) = restart {
@@ -277,7 +277,7 @@ impl Subscriber {
 }
 
 /// Reads the engine from where a reader is, or from the ack floor if the epoch is another one by now.
-async fn read(engine: &Engine, address: &Address, start: Start) -> Found {
+async fn read(engine: &Engine, address: &Address, start: Start) -> ReadResult {
     loop {
         let epoch = engine.epoch();
         let restart = match epoch == start.epoch {
@@ -288,7 +288,7 @@ async fn read(engine: &Engine, address: &Address, start: Start) -> Found {
         let batch = engine.read(address, after, READ).await;
         // Seqs of two epochs do not go together.
         if epoch == engine.epoch() {
-            return Found { batch, restart };
+            return ReadResult { batch, restart };
         }
     }
 }

@@ -6,7 +6,7 @@
 //! 1. `publishing` of the embedded engine: held while committed messages are handed to the hubs, at level `memory`.
 //! 2. The store of the embedded engine, `StoreLock`: held for one append, one read or one slice of expiry.
 //! 3. The map of hubs: held while a hub is looked up, joined, left or published to.
-//! 4. The readers of one hub.
+//! 4. The readers of one hub, or what an engine's `Interest` locks while it notes a reader.
 //!
 //! All other locks are held alone, for a look-up: the leases of polls, the answers of the x0 pages, the connections of
 //! an address, idle connections to the disk, the handle of the writer's thread. No lock is held across an await or a

@@ -138,9 +138,10 @@ impl Broker {
         seq: Seq,
         epoch: Option<&Epoch>,
     ) -> Result<Seq, BrokerError> {
-        let current = self.engine.epoch();
-        if epoch.is_some_and(|epoch| *epoch != current) {
-            return Err(BrokerError::WrongEpoch { epoch: current });
+        if let Some(epoch) = epoch
+            && *epoch != self.engine.epoch()
+        {
+            return Err(BrokerError::WrongEpoch { epoch: self.engine.epoch() });
         }
         let address = Address::Session(session.clone());
         let newest = self.engine.newest(&address, seq).await;

@@ -53,7 +53,7 @@ pub enum EngineError {
         /// The limit, in bytes.
         limit: usize,
     },
-    /// The store does not work at present.
+    /// The store does not work now.
     #[error("messages cannot be stored now: {reason}; try again later, with the same id")]
     Unavailable {
         /// Why.
@@ -64,13 +64,13 @@ pub enum EngineError {
 /// Why a session was not registered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RegisterError {
-    /// It belongs to somebody else.
+    /// It belongs to another user.
     #[error("this session is registered for another user; end it first (DELETE /v1/sessions/…)")]
     Taken,
     /// It was ended.
     #[error("this session was ended; begin another one")]
     Ended,
-    /// Its user has too many.
+    /// Its user has as many sessions as allowed.
     #[error(
         "this user has {limit} registered sessions already, the most allowed (see --sessions-per-user); end some first"
     )]

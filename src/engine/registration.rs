@@ -7,37 +7,37 @@ use crate::message::{Handle, SessionId, UserId};
 /// A session to register.
 #[derive(Debug, Clone)]
 pub struct Register {
-    /// Which.
+    /// The session.
     pub session: SessionId,
-    /// Who it belongs to. `None` leaves it with whom it belonged to before.
+    /// The user it belongs to; `None` to keep its user.
     pub user: Option<UserId>,
     /// How long the registration lasts.
     pub ttl: Duration,
-    /// On whose word.
+    /// Who asks for it.
     pub by: Registrar,
 }
 
-/// On whose word a session is registered.
+/// Who asks for a registration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Registrar {
-    /// A backend's: it may shorten a registration, and revive a session that was ended.
+    /// A backend. It may shorten a registration, and register a session again that was ended.
     Backend,
-    /// A token's: it may prolong a registration.
+    /// The holder of a token. It may only prolong a registration.
     Token,
 }
 
 /// A registered session, or one that was ended and stays revoked for a while.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registration {
-    /// Who it belongs to, if to anybody.
+    /// The user it belongs to; `None` if it belongs to nobody.
     pub user: Option<UserId>,
     /// When it expires, in Unix milliseconds.
     pub expires_at: u64,
-    /// On whose word it is registered, or that it was ended.
+    /// Who registered it, or that it was ended.
     pub source: RegistrationSource,
 }
 
-/// On whose word a session is registered.
+/// Who registered a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RegistrationSource {
     /// A backend registered it: its id is a proof.
@@ -45,7 +45,7 @@ pub enum RegistrationSource {
         /// Until when, in Unix milliseconds; tokens may keep it registered for longer.
         until: u64,
     },
-    /// A token named it.
+    /// The holder of a token registered it.
     Token,
     /// It was ended: until it expires no token registers it again.
     Revoked,

@@ -149,6 +149,20 @@ fn who_joins_after_the_end_joins_another_hub() {
     assert!(!hubs.is_read(&a));
 }
 
+#[test]
+fn a_new_epoch_knows_no_acks() {
+    let hubs = Hubs::new(4);
+    let a = address("A");
+    let (handle, mut live) = join(&hubs, 9);
+    assert_eq!(hubs.acknowledge(&a, Seq(5)), Some(Seq(5)));
+    hubs.change_epoch();
+    assert_eq!(text(live.try_recv()), "EpochChanged");
+    assert_eq!(hubs.acknowledged(&a), Seq::START);
+    // Its seqs are above all that were before.
+    assert_eq!(handle.advance(Seq(100)), None);
+    assert_eq!(hubs.acknowledge(&a, Seq(100)), Some(Seq(100)));
+}
+
 /// Notes the calls.
 #[derive(Debug, Default)]
 struct Noted(Mutex<Vec<String>>);

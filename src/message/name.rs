@@ -79,7 +79,7 @@ name! {
     SessionId
 }
 name! {
-    /// Names who sessions belong to.
+    /// Names a user: sessions belong to users.
     UserId
 }
 name! {
@@ -87,7 +87,7 @@ name! {
     TopicName
 }
 name! {
-    /// A sender's own name for a message; it makes a retry harmless.
+    /// A sender's own name for a message. A retry with the same id stores nothing twice.
     MessageId
 }
 name! {
@@ -95,13 +95,13 @@ name! {
     SenderName
 }
 
-/// The public name of a session whose id is secret: derived from the id with a key, and no way back.
+/// The public name of a session whose id is secret. It is derived from the id with a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ToSchema)]
 #[schema(value_type = String)]
 pub struct Handle(pub [u8; 16]);
 
 impl Handle {
-    /// What every handle begins with.
+    /// The beginning of every handle.
     const PREFIX: &str = "h-";
 
     /// Reads a handle; `None` for text that is none.
