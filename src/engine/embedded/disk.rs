@@ -189,11 +189,6 @@ impl Disk {
         space::shrink(&self.connection, pages)
     }
 
-    /// Copies the write-ahead log into the database file and empties it.
-    pub(super) fn copy_log(&self) -> rusqlite::Result<()> {
-        space::checkpoint(&self.connection, "TRUNCATE")
-    }
-
     /// Copies the write-ahead log into the database file. The next commit begins it anew, at its full length.
     pub(super) fn restart_log(&self) -> rusqlite::Result<()> {
         space::checkpoint(&self.connection, "RESTART")

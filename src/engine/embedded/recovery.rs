@@ -124,7 +124,9 @@ fn reopen(files: &Files, durability: Durability, settings: Settings) -> Result<L
         Some(loaded) => loaded,
         None => {
             let why = lost.as_deref().unwrap_or_default();
-            aside = Some(replace_damaged(files, durability, findings.log_is_damaged, why)?);
+            tracing::error!(why, path = %files.database.display(), "the store is damaged; saving what is intact");
+            salvage(files, findings.log_is_damaged, why)?;
+            aside = Some(switch_to_salvaged(files)?);
             load(files, durability, settings)
         }
     };
@@ -135,25 +137,6 @@ fn reopen(files: &Files, durability: Durability, settings: Settings) -> Result<L
     })?;
     continue_or_renew(files, settings, &mut loaded, lost, aside)?;
     Ok(loaded)
-}
-
-/// Saves what is intact into a new file and puts that in place. Returns where the damaged files are.
-fn replace_damaged(
-    files: &Files,
-    durability: Durability,
-    log_is_damaged: bool,
-    why: &str,
-) -> Result<PathBuf, OpenError> {
-    tracing::error!(why, path = %files.database.display(), "the store is damaged; saving what is intact");
-    let saved = salvage(files, durability, log_is_damaged, why)?;
-    let aside = switch_to_salvaged(files)?;
-    tracing::error!(
-        saved = saved.messages,
-        missing = saved.missing,
-        aside = %aside.display(),
-        "the damaged files were put aside"
-    );
-    Ok(aside)
 }
 
 /// Continues above every seq that was given, in a new epoch if messages may be missing.
@@ -277,7 +260,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (seqs, _) = crashed(dir.path(), 3);
         let files = Files::of(dir.path());
-        salvage(&files, Durability::Fsync, false, "a test").unwrap();
+        salvage(&files, false, "a test").unwrap();
         // The process was killed between moving the damaged files and renaming the new one.
         fs::remove_file(&files.database).unwrap();
         fs::remove_file(&files.wal).unwrap();

@@ -8,23 +8,14 @@ use std::path::PathBuf;
 
 use rusqlite::Connection;
 
-use crate::engine::embedded::disk::Disk;
-use crate::engine::embedded::disk::open::{open_alone, open_to_read};
+use crate::engine::embedded::disk::open::{self, open_alone, open_to_read};
 use crate::engine::embedded::files::{Files, remove, sync_dir};
 use crate::engine::embedded::rows::ReadError;
 use crate::engine::embedded::rows::message::{INSERT_IF_ABSENT, insertion, scan_intact};
 use crate::engine::embedded::rows::registration::{read_directory, write_registration};
 use crate::engine::embedded::rows::store::{StoreIdentity, StoreTotals};
-use crate::engine::embedded::storage::{Durability, OpenError};
+use crate::engine::embedded::storage::OpenError;
 use crate::message::Seq;
-
-/// What could be saved.
-#[derive(Debug)]
-pub(super) struct Saved {
-    pub(super) messages: i64,
-    /// How many fewer than were counted, if the count can be read.
-    pub(super) missing: Option<i64>,
-}
 
 /// Makes a new file, `salvaged`, of what is intact in a damaged store. The store stays as it is.
 ///
@@ -33,58 +24,23 @@ pub(super) struct Saved {
 ///
 /// # Errors
 /// Nothing of the store can be read, or the new file cannot be written.
-pub(super) fn salvage(
-    files: &Files,
-    durability: Durability,
-    log_is_damaged: bool,
-    why: &str,
-) -> Result<Saved, OpenError> {
-    let sqlite = |error| OpenError::Sqlite { path: files.salvaged.clone(), error };
-    let nothing = |error: &dyn std::fmt::Display| files.damaged(&format_args!("{why}; {error}"));
+pub(super) fn salvage(files: &Files, log_is_damaged: bool, why: &str) -> Result<(), OpenError> {
     let alone = log_is_damaged.then(|| open_alone(&files.database));
-    let opened = std::iter::once(open_to_read(&files.database)).chain(alone);
-    let views: Vec<Connection> = opened.flatten().collect();
+    let views: Vec<Connection> =
+        std::iter::once(open_to_read(&files.database)).chain(alone).flatten().collect();
     let identity = views.iter().find_map(|view| StoreIdentity::read(view).ok());
     let identity = identity.unwrap_or_else(|| StoreIdentity::new(Seq::START, 0));
-    let totals = views.iter().find_map(|view| StoreTotals::read(view).ok());
-
     let building = files.salvaged.with_extension("building");
-    let log = PathBuf::from(format!("{}-wal", building.display()));
-    for path in [&building, &log, &PathBuf::from(format!("{}-shm", building.display()))] {
-        remove(path).map_err(|error| files.io("remove", path, error))?;
-    }
-    let disk = Disk::create(&building, durability, &identity, 0).map_err(sqlite)?;
-    let transaction = disk.connection().unchecked_transaction().map_err(sqlite)?;
-    let mut saved = StoreTotals::default();
-    for view in &views {
-        match copy_messages(view, &transaction, &mut saved) {
-            Ok(()) => {}
-            Err(CopyError::Write(error)) => return Err(sqlite(error)),
-            Err(CopyError::Read(error)) if error.is_damage() => {}
-            // It cannot be read now: that is no reason to give messages up.
-            Err(CopyError::Read(error)) => return Err(nothing(&error)),
-        }
-    }
-    if saved.messages == 0 && totals.is_none_or(|totals| totals.messages > 0) {
-        return Err(nothing(&"nothing of it can be read"));
-    }
-    copy_registrations(views.first(), &transaction, &mut saved);
-    saved.newest = saved.newest.max(totals.map_or(0, |totals| totals.newest));
-    saved.forgotten = saved.newest;
-    saved.write(&transaction).map_err(sqlite)?;
-    transaction.commit().map_err(sqlite)?;
-    // What stays in the log would be left behind with it, and SQLite does not report that.
-    disk.copy_log().and_then(|()| disk.close()).map_err(sqlite)?;
-    if fs::metadata(&log).is_ok_and(|data| data.len() > 0) {
-        return Err(files.io("empty", &log, io::Error::other("the log was not copied into the file")));
-    }
+    remove(&building).map_err(|error| files.io("remove", &building, error))?;
+    open::create_copy(&building, &identity, |to| copy(&views, to)).map_err(|error| match error {
+        CopyError::Read(error) => files.damaged(&format_args!("{why}; {error}")),
+        CopyError::Write(error) => OpenError::Sqlite { path: building.clone(), error },
+    })?;
     File::open(&building)
         .and_then(|file| file.sync_all())
         .and_then(|()| fs::rename(&building, &files.salvaged))
         .and_then(|()| sync_dir(&files.dir))
-        .map_err(|error| files.io("rename", &building, error))?;
-    let missing = totals.map(|totals| (totals.messages - saved.messages).max(0));
-    Ok(Saved { messages: saved.messages, missing })
+        .map_err(|error| files.io("rename", &building, error))
 }
 
 /// Why a copy ended.
@@ -99,12 +55,40 @@ impl From<ReadError> for CopyError {
     }
 }
 
+impl From<rusqlite::Error> for CopyError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Write(error)
+    }
+}
+
+/// Copies what is intact. Returns what the copy counts.
+fn copy(views: &[Connection], to: &Connection) -> Result<StoreTotals, CopyError> {
+    let counted = views.iter().find_map(|view| StoreTotals::read(view).ok());
+    let mut saved = StoreTotals::default();
+    for view in views {
+        match copy_messages(view, to, &mut saved) {
+            Err(CopyError::Read(error)) if error.is_damage() => {}
+            // If it cannot be read now, no message is given up.
+            copied => copied?,
+        }
+    }
+    if saved.messages == 0 && counted.is_none_or(|counted| counted.messages > 0) {
+        return Err(ReadError::Damaged("everything in it".to_owned()).into());
+    }
+    copy_registrations(views.first(), to, &mut saved);
+    saved.newest = saved.newest.max(counted.map_or(0, |counted| counted.newest));
+    saved.forgotten = saved.newest;
+    let missing = counted.map(|counted| (counted.messages - saved.messages).max(0));
+    tracing::error!(saved = saved.messages, missing, "intact messages were saved");
+    Ok(saved)
+}
+
 /// Copies the intact messages that can be reached from either end.
 fn copy_messages(from: &Connection, to: &Connection, saved: &mut StoreTotals) -> Result<(), CopyError> {
-    let mut statement = insertion(to, INSERT_IF_ABSENT).map_err(CopyError::Write)?;
+    let mut statement = insertion(to, INSERT_IF_ABSENT)?;
     let mut copy = |backwards: bool| {
         scan_intact(from, backwards, |row| {
-            if row.insert(&mut statement).map_err(CopyError::Write)? {
+            if row.insert(&mut statement)? {
                 saved.add(row.seq);
                 saved.newest = saved.newest.max(row.seq);
             }

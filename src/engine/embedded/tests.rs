@@ -146,3 +146,104 @@ async fn in_memory_messages_are_published_in_commit_order_when_append_returns() 
     assert!(events.try_recv().is_err());
     reader.leave();
 }
+
+fn stepped(dir: &Path) -> (Embedded, Writer) {
+    Embedded::open_stepped(settings(), Hubs::new(16), dir, Durability::Os).unwrap()
+}
+
+#[tokio::test]
+async fn a_turn_commits_publishes_and_confirms_what_is_queued() {
+    let dir = tempfile::tempdir().unwrap();
+    let (engine, mut writer) = stepped(dir.path());
+    let mailbox = Address::Session(session("A"));
+    let (reader, mut events) =
+        engine.shared.hubs.join(&mailbox, Seq::START, Transport::Websocket, 9).unwrap();
+    let commits: Vec<Commit> = (0..3).map(|_| engine.append(message(&mailbox))).collect();
+    assert_eq!(engine.read(&mailbox, Seq::START, 9).await.items.len(), 0, "nothing is committed");
+    assert!(events.try_recv().is_err());
+    assert!(writer.turn() && !writer.turn());
+    let mut last = Seq::START;
+    for commit in commits {
+        let seq = commit.await.unwrap();
+        let HubEvent::Stored { prev, publication } = events.try_recv().unwrap() else { panic!("no message") };
+        assert_eq!((publication.seq(), prev), (Some(seq), last));
+        last = seq;
+    }
+    assert_eq!(engine.read(&mailbox, Seq::START, 9).await.cursor, last);
+    reader.leave();
+    writer.finish();
+}
+
+#[tokio::test]
+async fn a_failed_commit_refuses_messages_and_keeps_other_changes_for_the_next_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (engine, mut writer) = stepped(dir.path());
+    let mailbox = Address::Session(session("A"));
+    let register =
+        Register { session: session("B"), user: None, ttl: Duration::from_secs(60), by: Registrar::Backend };
+    let other = rusqlite::Connection::open(dir.path().join("store.db")).unwrap();
+    other.execute_batch("ALTER TABLE message RENAME TO hidden").unwrap();
+    let (append, registered) = (engine.append(message(&mailbox)), engine.register(&register));
+    assert!(writer.turn());
+    assert!(matches!(append.await, Err(EngineError::Unavailable { .. })));
+    assert!(matches!(registered.await, Err(RegisterError::Engine(_))));
+    assert!(engine.health().failing.is_some());
+    other.execute_batch("ALTER TABLE hidden RENAME TO message").unwrap();
+    drop(other);
+    assert!(writer.turn(), "the registration is still to be written");
+    assert_eq!(engine.health().failing, None);
+    let append = engine.append(message(&mailbox));
+    assert!(writer.turn());
+    let seq = append.await.unwrap();
+    writer.finish();
+    drop(engine);
+    let (engine, writer) = stepped(dir.path());
+    assert!(engine.registration(&session("B")).is_some());
+    assert_eq!(
+        engine.read(&mailbox, Seq::START, 9).await.cursor,
+        seq,
+        "and the refused message is not there"
+    );
+    assert_eq!(engine.waiting(&session("A")).await, 1);
+    writer.finish();
+}
+
+#[tokio::test]
+async fn a_closed_store_has_written_everything_and_refuses_what_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mailbox = Address::Session(session("A"));
+    let open = || Embedded::open(settings(), Hubs::new(16), dir.path(), Durability::Os).unwrap();
+    let engine = open();
+    let commits: Vec<Commit> = (0..5).map(|_| engine.append(message(&mailbox))).collect();
+    engine.trim(&mailbox, Seq(1));
+    engine.close();
+    for commit in commits {
+        commit.await.unwrap();
+    }
+    let refused = engine.append(message(&mailbox)).now_or_never();
+    assert!(matches!(refused, Some(Err(EngineError::Unavailable { .. }))));
+    assert!(!dir.path().join("store.db-wal").exists() && !dir.path().join("running").exists());
+    drop(engine);
+    assert_eq!(open().read(&mailbox, Seq::START, 9).await.items.len(), 5);
+}
+
+#[tokio::test]
+async fn an_abandoned_store_is_left_as_by_a_killed_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let (engine, mut writer) = stepped(dir.path());
+    let mailbox = Address::Session(session("A"));
+    let stored = engine.append(message(&mailbox));
+    assert!(writer.turn());
+    let seq = stored.await.unwrap();
+    let lost = engine.append(message(&mailbox));
+    engine.abandon();
+    assert!(!writer.turn());
+    writer.finish();
+    drop(engine);
+    assert!(lost.await.is_err());
+    assert!(dir.path().join("store.db-wal").exists() && dir.path().join("running").exists());
+    let (engine, writer) = stepped(dir.path());
+    let batch = engine.read(&mailbox, Seq::START, 9).await;
+    assert_eq!((batch.items.len(), batch.cursor), (1, seq));
+    writer.finish();
+}

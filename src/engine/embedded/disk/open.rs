@@ -78,20 +78,52 @@ pub(crate) fn create(
 ) -> rusqlite::Result<(Connection, StoreTotals)> {
     let connection = Connection::open(path)?;
     keep_log(&connection, true)?;
-    connection.pragma_update(None, "page_size", PAGE)?;
-    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    prepare(&connection)?;
     set_up(&connection, durability)?;
+    let totals = StoreTotals { newest: to_sql_int(identity.origin.0), ..StoreTotals::default() };
+    fill(&connection, identity, |_| Ok::<_, rusqlite::Error>(totals))?;
+    // From here on the file is a store without its log.
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    Ok((connection, totals))
+}
+
+/// Makes a store's file with what `copy` puts into it, without a log. `copy` returns what the file counts then.
+pub(crate) fn create_copy<E: From<rusqlite::Error>>(
+    path: &Path,
+    identity: &StoreIdentity,
+    copy: impl FnOnce(&Connection) -> Result<StoreTotals, E>,
+) -> Result<StoreTotals, E> {
+    let connection = Connection::open(path)?;
+    // A copy that is not finished is made anew: it needs no journal.
+    connection.pragma_update_and_check(None, "journal_mode", "OFF", |_| Ok(()))?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    prepare(&connection)?;
+    let totals = fill(&connection, identity, copy)?;
+    connection.close().map_err(|(_, error)| error)?;
+    Ok(totals)
+}
+
+/// Sets what can only be set before the first table is made.
+fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "page_size", PAGE)?;
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")
+}
+
+/// Makes the tables and fills them, in one transaction.
+fn fill<E: From<rusqlite::Error>>(
+    connection: &Connection,
+    identity: &StoreIdentity,
+    fill: impl FnOnce(&Connection) -> Result<StoreTotals, E>,
+) -> Result<StoreTotals, E> {
     let transaction = connection.unchecked_transaction()?;
     transaction.execute_batch(SCHEMA)?;
     transaction.pragma_update(None, "application_id", APPLICATION)?;
     transaction.pragma_update(None, "user_version", FORMAT)?;
-    let totals = StoreTotals { newest: to_sql_int(identity.origin.0), ..StoreTotals::default() };
-    totals.write(&transaction)?;
     identity.write(&transaction)?;
+    let totals = fill(&transaction)?;
+    totals.write(&transaction)?;
     transaction.commit()?;
-    // From here on the file is a store without its log.
-    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
-    Ok((connection, totals))
+    Ok(totals)
 }
 
 /// Opens a store's file for writing, if `verify` accepts it.
