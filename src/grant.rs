@@ -144,7 +144,7 @@ impl Grant {
         match allowed {
             true => Ok(()),
             false => Err(Denied(format!(
-                "{list} does not allow this address; it needs `{}`, or the beginning of that and a *",
+                "{list} does not allow this address; it needs `{}`, or a prefix of that followed by *",
                 SendPatterns::item(to)
             ))),
         }
@@ -167,7 +167,7 @@ impl Grant {
         match allowed {
             true => Ok(()),
             false => Err(Denied(format!(
-                "topic `{topic}` may not be read; the `topics` list of the {holder} needs it, or the beginning of it and a *"
+                "topic `{topic}` may not be read; the `topics` list of the {holder} needs it, or a prefix of it followed by *"
             ))),
         }
     }

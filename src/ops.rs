@@ -82,3 +82,42 @@ async fn health(State(gateway): State<Arc<Gateway>>) -> Response {
     let (epoch, failing) = (&epoch, failing.as_deref());
     json(status, encode(&HealthAnswer { status: word, server: SERVER, durability, epoch, failing }))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use axum::http::Request;
+    use serde_json::{Value, json};
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config::Level;
+    use crate::server::Server;
+
+    #[test]
+    fn asyncapi_has_the_version_and_the_limit_in_force() {
+        let config = Config { max_ttl: Duration::from_secs(90), ..Config::default() };
+        let document: Value = serde_json::from_str(&asyncapi(&config)).unwrap();
+        assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+        let ttl = &document["components"]["messages"]["send"]["payload"]["properties"]["ttl"];
+        assert_eq!(ttl["maximum"].as_f64(), Some(90.0));
+    }
+
+    #[tokio::test]
+    async fn health_says_when_the_server_is_stopping() {
+        let config = Config { durability: Level::Memory, ..Config::default() };
+        let server = Server::new(config, Clock::Wall).unwrap();
+        let health = async || {
+            let request = Request::get("/healthz").body(axum::body::Body::empty()).unwrap();
+            let response = server.router().oneshot(request).await.unwrap();
+            let status = response.status().as_u16();
+            let body = axum::body::to_bytes(response.into_body(), 4096).await.unwrap();
+            (status, serde_json::from_slice::<Value>(&body).unwrap()["status"].clone())
+        };
+        assert_eq!(health().await, (200, json!("ok")));
+        server.shutdown().cancel();
+        assert_eq!(health().await, (503, json!("stopping")));
+    }
+}

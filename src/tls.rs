@@ -1,4 +1,4 @@
-//! TLS by rustls: the server's certificate, which changes while it runs, and whom clients trust.
+//! TLS by rustls: the certificate of the server, which may change while it runs, and the trust of our clients.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,11 +20,11 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-/// Whom a client of ours trusts: whom the system trusts (or `SSL_CERT_FILE` names), or where it names nobody, as in an
-/// empty container, whom browsers trust.
+/// A client that trusts the roots of the system, or those in `SSL_CERT_FILE`. Where there are none, as in an empty
+/// container, it trusts the roots that browsers trust.
 ///
 /// # Errors
-/// Why that cannot be set up.
+/// The configuration cannot be built.
 pub(crate) fn client_config() -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
     let (usable, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -35,10 +35,10 @@ pub(crate) fn client_config() -> Result<ClientConfig, String> {
     Ok(versions.map_err(|error| error.to_string())?.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// A client that takes whatever certificate it is shown: for asking a server on this machine how it is.
+/// A client that accepts every certificate. Only for health checks of a server on this machine.
 ///
 /// # Errors
-/// Why that cannot be set up.
+/// The configuration cannot be built.
 pub(crate) fn unverified_client_config() -> Result<ClientConfig, String> {
     let versions = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
     let verifier = Arc::new(Unverified(provider()));
@@ -46,6 +46,7 @@ pub(crate) fn unverified_client_config() -> Result<ClientConfig, String> {
     Ok(config.with_custom_certificate_verifier(verifier).with_no_client_auth())
 }
 
+/// Accepts every certificate. It still verifies that the server holds the key of its certificate.
 #[derive(Debug)]
 struct Unverified(Arc<CryptoProvider>);
 
@@ -84,8 +85,8 @@ impl ServerCertVerifier for Unverified {
     }
 }
 
-/// The server's side, with the certificate in these files, which are watched: connections from then on get what they
-/// hold. Call it within a tokio runtime.
+/// The configuration of a server with the certificate in these files. The files are watched: new connections get the
+/// current certificate. Call it within a tokio runtime.
 ///
 /// # Errors
 /// [`SetupError`] names the file that cannot be used, and why.
@@ -101,16 +102,68 @@ pub(crate) fn server_config(cert: &Path, key: &Path) -> Result<Current<ServerCon
     })
 }
 
+/// Reads a certificate chain and its key.
 fn read(cert: &Path, key: &Path) -> Result<CertifiedKey, SetupError> {
-    let told = |flag: &str, path: &Path, why: String| SetupError(format!("{flag} {}: {why}", path.display()));
+    let invalid =
+        |flag: &str, path: &Path, reason: String| SetupError(format!("{flag} {}: {reason}", path.display()));
     let chain: Result<Vec<_>, _> =
         CertificateDer::pem_file_iter(cert).and_then(|all| all.collect::<Result<Vec<_>, _>>());
-    let chain = chain.map_err(|error| told("--tls-cert", cert, error.to_string()))?;
+    let chain = chain.map_err(|error| invalid("--tls-cert", cert, error.to_string()))?;
     if chain.is_empty() {
-        return Err(told("--tls-cert", cert, "holds no certificate (PEM)".to_owned()));
+        return Err(invalid("--tls-cert", cert, "holds no certificate (PEM)".to_owned()));
     }
     let private = PrivateKeyDer::from_pem_file(key)
-        .map_err(|error| told("--tls-key", key, format!("no private key (PEM): {error}")))?;
+        .map_err(|error| invalid("--tls-key", key, format!("no private key (PEM): {error}")))?;
     CertifiedKey::from_der(chain, private, &provider())
-        .map_err(|error| told("--tls-key", key, format!("does not belong to the certificate: {error}")))
+        .map_err(|error| invalid("--tls-key", key, format!("does not belong to the certificate: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertifiedKey as Generated, generate_simple_self_signed};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A directory with `cert.pem` and `key.pem` of a new certificate.
+    fn generated() -> TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let Generated { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        std::fs::write(dir.path().join("cert.pem"), cert.pem()).unwrap();
+        std::fs::write(dir.path().join("key.pem"), signing_key.serialize_pem()).unwrap();
+        dir
+    }
+
+    fn error(cert: &Path, key: &Path) -> String {
+        read(cert, key).unwrap_err().0
+    }
+
+    #[test]
+    fn a_certificate_and_its_key_are_read() {
+        let dir = generated();
+        let certified = read(&dir.path().join("cert.pem"), &dir.path().join("key.pem")).unwrap();
+        assert_eq!(certified.cert.len(), 1);
+    }
+
+    #[test]
+    fn errors_name_the_flag_and_the_file() {
+        let (dir, other) = (generated(), generated());
+        let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+        let none = dir.path().join("none.pem");
+        assert!(error(&none, &key).starts_with(&format!("--tls-cert {}", none.display())));
+        assert!(
+            error(&key, &key).contains("--tls-cert") && error(&key, &key).contains("holds no certificate")
+        );
+        assert!(error(&cert, &cert).contains("--tls-key") && error(&cert, &cert).contains("no private key"));
+        assert!(error(&cert, &other.path().join("key.pem")).contains("does not belong to the certificate"));
+    }
+
+    #[tokio::test]
+    async fn a_server_offers_http2_first() {
+        let dir = generated();
+        let config = server_config(&dir.path().join("cert.pem"), &dir.path().join("key.pem")).unwrap();
+        assert_eq!(config.get().alpn_protocols, [b"h2".to_vec(), b"http/1.1".to_vec()]);
+        client_config().unwrap();
+        unverified_client_config().unwrap();
+    }
 }

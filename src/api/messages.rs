@@ -143,3 +143,35 @@ pub(super) async fn ack(State(gateway): State<Arc<Gateway>>, request: Request) -
     let seq = gateway.broker.ack(session, body.seq, body.epoch.as_ref()).await?;
     Ok(json(StatusCode::OK, encode(&Acknowledged { session, seq })))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id() -> MessageId {
+        MessageId::new("c-1").unwrap()
+    }
+
+    #[test]
+    fn an_answer_has_only_the_fields_that_are_known() {
+        let id = id();
+        let stored = SendResult { seq: Some(Seq(7)), sessions: None };
+        let answer = SendAnswers::One(SendAnswer { id: Some(&id), result: stored, error: None });
+        assert_eq!(encode(&answer), r#"{"id":"c-1","seq":7}"#);
+        let answer = SendAnswers::One(SendAnswer { id: None, result: SendResult::default(), error: None });
+        assert_eq!(encode(&answer), "{}");
+    }
+
+    #[test]
+    fn in_an_array_each_message_has_its_answer_or_its_error() {
+        let (id, refusal) = (id(), Refusal::new(Code::NotFound, "no such session"));
+        let sent = SendResult { seq: None, sessions: Some(2) };
+        let answers = SendAnswers::Many(vec![
+            SendAnswer { id: None, result: sent, error: None },
+            SendAnswer { id: Some(&id), result: SendResult::default(), error: Some(refusal.fields()) },
+        ]);
+        let expected =
+            r#"[{"sessions":2},{"id":"c-1","error":{"code":"not_found","message":"no such session"}}]"#;
+        assert_eq!(encode(&answers), expected);
+    }
+}

@@ -79,6 +79,11 @@ struct NewClaims {
 /// # Errors
 /// A name is invalid, or the key cannot be read or used.
 pub fn token(args: TokenArgs) -> Result<()> {
+    println!("{}", make_token(args)?);
+    Ok(())
+}
+
+fn make_token(args: TokenArgs) -> Result<String> {
     UserId::new(&args.user).context("--user")?;
     args.session.as_deref().map(SessionId::new).transpose().context("--session")?;
     let path = &args.key_file;
@@ -100,10 +105,7 @@ pub fn token(args: TokenArgs) -> Result<()> {
         aud: args.audience,
         iss: args.issuer,
     };
-    let token =
-        sign(&key, args.kid, &claims).map_err(|why| anyhow!("--key-file {}: {why}", path.display()))?;
-    println!("{token}");
-    Ok(())
+    sign(&key, args.kid, &claims).map_err(|reason| anyhow!("--key-file {}: {reason}", path.display()))
 }
 
 /// Creates a file with a new secret. Only its owner can read it.
@@ -121,4 +123,51 @@ fn new_key(path: &Path) -> Result<Vec<u8>> {
         .with_context(|| format!("cannot create {}", path.display()))?;
     eprintln!("created {} with a new secret; the server needs it as --token-key-file", path.display());
     Ok(secret.into_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::identity::verify_with_secret;
+
+    #[derive(Debug, Parser)]
+    struct Token {
+        #[command(flatten)]
+        args: TokenArgs,
+    }
+
+    fn args(key_file: &Path, more: &[&str]) -> TokenArgs {
+        let key_file = key_file.to_str().unwrap();
+        Token::parse_from([&["token", "--key-file", key_file], more].concat()).args
+    }
+
+    #[test]
+    fn a_token_of_a_new_key_is_valid_and_has_its_claims() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        let flags = ["--new-key", "--user", "ann", "--session", "A", "--send", "topic:*", "--topic", "news"];
+        let token = make_token(args(&path, &flags)).unwrap();
+        let claims = verify_with_secret(&std::fs::read(&path).unwrap(), &token).unwrap();
+        assert_eq!((claims.user.as_str(), claims.session.unwrap().as_str()), ("ann", "A"));
+        assert!(claims.send.is_some() && claims.topics.unwrap().allow("news"));
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let again = make_token(args(&path, &flags)).unwrap();
+        assert!(verify_with_secret(&std::fs::read(&path).unwrap(), &again).is_some(), "the key is kept");
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        let error = |flags: &[&str]| format!("{:#}", make_token(args(&path, flags)).unwrap_err());
+        assert!(error(&["--user", "ann"]).contains("--new-key creates it"));
+        assert!(error(&["--user", ""]).contains("--user: must not be empty"));
+        assert!(error(&["--user", "ann", "--session", ""]).contains("--session"));
+        std::fs::write(&path, "short").unwrap();
+        assert!(error(&["--user", "ann"]).contains("at least 32"));
+    }
 }

@@ -1,10 +1,10 @@
-//! Lists of what is allowed: names, or beginnings of names followed by a `*`.
+//! Lists of allowed names and addresses. An item is a name, or a prefix followed by `*`.
 
 use serde::Deserialize;
 
 use crate::protocol::To;
 
-/// A name, or a beginning followed by `*`.
+/// A name, or a prefix followed by `*`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 struct Pattern(String);
@@ -12,26 +12,26 @@ struct Pattern(String);
 impl Pattern {
     fn allows(&self, name: &str) -> bool {
         match self.0.strip_suffix('*') {
-            Some(beginning) => name.starts_with(beginning),
+            Some(prefix) => name.starts_with(prefix),
             None => self.0 == name,
         }
     }
 }
 
-/// A list of names.
+/// A list of allowed names.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Patterns(Vec<Pattern>);
 
 impl Patterns {
-    /// Whether one of them allows this name.
+    /// Whether an item allows this name.
     #[must_use]
     pub fn allow(&self, name: &str) -> bool {
         self.0.iter().any(|pattern| pattern.allows(name))
     }
 }
 
-/// A list of addresses: `user:`, `session:` or `topic:` and a name. `*` is everything.
+/// A list of allowed addresses. An item is `user:`, `session:` or `topic:` and a name. `*` allows every address.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Vec<String>")]
 pub struct SendPatterns(Patterns);
@@ -54,11 +54,11 @@ impl TryFrom<Vec<String>> for SendPatterns {
 }
 
 impl SendPatterns {
-    /// Whether one of them allows this address.
+    /// Whether an item allows this address.
     #[must_use]
     pub fn allow(&self, to: &To) -> bool {
         match to {
-            // Either of what the name may turn out to be.
+            // The name may be a session or a user. Both must be allowed.
             To::Peer(name) => {
                 self.0.allow(&format!("session:{name}")) && self.0.allow(&format!("user:{name}"))
             }
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_beginning_and_a_star_or_the_whole_name() {
+    fn an_item_is_a_whole_name_or_a_prefix() {
         let patterns: Patterns = serde_json::from_str(r#"["news", "room/*"]"#).unwrap();
         for (name, allowed) in
             [("news", true), ("news2", false), ("room/1", true), ("room", false), ("*", false), ("", false)]
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_told_apart_by_their_kind() {
+    fn an_item_allows_one_kind_of_address() {
         let patterns = send(&["user:ann", "topic:room/*"]).unwrap();
         let user = |name| To::User(UserId::new(name).unwrap());
         let topic = |name| To::Topic(TopicName::new(name).unwrap());
@@ -113,5 +113,14 @@ mod tests {
         for wrong in ["ann", "users:ann", "", "*x", ":"] {
             assert!(send(&[wrong]).unwrap_err().contains("begin with"), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_peer_must_be_allowed_as_a_session_and_as_a_user() {
+        let peer = To::Peer(SessionId::new("ann").unwrap());
+        assert!(send(&["session:ann", "user:a*"]).unwrap().allow(&peer));
+        assert!(!send(&["session:ann"]).unwrap().allow(&peer));
+        assert!(!send(&["user:ann"]).unwrap().allow(&peer));
+        assert_eq!(SendPatterns::item(&peer), "session:ann");
     }
 }

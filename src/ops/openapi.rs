@@ -140,3 +140,82 @@ fn request_body<'a>(
         _ => panic!("a call of {path} has a body"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+    use utoipa_axum::routes;
+
+    use super::*;
+    use crate::protocol::{AckBody, SendRequest, SessionBody};
+
+    #[utoipa::path(post, path = "/v1/messages", request_body = SendRequest)]
+    async fn send() {}
+
+    #[utoipa::path(post, path = "/v1/ack", request_body = AckBody)]
+    async fn ack() {}
+
+    #[utoipa::path(put, path = "/v1/sessions/{id}", request_body = SessionBody)]
+    async fn register() {}
+
+    #[utoipa::path(get, path = "/healthz")]
+    async fn health() {}
+
+    fn described(config: &Config) -> Value {
+        let router = described_router()
+            .routes(routes!(send))
+            .routes(routes!(ack))
+            .routes(routes!(register))
+            .routes(routes!(health));
+        serde_json::from_str(&complete(router.into_openapi(), config)).unwrap()
+    }
+
+    #[test]
+    fn the_longest_ttl_is_the_one_in_force() {
+        let config = Config { max_ttl: std::time::Duration::from_secs(90), ..Config::default() };
+        let document = described(&config);
+        for name in ["Send", "SendWithReceipt", "Registration"] {
+            let ttl = &document["components"]["schemas"][name]["properties"]["ttl"];
+            assert_eq!(ttl["maximum"].as_f64(), Some(90.0), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_receipt_needs_an_id_and_one_session() {
+        let document = described(&Config::default());
+        let schemas = &document["components"]["schemas"];
+        assert_eq!(schemas["Send"]["properties"]["receipt"]["enum"], json!([false, null]));
+        let with_receipt = &schemas["SendWithReceipt"];
+        for field in ["id", "receipt", "to", "payload"] {
+            assert!(with_receipt["required"].as_array().unwrap().contains(&json!(field)), "{field}");
+        }
+        assert_eq!(with_receipt["properties"]["to"]["required"], json!(["session"]));
+        let body = &document["paths"]["/v1/messages"]["post"]["requestBody"]["content"]["application/json"];
+        assert_eq!(body["schema"]["oneOf"].as_array().unwrap().len(), 3);
+    }
+
+    #[test]
+    fn a_registration_may_have_no_body() {
+        let document = described(&Config::default());
+        let required =
+            |path: &str, method: &str| document["paths"][path][method]["requestBody"]["required"].clone();
+        assert_eq!(required("/v1/sessions/{id}", "put"), json!(false));
+        assert_eq!(required("/v1/messages", "post"), json!(true));
+    }
+
+    #[test]
+    fn only_token_mode_asks_for_credentials() {
+        let mut config = Config::default();
+        let open = described(&config);
+        assert_eq!(open["paths"]["/v1/ack"]["post"]["security"], Value::Null);
+        assert!(
+            open["components"]["schemas"]["Ack"]["required"].as_array().unwrap().contains(&json!("session"))
+        );
+        config.access.auth = Auth::Token;
+        let token = described(&config);
+        assert_eq!(token["paths"]["/v1/ack"]["post"]["security"], json!([{ "bearer": [] }]));
+        assert_eq!(token["paths"]["/healthz"]["get"]["security"], Value::Null);
+        assert_eq!(token["components"]["schemas"]["Ack"]["required"], json!(["seq"]));
+        assert_eq!(token["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");
+    }
+}
