@@ -8,7 +8,7 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 use crate::engine::Append;
 use crate::message::{Address, Author, Message, MessageId, Seq};
 
-/// A keyed hash of (receiver, sender, id). Without the key nobody can find an id that collides with another one.
+/// A keyed hash of (receiver, sender, id). Without the key no sender can find an id that collides with another one.
 ///
 /// Two halves, because a number of 128 bits is aligned to 16 bytes and makes each entry larger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +96,7 @@ impl Dedup {
         Self { seqs: HashMap::default(), order: VecDeque::new(), window, max_ids }
     }
 
-    /// Forgets ids whose time is over, and the oldest ones beyond the limit.
+    /// Forgets expired ids, and the oldest ones beyond the limit.
     pub(super) fn forget(&mut self, now: u64) {
         while let Some((until, oldest)) = self.order.front()
             && (*until <= now || self.order.len() > self.max_ids)

@@ -43,7 +43,7 @@ pub(super) struct CommitGroup {
     pub(super) deletes: Vec<Seq>,
     pub(super) floors: Vec<(Address, Floor)>,
     pub(super) registrations: Vec<(SessionId, Option<Registration>)>,
-    /// Who waits for the registrations to be stored.
+    /// Told when the registrations are stored.
     pub(super) waiters: Vec<Waiter>,
     /// The newest seq given so far.
     pub(super) newest: Seq,

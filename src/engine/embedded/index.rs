@@ -192,7 +192,7 @@ impl Index {
         self.queue.take(messages, bytes)
     }
 
-    /// These messages are durable: they can be seen now, and are added to `publications`. Returns who is to be told.
+    /// These messages are durable: they can be seen now, and are added to `publications`. Returns the waiters to tell.
     pub(super) fn commit(
         &mut self,
         group: Vec<Pending>,
@@ -260,7 +260,7 @@ impl Index {
         self.note_floor_if_empty(&pending.address);
     }
 
-    /// Nothing is going to be committed any more: returns everybody who waits.
+    /// Nothing is committed any more: returns all waiters.
     pub(super) fn give_up(&mut self) -> Vec<Waiter> {
         let mut waiters = self.queue.give_up();
         if let Some(writes) = self.backing.writes_mut() {

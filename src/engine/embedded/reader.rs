@@ -1,4 +1,4 @@
-//! Reads messages from the disk whose bodies are not in memory, off the runtime's threads.
+//! Reads message bodies that are not in memory from the disk, off the runtime's threads.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};

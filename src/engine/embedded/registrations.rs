@@ -1,4 +1,4 @@
-//! Who is registered: sessions, the users they belong to, and until when. And which sessions are revoked.
+//! Registered sessions: their users, and when they expire. And revoked sessions.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -13,11 +13,11 @@ use crate::sync::shrink;
 pub(super) struct RegistrationChange {
     /// What the session's registration becomes.
     pub(super) registration: Registration,
-    /// The session whose registration ends for it.
+    /// The session that loses its registration for it.
     pub(super) gives_way: Option<SessionId>,
 }
 
-/// When a registration expires and who made it; `None` if it stays as it is.
+/// The expiry and the source of a registration; `None` if it stays as it is.
 fn lifetime(
     register: &Register,
     known: Option<&Registration>,
@@ -126,7 +126,7 @@ impl RegistrationTable {
         Ok(Some(RegistrationChange { registration, gives_way }))
     }
 
-    /// Which session of a user who has too many gives way to another one.
+    /// The session that gives way to another one, if their user has too many.
     ///
     /// Only a token's session that is not connected gives way: a page that remembers no session makes a new one with
     /// every visit.
@@ -176,7 +176,7 @@ impl RegistrationTable {
         sessions.filter(|session| self.get(session, now).is_some()).cloned().collect()
     }
 
-    /// One session whose registration has expired.
+    /// One session with an expired registration.
     pub(super) fn ended(&self, now: u64) -> Option<SessionId> {
         self.by_expiry
             .first()

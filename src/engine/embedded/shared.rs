@@ -110,7 +110,7 @@ impl Shared {
         }
         while store.index.queued() > 0 {
             let group = store.index.take(usize::MAX, usize::MAX);
-            // Nobody waits at this level.
+            // There are no waiters at this level.
             store.index.commit(group, &mut store.outbox);
         }
         self.copy_counters(store);

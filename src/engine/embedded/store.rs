@@ -32,8 +32,8 @@ pub(super) enum Stop {
 /// The lock of a store.
 ///
 /// Held for one append, one read or one slice of expiry; never across an await or a disk access. A panic under it can
-/// leave the store half changed. Then the store is dropped, which fails everybody who waits for a commit, and nobody
-/// gets the lock again.
+/// leave the store half changed. Then the store is dropped, which fails all waiters, and the lock is not given
+/// again.
 #[derive(Debug)]
 pub(super) struct StoreLock(Mutex<Option<Store>>);
 

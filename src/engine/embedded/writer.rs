@@ -23,7 +23,7 @@ use explain::{NO_SPACE, explain};
 const MAX_MESSAGES: usize = 4096;
 const MAX_BYTES: usize = 4 << 20;
 
-/// How long a failed commit that nobody waits for is left alone.
+/// How long a failed commit without waiters is left alone.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// For how long room that was seen is relied on.
@@ -241,12 +241,12 @@ impl Writer {
         }
     }
 
-    /// A commit succeeded: publishes its messages and tells everybody who waits for it.
+    /// A commit succeeded: publishes its messages and tells its waiters.
     fn committed(&mut self, group: CommitGroup) {
         self.may_shrink |= !group.deletes.is_empty();
         self.deletes.written(&group.deletes);
         let shared = Arc::clone(&self.shared);
-        // Without a store nobody waits any more: see `StoreLock`.
+        // Without a store there are no waiters: see `StoreLock`.
         let Some(mut store) = shared.store.lock() else { return };
         let (publications, waiters) = shared.commit(&mut store, group.appends);
         drop(store);

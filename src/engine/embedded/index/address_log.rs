@@ -223,7 +223,7 @@ impl AddressLog {
         removed
     }
 
-    /// Removes the committed entries whose time is over.
+    /// Removes the committed entries that have expired.
     pub(super) fn expire(&mut self, now: u64, committed: Seq, holes: &mut Holes) -> Vec<LogEntry> {
         let mut expired = Vec::new();
         let mut kept = VecDeque::with_capacity(self.entries.len());

@@ -18,7 +18,7 @@ pub(crate) struct RestoredMessage {
     pub(crate) expires_at: u64,
     /// What it counts against the bounds.
     pub(crate) bytes: usize,
-    /// Who gets a receipt for it, and under which id.
+    /// The session that gets a receipt, and its id for the message.
     pub(crate) receipt: Option<(SessionId, MessageId)>,
 }
 

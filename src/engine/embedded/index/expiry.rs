@@ -1,4 +1,4 @@
-//! Which log loses a message next because its time is over.
+//! Which log has the next message that expires.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! The logs of all addresses, and what is derived from them: totals, holes, who expires next, who is empty.
+//! The logs of all addresses, and what is derived from them: totals, holes, the next expiry, empty logs.
 
 use std::collections::{HashMap, VecDeque};
 

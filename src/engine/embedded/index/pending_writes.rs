@@ -31,7 +31,7 @@ pub(crate) struct PendingWrites {
     pub(crate) floors: HashMap<Address, Floor>,
     /// Registrations that changed; `None` for one that is no more.
     pub(crate) registrations: HashMap<SessionId, Option<Registration>>,
-    /// Who waits for the registrations to be stored.
+    /// Told when the registrations are stored.
     pub(crate) waiters: Vec<Waiter>,
 }
 

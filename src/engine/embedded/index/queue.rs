@@ -45,7 +45,7 @@ pub(crate) struct Pending {
     pub(crate) key: Option<DedupKey>,
     /// The session that gets a receipt, and its id for the message.
     pub(crate) receipt: Option<(SessionId, MessageId)>,
-    /// `None` for a receipt: nobody waits for it, and it must not be refused.
+    /// `None` for a receipt, which has no waiter and must not be refused.
     pub(crate) waiter: Option<Waiter>,
 }
 
@@ -113,7 +113,7 @@ impl CommitQueue {
         self.repeats.extract_if(.., |(seq, _)| *seq <= through).collect()
     }
 
-    /// Takes everybody who waits. What nobody waits for goes too.
+    /// Empties the queue and takes all waiters.
     pub(super) fn give_up(&mut self) -> Vec<Waiter> {
         self.bytes = 0;
         let waiters = self.pending.drain(..).filter_map(|pending| pending.waiter);

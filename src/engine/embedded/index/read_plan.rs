@@ -23,7 +23,7 @@ pub(crate) struct ReadPlan {
 #[derive(Debug)]
 pub(crate) enum ReadSlot {
     Ready(Item),
-    /// A message whose body is on the disk.
+    /// A message with its body on the disk.
     OnDisk(Seq),
 }
 
@@ -51,7 +51,7 @@ impl ReadRequest<'_> {
 }
 
 impl ReadPlan {
-    /// The messages whose bodies are on the disk.
+    /// The messages with their bodies on the disk.
     pub(crate) fn on_disk(&self) -> Vec<Seq> {
         let on_disk = self.slots.iter().filter_map(|slot| match slot {
             ReadSlot::OnDisk(seq) => Some(*seq),

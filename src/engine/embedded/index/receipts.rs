@@ -11,7 +11,7 @@ use crate::message::{MessageId, Seq, SessionId};
 /// its room reserved in the mailbox of its session.
 #[derive(Debug, Default)]
 pub(super) struct ReceiptLedger {
-    /// Who gets the receipt of a stored message, and under which id.
+    /// The session that gets the receipt of a stored message, and its id for the message.
     by_seq: HashMap<Seq, (SessionId, MessageId)>,
     reserved: HashMap<SessionId, usize>,
 }
@@ -23,7 +23,7 @@ impl ReceiptLedger {
         self.by_seq.insert(seq, (session, id));
     }
 
-    /// A message has left or was refused: takes who gets the receipt and gives back the reserved room.
+    /// A message has left or was refused: takes its receipt out and frees the reserved room.
     pub(super) fn take(&mut self, seq: Seq) -> Option<(SessionId, MessageId)> {
         let (session, id) = self.by_seq.remove(&seq)?;
         if let Entry::Occupied(mut reserved) = self.reserved.entry(session.clone()) {

@@ -101,7 +101,7 @@ pub(crate) fn kind_number(kind: Kind) -> i64 {
     }
 }
 
-/// Who gets a receipt, and for which id. Names hold no line breaks.
+/// The session that gets a receipt, and its id for the message. Names hold no line breaks.
 pub(crate) fn receipt_text(session: &SessionId, id: &MessageId) -> String {
     format!("{session}\n{id}")
 }

@@ -21,7 +21,7 @@ pub(crate) fn write_registration(
     let gone = to.prepare_cached("DELETE FROM directory WHERE session = ?1")?.execute([session.as_str()])?;
     totals.sessions -= i64::from(gone > 0);
     let Some(Registration { user, expires_at, source }) = registration else { return Ok(()) };
-    // The user, and who registered it. A revoked session has neither.
+    // The source of the registration, and the user. A revoked session has neither.
     let user = user.as_ref().map_or("", UserId::as_str);
     let user = match source {
         RegistrationSource::Backend { until } => Some(format!("b{until}/{user}")),
