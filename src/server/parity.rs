@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use super::*;
-use crate::engine::{Cluster, Engine, Node};
+use crate::engine::{Cluster, Engine, Node, Settings};
 
 const MESSAGES: usize = 60;
 
@@ -29,6 +29,7 @@ async fn soon<T>(event: impl Future<Output = T>) -> T {
 /// Nodes of one cluster, each with a server.
 struct Nodes {
     cluster: Arc<Cluster>,
+    clock: Clock,
     seed: u64,
 }
 
@@ -36,21 +37,31 @@ impl Nodes {
     fn new(seed: u64) -> Self {
         // Shown if the test fails.
         println!("seed {seed}");
-        Self { cluster: Cluster::new(engine_settings(&Config::default(), Clock::Wall)), seed }
+        let clock = Clock::manual();
+        Self { cluster: Cluster::new(Self::settings(clock)), clock, seed }
     }
 
-    /// Starts a node. It stops with the test.
+    fn settings(clock: Clock) -> Settings {
+        engine_settings(&Config::default(), clock)
+    }
+
+    /// Starts a server on a node of its own. It stops with the test.
     async fn start(&mut self) -> SocketAddr {
+        self.start_node().await.0
+    }
+
+    async fn start_node(&mut self) -> (SocketAddr, Node) {
         let config = Config { hub_slots: 4, ..Config::default() };
-        let settings = engine_settings(&config, Clock::Wall);
+        let settings = Self::settings(self.clock);
         let (node, hubs) = Node::start(&self.cluster, settings, config.hub_slots, self.seed);
         self.seed += 1000;
-        let broker = Broker::new(Engine::Replicated(node), hubs, broker_limits(&config), Clock::Wall);
+        let engine = Engine::Replicated(node.clone());
+        let broker = Broker::new(engine, hubs, broker_limits(&config), self.clock);
         let server = Server::with(broker, config).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(server.serve(listener));
-        address
+        (address, node)
     }
 }
 
@@ -168,19 +179,44 @@ async fn over_poll(mut http: Http) -> Vec<Value> {
     got
 }
 
-async fn over_sse(mut body: BodyStream<Incoming>) -> Vec<Value> {
-    let (mut got, mut text) = (Vec::new(), String::new());
-    while got.len() < MESSAGES {
-        let frame = soon(body.next()).await.expect("open").unwrap().into_data().unwrap();
-        text.push_str(std::str::from_utf8(&frame).unwrap());
-        while let Some((event, rest)) = text.split_once("\n\n") {
-            assert!(!event.contains("event: gap"), "{event}");
-            if event.starts_with("id:") {
-                let data = event.split_once("data: ").expect("data").1;
-                got.push(serde_json::from_str::<Value>(data).unwrap()["payload"].take());
+/// Server-Sent Events.
+struct Events {
+    body: BodyStream<Incoming>,
+    text: String,
+}
+
+impl Events {
+    async fn open(address: SocketAddr) -> Self {
+        let body = Http::connect(address).await.open("GET", "/v1/events?session=B", &Value::Null).await;
+        let mut events = Self { body: BodyStream::new(body), text: String::new() };
+        assert_eq!(events.next().await.0, "welcome");
+        events
+    }
+
+    /// The name and the data of the next event.
+    async fn next(&mut self) -> (String, Value) {
+        loop {
+            if let Some((event, rest)) = self.text.split_once("\n\n") {
+                let field = |name| event.lines().find_map(|line| line.strip_prefix(name));
+                let name = field("event: ").unwrap_or("message").to_owned();
+                let data = field("data: ").map(|data| serde_json::from_str(data).unwrap());
+                self.text = rest.to_owned();
+                // A comment is no event.
+                let Some(data) = data else { continue };
+                return (name, data);
             }
-            text = rest.to_owned();
+            let frame = soon(self.body.next()).await.expect("open").unwrap().into_data().unwrap();
+            self.text.push_str(std::str::from_utf8(&frame).unwrap());
         }
+    }
+}
+
+async fn over_sse(mut events: Events) -> Vec<Value> {
+    let mut got = Vec::new();
+    while got.len() < MESSAGES {
+        let (name, mut data) = events.next().await;
+        assert_eq!(name, "message", "{data}");
+        got.push(data["payload"].take());
     }
     got
 }
@@ -204,9 +240,8 @@ async fn all_transports_get_the_same_at_once() {
         let address = Nodes::new(seed).start().await;
         let ((ws, _), (acker, _)) =
             (Ws::connect(address, "?session=B").await, Ws::connect(address, "?session=B").await);
-        let (poll, page, mut sse) =
-            (Http::connect(address).await, Http::connect(address).await, Http::connect(address).await);
-        let events = BodyStream::new(sse.open("GET", "/v1/events?session=B", &Value::Null).await);
+        let (poll, page, events) =
+            (Http::connect(address).await, Http::connect(address).await, Events::open(address).await);
         let readers =
             async { tokio::join!(over_websocket(ws), over_poll(poll), over_sse(events), over_legacy(page)) };
         let all = Box::pin(async { tokio::join!(readers, acknowledging(acker), send_to_b(address)) });
@@ -274,5 +309,47 @@ async fn a_session_that_is_registered_at_one_node_is_known_at_the_other() {
         let send = json!({ "to": { "user": user }, "payload": n });
         assert_eq!(http.call("POST", "/v1/messages", &send).await["sessions"], 1);
         assert_eq!(http.call("GET", &format!("/v1/users/{user}"), &Value::Null).await["user"], user.as_str());
+    }
+}
+
+/// The store begins anew while readers are attached: they are told, see the new epoch, and get what comes.
+#[tokio::test]
+async fn a_new_epoch_is_told_over_every_transport() {
+    for seed in SEEDS {
+        let mut nodes = Nodes::new(seed);
+        let (address, node) = nodes.start_node().await;
+        let ((mut ws, welcome), mut events) =
+            (Ws::connect(address, "?session=B").await, Events::open(address).await);
+        let (mut http, mut waiting) = (Http::connect(address).await, Http::connect(address).await);
+        let send = |n: u64| json!({ "to": { "session": "B" }, "payload": n });
+        let first = http.call("POST", "/v1/messages?session=A", &send(1)).await["seq"].take();
+        assert_eq!(ws.message().await["payload"], 1);
+        assert_eq!(events.next().await.1["payload"], 1);
+        let old = welcome["epoch"].as_str().unwrap().to_owned();
+        let target = format!("/v1/messages?session=B&after={first}&epoch={old}");
+        let poll = tokio::spawn({
+            let target = format!("{target}&wait=60");
+            async move { waiting.call("GET", &target, &Value::Null).await }
+        });
+        let attached = async {
+            while http.call("GET", "/v1/sessions/B", &Value::Null).await["connections"]["poll"] != 1 {}
+        };
+        soon(attached).await;
+
+        nodes.clock.advance(Duration::from_secs(10));
+        nodes.cluster.recreate(Nodes::settings(nodes.clock));
+        node.notice_epoch();
+        http.call("POST", "/v1/messages?session=A", &send(2)).await;
+
+        let gap = ws.receive().await;
+        assert_eq!((&gap["type"], &gap["from"], &gap["reason"]), (&json!("gap"), &first, &json!("epoch")));
+        assert_eq!(ws.message().await["payload"], 2);
+        let (name, gap) = events.next().await;
+        assert_eq!((name.as_str(), &gap["reason"]), ("gap", &json!("epoch")));
+        assert_eq!(events.next().await.1["payload"], 2);
+        for answer in [soon(poll).await.unwrap(), http.call("GET", &target, &Value::Null).await] {
+            assert_eq!(answer["gaps"][0]["reason"], "epoch", "{answer}");
+            assert_ne!(answer["epoch"], old.as_str());
+        }
     }
 }
