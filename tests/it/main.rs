@@ -12,11 +12,11 @@
 
 mod common;
 
+mod connections;
 mod crash;
 mod damage;
 mod description;
 mod disk_full;
-mod edge;
 mod fuzz;
 mod guarded;
 mod legacy;
@@ -25,6 +25,7 @@ mod legacy_receipt;
 mod limits;
 mod mailbox;
 mod model;
+mod origins;
 mod pages;
 mod parity;
 mod permissions;
@@ -36,6 +37,7 @@ mod send;
 mod sessions;
 mod simulation;
 mod sse;
+mod tls;
 mod tokens;
 mod topics;
 mod waiting;

@@ -71,7 +71,7 @@ async fn secrets_are_in_no_log_no_argument_no_help_and_no_report() {
             assert!(!text.contains(hidden), "the {what} is in the {where_}: {text}");
         }
     }
-    assert!(log.contains("delivering again"), "the log of repeats was looked at: {log}");
+    assert!(log.contains("delivering again"), "the log has the line of a repeat: {log}");
 }
 
 #[tokio::test]

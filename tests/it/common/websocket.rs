@@ -8,6 +8,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use super::soon;
@@ -45,7 +46,15 @@ pub struct Ws<S = MaybeTlsStream<TcpStream>> {
 
 impl Ws {
     pub async fn connect(address: SocketAddr, query: &str) -> Self {
-        let (socket, _) = soon(connect_async(format!("ws://{address}/ws{query}"))).await.unwrap();
+        Self::with_headers(address, query, &[]).await
+    }
+
+    pub async fn with_headers(address: SocketAddr, query: &str, headers: &[(&'static str, &str)]) -> Self {
+        let mut request = format!("ws://{address}/ws{query}").into_client_request().unwrap();
+        for (name, value) in headers {
+            request.headers_mut().append(*name, value.parse().unwrap());
+        }
+        let (socket, _) = soon(connect_async(request)).await.unwrap();
         Self { socket, epoch: String::new() }
     }
 }

@@ -1,0 +1,82 @@
+//! Origins: pages of other origins are refused unless they are configured.
+
+use std::net::SocketAddr;
+
+use serde_json::json;
+
+use crate::common::*;
+
+/// Opens a WebSocket as a page of this origin does.
+async fn from_origin(address: SocketAddr, origin: Option<&str>) -> Ws {
+    let origin = origin.map(|origin| ("origin", origin));
+    Ws::with_headers(address, "?session=A", origin.as_slice()).await
+}
+
+#[tokio::test]
+async fn pages_of_other_origins_are_refused_unless_configured() {
+    let server = TestServer::with(&["--allow-origin", "https://app.example,http://localhost:3000"]).await;
+    let own = format!("http://{}", server.address);
+    for (origin, allowed) in [
+        (None, true),
+        (Some(own.as_str()), true),
+        (Some("https://app.example"), true),
+        (Some("http://localhost:3000"), true),
+        (Some("http://app.example"), false),
+        (Some("https://app.example:8443"), false),
+        (Some("https://app.example.evil.example"), false),
+        (Some("http://localhost:3001"), false),
+        (Some("null"), false),
+        (Some("https://evil.example"), false),
+    ] {
+        let mut ws = from_origin(server.address, origin).await;
+        if allowed {
+            assert_eq!(ws.recv().await["type"], "welcome", "{origin:?}");
+        } else {
+            let (code, reason) = ws.closed().await;
+            assert_eq!(code, 4503, "{origin:?}");
+            assert!(reason.contains("--allow-origin"), "{reason}");
+        }
+        // The same for the calls of `/v1`, also those whose answer a page need not read.
+        let headers: Vec<_> = origin.map(|origin| ("origin", origin)).into_iter().collect();
+        let body = r#"{"to":{"session":"B"},"payload":1}"#;
+        let reply = server.http().await.request("POST", "/v1/messages", &headers, body).await;
+        assert_eq!(reply.status, if allowed { 200 } else { 403 }, "{origin:?}");
+        let cross = origin.is_some_and(|origin| origin != own);
+        let told = reply.header("access-control-allow-origin");
+        assert_eq!(told, if allowed && cross { origin.unwrap() } else { "" }, "{origin:?}");
+        // The x0 client may come from any origin.
+        let body = x0_set("A", "C", &json!({})).to_string();
+        let reply = server.http().await.request("POST", &x0_target(), &headers, body).await;
+        assert_eq!((reply.status, reply.header("access-control-allow-origin")), (200, "*"));
+    }
+    // The request of an image has no `Origin`, but `Sec-Fetch-Site` names another site.
+    let headers = [("sec-fetch-site", "cross-site")];
+    let reply = server.http().await.request("GET", "/v1/messages?session=B&wait=0", &headers, "").await;
+    assert_eq!((reply.status, reply.code().as_str()), (403, "forbidden"));
+    // Preflights of allowed origins are answered.
+    let headers = [
+        ("origin", "https://app.example"),
+        ("access-control-request-method", "POST"),
+        ("access-control-request-headers", "authorization"),
+    ];
+    let reply = server.http().await.request("OPTIONS", "/v1/messages", &headers, "").await;
+    assert_eq!((reply.status, reply.header("access-control-allow-origin")), (200, "https://app.example"));
+    assert!(reply.header("access-control-allow-headers").contains("authorization"));
+}
+
+#[tokio::test]
+async fn the_origins_of_x0_pages_can_be_configured() {
+    let server = TestServer::with(&["--legacy-allow-origin", "http://x0-app.x0.localnet"]).await;
+    for (origin, told) in
+        [("http://x0-app.x0.localnet", "http://x0-app.x0.localnet"), ("https://evil.example", "")]
+    {
+        for (method, body) in [("OPTIONS", String::new()), ("POST", x0_set("A", "B", &json!({})).to_string())]
+        {
+            let reply = server.http().await.request(method, &x0_target(), &[("origin", origin)], body).await;
+            assert_eq!(reply.header("access-control-allow-origin"), told, "{method} {origin}");
+            assert_eq!(reply.header("vary"), "origin");
+            let refused = method == "POST" && told.is_empty();
+            assert_eq!(reply.body.contains("--legacy-allow-origin"), refused, "{}", reply.body);
+        }
+    }
+}

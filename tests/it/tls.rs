@@ -1,0 +1,191 @@
+//! TLS and HTTP/2: WebSockets over both, renewed certificates, invalid files, timeouts.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+use crate::common::*;
+
+/// Writes a certificate of this machine to files. Returns it, to be trusted.
+fn certificate(dir: &Path) -> CertificateDer<'static> {
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(dir.join("key.pem"), signing_key.serialize_pem()).unwrap();
+    std::fs::write(dir.join("cert.pem"), cert.pem()).unwrap();
+    cert.der().clone()
+}
+
+async fn tls(
+    address: SocketAddr,
+    trusted: &CertificateDer<'static>,
+    alpn: &str,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(trusted.clone()).unwrap();
+    let config =
+        ClientConfig::builder_with_provider(default_provider().into()).with_safe_default_protocol_versions();
+    let mut config = config.unwrap().with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+    let stream = TcpStream::connect(address).await?;
+    TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), stream).await
+}
+
+#[tokio::test]
+async fn tls_carries_http_1_and_2_and_websockets_over_both() {
+    let dir = tempfile::tempdir().unwrap();
+    let trusted = certificate(dir.path());
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let server = TestServer::with(&["--tls-cert", &path("cert.pem"), "--tls-key", &path("key.pem")]).await;
+    let address = server.address;
+    // HTTP/1.1 and a WebSocket over it.
+    let stream = soon(tls(address, &trusted, "http/1.1")).await.unwrap();
+    let mut http = Http::on(stream, "localhost").await;
+    let sent = http.post("/v1/messages?session=A", json!({ "to": { "session": "B" }, "payload": 1 })).await;
+    assert_eq!(sent.status, 200);
+    let stream = soon(tls(address, &trusted, "http/1.1")).await.unwrap();
+    let (socket, _) =
+        soon(tokio_tungstenite::client_async("wss://localhost/ws?session=B", stream)).await.unwrap();
+    let mut over_1 = Ws { socket, epoch: String::new() };
+    assert_eq!(over_1.recv().await["type"], "welcome");
+    assert_eq!(over_1.payload().await, 1);
+    // HTTP/2: calls and a WebSocket (RFC 8441) on one connection.
+    let stream = soon(tls(address, &trusted, "h2")).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = |method: &str, target: &str| {
+        hyper::Request::builder().method(method).uri(format!("https://localhost{target}"))
+    };
+    let health = sender.send_request(request("GET", "/healthz").body(Empty::<Bytes>::new()).unwrap());
+    let health = soon(health).await.unwrap();
+    assert_eq!((health.status().as_u16(), health.version()), (200, hyper::Version::HTTP_2));
+    let body = soon(health.into_body().collect()).await.unwrap().to_bytes();
+    assert_eq!(serde_json::from_slice::<Value>(&body).unwrap()["status"], "ok");
+    let connect = request("CONNECT", "/ws?session=C")
+        .extension(hyper::ext::Protocol::from_static("websocket"))
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-protocol", "x0-msg.v1")
+        .header("origin", "https://localhost");
+    let mut upgraded = soon(sender.send_request(connect.body(Empty::new()).unwrap())).await.unwrap();
+    assert_eq!(
+        (upgraded.status().as_u16(), &upgraded.headers()["sec-websocket-protocol"]),
+        (200, &"x0-msg.v1".parse().unwrap())
+    );
+    let stream = TokioIo::new(soon(hyper::upgrade::on(&mut upgraded)).await.unwrap());
+    let mut over_2 = Ws {
+        socket: WebSocketStream::from_raw_socket(stream, Role::Client, None).await,
+        epoch: String::new(),
+    };
+    assert_eq!(over_2.recv().await["type"], "welcome");
+    over_2.send_to("B", json!("from h2")).await;
+    assert_eq!(over_1.payload().await, "from h2");
+    over_1.send_to("C", json!("from h1")).await;
+    assert_eq!(over_2.payload().await, "from h1");
+    // A long-poll on the same connection.
+    let target = "/v1/messages?session=D&wait=0";
+    let poll = soon(sender.send_request(request("GET", target).body(Empty::new()).unwrap())).await.unwrap();
+    assert_eq!(poll.status(), 200);
+    // The commands of the binary trust the configured certificate.
+    let said = tokio::process::Command::new(BINARY)
+        .args(["send", "--to", "B", "7", "--server", &format!("https://localhost:{}", address.port())])
+        .env("SSL_CERT_FILE", path("cert.pem"))
+        .output();
+    let said = soon(said).await.unwrap();
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    assert_eq!(over_1.payload().await, 7);
+    let healthy = tokio::process::Command::new(BINARY)
+        .args(["health", "--server", &format!("wss://127.0.0.1:{}", address.port())])
+        .output();
+    assert!(soon(healthy).await.unwrap().status.success(), "on this machine it asks for no certificate");
+    // A new certificate holds for new connections. Open connections stay.
+    let renewed = certificate(dir.path());
+    soon(async { while tls(address, &renewed, "h2").await.is_err() {} }).await;
+    assert!(tls(address, &trusted, "h2").await.is_err());
+    over_1.ping().await;
+    over_2.ping().await;
+    // A broken file does not replace the certificate.
+    let log = server.log_from_here();
+    std::fs::write(dir.path().join("cert.pem"), "-----BEGIN").unwrap();
+    log.contains("cannot be read again").await;
+    soon(tls(address, &renewed, "h2")).await.unwrap();
+    // A request without TLS gets no answer.
+    let mut plain = TcpStream::connect(address).await.unwrap();
+    plain.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut rest = Vec::new();
+    _ = soon(plain.read_to_end(&mut rest)).await;
+    assert!(!rest.starts_with(b"HTTP"), "{rest:?}");
+    let log = server.stop().await;
+    assert!(log.contains("https://127.0.0.1"), "{log}");
+}
+
+#[tokio::test]
+async fn certificates_that_cannot_be_used_are_a_clear_error() {
+    let dir = tempfile::tempdir().unwrap();
+    certificate(dir.path());
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("empty"), "").unwrap();
+    let other = generate_simple_self_signed(["localhost".to_owned()]).unwrap().signing_key.serialize_pem();
+    std::fs::write(path("other"), other).unwrap();
+    for (cert, key, names) in [
+        ("nowhere", "key.pem", "--tls-cert"),
+        ("empty", "key.pem", "no certificate"),
+        ("cert.pem", "nowhere", "--tls-key"),
+        ("cert.pem", "empty", "no private key"),
+        ("cert.pem", "other", "does not belong"),
+    ] {
+        let args = [
+            "--durability",
+            "memory",
+            "--listen",
+            "127.0.0.1:0",
+            "--tls-cert",
+            &path(cert),
+            "--tls-key",
+            &path(key),
+        ];
+        let said = command(&args).unwrap_err();
+        assert!(said.contains(names), "{cert} {key}: {said}");
+    }
+}
+
+/// An HTTP/2 connection without a request is closed.
+#[tokio::test]
+async fn an_http_2_connection_without_a_request_times_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let trusted = certificate(dir.path());
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (cert, key) = (path("cert.pem"), path("key.pem"));
+    let server = TestServer::with(&["--tls-cert", &cert, "--tls-key", &key, "--header-timeout", "2s"]).await;
+    let mut silent = soon(tls(server.address, &trusted, "h2")).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(
+        TokioExecutor::new(),
+        TokioIo::new(soon(tls(server.address, &trusted, "h2")).await.unwrap()),
+    )
+    .await
+    .unwrap();
+    tokio::spawn(connection);
+    let mut ask = async || {
+        let request = hyper::Request::get("https://localhost/healthz").body(Empty::<Bytes>::new()).unwrap();
+        soon(sender.send_request(request)).await.unwrap().status()
+    };
+    assert_eq!(ask().await, 200);
+    let mut rest = Vec::new();
+    _ = soon(silent.read_to_end(&mut rest)).await;
+    // A connection with requests stays.
+    assert_eq!(ask().await, 200);
+}
