@@ -65,7 +65,7 @@ impl Broker {
 
     /// The name of a session in logs: its handle where its id is a secret.
     #[must_use]
-    pub fn public_name<'a>(&self, session: &'a SessionId) -> Cow<'a, str> {
+    pub(crate) fn public_name<'a>(&self, session: &'a SessionId) -> Cow<'a, str> {
         match self.limits.secret_ids {
             true => Cow::Owned(self.engine.handle(session).to_string()),
             false => Cow::Borrowed(session.as_str()),
@@ -108,7 +108,7 @@ impl Broker {
     }
 
     /// Drops what has outlived its time, and yields between slices. Run it every second.
-    pub async fn expire(&self) {
+    pub(crate) async fn expire(&self) {
         let mut messages = 0;
         loop {
             let expired = self.engine.expire();

@@ -13,7 +13,7 @@ mod pattern;
 pub use pattern::{Patterns, SendPatterns};
 
 /// Seconds that clocks may differ. A token is accepted for this long before `nbf` and after `exp`.
-pub const SKEW: u64 = 30;
+pub(crate) const SKEW: u64 = 30;
 
 /// What a request may do.
 #[derive(Debug, Clone)]
@@ -60,7 +60,7 @@ impl Client {
 
     /// Until when the token or the registration is accepted, in Unix milliseconds. Clocks may differ by [`SKEW`].
     #[must_use]
-    pub fn accepted_until(&self) -> u64 {
+    pub(crate) fn accepted_until(&self) -> u64 {
         self.expires_at + SKEW * 1000
     }
 }
@@ -130,7 +130,7 @@ impl Grant {
     ///
     /// # Errors
     /// [`Denied`] says what would allow it.
-    pub fn may_send(&self, to: &To) -> Result<(), Denied> {
+    pub(crate) fn may_send(&self, to: &To) -> Result<(), Denied> {
         let (allowed, list) = match self {
             Self::Open { .. } => return Ok(()),
             Self::Client(client) => match &client.send {
@@ -154,7 +154,7 @@ impl Grant {
     ///
     /// # Errors
     /// [`Denied`] says what would allow it.
-    pub fn may_read(&self, topic: &TopicName) -> Result<(), Denied> {
+    pub(crate) fn may_read(&self, topic: &TopicName) -> Result<(), Denied> {
         let (allowed, holder) = match self {
             Self::Open { .. } => return Ok(()),
             Self::Client(client) => {
@@ -176,7 +176,7 @@ impl Grant {
     ///
     /// # Errors
     /// [`Denied`] says what would allow it.
-    pub fn may_manage(&self) -> Result<(), Denied> {
+    pub(crate) fn may_manage(&self) -> Result<(), Denied> {
         match self {
             Self::Open { manages: true, .. } => Ok(()),
             Self::Backend(backend) if backend.sessions => Ok(()),

@@ -1,7 +1,7 @@
 //! One client connection as the server sees it: whether what was written arrived, and whether the peer takes anything.
 //!
 //! [`MonitoredStream`] wraps the socket below HTTP and WebSocket. It notes how the connection ends, and breaks a
-//! connection whose peer takes nothing for [`WRITE_TIMEOUT`]. So no transport needs a rule of its own for slow readers.
+//! connection whose peer takes nothing for `WRITE_TIMEOUT`. So no transport needs a rule of its own for slow readers.
 
 use std::future::Future;
 use std::io::{Error, ErrorKind, IoSlice, Result};
@@ -22,7 +22,7 @@ use tokio::time::Sleep;
 mod outq;
 
 /// How long a peer may take nothing of the pending output before its connection is broken.
-pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A client connection.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub struct Link {
     id: u64,
     /// The address of the peer.
     peer: Option<IpAddr>,
-    /// Whether [`Self::all_bytes_acked`] will be asked.
+    /// Whether `all_bytes_acked` will be asked.
     watched: AtomicBool,
     /// The connection did not end by an orderly close.
     broken: AtomicBool,
@@ -51,7 +51,7 @@ impl Link {
 
     /// A connection to the peer at this address.
     #[must_use]
-    pub fn with_peer(peer: Option<IpAddr>) -> Arc<Self> {
+    pub(crate) fn with_peer(peer: Option<IpAddr>) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Arc::new(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -76,7 +76,7 @@ impl Link {
         self.peer
     }
 
-    /// Makes [`Self::all_bytes_acked`] possible, from the next write on.
+    /// Makes `all_bytes_acked` possible, from the next write on.
     pub fn watch(&self) {
         self.watched.store(true, Ordering::Release);
     }
@@ -85,7 +85,7 @@ impl Link {
     ///
     /// `false` also means that this is not known. Behind a reverse proxy the peer is the proxy.
     #[must_use]
-    pub fn all_bytes_acked(&self) -> bool {
+    pub(crate) fn all_bytes_acked(&self) -> bool {
         let Some(socket) = self.socket.get() else { return false };
         if self.is_broken() {
             return false;
@@ -98,7 +98,7 @@ impl Link {
     ///
     /// On a watched link this asks the socket, since the task that reads it may not have run after the close.
     #[must_use]
-    pub fn peer_closed(&self) -> bool {
+    pub(crate) fn peer_closed(&self) -> bool {
         if !self.finished.load(Ordering::Acquire)
             && let Some(socket) = self.socket.get()
         {
@@ -116,7 +116,7 @@ impl Link {
 
     /// Whether the connection is known to have ended without an orderly close.
     #[must_use]
-    pub fn is_broken(&self) -> bool {
+    pub(crate) fn is_broken(&self) -> bool {
         // A reset after the server has dropped the connection is the pending error of the socket.
         if let Some(socket) = self.socket.get()
             && !matches!(SockRef::from(socket).take_error(), Ok(None))
@@ -141,7 +141,7 @@ pub struct MonitoredStream<S> {
 impl MonitoredStream<TcpStream> {
     /// Wraps a TCP connection.
     #[must_use]
-    pub fn tcp(stream: TcpStream, link: Arc<Link>) -> Self {
+    pub(crate) fn tcp(stream: TcpStream, link: Arc<Link>) -> Self {
         Self { stream, link, handle: |stream| stream.as_fd().try_clone_to_owned().ok(), stalled: None }
     }
 }

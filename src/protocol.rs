@@ -11,14 +11,15 @@ mod server_frame;
 pub use client_frame::{AckBody, BadFrame, ClientFrame, Resume, SendRequest, SessionBody, To};
 pub use code::{Close, Code};
 pub(crate) use json::present;
-pub use json::{MAX_DEPTH, MAX_SEQ, Malformed, parse, parse_object};
+pub(crate) use json::{MAX_SEQ, parse_object};
+pub use json::{Malformed, parse};
 pub use server_frame::{SendResult, ServerFrame};
 
 /// The WebSocket subprotocol of this version.
-pub const SUBPROTOCOL: &str = "x0-msg.v1";
+pub(crate) const SUBPROTOCOL: &str = "x0-msg.v1";
 
 /// The name and version of this server, as told by `welcome` and `/healthz`.
-pub const SERVER: &str = concat!("x0-msg-server/", env!("CARGO_PKG_VERSION"));
+pub(crate) const SERVER: &str = concat!("x0-msg-server/", env!("CARGO_PKG_VERSION"));
 
 /// Most bytes of a frame besides its payload.
-pub const ENVELOPE: usize = 8 * 1024;
+pub(crate) const ENVELOPE: usize = 8 * 1024;

@@ -97,7 +97,7 @@ impl Subscriber {
 
     /// Whether the address has ended.
     #[must_use]
-    pub fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.handle.has_ended()
     }
 
@@ -121,7 +121,7 @@ impl Subscriber {
 
     /// The newest seq marked as sent. What comes after it can be delivered again.
     #[must_use]
-    pub fn sent_through(&self) -> Seq {
+    pub(crate) fn sent_through(&self) -> Seq {
         self.handle.position()
     }
 
@@ -135,7 +135,7 @@ impl Subscriber {
     /// Goes back (or on) to `cursor`: what is stored after it is delivered again.
     ///
     /// Volatile messages that are not delivered yet stay.
-    pub fn seek(&mut self, cursor: Seq) {
+    pub(crate) fn seek(&mut self, cursor: Seq) {
         if cursor == self.delivered {
             // What the hub kept while nobody read may have expired: the engine knows.
             if self.state == ReadState::Live && self.backlog.is_empty() && !self.receiver.is_empty() {
@@ -156,7 +156,7 @@ impl Subscriber {
     }
 
     /// Puts a gap in front of everything else.
-    pub fn push_gap(&mut self, gap: Gap) {
+    pub(crate) fn push_gap(&mut self, gap: Gap) {
         self.backlog.push_front(Item::Gap(gap));
     }
 

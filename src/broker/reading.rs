@@ -114,7 +114,7 @@ impl Broker {
     }
 
     /// Whether a cursor of this mailbox belongs to this incarnation of the store.
-    pub async fn is_ours(&self, session: &SessionId, cursor: Seq, epoch: Option<&Epoch>) -> bool {
+    pub(crate) async fn is_ours(&self, session: &SessionId, cursor: Seq, epoch: Option<&Epoch>) -> bool {
         self.is_valid(&Address::Session(session.clone()), cursor, epoch).await
     }
 

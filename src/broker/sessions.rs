@@ -49,7 +49,7 @@ impl Broker {
 
     /// Registers the session that a token names, for as long as the token is good. [`Commit::decided`] says whether
     /// the token may have it. Nobody needs to wait until that is stored: after a crash the token comes again.
-    pub fn register_from_token(
+    pub(crate) fn register_from_token(
         &self,
         session: &SessionId,
         user: &UserId,
@@ -67,7 +67,7 @@ impl Broker {
 
     /// A new session for a user. Its id cannot be guessed. No other user can have it: see [`Self::is_made_for`].
     #[must_use]
-    pub fn make_session(&self, user: &UserId) -> SessionId {
+    pub(crate) fn make_session(&self, user: &UserId) -> SessionId {
         let mut bits = [0; 16];
         getrandom::fill(&mut bits).expect("the operating system gives random numbers");
         let id = [bits, self.engine.mac(user, bits)].concat();
@@ -77,7 +77,7 @@ impl Broker {
 
     /// Whether [`Self::make_session`] ever made this session for this user.
     #[must_use]
-    pub fn is_made_for(&self, session: &SessionId, user: &UserId) -> bool {
+    pub(crate) fn is_made_for(&self, session: &SessionId, user: &UserId) -> bool {
         let id = session
             .as_str()
             .strip_prefix(GENERATED_PREFIX)

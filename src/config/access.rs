@@ -165,7 +165,7 @@ impl Access {
 
     /// Whether the peer at this address is a trusted proxy. Many clients share its address.
     #[must_use]
-    pub fn is_trusted_proxy(&self, address: IpAddr) -> bool {
+    pub(crate) fn is_trusted_proxy(&self, address: IpAddr) -> bool {
         self.trust_proxy.iter().any(|net| net.contains(&address.to_canonical()))
     }
 
@@ -178,19 +178,19 @@ impl Access {
 
     /// Most connections of one session.
     #[must_use]
-    pub fn max_connections_per_session(&self) -> usize {
+    pub(crate) fn max_connections_per_session(&self) -> usize {
         self.limit(self.connections_per_session, 64).unwrap_or(usize::MAX)
     }
 
     /// Most connections of one client address.
     #[must_use]
-    pub fn max_connections_per_address(&self) -> usize {
+    pub(crate) fn max_connections_per_address(&self) -> usize {
         self.limit(self.connections_per_address, 1024).unwrap_or(usize::MAX)
     }
 
     /// For how long tokens of an ended session are refused. Zero in `open` mode, where there are no tokens.
     #[must_use]
-    pub fn revoked_for(&self) -> Duration {
+    pub(crate) fn revoked_for(&self) -> Duration {
         match self.auth {
             Auth::Open => Duration::ZERO,
             Auth::Token => self.session_ttl,
@@ -199,7 +199,7 @@ impl Access {
 
     /// How long the session of a token stays registered. The token is accepted until then, in Unix milliseconds.
     #[must_use]
-    pub fn token_session_ttl(&self, now: u64, until: u64) -> Duration {
+    pub(crate) fn token_session_ttl(&self, now: u64, until: u64) -> Duration {
         Duration::from_millis(until.saturating_sub(now)).min(self.session_ttl)
     }
 }

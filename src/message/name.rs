@@ -9,7 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 /// Longest session id, user id, topic name or message id, in bytes.
-pub const MAX_NAME: usize = 256;
+pub(crate) const MAX_NAME: usize = 256;
 
 /// Why a name was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -17,7 +17,7 @@ pub enum NameError {
     /// The name has no characters.
     #[error("must not be empty")]
     Empty,
-    /// The name is longer than [`MAX_NAME`] bytes.
+    /// The name is longer than 256 bytes.
     #[error("is {0} bytes long; at most {MAX_NAME} are allowed")]
     TooLong(usize),
     /// The name holds a control character.
@@ -113,7 +113,7 @@ impl Handle {
 
     /// The handle as a sender's name.
     #[must_use]
-    pub fn sender_name(self) -> SenderName {
+    pub(crate) fn sender_name(self) -> SenderName {
         SenderName(self.to_string().into())
     }
 }

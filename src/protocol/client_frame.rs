@@ -221,7 +221,7 @@ impl ClientFrame {
     ///
     /// # Errors
     /// [`BadFrame`] names the field that is wrong and what it must hold.
-    pub fn decode(frame: &str) -> Result<Self, BadFrame> {
+    pub(crate) fn decode(frame: &str) -> Result<Self, BadFrame> {
         RawFields::decode(frame, |fields| fields.frame())
     }
 }
@@ -231,7 +231,7 @@ impl SendRequest {
     ///
     /// # Errors
     /// [`BadFrame`] names the field that is wrong and what it must hold.
-    pub fn decode(object: &str) -> Result<Self, BadFrame> {
+    pub(crate) fn decode(object: &str) -> Result<Self, BadFrame> {
         RawFields::decode(object, |fields| fields.send())
     }
 }
@@ -253,7 +253,7 @@ impl AckBody {
     ///
     /// # Errors
     /// [`Malformed`] names the field that is wrong and what it must hold.
-    pub fn decode(body: &str) -> Result<Self, Malformed> {
+    pub(crate) fn decode(body: &str) -> Result<Self, Malformed> {
         let fields: RawFields<'_> = parse_object(body)?;
         Ok(Self { session: fields.session()?, seq: fields.seq()?, epoch: fields.resume()?.epoch })
     }
@@ -275,7 +275,7 @@ impl SessionBody {
     ///
     /// # Errors
     /// [`Malformed`] names the field that is wrong and what it must hold.
-    pub fn decode(body: &str) -> Result<Self, Malformed> {
+    pub(crate) fn decode(body: &str) -> Result<Self, Malformed> {
         if body.trim_ascii().is_empty() {
             return Ok(Self::default());
         }

@@ -9,10 +9,10 @@ use crate::message::{NameError, Seq};
 
 /// Deepest nesting of arrays and objects in received JSON. Deeper JSON overflows the stack of common parsers at the
 /// receiver.
-pub const MAX_DEPTH: usize = 128;
+pub(crate) const MAX_DEPTH: usize = 128;
 
 /// Largest seq. Larger integers are not exact in JavaScript (`Number.MAX_SAFE_INTEGER`).
-pub const MAX_SEQ: u64 = (1 << 53) - 1;
+pub(crate) const MAX_SEQ: u64 = (1 << 53) - 1;
 
 /// Why received JSON is refused. The text names the field and what it must hold.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,7 +39,7 @@ pub enum Malformed {
         /// The broken rule.
         reason: NameError,
     },
-    /// JSON nested deeper than [`MAX_DEPTH`].
+    /// JSON nested deeper than 128 levels.
     #[error("JSON is nested deeper than {MAX_DEPTH} levels")]
     TooDeep,
     /// The `type` of a frame is unknown.
@@ -80,7 +80,7 @@ fn check_depth(text: &str) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// Parses a JSON text with nesting bounded by [`MAX_DEPTH`].
+/// Parses a JSON text with at most 128 levels of nesting.
 ///
 /// # Errors
 /// [`Malformed::TooDeep`], or [`Malformed::Json`] with the parser's error.
@@ -90,11 +90,11 @@ pub fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Malformed> {
         .map_err(|error| Malformed::Json(format!("not the JSON expected here: {error}")))
 }
 
-/// Parses a JSON object with nesting bounded by [`MAX_DEPTH`].
+/// Parses a JSON object with at most 128 levels of nesting.
 ///
 /// # Errors
 /// As [`parse`]. [`Malformed::Json`] for JSON that is no object: serde reads a struct from an array as well.
-pub fn parse_object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Malformed> {
+pub(crate) fn parse_object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Malformed> {
     match text.trim_start().starts_with('{') {
         true => parse(text),
         false => Err(Malformed::Json("not a JSON object".to_owned())),

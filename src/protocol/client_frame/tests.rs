@@ -1,5 +1,5 @@
 use super::*;
-use crate::protocol::MAX_DEPTH;
+use crate::protocol::json::MAX_DEPTH;
 
 fn decode(frame: &str) -> ClientFrame {
     ClientFrame::decode(frame).unwrap()
