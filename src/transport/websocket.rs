@@ -42,7 +42,7 @@ async fn upgrade(State(gateway): State<Arc<Gateway>>, mut head: Parts) -> Respon
         Ok(upgrade) => upgrade,
         Err(rejection) => return upgrade_required(&rejection),
     };
-    let handshake = handshake::check(&gateway, &head).await;
+    let handshake = Box::new(handshake::check(&gateway, &head).await);
     let max_frame = gateway.config.max_payload + ENVELOPE;
     // Taken before the upgrade, so that a shutdown in between waits for this socket too.
     let running = gateway.tasks.token();
@@ -53,10 +53,7 @@ async fn upgrade(State(gateway): State<Arc<Gateway>>, mut head: Parts) -> Respon
         .max_write_buffer_size(WRITE_BUFFER + 2 * max_frame)
         .max_message_size(max_frame)
         .max_frame_size(max_frame)
-        .on_upgrade(move |socket| async move {
-            connection::run(gateway, socket, handshake).await;
-            drop(running);
-        })
+        .on_upgrade(move |socket| connection::run(gateway, socket, handshake, running))
 }
 
 /// The answer to a request that is no WebSocket handshake.

@@ -14,9 +14,11 @@ use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use futures::future::pending;
 use futures::{Sink, SinkExt, Stream, StreamExt};
 use tokio::time::{Sleep, sleep_until, timeout};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::broker::{BrokerError, Sending};
 use crate::edge::{Gateway, Refusal};
+use crate::limits::ConnectionPermit;
 use crate::link::WRITE_TIMEOUT;
 use crate::message::{Item, MessageId};
 use crate::protocol::SendResult;
@@ -31,39 +33,68 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Most bytes of a close reason (RFC 6455 section 5.5).
 const MAX_CLOSE_REASON: usize = 123;
 
-/// Serves a connection until it ends.
-pub(super) async fn run(gateway: Arc<Gateway>, socket: WebSocket, handshake: Result<Handshake, Refusal>) {
+/// Serves a connection until it ends. `running` is held as long.
+///
+/// Not an async function: its future would hold its arguments besides what they become. The memory of a future is held
+/// by each idle connection.
+pub(super) fn run(
+    gateway: Arc<Gateway>,
+    socket: WebSocket,
+    handshake: Box<Result<Handshake, Refusal>>,
+    running: TaskTrackerToken,
+) -> impl Future<Output = ()> + Send {
     let (mut sink, mut stream) = socket.split();
+    async move {
+        let end = {
+            // Dropped with the conversation, before the closing handshake: it has left the hubs then.
+            let (mut conversation, flow, _permit) = Box::pin(begin(gateway, *handshake)).await;
+            converse(&mut conversation, flow, &mut sink, &mut stream).await
+        };
+        _ = timeout(CLOSE_TIMEOUT, close(&mut sink, &mut stream, end)).await;
+        drop(running);
+    }
+}
+
+/// Begins a conversation with what the handshake says.
+async fn begin(
+    gateway: Arc<Gateway>,
+    handshake: Result<Handshake, Refusal>,
+) -> (Conversation, ControlFlow<End>, Option<ConnectionPermit>) {
     let address = handshake.as_ref().ok().and_then(|handshake| handshake.address);
-    let mut conversation = Conversation::new(Arc::clone(&gateway), address);
-    let (mut flow, permit) = match handshake {
+    let mut conversation = Conversation::new(gateway, address);
+    let (flow, permit) = match handshake {
         Ok(Handshake { caller: Some((caller, resume)), permit, .. }) => {
-            // Boxed so that an idle connection does not hold its memory.
-            (Box::pin(conversation.begin(caller, &resume)).await, Some(permit))
+            (conversation.begin(caller, &resume).await, Some(permit))
         }
         Ok(Handshake { caller: None, permit, .. }) => (ControlFlow::Continue(()), Some(permit)),
         Err(refusal) => (conversation.reject(refusal), None),
     };
+    (conversation, flow, permit)
+}
+
+/// Steps from event to event until the conversation ends.
+async fn converse(
+    conversation: &mut Conversation,
+    mut flow: ControlFlow<End>,
+    sink: &mut (impl Sink<Message, Error = axum::Error> + Unpin),
+    stream: &mut (impl Stream<Item = Result<Message, axum::Error>> + Unpin),
+) -> End {
     let mut tick = pin!(sleep_until(conversation.timers.tick()));
-    let mut shutdown = pin!(gateway.shutdown.cancelled());
-    let end = loop {
-        if conversation.has_output() && !write(&mut conversation, &mut sink).await {
-            break End::Disconnected;
+    let shutdown = conversation.shutdown().clone();
+    let mut shutdown = pin!(shutdown.cancelled());
+    loop {
+        if conversation.has_output() && !write(conversation, sink).await {
+            return End::Disconnected;
         }
         if let ControlFlow::Break(end) = flow {
-            break end;
+            return end;
         }
         if tick.is_elapsed() || tick.deadline() != conversation.timers.tick() {
             tick.as_mut().reset(conversation.timers.tick());
         }
-        let event =
-            next_event(&mut conversation, &mut sink, &mut stream, tick.as_mut(), shutdown.as_mut()).await;
+        let event = next_event(conversation, sink, stream, tick.as_mut(), shutdown.as_mut()).await;
         flow = conversation.step(event).await;
-    };
-    // Leave the hubs before the closing handshake.
-    drop(conversation);
-    drop(permit);
-    _ = timeout(CLOSE_TIMEOUT, close(sink, stream, end)).await;
+    }
 }
 
 /// Waits for the next event. While a write is in progress nothing more is taken from mailbox and topics. While too
@@ -114,8 +145,8 @@ async fn write(conversation: &mut Conversation, sink: &mut (impl Sink<Message> +
 
 /// Sends the close frame, or lets tungstenite answer the peer's, and waits for the end of the stream.
 async fn close(
-    mut sink: impl Sink<Message> + Unpin,
-    mut stream: impl Stream<Item = Result<Message, axum::Error>> + Unpin,
+    sink: &mut (impl Sink<Message> + Unpin),
+    stream: &mut (impl Stream<Item = Result<Message, axum::Error>> + Unpin),
     end: End,
 ) {
     if let End::Close(code, text) = end {

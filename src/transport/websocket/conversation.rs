@@ -10,6 +10,7 @@ use axum::extract::ws::{Message, Utf8Bytes};
 use futures::{Sink, SinkExt};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Error as WsError;
+use tokio_util::sync::CancellationToken;
 
 use crate::broker::{BrokerError, Sending};
 use crate::edge::{Caller, Gateway, Refusal};
@@ -88,6 +89,11 @@ impl Conversation {
             sends: VecDeque::new(),
             timers,
         }
+    }
+
+    /// Fires when the server stops.
+    pub(super) fn shutdown(&self) -> &CancellationToken {
+        &self.gateway.shutdown
     }
 
     /// Acts on one event. What there is to say waits in the outbox; a break is the end of the conversation.

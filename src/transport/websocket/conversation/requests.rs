@@ -15,19 +15,26 @@ impl Conversation {
     /// Acts on a text frame. Errors are answered; only a `hello` can end the conversation.
     pub(super) async fn on_frame(&mut self, text: &str) -> ControlFlow<End> {
         match ClientFrame::decode(text) {
-            Err(bad) => self.refuse(bad.id.as_ref(), &bad.reason.into()),
             // Boxed so that an idle connection does not hold the memory of a request.
-            Ok(ClientFrame::Hello { session, token, resume }) => {
-                return Box::pin(self.on_hello(session, token, resume)).await;
+            Ok(frame) => Box::pin(self.on_request(frame)).await,
+            Err(bad) => {
+                self.refuse(bad.id.as_ref(), &bad.reason.into());
+                ControlFlow::Continue(())
             }
-            Ok(ClientFrame::Ping) => self.answer(&ServerFrame::Pong),
-            Ok(frame) if self.caller.is_none() => self.refuse_before_hello(&frame),
-            Ok(ClientFrame::Send(send)) => Box::pin(self.on_send(send)).await,
-            Ok(ClientFrame::Ack(seq)) => self.on_ack(seq).await,
-            Ok(ClientFrame::Subscribe { topic, resume }) => {
-                Box::pin(self.on_subscribe(&topic, &resume)).await;
+        }
+    }
+
+    async fn on_request(&mut self, frame: ClientFrame) -> ControlFlow<End> {
+        match frame {
+            ClientFrame::Hello { session, token, resume } => {
+                return self.on_hello(session, token, resume).await;
             }
-            Ok(ClientFrame::Unsubscribe(topic)) => self.on_unsubscribe(&topic),
+            ClientFrame::Ping => self.answer(&ServerFrame::Pong),
+            frame if self.caller.is_none() => self.refuse_before_hello(&frame),
+            ClientFrame::Send(send) => self.on_send(send).await,
+            ClientFrame::Ack(seq) => self.on_ack(seq).await,
+            ClientFrame::Subscribe { topic, resume } => self.on_subscribe(&topic, &resume).await,
+            ClientFrame::Unsubscribe(topic) => self.on_unsubscribe(&topic),
         }
         ControlFlow::Continue(())
     }
