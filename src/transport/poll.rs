@@ -123,13 +123,15 @@ pub(crate) async fn poll(
     State(Polls { gateway, readers }): State<Polls>,
     head: Parts,
 ) -> Result<Response, Refusal> {
-    let ApiRequest { query, caller } = gateway.authenticate(&head, SessionPolicy::Create).await?;
+    // Boxed, as the claim below: a waiting poll does not hold the memory of what came before.
+    let authenticating = Box::pin(gateway.authenticate(&head, SessionPolicy::Create));
+    let ApiRequest { query, caller } = authenticating.await?;
     let session = caller.session()?;
     let resume = query.resume("after")?;
     let topics = query.topics(&caller.grant, gateway.config.max_topics)?;
     let _permit = gateway.connection_permit(caller.address)?;
     let deadline = Instant::now() + wait(&query)?.min(proof_left(&gateway, &caller));
-    let mut claim = claim_reader(&gateway, &readers, session, &resume).await?;
+    let mut claim = Box::pin(claim_reader(&gateway, &readers, session, &resume)).await?;
     claim.parts().1.read_topics(&gateway, &topics).await;
     let batch = collect(&gateway, &mut claim, deadline).await;
     if claim.subscriber().has_ended() {

@@ -30,12 +30,13 @@ impl Legacy {
         let deadline = Instant::now() + self.gateway.config.poll_timeout;
         let Some(deadline) = self.registered(session, deadline).await else { return NOTHING.to_owned() };
         let permit = self.gateway.connection_limiter.try_acquire(source.address);
-        let claim = match &permit {
-            Some(_) => Box::pin(self.receipts.claim(&self.gateway.broker, session, source, ack)).await,
-            None => None,
+        let claiming = async {
+            permit.as_ref()?;
+            self.receipts.claim(&self.gateway.broker, session, source, ack).await
         };
-        // A client with too many connections or polls is paced by holding.
-        let Some(mut claim) = claim else {
+        // Boxed so that a waiting poll does not hold its memory.
+        let Some(mut claim) = Box::pin(claiming).await else {
+            // A client with too many connections or polls is paced by holding.
             self.hold(deadline).await;
             return NOTHING.to_owned();
         };
