@@ -1,6 +1,7 @@
 //! Reading mailboxes and topics, and acknowledging.
 
 use crate::broker::{Broker, BrokerError};
+use crate::engine::Lookup;
 use crate::hub::Transport;
 use crate::message::{Address, Epoch, Gap, GapReason, Seq, SessionId, TopicName};
 use crate::protocol::Resume;
@@ -66,10 +67,19 @@ impl Broker {
         let subscriber =
             from.subscribe(self, transport, limit).ok_or(BrokerError::TooManyReaders { limit })?;
         // If the session was ended before the reader joined the hub, the end did not reach the reader.
-        if self.engine.is_revoked(session) {
+        if self.is_ended(session).await {
             return Err(BrokerError::Ended);
         }
         Ok((subscriber, opening))
+    }
+
+    /// Whether a session was ended. What this node knows of that may be out of date.
+    async fn is_ended(&self, session: &SessionId) -> bool {
+        if !self.engine.is_revoked(session) {
+            return false;
+        }
+        self.engine.confirm(Lookup::Session(session)).await;
+        self.engine.is_revoked(session)
     }
 
     /// Reads a topic: from now on, or after the cursor that the reader brings.

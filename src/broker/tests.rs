@@ -2,7 +2,8 @@ use serde_json::value::RawValue;
 
 use super::*;
 use crate::engine::{
-    Bounds, Embedded, EngineError, QueueBounds, RegisterError, RegistrationSource, Settings,
+    Bounds, Cluster, Embedded, EngineError, Lookup, Node, QueueBounds, Register, RegisterError, Registrar,
+    RegistrationSource, Settings,
 };
 use crate::grant::{Client, Grant};
 use crate::hub::{Connections, Transport};
@@ -14,11 +15,9 @@ const PAYLOAD: usize = 100;
 const TTL: Duration = Duration::from_secs(1000);
 const READERS: usize = 2;
 
-/// A broker in memory, where session ids are secrets or not, and its clock.
-fn broker(secret_ids: bool) -> (Broker, Clock) {
-    let clock = Clock::manual();
+fn settings(clock: Clock) -> Settings {
     let bounds = Bounds { messages: 3, bytes: 1 << 20, age: TTL };
-    let settings = Settings {
+    Settings {
         mailbox: bounds,
         history: bounds,
         total_bytes: 1 << 20,
@@ -27,12 +26,28 @@ fn broker(secret_ids: bool) -> (Broker, Clock) {
         sessions_per_user: 3,
         queue: QueueBounds { messages: 100, bytes: 1 << 20 },
         clock,
-    };
-    let hubs = Hubs::new(4);
-    let engine = Embedded::in_memory(settings, hubs.clone()).into();
+    }
+}
+
+fn limits(secret_ids: bool) -> Limits {
     let revoked_for = if secret_ids { TTL } else { Duration::ZERO };
-    let limits = Limits { payload: PAYLOAD, ttl: TTL, readers: READERS, revoked_for, secret_ids };
-    (Broker::new(engine, hubs, limits, clock), clock)
+    Limits { payload: PAYLOAD, ttl: TTL, readers: READERS, revoked_for, secret_ids }
+}
+
+/// A broker in memory, where session ids are secrets or not, and its clock.
+fn broker(secret_ids: bool) -> (Broker, Clock) {
+    let clock = Clock::manual();
+    let hubs = Hubs::new(4);
+    let engine = Embedded::in_memory(settings(clock), hubs.clone()).into();
+    (Broker::new(engine, hubs, limits(secret_ids), clock), clock)
+}
+
+/// A broker on a node of several machines, whose network has this seed.
+fn on_a_node(seed: u64) -> Broker {
+    let clock = Clock::manual();
+    let cluster = Cluster::new(settings(clock));
+    let (node, hubs) = Node::start(&cluster, settings(clock), 4, seed);
+    Broker::new(Engine::Replicated(node), hubs, limits(true), clock)
 }
 
 fn session(name: &str) -> SessionId {
@@ -308,4 +323,37 @@ async fn only_a_backends_registration_makes_an_id_a_proof() {
     assert!(broker.directory().holder(&b).await.is_none());
     assert_eq!(broker.directory().user_of(&b).await, Some(user("bob")));
     assert_eq!(broker.directory().sessions_of(&user("bob")).await, [b]);
+}
+
+/// This node's copy of the directory is behind: nothing is refused for that.
+#[tokio::test]
+async fn what_a_node_does_not_know_yet_is_asked_before_it_is_refused() {
+    for seed in 0..6 {
+        println!("seed {seed}");
+        let broker = on_a_node(seed);
+        let (a, ann) = (session("A"), user("ann"));
+        let by_backend =
+            || Register { session: a.clone(), user: Some(ann.clone()), ttl: TTL, by: Registrar::Backend };
+        // Past the broker, which asks by itself after a registration.
+        broker.engine.register(&by_backend()).await.unwrap();
+        assert_eq!(broker.directory().user_of(&a).await, Some(ann.clone()));
+        broker.engine.end(&a, TTL).await.unwrap();
+        broker.engine.confirm(Lookup::Session(&a)).await;
+        assert_eq!(
+            broker.mailbox(&a, &Resume::default(), Transport::Poll).await.unwrap_err(),
+            BrokerError::Ended
+        );
+        broker.engine.register(&by_backend()).await.unwrap();
+        assert!(broker.mailbox(&a, &Resume::default(), Transport::Poll).await.is_ok());
+        assert!(broker.directory().holder(&a).await.is_some());
+        assert_eq!(broker.directory().sessions_of(&ann).await, [a.clone()]);
+        let to_ann = send(&broker, &open("S"), request(To::User(ann), "1")).await.unwrap();
+        assert_eq!(to_ann.sessions, Some(1));
+        let to_handle = request(to(&broker.handle(&a).to_string()), "2");
+        let seq = send(&broker, &client(&broker, "B", "bob"), to_handle).await.unwrap().seq.unwrap();
+        assert!(broker.is_ours(&a, seq, None).await);
+        assert_eq!(broker.ack(&a, seq, None).await, Ok(seq));
+        let beyond = Seq(seq.0 + 1);
+        assert!(matches!(broker.ack(&a, beyond, None).await, Err(BrokerError::AckBeyond { .. })));
+    }
 }
