@@ -1,4 +1,4 @@
-//! What all transports share: who makes a request, its parts within limits, and refusals.
+//! What all transports share: authentication, parts of a request within limits, and refusals.
 
 mod address;
 mod answer;

@@ -58,7 +58,7 @@ impl Identity {
         Ok(Self { auth: access.auth, tokens, api_keys, has_api_keys })
     }
 
-    /// How clients prove who they are.
+    /// The mode of authentication.
     #[must_use]
     pub(crate) fn auth(&self) -> Auth {
         self.auth

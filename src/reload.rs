@@ -94,7 +94,7 @@ pub(crate) fn watch_files<T: Send + Sync + 'static, E: std::fmt::Display + Send 
     Ok(current)
 }
 
-/// Runs until nobody holds the value any more.
+/// Runs until the last reader is dropped.
 async fn keep_reloading<T, E, F>(mut files: WatchedFiles<F>, sender: watch::Sender<Arc<T>>)
 where
     T: Send + Sync + 'static,

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use crate::config::parse::{above_zero, at_least_one, network, origin};
 
-/// How clients prove who they are.
+/// How clients authenticate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Auth {
     /// Everyone who names a session may use it
@@ -59,7 +59,7 @@ impl Secrets {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Access")]
 pub struct Access {
-    /// How clients prove who they are
+    /// How clients authenticate
     #[arg(long, env = "X0_MSG_AUTH", value_name = "MODE", value_enum, default_value_t = Auth::Open)]
     pub auth: Auth,
 

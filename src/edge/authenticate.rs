@@ -1,5 +1,7 @@
 //! Authentication of requests: from a token, an API key or a session's name to a [`Grant`].
 
+use std::sync::Arc;
+
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 
@@ -11,7 +13,7 @@ use crate::edge::gateway::Gateway;
 use crate::edge::query::Query;
 use crate::edge::refusal::Refusal;
 use crate::engine::{Commit, RegisterError};
-use crate::grant::{Client, Grant};
+use crate::grant::{Backend, Client, Grant};
 use crate::identity::{Claims, Credentials};
 use crate::message::{SessionId, UserId};
 use crate::protocol::Code;
@@ -27,12 +29,12 @@ pub(crate) enum SessionPolicy {
     BackendOnly,
 }
 
-/// The query of an authenticated request, and who makes it.
+/// The query and the caller of an authenticated request.
 #[derive(Debug)]
 pub(crate) struct ApiRequest {
     /// The query.
     pub query: Query,
-    /// Who makes the request.
+    /// The caller.
     pub caller: Caller,
 }
 
@@ -49,6 +51,18 @@ pub(crate) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
         Refusal::new(Code::Unauthorized, "header `Authorization` must be Bearer and a token or an API key")
     };
     bearer.ok_or_else(invalid).map(Some)
+}
+
+/// The grant of an API key. In `open` mode a backend may also use a session.
+fn backend_grant(backend: Arc<Backend>, session: Option<SessionId>, open: bool) -> Result<Grant, Refusal> {
+    match session {
+        None => Ok(Grant::Backend(backend)),
+        Some(session) if open => Ok(Grant::Open { session: Some(session), manages: backend.sessions }),
+        Some(_) => Err(Refusal::new(
+            Code::Forbidden,
+            "an API key has no session: leave `session` out, or show a token of the session",
+        )),
+    }
 }
 
 impl Gateway {
@@ -73,16 +87,7 @@ impl Gateway {
                 Code::Unauthorized,
                 "show a token: `Authorization: Bearer …`, or over WebSocket {\"type\":\"hello\",\"token\":\"…\"}",
             )),
-            Credentials::Backend(backend) => match session {
-                None => Ok(Grant::Backend(backend)),
-                Some(session) if open => {
-                    Ok(Grant::Open { session: Some(session), manages: backend.sessions })
-                }
-                Some(_) => Err(Refusal::new(
-                    Code::Forbidden,
-                    "an API key holds no session: leave `session` out, or show a token of the session",
-                )),
-            },
+            Credentials::Backend(backend) => backend_grant(backend, session, open),
             Credentials::Token(_) if policy == SessionPolicy::BackendOnly => {
                 Err(Refusal::new(Code::Forbidden, "sessions are managed by backends, with an API key"))
             }

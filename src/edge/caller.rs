@@ -1,4 +1,4 @@
-//! Who makes a request.
+//! The caller of a request.
 
 use std::net::IpAddr;
 
@@ -8,29 +8,29 @@ use crate::limits::RateKey;
 use crate::message::SessionId;
 use crate::protocol::Code;
 
-/// Who makes a request.
+/// The caller of a request.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
-    /// What it may do.
+    /// What the caller may do.
     pub grant: Grant,
-    /// The client's address, where it is known.
+    /// The address of the client. `None` in tests without a socket.
     pub address: Option<IpAddr>,
 }
 
 impl Caller {
-    /// The session whose mailbox the request reads.
+    /// The session of the mailbox that the request reads.
     ///
     /// # Errors
     /// `unauthorized` if it names none.
     pub(crate) fn session(&self) -> Result<&SessionId, Refusal> {
         let how = match self.grant {
-            Grant::Backend(_) => "an API key holds no session; show a token of the session instead",
-            _ => "say whose mailbox to read: add ?session=… to the address",
+            Grant::Backend(_) => "an API key has no session; show a token of the session instead",
+            _ => "the request names no session; add ?session=… to the address",
         };
         self.grant.session().ok_or_else(|| Refusal::new(Code::Unauthorized, how))
     }
 
-    /// Whose rate a send counts against. `None` for a backend, which has no limit.
+    /// The sender in the rates. `None` for a backend, which has no limit.
     pub(super) fn rate_key(&self) -> Option<RateKey> {
         match (&self.grant, self.address) {
             (Grant::Backend(_), _) => None,

@@ -113,8 +113,9 @@ impl ApiKeys {
                 key.len()
             ));
         }
-        let from = from
-            .map(|from| SenderName::new(&from).map_err(|why| format!("`from` of key number {number} {why}")));
+        let from = from.map(|from| {
+            SenderName::new(&from).map_err(|reason| format!("`from` of key number {number} {reason}"))
+        });
         let (name, from, key_digest) = (name.into(), from.transpose()?, hash(&key));
         self.0.push(Arc::new(Backend { name, from, send, topics, sessions, key_digest }));
         Ok(())

@@ -77,7 +77,7 @@ impl Jwks {
     }
 }
 
-/// Fetches until nobody holds the receiver any more.
+/// Fetches until the last receiver is dropped.
 async fn keep_fetching(
     client: Https,
     uri: Uri,
@@ -94,7 +94,7 @@ async fn keep_fetching(
                 refresh
             }
             Err(error) => {
-                tracing::warn!(error, "--token-jwks-url cannot be fetched; the keys known so far stay good");
+                tracing::warn!(error, "--token-jwks-url cannot be fetched; the known keys stay in use");
                 sender.send_modify(|fetched| fetched.0 += 1);
                 RETRY_INTERVAL.min(refresh)
             }

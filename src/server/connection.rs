@@ -87,17 +87,20 @@ impl ConnectionServer {
             .serve_connection(TokioIo::new(stream), service);
         let serving =
             serve_until_shutdown(connection, &self.shutdown, |connection| connection.graceful_shutdown());
-        let mut serving = std::pin::pin!(serving);
         // A connection without any request gets no more time than an incomplete request.
-        tokio::select! {
-            () = &mut serving => return,
-            requested = timeout(self.header_timeout, first_request.notified()) => {
-                if requested.is_err() {
-                    return;
-                }
-            }
-        }
-        serving.await;
+        until_late(serving, first_request.notified(), self.header_timeout).await;
+    }
+}
+
+/// Runs a future to its end, but only if the event comes within the limit.
+async fn until_late(future: impl Future<Output = ()>, event: impl Future<Output = ()>, limit: Duration) {
+    let mut future = std::pin::pin!(future);
+    let in_time = tokio::select! {
+        () = &mut future => return,
+        in_time = timeout(limit, event) => in_time.is_ok(),
+    };
+    if in_time {
+        future.await;
     }
 }
 

@@ -78,6 +78,12 @@ impl Acceptor {
         }
     }
 
+    /// Waits until another connection of this address ends. `None` if none ends in time.
+    async fn wait_for_permit(&self, counted: Option<IpAddr>) -> Option<ConnectionPermit> {
+        let waiting = timeout(self.gateway.config.header_timeout, self.socket_limiter.acquire(counted));
+        self.gateway.shutdown.run_until_cancelled(waiting).await?.ok()?
+    }
+
     /// Serves a connection that has to wait for its permit, or speaks TLS.
     async fn serve(
         self,
@@ -88,17 +94,11 @@ impl Acceptor {
     ) -> io::Result<()> {
         let patience = self.gateway.config.header_timeout;
         let shutdown = &self.gateway.shutdown;
-        // A connection above the limit waits until another one of its address ends.
-        let _permit = match permit {
-            Some(permit) => permit,
-            None => {
-                let waiting = timeout(patience, self.socket_limiter.acquire(counted));
-                match shutdown.run_until_cancelled(waiting).await {
-                    Some(Ok(Some(permit))) => permit,
-                    _ => return Ok(()),
-                }
-            }
+        let permit = match permit {
+            Some(permit) => Some(permit),
+            None => self.wait_for_permit(counted).await,
         };
+        let Some(_permit) = permit else { return Ok(()) };
         // Each stage is boxed, so that the connection's future is only as large as its current stage.
         let Some(tls) = &self.tls else {
             Box::pin(self.connection_server.http1(stream, link)).await;
