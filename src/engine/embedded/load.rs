@@ -154,3 +154,64 @@ pub(super) fn quick_check(connection: &Connection) -> Result<(), ReadError> {
         found => Err(ReadError::Damaged(format!("the structure of the file ({found})"))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::embedded::fixture::{commit, open as open_store, settings};
+
+    /// Changes the file of a store that nothing uses, and loads it.
+    fn load_changed(sql: &str) -> Result<Loaded, LoadError> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut opened = open_store(dir.path()).unwrap();
+        commit(&mut opened, 3, &[]);
+        opened.disk.connection().execute_batch(sql).unwrap();
+        drop(opened);
+        load(&Files::of(dir.path()), Durability::Fsync, settings())
+    }
+
+    fn damage(sql: &str) -> String {
+        match load_changed(sql) {
+            Err(LoadError::Read(error)) if error.is_damage() => error.to_string(),
+            other => panic!("{sql}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_intact_store_is_loaded_as_it_is() {
+        let loaded = load_changed("").unwrap();
+        assert_eq!(loaded.disk.totals().messages, 3);
+        assert_eq!(loaded.index.newest().0, u64::try_from(loaded.disk.totals().newest).unwrap());
+    }
+
+    #[test]
+    fn damage_to_each_table_is_noticed() {
+        assert!(damage("UPDATE message SET payload = '1'").contains("message"));
+        assert_eq!(damage("UPDATE state SET sum = 1"), "the row of table `state` is damaged");
+        assert_eq!(damage("UPDATE store SET origin = 1"), "the row of table `store` is damaged");
+        assert_eq!(damage("INSERT INTO ids VALUES (1, 2, x'00', 3)"), "row 1 of table `ids` is damaged");
+        assert_eq!(damage("INSERT INTO floors VALUES (1, x'00', 3)"), "row 1 of table `floors` is damaged");
+        assert_eq!(
+            damage("INSERT INTO directory VALUES ('a', NULL, 2, 3)"),
+            "a row of table `directory` is damaged"
+        );
+    }
+
+    #[test]
+    fn lost_rows_are_noticed_by_their_number() {
+        let text = damage("DELETE FROM message WHERE seq IN (SELECT max(seq) FROM message)");
+        assert_eq!(text, "table `message` (2 rows, 3 were counted) is damaged");
+        assert!(damage("DELETE FROM state").contains("no rows"), "a missing row is damage");
+        assert!(damage("DROP TABLE directory").contains("directory"), "a missing table is damage");
+    }
+
+    #[test]
+    fn another_program_and_a_newer_version_are_not_damage() {
+        let newer = load_changed(&format!("PRAGMA user_version = {}", FORMAT + 1));
+        assert!(matches!(newer, Err(LoadError::Open(OpenError::Newer { .. }))), "{newer:?}");
+        let other = load_changed("PRAGMA application_id = 7; DELETE FROM store");
+        assert!(matches!(other, Err(LoadError::Open(OpenError::NotOurs { .. }))), "{other:?}");
+        // With its own row it is this program's, whatever became of the header.
+        load_changed("PRAGMA application_id = 7").unwrap();
+    }
+}

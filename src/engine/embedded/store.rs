@@ -97,3 +97,69 @@ impl DerefMut for StoreGuard<'_> {
         self.0.as_mut().expect("a guard is made for a store that is there")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+    use crate::engine::embedded::fixture::settings;
+    use crate::message::Seq;
+
+    fn store() -> StoreLock {
+        StoreLock::new(Index::in_memory(settings(), &[7; 16], Seq(100)))
+    }
+
+    fn break_it(store: &StoreLock) {
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            let mut store = store.lock().unwrap();
+            store.failing = Some("half changed".into());
+            panic!("a defect, for the test");
+        }));
+        assert!(panicked.is_err());
+    }
+
+    #[test]
+    fn a_store_is_locked_again_and_again_until_a_panic_breaks_it() {
+        let store = store();
+        store.lock().unwrap().stop = Some(Stop::InOrder);
+        assert_eq!(store.lock().unwrap().stop, Some(Stop::InOrder));
+        break_it(&store);
+        assert!(store.lock().is_none() && store.lock().is_none(), "for ever");
+    }
+
+    #[test]
+    fn a_wait_ends_with_a_wake_up_with_its_time_or_with_a_broken_store() {
+        let (store, work) = (store(), Condvar::new());
+        let guard = store.lock().unwrap();
+        let (guard, timed_out) = store.wait(guard, &work, Duration::ZERO).unwrap();
+        assert!(timed_out && guard.stop.is_none());
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                store.lock().unwrap().stop = Some(Stop::AtOnce);
+                work.notify_all();
+            });
+            let mut guard = guard;
+            while guard.stop.is_none() {
+                let (again, timed_out) = store.wait(guard, &work, Duration::from_secs(60)).unwrap();
+                assert!(!timed_out);
+                guard = again;
+            }
+        });
+        let guard = store.lock().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                break_it(&store);
+                work.notify_all();
+            });
+            let mut guard = Some(guard);
+            // A wake-up without cause is possible; the end is the broken store.
+            while let Some(held) = guard {
+                guard = store.wait(held, &work, Duration::from_secs(60)).map(|(held, timed_out)| {
+                    assert!(!timed_out);
+                    held
+                });
+            }
+        });
+    }
+}
