@@ -133,7 +133,7 @@ pub(crate) async fn poll(
     let deadline = Instant::now() + wait(&query)?.min(proof_left(&gateway, &caller));
     let mut claim = Box::pin(claim_reader(&gateway, &readers, session, &resume)).await?;
     claim.parts().1.read_topics(&gateway, &topics).await;
-    let batch = collect(&gateway, &mut claim, deadline).await;
+    let items = collect(&gateway, &mut claim, deadline).await;
     if claim.subscriber().has_ended() {
         return Err(BrokerError::Ended.into());
     }
@@ -142,7 +142,7 @@ pub(crate) async fn poll(
     let (subscriber, reader) = claim.parts();
     // The next poll has a cursor: that of this answer.
     reader.has_cursor = true;
-    let answer = batch.encode(client, subscriber, &reader.cursors);
+    let answer = items.encode(client, subscriber, &reader.cursors);
     claim.answered();
     Ok(json(StatusCode::OK, answer))
 }
@@ -217,7 +217,7 @@ impl PollReader {
 }
 
 /// Waits for the first item, and takes what is ready with it.
-async fn collect(gateway: &Gateway, claim: &mut Claim<PollReader>, deadline: Instant) -> Batch {
+async fn collect(gateway: &Gateway, claim: &mut Claim<PollReader>, deadline: Instant) -> PollItems {
     let (subscriber, PollReader { topics, cursors, .. }) = claim.parts();
     // A poll that does not wait gets what is stored.
     subscriber.ready().await;
@@ -228,27 +228,27 @@ async fn collect(gateway: &Gateway, claim: &mut Claim<PollReader>, deadline: Ins
         () = sleep_until(deadline) => None,
         () = gateway.shutdown.cancelled() => None,
     };
-    let mut batch = Batch::default();
+    let mut items = PollItems::default();
     while let Some((topic, item)) = next {
         if let (Some(topic), Some(seq)) = (&topic, item.seq()) {
             cursors.insert(topic.clone(), seq);
         }
-        batch.push(topic, item);
-        next = if batch.is_full() { None } else { topics.try_next_after(Some(subscriber)) };
+        items.push(topic, item);
+        next = if items.is_full() { None } else { topics.try_next_after(Some(subscriber)) };
     }
-    batch
+    items
 }
 
 /// What one answer carries.
 #[derive(Default)]
-struct Batch {
+struct PollItems {
     messages: Vec<Arc<Publication>>,
     gaps: Vec<TopicGap>,
     /// Bytes of the messages.
     size: usize,
 }
 
-impl Batch {
+impl PollItems {
     fn push(&mut self, topic: Option<TopicName>, item: Item) {
         match item {
             Item::Message(message) => {

@@ -175,14 +175,14 @@ mod tests {
     use crate::transport::testing::{gateway, send, session};
 
     /// A page of session A that polls on one connection after the other.
-    struct Page {
+    struct X0Page {
         gateway: Arc<Gateway>,
         receipts: LegacyReceipts,
         request: u32,
         link: Arc<Link>,
     }
 
-    impl Page {
+    impl X0Page {
         async fn with_messages(count: usize) -> Self {
             let gateway = gateway(&[]);
             for n in 0..count {
@@ -235,7 +235,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_next_poll_is_the_receipt() {
-        let mut page = Page::with_messages(2).await;
+        let mut page = X0Page::with_messages(2).await;
         assert_eq!(page.poll().await, 0);
         let before = page.floor().await;
         assert_eq!(page.poll().await, 1);
@@ -244,7 +244,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_lost_answer_is_delivered_again() {
-        let mut page = Page::with_messages(2).await;
+        let mut page = X0Page::with_messages(2).await;
         assert_eq!(page.poll().await, 0);
         page.link = Link::new();
         let repeated = page.repeat(None).await;
@@ -254,7 +254,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_acknowledges_is_believed_as_far_as_it_can_be_true() {
-        let mut page = Page::with_messages(3).await;
+        let mut page = X0Page::with_messages(3).await;
         let floor = page.floor().await;
         assert_eq!(page.poll().await, 0);
         page.link = Link::new();
@@ -269,7 +269,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_delete_acknowledges_what_was_answered() {
-        let mut page = Page::with_messages(2).await;
+        let mut page = X0Page::with_messages(2).await;
         assert_eq!(page.poll().await, 0);
         page.receipts.acknowledge_all(&page.gateway.broker, &session("A")).await;
         page.link = Link::new();
@@ -281,7 +281,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_unconfirmed_answer_is_remembered_after_the_lease() {
-        let mut page = Page::with_messages(2).await;
+        let mut page = X0Page::with_messages(2).await;
         assert_eq!(page.poll().await, 0);
         tokio::time::advance(GRACE).await;
         page.receipts.sweep();
@@ -292,7 +292,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_delete_acknowledges_what_is_remembered() {
-        let mut page = Page::with_messages(1).await;
+        let mut page = X0Page::with_messages(1).await;
         let before = page.floor().await;
         page.poll().await;
         tokio::time::advance(GRACE).await;
@@ -303,7 +303,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_remembered_is_forgotten_in_time() {
-        let mut page = Page::with_messages(1).await;
+        let mut page = X0Page::with_messages(1).await;
         page.poll().await;
         tokio::time::advance(GRACE).await;
         page.receipts.sweep();
@@ -318,7 +318,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_answer_with_the_lowest_position_is_remembered() {
-        let page = Page::with_messages(0).await;
+        let page = X0Page::with_messages(0).await;
         let reader = |through| {
             let mut reader = LegacyReader::default();
             reader.note_answer(Seq(through), &page.source());

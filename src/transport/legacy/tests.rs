@@ -11,12 +11,12 @@ use crate::protocol::To;
 use crate::transport::testing::{gateway, send, session};
 
 /// The routes of this transport on a store in memory.
-struct Site {
+struct LegacySite {
     gateway: Arc<Gateway>,
     receipts: Arc<LegacyReceipts>,
 }
 
-impl Site {
+impl LegacySite {
     fn with(flags: &[&str]) -> Self {
         Self { gateway: gateway(flags), receipts: Arc::default() }
     }
@@ -48,7 +48,7 @@ impl Site {
 
 #[tokio::test(start_paused = true)]
 async fn a_poll_without_messages_is_held_and_answered_empty() {
-    let site = Site::with(&[]);
+    let site = LegacySite::with(&[]);
     for body in [json!({ "type": "GET", "session_src": "A" }), json!({ "type": "GET", "session_src": null })]
     {
         let begun = Instant::now();
@@ -59,7 +59,7 @@ async fn a_poll_without_messages_is_held_and_answered_empty() {
 
 #[tokio::test(start_paused = true)]
 async fn a_message_ends_the_wait() {
-    let site = Site::with(&[]);
+    let site = LegacySite::with(&[]);
     let mut waiting = Box::pin(site.poll("A"));
     assert!((&mut waiting).now_or_never().is_none());
     site.send_to_a(&json!({ "a": 1 })).await;
@@ -68,12 +68,12 @@ async fn a_message_ends_the_wait() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_has_one_message_unless_many_are_waiting() {
-    let few = Site::with(&[]);
+    let few = LegacySite::with(&[]);
     for n in 0..8 {
         few.send_to_a(&json!({ "n": n })).await;
     }
     assert_eq!(few.poll("A").await["messages"].as_array().unwrap().len(), 1);
-    let many = Site::with(&[]);
+    let many = LegacySite::with(&[]);
     for n in 0..9 {
         many.send_to_a(&json!({ "n": n })).await;
     }
@@ -82,7 +82,7 @@ async fn an_answer_has_one_message_unless_many_are_waiting() {
 
 #[tokio::test(start_paused = true)]
 async fn a_send_is_answered_when_it_is_stored() {
-    let site = Site::with(&[]);
+    let site = LegacySite::with(&[]);
     let body = json!({ "type": "SET", "session_src": "B", "session_dst": "A", "payload": { "a": 1 } });
     assert_eq!(site.post(&body).await, (StatusCode::OK, SENT.to_owned()));
     assert_eq!(site.poll("A").await["messages"], json!([{ "a": 1, "session_src": "B" }]));
@@ -90,7 +90,7 @@ async fn a_send_is_answered_when_it_is_stored() {
 
 #[tokio::test(start_paused = true)]
 async fn a_repeated_send_is_stored_once() {
-    let site = Site::with(&[]);
+    let site = LegacySite::with(&[]);
     let body = json!({ "type": "SET", "session_src": "B", "session_dst": "A", "payload": {} });
     for (id, waiting) in [("1", 1), ("1", 1), ("2", 2)] {
         let request = Request::post(format!("/set?a__={id}"));
@@ -101,7 +101,7 @@ async fn a_repeated_send_is_stored_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_failed_send_is_shown_by_the_page() {
-    let site = Site::with(&["--max-payload", "1024"]);
+    let site = LegacySite::with(&["--max-payload", "1024"]);
     let large = "x".repeat(20_000);
     for (payload, code) in [
         (json!(7), "bad_request"),
@@ -118,7 +118,7 @@ async fn a_failed_send_is_shown_by_the_page() {
 
 #[tokio::test(start_paused = true)]
 async fn a_sender_above_its_rate_is_held_and_then_fails() {
-    let site = Site::with(&["--send-rate", "1", "--send-burst", "1", "--poll-timeout", "500ms"]);
+    let site = LegacySite::with(&["--send-rate", "1", "--send-burst", "1", "--poll-timeout", "500ms"]);
     let body = json!({ "type": "SET", "session_src": "B", "session_dst": "A", "payload": {} });
     assert_eq!(site.post(&body).await.1, SENT);
     assert!(site.post(&body).await.1.contains("rate_limited"));
@@ -126,7 +126,7 @@ async fn a_sender_above_its_rate_is_held_and_then_fails() {
 
 #[tokio::test(start_paused = true)]
 async fn what_no_x0_client_sends_is_refused_at_once() {
-    let site = Site::with(&[]);
+    let site = LegacySite::with(&[]);
     assert_eq!(site.post(&json!([])).await.0, StatusCode::BAD_REQUEST);
     assert_eq!(site.post(&json!({ "type": "PUT" })).await.0, StatusCode::BAD_REQUEST);
     let put = site.request(Request::put("/set"), &json!(null)).await;
@@ -135,7 +135,7 @@ async fn what_no_x0_client_sends_is_refused_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn requests_that_ask_for_nothing_are_answered() {
-    let site = Site::with(&[]);
+    let site = LegacySite::with(&[]);
     for (request, status) in [
         (Request::get("/get?a__=1"), StatusCode::OK),
         (Request::head("/get"), StatusCode::OK),
@@ -147,7 +147,7 @@ async fn requests_that_ask_for_nothing_are_answered() {
 
 #[tokio::test(start_paused = true)]
 async fn a_delete_acknowledges_what_was_answered() {
-    let site = Site::with(&[]);
+    let site = LegacySite::with(&[]);
     site.send_to_a(&json!({ "n": 1 })).await;
     site.poll("A").await;
     assert_eq!(site.gateway.broker.session(&session("A")).await.waiting, 1);
@@ -158,7 +158,7 @@ async fn a_delete_acknowledges_what_was_answered() {
 
 #[tokio::test(start_paused = true)]
 async fn a_page_of_a_foreign_origin_is_held_and_cannot_send() {
-    let site = Site::with(&["--legacy-allow-origin", "http://x0.test"]);
+    let site = LegacySite::with(&["--legacy-allow-origin", "http://x0.test"]);
     site.send_to_a(&json!({ "n": 1 })).await;
     let foreign = || Request::post("/python/MsgHandler.py").header("origin", "http://other.test");
     let begun = Instant::now();
@@ -171,7 +171,7 @@ async fn a_page_of_a_foreign_origin_is_held_and_cannot_send() {
 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_stops_answers_its_polls() {
-    let site = Site::with(&[]);
+    let site = LegacySite::with(&[]);
     let mut waiting = Box::pin(site.poll("A"));
     assert!((&mut waiting).now_or_never().is_none());
     let stopped = Instant::now();

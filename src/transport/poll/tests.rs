@@ -106,13 +106,13 @@ async fn a_cursor_of_another_epoch_is_answered_with_a_gap_and_everything() {
 }
 
 #[test]
-fn a_batch_has_a_bounded_number_of_items() {
-    let mut batch = Batch::default();
+fn an_answer_has_a_bounded_number_of_items() {
+    let mut items = PollItems::default();
     for _ in 0..MAX_MESSAGES {
-        assert!(!batch.is_full());
-        batch.push(None, Item::Gap(Gap { from: Seq(1), to: Seq(2), reason: GapReason::Expired }));
+        assert!(!items.is_full());
+        items.push(None, Item::Gap(Gap { from: Seq(1), to: Seq(2), reason: GapReason::Expired }));
     }
-    assert!(batch.is_full());
+    assert!(items.is_full());
 }
 
 #[tokio::test(start_paused = true)]

@@ -167,14 +167,4 @@ fn close_reason(mut text: String) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_close_reason_is_cut_at_a_character() {
-        assert_eq!(close_reason("short".to_owned()), "short");
-        assert_eq!(close_reason("x".repeat(200)).len(), MAX_CLOSE_REASON);
-        let cut = close_reason("é".repeat(100));
-        assert_eq!((cut.len(), cut.chars().count()), (122, 61));
-    }
-}
+mod tests;

@@ -49,3 +49,60 @@ pub(super) async fn check(gateway: &Gateway, head: &Parts) -> Result<Handshake, 
     }
     Ok(Handshake { address, caller, permit })
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Request;
+
+    use super::*;
+    use crate::message::Seq;
+    use crate::protocol::Close;
+    use crate::transport::testing::gateway;
+
+    async fn check_request(
+        flags: &[&str],
+        target: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Handshake, Refusal> {
+        let mut request = Request::get(target).header("host", "x0.test");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        check(&gateway(flags), &request.body(()).unwrap().into_parts().0).await
+    }
+
+    fn refused(result: Result<Handshake, Refusal>) -> Refusal {
+        result.err().expect("a refusal")
+    }
+
+    #[tokio::test]
+    async fn the_query_may_name_session_and_position() {
+        let handshake = check_request(&[], "/ws?session=A&after=17", &[]).await.ok().unwrap();
+        let (caller, resume) = handshake.caller.unwrap();
+        assert_eq!(caller.grant.session().unwrap().as_str(), "A");
+        assert_eq!(resume.after, Some(Seq(17)));
+        assert!(check_request(&[], "/ws", &[]).await.ok().unwrap().caller.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_wrong_query_is_refused() {
+        for target in ["/ws?session=", "/ws?session=A&after=x", "/ws?token=abc"] {
+            assert_eq!(refused(check_request(&[], target, &[]).await).code, Code::BadRequest, "{target}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_header_without_a_bearer_is_refused() {
+        let header = [("authorization", "Basic eDow")];
+        assert_eq!(refused(check_request(&[], "/ws", &header).await).code, Code::Unauthorized);
+    }
+
+    #[tokio::test]
+    async fn pages_of_foreign_origins_are_refused() {
+        let refusal = refused(check_request(&[], "/ws?session=A", &[("origin", "http://other.test")]).await);
+        assert_eq!((refusal.code, refusal.close), (Code::Forbidden, Close::OriginRefused));
+        assert!(check_request(&[], "/ws?session=A", &[("origin", "http://x0.test")]).await.is_ok());
+        let listed = ["--allow-origin", "http://other.test"];
+        assert!(check_request(&listed, "/ws", &[("origin", "http://other.test")]).await.is_ok());
+    }
+}
