@@ -19,11 +19,13 @@
 //!    the cursor exactly once, in order. A read shorter than its limit has reached the end, as far as the
 //!    answering machine knows: it finds what this node stored, and may not find yet what a hub heard of.
 //! 7. An address without messages costs nothing lasting.
-//! 8. A registration is there until it ends, is ended or is changed, over restarts too. Ending a session ends
-//!    its registration and deletes its mailbox, both or neither. Its commit decides whether a session is
-//!    registered. Look-ups answer from this node's copy, which may be behind until [`Engine::confirm`].
-//! 9. When stored messages were lost, the epoch changes: first [`Engine::epoch`], then the hubs are told
-//!    ([`crate::hub::Hubs::change_epoch`]), then messages of the new epoch are published.
+//! 8. A registration is there until it ends, is ended or is changed, over restarts too. Its commit decides
+//!    whether the session is registered. Ending a session ends its registration and deletes its mailbox, both
+//!    or neither, and ends its readers on every node. Look-ups answer from this node's copy of the directory,
+//!    which may be behind until [`Engine::confirm`].
+//! 9. When stored messages were lost, the epoch changes, also while the engine runs: first [`Engine::epoch`],
+//!    from then on reads find the new store; then the hubs are told ([`crate::hub::Hubs::change_epoch`]); then
+//!    messages of the new epoch are published.
 //! 10. An engine of several machines learns from [`crate::hub::Interest`] which addresses are read here, before
 //!     their first read. When it has subscribed to an address, it tells the hub the newest seq of that: what came
 //!     before the subscription may be missing in a read.

@@ -1,8 +1,8 @@
 //! One suite of promises, run on every engine and level. Each test names the promise it keeps.
 //!
-//! The suite knows an engine only by [`Engine`], moves time by hand, and grants a node of several machines what the
-//! contract grants it: publications that are late or only announced, and answers of machines that are behind. What is
-//! about the memory of this process is a suite of its own, in `memory`.
+//! The suite knows an engine only by [`Engine`], and moves time by hand. It expects no more than the contract promises:
+//! publications may be late or only announced, and answers may come from a machine that is behind. The promises about
+//! the memory of this process are a suite of their own, in `memory`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +34,7 @@ pub(crate) use node::{Cluster, Node};
 /// The slots of a hub: few, so that readers lag.
 const SLOTS: usize = 4;
 
-/// With which the suite is repeated on a node. A test that fails prints its own.
+/// The suite runs on a node once for each of these seeds. A test that fails prints its seed.
 const SEEDS: std::ops::Range<u64> = 0..6;
 
 fn bounds() -> Bounds {
@@ -63,7 +63,7 @@ enum Factory {
     Node(u64, std::cell::RefCell<Option<Arc<Cluster>>>),
 }
 
-/// Where a test finds its engine, and the time.
+/// Gives a test its engines and its clock.
 #[derive(Debug)]
 struct Lab {
     factory: Factory,
@@ -93,7 +93,7 @@ impl Lab {
         settings(self.clock)
     }
 
-    /// What earlier engines left.
+    /// An engine on what earlier engines stored.
     fn open(&self, settings: Settings) -> (Engine, Hubs) {
         match &self.factory {
             Factory::Embedded(storage) => {
@@ -109,7 +109,7 @@ impl Lab {
         }
     }
 
-    /// An engine that nothing is stored in.
+    /// An engine on an empty store.
     fn engine_with(&self, settings: Settings) -> (Engine, Hubs) {
         match &self.factory {
             Factory::Embedded(Storage::Directory(dir, _)) if dir.exists() => {
@@ -125,7 +125,7 @@ impl Lab {
         self.engine_with(self.settings())
     }
 
-    /// Ends an engine in order or as a crash does, and opens what it left.
+    /// Closes an engine, or lets it crash, and opens an engine on what it stored.
     fn again(&self, engine: Engine, crash: bool) -> Engine {
         match &engine {
             Engine::Embedded(embedded) if crash => embedded.abandon(),

@@ -19,7 +19,7 @@ use crate::engine::{Cluster, Engine, Node, Settings};
 
 const MESSAGES: usize = 60;
 
-/// With which the network of the nodes behaves. A test that fails prints its own.
+/// Each test runs once for each of these seeds of the network. A test that fails prints its seed.
 const SEEDS: std::ops::Range<u64> = 0..3;
 
 async fn soon<T>(event: impl Future<Output = T>) -> T {

@@ -1,4 +1,4 @@
-//! Seeded chance, and delays by it.
+//! Seeded random decisions and delays.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use fastrand::Rng;
 
 use crate::sync::lock;
 
-/// Decides what is late, lost or behind. Clones share one sequence.
+/// Decides what is late, lost or behind. Clones share one sequence of random numbers.
 #[derive(Debug, Clone)]
 pub(super) struct Chance(Arc<Mutex<Rng>>);
 
@@ -21,7 +21,7 @@ impl Chance {
         lock(&self.0).u64(..end)
     }
 
-    /// Takes no time, or gives way, or takes a millisecond or two.
+    /// Waits not at all, for other tasks, or for a millisecond or two.
     pub(super) async fn delay(&self) {
         match self.up_to(8) {
             0..4 => {}

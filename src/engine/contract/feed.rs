@@ -1,4 +1,4 @@
-//! What carries publications from the primary to a node: late, out of order, twice, or not at all.
+//! Carries publications from the primary to a node: late, out of order, twice, or not at all.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,9 +22,9 @@ const GRACE: Duration = Duration::from_millis(5);
 #[derive(Debug, Default)]
 pub(super) struct Feeds {
     feeds: Mutex<HashMap<Address, FeedState>>,
-    /// Rung when readers came or left.
+    /// Notified when readers came or left.
     changed: Notify,
-    /// Rung when a subscription is up.
+    /// Notified when a subscription is up.
     up: Notify,
 }
 
@@ -37,7 +37,7 @@ struct FeedState {
 /// A subscription at the primary.
 #[derive(Debug, Default)]
 struct Subscription {
-    /// Closes it.
+    /// Notified when the subscription is to end.
     closed: Notify,
     is_closed: AtomicBool,
 }
@@ -89,7 +89,7 @@ impl Feeds {
         lock(&self.feeds).get(address).is_some_and(|feed| feed.subscription.is_some())
     }
 
-    /// Closes subscriptions: those that are still needed are made again.
+    /// Closes subscriptions. Those that are still needed are made again.
     pub(super) fn close(&self, address: Option<&Address>) {
         let mut feeds = lock(&self.feeds);
         for (_, feed) in feeds.iter_mut().filter(|(one, _)| address.is_none_or(|address| address == *one)) {
@@ -100,7 +100,7 @@ impl Feeds {
         self.changed.notify_one();
     }
 
-    /// Subscribes to what is read and is not subscribed to, and unsubscribes from what is read no more.
+    /// Subscribes to every address that is read, and unsubscribes when it is read no more.
     pub(super) async fn run(
         self: Arc<Self>,
         primary: impl Fn() -> (Embedded, Hubs) + Send + Sync + 'static,
@@ -143,7 +143,7 @@ impl Feeds {
         });
     }
 
-    /// The address has ended at the primary.
+    /// Notes that an address has ended at the primary. Answers whether its readers here are to end.
     fn ended(&self, address: &Address, subscription: &Arc<Subscription>) -> bool {
         let mut feeds = lock(&self.feeds);
         let Some(feed) = feeds.get_mut(address) else { return false };
@@ -197,7 +197,7 @@ impl Carrier {
                 Ok(Ok(HubEvent::Available(_) | HubEvent::EpochChanged) | Err(RecvError::Lagged(_))) => {
                     self.announce(&address).await;
                 }
-                // Nothing comes at present: what was kept back goes.
+                // Nothing comes now: publish what was kept back.
                 Err(_) => {
                     if let Some((prev, publication)) = held.take() {
                         self.hubs.publish(&address, &publication, prev);
@@ -212,7 +212,7 @@ impl Carrier {
         self.hubs.wake(address, self.engine.position(address).await.newest);
     }
 
-    /// Publishes, or keeps back until the next, or loses and announces later.
+    /// Publishes a message once or twice, keeps it back until the next, or loses it and announces it later.
     fn carry(
         &self,
         address: &Address,

@@ -7,7 +7,7 @@ pub(super) async fn what_is_committed_is_published_or_announced(lab: Lab) {
     let (engine, hubs) = lab.engine();
     let a = mailbox("A");
     let (handle, mut live) = hubs.join(&a, Seq::START, Transport::Websocket, usize::MAX).unwrap();
-    // An engine may need this to hear of what comes.
+    // An engine of several machines subscribes before the first read.
     engine.read(&a, Seq::START, 1).await;
     let first = put(&engine, &a, "1").await;
     engine.publish_volatile(&a, &from("S", "0"));

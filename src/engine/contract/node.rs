@@ -1,8 +1,8 @@
 //! A second engine: a node of several machines, all in one process.
 //!
-//! A primary on the embedded engine is what all machines together know. A node reaches it only over a network that is
-//! made here: every call takes a while, answers come late, publications are lost or come out of order, reads are
-//! answered by replicas that lag, and so is the node's copy of the directory.
+//! A primary on the embedded engine holds what all machines together know. A node reaches it only over a simulated
+//! network: every call takes a while, answers come late, publications are lost or come out of order. Replicas that lag
+//! answer reads, and the node's copy of the directory lags too.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,7 +40,7 @@ impl Cluster {
         (Embedded::in_memory(settings, hubs.clone()), hubs)
     }
 
-    /// Loses everything: the store begins anew, with another epoch.
+    /// Loses everything. The store begins anew, with another epoch.
     pub(crate) fn recreate(&self, settings: Settings) {
         *lock(&self.primary) = Self::primary(settings);
     }
@@ -81,7 +81,7 @@ struct Inner {
     arrivals: Arrivals,
     /// Takes changes to the primary, in the order of the calls.
     changes: mpsc::UnboundedSender<Change>,
-    /// The newest seq of each address that this node stored: its reads find that.
+    /// The newest seq that this node stored at each address. Its reads find all of that.
     stored: Mutex<HashMap<Address, Seq>>,
     outdated: Mutex<HashMap<SessionId, Outdated>>,
     next_id: AtomicU64,
@@ -156,7 +156,7 @@ impl Node {
         for attempt in 0.. {
             self.0.chance.delay().await;
             let batch = self.primary().read(address, after, limit).await;
-            // Two replicas that lag; then the leader.
+            // First two replicas that lag, then the leader.
             let batch = if attempt < 2 { self.lag(batch, after).await } else { batch };
             let stored = lock(&self.0.stored).get(address).copied().unwrap_or_default();
             if batch.more || batch.cursor >= stored || attempt >= 2 {
@@ -166,7 +166,7 @@ impl Node {
         unreachable!("the leader's answer is taken")
     }
 
-    /// What a replica answers that does not have the newest messages yet.
+    /// The answer of a replica that does not have the newest messages yet.
     async fn lag(&self, mut batch: Batch, after: Seq) -> Batch {
         let behind = self.0.chance.up_to(6).saturating_sub(2);
         let newest = self.primary().newest(&Address::Session(nobody()), Seq::START).await;
