@@ -346,7 +346,7 @@ async fn what_a_node_does_not_know_yet_is_asked_before_it_is_refused() {
         broker.engine.register(&by_backend()).await.unwrap();
         assert!(broker.mailbox(&a, &Resume::default(), Transport::Poll).await.is_ok());
         assert!(broker.directory().holder(&a).await.is_some());
-        assert_eq!(broker.directory().sessions_of(&ann).await, [a.clone()]);
+        assert_eq!(broker.directory().sessions_of(&ann).await, std::slice::from_ref(&a));
         let to_ann = send(&broker, &open("S"), request(To::User(ann), "1")).await.unwrap();
         assert_eq!(to_ann.sessions, Some(1));
         let to_handle = request(to(&broker.handle(&a).to_string()), "2");
