@@ -1,4 +1,4 @@
-//! What fuzzers call: each takes bytes from outside apart, and checks what must hold whatever they are.
+//! The targets of fuzzers. Each parses bytes from outside, and checks what holds for all bytes.
 
 use axum::http::Uri;
 use serde_json::Value;
@@ -13,24 +13,24 @@ use crate::transport::legacy::with_sender;
 /// A text frame of a WebSocket client, and the bodies of `/v1`.
 pub fn native_frame(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    // What is wrong is said in words that can be sent.
-    let told = |reason: String| assert!(!reason.is_empty() && reason.len() < 4096, "{reason}");
+    // An error text is short enough to be sent.
+    let check_text = |reason: String| assert!(!reason.is_empty() && reason.len() < 4096, "{reason}");
     match ClientFrame::decode(text) {
-        Ok(ClientFrame::Send(send)) => stored(send),
+        Ok(ClientFrame::Send(send)) => check_send(send),
         Ok(_) => {}
-        Err(bad) => told(bad.reason.to_string()),
+        Err(bad) => check_text(bad.reason.to_string()),
     }
     match SendRequest::decode(text) {
-        Ok(send) => stored(send),
-        Err(bad) => told(bad.reason.to_string()),
+        Ok(send) => check_send(send),
+        Err(bad) => check_text(bad.reason.to_string()),
     }
-    _ = AckBody::decode(text).map_err(|reason| told(reason.to_string()));
-    _ = SessionBody::decode(text).map_err(|reason| told(reason.to_string()));
+    _ = AckBody::decode(text).map_err(|reason| check_text(reason.to_string()));
+    _ = SessionBody::decode(text).map_err(|reason| check_text(reason.to_string()));
     _ = Handle::parse(text).map(|handle| assert_eq!(handle.to_string(), text));
 }
 
-/// What is accepted is a frame that its receivers can read, with the payload byte for byte.
-fn stored(send: SendRequest) {
+/// An accepted send becomes a frame that receivers can parse, with the payload byte for byte.
+fn check_send(send: SendRequest) {
     let address = match send.to {
         To::Session(session) | To::Peer(session) => Address::Session(session),
         To::Topic(topic) => Address::Topic(topic),
@@ -46,14 +46,14 @@ fn stored(send: SendRequest) {
     let frame: &serde_json::value::RawValue =
         serde_json::from_str(publication.frame().as_str()).expect("a frame is JSON");
     assert_eq!(frame.get(), publication.frame().as_str());
-    delivered_to_x0(&payload);
+    check_x0_payload(&payload);
 }
 
-/// A POST of today's x0 client, at each of its addresses.
+/// A POST of today's x0 client, on each of its paths.
 pub fn legacy_body(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     for path in [LegacyPath::Handler, LegacyPath::Get, LegacyPath::Set] {
-        asked(shape::body(path, text));
+        check_legacy(shape::body(path, text));
     }
 }
 
@@ -62,22 +62,22 @@ pub fn legacy_query(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let Ok(uri) = format!("/python/MsgHandler.py?{text}").parse::<Uri>() else { return };
     if let Some(result) = shape::query(&Query::of(&uri)) {
-        asked(result);
+        check_legacy(result);
     }
 }
 
-fn asked(asked: Result<LegacyRequest, LegacyError>) {
-    if let Ok(LegacyRequest::Send { payload, .. }) = asked {
+fn check_legacy(request: Result<LegacyRequest, LegacyError>) {
+    if let Ok(LegacyRequest::Send { payload, .. }) = request {
         assert!(payload.get().starts_with('{'), "x0 pages send objects");
-        delivered_to_x0(payload.get());
+        check_x0_payload(payload.get());
     }
 }
 
-/// An x0 page gets an object that names its sender, once, whatever the payload said.
-fn delivered_to_x0(payload: &str) {
+/// An x0 page gets an object that names its sender once, whatever the payload said.
+fn check_x0_payload(payload: &str) {
     let sender = SenderName::new("the \"sender\"").expect("a name");
     let object = with_sender(payload, Some(&sender));
-    // What JSON allows and Rust's strings do not hold, a browser takes all the same.
+    // Lone surrogates are valid JSON and no Rust strings. A browser accepts them.
     if let Ok(object) = serde_json::from_str::<Value>(&object) {
         assert_eq!(object["session_src"], sender.as_str(), "{payload}");
     }
@@ -90,6 +90,6 @@ pub fn token(bytes: &[u8]) {
     const SECRET: &[u8] = b"a secret that no fuzzer finds out";
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Some(claims) = verify_with_secret(SECRET, text) {
-        panic!("a token was taken that nobody signed: {claims:?}");
+        panic!("an unsigned token was accepted: {claims:?}");
     }
 }

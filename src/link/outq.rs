@@ -4,8 +4,8 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Bytes written to a TCP socket that its peer's TCP has not acknowledged (`SIOCOUTQ`, tcp(7)); `None` if the
-/// system cannot tell.
+/// The number of bytes that were written to a TCP socket and not acknowledged by its peer (`SIOCOUTQ`, tcp(7)). `None`
+/// if the system does not know.
 #[cfg(target_os = "linux")]
 pub(super) fn unacknowledged(socket: BorrowedFd<'_>) -> Option<usize> {
     let mut bytes: libc::c_int = 0;

@@ -103,18 +103,18 @@ fn wait(query: &Query) -> Result<Duration, Refusal> {
     })
 }
 
-/// Read a mailbox and topics: wait until there is something
+/// Read a mailbox and topics, with a long-poll
 #[utoipa::path(
     get, path = "/v1/messages", tag = "messages",
     params(
-        ("session" = Option<SessionId>, Query, description = "Whose mailbox; may be left out with a token that names its session"),
-        ("after" = Option<Seq>, Query, description = "The `seq` of the last answer, which is acknowledged with it"),
-        ("epoch" = Option<String>, Query, description = "What `after` belongs to"),
-        ("wait" = Option<f64>, Query, description = "How many seconds to wait, 10 if not said", minimum = 0, maximum = 60),
-        ("topic" = Option<Vec<TopicName>>, Query, description = "Topics to read as well; `after.<topic>` says from where"),
+        ("session" = Option<SessionId>, Query, description = "The session of the mailbox; optional with a token"),
+        ("after" = Option<Seq>, Query, description = "The `seq` of the last answer; this acknowledges it"),
+        ("epoch" = Option<String>, Query, description = "The epoch of `after`"),
+        ("wait" = Option<f64>, Query, description = "How long to wait, in seconds; 10 by default", minimum = 0, maximum = 60),
+        ("topic" = Option<Vec<TopicName>>, Query, description = "Topics to read as well, each after the seq in `after.<topic>`"),
     ),
     responses(
-        (status = 200, description = "Messages, or none when the time is over", body = PollAnswer<'_>),
+        (status = 200, description = "Messages; none if none came in time", body = PollAnswer<'_>),
         Refusal,
         Refused<429>,
     )

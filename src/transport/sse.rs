@@ -40,14 +40,14 @@ pub(crate) fn routes(gateway: Arc<Gateway>) -> OpenApiRouter {
 #[utoipa::path(
     get, path = "/v1/events", tag = "messages",
     params(
-        ("session" = Option<SessionId>, Query, description = "Whose mailbox; may be left out with a token"),
-        ("after" = Option<Seq>, Query, description = "From where to go on; it is acknowledged with it"),
-        ("epoch" = Option<String>, Query, description = "What `after` belongs to"),
-        ("topic" = Option<Vec<TopicName>>, Query, description = "Topics to read as well; `after.<topic>` says from where"),
-        ("Last-Event-ID" = Option<String>, Header, description = "What a browser sends when it reconnects; counts as `after`"),
+        ("session" = Option<SessionId>, Query, description = "The session of the mailbox; optional with a token"),
+        ("after" = Option<Seq>, Query, description = "The last seq that the client has; this acknowledges it"),
+        ("epoch" = Option<String>, Query, description = "The epoch of `after`"),
+        ("topic" = Option<Vec<TopicName>>, Query, description = "Topics to read as well, each after the seq in `after.<topic>`"),
+        ("Last-Event-ID" = Option<String>, Header, description = "Sent by a reconnecting browser; replaces `after`"),
     ),
     responses(
-        (status = 200, description = "Messages as unnamed events with their seq as id; `welcome`, `subscribed`, `receipt` and `gap` as named ones", content_type = "text/event-stream", body = String),
+        (status = 200, description = "Messages are unnamed events with their seq as id. `welcome`, `subscribed`, `receipt` and `gap` are named events", content_type = "text/event-stream", body = String),
         Refusal,
         Refused<429>,
     )

@@ -65,7 +65,7 @@ pub(super) fn demote_foreign(
         LegacyRequest::Poll { .. } => Ok(LegacyRequest::Poll { session: None, ack: None }),
         LegacyRequest::Del { .. } => Ok(LegacyRequest::Del { session: None }),
         LegacyRequest::Send { .. } => {
-            let text = "pages of this origin are not let in; --legacy-allow-origin lets them";
+            let text = "pages of this origin are not allowed (see --legacy-allow-origin)";
             Err(LegacyError::Send(text.to_owned()))
         }
     }

@@ -165,7 +165,7 @@ async fn a_page_of_a_foreign_origin_is_held_and_cannot_send() {
     let polled = site.request(foreign(), &json!({ "type": "GET", "session_src": "A" })).await;
     assert_eq!((polled.1.as_str(), begun.elapsed().as_secs()), (NOTHING, 10));
     let body = json!({ "type": "SET", "session_src": "B", "session_dst": "A", "payload": {} });
-    assert!(site.request(foreign(), &body).await.1.contains("not let in"));
+    assert!(site.request(foreign(), &body).await.1.contains("not allowed"));
     assert_eq!(site.gateway.broker.session(&session("A")).await.waiting, 1);
 }
 

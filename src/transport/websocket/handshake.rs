@@ -37,7 +37,7 @@ pub(super) async fn check(gateway: &Gateway, head: &Parts) -> Result<Handshake, 
     let permit = gateway.connection_permit(address)?;
     let query = Query::of(&head.uri);
     if query.get("token").is_some() {
-        let text = "a token does not belong into the address, where logs show it; put it into `hello`";
+        let text = "a token must not be in the address, since logs show addresses; send it in `hello`";
         return Err(Refusal::new(Code::BadRequest, text));
     }
     let (session, bearer) = (query.session()?, bearer(headers)?);
