@@ -102,8 +102,8 @@ async fn serve(mut config: Config) -> Result<()> {
     if config.access.auth == Auth::Open && !config.listen.ip().is_loopback() {
         tracing::warn!(
             address = %config.listen,
-            "--listen opens this broker to other machines, and anyone who reaches it may read and send as any session; \
-             --auth token changes that"
+            "--listen opens this broker to other machines; everyone who reaches it may read and send as any session; --auth \
+             token requires credentials"
         );
     }
     let server = Server::new(config, Clock::Wall)?;

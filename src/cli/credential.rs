@@ -26,3 +26,20 @@ impl CredentialArgs {
         Ok(token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_file_is_read_each_time_and_trimmed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        let credential = CredentialArgs { token_file: Some(path.clone()) };
+        assert!(credential.read().unwrap_err().to_string().contains("--token-file"));
+        for (content, token) in [(" a.b.c\n", Some("a.b.c")), ("d.e.f", Some("d.e.f")), ("\n", None)] {
+            std::fs::write(&path, content).unwrap();
+            assert_eq!(credential.read().unwrap().as_deref(), token);
+        }
+    }
+}

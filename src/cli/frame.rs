@@ -73,3 +73,30 @@ pub(super) fn session_or_generated(named: Option<String>, token: Option<&str>) -
         (named, _) => Ok(named),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_its_code_and_its_text() {
+        let text =
+            |frame: &str| serde_json::from_str::<ReceivedFrame<'_>>(frame).unwrap().refusal().to_string();
+        assert_eq!(
+            text(r#"{"type":"error","code":"forbidden","message":"not yours"}"#),
+            "forbidden: not yours"
+        );
+        assert_eq!(text(r#"{"type":"error"}"#), "error: refused");
+    }
+
+    #[test]
+    fn only_without_a_token_a_session_is_generated() {
+        let session =
+            |named: Option<&str>, token| session_or_generated(named.map(str::to_owned), token).unwrap();
+        assert_eq!(session(Some("A"), None).as_deref(), Some("A"));
+        assert_eq!(session(Some("A"), Some("a.b.c")).as_deref(), Some("A"));
+        assert_eq!(session(None, Some("a.b.c")), None);
+        assert!(session(None, None).unwrap().starts_with("cli-"));
+        assert_ne!(session(None, None), session(None, None));
+    }
+}

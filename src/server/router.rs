@@ -88,3 +88,65 @@ fn cors(allowed: &[String]) -> Option<CorsLayer> {
             .max_age(PREFLIGHT),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config::{Config, Level};
+    use crate::server::Server;
+
+    /// The answer of a server that allows pages of this origin.
+    async fn answer(allowed: Option<&str>, method: Method, path: &str, headers: &[(&str, &str)]) -> Response {
+        let mut config = Config { durability: Level::Memory, ..Config::default() };
+        config.access.allow_origin.extend(allowed.map(str::to_owned));
+        let mut request = axum::http::Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let server = Server::new(config, Clock::Wall).unwrap();
+        server.router().oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn other_addresses_and_methods_are_refused_as_json() {
+        for (method, path, status) in [
+            (Method::GET, "/nothing/here", StatusCode::NOT_FOUND),
+            (Method::DELETE, "/v1/messages", StatusCode::METHOD_NOT_ALLOWED),
+            (Method::POST, "/healthz", StatusCode::METHOD_NOT_ALLOWED),
+        ] {
+            let response = answer(None, method, path, &[]).await;
+            assert_eq!(response.status(), status, "{path}");
+            assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json", "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn pages_of_other_origins_may_use_v1_only_if_they_are_allowed() {
+        let headers = [("origin", "https://app.example"), ("host", "msg.example")];
+        let refused = answer(None, Method::GET, "/v1/messages?session=A&wait=0", &headers).await;
+        assert_eq!(refused.status(), StatusCode::FORBIDDEN);
+        let allowed =
+            answer(Some("https://app.example"), Method::GET, "/v1/messages?session=A&wait=0", &headers).await;
+        assert_eq!(allowed.status(), StatusCode::OK);
+        assert_eq!(allowed.headers()[header::ACCESS_CONTROL_ALLOW_ORIGIN], "https://app.example");
+    }
+
+    #[tokio::test]
+    async fn a_preflight_is_answered_before_the_check_of_the_origin() {
+        let headers = [
+            ("origin", "https://evil.example"),
+            ("host", "msg.example"),
+            ("access-control-request-method", "PUT"),
+        ];
+        let response = answer(Some("https://app.example"), Method::OPTIONS, "/v1/sessions/A", &headers).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_ne!(
+            response.headers().get(header::ACCESS_CONTROL_ALLOW_ORIGIN).map(HeaderValue::as_bytes),
+            Some(&b"https://evil.example"[..])
+        );
+    }
+}
