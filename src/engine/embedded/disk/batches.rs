@@ -17,7 +17,7 @@ const ID_BYTES: usize = 24;
 
 /// One row of `ids` or `floors`.
 #[derive(Debug, Clone, Copy)]
-struct Batch {
+struct BatchRow {
     n: i64,
     /// How many ids or floors it has.
     count: usize,
@@ -29,19 +29,19 @@ struct Batch {
 #[derive(Debug)]
 pub(super) struct BatchChange {
     dropped: usize,
-    added: Option<Batch>,
+    added: Option<BatchRow>,
 }
 
 /// The rows of a table of batches, oldest first.
 #[derive(Debug, Default)]
 struct BatchTable {
-    rows: VecDeque<Batch>,
+    rows: VecDeque<BatchRow>,
     /// What they hold together.
     count: usize,
 }
 
 impl BatchTable {
-    fn add(&mut self, row: Batch) {
+    fn add(&mut self, row: BatchRow) {
         self.count += row.count;
         self.rows.push_back(row);
     }
@@ -97,7 +97,7 @@ impl IdTable {
             let crc = Crc::default().int(n).int(mark).bytes(&batch).value();
             to.prepare_cached("INSERT INTO ids VALUES (?1, ?2, ?3, ?4)")?
                 .execute(params![n, mark, batch, crc])?;
-            change.added = Some(Batch { n, count: batch.len() / ID_BYTES, mark: until });
+            change.added = Some(BatchRow { n, count: batch.len() / ID_BYTES, mark: until });
         }
         Ok(change)
     }
@@ -128,7 +128,7 @@ impl IdTable {
             let batch = row.get_ref(2)?.as_blob().map_err(|_| ReadError::Damaged(damaged()))?;
             Crc::default().int(n).int(until).bytes(batch).verify(row.get(3)?, damaged)?;
             let until = from_sql_int(until);
-            self.table.add(Batch { n, count: batch.len() / ID_BYTES, mark: until });
+            self.table.add(BatchRow { n, count: batch.len() / ID_BYTES, mark: until });
             if until <= now {
                 continue;
             }
@@ -172,7 +172,7 @@ impl FloorTable {
         let (batch, highest) = encode_floors(floors);
         let crc = Crc::default().int(n).bytes(&batch).value();
         to.prepare_cached("INSERT INTO floors VALUES (?1, ?2, ?3)")?.execute(params![n, batch, crc])?;
-        change.added = Some(Batch { n, count: floors.len(), mark: highest.0 });
+        change.added = Some(BatchRow { n, count: floors.len(), mark: highest.0 });
         Ok((change, forgotten))
     }
 
@@ -201,7 +201,7 @@ impl FloorTable {
                 count += 1;
                 each(address, floor);
             }
-            self.0.add(Batch { n, count, mark: highest.0 });
+            self.0.add(BatchRow { n, count, mark: highest.0 });
         }
         Ok(())
     }
