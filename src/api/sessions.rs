@@ -184,3 +184,67 @@ pub(super) async fn look_up_user(
         sessions.iter().zip(&states).map(|(session, state)| SessionInfo::new(session, state)).collect();
     Ok(json(StatusCode::OK, encode(&UserInfo { user: &user, connections, sessions })))
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use axum::http::Method;
+    use serde_json::{Value, json};
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config::{Config, Level};
+    use crate::server::Server;
+
+    /// Status and body of a call of a server in `open` mode.
+    async fn call(server: &Server, method: Method, path: &str, body: &'static str) -> (u16, Value) {
+        let request = Request::builder().method(method).uri(path).body(Body::from(body)).unwrap();
+        let response = server.router().oneshot(request).await.unwrap();
+        let status = response.status().as_u16();
+        let body = to_bytes(response.into_body(), 1 << 16).await.unwrap();
+        (status, serde_json::from_slice(&body).unwrap_or_default())
+    }
+
+    fn server() -> Server {
+        Server::new(Config { durability: Level::Memory, ..Config::default() }, Clock::Wall).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_session_is_registered_looked_up_and_ended() {
+        let server = server();
+        let (status, session) =
+            call(&server, Method::PUT, "/v1/sessions/A", r#"{"user":"ann","ttl":60}"#).await;
+        assert_eq!((status, &session["session"], &session["user"]), (200, &json!("A"), &json!("ann")));
+        assert_eq!(
+            (session["pending"].as_u64(), session["connections"]["poll"].as_u64()),
+            (Some(0), Some(0))
+        );
+        assert_eq!(call(&server, Method::GET, "/v1/sessions/A", "").await, (200, session.clone()));
+        let (status, user) = call(&server, Method::GET, "/v1/users/ann", "").await;
+        assert_eq!((status, &user["sessions"]), (200, &json!([session])));
+        assert_eq!(call(&server, Method::DELETE, "/v1/sessions/A", "").await, (204, Value::Null));
+        for path in ["/v1/sessions/A", "/v1/users/ann"] {
+            let (status, refusal) = call(&server, Method::GET, path, "").await;
+            assert_eq!((status, &refusal["error"]["code"]), (404, &json!("not_found")), "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_registration_may_have_no_body_but_no_invalid_one() {
+        let server = server();
+        assert_eq!(call(&server, Method::PUT, "/v1/sessions/A", "").await.0, 200);
+        for (body, names) in [
+            (r#"{"user":7}"#, "`user`"),
+            (r#"{"ttl":0}"#, "`ttl`"),
+            (r#"{"ttl":1e9}"#, "--max-ttl"),
+            ("[]", "object"),
+        ] {
+            let (status, refusal) = call(&server, Method::PUT, "/v1/sessions/A", body).await;
+            let message = refusal["error"]["message"].as_str().unwrap();
+            assert!(status == 400 && message.contains(names), "{body}: {status} {message}");
+        }
+        let (status, refusal) = call(&server, Method::GET, "/v1/sessions/a%0Ab", "").await;
+        assert_eq!((status, &refusal["error"]["code"]), (400, &json!("bad_request")));
+    }
+}

@@ -196,3 +196,138 @@ impl Gateway {
         Ok(ApiRequest { query, caller })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+    use serde_json::{Value, json};
+    use tokio_util::sync::CancellationToken;
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+    use crate::broker::Broker;
+    use crate::clock::Clock;
+    use crate::config::{Config, Level, Secret};
+    use crate::engine::embedded::Embedded;
+    use crate::hub::Hubs;
+    use crate::identity::{Identity, sign};
+    use crate::limits::{ConnectionLimiter, Rates};
+    use crate::server::{broker_limits, engine_settings, storage};
+
+    const SECRET: &str = "0123456789abcdef0123456789abcdef";
+    const KEY: &str = "a-key-of-a-backend-0123456789abcdef";
+
+    fn gateway(auth: Auth) -> Gateway {
+        let mut config = Config { durability: Level::Memory, ..Config::default() };
+        config.access.auth = auth;
+        config.access.secrets.token = Some(Secret(SECRET.to_owned()));
+        config.access.secrets.api_keys = Some(Secret(format!("shop:{KEY}")));
+        let (hubs, limits) = (Hubs::new(4), broker_limits(&config));
+        let settings = engine_settings(&config, Clock::Wall);
+        let engine = Embedded::start(settings, hubs.clone(), &storage(&config)).unwrap();
+        Gateway {
+            broker: Broker::new(engine.into(), hubs, limits, Clock::Wall),
+            identity: Identity::new(&config.access).unwrap(),
+            rates: Rates::new(None),
+            connection_limiter: ConnectionLimiter::new(usize::MAX),
+            config,
+            shutdown: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    fn session(name: &str) -> SessionId {
+        SessionId::new(name).unwrap()
+    }
+
+    fn token(user: &str, sid: Option<&str>) -> String {
+        let claims: Value = json!({ "sub": user, "sid": sid, "exp": Clock::Wall.now() / 1000 + 3600 });
+        sign(SECRET.as_bytes(), None, &claims).unwrap()
+    }
+
+    async fn code(
+        gateway: &Gateway,
+        bearer: Option<&str>,
+        session: Option<SessionId>,
+        policy: SessionPolicy,
+    ) -> Code {
+        gateway.identify(bearer, session, policy).await.unwrap_err().code
+    }
+
+    #[test]
+    fn a_bearer_is_a_token_or_a_key_and_nothing_else() {
+        let bearer = |value: &'static str| {
+            let headers = HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static(value))]);
+            super::bearer(&headers).map(|bearer| bearer.map(str::to_owned)).map_err(|refusal| refusal.code)
+        };
+        assert_eq!(bearer("Bearer a.b.c"), Ok(Some("a.b.c".to_owned())));
+        assert_eq!(bearer("bearer  key "), Ok(Some("key".to_owned())));
+        for wrong in ["Basic abc", "Bearer", "Bearer ", ""] {
+            assert_eq!(bearer(wrong), Err(Code::Unauthorized), "{wrong}");
+        }
+        assert_eq!(super::bearer(&HeaderMap::new()).unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_token_is_for_its_session_only() {
+        let gateway = gateway(Auth::Token);
+        let token = token("ann", Some("A"));
+        for requested in [None, Some(session("A"))] {
+            let grant = gateway.identify(Some(&token), requested, SessionPolicy::Require).await.unwrap();
+            assert_eq!(grant.session(), Some(&session("A")));
+        }
+        let other = Some(session("B"));
+        assert_eq!(code(&gateway, Some(&token), other, SessionPolicy::Require).await, Code::Forbidden);
+        assert_eq!(
+            gateway.broker.directory().user_of(&session("A")).await,
+            Some(UserId::new("ann").unwrap())
+        );
+    }
+
+    #[tokio::test]
+    async fn a_token_without_a_session_gets_one_that_only_its_user_may_name() {
+        let gateway = gateway(Auth::Token);
+        let (ann, bob) = (token("ann", None), token("bob", None));
+        let grant = gateway.identify(Some(&ann), None, SessionPolicy::Create).await.unwrap();
+        let created = grant.session().cloned();
+        let grant = gateway.identify(Some(&ann), created.clone(), SessionPolicy::Require).await.unwrap();
+        assert_eq!(grant.session().cloned(), created);
+        assert_eq!(code(&gateway, Some(&bob), created, SessionPolicy::Require).await, Code::Forbidden);
+        assert_eq!(code(&gateway, Some(&bob), None, SessionPolicy::Require).await, Code::BadRequest);
+    }
+
+    #[tokio::test]
+    async fn in_token_mode_credentials_are_required() {
+        let gateway = gateway(Auth::Token);
+        let named = Some(session("A"));
+        assert_eq!(code(&gateway, None, named, SessionPolicy::Create).await, Code::Unauthorized);
+        assert_eq!(code(&gateway, Some("a.b.c"), None, SessionPolicy::Create).await, Code::Unauthorized);
+    }
+
+    #[tokio::test]
+    async fn backends_manage_and_clients_do_not() {
+        let gateway = gateway(Auth::Token);
+        let grant = gateway.identify(Some(KEY), None, SessionPolicy::BackendOnly).await.unwrap();
+        grant.may_manage().unwrap();
+        let token = token("ann", Some("A"));
+        assert_eq!(code(&gateway, Some(&token), None, SessionPolicy::BackendOnly).await, Code::Forbidden);
+        let named = Some(session("A"));
+        assert_eq!(code(&gateway, Some(KEY), named, SessionPolicy::Require).await, Code::Forbidden);
+    }
+
+    #[tokio::test]
+    async fn in_open_mode_everyone_is_accepted_but_a_wrong_key() {
+        let gateway = gateway(Auth::Open);
+        let named = Some(session("A"));
+        let grant = gateway.identify(None, named.clone(), SessionPolicy::Require).await.unwrap();
+        assert_eq!(grant.session(), named.as_ref());
+        assert!(grant.may_manage().is_err(), "keys are configured");
+        let grant = gateway.identify(Some(KEY), named.clone(), SessionPolicy::Require).await.unwrap();
+        assert_eq!(grant.session(), named.as_ref());
+        grant.may_manage().unwrap();
+        assert_eq!(
+            code(&gateway, Some("another key"), None, SessionPolicy::Require).await,
+            Code::Unauthorized
+        );
+    }
+}
