@@ -13,11 +13,7 @@ use crate::transport::websocket::conversation::{Conversation, End};
 
 impl Conversation {
     /// Subscribes to the caller's mailbox, and welcomes it.
-    pub(in crate::transport::websocket) async fn begin(
-        &mut self,
-        caller: Caller,
-        resume: &Resume,
-    ) -> ControlFlow<End> {
+    pub(crate) async fn begin(&mut self, caller: Caller, resume: &Resume) -> ControlFlow<End> {
         let mut floor = Seq::START;
         if let Some(session) = caller.grant.session() {
             match self.gateway.broker.mailbox(session, resume, Transport::Websocket).await {
