@@ -70,6 +70,12 @@ impl Identity {
         self.auth == Auth::Open && !self.has_api_keys
     }
 
+    /// Whether a request can need credentials. An `open` broker without API keys ignores them all.
+    #[must_use]
+    pub(crate) fn checks_credentials(&self) -> bool {
+        !self.manages_without_key()
+    }
+
     /// Whether the key of a backend is still valid.
     #[must_use]
     pub(crate) fn knows_backend(&self, backend: &Backend) -> bool {

@@ -22,6 +22,8 @@ pub(super) struct ReceivedFrame<'a> {
     #[serde(default)]
     pub(super) session: Option<String>,
     #[serde(default)]
+    pub(super) user: Option<String>,
+    #[serde(default)]
     pub(super) topic: Option<String>,
     #[serde(default)]
     pub(super) epoch: Option<String>,
@@ -43,6 +45,14 @@ impl ReceivedFrame<'_> {
 
 pub(super) async fn send_frame(socket: &mut Socket, frame: &impl Serialize) -> Result<()> {
     Ok(socket.send(Message::text(serde_json::to_string(frame)?)).await?)
+}
+
+/// What to tell about a token that the broker did not look at. A broker that checks tokens names the user in `welcome`.
+pub(super) fn ignored_token(token: Option<&str>, welcome: &ReceivedFrame<'_>) -> Option<&'static str> {
+    let is_token = token.is_some_and(|token| token.split('.').count() == 3);
+    (is_token && welcome.user.is_none()).then_some(
+        "the broker ignores the token: it runs with --auth open, where whoever names a session holds it",
+    )
 }
 
 /// The next text frame; `None` when the broker closed the connection.
@@ -87,6 +97,17 @@ mod tests {
             "forbidden: not yours"
         );
         assert_eq!(text(r#"{"type":"error"}"#), "error: refused");
+    }
+
+    #[test]
+    fn an_ignored_token_is_reported() {
+        let says = |token, welcome: &str| ignored_token(token, &serde_json::from_str(welcome).unwrap());
+        let (open, token_mode) =
+            (r#"{"type":"welcome","session":"A"}"#, r#"{"type":"welcome","user":"ann"}"#);
+        assert!(says(Some("a.b.c"), open).unwrap().contains("--auth open"));
+        assert_eq!(says(Some("a.b.c"), token_mode), None);
+        assert_eq!(says(Some("an API key"), open), None);
+        assert_eq!(says(None, open), None);
     }
 
     #[test]

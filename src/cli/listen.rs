@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use tokio_tungstenite::tungstenite::Error as WsError;
 
 use crate::cli::credential::CredentialArgs;
-use crate::cli::frame::{ReceivedFrame, next_frame, send_frame, session_or_generated};
+use crate::cli::frame::{ReceivedFrame, ignored_token, next_frame, send_frame, session_or_generated};
 use crate::cli::target::{Socket, Target};
 
 /// Shortest pause between two attempts to connect, after the first.
@@ -165,7 +165,7 @@ impl ListenConnection<'_> {
         while let Some(text) = next_frame(&mut self.socket).await? {
             let frame: ReceivedFrame<'_> = serde_json::from_str(&text)?;
             match frame.r#type.as_str() {
-                "welcome" => self.on_welcome(frame),
+                "welcome" => self.on_welcome(frame, token.as_deref())?,
                 "subscribed" => {
                     if let (Some(topic), Some(seq)) = (frame.topic, frame.seq) {
                         self.state.on_subscribed(&topic, seq);
@@ -204,12 +204,19 @@ impl ListenConnection<'_> {
         self.state.welcomes > self.welcomes
     }
 
-    fn on_welcome(&mut self, frame: ReceivedFrame<'_>) {
+    fn on_welcome(&mut self, frame: ReceivedFrame<'_>, token: Option<&str>) -> Result<()> {
+        if let (0, Some(text)) = (self.state.welcomes, ignored_token(token, &frame)) {
+            if self.state.session.is_none() && self.state.topics.is_empty() {
+                bail!("{text}; name a --session or a --topic");
+            }
+            eprintln!("{text}");
+        }
         self.state.on_welcome(frame.session, frame.epoch);
         if std::io::stderr().is_terminal() {
             let session = self.state.session.as_deref().unwrap_or("of none");
             eprintln!("listening as session {session}; Ctrl-C stops");
         }
+        Ok(())
     }
 
     /// Shows the token again if its file holds another one by now. Answers the token that was shown last.

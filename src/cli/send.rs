@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::cli::credential::CredentialArgs;
-use crate::cli::frame::{ReceivedFrame, generated_name, next_frame, send_frame, session_or_generated};
+use crate::cli::frame::{
+    ReceivedFrame, generated_name, ignored_token, next_frame, send_frame, session_or_generated,
+};
 use crate::cli::target::{ANSWER_TIMEOUT, Target};
 
 /// Where a message goes.
@@ -118,6 +120,9 @@ async fn send_and_confirm(args: &SendArgs, id: &str, payload: Box<RawValue>) -> 
                 println!("{}", confirmation(&frame));
                 _ = socket.close(None).await;
                 return Ok(());
+            }
+            "welcome" => {
+                ignored_token(token.as_deref(), &frame).into_iter().for_each(|text| eprintln!("{text}"))
             }
             "error" => return Err(frame.refusal()),
             _ => {}

@@ -42,7 +42,7 @@ pub(crate) struct ApiRequest {
 ///
 /// # Errors
 /// `unauthorized` if the header holds something else.
-pub(crate) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
     let text = value.to_str().unwrap_or_default();
     let bearer = text.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
@@ -92,6 +92,18 @@ impl Gateway {
                 Err(Refusal::new(Code::Forbidden, "sessions are managed by backends, with an API key"))
             }
             Credentials::Token(claims) => self.token_grant(claims, session, policy).await,
+        }
+    }
+
+    /// The bearer of the `Authorization` header. A broker that checks no credentials ignores every other scheme: the
+    /// header may be meant for a proxy in front.
+    ///
+    /// # Errors
+    /// `unauthorized` if the header holds something else, where credentials are checked.
+    pub(crate) fn bearer<'a>(&self, headers: &'a HeaderMap) -> Result<Option<&'a str>, Refusal> {
+        match bearer(headers) {
+            Err(_) if !self.identity.checks_credentials() => Ok(None),
+            bearer => bearer,
         }
     }
 
@@ -176,7 +188,7 @@ impl Gateway {
         session: Option<SessionId>,
         policy: SessionPolicy,
     ) -> Result<Caller, Refusal> {
-        let grant = self.identify(bearer(&head.headers)?, session, policy).await?;
+        let grant = self.identify(self.bearer(&head.headers)?, session, policy).await?;
         let address = client_address(&self.config.access, peer_of(&head.extensions), &head.headers);
         Ok(Caller { grant, address })
     }

@@ -97,6 +97,26 @@ async fn an_open_broker_listens_on_this_machine_and_warns_beyond() {
     assert_eq!(warned(&log), 0, "{log}");
 }
 
+#[tokio::test]
+async fn a_command_says_that_an_open_broker_ignores_its_token() {
+    let server = TestServer::start().await;
+    let url = format!("ws://{}", server.address);
+    let run = |args: &[&str]| {
+        let mut command = Command::new(BINARY);
+        command.args(args).args(["--server", &url]).env("X0_MSG_TOKEN", token("ann", "A"));
+        command.output()
+    };
+    for args in [&["send", "--to", "A", "1"][..], &["listen", "--session", "A", "--count", "1"]] {
+        let output = soon(run(args)).await.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.contains("--auth open"), "{args:?}: {said}");
+    }
+    // Without the session of the token there is nothing to listen to.
+    let output = soon(run(&["listen"])).await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("--session"), "{said}");
+}
+
 /// The commands with tokens: send to a user, listen as a session, and go on with a renewed token.
 #[tokio::test]
 async fn the_command_line_shows_a_token_from_a_file() {

@@ -380,6 +380,27 @@ async fn in_open_mode_everybody_manages_sessions() {
     again.ping().await;
 }
 
+/// A browser shows a proxy in front its password in the same header.
+#[tokio::test]
+async fn an_open_broker_without_keys_ignores_an_authorization_that_is_no_bearer() {
+    let server = TestServer::start().await;
+    for value in ["Basic eDow", "Digest x", "Bearer", ""] {
+        let header = ("authorization", value);
+        let mut http = server.http().await;
+        for (method, target, body) in [
+            ("PUT", "/v1/sessions/B", "{}"),
+            ("POST", "/v1/messages", r#"{"to":{"session":"B"},"payload":1}"#),
+            ("GET", "/v1/messages?session=B&wait=0", ""),
+            ("POST", "/v1/ack", r#"{"session":"B","seq":0}"#),
+        ] {
+            let reply = http.request(method, target, &[header], body).await;
+            assert!(reply.status < 300, "{value}: {method} {target}: {}", reply.body);
+        }
+        let mut ws = Ws::with_headers(server.address, "?session=A", &[header]).await;
+        assert_eq!(ws.recv().await["type"], "welcome", "{value}");
+    }
+}
+
 /// In `open` mode with API keys, the calls of backends need a key. All other calls do not.
 #[tokio::test]
 async fn api_keys_protect_the_calls_of_backends_in_open_mode_too() {

@@ -6,8 +6,7 @@ use axum::http::request::Parts;
 
 use crate::config::Auth;
 use crate::edge::{
-    Caller, Gateway, OriginCheck, Query, Refusal, SessionPolicy, bearer, client_address, origin_refused,
-    peer_of,
+    Caller, Gateway, OriginCheck, Query, Refusal, SessionPolicy, client_address, origin_refused, peer_of,
 };
 use crate::limits::ConnectionPermit;
 use crate::protocol::{Code, Resume};
@@ -40,7 +39,7 @@ pub(super) async fn check(gateway: &Gateway, head: &Parts) -> Result<Handshake, 
         let text = "a token must not be in the address, since logs show addresses; send it in `hello`";
         return Err(Refusal::new(Code::BadRequest, text));
     }
-    let (session, bearer) = (query.session()?, bearer(headers)?);
+    let (session, bearer) = (query.session()?, gateway.bearer(headers)?);
     let identifies = bearer.is_some() || session.is_some() && gateway.identity.auth() == Auth::Open;
     let mut caller = None;
     if identifies {
@@ -92,9 +91,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_header_without_a_bearer_is_refused() {
+    async fn a_header_without_a_bearer_is_refused_where_credentials_are_checked() {
         let header = [("authorization", "Basic eDow")];
-        assert_eq!(refused(check_request(&[], "/ws", &header).await).code, Code::Unauthorized);
+        let (dir, key) = (tempfile::tempdir().unwrap(), "0123456789abcdef0123456789abcdef");
+        let file = dir.path().join("keys.toml");
+        std::fs::write(&file, format!("[[key]]\nname = \"shop\"\nkey = \"{key}\"")).unwrap();
+        let with_keys = ["--api-key-file", file.to_str().unwrap()];
+        let refusal = refused(check_request(&with_keys, "/ws", &header).await);
+        assert_eq!(refusal.code, Code::Unauthorized);
+        assert!(check_request(&[], "/ws", &header).await.is_ok(), "an open broker without keys");
     }
 
     #[tokio::test]
