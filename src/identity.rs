@@ -82,12 +82,13 @@ impl Identity {
         self.api_keys.get().contains(backend)
     }
 
-    /// Checks the bearer of an `Authorization` header, or the `token` of a `hello`.
+    /// Checks the bearer of an `Authorization` header, or the `token` of a `hello`. White space around it is ignored, as
+    /// a file may add some.
     ///
     /// # Errors
     /// [`CredentialError`] says why it is not accepted.
     pub(crate) async fn check(&self, bearer: Option<&str>) -> Result<Credentials, CredentialError> {
-        let Some(bearer) = bearer else { return Ok(Credentials::None) };
+        let Some(bearer) = bearer.map(str::trim) else { return Ok(Credentials::None) };
         if let Some(backend) = self.api_keys.get().find(bearer) {
             return Ok(Credentials::Backend(backend));
         }

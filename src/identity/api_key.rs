@@ -78,7 +78,9 @@ impl ApiKeys {
     }
 
     fn read_list(&mut self, keys: &str) -> Result<(), String> {
-        for item in keys.split([',', ' ', '\n']).filter(|item| !item.is_empty()) {
+        for item in
+            keys.split(|char: char| char == ',' || char.is_whitespace()).filter(|item| !item.is_empty())
+        {
             let (name, key) = item.split_once(':').ok_or("a key is written as name:key")?;
             let (name, key) = (name.to_owned(), key.to_owned());
             self.add(ApiKeyEntry { name, key, from: None, send: None, topics: None, sessions: true })?;
@@ -102,6 +104,8 @@ impl ApiKeys {
 
     fn add(&mut self, key: ApiKeyEntry) -> Result<(), String> {
         let ApiKeyEntry { name, key, from, send, topics, sessions } = key;
+        // As the key that a request shows, see `Identity::check`.
+        let key = key.trim();
         // The message names the number, not the name: if name and key are swapped, the name is secret.
         let number = self.0.len() + 1;
         if name.is_empty() || name.chars().any(char::is_control) {
@@ -116,7 +120,7 @@ impl ApiKeys {
         let from = from.map(|from| {
             SenderName::new(&from).map_err(|reason| format!("`from` of key number {number} {reason}"))
         });
-        let (name, from, key_digest) = (name.into(), from.transpose()?, hash(&key));
+        let (name, from, key_digest) = (name.into(), from.transpose()?, hash(key));
         self.0.push(Arc::new(Backend { name, from, send, topics, sessions, key_digest }));
         Ok(())
     }
@@ -161,6 +165,17 @@ mod tests {
         for wrong in ["", &KEY[1..], &format!("{KEY}3"), "shop"] {
             assert!(all.find(wrong).is_none(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn white_space_around_a_key_is_ignored() {
+        let mut all = ApiKeys::default();
+        all.read_list(&format!("\tshop:{KEY}\r\n")).unwrap();
+        all.read_file(&format!("[[key]]\nname = \"bank\"\nkey = \" {KEY}2\\n\"")).unwrap();
+        assert_eq!(&*all.find(KEY).unwrap().name, "shop");
+        assert_eq!(&*all.find(&format!("{KEY}2")).unwrap().name, "bank");
+        let blank = format!("[[key]]\nname = \"a\"\nkey = \"x{}\"", " ".repeat(MIN_KEY));
+        assert!(all.read_file(&blank).unwrap_err().contains("has 1 characters"));
     }
 
     #[test]

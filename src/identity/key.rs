@@ -26,9 +26,9 @@ pub(super) struct VerificationKey {
 /// Keys that are shared with the task that fetches them.
 pub(super) type KeySet = Arc<Vec<VerificationKey>>;
 
-/// The key of a secret. An error says what is wrong with the secret, without its holder.
+/// The key of a secret, without white space around it. An error says what is wrong with the secret, without its holder.
 pub(super) fn secret_key(bytes: &[u8]) -> Result<VerificationKey, String> {
-    let secret = bytes.trim_ascii_end();
+    let secret = bytes.trim_ascii();
     if let Some(what) = looks_public(secret) {
         return Err(format!(
             "{what}; everyone who knows a secret can sign tokens with it. A public key belongs into a file as PEM or JWK. \
@@ -180,7 +180,7 @@ pub(crate) fn sign(key: &[u8], kid: Option<String>, claims: &impl Serialize) -> 
         usable.next().ok_or("holds no private key of RSA, P-256 (PKCS #8) or Ed25519")?
     } else {
         secret_key(key)?;
-        (Algorithm::HS256, EncodingKey::from_secret(key.trim_ascii_end()))
+        (Algorithm::HS256, EncodingKey::from_secret(key.trim_ascii()))
     };
     let header = Header { kid, ..Header::new(algorithm) };
     jsonwebtoken::encode(&header, claims, &key).map_err(|error| format!("cannot sign with it: {error}"))
@@ -189,6 +189,17 @@ pub(crate) fn sign(key: &[u8], kid: Option<String>, claims: &impl Serialize) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn white_space_around_a_secret_is_ignored() {
+        let (bare, padded) = ("0123456789abcdef0123456789abcdef", "\n 0123456789abcdef0123456789abcdef\r\n");
+        let bytes =
+            |secret: &str| secret_key(secret.as_bytes()).unwrap().key.try_get_as_bytes().unwrap().to_vec();
+        assert_eq!(bytes(padded), bytes(bare));
+        let claims = serde_json::json!({ "sub": "ann" });
+        assert_eq!(sign(padded.as_bytes(), None, &claims), sign(bare.as_bytes(), None, &claims));
+        assert!(secret_key(format!("x{}", " ".repeat(MIN_SECRET)).as_bytes()).is_err(), "it does not count");
+    }
 
     #[test]
     fn a_public_key_is_no_secret() {

@@ -125,6 +125,37 @@ async fn bad_tokens_are_refused_everywhere() {
     assert_eq!(ws.closed().await.0, 4500);
 }
 
+/// Programs read tokens and keys from files, whose last line ends with a newline.
+#[tokio::test]
+async fn white_space_around_tokens_and_keys_is_ignored_everywhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("padded");
+    let other = "another secret that is as long as a secret has to be";
+    std::fs::write(&path, format!("\n  {other}\r\n")).unwrap();
+    let server = Guarded::with(&["--token-key-file", path.to_str().unwrap()]).await;
+    let claims = json!({ "sub": "ann", "sid": "A", "exp": now() + 60 });
+    let by_other =
+        encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(other.as_bytes()));
+    for credential in [token("ann", "A"), by_other.unwrap(), KEY.to_owned()] {
+        for padded in [format!("{credential}\n"), format!(" \t{credential}\r\n"), credential.clone()] {
+            let mut ws = server.welcomed(&padded).await;
+            // A renewal is a `hello` as well.
+            ws.send(json!({ "type": "hello", "token": format!("{padded}\n") })).await;
+            loop {
+                match ws.recv().await["type"].as_str() {
+                    Some("welcome") => break,
+                    Some("message") => {}
+                    other => panic!("{padded:?}: {other:?}"),
+                }
+            }
+            let spaces = padded.replace(['\r', '\n'], " ");
+            let reply =
+                server.call("POST", "/v1/messages", &spaces, r#"{"to":{"user":"ann"},"payload":1}"#).await;
+            assert_eq!(reply.status, 200, "{padded:?}: {}", reply.body);
+        }
+    }
+}
+
 #[tokio::test]
 async fn all_four_algorithms_are_accepted_each_with_its_own_keys() {
     let dir = tempfile::tempdir().unwrap();
