@@ -1,10 +1,14 @@
 //! Tokens: JSON Web Tokens (RFC 7519) that are signed with HS256, RS256, ES256 or EdDSA.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, Validation};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use crate::config::{Access, Secret};
 use crate::grant::{Patterns, SKEW, SendPatterns};
@@ -135,6 +139,11 @@ impl TokenVerifier {
             let text = "this is neither a known API key nor a token (a JWT signed with HS256, RS256, ES256 or EdDSA)";
             VerifyError::Invalid(text.to_owned())
         })?;
+        if has_critical_extensions(token) {
+            let text =
+                "the token's header has `crit`, but this server knows no extensions that it could name";
+            return Err(VerifyError::Invalid(text.to_owned()));
+        }
         let (files, jwks) = (self.files.get(), self.jwks.as_ref().and_then(Jwks::keys));
         let keys = files.iter().chain(jwks.iter().flat_map(|keys| keys.iter()));
         let usable: Vec<&VerificationKey> = keys.filter(|key| key.algorithm == header.alg).collect();
@@ -192,6 +201,14 @@ fn load_keys(secret: Option<&Secret>, paths: &[PathBuf]) -> Result<Vec<Verificat
         keys.extend(read_keys(path)?);
     }
     Ok(keys)
+}
+
+/// Whether the header of a token names extensions that its reader must know (`crit`, RFC 7515 section 4.1.11). Every
+/// value of `crit` counts: an invalid one makes the token invalid too.
+fn has_critical_extensions(token: &str) -> bool {
+    let header = token.split('.').next().and_then(|header| URL_SAFE_NO_PAD.decode(header).ok());
+    let header = header.and_then(|json| serde_json::from_slice::<HashMap<String, IgnoredAny>>(&json).ok());
+    header.is_none_or(|header| header.contains_key("crit"))
 }
 
 fn verify_error(error: &ErrorKind) -> VerifyError {
@@ -343,6 +360,31 @@ mod tests {
         for header in ["eyJhbGciOiJub25lIn0", "eyJhbGciOiJSUzI1NiJ9"] {
             verifier.verify_with_known_keys(&format!("{header}.{rest}")).unwrap_err();
         }
+    }
+
+    #[test]
+    fn critical_extensions_are_refused() {
+        let verifier = verifier(&[(SECRET, None)]);
+        let claims = json!({ "sub": "ann", "exp": now() + 60 });
+        for (crit, is_refused) in [
+            (None, false),
+            (Some(json!(["exp"])), true),
+            (Some(json!([])), true),
+            (Some(json!(["b64"])), true),
+        ] {
+            let mut header = json!({ "alg": "HS256", "typ": "JWT" });
+            header.as_object_mut().unwrap().extend(crit.map(|crit| ("crit".to_owned(), crit)));
+            let signed = [&header, &claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
+            let key = jsonwebtoken::EncodingKey::from_secret(SECRET);
+            let signature = jsonwebtoken::crypto::sign(signed.as_bytes(), &key, Algorithm::HS256).unwrap();
+            let token = format!("{signed}.{signature}");
+            match is_refused {
+                true => assert!(reason(&verifier, &token).contains("`crit`"), "{header}"),
+                false => assert!(verifier.verify_with_known_keys(&token).is_ok(), "{header}"),
+            }
+        }
+        let null = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","crit":null}"#);
+        assert!(has_critical_extensions(&format!("{null}.e30.")));
     }
 
     #[test]

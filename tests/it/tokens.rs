@@ -114,6 +114,9 @@ async fn bad_tokens_are_refused_everywhere() {
     let secret = EncodingKey::from_secret(SECRET.as_bytes());
     refused(&server, &encode(&Header::new(Algorithm::HS512), &claims(json!({})), &secret).unwrap(), "no key")
         .await;
+    // An extension that a reader must know.
+    let critical = Header { crit: Some(vec!["b64".to_owned()]), ..Header::new(Algorithm::HS256) };
+    refused(&server, &encode(&critical, &claims(json!({})), &secret).unwrap(), "crit").await;
     // Too large, and not a token.
     refused(&server, &signed(&claims(json!({ "fill": "x".repeat(8000) }))), "8192").await;
     for token in ["x", "a.b.c", "..", &good[1..], "Bearer"] {
