@@ -102,8 +102,9 @@ async fn serve(mut config: Config) -> Result<()> {
     if config.access.auth == Auth::Open && !config.listen.ip().is_loopback() {
         tracing::warn!(
             address = %config.listen,
-            "--listen opens this broker to other machines; everyone who reaches it may read and send as any session; --auth \
-             token requires credentials"
+            "--listen opens this broker to other machines; everyone who reaches it may read and send as any session; every \
+             host name is served, so web pages may reach it by DNS rebinding; any web page may read a session that it \
+             guesses at the addresses of today's x0 client; --auth token requires credentials"
         );
     }
     let server = Server::new(config, Clock::Wall)?;

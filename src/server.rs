@@ -142,8 +142,10 @@ impl Server {
     ///
     /// # Errors
     /// The listener has no address.
-    pub async fn serve(self, listener: TcpListener) -> io::Result<()> {
+    pub async fn serve(mut self, listener: TcpListener) -> io::Result<()> {
         let address = listener.local_addr()?;
+        let router = &mut self.acceptor.connection_server.router;
+        *router = router::with_host_check(std::mem::take(router), &self.gateway, address.ip());
         let scheme = if self.acceptor.tls.is_some() { "https" } else { "http" };
         tracing::info!(%address, url = %format_args!("{scheme}://{address}/"), durability = self.gateway.broker.durability(), "ready");
         self.acceptor.accept_until_shutdown(listener).await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
-use crate::config::parse::{above_zero, at_least_one, network, origin};
+use crate::config::parse::{above_zero, at_least_one, host, network, origin};
 
 /// How clients authenticate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -112,6 +112,11 @@ pub struct Access {
     /// Origin whose pages may use the addresses of today's x0 client. May be given several times; * allows all
     #[arg(long, env = "X0_MSG_LEGACY_ALLOW_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', default_value = "*", value_parser = origin)]
     pub legacy_allow_origin: Vec<String>,
+
+    /// Host by which an open broker on loopback is reached, like `msg.example`. It serves only loopback names and
+    /// addresses, x0's name for it, the hosts of --allow-origin, and these. May be given several times; * allows all
+    #[arg(long, env = "X0_MSG_HOST", value_name = "HOST", value_delimiter = ',', value_parser = host)]
+    pub host: Vec<String>,
 
     /// File with the certificate chain (PEM). The server then speaks TLS only. A changed file is read again while the server
     /// runs

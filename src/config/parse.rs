@@ -47,9 +47,35 @@ pub(super) fn origin(text: &str) -> Result<String, String> {
     Ok(format!("{scheme}://{}", authority.strip_suffix(own).unwrap_or(authority)))
 }
 
+/// A host without scheme and port.
+pub(super) fn host(text: &str) -> Result<String, String> {
+    let bare = text.trim_start_matches('[').trim_end_matches([']', '.']);
+    let is_address = bare.parse::<IpAddr>().is_ok();
+    if bare.is_empty() || !is_address && bare.contains([':', '/', '@', '?', '#', ' ']) {
+        return Err("must be * or a host without scheme and port, like msg.example".to_owned());
+    }
+    // An address of IPv6 has brackets in an authority.
+    let host = if is_address && bare.contains(':') { format!("[{bare}]") } else { bare.to_owned() };
+    Ok(host.to_ascii_lowercase())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hosts_have_neither_scheme_nor_port() {
+        assert_eq!(host("Msg.example."), Ok("msg.example".to_owned()));
+        assert_eq!(host("192.0.2.1"), Ok("192.0.2.1".to_owned()));
+        for address in ["2001:DB8::1", "[2001:db8::1]"] {
+            assert_eq!(host(address), Ok("[2001:db8::1]".to_owned()));
+        }
+        assert_eq!(host("*"), Ok("*".to_owned()));
+        for wrong in ["", "https://msg.example", "msg.example:8080", "msg.example/x", "u@msg.example", "a b"]
+        {
+            assert!(host(wrong).unwrap_err().contains("like msg.example"), "{wrong}");
+        }
+    }
 
     #[test]
     fn origins_are_as_browsers_write_them() {

@@ -188,6 +188,7 @@ impl<const STATUS: u16> Refused<STATUS> {
         401 => "The credentials are missing or invalid, or the session was ended",
         403 => "Not allowed",
         413 => "Larger than the limit",
+        421 => "An open broker on loopback does not serve this host; `--host` allows it",
         429 => "Too many; try again later",
         503 => "Not now; try again later, with the same id",
         507 => "The receiver has too much unread",
@@ -211,6 +212,7 @@ impl IntoResponses for Refusal {
             Refused::<400>::responses(),
             Refused::<401>::responses(),
             Refused::<403>::responses(),
+            Refused::<421>::responses(),
             Refused::<503>::responses(),
         ];
         common.into_iter().flatten().collect()
@@ -291,6 +293,6 @@ mod tests {
         let response = serde_json::to_value(&responses["413"]).unwrap();
         let schema = &response["content"]["application/json"]["schema"]["$ref"];
         assert_eq!(schema, "#/components/schemas/ErrorBody");
-        assert_eq!(Refusal::responses().into_keys().collect::<Vec<_>>(), ["400", "401", "403", "503"]);
+        assert_eq!(Refusal::responses().into_keys().collect::<Vec<_>>(), ["400", "401", "403", "421", "503"]);
     }
 }

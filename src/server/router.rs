@@ -1,5 +1,7 @@
 //! The routes of all rooms, with the checks of origins.
 
+use std::future::ready;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,10 +10,11 @@ use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::{Router, middleware};
+use futures::future::Either;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa::openapi::OpenApi;
 
-use crate::edge::{Gateway, OriginCheck, Refusal, json, origin_refused, peer_of};
+use crate::edge::{Gateway, OriginCheck, Refusal, ServedHosts, json, origin_refused, peer_of};
 use crate::protocol::Code;
 use crate::transport::legacy::{self, LegacyReceipts};
 use crate::transport::poll::{self, PollReaders};
@@ -39,6 +42,42 @@ pub(super) fn router(
         .merge(assets::routes())
         .fallback(async || Refusal::new(Code::NotFound, "there is nothing at this address"))
         .method_not_allowed_fallback(wrong_method)
+}
+
+/// Adds the check of hosts to the routes of a broker that listens on this address, if it needs that.
+pub(super) fn with_host_check(router: Router, gateway: &Arc<Gateway>, listen: IpAddr) -> Router {
+    match ServedHosts::new(&gateway.config.access, listen) {
+        Some(hosts) => {
+            let state = HostCheck { gateway: Arc::clone(gateway), hosts: hosts.into() };
+            router.layer(middleware::from_fn_with_state(state, check_host))
+        }
+        None => router,
+    }
+}
+
+#[derive(Clone)]
+struct HostCheck {
+    gateway: Arc<Gateway>,
+    hosts: Arc<ServedHosts>,
+}
+
+/// Refuses requests that name a host that is not served.
+///
+/// The addresses of today's x0 client are exempt: it stops for good at any status but 200. Not an async function: its
+/// future would hold the request of a waiting poll.
+fn check_host(
+    State(HostCheck { gateway, hosts }): State<HostCheck>,
+    request: Request,
+    next: Next,
+) -> impl Future<Output = Response> {
+    let (path, uri, headers) = (request.uri().path(), request.uri(), request.headers());
+    let peer = peer_of(request.extensions());
+    let is_exempt = path == "/healthz" || legacy::is_path(path);
+    let check = || hosts.check(&gateway.config.access, OriginCheck { uri, headers, peer });
+    match if is_exempt { Ok(()) } else { check() } {
+        Ok(()) => Either::Right(next.run(request)),
+        Err(refusal) => Either::Left(ready(json(StatusCode::MISDIRECTED_REQUEST, refusal.body()))),
+    }
 }
 
 /// The routes of `/v1`, and their description. The check of origins is inside of the layer that answers preflights.

@@ -43,6 +43,10 @@ const NOTHING: &str = r#"{"messages":null}"#;
 /// The answer to a send that is stored.
 const SENT: &str = r#"{"messages":null,"status":"ok"}"#;
 
+/// The addresses of this transport.
+const PATHS: [(&str, LegacyPath); 3] =
+    [("/python/MsgHandler.py", LegacyPath::Handler), ("/get", LegacyPath::Get), ("/set", LegacyPath::Set)];
+
 #[derive(Clone)]
 struct Legacy {
     gateway: Arc<Gateway>,
@@ -51,12 +55,16 @@ struct Legacy {
 
 /// The routes of this transport.
 pub(crate) fn routes(gateway: Arc<Gateway>, receipts: Arc<LegacyReceipts>) -> Router {
-    let route = |path: LegacyPath| any(move |state, request| handle(state, path, request));
-    Router::new()
-        .route("/python/MsgHandler.py", route(LegacyPath::Handler))
-        .route("/get", route(LegacyPath::Get))
-        .route("/set", route(LegacyPath::Set))
-        .with_state(Legacy { gateway, receipts })
+    let mut router = Router::new();
+    for (address, path) in PATHS {
+        router = router.route(address, any(move |state, request| handle(state, path, request)));
+    }
+    router.with_state(Legacy { gateway, receipts })
+}
+
+/// Whether this path of an address belongs to this transport.
+pub(crate) fn is_path(path: &str) -> bool {
+    PATHS.iter().any(|(address, _)| *address == path)
 }
 
 /// An answer without CORS headers; [`LegacyCors::apply`] sets them.

@@ -14,7 +14,10 @@ impl Http {
 
     /// Sends a request and does not wait for its answer.
     pub(crate) fn request(&mut self, method: &str, target: &str, body: &str) {
-        let head = format!("{method} {target} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+        let head = format!(
+            "{method} {target} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
         self.0.get_mut().write_all((head + body).as_bytes()).expect("connected");
     }
 

@@ -42,7 +42,7 @@ fn main() {
     let sockets: Vec<TcpStream> = (0..count)
         .map(|n| {
             let request = format!(
-                "GET /ws?session=S{n} HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
+                "GET /ws?session=S{n} HTTP/1.1\r\nhost: localhost\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
                  sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
             );
             let mut stream = connect(&address, &request);
@@ -66,7 +66,7 @@ fn main() {
         .map(|n| {
             let body = body(n);
             let head = format!(
-                "POST /python/MsgHandler.py?a__={n} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",
+                "POST /python/MsgHandler.py?a__={n} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n",
                 body.len()
             );
             connect(&address, &(head + &body))
@@ -77,7 +77,7 @@ fn main() {
     for (n, poll) in polls.iter_mut().enumerate() {
         let body = format!(r#"{{"type":"SET","session_src":"A","session_dst":"S{n}","payload":{{}}}}"#);
         let head = format!(
-            "POST /set HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+            "POST /set HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );
         let mut sent = String::new();

@@ -173,9 +173,11 @@ async fn sends_of_a_session_have_a_rate_limit_and_those_of_backends_have_none() 
 async fn half_sent_requests_time_out() {
     let server = TestServer::with(&["--header-timeout", "2s"]).await;
     let mut head = TcpStream::connect(server.address).await.unwrap();
-    head.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n").await.unwrap();
+    head.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n").await.unwrap();
     let mut body = TcpStream::connect(server.address).await.unwrap();
-    body.write_all(b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{").await.unwrap();
+    body.write_all(b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{")
+        .await
+        .unwrap();
     let mut rest = Vec::new();
     soon(head.read_to_end(&mut rest)).await.unwrap();
     assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&rest));
@@ -204,8 +206,8 @@ async fn slow_clients_do_not_stop_other_clients() {
     for n in 0..SLOW {
         let mut stream = TcpStream::connect(server.address).await.unwrap();
         let part: &[u8] = match n % 3 {
-            0 => b"GET /ws HTTP/1.1\r\nhost: x\r\nupgr",
-            1 => b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{\"to\":",
+            0 => b"GET /ws HTTP/1.1\r\nhost: localhost\r\nupgr",
+            1 => b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n{\"to\":",
             _ => b"",
         };
         stream.write_all(part).await.unwrap();

@@ -46,7 +46,8 @@ async fn the_next_poll_on_another_connection_is_the_receipt_if_the_answer_arrive
 async fn raw_poll(server: &TestServer, session: &str) -> TcpStream {
     let mut stream = connect_with_small_buffer(server.address);
     let body = x0_poll(session).to_string();
-    let head = format!("POST {} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", x0_target(), body.len());
+    let head =
+        format!("POST {} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n", x0_target(), body.len());
     stream.write_all((head + &body).as_bytes()).await.unwrap();
     stream
 }

@@ -19,6 +19,7 @@ mod description;
 mod disk_full;
 mod fuzz;
 mod guarded;
+mod hosts;
 mod legacy;
 mod legacy_guarded;
 mod legacy_receipt;

@@ -193,7 +193,7 @@ async fn stream(server: &Guarded, target: &str, bearer: &str) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
     let proof = if bearer.is_empty() { String::new() } else { format!("authorization: Bearer {bearer}\r\n") };
-    let request = format!("GET {target} HTTP/1.1\r\nhost: x\r\n{proof}\r\n");
+    let request = format!("GET {target} HTTP/1.1\r\nhost: localhost\r\n{proof}\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut seen = String::new();
     loop {

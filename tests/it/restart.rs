@@ -20,7 +20,7 @@ async fn a_stop_answers_every_poll_and_closes_every_socket() {
         polls.push(tokio::spawn(async move { http.get("/v1/messages?session=E&wait=60").await }));
         let mut events = TcpStream::connect(server.address).await.unwrap();
         use tokio::io::AsyncWriteExt;
-        events.write_all(b"GET /v1/events?session=F HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        events.write_all(b"GET /v1/events?session=F HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
         assert_eq!(soon(events.read_u8()).await.unwrap(), b'H');
         for session in ["C", "D", "E"] {
             server.attached(session, 1).await;

@@ -90,6 +90,7 @@ async fn an_open_broker_listens_on_this_machine_and_warns_beyond() {
     let log = TestServer::try_spawn_as_is(beyond(&[])).await.unwrap().stop().await;
     assert_eq!(warned(&log), 1, "{log}");
     assert!(log.contains("--listen") && log.contains("--auth token"), "{log}");
+    assert!(log.contains("DNS rebinding") && log.contains("any web page may read"), "{log}");
     let path = dir.path().join("secret");
     std::fs::write(&path, SECRET).unwrap();
     let guarded = beyond(&["--auth", "token", "--token-key-file", path.to_str().unwrap()]);

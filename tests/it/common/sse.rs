@@ -56,7 +56,7 @@ impl Events {
     ) -> anyhow::Result<Self> {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
-        let mut request = hyper::Request::get(format!("/v1/events{query}")).header("host", "x");
+        let mut request = hyper::Request::get(format!("/v1/events{query}")).header("host", "localhost");
         if let Some(last) = last {
             request = request.header("last-event-id", last);
         }

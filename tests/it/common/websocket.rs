@@ -26,7 +26,7 @@ pub fn connect_with_small_buffer(address: SocketAddr) -> TcpStream {
 /// `headers` ends with CRLF.
 pub async fn upgrade<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, query: &str, headers: &str) -> S {
     let request = format!(
-        "GET /ws{query} HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n{headers}\
+        "GET /ws{query} HTTP/1.1\r\nhost: localhost\r\nupgrade: websocket\r\nconnection: upgrade\r\n{headers}\
          sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).await.unwrap();

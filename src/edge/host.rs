@@ -1,0 +1,204 @@
+//! Which hosts an open broker on loopback serves. This protects it from DNS rebinding.
+//!
+//! Any site can give its own name the address 127.0.0.1. The browser then takes the broker for that site, and its pages
+//! may read the answers. Only the host that the request names shows it.
+
+use std::net::IpAddr;
+
+use axum::http::uri::Authority;
+use axum::http::{HeaderValue, header};
+
+use crate::config::{Access, Auth};
+use crate::edge::origin::OriginCheck;
+use crate::edge::refusal::Refusal;
+use crate::protocol::Code;
+
+/// The name by which x0 pages know this broker.
+const X0_HOST: &str = "x0-msg-server.x0.localnet";
+
+/// The hosts that an open broker on loopback serves, besides loopback names and addresses.
+#[derive(Debug)]
+pub(crate) struct ServedHosts(Vec<String>);
+
+impl ServedHosts {
+    /// The hosts that a broker on this address serves. `None` if it serves all: in `token` mode a request needs a proof,
+    /// and a broker that other machines reach does not know its names.
+    #[must_use]
+    pub(crate) fn new(access: &Access, listen: IpAddr) -> Option<Self> {
+        if access.auth != Auth::Open || !listen.to_canonical().is_loopback() {
+            return None;
+        }
+        let origins =
+            access.allow_origin.iter().map(|origin| origin.rsplit("://").next().unwrap_or_default());
+        let named: Vec<&str> = access.host.iter().map(String::as_str).chain(origins).collect();
+        if named.contains(&"*") {
+            return None;
+        }
+        let names = named.into_iter().filter_map(host_name);
+        Some(Self(names.chain([X0_HOST.to_owned()]).collect()))
+    }
+
+    /// Checks all hosts that a request names. A request of HTTP/1.0 may name none; browsers always name one.
+    ///
+    /// # Errors
+    /// `forbidden` for a host that is not served.
+    pub(crate) fn check(&self, access: &Access, request: OriginCheck<'_>) -> Result<(), Refusal> {
+        let OriginCheck { uri, headers, peer } = request;
+        let in_address = uri.authority().map(|authority| Some(authority.as_str()));
+        let in_headers = headers.get_all(header::HOST).iter().map(text);
+        // Besides the host, not instead of it: a page can set this header itself.
+        let by_proxy = peer.0.is_some_and(|peer| access.is_trusted_proxy(peer));
+        let forwarded = headers.get_all("x-forwarded-host").iter().filter(|_| by_proxy).map(text);
+        for host in in_address.into_iter().chain(in_headers).chain(forwarded) {
+            // Several proxies append to one list.
+            for host in host.unwrap_or("?").split(',').map(str::trim).filter(|host| !host.is_empty()) {
+                if !self.serves(host) {
+                    return Err(refused(host));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn serves(&self, host: &str) -> bool {
+        host_name(host).is_some_and(|name| is_loopback(&name) || self.0.contains(&name))
+    }
+}
+
+fn text(value: &HeaderValue) -> Option<&str> {
+    value.to_str().ok()
+}
+
+/// The host of an authority, in lower case, without port and brackets. `None` for text that is no host.
+fn host_name(authority: &str) -> Option<String> {
+    let authority: Authority = authority.parse().ok().filter(|_| !authority.contains('@'))?;
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    Some(host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase())
+}
+
+/// Whether this is a name or an address of the machine itself (RFC 6761 section 6.3).
+fn is_loopback(host: &str) -> bool {
+    match host.parse::<IpAddr>() {
+        Ok(address) => address.to_canonical().is_loopback(),
+        Err(_) => {
+            matches!(host, "localhost" | "ip6-localhost" | "ip6-loopback") || host.ends_with(".localhost")
+        }
+    }
+}
+
+fn refused(host: &str) -> Refusal {
+    let host: String = host.chars().take(80).collect();
+    let text = format!(
+        "this open broker on loopback does not serve the host {host}, since any site can give its name a loopback \
+         address; --host allows it"
+    );
+    Refusal::new(Code::Forbidden, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::{HeaderMap, HeaderName};
+
+    use super::*;
+    use crate::config::Config;
+    use crate::edge::address::Peer;
+
+    const LOOPBACK: [u8; 4] = [127, 0, 0, 1];
+
+    fn access(change: impl FnOnce(&mut Access)) -> Access {
+        let mut access = Config::default().access;
+        change(&mut access);
+        access
+    }
+
+    /// Whether a broker on loopback serves a request with these headers from 127.0.0.1.
+    fn serves(access: &Access, uri: &str, headers: &[(&'static str, &'static str)]) -> bool {
+        let Some(hosts) = ServedHosts::new(access, LOOPBACK.into()) else { return true };
+        let pair = |(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value));
+        let headers: HeaderMap = headers.iter().copied().map(pair).collect();
+        let (uri, peer) = (uri.parse().unwrap(), Peer(Some(LOOPBACK.into())));
+        hosts.check(access, OriginCheck { uri: &uri, headers: &headers, peer }).is_ok()
+    }
+
+    fn serves_host(access: &Access, host: &'static str) -> bool {
+        serves(access, "/v1/messages", &[("host", host)])
+    }
+
+    #[test]
+    fn names_and_addresses_of_this_machine_and_of_x0_are_served() {
+        let access = access(|_| {});
+        for host in [
+            "localhost",
+            "LocalHost:8080",
+            "app.localhost:8080",
+            "localhost.",
+            "127.0.0.1:8080",
+            "127.1.2.3",
+            "[::1]:8080",
+            "[::ffff:127.0.0.1]",
+            "x0-msg-server.x0.localnet:8080",
+            "",
+        ] {
+            assert!(serves_host(&access, host), "{host}");
+        }
+        assert!(serves(&access, "/v1/messages", &[]), "HTTP/1.0");
+    }
+
+    #[test]
+    fn every_other_host_is_refused() {
+        let access = access(|_| {});
+        for host in [
+            "rebind.example:8080",
+            "localhost.rebind.example",
+            "notlocalhost",
+            "127.0.0.1.rebind.example",
+            "192.0.2.1:8080",
+            "0.0.0.0:8080",
+            "[::]:8080",
+            "user@localhost",
+            "localhost,rebind.example",
+            "x0-msg-server.x0.localnet.rebind.example",
+            "x y",
+            "*",
+        ] {
+            assert!(!serves_host(&access, host), "{host}");
+        }
+    }
+
+    #[test]
+    fn every_place_that_names_a_host_counts() {
+        let access = access(|access| access.trust_proxy = vec!["127.0.0.1/32".parse().unwrap()]);
+        let both = |uri, headers| serves(&access, uri, headers);
+        assert!(both("https://localhost/v1/messages", &[]), "HTTP/2");
+        assert!(!both("https://rebind.example/v1/messages", &[]));
+        assert!(!both("http://rebind.example/", &[("host", "localhost")]));
+        assert!(!both("/", &[("host", "localhost"), ("host", "rebind.example")]));
+        assert!(!both("/", &[("host", "rebind.example"), ("x-forwarded-host", "localhost")]));
+        assert!(!both("/", &[("host", "localhost"), ("x-forwarded-host", "localhost, rebind.example")]));
+        let untrusted = Config::default().access;
+        let headers = [("host", "localhost"), ("x-forwarded-host", "any.example")];
+        assert!(serves(&untrusted, "/", &headers), "without --trust-proxy the header means nothing");
+    }
+
+    #[test]
+    fn settings_allow_more_hosts() {
+        let named = access(|access| access.host = vec!["msg.example".to_owned()]);
+        assert!(serves_host(&named, "MSG.example:8443") && !serves_host(&named, "other.example"));
+        let origin = access(|access| access.allow_origin = vec!["https://app.example:8443".to_owned()]);
+        assert!(serves_host(&origin, "app.example") && !serves_host(&origin, "other.example"));
+        for all in [
+            access(|access| access.host = vec!["*".to_owned()]),
+            access(|access| access.allow_origin = vec!["*".to_owned()]),
+            access(|access| access.auth = Auth::Token),
+        ] {
+            assert!(serves_host(&all, "other.example"), "{all:?}");
+        }
+        assert!(ServedHosts::new(&Config::default().access, [0, 0, 0, 0].into()).is_none());
+    }
+
+    #[test]
+    fn the_refusal_names_the_host_within_limits_and_the_flag() {
+        let refusal = refused(&"x".repeat(500));
+        assert!(refusal.message.len() < 250 && refusal.message.contains("--host"), "{}", refusal.message);
+    }
+}
