@@ -101,7 +101,7 @@ fn handle(
     path: LegacyPath,
     request: Request,
 ) -> impl Future<Output = Response> {
-    let cors = LegacyCors::of(&legacy.gateway.config.access, request.headers());
+    let cors = LegacyCors::of(&legacy.gateway.config.access, request.method(), request.headers());
     let reading = Box::pin(read(Arc::clone(&legacy.gateway), path, request));
     async move {
         let response = match reading.await {

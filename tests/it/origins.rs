@@ -64,6 +64,30 @@ async fn pages_of_other_origins_are_refused_unless_configured() {
     assert!(reply.header("access-control-allow-headers").contains("authorization"));
 }
 
+/// An image or a link of any page asks with GET, and without an origin.
+#[tokio::test]
+async fn a_net_event_of_another_site_is_not_executed_where_origins_are_configured() {
+    let server = TestServer::with(&["--legacy-allow-origin", "http://x0-app.x0.localnet"]).await;
+    let target =
+        format!("{HANDLER}?a__=1&SYS_SESSION=A&Type=SET&DestinationSession=B&Payload=SYS__NET_EVENT-e");
+    let json = ("accept", "application/json");
+    for headers in [
+        &[json, ("sec-fetch-site", "same-site")][..],
+        &[json, ("sec-fetch-site", "cross-site")],
+        &[json, ("origin", "https://evil.example")],
+        &[("accept", "image/*,*/*;q=0.8")],
+        &[],
+    ] {
+        let reply = server.http().await.request("GET", &target, headers, "").await;
+        assert_eq!(reply.status, 200, "{headers:?}");
+        assert!(reply.body.contains("--legacy-allow-origin"), "{headers:?}: {}", reply.body);
+    }
+    assert_eq!(server.get("/v1/messages?session=B&wait=0").await.payloads(), NOTHING);
+    let reply = server.http().await.request("GET", &target, &[json], "").await;
+    assert!(reply.body.contains("ok"), "the x0 client behind its proxy: {}", reply.body);
+    assert_eq!(server.get("/v1/messages?session=B&wait=0").await.payloads().len(), 1);
+}
+
 #[tokio::test]
 async fn the_origins_of_x0_pages_can_be_configured() {
     let server = TestServer::with(&["--legacy-allow-origin", "http://x0-app.x0.localnet"]).await;

@@ -1,6 +1,6 @@
 //! Which pages may read the answers to x0 clients.
 
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::response::Response;
 
 use crate::config::Access;
@@ -21,7 +21,7 @@ pub(super) enum LegacyCors {
 }
 
 impl LegacyCors {
-    pub(super) fn of(access: &Access, headers: &HeaderMap) -> Self {
+    pub(super) fn of(access: &Access, method: &Method, headers: &HeaderMap) -> Self {
         let allowed = &access.legacy_allow_origin;
         if allowed.iter().any(|origin| origin == "*") {
             return Self::Any;
@@ -33,7 +33,9 @@ impl LegacyCors {
                 Self::Origin(origin.clone())
             }
             Some(_) => Self::Foreign,
-            None if headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site") => Self::Foreign,
+            None if is_from_another_site(headers) => Self::Foreign,
+            // A net event. Browsers do not name the site to a host of plain HTTP, as x0's is.
+            None if *method == Method::GET && !accepts_json(headers) => Self::Foreign,
             None => Self::SameOrigin,
         }
     }
@@ -55,6 +57,18 @@ impl LegacyCors {
         }
         response
     }
+}
+
+/// Whether a page of another site caused a request without an origin, as one for an image.
+fn is_from_another_site(headers: &HeaderMap) -> bool {
+    headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site" || site == "same-site")
+}
+
+/// Whether a request accepts JSON by name, as all requests of the x0 client do. Images, frames and links do not.
+fn accepts_json(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let mut types = accepted.flat_map(|value| value.split(','));
+    types.any(|kind| kind.split(';').next().is_some_and(|kind| kind.trim() == "application/json"))
 }
 
 /// What a page of a foreign origin gets: its polls are held without a session, its sends fail.
@@ -83,8 +97,12 @@ mod tests {
     const ONE: &[&str] = &["--legacy-allow-origin", "http://x0.test"];
 
     fn cors(flags: &[&str], headers: &[(&'static str, &'static str)]) -> LegacyCors {
+        cors_of(&Method::POST, flags, headers)
+    }
+
+    fn cors_of(method: &Method, flags: &[&str], headers: &[(&'static str, &'static str)]) -> LegacyCors {
         let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
-        LegacyCors::of(&gateway(flags).config.access, &headers.collect())
+        LegacyCors::of(&gateway(flags).config.access, method, &headers.collect())
     }
 
     /// The allowed origin and the `vary` header of an answer.
@@ -116,12 +134,31 @@ mod tests {
             (&[("origin", "http://other.test")][..], true),
             (&[("origin", "null")], true),
             (&[("sec-fetch-site", "cross-site")], true),
+            (&[("sec-fetch-site", "same-site")], true),
             (&[("sec-fetch-site", "same-origin")], false),
             (&[], false),
         ] {
             let cors = cors(ONE, headers);
             assert_eq!(cors.is_foreign(), foreign, "{headers:?}");
             assert_eq!(marks(cors), (None, true), "{headers:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_net_event_without_an_origin_accepts_json_as_the_x0_client_does() {
+        for (headers, foreign) in [
+            (&[][..], true),
+            (&[("accept", "*/*")], true),
+            (&[("accept", "image/avif,image/webp,*/*;q=0.8")], true),
+            (&[("accept", "application/json")], false),
+            (&[("accept", "text/plain, application/json;q=0.9")], false),
+            (&[("accept", "application/json"), ("sec-fetch-site", "same-origin")], false),
+            (&[("accept", "application/json"), ("sec-fetch-site", "same-site")], true),
+            (&[("accept", "*/*"), ("origin", "http://x0.test")], false),
+        ] {
+            let cors = cors_of(&Method::GET, ONE, headers);
+            assert_eq!(cors.is_foreign(), foreign, "{headers:?}");
+            assert!(!cors_of(&Method::GET, &[], headers).is_foreign(), "all pages may send: {headers:?}");
         }
     }
 
