@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 /// Why a key, a certificate or its file cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -14,6 +14,19 @@ pub struct SetupError(pub String);
 
 /// Interval at which the files are checked for changes.
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a file must hold nothing until that is believed. A file that is being written may be empty for a moment.
+pub(crate) const EMPTY_FOR: Duration = Duration::from_secs(5);
+
+/// What was read from files.
+#[derive(Debug)]
+pub(crate) enum Loaded<T, E> {
+    /// It is used at once.
+    Complete(T),
+    /// A file is valid and holds nothing, as the error says. At the start that is an error. Later it is used once the
+    /// files have stayed unchanged for [`EMPTY_FOR`].
+    Emptied(T, E),
+}
 
 /// What was last read from files.
 #[derive(Debug, Clone)]
@@ -43,34 +56,50 @@ fn stamp(path: &Path) -> Stamp {
 }
 
 /// Files, what they held when they were last read, and how they are read.
-struct WatchedFiles<F> {
+struct WatchedFiles<T, F> {
     /// What the files hold, for the log.
     what: &'static str,
     paths: Vec<PathBuf>,
     stamps: Vec<Stamp>,
+    /// What emptied files held, and since when.
+    emptied: Option<(Instant, T)>,
     load: F,
 }
 
-impl<F> WatchedFiles<F> {
+impl<T, F> WatchedFiles<T, F> {
     /// Reads the files if they have changed. `None` if they have not, or cannot be used; the log says why.
-    fn reload<T, E: std::fmt::Display>(&mut self) -> Option<T>
+    fn reload<E: std::fmt::Display>(&mut self, now: Instant) -> Option<T>
     where
-        F: Fn(&[PathBuf]) -> Result<T, E>,
+        F: Fn(&[PathBuf]) -> Result<Loaded<T, E>, E>,
     {
         let stamps: Vec<Stamp> = self.paths.iter().map(|path| stamp(path)).collect();
         if stamps == self.stamps {
-            return None;
+            return self.take_emptied(now);
         }
-        self.stamps = stamps;
+        (self.stamps, self.emptied) = (stamps, None);
         let what = self.what;
-        let loaded = (self.load)(&self.paths);
-        match &loaded {
-            Ok(_) => tracing::info!(what, "read again"),
+        match (self.load)(&self.paths) {
+            Ok(Loaded::Complete(value)) => {
+                tracing::info!(what, "read again");
+                return Some(value);
+            }
+            Ok(Loaded::Emptied(value, error)) => {
+                let seconds = EMPTY_FOR.as_secs();
+                tracing::warn!(what, %error, seconds, "emptied; the previous ones stay in use for a moment");
+                self.emptied = Some((now, value));
+            }
             Err(error) => {
                 tracing::error!(what, %error, "cannot be read again; the previous ones stay in use")
             }
         }
-        loaded.ok()
+        None
+    }
+
+    /// What the emptied files hold, once they have stayed so.
+    fn take_emptied(&mut self, now: Instant) -> Option<T> {
+        let (_, value) = self.emptied.take_if(|(since, _)| now >= *since + EMPTY_FOR)?;
+        tracing::warn!(what = self.what, "a file has stayed empty; what it held is not in use any more");
+        Some(value)
     }
 }
 
@@ -78,36 +107,40 @@ impl<F> WatchedFiles<F> {
 /// within a tokio runtime.
 ///
 /// # Errors
-/// The error of `load`, the first time.
+/// The error of `load`, or that of an empty file, the first time.
 pub(crate) fn watch_files<T: Send + Sync + 'static, E: std::fmt::Display + Send + 'static>(
     what: &'static str,
     paths: Vec<PathBuf>,
-    load: impl Fn(&[PathBuf]) -> Result<T, E> + Send + 'static,
+    load: impl Fn(&[PathBuf]) -> Result<Loaded<T, E>, E> + Send + 'static,
 ) -> Result<Current<T>, E> {
     // Before reading: a change during it is noticed afterwards.
     let stamps = paths.iter().map(|path| stamp(path)).collect();
-    let sender = watch::Sender::new(Arc::new(load(&paths)?));
+    let value = match load(&paths)? {
+        Loaded::Complete(value) => value,
+        Loaded::Emptied(_, error) => return Err(error),
+    };
+    let sender = watch::Sender::new(Arc::new(value));
     let current = Current(sender.subscribe());
     if !paths.is_empty() {
-        tokio::spawn(keep_reloading(WatchedFiles { what, paths, stamps, load }, sender));
+        tokio::spawn(keep_reloading(WatchedFiles { what, paths, stamps, emptied: None, load }, sender));
     }
     Ok(current)
 }
 
 /// Runs until the last reader is dropped.
-async fn keep_reloading<T, E, F>(mut files: WatchedFiles<F>, sender: watch::Sender<Arc<T>>)
+async fn keep_reloading<T, E, F>(mut files: WatchedFiles<T, F>, sender: watch::Sender<Arc<T>>)
 where
     T: Send + Sync + 'static,
     E: std::fmt::Display + Send + 'static,
-    F: Fn(&[PathBuf]) -> Result<T, E> + Send + 'static,
+    F: Fn(&[PathBuf]) -> Result<Loaded<T, E>, E> + Send + 'static,
 {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !sender.is_closed() {
-        ticks.tick().await;
+        let now = ticks.tick().await;
         // The disk may be slow.
         let reloading = tokio::task::spawn_blocking(move || {
-            let loaded = files.reload();
+            let loaded = files.reload(now);
             (files, loaded)
         });
         match reloading.await {
@@ -126,34 +159,69 @@ where
 mod tests {
     use super::*;
 
-    type Load = fn(&[PathBuf]) -> Result<u32, String>;
+    type Load = fn(&[PathBuf]) -> Result<Loaded<u32, String>, String>;
+    type Watched = WatchedFiles<u32, Load>;
 
-    fn number(paths: &[PathBuf]) -> Result<u32, String> {
+    fn number(paths: &[PathBuf]) -> Result<Loaded<u32, String>, String> {
         let text = std::fs::read_to_string(&paths[0]).map_err(|error| error.to_string())?;
-        text.parse().map_err(|_| format!("{text} is no number"))
+        if text.is_empty() {
+            return Ok(Loaded::Emptied(0, "holds no number".to_owned()));
+        }
+        text.parse().map(Loaded::Complete).map_err(|_| format!("{text} is no number"))
     }
 
     /// A file with this content, and what reads it.
-    fn watched(content: &str) -> (tempfile::TempDir, WatchedFiles<Load>) {
+    fn watched(content: &str) -> (tempfile::TempDir, Watched) {
         let dir = tempfile::tempdir().unwrap();
         let paths = vec![dir.path().join("file")];
         std::fs::write(&paths[0], content).unwrap();
         let stamps = vec![stamp(&paths[0])];
-        (dir, WatchedFiles { what: "the number", paths, stamps, load: number })
+        (dir, WatchedFiles { what: "the number", paths, stamps, emptied: None, load: number })
+    }
+
+    fn reload(files: &mut Watched) -> Option<u32> {
+        files.reload(Instant::now())
+    }
+
+    #[test]
+    fn an_emptied_file_is_believed_once_it_has_stayed_so() {
+        let (_dir, mut files) = watched("7");
+        let begin = Instant::now();
+        std::fs::write(&files.paths[0], "").unwrap();
+        assert_eq!(files.reload(begin), None);
+        assert_eq!(files.reload(begin + EMPTY_FOR / 2), None);
+        assert_eq!(files.reload(begin + EMPTY_FOR), Some(0));
+        assert_eq!(files.reload(begin + EMPTY_FOR * 3), None, "once");
+    }
+
+    #[test]
+    fn an_emptied_file_that_is_written_or_removed_is_not_believed() {
+        for removed in [false, true] {
+            let (_dir, mut files) = watched("7");
+            let begin = Instant::now();
+            std::fs::write(&files.paths[0], "").unwrap();
+            assert_eq!(files.reload(begin), None);
+            match removed {
+                true => std::fs::remove_file(&files.paths[0]).unwrap(),
+                false => std::fs::write(&files.paths[0], "12").unwrap(),
+            }
+            assert_eq!(files.reload(begin + EMPTY_FOR), if removed { None } else { Some(12) });
+            assert_eq!(files.reload(begin + EMPTY_FOR * 3), None);
+        }
     }
 
     #[test]
     fn an_unchanged_file_is_not_read_again() {
         let (_dir, mut files) = watched("7");
-        assert_eq!(files.reload(), None);
+        assert_eq!(reload(&mut files), None);
     }
 
     #[test]
     fn a_changed_file_is_read_once() {
         let (_dir, mut files) = watched("7");
         std::fs::write(&files.paths[0], "12").unwrap();
-        assert_eq!(files.reload(), Some(12));
-        assert_eq!(files.reload(), None);
+        assert_eq!(reload(&mut files), Some(12));
+        assert_eq!(reload(&mut files), None);
     }
 
     #[test]
@@ -164,18 +232,18 @@ mod tests {
         let time = std::fs::metadata(&files.paths[0]).unwrap().modified().unwrap();
         std::fs::File::options().write(true).open(&other).unwrap().set_modified(time).unwrap();
         std::fs::rename(&other, &files.paths[0]).unwrap();
-        assert_eq!(files.reload(), Some(8));
+        assert_eq!(reload(&mut files), Some(8));
     }
 
     #[test]
     fn a_file_that_cannot_be_used_gives_nothing_until_it_changes() {
         let (_dir, mut files) = watched("7");
         std::fs::write(&files.paths[0], "seven").unwrap();
-        assert_eq!(files.reload(), None);
+        assert_eq!(reload(&mut files), None);
         std::fs::remove_file(&files.paths[0]).unwrap();
-        assert_eq!(files.reload(), None);
+        assert_eq!(reload(&mut files), None);
         std::fs::write(&files.paths[0], "9").unwrap();
-        assert_eq!(files.reload(), Some(9));
+        assert_eq!(reload(&mut files), Some(9));
     }
 
     #[tokio::test(start_paused = true)]
@@ -189,5 +257,7 @@ mod tests {
         assert_eq!(*current.get(), 12);
         assert_eq!(*Current::fixed(3).get(), 3);
         assert!(watch_files("the number", vec![path.join("none")], number).is_err());
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(watch_files("the number", vec![path], number).unwrap_err(), "holds no number");
     }
 }

@@ -14,7 +14,7 @@ use tokio_rustls::rustls::{
     ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme,
 };
 
-use crate::reload::{Current, SetupError, watch_files};
+use crate::reload::{Current, Loaded, SetupError, watch_files};
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
@@ -98,7 +98,7 @@ pub(crate) fn server_config(cert: &Path, key: &Path) -> Result<Current<ServerCon
         let config = versions.map_err(|error| SetupError(error.to_string()))?.with_no_client_auth();
         let mut config = config.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(config)
+        Ok(Loaded::Complete(config))
     })
 }
 

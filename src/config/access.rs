@@ -77,6 +77,10 @@ pub struct Access {
     #[arg(long, env = "X0_MSG_TOKEN_JWKS_REFRESH", value_name = "TIME", default_value = "5m", value_parser = above_zero)]
     pub token_jwks_refresh: Duration,
 
+    /// How long the keys of the JWK set prove tokens while it cannot be fetched
+    #[arg(long, env = "X0_MSG_TOKEN_JWKS_MAX_AGE", value_name = "TIME", default_value = "24h", value_parser = above_zero)]
+    pub token_jwks_max_age: Duration,
+
     /// Audience (`aud`) that a token must have. May be given several times; one of them suffices
     #[arg(long, env = "X0_MSG_TOKEN_AUDIENCE", value_name = "NAME", value_delimiter = ',')]
     pub token_audience: Vec<String>,

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use crate::config::{Access, Secret};
 use crate::grant::{Backend, Patterns, SendPatterns};
 use crate::message::SenderName;
-use crate::reload::{Current, SetupError, watch_files};
+use crate::reload::{Current, Loaded, SetupError, watch_files};
 
 /// Shortest key, in bytes. Shorter keys can be guessed.
 const MIN_KEY: usize = 32;
@@ -57,7 +57,7 @@ impl ApiKeys {
             "the API keys",
             access.api_key_file.iter().cloned().collect(),
             move |paths: &[PathBuf]| {
-                let mut all = Self::default();
+                let (mut all, mut emptied) = (Self::default(), None);
                 if let Some(Secret(keys)) = &from_env {
                     all.read_list(keys).map_err(|reason| SetupError(format!("X0_MSG_API_KEYS: {reason}")))?;
                 }
@@ -67,12 +67,14 @@ impl ApiKeys {
                     let text = std::fs::read_to_string(path).map_err(|error| invalid(error.to_string()))?;
                     let before = all.0.len();
                     all.read_file(&text).map_err(invalid)?;
-                    // A file that is being written may be empty for a moment. That must not remove all keys.
                     if all.0.len() == before {
-                        return Err(invalid("holds no [[key]]".to_owned()));
+                        emptied = Some(invalid("holds no [[key]]".to_owned()));
                     }
                 }
-                Ok(all)
+                Ok(match emptied {
+                    Some(error) => Loaded::Emptied(all, error),
+                    None => Loaded::Complete(all),
+                })
             },
         )
     }

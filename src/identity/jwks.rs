@@ -14,8 +14,8 @@ use hyper_util::rt::TokioExecutor;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::identity::key::{KeySet, VerificationKey, parse_jwks};
-use crate::reload::SetupError;
+use crate::identity::key::{KeySet, NO_KEY, VerificationKey, parse_jwks};
+use crate::reload::{EMPTY_FOR, SetupError};
 use crate::tls;
 
 /// Largest set, in bytes.
@@ -30,12 +30,44 @@ const MIN_INTERVAL: Duration = Duration::from_secs(2);
 /// Time until a failed fetch is repeated.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The number of attempts so far, and the keys of the last success.
-type Fetched = (u64, Option<KeySet>);
+/// What was fetched so far.
+#[derive(Debug, Default)]
+struct Fetched {
+    attempts: u64,
+    /// When the last fetch succeeded, and its keys.
+    last: Option<(Instant, KeySet)>,
+    /// Since when the set holds no keys, though it held some before.
+    empty_since: Option<Instant>,
+}
+
+impl Fetched {
+    /// Counts an attempt. An error says why the known keys stay in use.
+    fn record(&mut self, now: Instant, result: Result<Vec<VerificationKey>, String>) -> Result<(), String> {
+        self.attempts += 1;
+        let keys = result.inspect_err(|_| self.empty_since = None)?;
+        if keys.is_empty() {
+            // The issuer may be replacing its keys. Before the first keys there is nothing to revoke.
+            let since = *self.empty_since.get_or_insert(now);
+            if self.last.is_none() || now < since + EMPTY_FOR {
+                return Err(NO_KEY.to_owned());
+            }
+        } else {
+            self.empty_since = None;
+        }
+        self.last = Some((now, Arc::new(keys)));
+        Ok(())
+    }
+
+    /// The known keys, if they are not older than this.
+    fn keys(&self, max_age: Duration) -> Option<KeySet> {
+        self.last.as_ref().filter(|(at, _)| at.elapsed() < max_age).map(|(_, keys)| Arc::clone(keys))
+    }
+}
 
 /// A JWK set that is kept up to date.
 #[derive(Debug)]
 pub(super) struct Jwks {
+    max_age: Duration,
     fetched: watch::Receiver<Fetched>,
     /// Wakes the task that fetches.
     wanted: Arc<Notify>,
@@ -45,7 +77,7 @@ type Https = Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
 
 impl Jwks {
     /// Starts the task that fetches. It ends when this is dropped.
-    pub(super) fn watch(url: &str, refresh: Duration) -> Result<Self, SetupError> {
+    pub(super) fn watch(url: &str, refresh: Duration, max_age: Duration) -> Result<Self, SetupError> {
         let invalid = |reason: &str| SetupError(format!("--token-jwks-url {reason}"));
         let uri: Uri = url.parse().map_err(|_| invalid("is not a URL"))?;
         match (uri.scheme_str(), uri.authority()) {
@@ -57,15 +89,15 @@ impl Jwks {
         let config = tls::client_config().map_err(|reason| invalid(&format!("cannot be used: {reason}")))?;
         let connector = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(config).https_or_http();
         let client = Client::builder(TokioExecutor::new()).build(connector.enable_http1().build());
-        let (sender, fetched) = watch::channel((0, None));
+        let (sender, fetched) = watch::channel(Fetched::default());
         let wanted = Arc::<Notify>::default();
         tokio::spawn(keep_fetching(client, uri, refresh, sender, Arc::clone(&wanted)));
-        Ok(Self { fetched, wanted })
+        Ok(Self { max_age, fetched, wanted })
     }
 
-    /// The keys of the last successful fetch.
+    /// The keys of the last successful fetch. `None` if it was too long ago.
     pub(super) fn keys(&self) -> Option<KeySet> {
-        self.fetched.borrow().1.clone()
+        self.fetched.borrow().keys(self.max_age)
     }
 
     /// Asks for a fetch and waits until it has succeeded or failed.
@@ -87,15 +119,19 @@ async fn keep_fetching(
 ) {
     loop {
         let begun = Instant::now();
-        let pause = match fetch(&client, &uri).await {
-            Ok(keys) => {
-                tracing::debug!(keys = keys.len(), "the JWK set was fetched");
-                sender.send_modify(|fetched| *fetched = (fetched.0 + 1, Some(Arc::new(keys))));
+        let result = fetch(&client, &uri).await;
+        let mut recorded = Ok(());
+        sender.send_modify(|fetched| recorded = fetched.record(Instant::now(), result));
+        let pause = match recorded {
+            Ok(()) => {
+                tracing::debug!("the JWK set was fetched");
                 refresh
             }
             Err(error) => {
-                tracing::warn!(error, "--token-jwks-url cannot be fetched; the known keys stay in use");
-                sender.send_modify(|fetched| fetched.0 += 1);
+                tracing::warn!(
+                    error,
+                    "--token-jwks-url cannot be used; the known keys stay in use for --token-jwks-max-age"
+                );
                 RETRY_INTERVAL.min(refresh)
             }
         };
@@ -126,4 +162,61 @@ async fn fetch(client: &Https, uri: &Uri) -> Result<Vec<VerificationKey>, String
     timeout(FETCH_TIMEOUT, fetching)
         .await
         .map_err(|_| format!("no answer within {} s", FETCH_TIMEOUT.as_secs()))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::key::secret_key;
+
+    const MAX_AGE: Duration = Duration::from_secs(100);
+
+    fn one_key() -> Result<Vec<VerificationKey>, String> {
+        secret_key(b"0123456789abcdef0123456789abcdef").map(|key| vec![key])
+    }
+
+    fn known(fetched: &Fetched) -> Option<usize> {
+        fetched.keys(MAX_AGE).map(|keys| keys.len())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_of_an_unreachable_set_prove_for_the_max_age() {
+        let mut fetched = Fetched::default();
+        fetched.record(Instant::now(), one_key()).unwrap();
+        tokio::time::advance(MAX_AGE - Duration::from_secs(1)).await;
+        fetched.record(Instant::now(), Err("unreachable".to_owned())).unwrap_err();
+        assert_eq!(known(&fetched), Some(1));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(known(&fetched), None);
+        fetched.record(Instant::now(), one_key()).unwrap();
+        assert_eq!((known(&fetched), fetched.attempts), (Some(1), 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_set_without_keys_revokes_once_it_has_stayed_so() {
+        let mut fetched = Fetched::default();
+        let record = |fetched: &mut Fetched, result| fetched.record(Instant::now(), result).is_ok();
+        assert!(!record(&mut fetched, Ok(Vec::new())), "there is nothing to revoke");
+        tokio::time::advance(EMPTY_FOR).await;
+        assert!(!record(&mut fetched, Ok(Vec::new())));
+        assert_eq!(known(&fetched), None);
+        assert!(record(&mut fetched, one_key()) && !record(&mut fetched, Ok(Vec::new())));
+        tokio::time::advance(EMPTY_FOR - Duration::from_secs(1)).await;
+        assert!(!record(&mut fetched, Ok(Vec::new())));
+        assert_eq!(known(&fetched), Some(1));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(record(&mut fetched, Ok(Vec::new())));
+        assert_eq!(known(&fetched), Some(0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_fetch_begins_the_wait_of_an_empty_set_anew() {
+        let mut fetched = Fetched::default();
+        fetched.record(Instant::now(), one_key()).unwrap();
+        for result in [Ok(Vec::new()), Err("unreachable".to_owned()), Ok(Vec::new())] {
+            fetched.record(Instant::now(), result).unwrap_err();
+            tokio::time::advance(EMPTY_FOR - Duration::from_secs(1)).await;
+        }
+        assert_eq!(known(&fetched), Some(1));
+    }
 }

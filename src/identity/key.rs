@@ -14,6 +14,9 @@ use crate::reload::SetupError;
 /// Shortest secret, in bytes: the length of the hash of HS256 (RFC 7518 section 3.2).
 const MIN_SECRET: usize = 32;
 
+/// What is said of a file or a set without keys.
+pub(super) const NO_KEY: &str = "holds no usable key (RS256, ES256 with P-256, EdDSA with Ed25519)";
+
 /// A key that verifies tokens. It has one algorithm, so that a token cannot choose another one for it.
 #[derive(Debug, Clone)]
 pub(super) struct VerificationKey {
@@ -68,7 +71,7 @@ fn looks_public(secret: &[u8]) -> Option<&'static str> {
     is_der.then_some("looks like a public key without its PEM lines")
 }
 
-/// Reads the keys in a file: PEM, a JWK set, or a secret.
+/// Reads the keys in a file: PEM, a JWK set, or a secret. An empty file has none.
 pub(super) fn read_keys(path: &Path) -> Result<Vec<VerificationKey>, SetupError> {
     let invalid = |reason: String| SetupError(format!("--token-key-file {}: {reason}", path.display()));
     let bytes = std::fs::read(path).map_err(|error| invalid(error.to_string()))?;
@@ -79,6 +82,9 @@ fn parse_keys(bytes: &[u8]) -> Result<Vec<VerificationKey>, String> {
     let text = std::str::from_utf8(bytes).unwrap_or_default().trim_start_matches('\u{feff}').trim_start();
     if text.starts_with(['{', '[']) {
         return parse_jwks(text, true);
+    }
+    if bytes.trim_ascii().is_empty() {
+        return Ok(Vec::new());
     }
     let key = if text.contains("-----BEGIN ") { parse_pem(text) } else { secret_key(bytes) };
     key.map(|key| vec![key])
@@ -108,6 +114,7 @@ fn parse_pem(text: &str) -> Result<VerificationKey, String> {
 }
 
 /// Parses a JWK set, a list of JWKs or a single JWK (RFC 7517). Secrets are keys only with `with_secrets`.
+/// The set may hold no key that verifies tokens.
 pub(super) fn parse_jwks(text: &str, with_secrets: bool) -> Result<Vec<VerificationKey>, String> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -130,10 +137,7 @@ pub(super) fn parse_jwks(text: &str, with_secrets: bool) -> Result<Vec<Verificat
         }
         keys.push(VerificationKey { kid: jwk.common.key_id, algorithm, key });
     }
-    match keys.is_empty() {
-        true => Err("holds no usable key (RS256, ES256 with P-256, EdDSA with Ed25519)".to_owned()),
-        false => Ok(keys),
-    }
+    Ok(keys)
 }
 
 /// The algorithm of a JWK; `None` for a key that verifies no token here.
@@ -264,7 +268,10 @@ mod tests {
 
     #[test]
     fn keys_for_other_purposes_are_skipped() {
-        let keys = |text: &str, with_secrets| parse_jwks(text, with_secrets).map(|keys| keys.len());
+        let keys = |text: &str, with_secrets| match parse_jwks(text, with_secrets)?.len() {
+            0 => Err(NO_KEY.to_owned()),
+            n => Ok(n),
+        };
         assert_eq!(
             keys(&format!(r#"{{"keys":[{}]}}"#, ed25519(r#","use":"sig","alg":"EdDSA""#)), false),
             Ok(1)

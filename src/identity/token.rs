@@ -13,9 +13,9 @@ use serde::de::IgnoredAny;
 use crate::config::{Access, Secret};
 use crate::grant::{Patterns, SKEW, SendPatterns};
 use crate::identity::jwks::Jwks;
-use crate::identity::key::{VerificationKey, read_keys, secret_key};
+use crate::identity::key::{NO_KEY, VerificationKey, read_keys, secret_key};
 use crate::message::{SessionId, UserId};
-use crate::reload::{Current, SetupError, watch_files};
+use crate::reload::{Current, Loaded, SetupError, watch_files};
 
 /// Why a token or an API key was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -92,7 +92,9 @@ impl TokenVerifier {
             );
         }
         let jwks = access.token_jwks_url.as_deref();
-        let jwks = jwks.map(|url| Jwks::watch(url, access.token_jwks_refresh)).transpose()?;
+        let jwks = jwks
+            .map(|url| Jwks::watch(url, access.token_jwks_refresh, access.token_jwks_max_age))
+            .transpose()?;
         let (audience, issuer) = (access.token_audience.clone(), access.token_issuer.clone());
         Ok(Some(Self { files, jwks, audience, issuer }))
     }
@@ -107,7 +109,7 @@ impl TokenVerifier {
     ///
     /// # Errors
     /// [`CredentialError::Invalid`] says what is wrong with the token. [`CredentialError::Unavailable`] means that the
-    /// JWK set was never fetched yet.
+    /// JWK set was never fetched yet, or too long ago.
     pub(crate) async fn verify(&self, token: &str) -> Result<Claims, CredentialError> {
         let mut verified = self.verify_with_known_keys(token);
         if let (Err(VerifyError::UnknownKey), Some(jwks)) = (&verified, &self.jwks) {
@@ -191,16 +193,25 @@ impl TokenVerifier {
     }
 }
 
-fn load_keys(secret: Option<&Secret>, paths: &[PathBuf]) -> Result<Vec<VerificationKey>, SetupError> {
-    let mut keys = Vec::new();
+type LoadedKeys = Loaded<Vec<VerificationKey>, SetupError>;
+
+fn load_keys(secret: Option<&Secret>, paths: &[PathBuf]) -> Result<LoadedKeys, SetupError> {
+    let (mut keys, mut emptied) = (Vec::new(), None);
     if let Some(Secret(secret)) = secret {
         let invalid = |reason| SetupError(format!("X0_MSG_TOKEN_SECRET {reason}"));
         keys.push(secret_key(secret.as_bytes()).map_err(invalid)?);
     }
     for path in paths {
-        keys.extend(read_keys(path)?);
+        let read = read_keys(path)?;
+        if read.is_empty() {
+            emptied = Some(SetupError(format!("--token-key-file {}: {NO_KEY}", path.display())));
+        }
+        keys.extend(read);
     }
-    Ok(keys)
+    Ok(match emptied {
+        Some(error) => Loaded::Emptied(keys, error),
+        None => Loaded::Complete(keys),
+    })
 }
 
 /// Whether the header of a token names extensions that its reader must know (`crit`, RFC 7515 section 4.1.11). Every

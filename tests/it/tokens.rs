@@ -283,6 +283,37 @@ async fn rotating_keys_keeps_sockets() {
     assert!(log.contains("cannot be read again") && !log.contains(other) && !log.contains(rotated), "{log}");
 }
 
+/// An empty file revokes all of its keys, once it has stayed empty for five seconds. A missing one revokes none.
+#[tokio::test]
+async fn an_emptied_key_file_revokes_its_keys_and_a_missing_one_does_not() {
+    let server = Guarded::with(&["--heartbeat", "5s"]).await;
+    let body = json!({ "to": { "user": "ann" }, "payload": 1 });
+    server.register("A", json!({ "user": "ann" })).await;
+    let accepted = async || {
+        let by_key = server.call("POST", "/v1/messages", KEY, &body).await.status == 200;
+        let by_token = server.call("POST", "/v1/messages", &token("ann", "A"), &body).await.status == 200;
+        (by_key, by_token)
+    };
+    for name in ["secret", "keys.toml"] {
+        let log = server.log_from_here();
+        std::fs::remove_file(server.path(name)).unwrap();
+        log.contains("cannot be read again").await;
+    }
+    assert_eq!(accepted().await, (true, true), "the files are missing");
+    let log = server.log_from_here();
+    std::fs::write(server.path("keys.toml"), "# nobody\n").unwrap();
+    log.contains("stayed empty").await;
+    until(async || accepted().await == (false, true)).await;
+    for empty in ["", r#"{"keys":[]}"#] {
+        std::fs::write(server.path("secret"), SECRET).unwrap();
+        until(async || accepted().await == (false, true)).await;
+        let log = server.log_from_here();
+        std::fs::write(server.path("secret"), empty).unwrap();
+        log.contains("stayed empty").await;
+        until(async || accepted().await == (false, false)).await;
+    }
+}
+
 /// A local server of a JWK set. The set can be changed, and the requests are counted.
 async fn jwks_server() -> (String, Arc<Mutex<(String, usize)>>) {
     let state = Arc::new(Mutex::new((r#"{"keys":[]}"#.to_owned(), 0)));
@@ -361,6 +392,36 @@ async fn a_jwk_set_is_fetched_and_rotated() {
     state.lock().unwrap().0 = "gone".to_owned();
     assert_eq!(server.hello(&sign_one("H", Some("four"))).await.1["code"], "unauthorized");
     server.welcomed(&sign_two("I", Some("two"))).await;
+}
+
+#[tokio::test]
+async fn keys_of_a_jwk_set_that_cannot_be_fetched_prove_only_for_the_max_age() {
+    let (url, state) = jwks_server().await;
+    let (one, sign) = named_key("one");
+    state.lock().unwrap().0 = serde_json::to_string(&JwkSet { keys: vec![one] }).unwrap();
+    let server = Guarded::with(&["--token-jwks-url", &url, "--token-jwks-max-age", "10s"]).await;
+    server.welcomed(&sign("A", Some("one"))).await;
+    state.lock().unwrap().0 = "gone".to_owned();
+    until(async || {
+        let answer = server.hello(&sign("B", Some("one"))).await.1;
+        answer["code"] == "unavailable"
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_set_without_keys_revokes_the_keys_that_it_held() {
+    let (url, state) = jwks_server().await;
+    let (one, sign) = named_key("one");
+    state.lock().unwrap().0 = serde_json::to_string(&JwkSet { keys: vec![one] }).unwrap();
+    let server = Guarded::with(&["--token-jwks-url", &url, "--token-jwks-refresh", "1s"]).await;
+    server.welcomed(&sign("A", Some("one"))).await;
+    state.lock().unwrap().0 = r#"{"keys":[]}"#.to_owned();
+    until(async || {
+        let answer = server.hello(&sign("B", Some("one"))).await.1;
+        answer["code"] == "unauthorized"
+    })
+    .await;
 }
 
 #[tokio::test]
