@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use crate::broker::{BrokerError, SessionState};
 use crate::edge::{ErrorBody, Gateway, Refusal, Refused, SessionPolicy, body_text, encode, json};
 use crate::hub::Connections;
-use crate::message::{Handle, NameError, SessionId, UserId};
+use crate::message::{Handle, NameError, SessionId, UserId, taken_name};
 use crate::protocol::{Code, ENVELOPE, SessionBody};
 
 /// A session, as backends see it.
@@ -97,7 +97,7 @@ pub(super) async fn register(
 ) -> Result<Response, Refusal> {
     let (head, body) = request.into_parts();
     authorize(&gateway, &head).await?;
-    let session = name(&id, SessionId::new)?;
+    let session = name(&id, |id| taken_name(id, SessionId::new))?;
     let body = SessionBody::decode(&body_text(body, ENVELOPE, gateway.config.header_timeout).await?)?;
     let ttl = body.ttl.unwrap_or_else(|| gateway.config.access.session_ttl.min(gateway.config.max_ttl));
     gateway.broker.register(&session, body.user, ttl).await?;

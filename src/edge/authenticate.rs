@@ -15,7 +15,7 @@ use crate::edge::refusal::Refusal;
 use crate::engine::{Commit, RegisterError};
 use crate::grant::{Backend, Client, Grant};
 use crate::identity::{Claims, Credentials};
-use crate::message::{SessionId, UserId};
+use crate::message::{Handle, NameError, SessionId, UserId};
 use crate::protocol::Code;
 
 /// What happens when neither a token nor its request names a session.
@@ -79,6 +79,9 @@ impl Gateway {
         policy: SessionPolicy,
     ) -> Result<Grant, Refusal> {
         let open = self.identity.auth() == Auth::Open;
+        if open && session.as_ref().is_some_and(|session| Handle::has_shape(session.as_str())) {
+            return Err(Refusal::new(Code::BadRequest, format!("field `session` {}", NameError::Handle)));
+        }
         match self.identity.check(bearer).await? {
             Credentials::None if open => {
                 Ok(Grant::Open { session, manages: self.identity.manages_without_key() })

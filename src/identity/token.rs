@@ -14,7 +14,7 @@ use crate::config::{Access, Secret};
 use crate::grant::{Patterns, SKEW, SendPatterns};
 use crate::identity::jwks::Jwks;
 use crate::identity::key::{NO_KEY, VerificationKey, read_keys, secret_key};
-use crate::message::{SessionId, UserId};
+use crate::message::{SessionId, UserId, taken_name};
 use crate::reload::{Current, Loaded, SetupError, watch_files};
 
 /// Why a token or an API key was not accepted.
@@ -237,9 +237,11 @@ fn verify_error(error: &ErrorKind) -> VerifyError {
 
 fn claims(raw: RawClaims) -> Result<Claims, String> {
     let user = raw.sub.ok_or("the token has no claim `sub`, which names its user")?;
-    let user = UserId::new(&user).map_err(|reason| format!("the token's claim `sub` {reason}"))?;
-    let session =
-        raw.sid.map(|sid| SessionId::new(&sid).map_err(|reason| format!("the token's claim `sid` {reason}")));
+    let user =
+        taken_name(&user, UserId::new).map_err(|reason| format!("the token's claim `sub` {reason}"))?;
+    let session = raw.sid.map(|sid| {
+        taken_name(&sid, SessionId::new).map_err(|reason| format!("the token's claim `sid` {reason}"))
+    });
     // Whole milliseconds, within the integers of 64 bits and of JavaScript.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let expires_at = (raw.exp * 1000.0).clamp(0.0, 9.0e15) as u64;
@@ -325,6 +327,8 @@ mod tests {
             (json!({ "sub": null }), "`sub`"),
             (json!({ "sub": "" }), "`sub` must not be empty"),
             (json!({ "sid": "a\nb" }), "`sid`"),
+            (json!({ "sub": "h-BwcHBwcHBwcHBwcHBwcHBw" }), "`sub` must not have the shape of a handle"),
+            (json!({ "sid": "h-BwcHBwcHBwcHBwcHBwcHBw" }), "`sid` must not have the shape of a handle"),
             (json!({ "send": ["news"] }), "begin with user:"),
             (json!({ "exp": "soon" }), "expected f64"),
         ] {

@@ -23,6 +23,23 @@ pub enum NameError {
     /// The name holds a control character.
     #[error("must not contain control characters")]
     Control,
+    /// The name of a session or a user looks like a handle.
+    #[error("must not have the shape of a handle (h- and 22 characters), which only this broker gives")]
+    Handle,
+}
+
+/// A name that a session or a user takes. It must not look like a handle: receivers could not tell them apart.
+///
+/// # Errors
+/// [`NameError::Handle`], and those of `new`.
+pub(crate) fn taken_name<T>(
+    name: &str,
+    new: impl FnOnce(&str) -> Result<T, NameError>,
+) -> Result<T, NameError> {
+    match Handle::has_shape(name) {
+        true => Err(NameError::Handle),
+        false => new(name),
+    }
 }
 
 fn check_name(name: &str) -> Result<(), NameError> {
@@ -111,6 +128,13 @@ impl Handle {
         bytes.try_into().ok().map(Self)
     }
 
+    /// Whether a name looks like a handle, even if it is none.
+    #[must_use]
+    pub(crate) fn has_shape(name: &str) -> bool {
+        let is_base64url = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        name.strip_prefix(Self::PREFIX).is_some_and(|rest| rest.len() == 22 && rest.bytes().all(is_base64url))
+    }
+
     /// The handle as a sender's name.
     #[must_use]
     pub(crate) fn sender_name(self) -> SenderName {
@@ -160,6 +184,25 @@ mod tests {
         for other in ["", "h-", "h-BwcH", "x-BwcHBwcHBwcHBwcHBwcHBw", "h-BwcHBwcHBwcHBwcHBwcHBw=", "A"] {
             assert_eq!(Handle::parse(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn nobody_takes_a_name_that_looks_like_a_handle() {
+        for handle in [Handle([0; 16]), Handle([255; 16]), Handle([7; 16])] {
+            assert_eq!(taken_name(&handle.to_string(), UserId::new), Err(NameError::Handle));
+        }
+        let not_canonical = format!("h-{}", "z".repeat(22));
+        assert_eq!(taken_name(&not_canonical, SessionId::new), Err(NameError::Handle));
+        for other in [
+            "h-",
+            "h-kiosk",
+            "H-BwcHBwcHBwcHBwcHBwcHBw",
+            "h-BwcHBwcHBwcHBwcHBwcHBw=",
+            "h-BwcHBwcHBwcHBwcHBwcHB.",
+        ] {
+            assert_eq!(taken_name(other, SessionId::new), SessionId::new(other), "{other}");
+        }
+        assert_eq!(taken_name("", UserId::new), Err(NameError::Empty));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use crate::message::{Epoch, MessageId, Seq, SessionId, TopicName, UserId};
+use crate::message::{Epoch, MessageId, Seq, SessionId, TopicName, UserId, taken_name};
 use crate::protocol::json::{
     Malformed, field, flag, name, optional, parse_object, present, required, seq, string, ttl,
 };
@@ -280,7 +280,9 @@ impl SessionBody {
             return Ok(Self::default());
         }
         let fields: RawFields<'_> = parse_object(body)?;
-        let user = optional(fields.user).map(|raw| name(raw, "user", UserId::new)).transpose()?;
+        let user = optional(fields.user)
+            .map(|raw| name(raw, "user", |user| taken_name(user, UserId::new)))
+            .transpose()?;
         Ok(Self { user, ttl: fields.ttl()? })
     }
 }

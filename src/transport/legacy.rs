@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::config::Auth;
 use crate::edge::{Gateway, Query, Refusal, body_text, encode};
-use crate::message::SessionId;
+use crate::message::{Handle, SessionId};
 use crate::protocol::{Code, ENVELOPE};
 
 mod cors;
@@ -183,7 +183,7 @@ impl Legacy {
 
     /// Whether the id of this session is enough to read its mailbox: in `token` mode a backend must have registered it.
     async fn may_read(&self, session: &SessionId) -> bool {
-        self.gateway.identity.auth() == Auth::Open
+        self.gateway.identity.auth() == Auth::Open && !Handle::has_shape(session.as_str())
             || self.gateway.broker.directory().holder(session).await.is_some()
     }
 

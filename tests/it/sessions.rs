@@ -401,6 +401,39 @@ async fn an_open_broker_without_keys_ignores_an_authorization_that_is_no_bearer(
     }
 }
 
+/// A user or a session that is named like a handle would pass for the session of that handle.
+#[tokio::test]
+async fn nobody_takes_a_name_of_the_shape_of_a_handle() {
+    const HANDLE: &str = "h-BwcHBwcHBwcHBwcHBwcHBw";
+    let guarded = Guarded::start().await;
+    for (target, body) in [
+        (format!("/v1/sessions/{HANDLE}"), "{}".to_owned()),
+        ("/v1/sessions/A".to_owned(), json!({ "user": HANDLE }).to_string()),
+    ] {
+        let reply = guarded.call("PUT", &target, KEY, body).await;
+        assert_eq!(reply.code(), "bad_request", "{target}");
+        assert!(reply.body.contains("shape of a handle"), "{}", reply.body);
+    }
+    for proof in [token(HANDLE, "A"), token("ann", HANDLE)] {
+        assert_eq!(guarded.hello(&proof).await.1["code"], "unauthorized");
+    }
+    let open = TestServer::with(&["--poll-timeout", "100ms"]).await;
+    let reply = open.get(&format!("/v1/messages?session={HANDLE}&wait=0")).await;
+    assert_eq!(reply.code(), "bad_request");
+    let body = json!({ "to": { "session": "B" }, "payload": 1 });
+    assert_eq!(open.post(&format!("/v1/messages?session={HANDLE}"), body).await.code(), "bad_request");
+    let mut ws = open.ws("").await;
+    ws.send(json!({ "type": "hello", "session": HANDLE })).await;
+    assert_eq!(ws.error().await, "bad_request");
+    assert_eq!(ws.closed().await.0, 4500);
+    // The x0 client gets an error of its send, and its poll is held.
+    let mut x0 = open.http().await;
+    let reply = x0.post(&x0_target(), x0_set(HANDLE, "B", &json!({}))).await;
+    assert!(reply.status == 200 && reply.body.contains("shape of a handle"), "{}", reply.body);
+    open.send("A", HANDLE, json!({ "n": 1 })).await;
+    assert_eq!(x0.x0(HANDLE).await, NOTHING);
+}
+
 /// In `open` mode with API keys, the calls of backends need a key. All other calls do not.
 #[tokio::test]
 async fn api_keys_protect_the_calls_of_backends_in_open_mode_too() {

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use crate::config::Auth;
 use crate::edge::{Caller, Refusal};
 use crate::grant::Grant;
-use crate::message::{MessageId, SessionId};
+use crate::message::{Handle, MessageId, NameError, SessionId};
 use crate::protocol::{Code, SendRequest, To};
 use crate::transport::legacy::Legacy;
 use crate::transport::legacy::payload::with_sender;
@@ -38,6 +38,10 @@ impl Legacy {
     /// The grant of a sender. In `token` mode the id of a session that a backend has registered is its proof.
     async fn sender(&self, from: Option<SessionId>) -> Result<Grant, Refusal> {
         if self.gateway.identity.auth() == Auth::Open {
+            if from.as_ref().is_some_and(|session| Handle::has_shape(session.as_str())) {
+                let text = format!("the session of the sender {}", NameError::Handle);
+                return Err(Refusal::new(Code::BadRequest, text));
+            }
             return Ok(Grant::Open { session: from, manages: false });
         }
         let holder = match from {
