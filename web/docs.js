@@ -46,9 +46,12 @@ function score({ page, heading, text }, words) {
 function snippet(text, words) {
   const lower = text.toLowerCase();
   const places = words.map((word) => lower.indexOf(word)).filter((at) => at >= 0);
-  const first = Math.max(0, Math.min(...places, lower.length) - SNIPPET / 3);
-  const start = first === 0 ? 0 : text.indexOf(" ", first) + 1;
-  const end = start + SNIPPET < text.length ? text.lastIndexOf(" ", start + SNIPPET) : text.length;
+  const match = Math.min(...places, lower.length);
+  const before = Math.max(0, match - SNIPPET / 3);
+  // At the beginning of a word, but never behind the match: JSON may have no spaces.
+  const start = before === 0 ? 0 : Math.min(text.indexOf(" ", before) + 1 || match, match);
+  const cut = text.lastIndexOf(" ", start + SNIPPET);
+  const end = start + SNIPPET < text.length ? (cut > match ? cut : start + SNIPPET) : text.length;
   const part = (start > 0 ? "… " : "") + text.slice(start, end) + (end < text.length ? " …" : "");
   const line = document.createElement("small");
   let at = 0;

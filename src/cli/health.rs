@@ -26,7 +26,7 @@ pub async fn health(args: HealthArgs) -> Result<()> {
     let answer = timeout(ANSWER_TIMEOUT, get_health(&args.target, authority)).await;
     answer
         .map_err(|_| anyhow!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))?
-        .with_context(|| format!("the broker at {authority} is not well"))
+        .with_context(|| format!("no healthy broker answers at {authority} (see --server)"))
 }
 
 async fn get_health(target: &Target, authority: &str) -> Result<()> {

@@ -134,6 +134,7 @@ async fn send_and_confirm(args: &SendArgs, id: &str, payload: Box<RawValue>) -> 
 fn confirmation(sent: &ReceivedFrame<'_>) -> String {
     match (sent.seq, sent.sessions) {
         (Some(seq), _) => format!("sent, seq {seq}"),
+        (None, Some(1)) => "sent to 1 session".to_owned(),
         (None, Some(sessions)) => format!("sent to {sessions} sessions"),
         (None, None) => "sent to whoever listens now".to_owned(),
     }
@@ -147,6 +148,7 @@ mod tests {
     fn the_confirmation_says_what_is_known() {
         let text = |frame: &str| confirmation(&serde_json::from_str(frame).unwrap());
         assert_eq!(text(r#"{"type":"sent","seq":7}"#), "sent, seq 7");
+        assert_eq!(text(r#"{"type":"sent","sessions":1}"#), "sent to 1 session");
         assert_eq!(text(r#"{"type":"sent","sessions":2}"#), "sent to 2 sessions");
         assert_eq!(text(r#"{"type":"sent"}"#), "sent to whoever listens now");
     }

@@ -152,7 +152,7 @@ async fn the_command_line_shows_a_token_from_a_file() {
         send
     };
     let output = soon(send(&["--user", "ann", "1"], KEY).output()).await.unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "sent to 1 sessions\n", "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "sent to 1 session\n", "{output:?}");
     let output = soon(send(&["--user", "ann", "2"], &mint("bob", "b1", &[])).output()).await.unwrap();
     assert!(output.status.success(), "{output:?}");
     let output = soon(send(&["--topic", "news", "3"], &mint("bob", "b1", &[])).output()).await.unwrap();
