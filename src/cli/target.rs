@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_tungstenite::tungstenite::Error as WsError;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::{HeaderValue, Uri, header};
 use tokio_tungstenite::{WebSocketStream, client_async};
@@ -116,7 +117,9 @@ impl Target {
         let mut request = uri.clone().into_client_request().context("--server is not an address")?;
         request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
         let connect = async {
-            Ok::<_, anyhow::Error>(client_async(request, self.stream(Verify::Always).await?).await?.0)
+            let stream = self.stream(Verify::Always).await?;
+            let (socket, _) = client_async(request, stream).await.map_err(handshake_error)?;
+            Ok::<_, anyhow::Error>(socket)
         };
         let connected = timeout(ANSWER_TIMEOUT, connect).await;
         connected
@@ -126,9 +129,32 @@ impl Target {
     }
 }
 
+/// Why a handshake failed: what the broker says, if it has refused it.
+fn handshake_error(error: WsError) -> anyhow::Error {
+    let WsError::Http(response) = &error else { return error.into() };
+    match response.body().as_deref().and_then(refusal_text) {
+        Some(text) => anyhow!("{}: {text}", response.status()),
+        None => error.into(),
+    }
+}
+
+fn refusal_text(body: &[u8]) -> Option<String> {
+    let body: serde_json::Value = serde_json::from_slice(body).ok()?;
+    body["error"]["message"].as_str().map(str::to_owned)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_of_a_handshake_says_what_the_broker_says() {
+        let body = br#"{"error":{"code":"forbidden","message":"not this host; --host allows it"}}"#;
+        assert_eq!(refusal_text(body).as_deref(), Some("not this host; --host allows it"));
+        for other in [&b""[..], b"<html>", b"{}", br#"{"error":"x"}"#] {
+            assert_eq!(refusal_text(other), None);
+        }
+    }
 
     #[test]
     fn any_usual_scheme_names_the_websocket() {

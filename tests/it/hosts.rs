@@ -99,6 +99,17 @@ async fn the_addresses_of_the_x0_client_and_the_health_are_served_under_every_ho
     assert_eq!(ask(&server, REBOUND, "OPTIONS", &handler, &[], "").await.status, 204);
 }
 
+/// A connection to 0.0.0.0 reaches this machine, under a host that is not its name.
+#[tokio::test]
+async fn a_command_says_why_its_host_is_refused() {
+    let server = TestServer::start().await;
+    let url = format!("ws://0.0.0.0:{}", server.address.port());
+    for args in [&["send", "--to", "A", "1"][..], &["listen", "--session", "A"]] {
+        let said = command(&[args, &["--server", &url]].concat()).unwrap_err();
+        assert!(said.contains("421") && said.contains("--host"), "{said}");
+    }
+}
+
 #[tokio::test]
 async fn a_flag_another_address_or_the_token_mode_allows_a_host() {
     for flags in [
