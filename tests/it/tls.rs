@@ -96,6 +96,15 @@ async fn tls_carries_http_1_and_2_and_websockets_over_both() {
     assert_eq!(over_1.payload().await, "from h2");
     over_1.send_to("C", json!("from h1")).await;
     assert_eq!(over_2.payload().await, "from h1");
+    // Over HTTP/2 the host is in the address. Another one than this broker's is refused.
+    let other = |method: &str, target: &str| {
+        hyper::Request::builder().method(method).uri(format!("https://rebind.example{target}"))
+    };
+    let connect = other("CONNECT", "/ws?session=C").extension(hyper::ext::Protocol::from_static("websocket"));
+    for request in [other("GET", "/v1/messages?session=B&wait=0"), connect] {
+        let request = request.body(Empty::new()).unwrap();
+        assert_eq!(soon(sender.send_request(request)).await.unwrap().status(), 421);
+    }
     // A long-poll on the same connection.
     let target = "/v1/messages?session=D&wait=0";
     let poll = soon(sender.send_request(request("GET", target).body(Empty::new()).unwrap())).await.unwrap();
