@@ -61,7 +61,8 @@ pub fn legacy_body(bytes: &[u8]) {
 pub fn legacy_query(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let Ok(uri) = format!("/python/MsgHandler.py?{text}").parse::<Uri>() else { return };
-    if let Some(result) = shape::query(&Query::of(&uri)) {
+    let Ok(query) = Query::parse(&uri) else { return };
+    if let Some(result) = shape::query(&query) {
         check_legacy(result);
     }
 }

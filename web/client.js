@@ -880,14 +880,16 @@ export class Client {
     });
   }
 
-  /** @param {Gap & {type?: string}} frame */
-  #gap({ topic, from, to, reason }) {
+  /** @param {Gap & {type?: string, epoch?: string}} frame */
+  #gap({ topic, from, to, reason, epoch }) {
+    // The positions of the mailbox move to the new epoch here, those of a topic with its own gap.
+    if (topic === undefined && epoch !== undefined) this.#epoch = epoch;
     const entry = topic === undefined ? null : this.#topics.get(topic);
     // A position of another epoch means nothing, however high it is.
     const known = reason === "epoch" ? 0 : entry ? (entry.after ?? 0) : this.#queued;
     if (entry) {
       entry.after = Math.max(known, to);
-      entry.epoch = this.#epoch;
+      entry.epoch = epoch ?? this.#epoch;
     } else if (topic === undefined) {
       this.#queued = Math.max(known, to);
       if (reason === "epoch" || !this.#pumping) this.#handled = this.#queued;

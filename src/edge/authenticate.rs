@@ -65,6 +65,12 @@ fn backend_grant(backend: Arc<Backend>, session: Option<SessionId>, open: bool) 
     }
 }
 
+fn no_credentials() -> Refusal {
+    let text =
+        "show a token: `Authorization: Bearer …`, or over WebSocket {\"type\":\"hello\",\"token\":\"…\"}";
+    Refusal::new(Code::Unauthorized, text)
+}
+
 impl Gateway {
     /// The grant of a request that shows this bearer and names this session.
     ///
@@ -86,10 +92,7 @@ impl Gateway {
             Credentials::None if open => {
                 Ok(Grant::Open { session, manages: self.identity.manages_without_key() })
             }
-            Credentials::None => Err(Refusal::new(
-                Code::Unauthorized,
-                "show a token: `Authorization: Bearer …`, or over WebSocket {\"type\":\"hello\",\"token\":\"…\"}",
-            )),
+            Credentials::None => Err(no_credentials()),
             Credentials::Backend(backend) => backend_grant(backend, session, open),
             Credentials::Token(_) if policy == SessionPolicy::BackendOnly => {
                 Err(Refusal::new(Code::Forbidden, "sessions are managed by backends, with an API key"))
@@ -199,16 +202,30 @@ impl Gateway {
     /// The query and the caller of an HTTP request.
     ///
     /// # Errors
-    /// Those of [`Self::identify`], and `bad_request` if parameter `session` is no name.
+    /// Those of [`Self::identify`], and `bad_request` if the query is not UTF-8 or parameter `session` is no name.
     pub(crate) async fn authenticate(
         &self,
         head: &Parts,
         policy: SessionPolicy,
     ) -> Result<ApiRequest, Refusal> {
-        let query = Query::of(&head.uri);
+        let query = Query::parse(&head.uri)?;
         let session = query.session()?;
         let caller = self.authenticate_as(head, session, policy).await?;
         Ok(ApiRequest { query, caller })
+    }
+
+    /// The query of a HEAD request. Its credentials are checked, and nothing changes: a token registers no session.
+    ///
+    /// # Errors
+    /// `unauthorized` without credentials, or with invalid ones. `bad_request` if the query is not UTF-8 or parameter
+    /// `session` is no name.
+    pub(crate) async fn check_head(&self, head: &Parts) -> Result<Query, Refusal> {
+        let query = Query::parse(&head.uri)?;
+        query.session()?;
+        match self.identity.check(bearer(&head.headers)?).await? {
+            Credentials::None if self.identity.auth() == Auth::Token => Err(no_credentials()),
+            _ => Ok(query),
+        }
     }
 }
 

@@ -24,10 +24,23 @@ impl Caller {
     /// `unauthorized` if it names none.
     pub(crate) fn session(&self) -> Result<&SessionId, Refusal> {
         let how = match self.grant {
-            Grant::Backend(_) => "an API key has no session; show a token of the session instead",
+            Grant::Backend(_) => {
+                "an API key has no session; show a token of the session instead, or read topics with ?topic=…"
+            }
             _ => "the request names no session; add ?session=… to the address",
         };
         self.grant.session().ok_or_else(|| Refusal::new(Code::Unauthorized, how))
+    }
+
+    /// The session of the mailbox that is read besides topics. A caller without a session may read topics alone.
+    ///
+    /// # Errors
+    /// `unauthorized` if neither is read.
+    pub(crate) fn mailbox(&self, reads_topics: bool) -> Result<Option<&SessionId>, Refusal> {
+        match self.grant.session() {
+            None if reads_topics => Ok(None),
+            _ => self.session().map(Some),
+        }
     }
 
     /// The sender in the rates. `None` for a backend, which has no limit.

@@ -13,10 +13,16 @@ use crate::protocol::{MAX_SEQ, Resume};
 pub(crate) struct Query(Vec<(String, String)>);
 
 impl Query {
-    /// Parses the query of a URI. A query that cannot be parsed counts as empty.
-    #[must_use]
-    pub(crate) fn of(uri: &Uri) -> Self {
-        axum::extract::Query::try_from_uri(uri).map(|query| Self(query.0)).unwrap_or_default()
+    /// Parses the query of a URI.
+    ///
+    /// # Errors
+    /// `bad_request` if it is not UTF-8: a decoder that replaces what it cannot read would make one name of many.
+    pub(crate) fn parse(uri: &Uri) -> Result<Self, Refusal> {
+        if let Some(param) = uri.query().unwrap_or_default().split('&').find(|param| !is_utf8(param)) {
+            let name = param.split('=').next().filter(|name| is_utf8(name)).unwrap_or("?");
+            return Err(Refusal::bad_param(name, "must be UTF-8, percent-encoded"));
+        }
+        Ok(axum::extract::Query::try_from_uri(uri).map(|query| Self(query.0)).unwrap_or_default())
     }
 
     /// The first value of a parameter.
@@ -83,13 +89,55 @@ impl Query {
     }
 }
 
+/// Whether a part of a query is UTF-8 once its percent-encoding is decoded.
+fn is_utf8(part: &str) -> bool {
+    let mut bytes = Vec::with_capacity(part.len());
+    let mut rest = part.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let encoded =
+            after.get(..2).and_then(|digits| std::str::from_utf8(digits).ok()).filter(|_| *first == b'%');
+        let decoded = encoded
+            .filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        bytes.push(decoded.unwrap_or(*first));
+        rest = if decoded.is_some() { &after[2..] } else { after };
+    }
+    std::str::from_utf8(&bytes).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::protocol::Code;
 
     fn query(text: &str) -> Query {
-        Query::of(&format!("/v1/messages?{text}").parse().unwrap())
+        Query::parse(&format!("/v1/messages?{text}").parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_query_that_is_not_utf8_is_refused_with_its_parameter() {
+        for (text, name) in [
+            ("session=%FF", "`session`"),
+            ("wait=0&session=a%C3", "`session`"),
+            ("topic=%C3%28", "`topic`"),
+            ("session=%ed%a0%80", "`session`"),
+            ("%FE=1", "`?`"),
+        ] {
+            let refusal = Query::parse(&format!("/v1/messages?{text}").parse().unwrap()).unwrap_err();
+            assert_eq!(refusal.code, Code::BadRequest, "{text}");
+            assert!(refusal.message.contains(name) && refusal.message.contains("UTF-8"), "{refusal:?}");
+        }
+        for (text, session) in [
+            ("session=%C3%A9", "é"),
+            ("session=é", "é"),
+            ("session=100%", "100%"),
+            ("session=%zz%4", "%zz%4"),
+            ("session=%+1", "% 1"),
+            ("session=%25FF", "%FF"),
+            ("session=%EF%BF%BD", "\u{fffd}"),
+        ] {
+            assert_eq!(query(text).get("session"), Some(session), "{text}");
+        }
     }
 
     fn open() -> Grant {
@@ -102,7 +150,7 @@ mod tests {
         assert_eq!(query.get("session"), Some("A B"), "the first one");
         assert_eq!(query.all("topic").collect::<Vec<_>>(), ["a/b", "c"]);
         assert_eq!(query.get("epoch"), None);
-        assert_eq!(Query::of(&"/".parse().unwrap()).get("session"), None);
+        assert_eq!(Query::parse(&"/".parse().unwrap()).unwrap().get("session"), None);
     }
 
     #[test]

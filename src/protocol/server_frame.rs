@@ -3,7 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::message::{Epoch, Gap, Handle, MessageId, Seq, SessionId, TopicName, UserId};
+use crate::message::{Epoch, Gap, GapReason, Handle, MessageId, Seq, SessionId, TopicName, UserId};
 use crate::protocol::Code;
 
 /// The result of a send.
@@ -76,6 +76,9 @@ pub enum ServerFrame<'a> {
         /// The range and the reason.
         #[serde(flatten)]
         gap: Gap,
+        /// The epoch that `to` belongs to, if it is another one than that of `from`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        epoch: Option<Epoch>,
     },
     /// A frame was refused. The connection stays open, unless a close frame follows.
     Error {
@@ -91,7 +94,13 @@ pub enum ServerFrame<'a> {
     Pong,
 }
 
-impl ServerFrame<'_> {
+impl<'a> ServerFrame<'a> {
+    /// A gap. `epoch` is the one in which reading goes on.
+    #[must_use]
+    pub fn gap(topic: Option<&'a TopicName>, gap: Gap, epoch: impl FnOnce() -> Epoch) -> Self {
+        Self::Gap { topic, gap, epoch: (gap.reason == GapReason::Epoch).then(epoch) }
+    }
+
     /// The frame as JSON text.
     #[must_use]
     pub fn encode(&self) -> String {
@@ -102,7 +111,6 @@ impl ServerFrame<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::GapReason;
 
     #[test]
     fn a_welcome_leaves_out_what_is_unknown() {
@@ -147,13 +155,19 @@ mod tests {
         let unsubscribed = ServerFrame::Unsubscribed { topic: &topic };
         assert_eq!(unsubscribed.encode(), r#"{"type":"unsubscribed","topic":"news"}"#);
         let gap = Gap { from: Seq(12), to: Seq(17), reason: GapReason::Expired };
+        let epoch = || Epoch::new("e2");
         assert_eq!(
-            ServerFrame::Gap { topic: Some(&topic), gap }.encode(),
+            ServerFrame::gap(Some(&topic), gap, epoch).encode(),
             r#"{"type":"gap","topic":"news","from":12,"to":17,"reason":"expired"}"#
         );
         assert_eq!(
-            ServerFrame::Gap { topic: None, gap }.encode(),
+            ServerFrame::gap(None, gap, epoch).encode(),
             r#"{"type":"gap","from":12,"to":17,"reason":"expired"}"#
+        );
+        let gap = Gap { from: Seq(12), to: Seq(3), reason: GapReason::Epoch };
+        assert_eq!(
+            ServerFrame::gap(None, gap, epoch).encode(),
+            r#"{"type":"gap","from":12,"to":3,"reason":"epoch","epoch":"e2"}"#
         );
     }
 

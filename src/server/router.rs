@@ -118,12 +118,12 @@ fn cors(allowed: &[String]) -> Option<CorsLayer> {
         some if some.iter().any(|origin| origin == "*") => AllowOrigin::any(),
         some => AllowOrigin::list(some.iter().filter_map(|origin| HeaderValue::from_str(origin).ok())),
     };
-    let headers = [header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static("last-event-id")];
+    let headers = ["authorization", "content-type", "last-event-id", "traceparent", "tracestate", "baggage"];
     Some(
         CorsLayer::new()
             .allow_origin(origins)
             .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
-            .allow_headers(headers)
+            .allow_headers(headers.map(HeaderName::from_static))
             .max_age(PREFLIGHT),
     )
 }

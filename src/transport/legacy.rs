@@ -132,9 +132,10 @@ async fn read(
                 Err(refusal) => Ok((Err(LegacyError::NotX0(refusal.message)), source)),
             }
         }
-        Method::GET => match shape::query(&Query::of(request.uri())) {
-            Some(request) => Ok((request, source)),
-            None => Err(answer(StatusCode::OK, Body::empty())),
+        Method::GET => match Query::parse(request.uri()).map(|query| shape::query(&query)) {
+            Ok(Some(request)) => Ok((request, source)),
+            Ok(None) => Err(answer(StatusCode::OK, Body::empty())),
+            Err(refusal) => Ok((Err(LegacyError::NotX0(refusal.message)), source)),
         },
         Method::HEAD => Err(answer(StatusCode::OK, Body::empty())),
         Method::OPTIONS => Err(answer(StatusCode::NO_CONTENT, Body::empty())),

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -23,7 +24,7 @@ use crate::message::{Epoch, Gap, Handle, Item, Publication, Seq, SessionId, Topi
 use crate::protocol::{Code, Resume};
 use crate::subscriber::Subscriber;
 use crate::transport::lease::{Claim, ClaimError, IdleReader, Leases, MAX_READERS};
-use crate::transport::reading::{acknowledge_cursor, proof_left};
+use crate::transport::reading::{acknowledge_cursor, next_item, proof_left};
 use crate::transport::topics::TopicReaders;
 
 /// How long a poll waits by default.
@@ -77,7 +78,7 @@ struct PollAnswer<'a> {
     messages: Vec<&'a RawValue>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     gaps: Vec<TopicGap>,
-    /// The `after` of the next call.
+    /// The `after` of the next call; 0 without a mailbox.
     seq: Seq,
     /// The `after.<topic>` of the next call.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -107,7 +108,7 @@ fn wait(query: &Query) -> Result<Duration, Refusal> {
 #[utoipa::path(
     get, path = "/v1/messages", tag = "messages",
     params(
-        ("session" = Option<SessionId>, Query, description = "The session of the mailbox; optional with a token"),
+        ("session" = Option<SessionId>, Query, description = "The session of the mailbox; optional with a token. Without a mailbox, topics are read"),
         ("after" = Option<Seq>, Query, description = "The `seq` of the last answer; this acknowledges it"),
         ("epoch" = Option<String>, Query, description = "The epoch of `after`"),
         ("wait" = Option<f64>, Query, description = "How long to wait, in seconds; 10 by default", minimum = 0, maximum = 60),
@@ -123,17 +124,24 @@ pub(crate) async fn poll(
     State(Polls { gateway, readers }): State<Polls>,
     head: Parts,
 ) -> Result<Response, Refusal> {
+    if head.method == Method::HEAD {
+        return answer_head(&gateway, &head).await;
+    }
     // Boxed, as the claim below: a waiting poll does not hold the memory of what came before.
     let authenticating = Box::pin(gateway.authenticate(&head, SessionPolicy::Create));
     let ApiRequest { query, caller } = authenticating.await?;
-    let session = caller.session()?;
     let resume = query.resume("after")?;
     let topics = query.topics(&caller.grant, gateway.config.max_topics)?;
+    let session = caller.mailbox(!topics.is_empty())?;
     let _permit = gateway.connection_permit(caller.address)?;
     let deadline = Instant::now() + wait(&query)?.min(proof_left(&gateway, &caller));
+    let Some(session) = session else {
+        return Ok(Box::pin(poll_topics(&gateway, &topics, deadline)).await);
+    };
     let mut claim = Box::pin(claim_reader(&gateway, &readers, session, &resume)).await?;
     claim.parts().1.read_topics(&gateway, &topics).await;
-    let items = collect(&gateway, &mut claim, deadline).await;
+    let (subscriber, reader) = claim.parts();
+    let items = collect(&gateway, Some(subscriber), reader, deadline).await;
     if claim.subscriber().has_ended() {
         return Err(BrokerError::Ended.into());
     }
@@ -142,9 +150,26 @@ pub(crate) async fn poll(
     let (subscriber, reader) = claim.parts();
     // The next poll has a cursor: that of this answer.
     reader.has_cursor = true;
-    let answer = items.encode(client, subscriber, &reader.cursors);
+    let answer = items.encode(client, (subscriber.epoch(), subscriber.delivered()), &reader.cursors);
     claim.answered();
     Ok(json(StatusCode::OK, answer))
+}
+
+/// The answer to a poll without a mailbox. No reader is kept for the next one: it says where to go on in each topic.
+async fn poll_topics(gateway: &Gateway, topics: &[(TopicName, Resume)], deadline: Instant) -> Response {
+    let epoch = gateway.broker.epoch();
+    let mut reader = PollReader::default();
+    reader.read_topics(gateway, topics).await;
+    let items = collect(gateway, None, &mut reader, deadline).await;
+    json(StatusCode::OK, items.encode(None, (&epoch, Seq::START), &reader.cursors))
+}
+
+/// The answer to HEAD: it reads nothing, acknowledges nothing and does not wait (RFC 9110 section 9.2.1).
+async fn answer_head(gateway: &Gateway, head: &Parts) -> Result<Response, Refusal> {
+    let query = gateway.check_head(head).await?;
+    query.resume("after")?;
+    wait(&query)?;
+    Ok(json(StatusCode::OK, Body::empty()))
 }
 
 /// Claims the reader that this poll continues, or a new one, and moves it to the cursor of the poll.
@@ -208,7 +233,9 @@ impl PollReader {
             if self.topics.contains(topic) && same {
                 continue;
             }
-            let (subscriber, opening) = gateway.broker.topic(topic, resume, Transport::Poll).await;
+            let (mut subscriber, opening) = gateway.broker.topic(topic, resume, Transport::Poll).await;
+            // A poll that does not wait gets what is stored.
+            subscriber.ready().await;
             self.topics.insert(topic.clone(), subscriber);
             self.cursors.insert(topic.clone(), resume.after.unwrap_or(opening.seq));
         }
@@ -217,13 +244,19 @@ impl PollReader {
 }
 
 /// Waits for the first item, and takes what is ready with it.
-async fn collect(gateway: &Gateway, claim: &mut Claim<PollReader>, deadline: Instant) -> PollItems {
-    let (subscriber, PollReader { topics, cursors, .. }) = claim.parts();
+async fn collect(
+    gateway: &Gateway,
+    mut mailbox: Option<&mut Subscriber>,
+    PollReader { topics, cursors, .. }: &mut PollReader,
+    deadline: Instant,
+) -> PollItems {
     // A poll that does not wait gets what is stored.
-    subscriber.ready().await;
+    if let Some(mailbox) = &mut mailbox {
+        mailbox.ready().await;
+    }
     let mut next = tokio::select! {
         biased;
-        item = subscriber.next() => item.map(|item| (None, item)),
+        item = next_item(mailbox.as_deref_mut()) => item.map(|item| (None, item)),
         (topic, item) = topics.next() => Some((Some(topic), item)),
         () = sleep_until(deadline) => None,
         () = gateway.shutdown.cancelled() => None,
@@ -234,7 +267,7 @@ async fn collect(gateway: &Gateway, claim: &mut Claim<PollReader>, deadline: Ins
             cursors.insert(topic.clone(), seq);
         }
         items.push(topic, item);
-        next = if items.is_full() { None } else { topics.try_next_after(Some(subscriber)) };
+        next = if items.is_full() { None } else { topics.try_next_after(mailbox.as_deref_mut()) };
     }
     items
 }
@@ -267,17 +300,17 @@ impl PollItems {
     fn encode(
         self,
         client: Option<&Client>,
-        subscriber: &Subscriber,
+        (epoch, seq): (&Epoch, Seq),
         topics: &BTreeMap<TopicName, Seq>,
     ) -> String {
         let raw = |text| serde_json::from_str(text).expect("a frame is JSON");
         encode(&PollAnswer {
             session: client.map(|client| &client.session),
             handle: client.map(|client| client.handle),
-            epoch: subscriber.epoch(),
+            epoch,
             messages: self.messages.iter().map(|message| raw(message.frame().as_str())).collect(),
             gaps: self.gaps,
-            seq: subscriber.delivered(),
+            seq,
             topics,
         })
     }

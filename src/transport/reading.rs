@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use futures::future::pending;
+
 use crate::edge::{Caller, Gateway, Refusal};
-use crate::message::{Seq, SessionId};
+use crate::grant::Grant;
+use crate::message::{Item, Seq, SessionId};
 use crate::protocol::Resume;
+use crate::subscriber::Subscriber;
 
 /// Acknowledges everything up to the cursor of a request. Returns whether the cursor belongs to this store: a foreign
 /// one acknowledges nothing.
@@ -25,11 +29,27 @@ pub(super) async fn acknowledge_cursor(
     Ok(ours)
 }
 
-/// How long the caller's proof is accepted from now on; without a limit for a caller whose proof does not expire.
+/// How long the caller's proof is accepted from now on; without a limit for a caller whose proof does not expire. An API
+/// key is accepted as long as it is known.
 pub(super) fn proof_left(gateway: &Gateway, caller: &Caller) -> Duration {
-    caller.grant.client().map_or(Duration::MAX, |client| {
-        Duration::from_millis(client.accepted_until().saturating_sub(gateway.broker.now()))
-    })
+    match &caller.grant {
+        Grant::Backend(backend) if !gateway.identity.knows_backend(backend) => Duration::ZERO,
+        Grant::Client(client) => {
+            Duration::from_millis(client.accepted_until().saturating_sub(gateway.broker.now()))
+        }
+        _ => Duration::MAX,
+    }
+}
+
+/// The next item of a mailbox; `None` when its session has ended. Without a mailbox it waits for ever.
+///
+/// # Cancel safety
+/// Nothing is lost when the future is dropped.
+pub(super) async fn next_item(mailbox: Option<&mut Subscriber>) -> Option<Item> {
+    match mailbox {
+        Some(mailbox) => mailbox.next().await,
+        None => pending().await,
+    }
 }
 
 #[cfg(test)]
@@ -37,7 +57,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::grant::SKEW;
+    use crate::grant::{Backend, SKEW};
     use crate::message::Epoch;
     use crate::protocol::To;
     use crate::transport::testing::{gateway, open_caller, send, session, token_caller};
@@ -68,5 +88,20 @@ mod tests {
         tokio::time::advance(Duration::from_secs(6 + SKEW)).await;
         assert_eq!(proof_left(&gateway, &caller), Duration::ZERO);
         assert_eq!(proof_left(&gateway, &open_caller("A")), Duration::MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_key_is_accepted_as_long_as_it_is_known() {
+        let gateway = gateway(&[]);
+        let backend = Backend {
+            name: "shop".into(),
+            from: None,
+            send: None,
+            topics: None,
+            sessions: true,
+            key_digest: [0; 32],
+        };
+        let caller = Caller { grant: Grant::Backend(backend.into()), address: None };
+        assert_eq!(proof_left(&gateway, &caller), Duration::ZERO);
     }
 }

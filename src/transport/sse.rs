@@ -10,7 +10,7 @@ use std::sync::Arc;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Version, header};
+use axum::http::{HeaderMap, Method, Version, header};
 use axum::response::{IntoResponse, Response};
 use futures::stream::{self, Stream, StreamExt};
 use tokio::sync::mpsc;
@@ -22,10 +22,10 @@ use crate::edge::{ApiRequest, Caller, Gateway, Refusal, Refused, SessionPolicy};
 use crate::hub::Transport;
 use crate::limits::ConnectionPermit;
 use crate::link::WRITE_TIMEOUT;
-use crate::message::{Item, Kind, Seq, SessionId, TopicName};
+use crate::message::{Epoch, Item, Kind, Seq, SessionId, TopicName};
 use crate::protocol::{Resume, ServerFrame};
 use crate::subscriber::Subscriber;
-use crate::transport::reading::{acknowledge_cursor, proof_left};
+use crate::transport::reading::{acknowledge_cursor, next_item, proof_left};
 use crate::transport::topics::TopicReaders;
 
 /// Bytes after which a chunk takes no more events.
@@ -40,7 +40,7 @@ pub(crate) fn routes(gateway: Arc<Gateway>) -> OpenApiRouter {
 #[utoipa::path(
     get, path = "/v1/events", tag = "messages",
     params(
-        ("session" = Option<SessionId>, Query, description = "The session of the mailbox; optional with a token"),
+        ("session" = Option<SessionId>, Query, description = "The session of the mailbox; optional with a token. Without a mailbox, topics are read"),
         ("after" = Option<Seq>, Query, description = "The last seq that the client has; this acknowledges it"),
         ("epoch" = Option<String>, Query, description = "The epoch of `after`"),
         ("topic" = Option<Vec<TopicName>>, Query, description = "Topics to read as well, each after the seq in `after.<topic>`"),
@@ -53,16 +53,24 @@ pub(crate) fn routes(gateway: Arc<Gateway>) -> OpenApiRouter {
     )
 )]
 pub(crate) async fn events(State(gateway): State<Arc<Gateway>>, head: Parts) -> Result<Response, Refusal> {
+    if head.method == Method::HEAD {
+        gateway.check_head(&head).await?.resume("after")?;
+        return Ok(event_stream(Body::empty()));
+    }
     let ApiRequest { query, caller } = gateway.authenticate(&head, SessionPolicy::Create).await?;
-    let session = caller.session()?.clone();
     let topics = query.topics(&caller.grant, gateway.config.max_topics)?;
+    let session = caller.mailbox(!topics.is_empty())?.cloned();
     let permit = gateway.connection_permit(caller.address)?;
     let last_event_id = last_event_id(&head.headers);
     let mut resume = query.resume("after")?;
     resume.after = last_event_id.or(resume.after);
-    acknowledge_cursor(&gateway, &session, &resume).await?;
-    let (mailbox, opening) = gateway.broker.mailbox(&session, &resume, Transport::Sse).await?;
-    let pending = event(Some("welcome"), None, &gateway.welcome(&caller, opening.seq));
+    let (mut mailbox, mut floor) = (None, Seq::START);
+    if let Some(session) = &session {
+        acknowledge_cursor(&gateway, session, &resume).await?;
+        let (subscriber, opening) = gateway.broker.mailbox(session, &resume, Transport::Sse).await?;
+        (mailbox, floor) = (Some(subscriber), opening.seq);
+    }
+    let pending = event(Some("welcome"), None, &gateway.welcome(&caller, floor));
     let mut stream = EventStream {
         gateway,
         caller,
@@ -83,11 +91,23 @@ fn last_event_id(headers: &HeaderMap) -> Option<Seq> {
     headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok()).map(Seq)
 }
 
+/// The answer with this stream of events.
+fn event_stream(body: Body) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-store"),
+        // Without it nginx buffers events.
+        (header::HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    (headers, body).into_response()
+}
+
 /// The state of one answer.
 struct EventStream {
     gateway: Arc<Gateway>,
     caller: Caller,
-    mailbox: Subscriber,
+    /// A caller without a session reads topics alone.
+    mailbox: Option<Subscriber>,
     topics: TopicReaders,
     /// Events to be written first.
     pending: String,
@@ -116,26 +136,22 @@ impl EventStream {
             Version::HTTP_2 => Body::from_stream(with_write_timeout(chunks)),
             _ => Body::from_stream(chunks),
         };
-        let headers = [
-            (header::CONTENT_TYPE, "text/event-stream"),
-            (header::CACHE_CONTROL, "no-store"),
-            // Without it nginx buffers events.
-            (header::HeaderName::from_static("x-accel-buffering"), "no"),
-        ];
-        (headers, body).into_response()
+        event_stream(body)
     }
 
     /// The next events that are ready, or a comment after a heartbeat without any. `None` at the end of the stream.
     async fn next_chunk(&mut self) -> Option<String> {
         // The connection asks for a chunk when it has taken the one before.
-        self.mailbox.mark_sent(self.mailbox.delivered());
+        if let Some(mailbox) = &mut self.mailbox {
+            mailbox.mark_sent(mailbox.delivered());
+        }
         let mut chunk = std::mem::take(&mut self.pending);
         if chunk.is_empty() {
             chunk = self.wait().await?;
         }
         while chunk.len() < CHUNK {
-            let Some((topic, item)) = self.topics.try_next_after(Some(&mut self.mailbox)) else { break };
-            chunk.push_str(&event_of(topic.as_ref(), &item));
+            let Some((topic, item)) = self.topics.try_next_after(self.mailbox.as_mut()) else { break };
+            chunk.push_str(&self.event_of(topic.as_ref(), &item));
         }
         Some(chunk)
     }
@@ -151,11 +167,15 @@ impl EventStream {
             self.prolong();
         }
         tokio::select! {
-            item = self.mailbox.next() => Some(event_of(None, &item?)),
-            (topic, item) = self.topics.next() => Some(event_of(Some(&topic), &item)),
+            item = next_item(self.mailbox.as_mut()) => Some(self.event_of(None, &item?)),
+            (topic, item) = self.topics.next() => Some(self.event_of(Some(&topic), &item)),
             () = sleep(heartbeat.min(left)) => Some(": still here\n\n".to_owned()),
             () = self.gateway.shutdown.cancelled() => None,
         }
+    }
+
+    fn event_of(&self, topic: Option<&TopicName>, item: &Item) -> String {
+        event_of(topic, item, || self.gateway.broker.epoch())
     }
 
     fn prolong(&mut self) {
@@ -191,7 +211,7 @@ fn with_write_timeout(
     stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)))
 }
 
-fn event_of(topic: Option<&TopicName>, item: &Item) -> String {
+fn event_of(topic: Option<&TopicName>, item: &Item, epoch: impl FnOnce() -> Epoch) -> String {
     // Only a seq of the mailbox is an id: the browser sends it back, and it acknowledges.
     let id = item.seq().filter(|_| topic.is_none());
     match item {
@@ -199,7 +219,7 @@ fn event_of(topic: Option<&TopicName>, item: &Item) -> String {
             let name = (message.kind() == Kind::Receipt).then_some("receipt");
             event(name, id, message.frame())
         }
-        Item::Gap(gap) => event(Some("gap"), id, &ServerFrame::Gap { topic, gap: *gap }.encode()),
+        Item::Gap(gap) => event(Some("gap"), id, &ServerFrame::gap(topic, *gap, epoch).encode()),
     }
 }
 

@@ -10,9 +10,12 @@ use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{FromRequestParts, State};
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Version, header};
+use axum::response::Response;
 use axum::routing::any;
+use base64::Engine as _;
+use base64::alphabet::STANDARD;
+use base64::engine::general_purpose::{GeneralPurpose, PAD};
 
 use crate::edge::{Gateway, Refusal, json};
 use crate::protocol::{Code, ENVELOPE, SUBPROTOCOL};
@@ -39,8 +42,11 @@ pub(crate) fn routes(gateway: Arc<Gateway>) -> Router {
 
 async fn upgrade(State(gateway): State<Arc<Gateway>>, mut head: Parts) -> Response {
     let upgrade = match WebSocketUpgrade::from_request_parts(&mut head, &()).await {
+        // Over HTTP/2 there is no key (RFC 8441 section 5).
+        Ok(_) if head.version < Version::HTTP_2 && !has_valid_key(&head.headers) => return bad_key(),
         Ok(upgrade) => upgrade,
-        Err(rejection) => return upgrade_required(&rejection),
+        Err(WebSocketUpgradeRejection::WebSocketKeyHeaderMissing(_)) => return bad_key(),
+        Err(rejection) => return upgrade_required(&rejection, head.version),
     };
     let handshake = Box::new(handshake::check(&gateway, &head).await);
     let max_frame = gateway.config.max_payload + ENVELOPE;
@@ -56,9 +62,36 @@ async fn upgrade(State(gateway): State<Arc<Gateway>>, mut head: Parts) -> Respon
         .on_upgrade(move |socket| connection::run(gateway, socket, handshake, running))
 }
 
-/// The answer to a request that is no WebSocket handshake.
-fn upgrade_required(rejection: &WebSocketUpgradeRejection) -> Response {
+/// The form of a key: browsers and libraries differ in the bits that are left over.
+const KEY: GeneralPurpose = GeneralPurpose::new(&STANDARD, PAD.with_decode_allow_trailing_bits(true));
+
+/// Bytes of a key (RFC 6455 section 4.1).
+const KEY_BYTES: usize = 16;
+
+/// Whether a handshake has one `Sec-WebSocket-Key`, of the right length.
+fn has_valid_key(headers: &HeaderMap) -> bool {
+    let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).iter();
+    let (Some(key), None) = (keys.next(), keys.next()) else { return false };
+    KEY.decode(key).is_ok_and(|bytes| bytes.len() == KEY_BYTES)
+}
+
+/// The answer to a handshake without a valid key (RFC 6455 section 4.2.1).
+fn bad_key() -> Response {
+    let text = format!("header `Sec-WebSocket-Key` must be there once, and hold {KEY_BYTES} bytes in base64");
+    let refusal = Refusal::new(Code::BadRequest, text);
+    json(refusal.status(), refusal.body())
+}
+
+/// The answer to a request that is no WebSocket handshake (RFC 9110 section 15.5.22, RFC 6455 section 4.2.2).
+fn upgrade_required(rejection: &WebSocketUpgradeRejection, version: Version) -> Response {
     let text = format!("this address speaks WebSocket (RFC 6455): {}", rejection.body_text());
-    let response = json(StatusCode::UPGRADE_REQUIRED, Refusal::new(Code::BadRequest, text).body());
-    ([(header::UPGRADE, "websocket")], response).into_response()
+    let mut response = json(StatusCode::UPGRADE_REQUIRED, Refusal::new(Code::BadRequest, text).body());
+    let headers = response.headers_mut();
+    headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    // HTTP/2 has no such headers (RFC 9113 section 8.2.2).
+    if version < Version::HTTP_2 {
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+    response
 }

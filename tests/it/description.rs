@@ -122,6 +122,26 @@ async fn the_protocol_page_has_every_frame_and_every_field() {
     }
 }
 
+/// The numbers of four digits in a text.
+fn close_codes<'a>(text: impl IntoIterator<Item = &'a str>) -> BTreeSet<u16> {
+    let words = text.into_iter().flat_map(|line| line.split(|c: char| !c.is_ascii_digit()));
+    words.filter(|word| word.len() == 4).map(|word| word.parse().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn both_descriptions_have_the_same_close_codes() {
+    let server = TestServer::start().await;
+    let document = server.get("/asyncapi.json").await.json();
+    let description = document["info"]["description"].as_str().unwrap();
+    let described = close_codes(description.split_once("Close codes:").map(|(_, codes)| codes));
+    let page = include_str!("../../web/docs/protocol.md");
+    let (_, table) = page.split_once("## Close codes").unwrap();
+    let rows = table.lines().filter_map(|line| line.strip_prefix("| ")?.split('|').next());
+    assert_eq!(described, close_codes(rows));
+    assert!(described.is_superset(&[1001, 1002, 1007, 1009, 4001, 4002, 4503].into()), "{described:?}");
+    assert!(!described.contains(&4003), "no connection is closed with 4003");
+}
+
 #[tokio::test]
 async fn every_answer_is_as_openapi_describes_it() {
     let server = Guarded::start().await;

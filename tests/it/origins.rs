@@ -57,11 +57,15 @@ async fn pages_of_other_origins_are_refused_unless_configured() {
     let headers = [
         ("origin", "https://app.example"),
         ("access-control-request-method", "POST"),
-        ("access-control-request-headers", "authorization"),
+        ("access-control-request-headers", "authorization,traceparent"),
     ];
     let reply = server.http().await.request("OPTIONS", "/v1/messages", &headers, "").await;
     assert_eq!((reply.status, reply.header("access-control-allow-origin")), (200, "https://app.example"));
-    assert!(reply.header("access-control-allow-headers").contains("authorization"));
+    // Besides its own headers, a page may send those of W3C Trace Context and W3C Baggage.
+    let allowed: Vec<_> = reply.header("access-control-allow-headers").split(',').map(str::trim).collect();
+    for name in ["authorization", "content-type", "last-event-id", "traceparent", "tracestate", "baggage"] {
+        assert!(allowed.contains(&name), "{name} is not in {allowed:?}");
+    }
 }
 
 /// An image or a link of any page asks with GET, and without an origin.

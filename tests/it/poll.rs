@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::common::*;
+use crate::guarded::*;
 
 #[tokio::test]
 async fn a_waiting_poll_is_answered_when_a_message_comes() {
@@ -100,4 +101,39 @@ async fn volatile_messages_wait_between_two_polls() {
     let seq = &first.json()["seq"];
     let reply = http.get(&format!("/v1/messages?session=B&after={seq}&wait=0")).await;
     assert_eq!(reply.payloads(), ["v"]);
+}
+
+#[tokio::test]
+async fn head_changes_nothing_and_does_not_wait() {
+    let server = Guarded::start().await;
+    let proof = token("ann", "A");
+    let head = async |target: &str, bearer: &str| {
+        let reply = server.call("HEAD", target, bearer, "").await;
+        assert_eq!(reply.body, "");
+        reply
+    };
+    // A poll of an empty mailbox would wait for a minute.
+    let poll = "/v1/messages?session=A&wait=60";
+    assert_eq!(head(poll, &proof).await.header("content-type"), "application/json");
+    assert_eq!(head("/v1/events?session=A", &proof).await.header("content-type"), "text/event-stream");
+    // The token of a GET would have registered the session.
+    assert_eq!(server.call("GET", "/v1/sessions/A", KEY, "").await.json()["user"], json!(null));
+    let body = json!({ "user": "ann", "ttl": 60 }).to_string();
+    assert_eq!(server.call("PUT", "/v1/sessions/A", KEY, body).await.status, 200);
+    let body = json!({ "to": { "session": "A" }, "payload": 1 }).to_string();
+    let seq = server.call("POST", "/v1/messages", KEY, body).await.json()["seq"].as_u64().unwrap();
+    for target in ["/v1/messages?wait=0&after=", "/v1/events?after="] {
+        assert_eq!(head(&format!("{target}{seq}"), &proof).await.status, 200);
+    }
+    let unread = server.call("GET", "/v1/messages?session=A&wait=0", &proof, "").await;
+    assert_eq!(unread.payloads(), [1]);
+    // What is refused is refused.
+    for (target, bearer, status) in [
+        (poll, "", 401),
+        (poll, "wrong", 401),
+        ("/v1/messages?wait=61", &*proof, 400),
+        ("/v1/events", "", 401),
+    ] {
+        assert_eq!(head(target, bearer).await.status, status, "{target}");
+    }
 }

@@ -151,3 +151,33 @@ async fn the_listener_reconnects() {
     server.send("A", "B", json!(2)).await;
     assert_eq!(soon(lines.next_line()).await.unwrap().unwrap(), "2");
 }
+
+#[tokio::test]
+async fn names_that_are_not_utf8_are_refused_at_every_door() {
+    let server = TestServer::start().await;
+    // A decoder that replaces what it cannot read would make one name of all of these.
+    for name in ["%FF", "%FE", "a%C3"] {
+        for target in [
+            format!("/v1/messages?session={name}&wait=0"),
+            format!("/v1/messages?session=A&topic={name}&wait=0"),
+            format!("/v1/messages?session=A&after=1&epoch={name}&wait=0"),
+            format!("/v1/events?session={name}"),
+            format!("/v1/sessions/{name}"),
+            format!("/v1/users/{name}"),
+            format!("/get?Type=SET&SYS_SESSION=A&DestinationSession={name}&Payload=SYS__NET_EVENT-X"),
+        ] {
+            let reply = server.get(&target).await;
+            assert_eq!((reply.status, reply.code().as_str()), (400, "bad_request"), "{target}");
+        }
+        let body = json!({ "to": { "session": "B" }, "payload": 1 });
+        let reply = server.post(&format!("/v1/messages?session={name}"), body).await;
+        assert_eq!((reply.status, reply.code().as_str()), (400, "bad_request"), "{name}");
+        assert!(reply.body.contains("`session` must be UTF-8"), "{}", reply.body);
+        let mut ws = server.ws(&format!("?session={name}")).await;
+        assert_eq!(ws.error().await, "bad_request", "{name}");
+        assert_eq!(ws.closed().await.0, 4500);
+    }
+    let mut b = server.session("B").await;
+    server.send("%C3%A9", "B", json!(1)).await;
+    assert_eq!(b.message().await["from"], "é");
+}

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::common::*;
+use crate::guarded::*;
 
 async fn publish(server: &TestServer, topic: &str, payload: serde_json::Value) -> u64 {
     let body = json!({ "to": { "topic": topic }, "payload": payload });
@@ -132,4 +133,55 @@ async fn the_cursor_of_an_empty_topic_loses_nothing() {
     assert_eq!(server.get(&target).await.payloads(), [1]);
     // From the very beginning.
     assert_eq!(server.get("/v1/messages?session=Q&topic=new&after.new=0&wait=0").await.payloads(), [1]);
+}
+
+#[tokio::test]
+async fn topics_are_read_without_a_session_in_open_mode() {
+    let server = TestServer::start().await;
+    let first = publish(&server, "news", json!(1)).await;
+    let answer = server.get("/v1/messages?topic=news&wait=0").await.json();
+    assert_eq!((&answer["topics"]["news"], &answer["messages"]), (&json!(first), &json!([])));
+    let mut http = server.http().await;
+    let target = format!("/v1/messages?topic=news&after.news={first}&wait=20");
+    let waiting = tokio::spawn(async move { http.get(&target).await });
+    let mut events = Events::open(&server, &format!("?topic=news&after.news={first}"), None).await;
+    let welcome = events.next().await;
+    assert_eq!((welcome.name.as_str(), &welcome.data["session"]), ("welcome", &json!(null)));
+    assert_eq!(events.next().await.name, "subscribed");
+    let second = publish(&server, "news", json!(2)).await;
+    let reply = soon(waiting).await.unwrap();
+    assert_eq!((reply.payloads(), &reply.json()["topics"]["news"]), (vec![json!(2)], &json!(second)));
+    let message = events.next().await;
+    assert_eq!((&message.data["topic"], &message.data["payload"]), (&json!("news"), &json!(2)));
+    // A poll that does not wait gets what is stored.
+    let reply = server.get("/v1/messages?topic=news&after.news=0&wait=0").await;
+    assert_eq!(reply.payloads(), [1, 2]);
+    for target in ["/v1/messages?wait=0", "/v1/events"] {
+        let refused = server.get(target).await;
+        assert_eq!((refused.status, refused.code().as_str()), (401, "unauthorized"), "{target}");
+    }
+}
+
+#[tokio::test]
+async fn an_api_key_reads_the_topics_that_it_may_read() {
+    let server = Guarded::start().await;
+    let poll = async |bearer: &str, query: &str| {
+        server.call("GET", &format!("/v1/messages?wait=0{query}"), bearer, "").await
+    };
+    let mut events = Events::with_bearer(server.address, "?topic=news", TOPICS_ONLY).await;
+    assert_eq!(events.next().await.name, "welcome");
+    assert_eq!(events.next().await.name, "subscribed");
+    let cursor = poll(KEY, "&topic=news").await.json()["topics"]["news"].clone();
+    let body = json!({ "to": { "topic": "news" }, "payload": 1 }).to_string();
+    assert_eq!(server.call("POST", "/v1/messages", KEY, body).await.status, 200);
+    assert_eq!(poll(KEY, &format!("&topic=news&after.news={cursor}")).await.payloads(), [1]);
+    assert_eq!(events.next().await.data["payload"], 1);
+    for (bearer, query, status) in [
+        (SEND_ONLY, "&topic=news", 403),
+        ("", "&topic=news", 401),
+        (KEY, "", 401),
+        (KEY, "&topic=news&session=A", 403),
+    ] {
+        assert_eq!(poll(bearer, query).await.status, status, "{query}");
+    }
 }

@@ -148,4 +148,67 @@ async fn plain_http_is_told_what_this_address_speaks() {
         (reply.status, reply.header("upgrade"), reply.code().as_str()),
         (426, "websocket", "bad_request")
     );
+    assert_eq!((reply.header("connection"), reply.header("sec-websocket-version")), ("upgrade", "13"));
+    let headers = handshake_headers("8", "dGhlIHNhbXBsZSBub25jZQ==");
+    let reply = server.http().await.request("GET", "/ws", &headers, "").await;
+    assert_eq!((reply.status, reply.header("sec-websocket-version")), (426, "13"));
+}
+
+/// The headers of a handshake with this version and key.
+fn handshake_headers<'a>(version: &'a str, key: &'a str) -> [(&'a str, &'a str); 4] {
+    [
+        ("connection", "upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-version", version),
+        ("sec-websocket-key", key),
+    ]
+}
+
+#[tokio::test]
+async fn a_handshake_without_a_key_of_16_bytes_is_refused() {
+    let server = TestServer::start().await;
+    let valid = "dGhlIHNhbXBsZSBub25jZQ==";
+    for key in ["", "short", "dGhlIHNhbXBsZSBub25jZQ", "c2hvcnQ=", "dGhlIHNhbXBsZSBub25jZSE="] {
+        let headers = handshake_headers("13", key);
+        let reply = server.http().await.request("GET", "/ws?session=A", &headers, "").await;
+        assert_eq!((reply.status, reply.code().as_str()), (400, "bad_request"), "{key}");
+        assert!(reply.body.contains("Sec-WebSocket-Key"), "{}", reply.body);
+    }
+    let [connection, upgrade, version, key] = handshake_headers("13", valid);
+    for headers in [vec![connection, upgrade, version], vec![connection, upgrade, version, key, key]] {
+        let reply = server.http().await.request("GET", "/ws", &headers, "").await;
+        assert_eq!((reply.status, reply.code().as_str()), (400, "bad_request"), "{headers:?}");
+    }
+    let reply = server.http().await.request("GET", "/ws", &handshake_headers("13", valid), "").await;
+    assert_eq!(reply.status, 101);
+}
+
+#[tokio::test]
+async fn a_gap_to_another_epoch_says_where_to_go_on() {
+    let server = TestServer::start().await;
+    let seq = server.send("B", "A", json!(1)).await;
+    let topic = json!({ "to": { "topic": "news" }, "payload": 2 });
+    assert_eq!(server.post("/v1/messages", topic).await.status, 200);
+    let mut ws = server.ws("?session=A&after=999&epoch=another").await;
+    let epoch = ws.recv().await["epoch"].clone();
+    let gap = ws.recv().await;
+    assert_eq!((&gap["type"], &gap["reason"], &gap["epoch"]), (&json!("gap"), &json!("epoch"), &epoch));
+    assert_eq!(gap["from"], 999);
+    assert!(gap["to"].as_u64().unwrap() < seq, "{gap}");
+    assert_eq!(ws.message().await["seq"], seq);
+    ws.send(json!({ "type": "subscribe", "topic": "news", "after": 999, "epoch": "another" })).await;
+    assert_eq!(ws.recv().await["recovered"], false);
+    let gap = ws.recv().await;
+    assert_eq!((&gap["topic"], &gap["reason"], &gap["epoch"]), (&json!("news"), &json!("epoch"), &epoch));
+    assert_eq!(ws.message().await["payload"], 2);
+    // Over Server-Sent Events as well.
+    let mut events = Events::open(&server, "?session=A&after=999&epoch=another", None).await;
+    assert_eq!(events.next().await.name, "welcome");
+    let gap = events.next().await;
+    assert_eq!((gap.name.as_str(), &gap.data["epoch"]), ("gap", &epoch));
+    // A reader that goes on there is told no gap.
+    let (to, epoch) = (&gap.data["to"], epoch.as_str().unwrap());
+    let mut resumed = server.ws(&format!("?session=A&after={to}&epoch={epoch}")).await;
+    assert_eq!(resumed.recv().await["type"], "welcome");
+    assert_eq!(resumed.message().await["seq"], seq);
 }

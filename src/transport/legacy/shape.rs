@@ -257,7 +257,7 @@ mod tests {
     }
 
     fn get(text: &str) -> Option<Result<LegacyRequest, LegacyError>> {
-        query(&Query::of(&format!("/get?{text}").parse::<Uri>().unwrap()))
+        query(&Query::parse(&format!("/get?{text}").parse::<Uri>().unwrap()).unwrap())
     }
 
     #[test]

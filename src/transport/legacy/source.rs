@@ -32,8 +32,8 @@ impl RequestSource {
         let (headers, version) = (request.headers(), request.version());
         let connection = headers.get(header::CONNECTION);
         let closes = connection.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"));
-        let request_id =
-            Query::of(request.uri()).get("a__").filter(|id| id.len() <= MAX_NAME).map(str::to_owned);
+        let query = Query::parse(request.uri()).unwrap_or_default();
+        let request_id = query.get("a__").filter(|id| id.len() <= MAX_NAME).map(str::to_owned);
         Self {
             address: client_address(access, peer_of(request.extensions()), headers),
             link: request.extensions().get::<Arc<Link>>().map_or_else(Link::new, Arc::clone),

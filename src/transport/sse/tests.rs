@@ -44,8 +44,9 @@ fn each_line_of_a_payload_is_a_data_field() {
 #[test]
 fn only_seqs_of_the_mailbox_are_ids() {
     let gap = Item::Gap(Gap { from: Seq(12), to: Seq(17), reason: GapReason::Expired });
-    assert!(event_of(None, &gap).starts_with("event: gap\nid: 17\ndata: {"));
-    assert!(event_of(Some(&topic("t")), &gap).starts_with("event: gap\ndata: {"));
+    let epoch = || Epoch::new("e1");
+    assert!(event_of(None, &gap, epoch).starts_with("event: gap\nid: 17\ndata: {"));
+    assert!(event_of(Some(&topic("t")), &gap, epoch).starts_with("event: gap\ndata: {"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -20,9 +20,9 @@ use crate::broker::{BrokerError, Sending};
 use crate::edge::{Gateway, Refusal};
 use crate::limits::ConnectionPermit;
 use crate::link::WRITE_TIMEOUT;
-use crate::message::{Item, MessageId};
+use crate::message::MessageId;
 use crate::protocol::SendResult;
-use crate::subscriber::Subscriber;
+use crate::transport::reading::next_item;
 use crate::transport::websocket::conversation::{Conversation, End};
 use crate::transport::websocket::event::Event;
 use crate::transport::websocket::handshake::Handshake;
@@ -114,18 +114,11 @@ async fn next_event(
     tokio::select! {
         flushed = sink.flush(), if writing => Event::Flushed(flushed),
         message = stream.next(), if has_room => Event::Read(message),
-        item = next_item(&mut conversation.mailbox), if !writing => Event::Mailbox(item),
+        item = next_item(conversation.mailbox.as_mut()), if !writing => Event::Mailbox(item),
         (topic, item) = conversation.topics.next(), if reads_topics => Event::Topic(topic, item),
         (id, result) = next_stored(&mut conversation.sends) => Event::Stored(id, result),
         () = tick => Event::Tick,
         () = shutdown => Event::Shutdown,
-    }
-}
-
-async fn next_item(mailbox: &mut Option<Subscriber>) -> Option<Item> {
-    match mailbox {
-        Some(mailbox) => mailbox.next().await,
-        None => pending().await,
     }
 }
 

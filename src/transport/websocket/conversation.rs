@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::ws::{Message, Utf8Bytes};
+use axum::extract::ws::Message;
 use futures::{Sink, SinkExt};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Error as WsError;
@@ -105,9 +105,9 @@ impl Conversation {
         match event {
             Event::Read(Some(Ok(message))) => return self.on_message(message).await,
             Event::Read(Some(Err(error))) => return ControlFlow::Break(End::unreadable(error)),
-            Event::Mailbox(Some(item)) => self.outbox.push_back(Message::Text(frame_of(None, &item))),
+            Event::Mailbox(Some(item)) => self.outbox.push_back(self.message_of(None, &item)),
             Event::Mailbox(None) => return ControlFlow::Break(End::session_ended()),
-            Event::Topic(topic, item) => self.outbox.push_back(Message::Text(frame_of(Some(&topic), &item))),
+            Event::Topic(topic, item) => self.outbox.push_back(self.message_of(Some(&topic), &item)),
             Event::Stored(id, result) => self.on_stored(id.as_ref(), result),
             Event::Flushed(Ok(())) => self.on_flushed(),
             Event::Tick => return self.on_tick(Instant::now()),
@@ -209,7 +209,14 @@ impl Conversation {
     /// The next message that mailbox or topics have ready.
     fn ready(&mut self) -> Option<Message> {
         let (topic, item) = self.topics.try_next_after(self.mailbox.as_mut())?;
-        Some(Message::Text(frame_of(topic.as_ref(), &item)))
+        Some(self.message_of(topic.as_ref(), &item))
+    }
+
+    fn message_of(&self, topic: Option<&TopicName>, item: &Item) -> Message {
+        Message::Text(match item {
+            Item::Message(message) => message.frame().clone(),
+            Item::Gap(gap) => ServerFrame::gap(topic, *gap, || self.gateway.broker.epoch()).encode().into(),
+        })
     }
 
     fn answer(&mut self, frame: &ServerFrame<'_>) {
@@ -228,13 +235,6 @@ impl Conversation {
             self.refuse(None, &refusal);
         }
         ControlFlow::Break(End::Close(refusal.close, refusal.message))
-    }
-}
-
-fn frame_of(topic: Option<&TopicName>, item: &Item) -> Utf8Bytes {
-    match item {
-        Item::Message(message) => message.frame().clone(),
-        Item::Gap(gap) => ServerFrame::Gap { topic, gap: *gap }.encode().into(),
     }
 }
 
