@@ -3,11 +3,11 @@
 //! Each room describes its calls and the types that it encodes and decodes. What a derived schema cannot say is added
 //! here.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use utoipa::OpenApi as _;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::request_body::RequestBody;
-use utoipa::openapi::schema::{ArrayBuilder, Object, ObjectBuilder, OneOfBuilder, SchemaType, Type};
+use utoipa::openapi::schema::{ArrayBuilder, Object, ObjectBuilder, OneOfBuilder, SchemaType};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{
     Components, Content, OpenApi, PathItem, Ref, RefOr, Required, Schema, SecurityRequirement,
@@ -53,7 +53,28 @@ pub(super) fn complete(mut api: OpenApi, config: &Config) -> String {
         Auth::Token => require_bearer(&mut api),
     }
     describe_bodies(&mut api);
-    api.to_json().expect("the description encodes")
+    with_constants(serde_json::to_value(&api).expect("the description encodes")).to_string()
+}
+
+/// Fields with one value: the schema, the field and the value.
+const CONSTANTS: [(&str, &str, bool); 3] = [
+    ("Send", "receipt", false),
+    ("SendWithReceipt", "receipt", true),
+    ("SendWithReceipt", "volatile", false),
+];
+
+/// Adds the constants, which utoipa has no words for. `null` counts as `false`. It is no `enum` of both: generators of
+/// clients take the values of an `enum` for names.
+fn with_constants(mut document: Value) -> Value {
+    for (schema, field, value) in CONSTANTS {
+        let properties = &mut document["components"]["schemas"][schema]["properties"];
+        let constant = json!({ "type": "boolean", "const": value });
+        properties[field] = match value {
+            true => constant,
+            false => json!({ "oneOf": [constant, { "type": "null" }] }),
+        };
+    }
+    document
 }
 
 fn object<'a>(components: &'a mut Components, name: &str) -> &'a mut Object {
@@ -72,13 +93,9 @@ fn limit_ttl(components: &mut Components, config: &Config) {
     }
 }
 
-/// A message with a receipt needs an id, goes to one session and is not volatile. Others say `receipt: false` at most.
+/// A message with a receipt needs an id, goes to one session and is not volatile. Others say `receipt: false` at most:
+/// see [`CONSTANTS`].
 fn describe_receipts(components: &mut Components) {
-    let no = || {
-        let types = SchemaType::from_iter([Type::Boolean, Type::Null]);
-        ObjectBuilder::new().schema_type(types).enum_values(Some([json!(false), json!(null)]))
-    };
-    let yes = ObjectBuilder::new().schema_type(Type::Boolean).enum_values(Some([json!(true)]));
     let name = || Ref::from_schema_name("Name");
     let session = ObjectBuilder::new().property("session", name()).required("session");
     let mut with_receipt = object(components, "Send").clone();
@@ -91,9 +108,6 @@ fn describe_receipts(components: &mut Components) {
     let properties = &mut with_receipt.properties;
     properties.insert("id".to_owned(), name().into());
     properties.insert("to".to_owned(), session.into());
-    properties.insert("volatile".to_owned(), no().into());
-    properties.insert("receipt".to_owned(), yes.into());
-    object(components, "Send").properties.insert("receipt".to_owned(), no().into());
     components.schemas.insert("SendWithReceipt".to_owned(), Schema::Object(with_receipt).into());
 }
 
@@ -143,7 +157,6 @@ fn request_body<'a>(
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
     use utoipa_axum::routes;
 
     use super::*;
@@ -184,8 +197,19 @@ mod tests {
     fn a_receipt_needs_an_id_and_one_session() {
         let document = described(&Config::default());
         let schemas = &document["components"]["schemas"];
-        assert_eq!(schemas["Send"]["properties"]["receipt"]["enum"], json!([false, null]));
         let with_receipt = &schemas["SendWithReceipt"];
+        let no = json!({ "oneOf": [{ "type": "boolean", "const": false }, { "type": "null" }] });
+        assert_eq!(schemas["Send"]["properties"]["receipt"], no);
+        assert_eq!(with_receipt["properties"]["volatile"], no);
+        assert_eq!(with_receipt["properties"]["receipt"], json!({ "type": "boolean", "const": true }));
+        // Generators of clients make names of the values of an `enum`: only strings can be names.
+        let mut parts = vec![&document];
+        while let Some(part) = parts.pop() {
+            let values = part.get("enum").and_then(Value::as_array).into_iter().flatten();
+            assert!(values.into_iter().all(Value::is_string), "{part}");
+            parts.extend(part.as_object().into_iter().flat_map(|object| object.values()));
+            parts.extend(part.as_array().into_iter().flatten());
+        }
         for field in ["id", "receipt", "to", "payload"] {
             assert!(with_receipt["required"].as_array().unwrap().contains(&json!(field)), "{field}");
         }
