@@ -110,6 +110,14 @@ impl Engine {
         each!(self, engine => engine.trim(address, through));
     }
 
+    /// Up to where a mailbox is deleted although a slower reader has not sent it, when all up to `acknowledged` is
+    /// acknowledged. [`Seq::START`] if it holds back no more than it may: 1,000 messages and 8 MiB, and half of the
+    /// mailbox.
+    #[must_use]
+    pub fn held_too_long(&self, address: &Address, acknowledged: Seq) -> Seq {
+        each!(self, engine => engine.held_too_long(address, acknowledged))
+    }
+
     /// Registers a session, or changes its registration. The commit decides whether it is registered.
     pub fn register(&self, register: &Register) -> Commit<RegisterError> {
         each!(self, engine => engine.register(register))

@@ -86,6 +86,8 @@ struct HubReaders {
     acked: Seq,
     /// Up to where the engine was told to delete.
     trimmed: Seq,
+    /// Up to where it was told so although a reader still needed it.
+    released: Seq,
 }
 
 impl HubReaders {
@@ -165,7 +167,7 @@ impl Hubs {
     pub fn change_epoch(&self) {
         for hub in lock(&self.hubs).values() {
             let mut readers = lock(&hub.readers);
-            (readers.acked, readers.trimmed) = (Seq::START, Seq::START);
+            (readers.acked, readers.trimmed, readers.released) = (Seq::START, Seq::START, Seq::START);
             hub.acked.store(Seq::START.0, Ordering::SeqCst);
             drop(readers);
             // An error means that no reader listens at this moment. It asks the engine for the epoch later.
@@ -212,10 +214,12 @@ impl Hubs {
             }
         };
         let position = Arc::new(AtomicU64::new(position.0));
-        let id = lock(&hub.readers).attach(&position, transport, most)?;
+        let mut readers = lock(&hub.readers);
+        let (id, released_before) = (readers.attach(&position, transport, most)?, readers.released);
+        drop(readers);
         let receiver = hub.tx.subscribe();
         let (hubs, address, hub) = (self.clone(), address.clone(), Arc::clone(hub));
-        Some((ReaderHandle { hubs, address, hub, id, position }, receiver))
+        Some((ReaderHandle { hubs, address, hub, id, position, released_before }, receiver))
     }
 
     /// Ends an address: its readers end. Who joins afterwards joins a new hub.
@@ -257,6 +261,26 @@ impl Hubs {
         readers.trimmable()
     }
 
+    /// The highest acknowledgement, if a slower reader keeps something from being deleted that it covers.
+    #[must_use]
+    pub fn held(&self, address: &Address) -> Option<Seq> {
+        let hubs = lock(&self.hubs);
+        let readers = lock(&hubs.get(address)?.readers);
+        (readers.acked > readers.trimmed).then_some(readers.acked)
+    }
+
+    /// Deletes up to `through`, whoever still needs it. Answers up to where the engine may delete now.
+    #[must_use]
+    pub fn release(&self, address: &Address, through: Seq) -> Option<Seq> {
+        let hubs = lock(&self.hubs);
+        let mut readers = lock(&hubs.get(address)?.readers);
+        let through = through.min(readers.acked);
+        (through > readers.trimmed).then(|| {
+            (readers.trimmed, readers.released) = (through, through);
+            through
+        })
+    }
+
     /// The highest acknowledgement that the hub knows. The engine may still hold what a slower reader needs.
     #[must_use]
     pub fn acknowledged(&self, address: &Address) -> Seq {
@@ -272,6 +296,8 @@ pub struct ReaderHandle {
     hub: Arc<Hub>,
     id: u64,
     position: Arc<AtomicU64>,
+    /// What was released before it joined.
+    released_before: Seq,
 }
 
 impl ReaderHandle {
@@ -291,6 +317,13 @@ impl ReaderHandle {
     #[must_use]
     pub fn position(&self) -> Seq {
         Seq(self.position.load(Ordering::Acquire))
+    }
+
+    /// Up to where messages were deleted that this reader may have needed: see [`Hubs::release`].
+    #[must_use]
+    pub fn released(&self) -> Option<Seq> {
+        let released = lock(&self.hub.readers).released;
+        (released > self.released_before).then_some(released)
     }
 
     /// Notes that everything up to `seq` was sent. Answers up to where the engine may delete now, if that waited for

@@ -249,6 +249,9 @@ impl Subscriber {
         let ReadResult { batch, restart } = reading.get_mut().await;
         self.reading = None;
         let restarted = restart.is_some();
+        if !restarted && let Some(gap) = self.released_gap(&batch) {
+            self.backlog.push_back(Item::Gap(gap));
+        }
         if let Some((epoch, floor)) = restart {
             self.restart(epoch, floor);
         }
@@ -264,6 +267,21 @@ impl Subscriber {
             // Stale: the engine will find it soon. Other readers go on meanwhile.
             tokio::time::sleep(STALE_PAUSE).await;
         }
+    }
+
+    /// The gap before a first read that finds messages gone which came after this reader. The engine reports none: it
+    /// takes a reader without a position for a new one.
+    fn released_gap(&self, batch: &Batch) -> Option<Gap> {
+        if self.read > Seq::START {
+            return None;
+        }
+        let to = self.handle.released()?;
+        let found = batch.items.first().and_then(Item::seq).unwrap_or(batch.cursor);
+        (found > to || batch.items.is_empty() && found == to).then_some(Gap {
+            from: self.read,
+            to,
+            reason: GapReason::Acknowledged,
+        })
     }
 
     /// Begins at the ack floor of another epoch.

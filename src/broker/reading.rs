@@ -138,7 +138,8 @@ impl Broker {
 
     /// Acknowledges everything up to `seq`. Answers the new ack floor.
     ///
-    /// It is deleted as soon as no attached reader of the session on this node is still behind it.
+    /// It is deleted as soon as no attached reader of the session on this node is still behind it. A slower reader holds
+    /// back no more than [`crate::engine::Engine::held_too_long`] says.
     ///
     /// # Errors
     /// [`BrokerError::AckBeyond`], [`BrokerError::WrongEpoch`].
@@ -161,6 +162,16 @@ impl Broker {
         if let Some(through) = self.hubs.acknowledge(&address, seq) {
             self.engine.trim(&address, through);
         }
+        self.release_held(&address);
         Ok(self.floor(session).await)
+    }
+
+    /// Deletes what a slower reader holds back beyond what it may. It is told a gap when it reads on.
+    fn release_held(&self, address: &Address) {
+        let Some(acknowledged) = self.hubs.held(address) else { return };
+        let through = self.engine.held_too_long(address, acknowledged);
+        if let Some(through) = self.hubs.release(address, through) {
+            self.engine.trim(address, through);
+        }
     }
 }

@@ -7,7 +7,7 @@ use crate::engine::{
 };
 use crate::grant::{Client, Grant};
 use crate::hub::{Connections, Transport};
-use crate::message::{Item, MessageId, Seq, TopicName, UserId};
+use crate::message::{Gap, GapReason, Item, MessageId, Seq, TopicName, UserId};
 use crate::protocol::{Resume, SendRequest, SendResult, To};
 use crate::subscriber::Subscriber;
 
@@ -216,6 +216,29 @@ async fn what_is_acknowledged_is_below_the_floor_though_a_slower_reader_needs_it
     let (_, opening) = mailbox(&broker, "A", None).await;
     assert_eq!(opening, Opening { seq, recovered: true });
     assert_eq!(next(&mut slow).await, "1");
+    slow.mark_sent(slow.delivered());
+    assert_eq!(broker.session(&a).await.waiting, 0);
+}
+
+#[tokio::test]
+async fn a_slower_reader_never_fills_the_mailbox_and_is_told_a_gap() {
+    let (broker, _) = broker(false);
+    let a = session("A");
+    let ((mut slow, _), (mut fast, _)) =
+        (mailbox(&broker, "A", None).await, mailbox(&broker, "A", None).await);
+    let mut seqs = Vec::new();
+    for n in 0..9 {
+        // The mailbox has room for three.
+        let seq = put(&broker, "A", &n.to_string()).await;
+        assert_eq!(next(&mut fast).await, n.to_string());
+        fast.mark_sent(seq);
+        assert_eq!(broker.ack(&a, seq, None).await, Ok(seq));
+        assert_eq!(broker.session(&a).await.waiting, 1, "half of the mailbox");
+        seqs.push(seq);
+    }
+    let gap = Gap { from: Seq::START, to: seqs[7], reason: GapReason::Acknowledged };
+    assert_eq!(next(&mut slow).await, format!("{:?}", Some(Item::Gap(gap))));
+    assert_eq!(next(&mut slow).await, "8");
     slow.mark_sent(slow.delivered());
     assert_eq!(broker.session(&a).await.waiting, 0);
 }

@@ -401,6 +401,12 @@ impl Embedded {
         self.settle_and_publish(store);
     }
 
+    /// See [`crate::engine::Engine::held_too_long`].
+    #[must_use]
+    pub fn held_too_long(&self, address: &Address, acknowledged: Seq) -> Seq {
+        self.shared.store.lock().map_or(Seq::START, |store| store.index.held_too_long(address, acknowledged))
+    }
+
     /// See [`crate::engine::Engine::position`].
     pub async fn position(&self, address: &Address) -> Position {
         self.shared.store.lock().map(|store| store.index.position(address)).unwrap_or_default()

@@ -24,6 +24,9 @@ pub struct QueueBounds {
     pub bytes: usize,
 }
 
+/// What a slower reader of a mailbox may hold back of what others acknowledged: messages, and bytes.
+const HELD: (usize, usize) = (1_000, 8 << 20);
+
 /// Everything an engine is told at its start.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
@@ -43,4 +46,12 @@ pub struct Settings {
     pub queue: QueueBounds,
     /// The time of day.
     pub clock: Clock,
+}
+
+impl Settings {
+    /// How much a slower reader of a mailbox may hold back of what others acknowledged: messages, and bytes. At most half
+    /// of a mailbox, so that a slow reader never fills it.
+    pub(super) fn held(&self) -> (usize, usize) {
+        (HELD.0.min(self.mailbox.messages / 2), HELD.1.min(self.mailbox.bytes / 2))
+    }
 }

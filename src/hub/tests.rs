@@ -82,6 +82,24 @@ fn an_ack_deletes_no_further_than_the_slowest_reader() {
 }
 
 #[test]
+fn what_a_slower_reader_holds_back_can_be_released() {
+    let hubs = Hubs::new(4);
+    let a = address("A");
+    assert_eq!((hubs.held(&a), hubs.release(&a, Seq(5))), (None, None), "nobody reads");
+    let ((fast, _), (slow, _)) = (join(&hubs, 9), join(&hubs, 2));
+    assert_eq!(hubs.held(&a), None, "nothing is acknowledged");
+    assert_eq!(hubs.acknowledge(&a, Seq(8)), Some(Seq(2)));
+    assert_eq!(hubs.held(&a), Some(Seq(8)));
+    assert_eq!(hubs.release(&a, Seq(5)), Some(Seq(5)));
+    assert_eq!(hubs.release(&a, Seq(4)), None, "deleted once");
+    assert_eq!(slow.advance(Seq(4)), None);
+    assert_eq!(slow.advance(Seq(6)), Some(Seq(6)));
+    assert_eq!(hubs.release(&a, Seq(100)), Some(Seq(8)), "only what is acknowledged");
+    assert_eq!((hubs.held(&a), fast.position()), (None, Seq(9)));
+    assert_eq!((slow.released(), join(&hubs, 0).0.released()), (Some(Seq(8)), None));
+}
+
+#[test]
 fn acks_and_positions_do_not_go_back() {
     let hubs = Hubs::new(4);
     let a = address("A");

@@ -1,6 +1,8 @@
 //! Mailboxes: acknowledgements, resume, several readers, limits.
 
 use serde_json::{Value, json};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::common::*;
 
@@ -271,4 +273,40 @@ async fn waiting_polls_of_one_session_are_limited() {
     for poll in polls {
         assert_eq!(soon(poll).await.unwrap().payloads(), [1]);
     }
+}
+
+/// Promise 7: a tab that reads nothing delays neither senders nor the other tab.
+#[tokio::test]
+async fn a_stuck_tab_never_fills_the_mailbox_and_is_told_a_gap() {
+    const MESSAGES: u64 = 150;
+    // Three times what the mailbox holds, and more than the buffers of both sides.
+    let args = ["--durability", "memory", "--mailbox-messages", "50", "--heartbeat", "600s"];
+    let server = TestServer::with(&args).await;
+    let stream = upgrade(connect_with_small_buffer(server.address), "?session=S", "").await;
+    let socket = WebSocketStream::from_raw_socket(stream, Role::Client, None).await;
+    let mut stuck = Ws { socket, epoch: String::new() };
+    assert_eq!(stuck.recv().await["type"], "welcome");
+    let mut other = server.session("S").await;
+    for n in 0..MESSAGES {
+        // `send` panics if the mailbox is full.
+        let seq = server.send("A", "S", json!([n, "x".repeat(100_000)])).await;
+        let message = other.message().await;
+        assert_eq!((&message["seq"], &message["payload"][0]), (&json!(seq), &json!(n)));
+        other.ack(seq).await;
+        other.ping().await;
+    }
+    // It reads again: all up to somewhere, then a gap, then all the rest.
+    let (mut next, mut gaps) = (0, Vec::new());
+    while next < MESSAGES {
+        let frame = stuck.recv().await;
+        if frame["type"] == "gap" {
+            gaps.push(frame);
+            continue;
+        }
+        let n = frame["payload"][0].as_u64().unwrap();
+        assert!(n == next || n > next && !gaps.is_empty(), "{n} instead of {next}");
+        next = n + 1;
+    }
+    assert_eq!(gaps.len(), 1, "{gaps:?}");
+    assert_eq!(gaps[0]["reason"], "acknowledged");
 }

@@ -188,6 +188,10 @@ impl Node {
         self.primary().trim(address, through);
     }
 
+    pub(crate) fn held_too_long(&self, address: &Address, acknowledged: Seq) -> Seq {
+        self.primary().held_too_long(address, acknowledged)
+    }
+
     pub(crate) async fn presence(&self, address: &Address) -> Connections {
         self.0.chance.delay().await;
         self.0.hubs.presence(address)

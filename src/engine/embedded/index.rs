@@ -311,6 +311,11 @@ impl Index {
         self.drop_entries(address, &removed, Outcome::Acknowledged);
     }
 
+    /// See [`crate::engine::Engine::held_too_long`].
+    pub(super) fn held_too_long(&self, address: &Address, acknowledged: Seq) -> Seq {
+        self.logs.get(address).map_or(Seq::START, |log| log.beyond(acknowledged, self.settings.held()))
+    }
+
     /// Messages have left the log of an address: emits their receipts and deletes their bodies.
     fn drop_entries(&mut self, address: &Address, entries: &[LogEntry], outcome: Outcome) {
         for entry in entries {

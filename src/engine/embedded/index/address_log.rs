@@ -121,6 +121,18 @@ impl AddressLog {
         self.entries.partition_point(|entry| entry.seq <= seq)
     }
 
+    /// The newest entry up to `through` that is not among the last so many, or so many bytes, before it. [`Seq::START`] if
+    /// there is none. Looks at no more entries than may be kept.
+    pub(super) fn beyond(&self, through: Seq, (messages, bytes): (usize, usize)) -> Seq {
+        let mut kept = 0;
+        let mut entries = self.entries.range(..self.through(through)).rev().enumerate();
+        let beyond = entries.find(|(newer, entry)| {
+            kept += entry.bytes as usize;
+            *newer >= messages || kept > bytes
+        });
+        beyond.map_or(Seq::START, |(_, entry)| entry.seq)
+    }
+
     pub(super) fn holds(&self, seq: Seq) -> bool {
         self.entries.binary_search_by_key(&seq, |entry| entry.seq).is_ok()
     }
@@ -333,6 +345,27 @@ mod tests {
         let mut holes = Holes::default();
         let log = log(&[(1, 5), (2, 5), (4, 5)], &mut holes);
         assert_eq!([0, 1, 3, 4, 9].map(|seq| log.committed(Seq(seq))), [0, 1, 2, 3, 3]);
+    }
+
+    #[test]
+    fn what_is_beyond_the_kept_messages_and_bytes_is_found() {
+        let mut holes = Holes::default();
+        let mut log = AddressLog::at(Position::default());
+        for seq in [1, 2, 4, 7] {
+            log.push(entry(seq, NEVER), &mut holes);
+        }
+        // Each entry has 10 bytes.
+        for (through, most, beyond) in [
+            (7, (4, 40), 0),
+            (7, (3, 40), 1),
+            (7, (4, 39), 1),
+            (7, (4, 9), 7),
+            (7, (0, 40), 7),
+            (5, (1, 40), 2),
+            (0, (0, 0), 0),
+        ] {
+            assert_eq!(log.beyond(Seq(through), most), Seq(beyond), "{through} {most:?}");
+        }
     }
 
     #[test]
