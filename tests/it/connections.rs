@@ -235,3 +235,26 @@ async fn slow_clients_do_not_stop_other_clients() {
         assert_eq!(ws.closed().await.0, 4001);
     }
 }
+
+/// The broker is stopped for longer than a silent client may be. Its clients were there all the time.
+#[tokio::test]
+async fn a_pause_of_the_broker_closes_no_live_client() {
+    const CLIENTS: usize = 20;
+    let server = TestServer::with(&["--heartbeat", "2s", "--durability", "memory"]).await;
+    let mut clients = Vec::new();
+    for n in 0..CLIENTS {
+        let mut client = server.session(&format!("C{n}")).await;
+        // Reading answers pings.
+        clients.push(tokio::spawn(async move { client.message().await["payload"].clone() }));
+    }
+    server.signal(19);
+    // Longer than two heartbeats, and than the time to the next tick with them.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    server.signal(18);
+    for n in 0..CLIENTS {
+        server.send("A", &format!("C{n}"), json!(n)).await;
+    }
+    for (n, client) in clients.into_iter().enumerate() {
+        assert_eq!(soon(client).await.expect("still connected"), n);
+    }
+}

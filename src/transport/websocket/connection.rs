@@ -13,7 +13,7 @@ use std::time::Duration;
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use futures::future::pending;
 use futures::{Sink, SinkExt, Stream, StreamExt};
-use tokio::time::{Sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::broker::{BrokerError, Sending};
@@ -29,6 +29,9 @@ use crate::transport::websocket::handshake::Handshake;
 
 /// How long the closing handshake may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A tick that comes later than this was held up by this process, and says nothing about the peer.
+const LATE: Duration = Duration::from_secs(1);
 
 /// Most bytes of a close reason (RFC 6455 section 5.5).
 const MAX_CLOSE_REASON: usize = 123;
@@ -93,6 +96,9 @@ async fn converse(
             tick.as_mut().reset(conversation.timers.tick());
         }
         let event = next_event(conversation, sink, stream, tick.as_mut(), shutdown.as_mut()).await;
+        if matches!(event, Event::Tick) && tick.deadline().elapsed() > LATE {
+            conversation.timers.paused(Instant::now());
+        }
         flow = conversation.step(event).await;
     }
 }

@@ -47,6 +47,15 @@ impl Timers {
         self.tick = [hello, expiry].into_iter().flatten().fold(self.next_ping, Instant::min);
     }
 
+    /// Notes a pause of this process: a tick came late. What the peer sent meanwhile is not read yet. It gets a heartbeat to
+    /// be read and to answer a ping, which is due now.
+    pub(super) fn paused(&mut self, now: Instant) {
+        self.last_frame = self.last_frame.max(now.checked_sub(self.heartbeat).unwrap_or(now));
+        self.hello_deadline = self.hello_deadline.max(now + self.heartbeat);
+        self.writing_since = self.writing_since.map(|_| now);
+        self.next_ping = now;
+    }
+
     pub(super) fn frame_received(&mut self) {
         self.last_frame = Instant::now();
     }
@@ -130,6 +139,20 @@ mod tests {
         assert!(timers.is_silent(Instant::now()));
         timers.frame_received();
         assert!(!timers.is_silent(Instant::now()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_of_this_process_is_not_the_peers_silence() {
+        let mut timers = Timers::new(HEARTBEAT, HELLO);
+        timers.write_started();
+        tokio::time::advance(HEARTBEAT * 3).await;
+        let now = Instant::now();
+        assert!(timers.is_silent(now) && timers.hello_timed_out(now) && timers.write_timed_out(now));
+        timers.paused(now);
+        assert!(!timers.is_silent(now) && !timers.hello_timed_out(now) && !timers.write_timed_out(now));
+        assert!(timers.take_ping(now));
+        // A peer that is gone is found out a heartbeat later.
+        assert!(timers.is_silent(now + HEARTBEAT) && timers.hello_timed_out(now + HEARTBEAT));
     }
 
     #[tokio::test(start_paused = true)]
