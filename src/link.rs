@@ -17,12 +17,33 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 mod outq;
 
 /// How long a peer may take nothing of the pending output before its connection is broken.
 pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often a stalled connection is asked whether the peer's TCP has taken something. A socket is writable again only
+/// when much of its buffer is free, which takes a slow peer longer than [`WRITE_TIMEOUT`].
+const STALL_CHECK: Duration = Duration::from_secs(5);
+
+/// Fewest bytes that a slow peer sends or takes in a second, where its progress cannot be seen.
+pub(crate) const MIN_RATE: u64 = 16 * 1024;
+
+/// How long so many bytes may take besides a timeout.
+pub(crate) fn time_for(bytes: u64) -> Duration {
+    Duration::from_secs(bytes / MIN_RATE)
+}
+
+/// Output that waits for the peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Unacknowledged {
+    /// Bytes that the peer's TCP has not acknowledged.
+    pub bytes: usize,
+    /// All bytes that it has acknowledged so far.
+    pub acked: u64,
+}
 
 /// A client connection.
 #[derive(Debug)]
@@ -38,6 +59,10 @@ pub struct Link {
     peer_closed: AtomicBool,
     /// Our side is closed. Its FIN counts as one more byte to be acknowledged.
     finished: AtomicBool,
+    /// Bytes read so far.
+    received: AtomicU64,
+    /// Bytes written so far.
+    written: AtomicU64,
     /// A second handle on the socket. It is made by the first write of a watched link, and can be asked after the end.
     socket: OnceLock<OwnedFd>,
 }
@@ -60,6 +85,8 @@ impl Link {
             broken: AtomicBool::new(false),
             peer_closed: AtomicBool::new(false),
             finished: AtomicBool::new(false),
+            received: AtomicU64::new(0),
+            written: AtomicU64::new(0),
             socket: OnceLock::new(),
         })
     }
@@ -92,6 +119,22 @@ impl Link {
         }
         let fin = usize::from(self.finished.load(Ordering::Acquire));
         outq::unacknowledged(socket.as_fd()).is_some_and(|bytes| bytes <= fin)
+    }
+
+    /// How many bytes were read so far.
+    #[must_use]
+    pub(crate) fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// The output that waits for the peer. `None` if this is not known: see [`Self::watch`].
+    #[must_use]
+    pub(crate) fn unacknowledged(&self) -> Option<Unacknowledged> {
+        let bytes = outq::unacknowledged(self.socket.get()?.as_fd())?;
+        Some(Unacknowledged {
+            bytes,
+            acked: self.written.load(Ordering::Relaxed).saturating_sub(bytes as u64),
+        })
     }
 
     /// Whether the peer closed the connection before the server did.
@@ -134,15 +177,57 @@ pub struct MonitoredStream<S> {
     link: Arc<Link>,
     /// Makes a second handle on the stream, if it can have one.
     handle: fn(&S) -> Option<OwnedFd>,
-    /// Runs while the peer takes nothing. Allocated at the first stall.
-    stalled: Option<Pin<Box<Sleep>>>,
+    /// The written bytes that the peer has not acknowledged, if the stream knows.
+    unacknowledged: fn(&S) -> Option<usize>,
+    /// Lasts while a write waits. Allocated at the first stall.
+    stalled: Option<Box<Stall>>,
+}
+
+/// A write that waits for the peer.
+#[derive(Debug)]
+struct Stall {
+    /// When the peer took something last, or the wait began.
+    since: Instant,
+    /// What the peer had not acknowledged then.
+    unacknowledged: Option<usize>,
+    /// The next look.
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Stall {
+    fn new(unacknowledged: Option<usize>) -> Self {
+        let since = Instant::now();
+        Self { since, unacknowledged, timer: Box::pin(sleep_until(since + STALL_CHECK)) }
+    }
+
+    /// Ready when the peer has taken nothing for [`WRITE_TIMEOUT`]. `unacknowledged` asks for what it still has to take.
+    fn poll_end(&mut self, cx: &mut Context<'_>, unacknowledged: impl Fn() -> Option<usize>) -> Poll<()> {
+        while self.timer.as_mut().poll(cx).is_ready() {
+            let (now, left) = (Instant::now(), unacknowledged());
+            if left < self.unacknowledged {
+                (self.since, self.unacknowledged) = (now, left);
+            }
+            let end = self.since + WRITE_TIMEOUT;
+            if now >= end {
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(end.min(now + STALL_CHECK));
+        }
+        Poll::Pending
+    }
 }
 
 impl MonitoredStream<TcpStream> {
     /// Wraps a TCP connection.
     #[must_use]
     pub(crate) fn tcp(stream: TcpStream, link: Arc<Link>) -> Self {
-        Self { stream, link, handle: |stream| stream.as_fd().try_clone_to_owned().ok(), stalled: None }
+        Self {
+            stream,
+            link,
+            handle: |stream| stream.as_fd().try_clone_to_owned().ok(),
+            unacknowledged: |stream| outq::unacknowledged(stream.as_fd()),
+            stalled: None,
+        }
     }
 }
 
@@ -150,7 +235,7 @@ impl<S> MonitoredStream<S> {
     /// Wraps a stream that is no socket. It gives no evidence of arrival.
     #[must_use]
     pub fn opaque(stream: S, link: Arc<Link>) -> Self {
-        Self { stream, link, handle: |_| None, stalled: None }
+        Self { stream, link, handle: |_| None, unacknowledged: |_| None, stalled: None }
     }
 
     /// Notes the result of a write, and breaks a connection that is stalled for too long.
@@ -162,13 +247,20 @@ impl<S> MonitoredStream<S> {
             }
             return Poll::Ready(result);
         }
-        let timer = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_TIMEOUT)));
-        if timer.as_mut().poll(cx).is_pending() {
+        let Self { stream, unacknowledged, stalled, .. } = self;
+        let stall = stalled.get_or_insert_with(|| Box::new(Stall::new(unacknowledged(stream))));
+        if stall.poll_end(cx, || unacknowledged(stream)).is_pending() {
             return Poll::Pending;
         }
         self.link.broken.store(true, Ordering::Release);
         let text = format!("the peer took nothing for {} s", WRITE_TIMEOUT.as_secs());
         Poll::Ready(Err(Error::new(ErrorKind::TimedOut, text)))
+    }
+
+    fn note_written(&self, written: &Poll<Result<usize>>) {
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.link.written.fetch_add(*bytes as u64, Ordering::Relaxed);
+        }
     }
 
     /// Makes the second handle of a watched link.
@@ -186,6 +278,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for MonitoredStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Result<()>> {
         let room = buf.remaining();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.link.received.fetch_add((room - buf.remaining()) as u64, Ordering::Relaxed);
         match &read {
             Poll::Ready(Err(_)) => self.link.broken.store(true, Ordering::Release),
             // Nothing read although there was room: the end of the stream.
@@ -204,6 +297,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for MonitoredStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<Result<usize>> {
         self.before_write();
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.note_written(&written);
         self.note_progress(cx, written)
     }
 
@@ -214,6 +308,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for MonitoredStream<S> {
     ) -> Poll<Result<usize>> {
         self.before_write();
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.note_written(&written);
         self.note_progress(cx, written)
     }
 

@@ -222,7 +222,7 @@ impl Gateway {
     pub(crate) async fn check_head(&self, head: &Parts) -> Result<Query, Refusal> {
         let query = Query::parse(&head.uri)?;
         query.session()?;
-        match self.identity.check(bearer(&head.headers)?).await? {
+        match self.identity.check(self.bearer(&head.headers)?).await? {
             Credentials::None if self.identity.auth() == Auth::Token => Err(no_credentials()),
             _ => Ok(query),
         }

@@ -156,3 +156,28 @@ async fn a_peer_that_takes_something_now_and_then_is_waited_for() {
     assert_eq!(read, b"four by four !!!");
     assert!(!link.is_broken() && !link.all_bytes_acked());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stall_ends_30_s_after_the_peers_tcp_took_something() {
+    let begun = Instant::now();
+    let mut stall = Stall::new(Some(100));
+    // A byte at each look for 50 s, and then none.
+    let left = || {
+        let looks = begun.elapsed().as_secs() / STALL_CHECK.as_secs();
+        Some(100 - looks.min(10) as usize)
+    };
+    std::future::poll_fn(|cx| stall.poll_end(cx, left)).await;
+    assert_eq!(begun.elapsed(), Duration::from_secs(50) + WRITE_TIMEOUT);
+}
+
+#[tokio::test]
+async fn a_link_counts_what_goes_through() {
+    let (mut server, link, mut client) = tcp_pair().await;
+    assert_eq!(link.unacknowledged(), None, "it is not watched");
+    link.watch();
+    server.write_all(b"12345").await.unwrap();
+    client.write_all(b"123").await.unwrap();
+    server.read_exact(&mut [0; 3]).await.unwrap();
+    assert_eq!(link.received(), 3);
+    until(|| link.unacknowledged() == Some(Unacknowledged { bytes: 0, acked: 5 })).await;
+}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::{Router, middleware};
@@ -131,6 +131,7 @@ fn cors(allowed: &[String]) -> Option<CorsLayer> {
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
+    use axum::http::header;
     use tower::ServiceExt;
 
     use super::*;

@@ -21,7 +21,7 @@ use utoipa_axum::routes;
 use crate::edge::{ApiRequest, Caller, Gateway, Refusal, Refused, SessionPolicy};
 use crate::hub::Transport;
 use crate::limits::ConnectionPermit;
-use crate::link::WRITE_TIMEOUT;
+use crate::link::{WRITE_TIMEOUT, time_for};
 use crate::message::{Epoch, Item, Kind, Seq, SessionId, TopicName};
 use crate::protocol::{Resume, ServerFrame};
 use crate::subscriber::Subscriber;
@@ -186,7 +186,8 @@ impl EventStream {
     }
 }
 
-/// The same chunks, from a task of their own. A chunk that is not taken within [`WRITE_TIMEOUT`] ends the stream.
+/// The same chunks, from a task of their own. A chunk that is not taken within [`WRITE_TIMEOUT`] ends the stream; large
+/// chunks before it give it more time.
 ///
 /// Over HTTP/2 one stream may stall while its connection moves: nobody polls the stream then, so it cannot time out by
 /// itself.
@@ -196,16 +197,20 @@ fn with_write_timeout(
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
         let mut chunks = std::pin::pin!(chunks);
+        // Bytes of the chunks that go before: one in the channel, one that the connection is sending.
+        let (mut waiting, mut sending) = (0, 0);
         loop {
             let chunk = tokio::select! {
                 chunk = chunks.next() => chunk,
                 // The peer may leave while there is nothing to send.
                 () = sender.closed() => None,
             };
-            let Some(chunk) = chunk else { break };
-            if sender.send_timeout(chunk, WRITE_TIMEOUT).await.is_err() {
+            let Some(Ok(chunk)) = chunk else { break };
+            let (size, limit) = (chunk.len() as u64, WRITE_TIMEOUT + time_for(waiting + sending));
+            if sender.send_timeout(Ok(chunk), limit).await.is_err() {
                 break;
             }
+            (waiting, sending) = (size, waiting);
         }
     });
     stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)))

@@ -24,6 +24,7 @@ mod connection;
 mod conversation;
 mod event;
 mod handshake;
+mod signs;
 mod timers;
 
 /// Bytes of the read buffer. tungstenite fills it with zeros at each poll of the input: its default of 128 KiB costs

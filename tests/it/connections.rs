@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::common::*;
 use crate::guarded::*;
@@ -256,5 +258,57 @@ async fn a_pause_of_the_broker_closes_no_live_client() {
     }
     for (n, client) in clients.into_iter().enumerate() {
         assert_eq!(soon(client).await.expect("still connected"), n);
+    }
+}
+
+/// A frame takes longer than a client may be silent. Its bytes show that the client lives.
+#[tokio::test]
+async fn a_frame_that_comes_slowly_is_waited_for() {
+    let server = TestServer::with(&["--heartbeat", "1s", "--durability", "memory"]).await;
+    let mut stream = upgrade(TcpStream::connect(server.address).await.unwrap(), "?session=A", "").await;
+    let text =
+        json!({ "type": "send", "to": { "session": "B" }, "payload": "x".repeat(200_000) }).to_string();
+    // A text frame whose mask is zero.
+    let mut frame = vec![0x81, 0xff];
+    frame.extend((text.len() as u64).to_be_bytes());
+    frame.extend([0; 4]);
+    frame.extend(text.as_bytes());
+    // Five heartbeats: the pace is what this test is about.
+    for part in frame.chunks(frame.len() / 10) {
+        stream.write_all(part).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let mut b = server.session("B").await;
+    assert_eq!(b.payload().await.as_str().map(str::len), Some(200_000));
+}
+
+/// A client takes messages more slowly than they come. The pings wait behind them.
+#[tokio::test]
+async fn a_slow_reader_that_answers_pings_gets_everything() {
+    const MESSAGES: usize = 10;
+    let server = TestServer::with(&["--heartbeat", "1s", "--durability", "memory"]).await;
+    let stream = upgrade(connect_with_small_buffer(server.address), "?session=S", "").await;
+    let (ours, theirs) = tokio::io::duplex(1 << 16);
+    let ((mut from_server, mut to_server), (mut from_client, mut to_client)) =
+        (tokio::io::split(stream), tokio::io::split(theirs));
+    tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
+    // About 1 MB in a second.
+    tokio::spawn(async move {
+        let mut part = vec![0; 1 << 15];
+        while let Ok(count @ 1..) = from_server.read(&mut part).await {
+            if to_client.write_all(&part[..count]).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(1 + count as u64 / 1000)).await;
+        }
+    });
+    let socket = WebSocketStream::from_raw_socket(ours, Role::Client, None).await;
+    let mut slow = Ws { socket, epoch: String::new() };
+    assert_eq!(slow.recv().await["type"], "welcome");
+    for n in 0..MESSAGES {
+        server.send("A", "S", json!([n, "x".repeat(1_000_000)])).await;
+    }
+    for n in 0..MESSAGES {
+        assert_eq!(slow.payload().await[0], n);
     }
 }

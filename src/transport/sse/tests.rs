@@ -152,3 +152,17 @@ async fn a_stalled_stream_over_http_2_ends() {
     assert!(chunks.next().await.is_some());
     assert!(chunks.next().await.is_none());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_reader_over_http_2_has_a_second_for_each_16_kib() {
+    let chunks = stream::repeat_with(|| Ok(Bytes::from_static(&[b'x'; 1 << 20])));
+    let mut chunks = Box::pin(with_write_timeout(chunks));
+    // 64 s for the chunk before, at 16 KiB a second.
+    for _ in 0..3 {
+        assert!(chunks.next().await.is_some());
+        tokio::time::sleep(Duration::from_secs(64)).await;
+    }
+    tokio::time::sleep(WRITE_TIMEOUT + Duration::from_secs(2 * 64)).await;
+    assert!(chunks.next().await.is_some());
+    assert!(chunks.next().await.is_none());
+}

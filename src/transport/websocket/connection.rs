@@ -65,6 +65,9 @@ async fn begin(
 ) -> (Conversation, ControlFlow<End>, Option<ConnectionPermit>) {
     let address = handshake.as_ref().ok().and_then(|handshake| handshake.address);
     let mut conversation = Conversation::new(gateway, address);
+    if let Some(link) = handshake.as_ref().ok().and_then(|handshake| handshake.link.clone()) {
+        conversation.timers.watch(link);
+    }
     let (flow, permit) = match handshake {
         Ok(Handshake { caller: Some((caller, resume)), permit, .. }) => {
             (conversation.begin(caller, &resume).await, Some(permit))

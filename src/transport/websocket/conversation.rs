@@ -168,6 +168,7 @@ impl Conversation {
             let text = format!("no hello within {} s", self.gateway.config.hello_timeout.as_secs_f32());
             return ControlFlow::Break(End::Close(Close::NoHello, text));
         }
+        self.timers.look(now);
         if self.timers.is_silent(now) {
             let text = format!("nothing heard for {} s", self.timers.silence_limit().as_secs_f32());
             return ControlFlow::Break(End::Close(Close::Silent, text));
@@ -201,7 +202,7 @@ impl Conversation {
             sink.feed(message).await?;
         }
         if fed > 0 {
-            self.timers.write_started();
+            self.timers.write_started(fed);
         }
         Ok(())
     }

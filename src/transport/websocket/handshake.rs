@@ -1,7 +1,9 @@
 //! What the handshake request says: where it comes from, and possibly who connects.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use axum::http::Version;
 use axum::http::request::Parts;
 
 use crate::config::Auth;
@@ -9,6 +11,7 @@ use crate::edge::{
     Caller, Gateway, OriginCheck, Query, Refusal, SessionPolicy, client_address, origin_refused, peer_of,
 };
 use crate::limits::ConnectionPermit;
+use crate::link::Link;
 use crate::protocol::{Code, Resume};
 
 /// An accepted handshake.
@@ -20,6 +23,8 @@ pub(super) struct Handshake {
     pub(super) caller: Option<(Caller, Resume)>,
     /// Counts the connection for its address.
     pub(super) permit: ConnectionPermit,
+    /// The connection, if it carries this socket alone: over HTTP/2 it carries others too.
+    pub(super) link: Option<Arc<Link>>,
 }
 
 /// Checks a handshake request.
@@ -46,7 +51,8 @@ pub(super) async fn check(gateway: &Gateway, head: &Parts) -> Result<Handshake, 
         let grant = gateway.identify(bearer, session, SessionPolicy::Create).await?;
         caller = Some((Caller { grant, address }, query.resume("after")?));
     }
-    Ok(Handshake { address, caller, permit })
+    let link = head.extensions.get().filter(|_| head.version < Version::HTTP_2).cloned();
+    Ok(Handshake { address, caller, permit, link })
 }
 
 #[cfg(test)]

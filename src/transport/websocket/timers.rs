@@ -1,10 +1,12 @@
 //! The deadlines of one connection.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::link::WRITE_TIMEOUT;
+use crate::link::{Link, WRITE_TIMEOUT, time_for};
+use crate::transport::websocket::signs::Signs;
 
 /// The deadlines of one connection. Only one of them, the earliest, is a timer: the tick.
 #[derive(Debug)]
@@ -15,10 +17,13 @@ pub(super) struct Timers {
     /// When the peer sent its last frame.
     last_frame: Instant,
     next_ping: Instant,
-    /// Since when a write is in progress.
-    writing_since: Option<Instant>,
+    /// Since when a write is in progress, and how many bytes it has.
+    writing: Option<(Instant, usize)>,
     /// When the next tick is due.
     tick: Instant,
+    /// Signs of life between frames, if the socket has the connection for itself. [`crate::link::MonitoredStream`] judges
+    /// the writes then.
+    signs: Option<Signs>,
 }
 
 impl Timers {
@@ -26,7 +31,20 @@ impl Timers {
         let now = Instant::now();
         let (next_ping, hello_deadline) = (now + heartbeat, now + hello_timeout);
         let tick = next_ping.min(hello_deadline);
-        Self { heartbeat, hello_deadline, last_frame: now, next_ping, writing_since: None, tick }
+        let (writing, signs) = (None, None);
+        Self { heartbeat, hello_deadline, last_frame: now, next_ping, writing, tick, signs }
+    }
+
+    /// Looks for signs of life on this connection too, which carries nothing else.
+    pub(super) fn watch(&mut self, link: Arc<Link>) {
+        self.signs = Some(Signs::new(link));
+    }
+
+    /// Looks for signs of life, if no frame has come for a heartbeat.
+    pub(super) fn look(&mut self, now: Instant) {
+        if let Some(signs) = self.signs.as_mut().filter(|_| now >= self.last_frame + self.heartbeat) {
+            signs.look(now);
+        }
     }
 
     /// When the next tick is due.
@@ -52,29 +70,36 @@ impl Timers {
     pub(super) fn paused(&mut self, now: Instant) {
         self.last_frame = self.last_frame.max(now.checked_sub(self.heartbeat).unwrap_or(now));
         self.hello_deadline = self.hello_deadline.max(now + self.heartbeat);
-        self.writing_since = self.writing_since.map(|_| now);
+        self.writing = self.writing.map(|(_, bytes)| (now, bytes));
         self.next_ping = now;
+        if let Some(signs) = &mut self.signs {
+            signs.paused(now);
+        }
     }
 
     pub(super) fn frame_received(&mut self) {
         self.last_frame = Instant::now();
+        if let Some(signs) = &mut self.signs {
+            signs.frame_received();
+        }
     }
 
-    pub(super) fn write_started(&mut self) {
-        self.writing_since = Some(Instant::now());
+    pub(super) fn write_started(&mut self, bytes: usize) {
+        self.writing = Some((Instant::now(), bytes));
     }
 
     pub(super) fn write_finished(&mut self) {
-        self.writing_since = None;
+        self.writing = None;
     }
 
     pub(super) fn is_writing(&self) -> bool {
-        self.writing_since.is_some()
+        self.writing.is_some()
     }
 
-    /// Whether the peer took nothing for [`WRITE_TIMEOUT`].
+    /// Whether the peer did not take what is written within [`WRITE_TIMEOUT`], and the time for so many bytes.
     pub(super) fn write_timed_out(&self, now: Instant) -> bool {
-        self.writing_since.is_some_and(|since| now >= since + WRITE_TIMEOUT)
+        let limit = |bytes| WRITE_TIMEOUT + time_for(bytes as u64);
+        self.signs.is_none() && self.writing.is_some_and(|(since, bytes)| now >= since + limit(bytes))
     }
 
     pub(super) fn hello_timed_out(&self, now: Instant) -> bool {
@@ -87,7 +112,9 @@ impl Timers {
     }
 
     pub(super) fn is_silent(&self, now: Instant) -> bool {
-        now >= self.last_frame + self.silence_limit()
+        let limit = self.silence_limit();
+        let lives = self.signs.as_ref().is_some_and(|signs| self.is_writing() || signs.show_life(now, limit));
+        now >= self.last_frame + limit && !lives
     }
 
     /// Whether a ping is due. If so, the next one is due a heartbeat later.
@@ -144,7 +171,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_pause_of_this_process_is_not_the_peers_silence() {
         let mut timers = Timers::new(HEARTBEAT, HELLO);
-        timers.write_started();
+        timers.write_started(0);
         tokio::time::advance(HEARTBEAT * 3).await;
         let now = Instant::now();
         assert!(timers.is_silent(now) && timers.hello_timed_out(now) && timers.write_timed_out(now));
@@ -160,7 +187,7 @@ mod tests {
         let start = Instant::now();
         let mut timers = Timers::new(HEARTBEAT, HELLO);
         assert!(!timers.is_writing() && !timers.write_timed_out(start + WRITE_TIMEOUT));
-        timers.write_started();
+        timers.write_started(0);
         assert!(timers.is_writing() && timers.write_timed_out(start + WRITE_TIMEOUT));
         timers.write_finished();
         assert!(!timers.is_writing() && !timers.write_timed_out(start + WRITE_TIMEOUT));
