@@ -30,6 +30,8 @@ mod fixture;
 mod handles;
 mod index;
 mod load;
+mod place;
+mod private;
 mod reader;
 mod recovery;
 mod registrations;

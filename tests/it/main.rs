@@ -31,6 +31,7 @@ mod pages;
 mod parity;
 mod permissions;
 mod poll;
+mod private_store;
 mod receipts;
 mod restart;
 mod secrets;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::engine::embedded::disk::open::FORMAT;
+use crate::engine::embedded::private;
 use crate::engine::embedded::rows::ReadError;
 use crate::engine::embedded::storage::OpenError;
 
@@ -20,6 +21,8 @@ pub(super) struct Files {
     pub(super) database: PathBuf,
     pub(super) wal: PathBuf,
     pub(super) shm: PathBuf,
+    /// Undoes an unfinished change of the database while it has no write-ahead log yet.
+    pub(super) journal: PathBuf,
     /// Says that the directory is a store, and its format. Written last when a store is made.
     pub(super) marker: PathBuf,
     /// Locked by the process that uses the store.
@@ -40,6 +43,7 @@ impl Files {
             database: file("store.db"),
             wal: file("store.db-wal"),
             shm: file("store.db-shm"),
+            journal: file("store.db-journal"),
             marker: file("format"),
             lock: file("lock"),
             salvaged: file("store.salvaged"),
@@ -48,9 +52,20 @@ impl Files {
         }
     }
 
+    /// All files that a store can have.
+    pub(super) fn all(&self) -> [&PathBuf; 9] {
+        let Self { dir: _, database, wal, shm, journal, marker, lock, salvaged, reserve, running } = self;
+        [database, wal, shm, journal, marker, lock, salvaged, reserve, running]
+    }
+
+    /// Whether a file holds nothing that a start needs.
+    pub(super) fn can_be_made_again(&self, path: &Path) -> bool {
+        [&self.shm, &self.lock, &self.reserve].into_iter().any(|file| file == path)
+    }
+
     /// Takes the store for this process.
     pub(super) fn lock(&self) -> Result<File, OpenError> {
-        let file = File::options().create(true).truncate(false).write(true).open(&self.lock);
+        let file = private::options().create(true).truncate(false).open(&self.lock);
         let file = file.map_err(|error| self.io("open", &self.lock, error))?;
         // `check` holds the lock for a moment.
         for _ in 0..10 {
@@ -70,7 +85,7 @@ impl Files {
     /// Writes a small file atomically: it is there as a whole or not at all.
     pub(super) fn write(&self, path: &Path, text: &str) -> Result<(), OpenError> {
         let new = path.with_extension("new");
-        let written = File::create(&new).and_then(|mut file| {
+        let written = private::create(&new).and_then(|mut file| {
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
             fs::rename(&new, path)
@@ -126,14 +141,6 @@ pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Removes a file, if it is there.
-pub(super) fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,12 +168,5 @@ mod tests {
         assert!(matches!(files.lock(), Err(OpenError::InUse { .. })));
         drop(held);
         files.lock().unwrap();
-    }
-
-    #[test]
-    fn removing_what_is_not_there_is_no_error() {
-        let dir = tempfile::tempdir().unwrap();
-        remove(&dir.path().join("none")).unwrap();
-        assert!(remove(dir.path()).is_err(), "a directory is no file");
     }
 }

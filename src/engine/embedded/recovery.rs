@@ -13,9 +13,11 @@ use crate::engine::Settings;
 use crate::engine::embedded::crash::inspect_after_crash;
 use crate::engine::embedded::disk::Disk;
 use crate::engine::embedded::disk::open::{FORMAT, open_to_read};
-use crate::engine::embedded::files::{Files, remove, sync_dir};
+use crate::engine::embedded::files::{Files, sync_dir};
 use crate::engine::embedded::index::{Index, IndexBuilder};
 use crate::engine::embedded::load::{LoadError, Loaded, load};
+use crate::engine::embedded::place;
+use crate::engine::embedded::private::{self, remove};
 use crate::engine::embedded::rows::store::{StoreIdentity, first_seq, random_epoch};
 use crate::engine::embedded::running::begin;
 use crate::engine::embedded::salvage::{salvage, switch_to_salvaged};
@@ -38,9 +40,13 @@ pub(super) struct Opened {
 
 /// Opens the store in a directory, or makes one there.
 pub(super) fn open(dir: &Path, durability: Durability, settings: Settings) -> Result<Opened, OpenError> {
-    let files = Files::of(dir);
-    make_directory(&files)?;
+    let files = Files::of(&place::prepare(dir)?);
+    place::secure_lock(&files)?;
     let lock = files.lock()?;
+    if place::secure(&files)? {
+        // Others may have it open still, and hold up the log with it.
+        remove(&files.shm).map_err(|error| files.io("remove", &files.shm, error))?;
+    }
     _ = remove(&files.reserve);
     let format = files.format()?;
     if let Some(found) = format
@@ -70,16 +76,6 @@ pub(super) fn open(dir: &Path, durability: Durability, settings: Settings) -> Re
     Ok(Opened { disk, index: index.finish(), identity, files, lock })
 }
 
-fn make_directory(files: &Files) -> Result<(), OpenError> {
-    let dir = &files.dir;
-    let made = !dir.exists();
-    fs::create_dir_all(dir).map_err(|error| files.io("make the directory", dir, error))?;
-    if made && let Some(parent) = dir.canonicalize().ok().as_deref().and_then(Path::parent) {
-        sync_dir(parent).map_err(|error| files.io("sync", parent, error))?;
-    }
-    Ok(())
-}
-
 /// Whether the making of this store was interrupted before its first commit.
 fn is_unfinished(files: &Files) -> bool {
     let tables = |connection: Connection| {
@@ -90,7 +86,7 @@ fn is_unfinished(files: &Files) -> bool {
 
 fn create(files: &Files, durability: Durability, settings: Settings) -> Result<Loaded, OpenError> {
     // The file comes first, since its inode is a part of the identity that goes into it.
-    File::create(&files.database).map_err(|error| files.io("make", &files.database, error))?;
+    private::create(&files.database).map_err(|error| files.io("make", &files.database, error))?;
     let identity = StoreIdentity::new(first_seq(settings.clock), files.inode()?);
     let disk = Disk::create(&files.database, durability, &identity, settings.dedup_ids);
     let disk = disk.map_err(|error| files.sqlite(error))?;

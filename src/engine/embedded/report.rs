@@ -10,6 +10,7 @@ use crate::engine::embedded::crash::inspect_after_crash;
 use crate::engine::embedded::disk::open::{FORMAT, open_alone, open_to_read};
 use crate::engine::embedded::files::Files;
 use crate::engine::embedded::load::quick_check;
+use crate::engine::embedded::place;
 use crate::engine::embedded::rows::ReadError;
 use crate::engine::embedded::rows::message::scan;
 use crate::engine::embedded::rows::store::{StoreIdentity, StoreTotals};
@@ -45,7 +46,7 @@ pub struct Report {
 /// # Errors
 /// `NoStore`, `Missing`, `Newer`, `Sqlite` or `Io`: the store cannot be read.
 pub fn report(dir: &Path) -> Result<Report, OpenError> {
-    let files = Files::of(dir);
+    let files = Files::of(&place::find(dir));
     if !files.database.exists() {
         return Err(match files.marker.exists() || files.wal.exists() {
             true => OpenError::Missing { path: files.database },

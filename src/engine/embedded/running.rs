@@ -1,6 +1,6 @@
 //! Notes in the file `running` that a process uses the store, and how: the next start reads it after a crash.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::embedded::disk::Disk;
 use crate::engine::embedded::disk::open::WAL_BYTES;
-use crate::engine::embedded::files::{Files, remove, sync_dir};
+use crate::engine::embedded::files::{Files, sync_dir};
+use crate::engine::embedded::private::{self, remove};
 use crate::engine::embedded::storage::{Durability, OpenError};
 
 /// What the file `running` holds.
@@ -81,7 +82,7 @@ fn note_running(files: &Files, wal: u64, durability: Durability) -> Result<(), O
 }
 
 fn lengthen(wal: &Path) -> io::Result<()> {
-    let mut file = File::options().append(true).open(wal)?;
+    let mut file = private::options().append(true).open(wal)?;
     let length = file.metadata()?.len();
     let zeros = vec![0; 1 << 18];
     let mut missing = WAL_BYTES.saturating_sub(length);
@@ -100,7 +101,7 @@ fn lengthen(wal: &Path) -> io::Result<()> {
 const RESERVE: usize = 1 << 20;
 
 fn reserve_room(reserve: &Path) -> io::Result<()> {
-    let written = File::create(reserve).and_then(|mut file| file.write_all(&vec![0; RESERVE]));
+    let written = private::create(reserve).and_then(|mut file| file.write_all(&vec![0; RESERVE]));
     if written.is_err() {
         remove(reserve)?;
     }
@@ -126,6 +127,8 @@ pub(super) fn end(files: &Files) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
     use crate::engine::embedded::crash::inspect_after_crash;
     use crate::engine::embedded::fixture::{commit, open};

@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use rusqlite::Connection;
 
 use crate::engine::embedded::disk::open::{self, open_alone, open_to_read};
-use crate::engine::embedded::files::{Files, remove, sync_dir};
+use crate::engine::embedded::files::{Files, sync_dir};
+use crate::engine::embedded::place::ASIDE;
+use crate::engine::embedded::private::{self, remove};
 use crate::engine::embedded::rows::ReadError;
 use crate::engine::embedded::rows::message::{INSERT_IF_ABSENT, insertion, scan_intact};
 use crate::engine::embedded::rows::registration::{read_directory, write_registration};
@@ -31,7 +33,7 @@ pub(super) fn salvage(files: &Files, log_is_damaged: bool, why: &str) -> Result<
     let identity = views.iter().find_map(|view| StoreIdentity::read(view).ok());
     let identity = identity.unwrap_or_else(|| StoreIdentity::new(Seq::START, 0));
     let building = files.salvaged.with_extension("building");
-    remove(&building).map_err(|error| files.io("remove", &building, error))?;
+    private::create(&building).map_err(|error| files.io("make", &building, error))?;
     open::create_copy(&building, &identity, |to| copy(&views, to)).map_err(|error| match error {
         CopyError::Read(error) => files.damaged(&format_args!("{why}; {error}")),
         CopyError::Write(error) => OpenError::Sqlite { path: building.clone(), error },
@@ -117,8 +119,8 @@ fn copy_registrations(from: Option<&Connection>, to: &Connection, saved: &mut St
 /// A start that was interrupted here continues here: the salvaged file is whole as soon as it has its name.
 pub(super) fn switch_to_salvaged(files: &Files) -> Result<PathBuf, OpenError> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let aside = files.dir.join(format!("damaged-{}", now.as_millis()));
-    fs::create_dir_all(&aside).map_err(|error| files.io("make the directory", &aside, error))?;
+    let aside = files.dir.join(format!("{ASIDE}{}", now.as_millis()));
+    private::create_dir(&aside).map_err(|error| files.io("make the directory", &aside, error))?;
     for path in [&files.database, &files.wal, &files.shm] {
         match fs::rename(path, aside.join(path.file_name().unwrap_or_default())) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -77,6 +77,14 @@ pub enum OpenError {
         /// The directory.
         dir: PathBuf,
     },
+    /// Another account can use it, or it leads elsewhere.
+    #[error("{} cannot be used: {why}; remove it, or give it to the account of this process, or choose another --data-dir", path.display())]
+    NotPrivate {
+        /// The file or directory.
+        path: PathBuf,
+        /// What was found.
+        why: &'static str,
+    },
     /// The operating system reported an error.
     #[error("cannot {what} {}: {error}; check --data-dir", path.display())]
     Io {

@@ -132,7 +132,8 @@ pub(crate) fn open_to_write<E: From<rusqlite::Error>>(
     durability: Durability,
     verify: impl FnOnce(&Connection) -> Result<(), E>,
 ) -> Result<Connection, E> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
     let connection = Connection::open_with_flags(path, flags)?;
     keep_log(&connection, true)?;
     verify(&connection)?;
