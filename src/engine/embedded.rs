@@ -51,7 +51,7 @@ pub use report::{Report, report};
 pub use storage::{Durability, OpenError, Storage};
 pub use writer::Writer;
 
-use index::{Appended, EMPTY_LOGS, Index, PreparedAppend};
+use index::{Appended, EMPTY_LOGS, Index, PendingWrites, PreparedAppend, Waiter};
 use reader::{ReadPool, TransientRead};
 use rows::store::{first_seq, random_epoch, random_secret};
 use shared::{DiskAccess, Shared};
@@ -271,7 +271,7 @@ impl Embedded {
         let commit = match store.index.register(register, &self.shared.hubs) {
             Err(refused) => return Commit::done(Err(refused)),
             Ok(false) => return Commit::done(Ok(store.index.committed())),
-            Ok(true) => self.after_commit(&mut store),
+            Ok(true) => self.after_commit(&mut store, |writes| &mut writes.registering),
         };
         drop(store);
         self.shared.arrivals.wake(&register.session);
@@ -286,18 +286,22 @@ impl Embedded {
             return stopping(&store);
         }
         store.index.end(session, revoked_for);
-        let commit = self.after_commit(&mut store);
+        let commit = self.after_commit(&mut store, |writes| &mut writes.ending);
         self.settle_and_publish(store);
         self.shared.hubs.end(&Address::Session(session.clone()));
         commit
     }
 
     /// Resolves when what was changed just now is stored.
-    fn after_commit<E: From<EngineError>>(&self, store: &mut Store) -> Commit<E> {
+    fn after_commit<E: From<EngineError>>(
+        &self,
+        store: &mut Store,
+        waiters: impl FnOnce(&mut PendingWrites) -> &mut Vec<Waiter>,
+    ) -> Commit<E> {
         let committed = store.index.committed();
         let Some(writes) = store.index.writes() else { return Commit::done(Ok(committed)) };
         let (waiter, commit) = oneshot::channel();
-        writes.waiters.push(waiter);
+        waiters(writes).push(waiter);
         self.shared.work.notify_one();
         Commit::accepted(commit)
     }

@@ -178,6 +178,33 @@ async fn a_full_disk_refuses_senders_and_recovers_when_readers_make_room() {
     assert!(log.contains("Read-only file system"), "{log}");
 }
 
+#[tokio::test]
+async fn a_session_ends_on_a_full_disk_though_a_registration_waits() {
+    let small = match Small::new("48m") {
+        Ok(small) => small,
+        Err(reason) => {
+            println!("not tested: this machine lets nobody mount a tmpfs ({reason})");
+            return;
+        }
+    };
+    let store = small.at.join("store");
+    let server = TestServer::at(&store, &[]).await;
+    let put = async |server: &TestServer, session: &str| {
+        server.http().await.request("PUT", &format!("/v1/sessions/{session}"), &[], "{}").await
+    };
+    assert_eq!(put(&server, "B").await.status, 200);
+    server.send("A", "B", json!("private")).await;
+    let mut file = std::fs::File::create(small.at.join("filler")).unwrap();
+    while std::io::Write::write_all(&mut file, &[0; 4096]).is_ok() {}
+    // The room that was seen a moment ago counts for a moment.
+    soon(async { while put(&server, "new").await.status == 200 {} }).await;
+    assert_eq!(put(&server, "other").await.code(), "unavailable");
+    assert_eq!(server.http().await.request("DELETE", "/v1/sessions/B", &[], "").await.status, 204);
+    server.kill().await;
+    let server = TestServer::at(&store, &[]).await;
+    assert_eq!(server.get("/v1/sessions/B").await.status, 404, "after a crash too");
+}
+
 /// Starts a server with a limit on the size of its files: writes beyond it fail for another reason than space.
 async fn limited(dir: &Path, bytes: u64) -> TestServer {
     let mut command = Command::new("prlimit");

@@ -44,7 +44,9 @@ pub(super) struct CommitGroup {
     pub(super) floors: Vec<(Address, Floor)>,
     pub(super) registrations: Vec<(SessionId, Option<Registration>)>,
     /// Told when the registrations are stored.
-    pub(super) waiters: Vec<Waiter>,
+    pub(super) registering: Vec<Waiter>,
+    /// Told when the ends of sessions are stored.
+    pub(super) ending: Vec<Waiter>,
     /// The newest seq given so far.
     pub(super) newest: Seq,
     /// Logs up to here may have been forgotten.

@@ -264,7 +264,8 @@ impl Index {
     pub(super) fn give_up(&mut self) -> Vec<Waiter> {
         let mut waiters = self.queue.give_up();
         if let Some(writes) = self.backing.writes_mut() {
-            waiters.append(&mut writes.waiters);
+            waiters.append(&mut writes.registering);
+            waiters.append(&mut writes.ending);
         }
         waiters
     }

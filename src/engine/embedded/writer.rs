@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::embedded::disk::{CommitGroup, Disk};
 use crate::engine::embedded::files::Files;
-use crate::engine::embedded::index::{Pending, Waiter};
+use crate::engine::embedded::index::{Pending, PendingWrites, Waiter};
 use crate::engine::embedded::running;
 use crate::engine::embedded::shared::Shared;
 use crate::engine::embedded::store::{Stop, Store};
@@ -168,7 +168,8 @@ impl Writer {
             return ControlFlow::Break(Step::Stop(Stop::AtOnce));
         }
         let writes = store.index.has_writes() || !self.deletes.is_empty();
-        let queued = store.index.queued() + store.index.writes().map_or(0, |writes| writes.waiters.len());
+        let waiters = |writes: &mut PendingWrites| writes.registering.len() + writes.ending.len();
+        let queued = store.index.queued() + store.index.writes().map_or(0, waiters);
         let stopping = store.stop.is_some();
         let now = Instant::now();
         if let Some(Retry { at, queued: before }) = self.retry {
@@ -210,7 +211,8 @@ impl Writer {
             appends,
             floors: writes.floors.into_iter().collect(),
             registrations: writes.registrations.into_iter().collect(),
-            waiters: writes.waiters,
+            registering: writes.registering,
+            ending: writes.ending,
             newest: through.max(committed),
             forgotten: store.index.forgotten(),
             now: self.shared.clock.now(),
@@ -231,7 +233,7 @@ impl Writer {
         if grows(&group) && !self.has_room() {
             self.keep_what_makes_room(&mut group);
             if group.is_empty() {
-                return;
+                return fail(group.ending, &NO_SPACE.into());
             }
         }
         let Some(disk) = &mut self.disk else { return };
@@ -254,7 +256,7 @@ impl Writer {
         for (seq, waiter) in waiters {
             _ = waiter.send(Ok(seq));
         }
-        for waiter in group.waiters {
+        for waiter in group.registering.into_iter().chain(group.ending) {
             _ = waiter.send(Ok(group.newest));
         }
         self.recovered();
@@ -270,7 +272,8 @@ impl Writer {
         }
         let reason: Arc<str> = explain(error).into();
         self.refuse(group.appends, &reason);
-        fail(group.waiters, &reason);
+        fail(group.registering, &reason);
+        fail(group.ending, &reason);
     }
 
     /// The disk is full: refuses messages and registrations, and keeps what makes room or is small.
@@ -290,12 +293,12 @@ impl Writer {
         if held.is_empty() {
             return;
         }
-        // Requeues registrations for a later commit and fails their waiters.
+        // Requeues registrations for a later commit and fails their waiters. Ends are written now.
         if let Some(writes) = store.index.writes() {
             writes.requeue([], held);
         }
         drop(store);
-        fail(std::mem::take(&mut group.waiters), &reason);
+        fail(std::mem::take(&mut group.registering), &reason);
     }
 
     /// A commit succeeded or there may be room again: if there is room, the store works again.

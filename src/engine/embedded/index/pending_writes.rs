@@ -32,7 +32,9 @@ pub(crate) struct PendingWrites {
     /// Registrations that changed; `None` for one that is no more.
     pub(crate) registrations: HashMap<SessionId, Option<Registration>>,
     /// Told when the registrations are stored.
-    pub(crate) waiters: Vec<Waiter>,
+    pub(crate) registering: Vec<Waiter>,
+    /// Told when the ends of sessions are stored. They never wait for a registration.
+    pub(crate) ending: Vec<Waiter>,
 }
 
 impl PendingWrites {
