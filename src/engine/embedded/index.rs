@@ -227,7 +227,8 @@ impl Index {
         let mut receipts = Vec::new();
         let mut waiters = Vec::new();
         let queued = self.queue.take(usize::MAX, usize::MAX);
-        for mut pending in group.into_iter().chain(queued) {
+        // The newest first: it is the last one of its log, and of the ids. So each is found at once.
+        for mut pending in group.into_iter().chain(queued).rev() {
             match pending.waiter.take() {
                 None => receipts.push(pending),
                 Some(waiter) => {
@@ -236,7 +237,7 @@ impl Index {
                 }
             }
         }
-        for mut pending in receipts {
+        for mut pending in receipts.into_iter().rev() {
             let log = self.logs.get(&pending.address).expect("a queued message is in its log");
             pending.prev = log.before(pending.seq);
             self.queue.push(pending);

@@ -178,6 +178,34 @@ async fn a_refused_group_is_as_if_it_had_never_come_and_receipts_stay() {
     assert_consistent(&index);
 }
 
+/// How long refusing so many queued messages takes, behind as many stored ones of the same mailbox.
+fn time_to_refuse(messages: usize) -> Duration {
+    let bounds = Bounds { messages: 1 << 20, bytes: 1 << 30, age: AGE };
+    let queue = QueueBounds { messages: 1 << 20, bytes: 1 << 30 };
+    let many = Settings { mailbox: bounds, total_bytes: 1 << 30, dedup_ids: 1 << 20, queue, ..settings() };
+    let mut index = on_disk(many);
+    let a = mailbox("A");
+    (0..messages).for_each(|_| _ = append(&mut index, message(&a)));
+    commit(&mut index);
+    for n in 0..messages {
+        let with_id = Append { id: Some(MessageId::new(&n.to_string()).unwrap()), ..message(&a) };
+        index.append(prepare(with_id), Some(tokio::sync::oneshot::channel().0)).unwrap();
+    }
+    let started = std::time::Instant::now();
+    let waiters = index.refuse(Vec::new());
+    let took = started.elapsed();
+    assert_eq!((waiters.len(), index.queued(), index.waiting(&session("A"))), (messages, 0, messages));
+    took
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusing_a_queue_takes_time_in_proportion_to_its_length() {
+    // The shortest of some runs: load only makes a run longer.
+    let shortest = |messages| (0..5).map(|_| time_to_refuse(messages)).min().unwrap();
+    let (short, long) = (shortest(1000), shortest(16_000));
+    assert!(long < 64 * short, "16 times as many took {long:?} instead of {short:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn expired_messages_make_room_for_new_ones() {
     let mut index = on_disk(settings());
