@@ -190,6 +190,9 @@ impl Embedded {
     ) -> Result<(Self, Writer), OpenError> {
         let opened = recovery::open(dir, durability, settings)?;
         let readers = ReadPool::of(opened.disk.path(), stepped);
+        if !stepped && let Err(error) = readers.open_ahead() {
+            tracing::warn!(%error, "connections that read the store are opened later");
+        }
         let access = DiskAccess { readers, durability, _lock: opened.lock };
         let identity = opened.identity;
         let store = (identity.epoch, identity.origin, &identity.secret);

@@ -370,3 +370,19 @@ async fn more_than_the_disk_can_take_is_refused_as_overloaded() {
         assert_eq!(reader.payload().await, expected);
     }
 }
+
+#[tokio::test]
+async fn stored_messages_are_read_when_no_descriptor_is_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::at(dir.path(), &[]).await;
+    let seq = server.send("A", "B", json!("stored")).await;
+    server.stop().await;
+    // Nothing is in memory after a restart.
+    let server = TestServer::at(dir.path(), &[]).await;
+    let mut http = server.http().await;
+    assert_eq!(http.get("/healthz").await.status, 200);
+    let pid = server.child.id().unwrap().to_string();
+    output_of("prlimit", &["--pid", &pid, "--nofile=1:1"]).unwrap();
+    let answer = http.get("/v1/messages?session=B&wait=0").await.json();
+    assert_eq!(answer["messages"][0]["seq"], seq, "{answer}");
+}

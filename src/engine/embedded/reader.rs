@@ -46,6 +46,20 @@ impl ReadPool {
         }
     }
 
+    /// Opens all connections now, so that a shortage of descriptors later stops no read.
+    ///
+    /// # Errors
+    /// Those that are missing are opened by the reads that need them.
+    pub(super) fn open_ahead(&self) -> rusqlite::Result<()> {
+        for _ in 0..AT_ONCE {
+            let connection = open_to_read(&self.path)?;
+            // The first read opens the log.
+            connection.query_row("SELECT commits FROM state", [], |_| Ok(()))?;
+            lock(&self.idle).push(connection);
+        }
+        Ok(())
+    }
+
     /// Reads these messages.
     ///
     /// # Cancel safety
@@ -72,9 +86,10 @@ impl ReadPool {
     fn read(&self, seqs: &[Seq]) -> Result<Found, TransientRead> {
         let connection = lock(&self.idle).pop().map_or_else(|| open_to_read(&self.path), Ok);
         let read = connection.map_err(ReadError::from).and_then(|connection| {
-            let found = fetch(&connection, seqs)?;
+            let found = fetch(&connection, seqs);
+            // Also after an error: there may be no descriptor for another one.
             lock(&self.idle).push(connection);
-            found.into_iter().map(whole).collect()
+            found?.into_iter().map(whole).collect()
         });
         read.map_err(|error| TransientRead(error.to_string()))
     }
@@ -123,6 +138,19 @@ mod tests {
             pool.close();
             assert_eq!(lock(&pool.idle).len(), 0);
         }
+    }
+
+    #[tokio::test]
+    async fn connections_are_opened_ahead_and_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut opened = open(dir.path()).unwrap();
+        let seqs = commit(&mut opened, 1, &[]);
+        let pool = ReadPool::of(&Files::of(dir.path()).database, false);
+        pool.open_ahead().unwrap();
+        assert_eq!(lock(&pool.idle).len(), AT_ONCE);
+        let found = pool.fetch(seqs.clone()).await.unwrap();
+        assert_eq!(found[0].as_ref().unwrap().seq(), Some(seqs[0]));
+        assert_eq!(lock(&pool.idle).len(), AT_ONCE);
     }
 
     #[tokio::test]
