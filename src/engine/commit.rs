@@ -22,7 +22,7 @@ enum CommitState<E> {
     Known(Option<Result<Seq, E>>),
     /// Accepted; only whether it is stored is not known yet.
     Accepted(oneshot::Receiver<Result<Seq, EngineError>>),
-    /// Neither accepted nor refused yet: another machine decides.
+    /// Neither accepted nor refused yet: another machine decides, or the commit of another change.
     Undecided(oneshot::Receiver<Result<Seq, E>>),
 }
 
@@ -41,7 +41,6 @@ impl<E: From<EngineError>> Commit<E> {
     }
 
     /// `decided` tells whether the change is accepted and stored.
-    #[cfg_attr(not(test), expect(dead_code, reason = "an engine of several machines decides elsewhere"))]
     pub(crate) fn undecided(decided: oneshot::Receiver<Result<Seq, E>>) -> Self {
         Self(CommitState::Undecided(decided))
     }

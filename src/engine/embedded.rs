@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::engine::{
     Append, Arrivals, Batch, Commit, EngineError, Expired, Health, Lookup, Position, Register, RegisterError,
-    Registration, Settings,
+    Registrar, Registration, Settings,
 };
 use crate::hub::{Connections, Hubs};
 use crate::message::{Address, Epoch, Handle, Message, Publication, Seq, SessionId, UserId};
@@ -51,7 +51,7 @@ pub use report::{Report, report};
 pub use storage::{Durability, OpenError, Storage};
 pub use writer::Writer;
 
-use index::{Appended, EMPTY_LOGS, Index, PendingWrites, PreparedAppend, Waiter};
+use index::{Appended, EMPTY_LOGS, Index, PreparedAppend};
 use reader::{ReadPool, TransientRead};
 use rows::store::{first_seq, random_epoch, random_secret};
 use shared::{DiskAccess, Shared};
@@ -271,10 +271,21 @@ impl Embedded {
         if store.stop.is_some() {
             return stopping(&store);
         }
+        // A token comes again, so its registration need not be stored to count.
+        if self.shared.disk.is_some() && register.by == Registrar::Backend {
+            let (waiter, commit) = oneshot::channel();
+            return match store.index.stage_registration(register, &self.shared.hubs, waiter) {
+                Err(refused) => Commit::done(Err(refused)),
+                Ok(()) => {
+                    self.shared.work.notify_one();
+                    Commit::undecided(commit)
+                }
+            };
+        }
         let commit = match store.index.register(register, &self.shared.hubs) {
             Err(refused) => return Commit::done(Err(refused)),
             Ok(false) => return Commit::done(Ok(store.index.committed())),
-            Ok(true) => self.after_commit(&mut store, |writes| &mut writes.registering),
+            Ok(true) => self.after_commit(&mut store),
         };
         drop(store);
         self.shared.arrivals.wake(&register.session);
@@ -288,23 +299,25 @@ impl Embedded {
         if store.stop.is_some() {
             return stopping(&store);
         }
+        if self.shared.disk.is_some() {
+            let (waiter, commit) = oneshot::channel();
+            store.index.stage_end(session, revoked_for, waiter);
+            self.shared.work.notify_one();
+            return Commit::accepted(commit);
+        }
         store.index.end(session, revoked_for);
-        let commit = self.after_commit(&mut store, |writes| &mut writes.ending);
+        let commit = Commit::done(Ok(store.index.committed()));
         self.settle_and_publish(store);
         self.shared.hubs.end(&Address::Session(session.clone()));
         commit
     }
 
     /// Resolves when what was changed just now is stored.
-    fn after_commit<E: From<EngineError>>(
-        &self,
-        store: &mut Store,
-        waiters: impl FnOnce(&mut PendingWrites) -> &mut Vec<Waiter>,
-    ) -> Commit<E> {
+    fn after_commit<E: From<EngineError>>(&self, store: &mut Store) -> Commit<E> {
         let committed = store.index.committed();
         let Some(writes) = store.index.writes() else { return Commit::done(Ok(committed)) };
         let (waiter, commit) = oneshot::channel();
-        waiters(writes).push(waiter);
+        writes.waiters.push(waiter);
         self.shared.work.notify_one();
         Commit::accepted(commit)
     }

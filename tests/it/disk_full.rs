@@ -234,3 +234,41 @@ async fn a_disk_that_fails_refuses_senders_and_is_tried_again() {
     let server = TestServer::at(dir.path(), &[]).await;
     check_and_acknowledge(&server, &kept).await;
 }
+
+#[tokio::test]
+async fn a_registration_and_an_end_that_are_refused_are_not_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::at(dir.path(), &[]).await;
+    let call = async |method: &str, session: &str| {
+        let body = if method == "PUT" { r#"{"user":"ann"}"# } else { "" };
+        server.http().await.request(method, &format!("/v1/sessions/{session}"), &[], body).await
+    };
+    assert_eq!(call("PUT", "B").await.status, 200);
+    server.send("A", "B", json!("first")).await;
+    let mut reader = server.session("B").await;
+    assert_eq!(reader.payload().await, "first");
+
+    // Every write to a file fails.
+    let pid = server.child.id().unwrap().to_string();
+    let limit = |bytes: &str| output_of("prlimit", &["--pid", &pid, &format!("--fsize={bytes}:unlimited")]);
+    limit("1").unwrap();
+    for (method, session) in [("PUT", "new"), ("DELETE", "B")] {
+        let reply = call(method, session).await;
+        assert_eq!((reply.status, reply.code().as_str()), (503, "unavailable"), "{method}");
+    }
+    assert_eq!(call("GET", "new").await.status, 404, "it is not registered");
+    let known = call("GET", "B").await.json();
+    assert_eq!((&known["user"], &known["pending"]), (&json!("ann"), &json!(1)), "it has not ended");
+    reader.ping().await;
+
+    limit("unlimited").unwrap();
+    soon(async { while call("PUT", "new").await.status != 200 {} }).await;
+    server.send("A", "B", json!("second")).await;
+    assert_eq!(reader.payload().await, "second");
+    soon(async { while call("DELETE", "B").await.status != 204 {} }).await;
+    assert_eq!(reader.closed().await.0, 4502);
+    server.kill().await;
+    let server = TestServer::at(dir.path(), &[]).await;
+    assert_eq!(server.get("/v1/sessions/B").await.status, 404);
+    assert_eq!(server.get("/v1/sessions/new").await.json()["user"], "ann");
+}

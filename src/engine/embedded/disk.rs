@@ -15,13 +15,14 @@
 //!
 //! A damaged row fails its checksum. A lost row is missing from the sums in `state`.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, Transaction};
 
 use crate::engine::Registration;
 use crate::engine::embedded::dedup::DedupKey;
-use crate::engine::embedded::index::{Floor, Pending, Waiter};
+use crate::engine::embedded::index::{Floor, Pending, PlannedChange, Waiter};
 use crate::engine::embedded::rows::message::{self, INSERT, MessageRow};
 use crate::engine::embedded::rows::registration::write_registration;
 use crate::engine::embedded::rows::store::{StoreIdentity, StoreTotals};
@@ -44,9 +45,9 @@ pub(super) struct CommitGroup {
     pub(super) floors: Vec<(Address, Floor)>,
     pub(super) registrations: Vec<(SessionId, Option<Registration>)>,
     /// Told when the registrations are stored.
-    pub(super) registering: Vec<Waiter>,
-    /// Told when the ends of sessions are stored.
-    pub(super) ending: Vec<Waiter>,
+    pub(super) waiters: Vec<Waiter>,
+    /// What becomes visible with this commit.
+    pub(super) changes: Vec<PlannedChange>,
     /// The newest seq given so far.
     pub(super) newest: Seq,
     /// Logs up to here may have been forgotten.
@@ -58,12 +59,22 @@ pub(super) struct CommitGroup {
 }
 
 impl CommitGroup {
+    /// All floors to write. Those of the changes come last, since they are higher.
+    fn all_floors(&self) -> Cow<'_, [(Address, Floor)]> {
+        let raised: Vec<_> = self.changes.iter().filter_map(PlannedChange::floor).collect();
+        match raised.is_empty() {
+            true => Cow::Borrowed(&self.floors),
+            false => Cow::Owned([self.floors.clone(), raised].concat()),
+        }
+    }
+
     /// Whether there is nothing to write.
     pub(super) fn is_empty(&self) -> bool {
         self.appends.is_empty()
             && self.deletes.is_empty()
             && self.floors.is_empty()
             && self.registrations.is_empty()
+            && self.changes.is_empty()
     }
 }
 
@@ -170,8 +181,11 @@ impl Disk {
         for (session, registration) in &group.registrations {
             write_registration(&transaction, session, registration.as_ref(), &mut totals)?;
         }
+        for (session, registration) in group.changes.iter().flat_map(PlannedChange::registrations) {
+            write_registration(&transaction, session, registration, &mut totals)?;
+        }
         let ids = self.ids.write(&transaction, &group.appends, totals.commits, (group.now, group.until))?;
-        let (floors, forgotten) = self.floors.write(&transaction, &group.floors, totals.commits)?;
+        let (floors, forgotten) = self.floors.write(&transaction, &group.all_floors(), totals.commits)?;
         totals.forgotten = totals.forgotten.max(to_sql_int(forgotten.0));
         totals.write(&transaction)?;
         transaction.commit()?;

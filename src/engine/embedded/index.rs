@@ -19,6 +19,7 @@ use crate::message::{Address, Draft, Message, Outcome, Publication, Seq, Session
 mod address_log;
 mod backing;
 mod builder;
+mod changes;
 mod expiry;
 mod logs;
 mod outcome;
@@ -34,6 +35,7 @@ mod tests;
 
 use address_log::LogEntry;
 use backing::Backing;
+use changes::{Changes, StagedChange};
 use logs::AddressLogs;
 use queue::{CommitQueue, cost, frame_cost};
 use read_plan::ReadRequest;
@@ -41,6 +43,7 @@ use receipts::ReceiptLedger;
 use room::Room;
 
 pub(super) use builder::{IndexBuilder, RestoredMessage};
+pub(super) use changes::{PlannedChange, RegisterWaiter};
 pub(super) use outcome::{Appended, Published};
 pub(super) use pending_writes::{Floor, PendingDelete, PendingWrites};
 pub(super) use prepared::PreparedAppend;
@@ -70,6 +73,7 @@ pub(super) struct Index {
     receipts: ReceiptLedger,
     backing: Backing,
     sessions: RegistrationTable,
+    changes: Changes,
     /// Messages that expired and were not reported yet.
     expired: usize,
 }
@@ -97,6 +101,7 @@ impl Index {
             receipts: ReceiptLedger::default(),
             backing,
             sessions: RegistrationTable::new(handles),
+            changes: Changes::default(),
             expired: 0,
             settings,
         }
@@ -264,9 +269,9 @@ impl Index {
     /// Nothing is committed any more: returns all waiters.
     pub(super) fn give_up(&mut self) -> Vec<Waiter> {
         let mut waiters = self.queue.give_up();
+        waiters.append(&mut self.changes.give_up());
         if let Some(writes) = self.backing.writes_mut() {
-            waiters.append(&mut writes.registering);
-            waiters.append(&mut writes.ending);
+            waiters.append(&mut writes.waiters);
         }
         waiters
     }
@@ -379,12 +384,20 @@ impl Index {
         std::mem::take(&mut self.expired)
     }
 
+    /// What a registration changes.
+    fn plan(&self, register: &Register, hubs: &Hubs) -> Result<Option<RegistrationChange>, RegisterError> {
+        let limit = self.settings.sessions_per_user;
+        self.sessions.plan(register, self.settings.clock.now(), limit, |session| {
+            hubs.is_read(&Address::Session(session.clone()))
+        })
+    }
+
     /// Registers a session. Returns whether that changes anything.
     pub(super) fn register(&mut self, register: &Register, hubs: &Hubs) -> Result<bool, RegisterError> {
-        let limit = self.settings.sessions_per_user;
-        let change = self.sessions.plan(register, self.settings.clock.now(), limit, |session| {
-            hubs.is_read(&Address::Session(session.clone()))
-        })?;
+        if self.changes.is_promised_to_other(&register.session, register.user.as_ref()) {
+            return Err(RegisterError::Taken);
+        }
+        let change = self.plan(register, hubs)?;
         let Some(RegistrationChange { registration, gives_way }) = change else { return Ok(false) };
         if let Some(other) = gives_way {
             self.set_registration(&other, None);
@@ -401,17 +414,110 @@ impl Index {
     /// Ends a session: its registration and its mailbox. No token brings it back before `revoked_for` is over, nor before
     /// its registration would have ended.
     pub(super) fn end(&mut self, session: &SessionId, revoked_for: Duration) {
+        self.set_registration(session, self.revoked(session, revoked_for));
+        self.end_mailbox(session);
+    }
+
+    /// What becomes of the registration of a session that ends.
+    fn revoked(&self, session: &SessionId, revoked_for: Duration) -> Option<Registration> {
         let now = self.settings.clock.now();
         let known = self.sessions.get(session, now).map_or(0, |known| known.expires_at);
         let expires_at = known.max(expiry(now, revoked_for));
         let revoked = Registration { user: None, expires_at, source: RegistrationSource::Revoked };
-        self.set_registration(session, (!revoked_for.is_zero()).then_some(revoked));
+        (!revoked_for.is_zero()).then_some(revoked)
+    }
+
+    fn end_mailbox(&mut self, session: &SessionId) {
         self.receipts.forget(session);
         let address = Address::Session(session.clone());
         if self.logs.end(&address) {
             self.remove_ended(&address);
             self.note_floor(&address);
         }
+    }
+
+    /// Registers a session with the next commit.
+    ///
+    /// # Errors
+    /// It is refused by what is known now. Later the waiter is told.
+    pub(super) fn stage_registration(
+        &mut self,
+        register: &Register,
+        hubs: &Hubs,
+        waiter: RegisterWaiter,
+    ) -> Result<(), RegisterError> {
+        if !self.changes.has(&register.session) {
+            self.plan(register, hubs)?;
+        }
+        self.changes.stage(StagedChange::Register(register.clone(), waiter));
+        Ok(())
+    }
+
+    /// Ends a session with the next commit; see [`Self::end`].
+    pub(super) fn stage_end(&mut self, session: &SessionId, revoked_for: Duration, waiter: Waiter) {
+        self.changes.stage(StagedChange::End(session.clone(), revoked_for, waiter));
+    }
+
+    /// How many registrations and ends wait for a commit.
+    pub(super) fn staged(&self) -> usize {
+        self.changes.len()
+    }
+
+    /// Takes registrations and ends to commit next, with messages up to `through`. Those that are refused are told.
+    pub(super) fn begin_changes(&mut self, hubs: &Hubs, through: Seq) -> Vec<PlannedChange> {
+        let mut planned = Vec::new();
+        while let Some(change) = self.changes.next() {
+            if let Some(change) = self.plan_change(change, hubs, through) {
+                self.changes.begin(&change);
+                planned.push(change);
+            }
+        }
+        planned
+    }
+
+    fn plan_change(&self, change: StagedChange, hubs: &Hubs, through: Seq) -> Option<PlannedChange> {
+        match change {
+            StagedChange::Register(register, waiter) => {
+                let refused = match self.plan(&register, hubs) {
+                    Ok(Some(change)) => {
+                        let session = register.session;
+                        return Some(PlannedChange::Register { session, change, waiter });
+                    }
+                    Ok(None) => Ok(self.committed),
+                    Err(refused) => Err(refused),
+                };
+                _ = waiter.send(refused);
+                None
+            }
+            StagedChange::End(session, revoked_for, waiter) => {
+                let log = self.logs.get(&Address::Session(session.clone()));
+                let floor =
+                    log.map(|log| Floor { floor: log.last().min(through), expired: log.position().expired });
+                let revoked = self.revoked(&session, revoked_for);
+                Some(PlannedChange::End { session, revoked, floor, waiter })
+            }
+        }
+    }
+
+    /// These changes are stored: they become visible.
+    pub(super) fn apply_changes(&mut self, changes: &[PlannedChange]) {
+        for change in changes {
+            for (session, to) in change.registrations() {
+                self.sessions.set(session, to.cloned());
+                // What was noted meanwhile is older now.
+                if let Some(writes) = self.backing.writes_mut() {
+                    writes.registrations.remove(session);
+                }
+            }
+            if let PlannedChange::End { session, .. } = change {
+                self.end_mailbox(session);
+            }
+        }
+    }
+
+    /// The changes that were taken are stored, or have failed.
+    pub(super) fn changes_done(&mut self) {
+        self.changes.done();
     }
 
     /// Removes what is committed below the floor of an ended address.

@@ -8,12 +8,12 @@ use crate::clock::Clock;
 use crate::engine::arrivals::Arrivals;
 use crate::engine::embedded::dedup::DedupHasher;
 use crate::engine::embedded::handles::Handles;
-use crate::engine::embedded::index::{Index, Pending, Published, Waiter};
+use crate::engine::embedded::index::{Index, Pending, PlannedChange, Published, Waiter};
 use crate::engine::embedded::reader::ReadPool;
 use crate::engine::embedded::storage::Durability;
 use crate::engine::embedded::store::{Store, StoreLock};
 use crate::hub::Hubs;
-use crate::message::{Epoch, Seq};
+use crate::message::{Address, Epoch, Seq};
 use crate::sync::lock;
 
 /// What the handles of an engine and its writer share.
@@ -139,6 +139,16 @@ impl Shared {
         for Published { address, publication, prev } in publications {
             debug_assert!(publication.seq() > Some(*prev), "seqs of one address are published in order");
             self.hubs.publish(address, publication, *prev);
+        }
+    }
+
+    /// Tells who waits for a session that is registered now, and the readers of one that has ended.
+    pub(super) fn announce(&self, changes: &[PlannedChange]) {
+        for change in changes {
+            match change {
+                PlannedChange::Register { session, .. } => self.arrivals.wake(session),
+                PlannedChange::End { session, .. } => self.hubs.end(&Address::Session(session.clone())),
+            }
         }
     }
 

@@ -180,7 +180,7 @@ async fn a_failed_commit_refuses_messages_and_keeps_other_changes_for_the_next_o
     let (engine, mut writer) = stepped(dir.path());
     let mailbox = Address::Session(session("A"));
     let register =
-        Register { session: session("B"), user: None, ttl: Duration::from_secs(60), by: Registrar::Backend };
+        Register { session: session("B"), user: None, ttl: Duration::from_secs(60), by: Registrar::Token };
     let other = rusqlite::Connection::open(dir.path().join("store.db")).unwrap();
     other.execute_batch("ALTER TABLE message RENAME TO hidden").unwrap();
     let (append, registered) = (engine.append(message(&mailbox)), engine.register(&register));
@@ -205,6 +205,87 @@ async fn a_failed_commit_refuses_messages_and_keeps_other_changes_for_the_next_o
         "and the refused message is not there"
     );
     assert_eq!(engine.waiting(&session("A")).await, 1);
+    writer.finish();
+}
+
+fn of_backend(name: &str, user: &str) -> Register {
+    let (session, user) = (session(name), Some(UserId::new(user).unwrap()));
+    Register { session, user, ttl: Duration::from_secs(60), by: Registrar::Backend }
+}
+
+#[tokio::test]
+async fn a_registration_and_an_end_are_visible_after_their_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let (engine, mut writer) = stepped(dir.path());
+    let (a, mailbox) = (session("A"), Address::Session(session("A")));
+    let registered = engine.register(&of_backend("A", "ann"));
+    assert!(engine.registration(&a).is_none());
+    assert!(writer.turn());
+    registered.await.unwrap();
+    assert_eq!(engine.registration(&a).unwrap().user, UserId::new("ann").ok());
+    let stored = engine.append(message(&mailbox));
+    assert!(writer.turn());
+    stored.await.unwrap();
+
+    let (reader, mut events) =
+        engine.shared.hubs.join(&mailbox, Seq::START, Transport::Websocket, 9).unwrap();
+    let ended = engine.end(&a, Duration::from_secs(60));
+    assert!(engine.registration(&a).is_some() && !reader.has_ended());
+    assert_eq!(engine.waiting(&a).await, 1);
+    assert!(writer.turn());
+    ended.await.unwrap();
+    assert!(engine.registration(&a).is_none() && engine.is_revoked(&a) && reader.has_ended());
+    assert!(matches!(events.try_recv(), Ok(HubEvent::Ended)));
+    assert_eq!(engine.waiting(&a).await, 0);
+    // The rows of the messages are still there.
+    engine.abandon();
+    writer.finish();
+    reader.leave();
+    drop(engine);
+    let (engine, writer) = stepped(dir.path());
+    assert!(engine.is_revoked(&a));
+    assert_eq!(engine.read(&mailbox, Seq::START, 9).await.items.len(), 0, "the mailbox does not come back");
+    writer.finish();
+}
+
+#[tokio::test]
+async fn a_failed_commit_leaves_registrations_and_ends_undone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (engine, mut writer) = stepped(dir.path());
+    let registered = engine.register(&of_backend("A", "ann"));
+    assert!(writer.turn());
+    registered.await.unwrap();
+    let other = rusqlite::Connection::open(dir.path().join("store.db")).unwrap();
+    other.execute_batch("ALTER TABLE directory RENAME TO hidden").unwrap();
+    let ended = engine.end(&session("A"), Duration::from_secs(60));
+    let registered = engine.register(&of_backend("B", "bob"));
+    assert!(writer.turn());
+    assert!(matches!(ended.await, Err(EngineError::Unavailable { .. })));
+    assert!(matches!(registered.await, Err(RegisterError::Engine(_))));
+    other.execute_batch("ALTER TABLE hidden RENAME TO directory").unwrap();
+    drop(other);
+    while writer.turn() {}
+    assert!(engine.registration(&session("A")).is_some() && !engine.is_revoked(&session("A")));
+    assert!(engine.registration(&session("B")).is_none());
+    writer.finish();
+    drop(engine);
+    let (engine, writer) = stepped(dir.path());
+    assert!(engine.registration(&session("A")).is_some() && engine.registration(&session("B")).is_none());
+    writer.finish();
+}
+
+#[tokio::test]
+async fn of_two_users_the_first_one_gets_a_session() {
+    let dir = tempfile::tempdir().unwrap();
+    let (engine, mut writer) = stepped(dir.path());
+    let first = engine.register(&of_backend("A", "ann"));
+    let second = engine.register(&of_backend("A", "bob"));
+    let token = Register { by: Registrar::Token, ..of_backend("A", "bob") };
+    assert_eq!(engine.register(&token).await, Err(RegisterError::Taken));
+    while writer.turn() {}
+    first.await.unwrap();
+    assert_eq!(second.await, Err(RegisterError::Taken));
+    assert_eq!(engine.registration(&session("A")).unwrap().user, UserId::new("ann").ok());
     writer.finish();
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::embedded::disk::{CommitGroup, Disk};
 use crate::engine::embedded::files::Files;
-use crate::engine::embedded::index::{Pending, PendingWrites, Waiter};
+use crate::engine::embedded::index::{Pending, PlannedChange, Waiter};
 use crate::engine::embedded::running;
 use crate::engine::embedded::shared::Shared;
 use crate::engine::embedded::store::{Stop, Store};
@@ -123,7 +123,10 @@ impl Writer {
     pub fn turn(&mut self) -> bool {
         let shared = Arc::clone(&self.shared);
         let Some(mut store) = shared.store.lock() else { return false };
-        let nothing = store.index.queued() == 0 && !store.index.has_writes() && self.deletes.is_empty();
+        let nothing = store.index.queued() == 0
+            && store.index.staged() == 0
+            && !store.index.has_writes()
+            && self.deletes.is_empty();
         if store.stop == Some(Stop::AtOnce) || nothing {
             return false;
         }
@@ -168,8 +171,8 @@ impl Writer {
             return ControlFlow::Break(Step::Stop(Stop::AtOnce));
         }
         let writes = store.index.has_writes() || !self.deletes.is_empty();
-        let waiters = |writes: &mut PendingWrites| writes.registering.len() + writes.ending.len();
-        let queued = store.index.queued() + store.index.writes().map_or(0, waiters);
+        let waiters = store.index.writes().map_or(0, |writes| writes.waiters.len());
+        let queued = store.index.queued() + store.index.staged() + waiters;
         let stopping = store.stop.is_some();
         let now = Instant::now();
         if let Some(Retry { at, queued: before }) = self.retry {
@@ -211,8 +214,8 @@ impl Writer {
             appends,
             floors: writes.floors.into_iter().collect(),
             registrations: writes.registrations.into_iter().collect(),
-            registering: writes.registering,
-            ending: writes.ending,
+            waiters: writes.waiters,
+            changes: store.index.begin_changes(&self.shared.hubs, through),
             newest: through.max(committed),
             forgotten: store.index.forgotten(),
             now: self.shared.clock.now(),
@@ -229,11 +232,19 @@ impl Writer {
         self.room_seen.is_some()
     }
 
-    fn commit(&mut self, mut group: CommitGroup) {
+    fn commit(&mut self, group: CommitGroup) {
+        let has_changes = !group.changes.is_empty();
+        self.try_commit(group);
+        if has_changes && let Some(mut store) = self.shared.store.lock() {
+            store.index.changes_done();
+        }
+    }
+
+    fn try_commit(&mut self, mut group: CommitGroup) {
         if grows(&group) && !self.has_room() {
             self.keep_what_makes_room(&mut group);
             if group.is_empty() {
-                return fail(group.ending, &NO_SPACE.into());
+                return;
             }
         }
         let Some(disk) = &mut self.disk else { return };
@@ -251,18 +262,25 @@ impl Writer {
         // Without a store there are no waiters: see `StoreLock`.
         let Some(mut store) = shared.store.lock() else { return };
         let (publications, waiters) = shared.commit(&mut store, group.appends);
+        store.index.apply_changes(&group.changes);
+        shared.copy_counters(&store);
         drop(store);
         shared.publish(&publications);
+        shared.announce(&group.changes);
         for (seq, waiter) in waiters {
             _ = waiter.send(Ok(seq));
         }
-        for waiter in group.registering.into_iter().chain(group.ending) {
+        for change in group.changes {
+            change.tell(Ok(group.newest));
+        }
+        for waiter in group.waiters {
             _ = waiter.send(Ok(group.newest));
         }
         self.recovered();
     }
 
-    /// A commit failed: its messages are refused, its other changes wait for a later commit.
+    /// A commit failed: its messages are refused, as are registrations and ends that somebody waits for. Its other changes
+    /// wait for a later commit.
     fn failed(&mut self, group: CommitGroup, error: &rusqlite::Error) {
         tracing::debug!(%error, "a commit failed");
         if let Some(mut store) = self.shared.store.lock()
@@ -272,8 +290,8 @@ impl Writer {
         }
         let reason: Arc<str> = explain(error).into();
         self.refuse(group.appends, &reason);
-        fail(group.registering, &reason);
-        fail(group.ending, &reason);
+        fail(group.waiters, &reason);
+        fail_changes(group.changes, &reason);
     }
 
     /// The disk is full: refuses messages and registrations, and keeps what makes room or is small.
@@ -283,6 +301,10 @@ impl Writer {
         let reason: Arc<str> = NO_SPACE.into();
         self.refuse(std::mem::take(&mut group.appends), &reason);
         let registrations = std::mem::take(&mut group.registrations);
+        let (refused, ends) =
+            std::mem::take(&mut group.changes).into_iter().partition(PlannedChange::registers);
+        group.changes = ends;
+        fail_changes(refused, &reason);
         let (held, ended): (Vec<_>, Vec<_>) = registrations.into_iter().partition(|(_, to)| is_new(to));
         group.registrations = ended;
         let shared = Arc::clone(&self.shared);
@@ -293,12 +315,12 @@ impl Writer {
         if held.is_empty() {
             return;
         }
-        // Requeues registrations for a later commit and fails their waiters. Ends are written now.
+        // Requeues registrations of tokens for a later commit and fails their waiters.
         if let Some(writes) = store.index.writes() {
             writes.requeue([], held);
         }
         drop(store);
-        fail(std::mem::take(&mut group.registering), &reason);
+        fail(std::mem::take(&mut group.waiters), &reason);
     }
 
     /// A commit succeeded or there may be room again: if there is room, the store works again.
@@ -361,11 +383,18 @@ impl Writer {
 fn grows(group: &CommitGroup) -> bool {
     group.appends.iter().any(|pending| pending.waiter.is_some())
         || group.registrations.iter().any(|(_, to)| is_new(to))
+        || group.changes.iter().any(PlannedChange::registers)
 }
 
 /// Whether this change stores a registration, and not that one ended.
 fn is_new(to: &Option<Registration>) -> bool {
     to.as_ref().is_some_and(|to| to.source != RegistrationSource::Revoked)
+}
+
+fn fail_changes(changes: Vec<PlannedChange>, reason: &Arc<str>) {
+    for change in changes {
+        change.tell(Err(EngineError::Unavailable { reason: Arc::clone(reason) }));
+    }
 }
 
 fn fail(waiters: Vec<Waiter>, reason: &Arc<str>) {

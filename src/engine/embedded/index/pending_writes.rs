@@ -32,9 +32,7 @@ pub(crate) struct PendingWrites {
     /// Registrations that changed; `None` for one that is no more.
     pub(crate) registrations: HashMap<SessionId, Option<Registration>>,
     /// Told when the registrations are stored.
-    pub(crate) registering: Vec<Waiter>,
-    /// Told when the ends of sessions are stored. They never wait for a registration.
-    pub(crate) ending: Vec<Waiter>,
+    pub(crate) waiters: Vec<Waiter>,
 }
 
 impl PendingWrites {
