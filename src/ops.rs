@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::Response;
@@ -37,13 +36,13 @@ pub(crate) fn descriptions(api: OpenApi, config: &Config) -> Router {
 
 /// Answers a description. Any page may read it, since the tools that show descriptions are pages.
 fn description(text: String) -> axum::routing::MethodRouter {
-    let text = Bytes::from(text);
     get(async move || ([(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")], json(StatusCode::OK, text)))
 }
 
 /// The description of the WebSocket protocol of a server with these settings, as JSON.
 fn asyncapi(config: &Config) -> String {
     include_str!("ops/asyncapi.json")
+        .trim_end()
         .replace("\"{version}\"", &format!("\"{}\"", env!("CARGO_PKG_VERSION")))
         .replace("\"{max_ttl}\"", &config.max_ttl.as_secs_f64().to_string())
 }

@@ -25,6 +25,7 @@ use crate::transport::legacy::LegacyReceipts;
 use crate::transport::poll::PollReaders;
 
 mod connection;
+mod head;
 mod janitor;
 mod listener;
 #[cfg(test)]

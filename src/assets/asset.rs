@@ -36,12 +36,17 @@ impl Asset {
             (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
             (header::CONTENT_TYPE, self.content_type),
         ];
-        let known = request.get(header::IF_NONE_MATCH);
-        if known.is_some_and(|known| known.as_bytes() == self.etag.as_bytes()) {
+        let mut known = request.get_all(header::IF_NONE_MATCH).iter().filter_map(|field| field.to_str().ok());
+        if known.any(|field| names(field, &self.etag)) {
             return (StatusCode::NOT_MODIFIED, headers).into_response();
         }
         (headers, self.body.clone()).into_response()
     }
+}
+
+/// Whether a list of entity tags names this one (RFC 9110 section 13.1.2): a weak one too, and `*` names all.
+fn names(field: &str, etag: &str) -> bool {
+    field.split(',').map(str::trim).any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
 }
 
 /// An entity tag that changes with the content: FNV-1a, 64 bits.

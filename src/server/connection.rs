@@ -4,13 +4,16 @@
 //! them, and it would speak HTTP/2 without TLS. Here ALPN decides.
 
 use std::convert::Infallible;
+use std::future::ready;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::Request;
-use axum::response::Response;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
 use axum::{Router, body};
+use futures::future::Either;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -21,7 +24,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use crate::edge::Refusal;
 use crate::link::Link;
+use crate::protocol::Code;
+use crate::server::head;
 
 /// Most bytes of the headers of one request.
 const HEADERS: usize = 64 * 1024;
@@ -129,9 +135,19 @@ fn answer(
     link: Arc<Link>,
     request: hyper::Request<Incoming>,
 ) -> impl Future<Output = Result<Response, Infallible>> {
+    if let Err(text) = head::check(request.version(), request.headers()) {
+        return Either::Left(ready(Ok(refuse_for_good(text))));
+    }
     let mut request: Request = request.map(body::Body::new);
     request.extensions_mut().insert(link);
-    router.oneshot(request)
+    Either::Right(router.oneshot(request))
+}
+
+/// Refuses a request whose end is in doubt: nothing else is read from its connection.
+fn refuse_for_good(text: &'static str) -> Response {
+    let mut response = Refusal::new(Code::BadRequest, text).into_response();
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 #[cfg(test)]

@@ -161,6 +161,19 @@ mod tests {
             let response = answer(None, method, path, &[]).await;
             assert_eq!(response.status(), status, "{path}");
             assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json", "{path}");
+            assert_eq!(response.headers()[header::X_CONTENT_TYPE_OPTIONS], "nosniff", "{path}");
+            let allowed = response.headers().get(header::ALLOW).map(HeaderValue::as_bytes);
+            let expected = (status == StatusCode::METHOD_NOT_ALLOWED).then_some(match path {
+                "/healthz" => &b"GET,HEAD"[..],
+                _ => b"GET,HEAD,POST",
+            });
+            let sorted = |list: &[u8]| {
+                let mut methods: Vec<Vec<u8>> =
+                    list.split(|byte| *byte == b',').map(<[u8]>::to_vec).collect();
+                methods.sort();
+                methods
+            };
+            assert_eq!(allowed.map(sorted), expected.map(sorted), "{path}");
         }
     }
 

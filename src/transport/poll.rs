@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::State;
 use axum::http::request::Parts;
 use axum::http::{Method, StatusCode};
@@ -169,7 +168,7 @@ async fn answer_head(gateway: &Gateway, head: &Parts) -> Result<Response, Refusa
     let query = gateway.check_head(head).await?;
     query.resume("after")?;
     wait(&query)?;
-    Ok(json(StatusCode::OK, Body::empty()))
+    Ok(json(StatusCode::OK, String::new()))
 }
 
 /// Claims the reader that this poll continues, or a new one, and moves it to the cursor of the poll.

@@ -20,6 +20,7 @@ mod disk_full;
 mod fuzz;
 mod guarded;
 mod hosts;
+mod http;
 mod legacy;
 mod legacy_guarded;
 mod legacy_receipt;

@@ -1,0 +1,102 @@
+//! Checks of the head of a request that hyper leaves to its user (RFC 9112).
+
+use axum::http::header::{HOST, TRANSFER_ENCODING};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderValue, Version};
+
+/// Whether a request names its host and its framing as RFC 9112 wants. HTTP/2 has its own rules, which h2 checks.
+///
+/// # Errors
+/// What is wrong with the request.
+pub(super) fn check(version: Version, headers: &HeaderMap) -> Result<(), &'static str> {
+    if version > Version::HTTP_11 {
+        return Ok(());
+    }
+    check_host(version, headers)?;
+    check_framing(headers)
+}
+
+/// Section 3.2: one valid `Host`, which only HTTP/1.0 may leave out.
+fn check_host(version: Version, headers: &HeaderMap) -> Result<(), &'static str> {
+    let mut hosts = headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) if version < Version::HTTP_11 => Ok(()),
+        (None, _) => Err("the header Host is missing"),
+        (Some(_), Some(_)) => Err("the header Host is given twice"),
+        (Some(host), None) if is_host(host) => Ok(()),
+        (Some(_), None) => Err("the header Host is not a host with an optional port"),
+    }
+}
+
+fn is_host(host: &HeaderValue) -> bool {
+    let Some(authority) = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()) else {
+        return false;
+    };
+    let host = authority.host();
+    let port_is_valid = match authority.as_str().strip_prefix(host) {
+        Some("" | ":") => true,
+        Some(_) => authority.port_u16().is_some(),
+        // User information comes before the host.
+        None => false,
+    };
+    !host.is_empty() && port_is_valid
+}
+
+/// Section 6.1: a body is chunked once. A proxy in front may end such a body elsewhere than hyper does.
+fn check_framing(headers: &HeaderMap) -> Result<(), &'static str> {
+    let values = headers.get_all(TRANSFER_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    let codings = values.flat_map(|value| value.split(',')).map(str::trim);
+    match codings.filter(|coding| coding.eq_ignore_ascii_case("chunked")).count() {
+        0 | 1 => Ok(()),
+        _ => Err("the header Transfer-Encoding says chunked twice"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: &'static str, values: &[&'static str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn a_host_is_one_valid_host_with_an_optional_port() {
+        for host in ["x", "msg.example:8080", "127.0.0.1", "[::1]:8080", "my_service", "localhost:"] {
+            assert_eq!(check(Version::HTTP_11, &headers("host", &[host])), Ok(()), "{host}");
+        }
+        for host in ["", "a b", "user@x", "x/path", "x:port", "x:99999", ":80"] {
+            let refused = check(Version::HTTP_11, &headers("host", &[host]));
+            assert!(refused.is_err_and(|text| text.contains("not a host")), "{host}");
+        }
+    }
+
+    #[test]
+    fn only_http_1_0_and_http_2_may_leave_the_host_out() {
+        let (none, two) = (HeaderMap::new(), headers("host", &["x", "x"]));
+        assert_eq!(check(Version::HTTP_10, &none), Ok(()));
+        assert_eq!(check(Version::HTTP_2, &none), Ok(()));
+        assert!(check(Version::HTTP_11, &none).is_err_and(|text| text.contains("missing")));
+        for version in [Version::HTTP_10, Version::HTTP_11] {
+            assert!(check(version, &two).is_err_and(|text| text.contains("twice")));
+        }
+    }
+
+    #[test]
+    fn a_body_is_chunked_once() {
+        for (values, valid) in [
+            (&["chunked"][..], true),
+            (&["gzip, chunked"], true),
+            (&["chunked, chunked"], false),
+            (&["Chunked", "chunked"], false),
+        ] {
+            let mut headers = headers("transfer-encoding", values);
+            headers.insert(HOST, HeaderValue::from_static("x"));
+            assert_eq!(check(Version::HTTP_11, &headers).is_ok(), valid, "{values:?}");
+        }
+    }
+}
