@@ -1,5 +1,6 @@
 //! Files that are read again when they change.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -140,7 +141,10 @@ where
         let now = ticks.tick().await;
         // The disk may be slow.
         let reloading = tokio::task::spawn_blocking(move || {
-            let loaded = files.reload(now);
+            let loaded = catch_unwind(AssertUnwindSafe(|| files.reload(now))).unwrap_or_else(|_| {
+                tracing::error!(what = files.what, "reading has panicked; the previous ones stay in use");
+                None
+            });
             (files, loaded)
         });
         match reloading.await {
@@ -150,7 +154,8 @@ where
                     sender.send_replace(Arc::new(value));
                 }
             }
-            Err(error) => return tracing::error!(%error, "files are not read again any more"),
+            // The runtime ends.
+            Err(_) => return,
         }
     }
 }
@@ -259,5 +264,26 @@ mod tests {
         assert!(watch_files("the number", vec![path.join("none")], number).is_err());
         std::fs::write(&path, "").unwrap();
         assert_eq!(watch_files("the number", vec![path], number).unwrap_err(), "holds no number");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_while_reading_does_not_end_the_reading() {
+        let (_dir, files) = watched("7");
+        let path = files.paths[0].clone();
+        let (panics, mut panicked) = tokio::sync::mpsc::unbounded_channel();
+        let load = move |paths: &[PathBuf]| {
+            let loaded = number(paths)?;
+            if matches!(loaded, Loaded::Complete(13)) {
+                _ = panics.send(());
+                panic!("this panic is part of the test");
+            }
+            Ok(loaded)
+        };
+        let mut current = watch_files("the number", files.paths, load).unwrap();
+        std::fs::write(&path, "13").unwrap();
+        panicked.recv().await.unwrap();
+        std::fs::write(&path, "140").unwrap();
+        current.0.changed().await.unwrap();
+        assert_eq!(*current.get(), 140);
     }
 }

@@ -1,8 +1,10 @@
 //! Regular cleaning: expired messages, readers that did not come back, rates that are not used.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -36,9 +38,36 @@ impl Janitor {
     }
 
     async fn clean(&self) {
-        self.gateway.broker.expire().await;
-        drop(self.poll_readers.sweep());
-        self.legacy_receipts.sweep();
-        self.gateway.rates.sweep();
+        run_step("messages", self.gateway.broker.expire()).await;
+        run_step("polls", async { drop(self.poll_readers.sweep()) }).await;
+        run_step("receipts of x0 pages", async { self.legacy_receipts.sweep() }).await;
+        run_step("rates", async { self.gateway.rates.sweep() }).await;
+    }
+}
+
+/// Runs one step. If it panics, only this step ends, and it runs again with the next cleaning.
+async fn run_step(what: &'static str, step: impl Future<Output = ()>) {
+    if AssertUnwindSafe(step).catch_unwind().await.is_err() {
+        tracing::error!(what, "the cleaning has panicked; it is tried again");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_step_that_panics_ends_only_itself() {
+        let steps = Cell::new(0);
+        let step = async |panics: bool| {
+            steps.set(steps.get() + 1);
+            assert!(!panics, "this panic is part of the test");
+        };
+        for panics in [false, true, false] {
+            run_step("steps", step(panics)).await;
+        }
+        assert_eq!(steps.get(), 3);
     }
 }
