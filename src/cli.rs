@@ -6,6 +6,7 @@ mod credential;
 mod frame;
 mod health;
 mod listen;
+mod say;
 mod send;
 mod target;
 mod token;

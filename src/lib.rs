@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `sync` | locks and their order |
 //! | [`clock`] | the time of day |
+//! | [`log`] | a bounded queue to standard error |
 //! | `reload` | files that are read again when they change |
 //! | [`config`] | settings |
 //! | [`message`] | names, seqs, and one message that is encoded once |
@@ -52,6 +53,7 @@ pub mod hub;
 mod identity;
 mod limits;
 pub mod link;
+pub mod log;
 pub mod message;
 mod ops;
 pub mod protocol;

@@ -1,16 +1,16 @@
 //! The `x0-msg-server` command.
 
-use std::io::IsTerminal;
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 use x0_msg_server::cli::{self, CheckArgs, HealthArgs, ListenArgs, SendArgs, TokenArgs};
 use x0_msg_server::clock::Clock;
 use x0_msg_server::config::{Auth, Config, Secrets};
+use x0_msg_server::log::Log;
 use x0_msg_server::server::Server;
 
 /// Returns the memory of ended sessions to the operating system. The allocator of the C library keeps it.
@@ -56,8 +56,8 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
-        None => run(serve(cli.config)),
-        Some(Command::Serve(config)) => run(serve(*config)),
+        None => return serve_with_log(cli.config),
+        Some(Command::Serve(config)) => return serve_with_log(*config),
         Some(Command::Send(args)) => run(cli::send(args)),
         Some(Command::Listen(args)) => run(cli::listen(args)),
         Some(Command::Token(args)) => cli::token(args),
@@ -67,7 +67,8 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("x0-msg-server: {error:#}");
+            // Standard error may be closed; the exit code says enough.
+            _ = writeln!(std::io::stderr(), "x0-msg-server: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -77,19 +78,25 @@ fn run(command: impl Future<Output = Result<()>>) -> Result<()> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(command)
 }
 
-/// Logs text to a terminal and JSON elsewhere. `RUST_LOG` sets the level.
-fn log() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if std::io::stderr().is_terminal() {
-        log.with_target(false).init();
-    } else {
-        log.json().flatten_event(true).init();
+/// Serves with a log, to which the error of a failed start goes too.
+fn serve_with_log(config: Config) -> ExitCode {
+    let log = match Log::start() {
+        Ok(log) => log,
+        Err(error) => {
+            _ = writeln!(std::io::stderr(), "x0-msg-server: cannot log: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match run(serve(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log.line(&format!("x0-msg-server: {error:#}"));
+            ExitCode::FAILURE
+        }
     }
 }
 
 async fn serve(mut config: Config) -> Result<()> {
-    log();
     config.access.secrets = Secrets::from_env();
     // Before everything else, so that a signal during the start stops the server gracefully too.
     let mut terminate = signal(SignalKind::terminate())?;

@@ -6,6 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use anyhow::{Result, bail};
 use clap::Args;
 
+use crate::cli::say::print;
 use crate::edge::encode;
 use crate::engine::embedded::{Report, report};
 
@@ -27,8 +28,8 @@ pub struct CheckArgs {
 pub fn check(args: &CheckArgs) -> Result<()> {
     let report = report(&args.data_dir)?;
     match args.json {
-        true => println!("{}", encode(&report)),
-        false => print!("{}", text(&report)),
+        true => print(encode(&report))?,
+        false => print(text(&report).trim_end())?,
     }
     if !report.intact {
         bail!("the store in {} is damaged", args.data_dir.display());

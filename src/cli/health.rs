@@ -8,6 +8,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::http::header;
 
+use crate::cli::say::print;
 use crate::cli::target::{ANSWER_TIMEOUT, Target, Verify};
 
 /// Settings of `health`.
@@ -37,7 +38,7 @@ async fn get_health(target: &Target, authority: &str) -> Result<()> {
     let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
     let status = response.status();
     let body = response.into_body().collect().await?.to_bytes();
-    println!("{}", String::from_utf8_lossy(&body));
+    print(String::from_utf8_lossy(&body).trim_end())?;
     if !status.is_success() {
         bail!("the broker answered {status}");
     }

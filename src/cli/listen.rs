@@ -11,6 +11,7 @@ use tokio_tungstenite::tungstenite::Error as WsError;
 
 use crate::cli::credential::CredentialArgs;
 use crate::cli::frame::{ReceivedFrame, ignored_token, next_frame, send_frame, session_or_generated};
+use crate::cli::say::note;
 use crate::cli::target::{Socket, Target};
 
 /// Shortest pause between two attempts to connect, after the first.
@@ -123,8 +124,10 @@ pub async fn listen(args: ListenArgs) -> Result<()> {
         let mut connection = ListenConnection { socket, args: &args, state: &mut state, welcomes };
         match connection.run().await {
             Ok(Flow::Stop) => return Ok(()),
-            Ok(Flow::Continue) => eprintln!("the broker closed the connection; connecting again"),
-            Err(error) if error.is::<WsError>() => eprintln!("connection lost ({error}); connecting again"),
+            Ok(Flow::Continue) => note("the broker closed the connection; connecting again"),
+            Err(error) if error.is::<WsError>() => {
+                note(format_args!("connection lost ({error}); connecting again"));
+            }
             Err(error) => return Err(error),
         }
         if state.welcomes > welcomes {
@@ -171,7 +174,7 @@ impl ListenConnection<'_> {
                         self.state.on_subscribed(&topic, seq);
                     }
                 }
-                "gap" => eprintln!("gap: {text}"),
+                "gap" => note(format_args!("gap: {text}")),
                 // An expired token may have been renewed in its file.
                 "error" if frame.code.as_deref() == Some("unauthorized") && self.is_welcome() => {
                     token = self.renew_token(token, &text).await?;
@@ -209,12 +212,12 @@ impl ListenConnection<'_> {
             if self.state.session.is_none() && self.state.topics.is_empty() {
                 bail!("{text}; name a --session or a --topic");
             }
-            eprintln!("{text}");
+            note(text);
         }
         self.state.on_welcome(frame.session, frame.epoch);
         if std::io::stderr().is_terminal() {
             let session = self.state.session.as_deref().unwrap_or("of none");
-            eprintln!("listening as session {session}; Ctrl-C stops");
+            note(format_args!("listening as session {session}; Ctrl-C stops"));
         }
         Ok(())
     }
@@ -223,7 +226,7 @@ impl ListenConnection<'_> {
     async fn renew_token(&mut self, token: Option<String>, error: &str) -> Result<Option<String>> {
         let fresh = self.args.credential.read()?;
         match fresh == token {
-            true => eprintln!("{error}"),
+            true => note(error),
             false => send_frame(&mut self.socket, &json!({ "type": "hello", "token": fresh })).await?,
         }
         Ok(fresh)

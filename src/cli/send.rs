@@ -13,6 +13,7 @@ use crate::cli::credential::CredentialArgs;
 use crate::cli::frame::{
     ReceivedFrame, generated_name, ignored_token, next_frame, send_frame, session_or_generated,
 };
+use crate::cli::say::{note, print};
 use crate::cli::target::{ANSWER_TIMEOUT, Target};
 
 /// Where a message goes.
@@ -117,13 +118,11 @@ async fn send_and_confirm(args: &SendArgs, id: &str, payload: Box<RawValue>) -> 
         let frame: ReceivedFrame<'_> = serde_json::from_str(&text)?;
         match frame.r#type.as_str() {
             "sent" => {
-                println!("{}", confirmation(&frame));
+                print(confirmation(&frame))?;
                 _ = socket.close(None).await;
                 return Ok(());
             }
-            "welcome" => {
-                ignored_token(token.as_deref(), &frame).into_iter().for_each(|text| eprintln!("{text}"))
-            }
+            "welcome" => ignored_token(token.as_deref(), &frame).into_iter().for_each(note),
             "error" => return Err(frame.refusal()),
             _ => {}
         }

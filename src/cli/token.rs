@@ -8,6 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use serde::Serialize;
 
+use crate::cli::say::{note, print};
 use crate::identity::sign;
 use crate::message::{SessionId, UserId};
 
@@ -79,8 +80,7 @@ struct NewClaims {
 /// # Errors
 /// A name is invalid, or the key cannot be read or used.
 pub fn token(args: TokenArgs) -> Result<()> {
-    println!("{}", make_token(args)?);
-    Ok(())
+    print(make_token(args)?)
 }
 
 fn make_token(args: TokenArgs) -> Result<String> {
@@ -121,7 +121,10 @@ fn new_key(path: &Path) -> Result<Vec<u8>> {
         .open(path)
         .and_then(|mut file| writeln!(file, "{secret}"))
         .with_context(|| format!("cannot create {}", path.display()))?;
-    eprintln!("created {} with a new secret; the server needs it as --token-key-file", path.display());
+    note(format_args!(
+        "created {} with a new secret; the server needs it as --token-key-file",
+        path.display()
+    ));
     Ok(secret.into_bytes())
 }
 

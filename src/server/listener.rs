@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
@@ -14,11 +14,15 @@ use tokio_util::task::TaskTracker;
 use crate::edge::Gateway;
 use crate::limits::{ConnectionLimiter, ConnectionPermit};
 use crate::link::{Link, MonitoredStream};
+use crate::log::Repeated;
 use crate::reload::Current;
 use crate::server::connection::ConnectionServer;
 
 /// Pause after the operating system refused to accept, for example without free descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A failure to accept is logged at most once in this time while it lasts.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Accepts connections and serves each in a task of its own. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -38,12 +42,15 @@ impl Acceptor {
     /// Accepts connections until the shutdown.
     pub(super) async fn accept_until_shutdown(&self, listener: TcpListener) {
         let shutdown = self.gateway.shutdown.clone();
+        let mut failures = Repeated::every(REPORT_INTERVAL);
         while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
             match accepted {
                 Ok((stream, peer)) => self.accept(stream, peer),
                 Err(error) if is_peer_error(&error) => tracing::debug!(%error, "not accepted"),
                 Err(error) => {
-                    tracing::error!(%error, "cannot accept connections; trying again");
+                    if let Some(unlogged) = failures.note(Instant::now()) {
+                        tracing::error!(%error, unlogged, "cannot accept connections; trying again");
+                    }
                     sleep(ACCEPT_PAUSE).await;
                 }
             }

@@ -25,6 +25,7 @@ mod legacy;
 mod legacy_guarded;
 mod legacy_receipt;
 mod limits;
+mod log;
 mod mailbox;
 mod model;
 mod origins;

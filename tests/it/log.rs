@@ -1,0 +1,156 @@
+//! The log never harms: standard error that is closed, full, without a reader or never read.
+
+use std::io::{BufRead, BufReader, Write, pipe};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+
+use crate::common::*;
+
+/// A server whose log the test does not read; killed when dropped.
+struct Unread {
+    address: SocketAddr,
+    child: Child,
+    _dir: TempDir,
+}
+
+impl Unread {
+    /// Starts it with this command and these levels of the log. Without the log, only an address of its own is known:
+    /// each test names another `host`.
+    async fn start(mut command: Command, host: u8, levels: &str) -> Self {
+        let [.., high, low] = std::process::id().to_be_bytes();
+        let address = SocketAddr::from((Ipv4Addr::new(127, 64 + host, high, low), 8080));
+        let dir = tempfile::tempdir().unwrap();
+        let child = command
+            .env("X0_MSG_LISTEN", address.to_string())
+            .env("X0_MSG_DATA_DIR", dir.path())
+            .env("RUST_LOG", levels)
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        // The command holds the test's end of the log.
+        drop(command);
+        let server = Self { address, child, _dir: dir };
+        soon(async {
+            while TcpStream::connect(address).await.is_err() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        server
+    }
+
+    /// Sends a message and reads it.
+    async fn works(&self) {
+        let mut http = Http::connect(self.address).await;
+        let sent = http.post("/v1/messages", json!({ "to": { "session": "A" }, "payload": "works" })).await;
+        assert_eq!(sent.status, 200, "{}", sent.body);
+        let received = http.get("/v1/messages?session=A&wait=0").await;
+        assert!(received.payloads().contains(&json!("works")), "{}", received.body);
+        // The janitor works as well: it runs once in a second, and the message of one second goes.
+        let short = json!({ "to": { "session": "B" }, "payload": "short", "ttl": 1 });
+        assert_eq!(http.post("/v1/messages", short).await.status, 200);
+        soon(async { while http.get("/v1/sessions/B").await.json()["pending"]["messages"] == 1 {} }).await;
+    }
+
+    /// Stops it in order.
+    async fn stop(mut self) {
+        let pid = self.child.id().unwrap().to_string();
+        output_of("kill", &["-15", &pid]).unwrap();
+        let status = soon(self.child.wait()).await.unwrap();
+        assert!(status.success(), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_under_the_log_harms_nothing() {
+    let mut command = Command::new(BINARY);
+    command.stderr(std::fs::File::options().write(true).open("/dev/full").unwrap());
+    let server = Unread::start(command, 1, "debug").await;
+    server.works().await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_log_without_a_reader_harms_nothing() {
+    let (reader, writer) = pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(BINARY);
+    command.stderr(writer);
+    let server = Unread::start(command, 2, "debug").await;
+    server.works().await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_closed_standard_error_harms_nothing() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$0\" 2>&-", BINARY]);
+    let server = Unread::start(command, 3, "debug").await;
+    server.works().await;
+    server.stop().await;
+}
+
+/// A pipe that nobody reads blocks nobody. What does not fit is counted, and the count is logged when there is space.
+#[tokio::test]
+async fn a_log_that_nobody_reads_blocks_nothing_and_lost_lines_are_counted() {
+    let (reader, writer) = pipe().unwrap();
+    let mut command = Command::new(BINARY);
+    command.args(["--durability", "memory"]).stderr(writer);
+    let server = Unread::start(command, 4, "debug").await;
+    let mut http = Http::connect(server.address).await;
+    // Each end of a session is logged with its name: in all more than the pipe and the queue hold.
+    let target = format!("/v1/sessions/{}", "x".repeat(250));
+    for _ in 0..4500 {
+        assert_eq!(http.request("DELETE", &target, &[], "").await.status, 204);
+    }
+    server.works().await;
+    let lost = tokio::task::spawn_blocking(move || {
+        for line in BufReader::new(reader).lines() {
+            let entry: Value = serde_json::from_str(&line.unwrap()).expect("whole lines");
+            if let Some(lost) = entry["lost"].as_u64() {
+                return lost;
+            }
+        }
+        panic!("the log ended");
+    });
+    assert!(soon(lost).await.unwrap() > 0);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_a_log_that_nobody_reads() {
+    let (reader, writer) = pipe().unwrap();
+    // All that the pipe holds.
+    (&writer).write_all(&[b'\n'; 65_536]).unwrap();
+    let mut command = Command::new(BINARY);
+    command.stderr(writer);
+    let server = Unread::start(command, 5, "debug").await;
+    server.works().await;
+    server.stop().await;
+    drop(reader);
+}
+
+/// The commands go on as well, or fail in order: a panic has the exit code 101.
+#[tokio::test]
+async fn a_command_that_cannot_print_does_not_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let token = |name: &str| {
+        let mut command = Command::new(BINARY);
+        command.args(["token", "--new-key", "--user", "ann", "--key-file"]).arg(dir.path().join(name));
+        command
+    };
+    let noted = token("1").stdout(Stdio::piped()).stderr(full()).spawn().unwrap();
+    let noted = soon(noted.wait_with_output()).await.unwrap();
+    assert!(noted.status.success() && !noted.stdout.is_empty(), "only the note is lost");
+    for stderr in [Stdio::piped(), full().into()] {
+        let unprinted = soon(token("2").stdout(full()).stderr(stderr).status()).await.unwrap();
+        assert_eq!(unprinted.code(), Some(1));
+    }
+}
