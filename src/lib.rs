@@ -8,6 +8,7 @@
 //! | `sync` | locks and their order |
 //! | [`clock`] | the time of day |
 //! | [`log`] | a bounded queue to standard error |
+//! | [`descriptors`] | how many files and sockets may be open |
 //! | `reload` | files that are read again when they change |
 //! | [`config`] | settings |
 //! | [`message`] | names, seqs, and one message that is encoded once |
@@ -43,6 +44,7 @@ pub mod broker;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod descriptors;
 mod directory;
 mod edge;
 pub mod engine;

@@ -117,6 +117,12 @@ impl ConnectionLimiter {
         Self { limit, counts: Arc::default(), released: Arc::default(), waiting }
     }
 
+    /// The same limiter, in which at most this many connections wait for a permit, over all addresses together.
+    #[must_use]
+    pub(crate) fn with_waiting(self, most: usize) -> Self {
+        Self { waiting: Arc::new(Semaphore::new(most.min(MAX_WAITING))), ..self }
+    }
+
     /// The most connections of one address.
     #[must_use]
     pub(crate) fn limit(&self) -> usize {

@@ -19,6 +19,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::descriptors;
+
 mod outq;
 
 /// How long a peer may take nothing of the pending output before its connection is broken.
@@ -217,6 +219,11 @@ impl Stall {
     }
 }
 
+/// A second handle on a connection, unless new connections need the descriptor more.
+fn second_handle(stream: &TcpStream) -> Option<OwnedFd> {
+    stream.as_fd().try_clone_to_owned().ok().filter(descriptors::room_for_second)
+}
+
 impl MonitoredStream<TcpStream> {
     /// Wraps a TCP connection.
     #[must_use]
@@ -224,7 +231,7 @@ impl MonitoredStream<TcpStream> {
         Self {
             stream,
             link,
-            handle: |stream| stream.as_fd().try_clone_to_owned().ok(),
+            handle: second_handle,
             unacknowledged: |stream| outq::unacknowledged(stream.as_fd()),
             stalled: None,
         }

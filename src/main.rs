@@ -5,13 +5,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use x0_msg_server::cli::{self, CheckArgs, HealthArgs, ListenArgs, SendArgs, TokenArgs};
 use x0_msg_server::clock::Clock;
 use x0_msg_server::config::{Auth, Config, Secrets};
+use x0_msg_server::descriptors;
 use x0_msg_server::log::Log;
-use x0_msg_server::server::Server;
+use x0_msg_server::server::{self, Server};
 
 /// Returns the memory of ended sessions to the operating system. The allocator of the C library keeps it.
 #[global_allocator]
@@ -97,13 +97,14 @@ fn serve_with_log(config: Config) -> ExitCode {
 }
 
 async fn serve(mut config: Config) -> Result<()> {
+    descriptors::raise_limit();
     config.access.secrets = Secrets::from_env();
     // Before everything else, so that a signal during the start stops the server gracefully too.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     // Without a handler, a file beyond its size limit would kill the process. Now the write fails.
     let _fsize = signal(SignalKind::from_raw(libc::SIGXFSZ))?;
-    let listener = TcpListener::bind(config.listen).await.with_context(|| {
+    let listener = server::listen(config.listen).with_context(|| {
         format!("cannot listen on {}; choose another address with --listen", config.listen)
     })?;
     if config.access.auth == Auth::Open && !config.listen.ip().is_loopback() {

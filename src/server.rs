@@ -12,7 +12,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::broker::Broker;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Access, Config};
+use crate::descriptors;
 use crate::edge::Gateway;
 use crate::engine::embedded::{Embedded, OpenError};
 use crate::hub::Hubs;
@@ -33,6 +34,7 @@ mod parity;
 mod router;
 mod settings;
 
+pub use listener::listen;
 pub use settings::{broker_limits, engine_settings, storage};
 
 use connection::ConnectionServer;
@@ -85,12 +87,13 @@ impl Server {
     fn assemble(broker: Broker, identity: Identity, config: Config) -> Result<Self, SetupError> {
         let tls = config.access.tls_cert.as_ref().zip(config.access.tls_key.as_ref());
         let tls = tls.map(|(cert, key)| tls::server_config(cert, key)).transpose()?;
-        let per_address = config.access.max_connections_per_address();
+        let (connection_limiter, socket_limiter) =
+            limits_of_addresses(&config.access, descriptors::for_connections());
         let gateway = Arc::new(Gateway {
             broker,
             identity,
             rates: Rates::new(config.access.rate()),
-            connection_limiter: ConnectionLimiter::new(per_address),
+            connection_limiter,
             config,
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -106,7 +109,7 @@ impl Server {
             gateway: Arc::clone(&gateway),
             connection_server,
             tls,
-            socket_limiter: ConnectionLimiter::new(per_address.saturating_mul(2).saturating_add(64)),
+            socket_limiter,
             connections: TaskTracker::new(),
         };
         let janitor = Janitor { gateway: Arc::clone(&gateway), poll_readers, legacy_receipts };
@@ -173,5 +176,45 @@ impl Server {
         if timeout(limit, drained).await.is_err() {
             tracing::warn!(seconds = limit.as_secs_f32(), "some connections did not finish in time");
         }
+    }
+}
+
+/// The limits of requests and of sockets of one client address, if the process may have so many connections.
+///
+/// Unless the limit is set, one address gets at most a quarter of them for requests, half of them for sockets, and an
+/// eighth for sockets that wait. So it cannot take all. There may be more sockets than requests, so that a client can
+/// still be told why it is refused.
+fn limits_of_addresses(access: &Access, connections: usize) -> (ConnectionLimiter, ConnectionLimiter) {
+    let limit = access.max_connections_per_address();
+    let sockets = |requests: usize| requests.saturating_mul(2).saturating_add(64);
+    let (requests, sockets) = match access.connections_per_address {
+        Some(_) => (limit, sockets(limit)),
+        None => {
+            let requests = limit.min(connections / 4).max(1);
+            (requests, sockets(requests).min(connections / 2).max(1))
+        }
+    };
+    let waiting = connections / 8;
+    (ConnectionLimiter::new(requests), ConnectionLimiter::new(sockets).with_waiting(waiting))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Auth;
+
+    #[test]
+    fn one_address_cannot_take_all_connections_unless_its_limit_is_set() {
+        let limits = |auth, set, connections| {
+            let access = Access { auth, connections_per_address: set, ..Config::default().access };
+            let (requests, sockets) = limits_of_addresses(&access, connections);
+            (requests.limit(), sockets.limit())
+        };
+        assert_eq!(limits(Auth::Token, None, 500_000), (1024, 2112));
+        assert_eq!(limits(Auth::Token, None, 960), (240, 480));
+        assert_eq!(limits(Auth::Open, None, 960), (240, 480));
+        assert_eq!(limits(Auth::Open, None, 2), (1, 1));
+        assert_eq!(limits(Auth::Open, Some(0), 960), (usize::MAX, usize::MAX));
+        assert_eq!(limits(Auth::Token, Some(5000), 960), (5000, 10_064));
     }
 }

@@ -155,8 +155,8 @@ pub struct Access {
     #[arg(long, env = "X0_MSG_CONNECTIONS_PER_SESSION", value_name = "N", help_heading = "Limits")]
     pub connections_per_session: Option<usize>,
 
-    /// Most connections of one client address at the same time; of IPv6, of one /64 network [default: 1024 with --auth
-    /// token, no limit otherwise]. 0 means no limit
+    /// Most connections of one client address at the same time; of IPv6, of one /64 network [default: a quarter of what
+    /// the limit of open files allows, with --auth token at most 1024]. 0 means no limit
     #[arg(long, env = "X0_MSG_CONNECTIONS_PER_ADDRESS", value_name = "N", help_heading = "Limits")]
     pub connections_per_address: Option<usize>,
 

@@ -5,12 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_util::task::TaskTracker;
 
+use crate::descriptors;
 use crate::edge::Gateway;
 use crate::limits::{ConnectionLimiter, ConnectionPermit};
 use crate::link::{Link, MonitoredStream};
@@ -23,6 +24,21 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A failure to accept is logged at most once in this time while it lasts.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Most connections that wait to be accepted. The operating system may allow fewer (`net.core.somaxconn`).
+const BACKLOG: u32 = 4096;
+
+/// Listens on an address.
+///
+/// # Errors
+/// The address cannot be used.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // Without it, a restart would have to wait for the connections of the process before.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// Accepts connections and serves each in a task of its own. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -43,7 +59,7 @@ impl Acceptor {
     pub(super) async fn accept_until_shutdown(&self, listener: TcpListener) {
         let shutdown = self.gateway.shutdown.clone();
         let mut failures = Repeated::every(REPORT_INTERVAL);
-        while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
+        while let Some(accepted) = shutdown.run_until_cancelled(accept_within_limit(&listener)).await {
             match accepted {
                 Ok((stream, peer)) => self.accept(stream, peer),
                 Err(error) if is_peer_error(&error) => tracing::debug!(%error, "not accepted"),
@@ -120,6 +136,12 @@ impl Acceptor {
         }
         Ok(())
     }
+}
+
+/// Accepts a connection, but only while it leaves enough descriptors to the store.
+async fn accept_within_limit(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    descriptors::room_for_connection(listener)?;
+    listener.accept().await
 }
 
 /// Whether the peer ended the connection before it was accepted.

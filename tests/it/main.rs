@@ -16,6 +16,7 @@ mod connections;
 mod crash;
 mod damage;
 mod description;
+mod descriptors;
 mod disk_full;
 mod fuzz;
 mod guarded;
