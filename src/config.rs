@@ -1,25 +1,27 @@
 //! All settings with their units and defaults. A flag overrides its `X0_MSG_*` environment variable.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 
 mod access;
+mod listen;
 mod parse;
 
 use parse::{above_zero, payload_size};
 
 pub use access::{Access, Auth, ProxyHeader, Secret, Secrets};
+pub use listen::Listen;
 
 /// Settings of `serve`.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Server")]
 pub struct Config {
-    /// Address and port to listen on. Port 0 picks a free port and logs it
+    /// Address and port to listen on; `localhost:8080` or `8080` for this machine only, `:8080` for all addresses. Port 0
+    /// picks a free port and logs it
     #[arg(long, env = "X0_MSG_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8080")]
-    pub listen: SocketAddr,
+    pub listen: Listen,
 
     /// Directory of the store. It is created if it does not exist. `--durability memory` does not use it
     #[arg(long, env = "X0_MSG_DATA_DIR", value_name = "DIR", default_value = "./x0-msg-data")]
@@ -189,7 +191,13 @@ mod tests {
 
     #[test]
     fn an_invalid_value_is_refused_with_its_flag() {
-        for flags in [["--ttl", "0s"], ["--max-payload", "1"], ["--auth", "none"], ["--trust-proxy", "x"]] {
+        for flags in [
+            ["--ttl", "0s"],
+            ["--max-payload", "1"],
+            ["--auth", "none"],
+            ["--trust-proxy", "x"],
+            ["--listen", "x"],
+        ] {
             let error = parse(&flags).unwrap_err().to_string();
             assert!(error.contains(flags[0]), "{error}");
         }

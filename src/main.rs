@@ -104,10 +104,10 @@ async fn serve(mut config: Config) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     // Without a handler, a file beyond its size limit would kill the process. Now the write fails.
     let _fsize = signal(SignalKind::from_raw(libc::SIGXFSZ))?;
-    let listener = server::listen(config.listen).with_context(|| {
+    let listeners = server::listen(config.listen).with_context(|| {
         format!("cannot listen on {}; choose another address with --listen", config.listen)
     })?;
-    if config.access.auth == Auth::Open && !config.listen.ip().is_loopback() {
+    if config.access.auth == Auth::Open && !config.listen.is_loopback() {
         tracing::warn!(
             address = %config.listen,
             "--listen opens this broker to other machines; everyone who reaches it may read and send as any session; every \
@@ -124,5 +124,5 @@ async fn serve(mut config: Config) -> Result<()> {
         }
         shutdown.cancel();
     });
-    Ok(server.serve(listener).await?)
+    Ok(server.serve(listeners).await?)
 }

@@ -145,14 +145,19 @@ impl Server {
     /// at most for the drain timeout.
     ///
     /// # Errors
-    /// The listener has no address.
-    pub async fn serve(mut self, listener: TcpListener) -> io::Result<()> {
-        let address = listener.local_addr()?;
+    /// There is no listener, or one has no address.
+    pub async fn serve(mut self, listeners: Vec<TcpListener>) -> io::Result<()> {
+        let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
+        let address = *addresses.first().ok_or(io::ErrorKind::InvalidInput)?;
         let router = &mut self.acceptor.connection_server.router;
+        // All addresses are of loopback, or none.
         *router = router::with_host_check(std::mem::take(router), &self.gateway, address.ip());
         let scheme = if self.acceptor.tls.is_some() { "https" } else { "http" };
+        for also in &addresses[1..] {
+            tracing::info!(address = %also, "listening here too");
+        }
         tracing::info!(%address, url = %format_args!("{scheme}://{address}/"), durability = self.gateway.broker.durability(), "ready");
-        self.acceptor.accept_until_shutdown(listener).await;
+        self.acceptor.accept_all_until_shutdown(listeners).await;
         tracing::info!("stopping");
         self.drain().await;
         let broker = self.gateway.broker.clone();

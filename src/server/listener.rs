@@ -5,12 +5,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_util::task::TaskTracker;
 
+use crate::config::Listen;
 use crate::descriptors;
 use crate::edge::Gateway;
 use crate::limits::{ConnectionLimiter, ConnectionPermit};
@@ -28,16 +31,42 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 /// Most connections that wait to be accepted. The operating system may allow fewer (`net.core.somaxconn`).
 const BACKLOG: u32 = 4096;
 
-/// Listens on an address.
+/// Listens; on the same port of all addresses. A system without IPv6 listens on IPv4 only.
 ///
 /// # Errors
-/// The address cannot be used.
-pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// An address cannot be used.
+pub fn listen(on: Listen) -> io::Result<Vec<TcpListener>> {
+    let mut listeners: Vec<TcpListener> = Vec::new();
+    for mut address in on.addresses() {
+        if let Some(first) = listeners.first() {
+            address.set_port(first.local_addr()?.port());
+        }
+        match listen_on(address, on) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if !listeners.is_empty() && is_missing(&error) => {
+                tracing::debug!(%address, %error, "not listening there");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(listeners)
+}
+
+fn listen_on(address: SocketAddr, on: Listen) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // Without it, a restart would have to wait for the connections of the process before.
     socket.set_reuseaddr(true)?;
+    // A single address `[::]` takes IPv4 too where the system says so. Beside a listener of IPv4 it may not.
+    if address.is_ipv6() && on != Listen::On(address) {
+        SockRef::from(&socket).set_only_v6(true)?;
+    }
     socket.bind(address)?;
     socket.listen(BACKLOG)
+}
+
+/// Whether the system does not have this address, or no address of its family.
+fn is_missing(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
 /// Accepts connections and serves each in a task of its own. Cheap to clone.
@@ -55,8 +84,13 @@ pub(super) struct Acceptor {
 }
 
 impl Acceptor {
+    /// Accepts connections of all listeners until the shutdown.
+    pub(super) async fn accept_all_until_shutdown(&self, listeners: Vec<TcpListener>) {
+        join_all(listeners.into_iter().map(|listener| self.accept_until_shutdown(listener))).await;
+    }
+
     /// Accepts connections until the shutdown.
-    pub(super) async fn accept_until_shutdown(&self, listener: TcpListener) {
+    async fn accept_until_shutdown(&self, listener: TcpListener) {
         let shutdown = self.gateway.shutdown.clone();
         let mut failures = Repeated::every(REPORT_INTERVAL);
         while let Some(accepted) = shutdown.run_until_cancelled(accept_within_limit(&listener)).await {

@@ -60,7 +60,7 @@ impl Nodes {
         let server = Server::with(broker, config).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(server.serve(listener));
+        tokio::spawn(server.serve(vec![listener]));
         (address, node)
     }
 }

@@ -26,6 +26,7 @@ mod legacy;
 mod legacy_guarded;
 mod legacy_receipt;
 mod limits;
+mod listen;
 mod log;
 mod mailbox;
 mod model;
