@@ -102,6 +102,12 @@ async fn serve(mut config: Config) -> Result<()> {
     // Before everything else, so that a signal during the start stops the server gracefully too.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            tracing::warn!("SIGHUP is ignored; changed keys and certificates are read by themselves");
+        }
+    });
     // Without a handler, a file beyond its size limit would kill the process. Now the write fails.
     let _fsize = signal(SignalKind::from_raw(libc::SIGXFSZ))?;
     let listeners = server::listen(config.listen).with_context(|| {
@@ -117,12 +123,15 @@ async fn serve(mut config: Config) -> Result<()> {
     }
     let server = Server::new(config, Clock::Wall)?;
     let shutdown = server.shutdown().clone();
+    let hurry = server.hurry().clone();
     tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        for stop in [shutdown, hurry] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            stop.cancel();
         }
-        shutdown.cancel();
     });
     Ok(server.serve(listeners).await?)
 }

@@ -57,6 +57,8 @@ pub enum StartError {
 pub struct Server {
     gateway: Arc<Gateway>,
     acceptor: Acceptor,
+    /// Ends the wait for connections during a stop.
+    hurry: CancellationToken,
     /// Stops the janitor when the last clone is dropped.
     _janitor: Arc<DropGuard>,
 }
@@ -113,7 +115,7 @@ impl Server {
             connections: TaskTracker::new(),
         };
         let janitor = Janitor { gateway: Arc::clone(&gateway), poll_readers, legacy_receipts };
-        Ok(Self { gateway, acceptor, _janitor: Arc::new(janitor.start()) })
+        Ok(Self { gateway, acceptor, hurry: CancellationToken::new(), _janitor: Arc::new(janitor.start()) })
     }
 
     /// The routes, for tests without a socket.
@@ -133,6 +135,12 @@ impl Server {
         &self.gateway.shutdown
     }
 
+    /// Cancelling this token too stops it without waiting for connections.
+    #[must_use]
+    pub fn hurry(&self) -> &CancellationToken {
+        &self.hurry
+    }
+
     /// Serves one connection that speaks HTTP/1.1, on any stream.
     pub fn connection<S>(&self, stream: S, link: Arc<Link>) -> impl Future<Output = ()> + Send + use<S>
     where
@@ -142,7 +150,7 @@ impl Server {
     }
 
     /// Serves until [`Self::shutdown`] is cancelled. Then it answers pending polls, closes sockets and waits for both,
-    /// at most for the drain timeout.
+    /// at most for the drain timeout, or until [`Self::hurry`] is cancelled.
     ///
     /// # Errors
     /// There is no listener, or one has no address.
@@ -168,7 +176,7 @@ impl Server {
         Ok(())
     }
 
-    /// Waits until all connections have ended, at most for the drain timeout.
+    /// Waits until all connections have ended, at most for the drain timeout and until a second signal.
     async fn drain(&self) {
         let (connections, sockets) = (&self.acceptor.connections, &self.gateway.tasks);
         connections.close();
@@ -178,8 +186,12 @@ impl Server {
             sockets.wait().await;
         };
         let limit = self.gateway.config.drain_timeout;
-        if timeout(limit, drained).await.is_err() {
-            tracing::warn!(seconds = limit.as_secs_f32(), "some connections did not finish in time");
+        match self.hurry.run_until_cancelled(timeout(limit, drained)).await {
+            Some(Ok(())) => {}
+            Some(Err(_)) => {
+                tracing::warn!(seconds = limit.as_secs_f32(), "some connections did not finish in time");
+            }
+            None => tracing::warn!("a second signal: not waiting for connections"),
         }
     }
 }

@@ -54,6 +54,32 @@ async fn a_stop_does_not_wait_for_ever() {
     drop(stuck);
 }
 
+/// A second signal ends the wait for a peer that does not answer the close frame.
+#[tokio::test]
+async fn a_second_signal_hurries_a_stop() {
+    for signal in [15, 2] {
+        let server = TestServer::with(&["--drain-timeout", "1h"]).await;
+        let stuck = server.session("A").await;
+        let log = server.log_from_here();
+        server.signal(15);
+        log.contains("\"stopping\"").await;
+        server.signal(signal);
+        let log = server.stopped().await;
+        assert!(log.contains("a second signal") && log.contains("\"stopped\""), "{log}");
+        drop(stuck);
+    }
+}
+
+#[tokio::test]
+async fn sighup_is_ignored_and_logged() {
+    let server = TestServer::start().await;
+    let log = server.log_from_here();
+    server.signal(1);
+    log.contains("SIGHUP is ignored").await;
+    assert_eq!(server.get("/healthz").await.status, 200);
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn the_log_names_the_address_and_the_level() {
     let log = TestServer::start().await.stop().await;
