@@ -36,7 +36,7 @@ pub struct ListenArgs {
     no_ack: bool,
 
     /// Stop after this many messages
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
 
     /// Print payloads only, not whole messages
@@ -257,13 +257,42 @@ impl ListenConnection<'_> {
 /// Prints a message as one line, also if its JSON has several. `false` if nobody reads the output, as behind `head`.
 fn print_line(text: &str) -> bool {
     let mut out = std::io::stdout().lock();
-    let line = text.replace(['\n', '\r'], " ");
+    let mut line = text.replace(['\n', '\r'], " ");
+    if out.is_terminal() {
+        line = escape_controls(&line);
+    }
     writeln!(out, "{line}").and_then(|()| out.flush()).is_ok()
+}
+
+/// Escapes, as JSON does, what JSON allows but a terminal would obey: DEL, the C1 controls, and those of the direction of text.
+fn escape_controls(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for char in text.chars() {
+        match char {
+            '\u{7f}'..='\u{9f}'
+            | '\u{61c}'
+            | '\u{200e}'
+            | '\u{200f}'
+            | '\u{202a}'..='\u{202e}'
+            | '\u{2066}'..='\u{2069}' => escaped.push_str(&format!("\\u{:04x}", u32::from(char))),
+            char => escaped.push(char),
+        }
+    }
+    escaped
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn controls_are_escaped_for_a_terminal_and_the_json_stays_the_same() {
+        let line = "{\"payload\":\"a\u{7f}\u{9b}31m\u{202e}b\u{2066}\u{200f}\u{61c} ä😀\"}";
+        let escaped = escape_controls(line);
+        assert_eq!(escaped, r#"{"payload":"a\u007f\u009b31m\u202eb\u2066\u200f\u061c ä😀"}"#);
+        let json = |text| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(json(&escaped), json(line));
+    }
 
     fn state() -> ListenState {
         let mut state = ListenState { topics: vec![("news".to_owned(), None)], ..ListenState::default() };

@@ -108,6 +108,7 @@ async fn errors_of_the_command_line_name_the_cause() {
         (&["send", "--to", "", "{}"], "to.session"),
         (&["listen"], "--session"),
         (&["listen", "--session", ""], "session"),
+        (&["listen", "--session", "B", "--count", "0"], "--count"),
     ] {
         let (ok, _, text) = output(cli(&server, args)).await;
         assert!(!ok && text.contains(names), "{args:?}: {text}");
