@@ -1,12 +1,21 @@
 //! The address of a client: the other end of its connection, or what a trusted proxy says.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use axum::http::{Extensions, HeaderMap};
 
 use crate::config::{Access, ProxyHeader};
 use crate::link::Link;
+use crate::log::Repeated;
+use crate::sync::lock;
+
+/// The headers with which proxies name clients.
+const PROXY_HEADERS: [&str; 2] = ["x-forwarded-for", "forwarded"];
+
+/// An untrusted proxy is logged at most once in this time.
+const WARNING_INTERVAL: Duration = Duration::from_secs(600);
 
 /// The other end of a connection, as the operating system knows it. `None` in tests without a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +32,9 @@ pub(crate) fn peer_of(extensions: &Extensions) -> Peer {
 pub(crate) fn client_address(access: &Access, Peer(peer): Peer, headers: &HeaderMap) -> Option<IpAddr> {
     let peer = peer?.to_canonical();
     if !access.is_trusted_proxy(peer) {
+        if PROXY_HEADERS.iter().any(|name| headers.contains_key(*name)) {
+            warn_of_untrusted(peer);
+        }
         return Some(peer);
     }
     // The last hop that is no trusted proxy. A client can invent the hops before it.
@@ -35,6 +47,18 @@ pub(crate) fn client_address(access: &Access, Peer(peer): Peer, headers: &Header
         }
     }
     Some(client)
+}
+
+/// Says that a proxy is not trusted, if the peer is one.
+fn warn_of_untrusted(peer: IpAddr) {
+    static WARNED: Mutex<Repeated> = Mutex::new(Repeated::every(WARNING_INTERVAL));
+    let Some(unlogged) = lock(&WARNED).note(Instant::now()) else { return };
+    tracing::warn!(
+        %peer,
+        unlogged,
+        "a request names a client behind this peer, which is not trusted; if it is your proxy, name it with --trust-proxy: \
+         without that, all its clients count as one address"
+    );
 }
 
 /// The hops of a request as this header names them, the client first. `None` for a hop without an address.

@@ -86,6 +86,28 @@ async fn connections_of_one_address_are_limited() {
     assert_eq!(second.closed().await.0, 1013);
 }
 
+#[tokio::test]
+async fn a_proxy_that_is_not_trusted_is_logged_with_the_flag() {
+    for header in ["x-forwarded-for", "forwarded"] {
+        let server = TestServer::start().await;
+        let log = server.log_from_here();
+        for _ in 0..3 {
+            let headers = [(header, "for=1.2.3.4")];
+            assert_eq!(
+                server
+                    .http()
+                    .await
+                    .request("GET", "/v1/messages?session=A&wait=0", &headers, "")
+                    .await
+                    .status,
+                200
+            );
+        }
+        log.contains("--trust-proxy").await;
+        assert_eq!(server.stop().await.matches("--trust-proxy").count(), 1, "{header}: once");
+    }
+}
+
 /// Silent connections are limited too. Further connections wait, and are served when others close.
 #[tokio::test]
 async fn connections_beyond_the_limit_wait_and_are_served_later() {
