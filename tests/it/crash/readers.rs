@@ -128,7 +128,7 @@ pub async fn by_websocket(mut place: Where, got: Arc<Shared>) {
 async fn connect(place: &mut Where) -> Http {
     loop {
         match tokio::net::TcpStream::connect(address(place).await).await {
-            Ok(stream) => return Http::on(stream, "x").await,
+            Ok(stream) => return Http::on(stream, "localhost").await,
             Err(_) => tokio::task::yield_now().await,
         }
     }
