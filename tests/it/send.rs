@@ -135,7 +135,7 @@ async fn the_command_line_checks_health() {
     let mut nobody = Command::new(BINARY);
     nobody.args(["health", "--server", "http://127.0.0.1:1"]);
     let (ok, _, text) = output(nobody).await;
-    assert!(!ok && text.contains("not well"), "{text}");
+    assert!(!ok && text.contains("no healthy broker answers"), "{text}");
 }
 
 /// A listener connects again after its broker has restarted, and goes on where it was.
