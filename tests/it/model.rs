@@ -1,7 +1,8 @@
 //! Random sends, subscriptions, acknowledgements, drops and lags, compared with a plain model; several seeds.
 //!
 //! The model of a mailbox is a `Vec`. Every reader must see, in order, every message that was not acknowledged when it
-//! attached, and every later one, whatever the hub dropped.
+//! attached, and every later one, whatever the hub dropped. Only a reader that held back more acknowledged messages than
+//! it may is told a gap instead of the oldest of them.
 
 use std::time::Duration;
 
@@ -12,12 +13,15 @@ use x0_msg_server::config::Config;
 use x0_msg_server::engine::embedded::{Durability, Embedded, Storage};
 use x0_msg_server::grant::Grant;
 use x0_msg_server::hub::{Hubs, Transport};
-use x0_msg_server::message::{Item, Seq, SessionId};
+use x0_msg_server::message::{GapReason, Item, Seq, SessionId};
 use x0_msg_server::protocol::{Resume, SendRequest, To};
 use x0_msg_server::server::{broker_limits, engine_settings};
 use x0_msg_server::subscriber::Subscriber;
 
 use crate::common::soon;
+
+/// How many messages that others acknowledged a slower reader may hold back.
+const HELD_BACK: usize = 1_000;
 
 struct Reader {
     subscriber: Subscriber,
@@ -35,6 +39,32 @@ impl Model {
     fn after(&self, at: Seq) -> impl Iterator<Item = Seq> {
         let from = at.max(self.floor);
         self.sent.iter().copied().filter(move |seq| *seq > from)
+    }
+
+    /// How many acknowledged messages there were after this one.
+    fn acknowledged_after(&self, at: Seq) -> usize {
+        self.sent.iter().filter(|seq| **seq > at && **seq <= self.floor).count()
+    }
+}
+
+impl Reader {
+    /// Reads the next message of the model, or a gap that the model allows.
+    async fn read(&mut self, model: &Model, expected: Seq, when: &str) {
+        match soon(self.subscriber.next()).await {
+            Some(Item::Message(message)) => {
+                assert_eq!(message.seq(), Some(expected), "{when}");
+                let index = model.sent.iter().position(|seq| *seq == expected).unwrap();
+                assert_eq!(message.payload(), index.to_string(), "{when}");
+                self.at = expected;
+            }
+            Some(Item::Gap(gap)) => {
+                assert_eq!(gap.reason, GapReason::Acknowledged, "{when}");
+                assert!(model.acknowledged_after(self.at) > HELD_BACK, "{when}: {gap:?} after {:?}", self.at);
+                assert!(model.acknowledged_after(gap.to) >= HELD_BACK, "{when}: {gap:?} is too large");
+                self.at = gap.to;
+            }
+            None => panic!("{when}: the mailbox has ended"),
+        }
     }
 }
 
@@ -112,13 +142,7 @@ async fn run(seed: u64, hub_slots: usize) {
                             break;
                         }
                         Some(expected) => {
-                            let Some(Item::Message(message)) = soon(reader.subscriber.next()).await else {
-                                panic!("seed {seed}, step {step}: not a message")
-                            };
-                            assert_eq!(message.seq(), Some(expected), "seed {seed}, step {step}");
-                            let index = model.sent.iter().position(|seq| *seq == expected).unwrap();
-                            assert_eq!(message.payload(), index.to_string(), "seed {seed}, step {step}");
-                            reader.at = expected;
+                            reader.read(&model, expected, &format!("seed {seed}, step {step}")).await;
                         }
                     }
                 }
@@ -129,11 +153,8 @@ async fn run(seed: u64, hub_slots: usize) {
     }
     // In the end every reader gets every message.
     for reader in &mut readers {
-        for expected in model.sent.iter().copied().filter(|seq| *seq > reader.at) {
-            let Some(Item::Message(message)) = soon(reader.subscriber.next()).await else {
-                panic!("seed {seed}: not a message at the end")
-            };
-            assert_eq!(message.seq(), Some(expected), "seed {seed}, at the end");
+        while let Some(expected) = model.sent.iter().copied().find(|seq| *seq > reader.at) {
+            reader.read(&model, expected, &format!("seed {seed}, at the end")).await;
         }
     }
     drop(readers);
