@@ -13,8 +13,8 @@
 //!    all; of one that does not come, the hub is told its seq ([`crate::hub::Hubs::wake`]).
 //! 4. A mailbox loses messages only by [`Engine::trim`] and by their time to live. A full mailbox refuses.
 //!    A topic's history drops its oldest messages when it is full, and messages older than its age limit.
-//! 5. The same sender, id and address within the dedup window answer the first append's seq and store
-//!    nothing.
+//! 5. The same sender, id, address and payload within the dedup window answer the first append's seq and store
+//!    nothing. With another payload they are refused. Senders without a name are told apart by their payloads.
 //! 6. [`Engine::read`] answers in seq order, at most the asked number of items, and reports every hole above
 //!    the cursor exactly once, in order. A read shorter than its limit has reached the end, as far as the
 //!    answering machine knows: it finds what this node stored, and may not find yet what a hub heard of.

@@ -113,6 +113,7 @@ fn engine_code(error: &EngineError) -> Code {
         EngineError::MailboxFull { .. }
         | EngineError::NoRoomForReceipt { .. }
         | EngineError::HistoryTooSmall { .. } => Code::MailboxFull,
+        EngineError::IdReused { .. } => Code::BadRequest,
         EngineError::Overloaded { .. } => Code::Overloaded,
         EngineError::StoreFull { .. } | EngineError::Unavailable { .. } => Code::Unavailable,
     }

@@ -193,6 +193,7 @@ suite! {
         messages_end_with_their_time_and_every_hole_is_told_once_in_order
         a_topic_keeps_nothing_longer_than_its_age
         a_retry_with_the_same_id_is_stored_once
+        an_id_of_another_message_is_refused
         a_hole_is_told_up_to_its_end;
     on [memory os fsync node] receipts:
         a_sender_that_asks_is_told_what_became_of_its_message

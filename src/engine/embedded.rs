@@ -215,16 +215,16 @@ impl Embedded {
     /// See [`crate::engine::Engine::append`].
     pub fn append(&self, append: Append) -> Commit {
         let shared = &*self.shared;
-        let key = shared.hasher.key_of(&append);
+        let id = shared.hasher.id_of(&append);
         // A full queue refuses most appends: then nothing is encoded in vain.
         if shared.queue_is_full()
             && let Some(mut store) = shared.store.lock()
             && store.stop.is_none()
-            && let Some(refused) = store.index.refuses(key)
+            && let Some(refused) = store.index.refuses(id)
         {
             return Commit::done(Err(refused));
         }
-        let append = PreparedAppend::new(append, key, shared.newest());
+        let append = PreparedAppend::new(append, id, shared.newest());
         let Some(store) = shared.store.lock() else { return unavailable(BROKEN) };
         match shared.disk {
             Some(_) => self.append_to_disk(store, append),

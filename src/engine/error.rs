@@ -1,6 +1,7 @@
 //! Why an engine refuses.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::engine::{Bounds, QueueBounds};
 
@@ -42,6 +43,14 @@ pub enum EngineError {
         bytes: usize,
         /// The limits.
         bounds: QueueBounds,
+    },
+    /// The sender used the id for another message.
+    #[error(
+        "this `id` was used for a message with another payload in the last {} seconds; a new message needs a new id, and a retry the same payload", window.as_secs()
+    )]
+    IdReused {
+        /// How long ids are remembered.
+        window: Duration,
     },
     /// One message is larger than a topic's whole history.
     #[error(

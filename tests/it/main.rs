@@ -18,6 +18,7 @@ mod damage;
 mod description;
 mod descriptors;
 mod disk_full;
+mod formats;
 mod fuzz;
 mod guarded;
 mod hosts;

@@ -34,6 +34,9 @@ pub(super) async fn what_is_stored_is_there_after_a_crash(lab: Lab) {
         let before = Seq(emptied.0 - 1);
         expect(&engine, &b, before, &[&gap(before, emptied, GapReason::Acknowledged)]).await;
         assert_eq!(put_id(&engine, &a, "S", "c-3", "3").await, third, "ids survive");
+        let id = Some(MessageId::new("c-3").unwrap());
+        let reused = engine.append(Append { id, ..append(&a, "9") }).await.unwrap_err();
+        assert!(matches!(reused, EngineError::IdReused { .. }), "{reused}");
         let next = put(&engine, &b, "2").await;
         assert!(next > last);
         engine.trim(&a, second);

@@ -44,7 +44,7 @@ pub(super) async fn a_retry_with_the_same_id_is_stored_once(lab: Lab) {
     let (engine, _) = lab.engine();
     let (a, b) = (mailbox("A"), mailbox("B"));
     let first = put_id(&engine, &a, "S", "c-1", "1").await;
-    assert_eq!(put_id(&engine, &a, "S", "c-1", "0").await, first);
+    assert_eq!(put_id(&engine, &a, "S", "c-1", "1").await, first);
     assert_ne!(put_id(&engine, &a, "T", "c-1", "2").await, first, "another sender");
     assert_ne!(put_id(&engine, &b, "S", "c-1", "3").await, first, "another receiver");
     assert_eq!(found(&engine, &a, Seq::START).await, ["1", "2"]);
@@ -54,6 +54,24 @@ pub(super) async fn a_retry_with_the_same_id_is_stored_once(lab: Lab) {
     assert_eq!(found(&engine, &a, Seq::START).await, [""; 0]);
     lab.clock.advance(Duration::from_secs(120));
     assert_ne!(put_id(&engine, &a, "S", "c-1", "1").await, first, "the window is over");
+}
+
+pub(super) async fn an_id_of_another_message_is_refused(lab: Lab) {
+    let (engine, _) = lab.engine();
+    let a = mailbox("A");
+    let first = put_id(&engine, &a, "S", "c-1", "1").await;
+    let send = |author, payload| {
+        let id = Some(MessageId::new("c-1").unwrap());
+        engine.append(Append { author, id, ..append(&a, payload) })
+    };
+    let window = lab.settings().dedup_window;
+    assert_eq!(send(author("S"), "2").await.unwrap_err(), EngineError::IdReused { window });
+    assert_eq!(send(author("S"), "1").await.unwrap(), first, "the refused one has changed nothing");
+    send(Author::Anonymous, "2").await.unwrap();
+    send(Author::Anonymous, "3").await.unwrap();
+    assert_eq!(found(&engine, &a, Seq::START).await, ["1", "2", "3"], "they may be two senders");
+    lab.clock.advance(window);
+    send(author("S"), "2").await.unwrap();
 }
 
 /// Holes that grow from both sides are still one hole, up to its end.

@@ -32,6 +32,38 @@ impl Hash for DedupKey {
     }
 }
 
+/// A keyed hash of a payload. It tells a retry from another message with the same id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ContentHash(u64);
+
+impl ContentHash {
+    /// The content is not known: every content matches. Ids of format 1 have no hash.
+    pub(super) const UNKNOWN: Self = Self(0);
+
+    pub(super) fn to_bytes(self) -> [u8; 8] {
+        self.0.to_le_bytes()
+    }
+
+    pub(super) fn from_bytes(bytes: [u8; 8]) -> Self {
+        Self(u64::from_le_bytes(bytes))
+    }
+
+    fn matches(self, other: Self) -> bool {
+        self == other || self == Self::UNKNOWN || other == Self::UNKNOWN
+    }
+}
+
+/// What tells whether an append was made before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SendId {
+    pub(super) key: DedupKey,
+    pub(super) content: ContentHash,
+}
+
+/// A known id of a message whose content was another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct OtherContent;
+
 /// Uses a key, which is a hash, as its own hash.
 #[derive(Default)]
 struct IdentityHasher(u64);
@@ -59,10 +91,17 @@ impl DedupHasher {
         Self(SipHasher13::new_with_key(secret))
     }
 
-    /// The key of an append that has an id.
-    pub(super) fn key_of(&self, append: &Append) -> Option<DedupKey> {
+    /// The id of an append that has one.
+    pub(super) fn id_of(&self, append: &Append) -> Option<SendId> {
         let id = append.id.as_ref()?;
-        Some(self.key(&append.address, &append.author, &append.message, id))
+        let key = self.key(&append.address, &append.author, &append.message, id);
+        Some(SendId { key, content: self.content(&append.message) })
+    }
+
+    fn content(&self, message: &Message) -> ContentHash {
+        let mut hasher = self.0;
+        hasher.write(message.payload.get().as_bytes());
+        ContentHash(hasher.finish().max(1))
     }
 
     fn key(&self, address: &Address, author: &Author, message: &Message, id: &MessageId) -> DedupKey {
@@ -78,12 +117,12 @@ impl DedupHasher {
     }
 }
 
-/// The ids of the dedup window and the seqs that they got.
+/// The ids of the dedup window, the seqs that they got, and the content that they were for.
 ///
-/// Invariant: each key in `seqs` is in `order` at least once, unless it was revoked.
+/// Invariant: each key in `known` is in `order` at least once, unless it was revoked.
 #[derive(Debug)]
 pub(super) struct Dedup {
-    seqs: HashMap<DedupKey, Seq, BuildHasherDefault<IdentityHasher>>,
+    known: HashMap<DedupKey, (Seq, ContentHash), BuildHasherDefault<IdentityHasher>>,
     /// Oldest first, with the time at which it is forgotten, in Unix milliseconds.
     order: VecDeque<(u64, DedupKey)>,
     window: u64,
@@ -93,7 +132,7 @@ pub(super) struct Dedup {
 impl Dedup {
     /// Remembers ids for `window` milliseconds, and at most `max_ids` of them.
     pub(super) fn new(window: u64, max_ids: usize) -> Self {
-        Self { seqs: HashMap::default(), order: VecDeque::new(), window, max_ids }
+        Self { known: HashMap::default(), order: VecDeque::new(), window, max_ids }
     }
 
     /// Forgets expired ids, and the oldest ones beyond the limit.
@@ -101,42 +140,48 @@ impl Dedup {
         while let Some((until, oldest)) = self.order.front()
             && (*until <= now || self.order.len() > self.max_ids)
         {
-            self.seqs.remove(oldest);
+            self.known.remove(oldest);
             self.order.pop_front();
         }
         // A busy minute must not hold its memory for ever.
-        if self.seqs.capacity() > 4 * self.seqs.len().max(256) {
-            self.seqs.shrink_to(2 * self.seqs.len());
+        if self.known.capacity() > 4 * self.known.len().max(256) {
+            self.known.shrink_to(2 * self.known.len());
             self.order.shrink_to(2 * self.order.len());
         }
     }
 
-    /// The seq of a message with this key.
-    pub(super) fn get(&mut self, key: DedupKey, now: u64) -> Option<Seq> {
+    /// The seq of the message that was sent with this id before.
+    ///
+    /// # Errors
+    /// [`OtherContent`]: it was another message.
+    pub(super) fn get(&mut self, id: SendId, now: u64) -> Result<Option<Seq>, OtherContent> {
         self.forget(now);
-        self.seqs.get(&key).copied()
+        match self.known.get(&id.key) {
+            Some((_, content)) if !content.matches(id.content) => Err(OtherContent),
+            known => Ok(known.map(|(seq, _)| *seq)),
+        }
     }
 
     /// Remembers an id for the window.
-    pub(super) fn remember(&mut self, key: DedupKey, seq: Seq, now: u64) {
-        self.restore(key, seq, now.saturating_add(self.window));
+    pub(super) fn remember(&mut self, id: SendId, seq: Seq, now: u64) {
+        self.restore(id, seq, now.saturating_add(self.window));
     }
 
     /// Reserves memory for ids that are restored.
     pub(super) fn reserve(&mut self, ids: usize) {
-        self.seqs.reserve(ids.min(self.max_ids));
+        self.known.reserve(ids.min(self.max_ids));
         self.order.reserve(ids.min(self.max_ids));
     }
 
     /// Remembers an id until the given time.
-    pub(super) fn restore(&mut self, key: DedupKey, seq: Seq, until: u64) {
-        self.seqs.insert(key, seq);
-        self.order.push_back((until, key));
+    pub(super) fn restore(&mut self, id: SendId, seq: Seq, until: u64) {
+        self.known.insert(id.key, (seq, id.content));
+        self.order.push_back((until, id.key));
     }
 
     /// A message was not stored: its retry is a first send.
     pub(super) fn revoke(&mut self, key: DedupKey) {
-        self.seqs.remove(&key);
+        self.known.remove(&key);
         // It is one of the newest.
         if let Some(at) = self.order.iter().rposition(|(_, known)| *known == key) {
             self.order.remove(at);
@@ -154,34 +199,53 @@ mod tests {
         DedupKey::from_bytes([n; 16])
     }
 
+    fn id(n: u8) -> SendId {
+        SendId { key: key(n), content: ContentHash(7) }
+    }
+
+    fn seq(dedup: &mut Dedup, n: u8, now: u64) -> Option<Seq> {
+        dedup.get(id(n), now).unwrap()
+    }
+
     #[test]
     fn ids_are_remembered_for_the_window() {
         let mut dedup = Dedup::new(100, 9);
-        dedup.remember(key(1), Seq(1), 0);
-        dedup.remember(key(2), Seq(2), 50);
-        assert_eq!((dedup.get(key(1), 99), dedup.get(key(2), 99)), (Some(Seq(1)), Some(Seq(2))));
-        assert_eq!((dedup.get(key(1), 100), dedup.get(key(2), 100)), (None, Some(Seq(2))));
+        dedup.remember(id(1), Seq(1), 0);
+        dedup.remember(id(2), Seq(2), 50);
+        assert_eq!([1, 2].map(|n| seq(&mut dedup, n, 99)), [Some(Seq(1)), Some(Seq(2))]);
+        assert_eq!([1, 2].map(|n| seq(&mut dedup, n, 100)), [None, Some(Seq(2))]);
         dedup.forget(150);
-        assert!(dedup.seqs.is_empty() && dedup.order.is_empty());
+        assert!(dedup.known.is_empty() && dedup.order.is_empty());
     }
 
     #[test]
     fn the_oldest_ids_are_forgotten_beyond_the_limit() {
         let mut dedup = Dedup::new(100, 2);
         for n in 1..=3 {
-            dedup.remember(key(n), Seq(n.into()), 0);
+            dedup.remember(id(n), Seq(n.into()), 0);
         }
-        assert_eq!([1, 2, 3].map(|n| dedup.get(key(n), 0)), [None, Some(Seq(2)), Some(Seq(3))]);
+        assert_eq!([1, 2, 3].map(|n| seq(&mut dedup, n, 0)), [None, Some(Seq(2)), Some(Seq(3))]);
     }
 
     #[test]
     fn a_revoked_id_is_new_again_and_does_not_end_its_successor() {
         let mut dedup = Dedup::new(100, 9);
-        dedup.remember(key(1), Seq(1), 0);
+        dedup.remember(id(1), Seq(1), 0);
         dedup.revoke(key(1));
-        assert_eq!(dedup.get(key(1), 0), None);
-        dedup.remember(key(1), Seq(2), 50);
-        assert_eq!(dedup.get(key(1), 120), Some(Seq(2)), "the first time was over at 100");
+        assert_eq!(seq(&mut dedup, 1, 0), None);
+        dedup.remember(id(1), Seq(2), 50);
+        assert_eq!(seq(&mut dedup, 1, 120), Some(Seq(2)), "the first time was over at 100");
+    }
+
+    #[test]
+    fn a_known_id_with_other_content_is_no_retry() {
+        let mut dedup = Dedup::new(100, 9);
+        dedup.remember(id(1), Seq(1), 0);
+        let other = |n, content| SendId { key: key(n), content };
+        assert_eq!(dedup.get(other(1, ContentHash(8)), 0), Err(OtherContent));
+        assert_eq!(dedup.get(other(1, ContentHash(8)), 100), Ok(None), "forgotten");
+        dedup.restore(other(2, ContentHash::UNKNOWN), Seq(2), 300);
+        assert_eq!(dedup.get(other(2, ContentHash(8)), 200), Ok(Some(Seq(2))), "as format 1 stored it");
     }
 
     #[test]
@@ -204,6 +268,8 @@ mod tests {
         ] {
             assert_ne!(other, first);
         }
+        assert_eq!(hasher.content(&message("1")), hasher.content(&message("1")));
+        assert_ne!(hasher.content(&message("1")), hasher.content(&message("2")));
         let anonymous = |payload| hasher.key(&mailbox("A"), &Author::Anonymous, &message(payload), &id("x"));
         assert!(anonymous("1") == anonymous("1") && anonymous("1") != anonymous("2"));
         assert_eq!(DedupKey::from_bytes(first.to_bytes()), first);

@@ -1,17 +1,20 @@
 //! The store's file: an SQLite database in WAL mode, written by one connection.
 //!
-//! # Format 1
+//! # Format 2
 //! Messages are keyed by their seq, which is unique in the store. So appends go to the right edge of one B-tree, and
 //! deletions of messages that are read soon hit the same pages. The index in memory knows the messages of an address.
 //!
 //! | table | holds |
 //! |---|---|
 //! | `message` | one row for each stored message, with a CRC-32 over all of it |
-//! | `ids` | the senders' ids of one commit: 16 bytes of keyed hash and 8 of seq for each |
+//! | `ids` | the senders' ids of one commit: 16 bytes of keyed hash, 8 of seq and 8 of content hash for each |
 //! | `floors` | the mailboxes and histories emptied by one commit, and how far they had got |
 //! | `directory` | one row for each registered session |
 //! | `state` | one row, changed by every commit: how many messages there are, and a sum of their seqs |
 //! | `store` | one row: epoch, first seq, the secret of the ids, the file's inode |
+//!
+//! A store of format 1 is converted when it is opened for writing. Its ids have no content hash, and its registrations
+//! know no former owner.
 //!
 //! A damaged row fails its checksum. A lost row is missing from the sums in `state`.
 
@@ -21,7 +24,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, Transaction};
 
 use crate::engine::Registration;
-use crate::engine::embedded::dedup::DedupKey;
+use crate::engine::embedded::dedup::SendId;
 use crate::engine::embedded::index::{Floor, Pending, PlannedChange, Waiter};
 use crate::engine::embedded::rows::message::{self, INSERT, MessageRow};
 use crate::engine::embedded::rows::registration::write_registration;
@@ -109,6 +112,7 @@ impl Disk {
         verify: impl FnOnce(&Connection) -> Result<(), E>,
     ) -> Result<Self, E> {
         let connection = open::open_to_write(path, durability, verify)?;
+        convert(&connection)?;
         let totals = StoreTotals::read(&connection)?;
         Ok(Self::of(connection, path, durability, totals, max_ids))
     }
@@ -156,11 +160,7 @@ impl Disk {
     }
 
     /// Reads the senders' ids that are remembered `now`.
-    pub(super) fn read_ids(
-        &mut self,
-        now: u64,
-        each: impl FnMut(DedupKey, Seq, u64),
-    ) -> Result<(), ReadError> {
+    pub(super) fn read_ids(&mut self, now: u64, each: impl FnMut(SendId, Seq, u64)) -> Result<(), ReadError> {
         self.ids.read(&self.connection, now, each)
     }
 
@@ -215,6 +215,20 @@ impl Disk {
         open::keep_log(&self.connection, false)?;
         self.connection.close().map_err(|(_, error)| error)
     }
+}
+
+/// Brings a store of an older format to this one, in one transaction.
+fn convert(store: &Connection) -> Result<(), ReadError> {
+    let found: i64 = store.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if found != 1 {
+        return Ok(());
+    }
+    let transaction = store.unchecked_transaction()?;
+    IdTable::convert_format_1(&transaction)?;
+    transaction.pragma_update(None, "user_version", open::FORMAT)?;
+    transaction.commit()?;
+    tracing::info!(from = found, to = open::FORMAT, "the store was converted to another format");
+    Ok(())
 }
 
 fn insert(to: &Transaction<'_>, appends: &[Pending], totals: &mut StoreTotals) -> rusqlite::Result<()> {

@@ -39,7 +39,7 @@ fn pending(seq: Seq) -> Pending {
     let message = Message { kind: Kind::Message, from: None, payload, ts: 7 };
     let publication = Publication::encode(&address, Some(seq), &message).into();
     let (prev, expires_at) = (Seq(seq.0 - 1), u64::MAX >> 1);
-    Pending { seq, prev, expires_at, ts: 7, address, publication, key: None, receipt: None, waiter: None }
+    Pending { seq, prev, expires_at, ts: 7, address, publication, send_id: None, receipt: None, waiter: None }
 }
 
 /// Commits messages with the next seqs, one by one, and deletes others. Returns the seqs.

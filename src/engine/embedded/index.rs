@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::millis;
-use crate::engine::embedded::dedup::{Dedup, DedupKey};
+use crate::engine::embedded::dedup::{Dedup, OtherContent, SendId};
 use crate::engine::embedded::handles::Handles;
 use crate::engine::embedded::registrations::{RegistrationChange, RegistrationTable};
 use crate::engine::{
@@ -113,12 +113,22 @@ impl Index {
     }
 
     /// Whether an append is refused or known before it is looked at: the queue is full, or it is a repeat.
-    pub(super) fn refuses(&mut self, key: Option<DedupKey>) -> Option<EngineError> {
-        let now = self.settings.clock.now();
-        if key.is_some_and(|key| self.dedup.get(key, now).is_some()) {
-            return None;
+    pub(super) fn refuses(&mut self, id: Option<SendId>) -> Option<EngineError> {
+        match self.sent_before(id) {
+            Ok(Some(_)) => None,
+            Ok(None) => self.queue.check_room().err(),
+            Err(refused) => Some(refused),
         }
-        self.queue.check_room().err()
+    }
+
+    /// The seq of the message that was sent with this id before.
+    ///
+    /// # Errors
+    /// `IdReused`: it was another message.
+    fn sent_before(&mut self, id: Option<SendId>) -> Result<Option<Seq>, EngineError> {
+        let Some(id) = id else { return Ok(None) };
+        let window = self.settings.dedup_window;
+        self.dedup.get(id, self.settings.clock.now()).map_err(|OtherContent| EngineError::IdReused { window })
     }
 
     /// Gives a message its seq, if there is room for it.
@@ -128,7 +138,7 @@ impl Index {
         waiter: Option<Waiter>,
     ) -> Result<Appended, EngineError> {
         let now = self.settings.clock.now();
-        if let Some(seq) = append.key.and_then(|key| self.dedup.get(key, now)) {
+        if let Some(seq) = self.sent_before(append.send_id)? {
             if let Some(waiter) = waiter
                 && seq > self.committed
             {
@@ -137,18 +147,18 @@ impl Index {
             return Ok(Appended::Known(seq));
         }
         self.queue.check_room()?;
-        let PreparedAppend { address, draft, key, ttl, ts, receipt } = append;
+        let PreparedAppend { address, draft, send_id, ttl, ts, receipt } = append;
         self.make_room(&address, &draft, receipt.as_ref().map(|(session, _)| session))?;
         let seq = self.next();
         if let Some((session, id)) = receipt.clone() {
             self.receipts.reserve(seq, session, id);
         }
-        if let Some(key) = key {
-            self.dedup.remember(key, seq, now);
+        if let Some(id) = send_id {
+            self.dedup.remember(id, seq, now);
         }
         let expires_at = expiry(now, self.room().age(&address, ttl));
         let (prev, publication) = (Seq::START, Arc::new(draft.seal(seq)));
-        self.place(Pending { seq, prev, expires_at, ts, address, publication, key, receipt, waiter });
+        self.place(Pending { seq, prev, expires_at, ts, address, publication, send_id, receipt, waiter });
         Ok(Appended::New(seq))
     }
 
@@ -256,8 +266,8 @@ impl Index {
 
     /// Undoes an append, as if the message had never come.
     fn take_back(&mut self, pending: &Pending) {
-        if let Some(key) = pending.key {
-            self.dedup.revoke(key);
+        if let Some(id) = pending.send_id {
+            self.dedup.revoke(id.key);
         }
         let entry = self.logs.remove(&pending.address, pending.seq).expect("a queued message is in its log");
         if entry.receipt {
@@ -288,8 +298,8 @@ impl Index {
         let seq = self.next();
         let publication = Arc::new(Publication::encode(&address, Some(seq), &message));
         let expires_at = expiry(now, self.settings.mailbox.age);
-        let (prev, ts, key, receipt, waiter) = (Seq::START, now, None, None, None);
-        self.place(Pending { seq, prev, expires_at, ts, address, publication, key, receipt, waiter });
+        let (prev, ts, send_id, receipt, waiter) = (Seq::START, now, None, None, None);
+        self.place(Pending { seq, prev, expires_at, ts, address, publication, send_id, receipt, waiter });
         seq
     }
 

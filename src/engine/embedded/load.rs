@@ -59,7 +59,7 @@ pub(super) fn load(files: &Files, durability: Durability, settings: Settings) ->
     let seq = |n: i64| Seq(u64::try_from(n).unwrap_or_default());
     let mut index = IndexBuilder::new(settings, &identity.secret, seq(totals.newest), seq(totals.forgotten));
     index.reserve_ids(disk.count_ids()?);
-    disk.read_ids(settings.clock.now(), |key, seq, until| index.restore_id(key, seq, until))?;
+    disk.read_ids(settings.clock.now(), |id, seq, until| index.restore_id(id, seq, until))?;
     disk.read_floors(|address, floor| index.restore_floor(&address, floor))?;
     let sessions = read_directory(disk.connection(), |session, registration| {
         index.restore_registration(session, registration);

@@ -69,7 +69,7 @@ pub(super) fn open(dir: &Path, durability: Durability, settings: Settings) -> Re
         }
         (true, _) => reopen(&files, durability, settings)?,
     };
-    if format.is_none() {
+    if format != Some(FORMAT) {
         files.mark()?;
     }
     begin(&files, &disk, durability);

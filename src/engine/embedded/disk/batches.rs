@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use rusqlite::{Connection, Transaction, params};
 
-use crate::engine::embedded::dedup::DedupKey;
+use crate::engine::embedded::dedup::{ContentHash, DedupKey, SendId};
 use crate::engine::embedded::index::{EMPTY_LOGS, Floor, Pending};
 use crate::engine::embedded::rows::{Crc, ReadError, address_text, from_sql_int, parse_address, to_sql_int};
 use crate::message::{Address, Seq};
@@ -12,8 +12,11 @@ use crate::message::{Address, Seq};
 /// Emptied addresses remembered on the disk.
 const MAX_FLOORS: usize = EMPTY_LOGS;
 
-/// Bytes of one id in table `ids`: its hash and its seq.
-const ID_BYTES: usize = 24;
+/// Bytes of one id in table `ids`: its hash, its seq and the hash of its content.
+const ID_BYTES: usize = 32;
+
+/// Bytes of one id in format 1: its hash and its seq.
+const FORMAT_1_ID_BYTES: usize = 24;
 
 /// One row of `ids` or `floors`.
 #[derive(Debug, Clone, Copy)]
@@ -77,9 +80,10 @@ impl IdTable {
     ) -> rusqlite::Result<BatchChange> {
         let mut batch = Vec::new();
         for pending in appends {
-            if let Some(key) = pending.key {
+            if let Some(SendId { key, content }) = pending.send_id {
                 batch.extend_from_slice(&key.to_bytes());
                 batch.extend_from_slice(&pending.seq.0.to_le_bytes());
+                batch.extend_from_slice(&content.to_bytes());
             }
         }
         let mut change = BatchChange { dropped: 0, added: None };
@@ -94,7 +98,7 @@ impl IdTable {
         }
         if !batch.is_empty() {
             let mark = to_sql_int(until);
-            let crc = Crc::default().int(n).int(mark).bytes(&batch).value();
+            let crc = id_row_crc(n, mark, &batch).value();
             to.prepare_cached("INSERT INTO ids VALUES (?1, ?2, ?3, ?4)")?
                 .execute(params![n, mark, batch, crc])?;
             change.added = Some(BatchRow { n, count: batch.len() / ID_BYTES, mark: until });
@@ -118,28 +122,58 @@ impl IdTable {
         &mut self,
         from: &Connection,
         now: u64,
-        mut each: impl FnMut(DedupKey, Seq, u64),
+        mut each: impl FnMut(SendId, Seq, u64),
     ) -> Result<(), ReadError> {
-        let mut statement = from.prepare("SELECT n, until, batch, crc FROM ids ORDER BY n")?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            let (n, until) = (row.get::<_, i64>(0)?, row.get::<_, i64>(1)?);
-            let damaged = || format!("row {n} of table `ids`");
-            let batch = row.get_ref(2)?.as_blob().map_err(|_| ReadError::Damaged(damaged()))?;
-            Crc::default().int(n).int(until).bytes(batch).verify(row.get(3)?, damaged)?;
+        read_id_rows(from, |n, until, batch| {
             let until = from_sql_int(until);
             self.table.add(BatchRow { n, count: batch.len() / ID_BYTES, mark: until });
             if until <= now {
-                continue;
+                return Ok(());
             }
-            for id in batch.chunks_exact(ID_BYTES) {
-                let (key, seq) = id.split_at(16);
-                let key = DedupKey::from_bytes(key.try_into().expect("16 bytes"));
-                each(key, Seq(u64::from_le_bytes(seq.try_into().expect("8 bytes"))), until);
+            for (key, rest) in batch.chunks_exact(ID_BYTES).filter_map(<[u8]>::split_first_chunk) {
+                let Some((seq, content)) = rest.split_first_chunk() else { continue };
+                let content = content.try_into().map_or(ContentHash::UNKNOWN, ContentHash::from_bytes);
+                let id = SendId { key: DedupKey::from_bytes(*key), content };
+                each(id, Seq(u64::from_le_bytes(*seq)), until);
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
+
+    /// Gives the ids of format 1, which have no hash of their content, an unknown one.
+    pub(super) fn convert_format_1(store: &Connection) -> Result<(), ReadError> {
+        let mut update = store.prepare("UPDATE ids SET batch = ?2, crc = ?3 WHERE n = ?1")?;
+        read_id_rows(store, |n, until, batch| {
+            let converted: Vec<u8> = batch
+                .chunks_exact(FORMAT_1_ID_BYTES)
+                .flat_map(|id| [id, &ContentHash::UNKNOWN.to_bytes()].concat())
+                .collect();
+            let crc = id_row_crc(n, until, &converted);
+            update.execute(params![n, converted, crc.value()])?;
+            Ok(())
+        })
+    }
+}
+
+fn id_row_crc(n: i64, until: i64, batch: &[u8]) -> Crc {
+    Crc::default().int(n).int(until).bytes(batch)
+}
+
+/// Reads the rows of table `ids`, oldest first: number, time and ids.
+fn read_id_rows(
+    from: &Connection,
+    mut each: impl FnMut(i64, i64, &[u8]) -> Result<(), ReadError>,
+) -> Result<(), ReadError> {
+    let mut statement = from.prepare("SELECT n, until, batch, crc FROM ids ORDER BY n")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (n, until) = (row.get::<_, i64>(0)?, row.get::<_, i64>(1)?);
+        let damaged = || format!("row {n} of table `ids`");
+        let batch = row.get_ref(2)?.as_blob().map_err(|_| ReadError::Damaged(damaged()))?;
+        id_row_crc(n, until, batch).verify(row.get(3)?, damaged)?;
+        each(n, until, batch)?;
+    }
+    Ok(())
 }
 
 /// Table `floors`: how far emptied mailboxes and histories had got.
@@ -257,7 +291,8 @@ mod tests {
         let address = mailbox("A");
         let message = Message::receipt(&MessageId::new("1").unwrap(), Outcome::Expired, 1);
         let publication = Publication::encode(&address, Some(Seq(seq)), &message).into();
-        let key = Some(DedupKey::from_bytes([u8::try_from(seq).unwrap(); 16]));
+        let key = DedupKey::from_bytes([u8::try_from(seq).unwrap(); 16]);
+        let send_id = Some(SendId { key, content: ContentHash::from_bytes([7; 8]) });
         let (prev, expires_at, ts) = (Seq::START, 9, 1);
         Pending {
             seq: Seq(seq),
@@ -266,7 +301,7 @@ mod tests {
             ts,
             address,
             publication,
-            key,
+            send_id,
             receipt: None,
             waiter: None,
         }

@@ -2,7 +2,7 @@
 
 use crate::engine::Registration;
 use crate::engine::Settings;
-use crate::engine::embedded::dedup::DedupKey;
+use crate::engine::embedded::dedup::SendId;
 use crate::engine::embedded::index::Index;
 use crate::engine::embedded::index::address_log::LogEntry;
 use crate::engine::embedded::index::backing::Backing;
@@ -42,8 +42,8 @@ impl IndexBuilder {
         self.index.dedup.reserve(ids);
     }
 
-    pub(crate) fn restore_id(&mut self, key: DedupKey, seq: Seq, until: u64) {
-        self.index.dedup.restore(key, seq, until);
+    pub(crate) fn restore_id(&mut self, id: SendId, seq: Seq, until: u64) {
+        self.index.dedup.restore(id, seq, until);
     }
 
     pub(crate) fn restore_registration(&mut self, session: &SessionId, registration: Registration) {

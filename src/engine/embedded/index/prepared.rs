@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use crate::engine::Append;
-use crate::engine::embedded::dedup::DedupKey;
+use crate::engine::embedded::dedup::SendId;
 use crate::message::{Address, Draft, MessageId, Seq, SessionId};
 
-/// An append with everything that can be computed before the lock is taken: its frame and its key.
+/// An append with everything that can be computed before the lock is taken: its frame and its id.
 #[derive(Debug)]
 pub(crate) struct PreparedAppend {
     pub(super) address: Address,
     pub(super) draft: Draft,
-    pub(super) key: Option<DedupKey>,
+    pub(super) send_id: Option<SendId>,
     /// How long it is kept; the bounds' age when absent.
     pub(super) ttl: Option<Duration>,
     /// In Unix milliseconds.
@@ -22,10 +22,10 @@ pub(crate) struct PreparedAppend {
 
 impl PreparedAppend {
     /// Encodes a message whose seq is likely to be `expected`.
-    pub(crate) fn new(append: Append, key: Option<DedupKey>, expected: Seq) -> Self {
+    pub(crate) fn new(append: Append, send_id: Option<SendId>, expected: Seq) -> Self {
         let Append { address, message, author, id, ttl, receipt } = append;
         let draft = Draft::encode(&address, &message, expected);
         let receipt = if receipt { author.session().cloned().zip(id) } else { None };
-        Self { address, draft, key, ttl, ts: message.ts, receipt }
+        Self { address, draft, send_id, ttl, ts: message.ts, receipt }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use crate::engine::embedded::dedup::DedupKey;
+use crate::engine::embedded::dedup::SendId;
 use crate::engine::{EngineError, QueueBounds};
 use crate::message::{Address, MessageId, Publication, Seq, SessionId};
 
@@ -42,7 +42,7 @@ pub(crate) struct Pending {
     pub(crate) ts: u64,
     pub(crate) address: Address,
     pub(crate) publication: Arc<Publication>,
-    pub(crate) key: Option<DedupKey>,
+    pub(crate) send_id: Option<SendId>,
     /// The session that gets a receipt, and its id for the message.
     pub(crate) receipt: Option<(SessionId, MessageId)>,
     /// `None` for a receipt, which has no waiter and must not be refused.
@@ -143,7 +143,7 @@ mod tests {
             ts,
             address,
             publication,
-            key: None,
+            send_id: None,
             receipt: None,
             waiter,
         }

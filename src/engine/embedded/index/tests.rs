@@ -56,7 +56,7 @@ fn with_receipt(from: &str, id: &str, to: &Address) -> Append {
 }
 
 fn prepare(append: Append) -> PreparedAppend {
-    let key = DedupHasher::new(&[7; 16]).key_of(&append);
+    let key = DedupHasher::new(&[7; 16]).id_of(&append);
     PreparedAppend::new(append, key, Seq(100))
 }
 
