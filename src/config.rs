@@ -9,7 +9,7 @@ mod access;
 mod listen;
 mod parse;
 
-use parse::{above_zero, payload_size};
+use parse::{above_zero, budget_size, payload_size, size};
 
 pub use access::{Access, Auth, ProxyHeader, Secret, Secrets};
 pub use listen::Listen;
@@ -66,7 +66,7 @@ pub struct Config {
     pub mailbox_messages: usize,
 
     /// Most unread bytes of one session. Further messages are refused
-    #[arg(long, env = "X0_MSG_MAILBOX_BYTES", value_name = "BYTES", default_value_t = 64 << 20, help_heading = "Limits")]
+    #[arg(long, env = "X0_MSG_MAILBOX_BYTES", value_name = "BYTES", default_value_t = 64 << 20, value_parser = size, help_heading = "Limits")]
     pub mailbox_bytes: usize,
 
     /// Most messages in the history of a topic
@@ -80,7 +80,7 @@ pub struct Config {
     pub topic_messages: usize,
 
     /// Most bytes in the history of a topic
-    #[arg(long, env = "X0_MSG_TOPIC_BYTES", value_name = "BYTES", default_value_t = 16 << 20, help_heading = "Limits")]
+    #[arg(long, env = "X0_MSG_TOPIC_BYTES", value_name = "BYTES", default_value_t = 16 << 20, value_parser = size, help_heading = "Limits")]
     pub topic_bytes: usize,
 
     /// How long a message stays in the history of a topic
@@ -104,8 +104,13 @@ pub struct Config {
     pub dedup_window: Duration,
 
     /// Most bytes of all stored messages together [default: 1 GiB in memory, 4 GiB on disk]
-    #[arg(long, env = "X0_MSG_STORE_LIMIT", value_name = "BYTES", help_heading = "Limits")]
+    #[arg(long, env = "X0_MSG_STORE_LIMIT", value_name = "BYTES", value_parser = size, help_heading = "Limits")]
     pub store_limit: Option<usize>,
+
+    /// Most bytes of all clients together that are being received or wait to be written, like 64MiB [default: a quarter of the
+    /// memory of the machine or of the control group, at most 1 GiB]. Large messages wait or are refused beyond
+    #[arg(long, env = "X0_MSG_MEMORY_BUDGET", value_name = "BYTES", value_parser = budget_size, help_heading = "Limits")]
+    pub memory_budget: Option<usize>,
 
     /// Most messages that wait to be written to the disk. Further messages are refused with `overloaded`
     #[arg(

@@ -14,7 +14,6 @@ mod refusal;
 pub(crate) use address::{client_address, peer_of};
 pub(crate) use answer::{encode, json};
 pub(crate) use authenticate::{ApiRequest, SessionPolicy};
-pub(crate) use body::body_text;
 pub(crate) use caller::Caller;
 pub(crate) use gateway::Gateway;
 pub(crate) use host::ServedHosts;

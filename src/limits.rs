@@ -9,12 +9,16 @@ use std::time::Duration;
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
 
 use crate::message::{SessionId, UserId};
 use crate::sync::{lock, shrink};
 
 /// Most connections that may wait for a permit, over all addresses together.
 const MAX_WAITING: usize = 1024;
+
+/// How long an address counts as proved after a proof: two polls, and the time between them.
+const PROVED_FOR: Duration = Duration::from_secs(60);
 
 /// The sender that a send is charged to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -180,6 +184,36 @@ impl Drop for ConnectionPermit {
     }
 }
 
+/// The client addresses from which registered sessions of x0 pages poll.
+#[derive(Debug, Default)]
+pub(crate) struct ProvedAddresses {
+    /// Until when each counts. Held for one look-up.
+    until: Mutex<HashMap<IpAddr, Instant>>,
+}
+
+impl ProvedAddresses {
+    /// Notes that a proof came from this address.
+    pub(crate) fn note(&self, address: Option<IpAddr>) {
+        if let Some(address) = address {
+            lock(&self.until).insert(counted_as(address), Instant::now() + PROVED_FOR);
+        }
+    }
+
+    /// Whether a proof came from this address a moment ago.
+    #[must_use]
+    pub(crate) fn contains(&self, address: Option<IpAddr>) -> bool {
+        let until = address.and_then(|address| lock(&self.until).get(&counted_as(address)).copied());
+        until.is_some_and(|until| until > Instant::now())
+    }
+
+    /// Forgets old proofs. The server calls it periodically.
+    pub(crate) fn sweep(&self) {
+        let (mut until, now) = (lock(&self.until), Instant::now());
+        until.retain(|_, until| *until > now);
+        shrink(&mut until);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -255,6 +289,22 @@ mod tests {
         let next = limiter.acquire(ip("10.0.0.1"));
         tokio::pin!(next);
         assert!(futures::poll!(&mut next).is_pending(), "a cancelled wait makes room for another one");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_counts_as_proved_for_a_minute() {
+        let proved = ProvedAddresses::default();
+        assert!(!proved.contains(ip("10.0.0.1")) && !proved.contains(None));
+        proved.note(ip("10.0.0.1"));
+        proved.note(None);
+        assert!(proved.contains(ip("::ffff:10.0.0.1")) && !proved.contains(ip("10.0.0.2")));
+        proved.sweep();
+        tokio::time::advance(PROVED_FOR - Duration::from_secs(1)).await;
+        assert!(proved.contains(ip("10.0.0.1")));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(!proved.contains(ip("10.0.0.1")));
+        proved.sweep();
+        assert!(lock(&proved.until).is_empty());
     }
 
     #[test]

@@ -55,6 +55,10 @@ pub struct Link {
     peer: Option<IpAddr>,
     /// Whether `all_bytes_acked` will be asked.
     watched: AtomicBool,
+    /// Whether a client has proved on it who it is.
+    proved: AtomicBool,
+    /// Whether a write waits for the peer.
+    write_blocked: AtomicBool,
     /// The connection did not end by an orderly close.
     broken: AtomicBool,
     /// The peer has closed its side first.
@@ -84,6 +88,8 @@ impl Link {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             peer,
             watched: AtomicBool::new(false),
+            proved: AtomicBool::new(false),
+            write_blocked: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             peer_closed: AtomicBool::new(false),
             finished: AtomicBool::new(false),
@@ -105,6 +111,17 @@ impl Link {
         self.peer
     }
 
+    /// Notes that a client has proved on this connection who it is.
+    pub(crate) fn prove(&self) {
+        self.proved.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a client has proved on this connection who it is.
+    #[must_use]
+    pub(crate) fn is_proved(&self) -> bool {
+        self.proved.load(Ordering::Relaxed)
+    }
+
     /// Makes `all_bytes_acked` possible, from the next write on.
     pub fn watch(&self) {
         self.watched.store(true, Ordering::Release);
@@ -121,6 +138,17 @@ impl Link {
         }
         let fin = usize::from(self.finished.load(Ordering::Acquire));
         outq::unacknowledged(socket.as_fd()).is_some_and(|bytes| bytes <= fin)
+    }
+
+    /// Whether a write waits for the peer's TCP now.
+    #[must_use]
+    pub(crate) fn is_write_blocked(&self) -> bool {
+        self.write_blocked.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether a write waits for the peer's TCP.
+    pub(crate) fn note_write_blocked(&self, blocked: bool) {
+        self.write_blocked.store(blocked, Ordering::Relaxed);
     }
 
     /// How many bytes were read so far.
@@ -248,14 +276,19 @@ impl<S> MonitoredStream<S> {
     /// Notes the result of a write, and breaks a connection that is stalled for too long.
     fn note_progress<T>(&mut self, cx: &mut Context<'_>, written: Poll<Result<T>>) -> Poll<Result<T>> {
         if let Poll::Ready(result) = written {
-            self.stalled = None;
+            if self.stalled.take().is_some() {
+                self.link.note_write_blocked(false);
+            }
             if result.is_err() {
                 self.link.broken.store(true, Ordering::Release);
             }
             return Poll::Ready(result);
         }
-        let Self { stream, unacknowledged, stalled, .. } = self;
-        let stall = stalled.get_or_insert_with(|| Box::new(Stall::new(unacknowledged(stream))));
+        let Self { stream, link, unacknowledged, stalled, .. } = self;
+        let stall = stalled.get_or_insert_with(|| {
+            link.note_write_blocked(true);
+            Box::new(Stall::new(unacknowledged(stream)))
+        });
         if stall.poll_end(cx, || unacknowledged(stream)).is_pending() {
             return Poll::Pending;
         }

@@ -18,7 +18,7 @@ use crate::edge::Gateway;
 use crate::engine::embedded::{Embedded, OpenError};
 use crate::hub::Hubs;
 use crate::identity::Identity;
-use crate::limits::{ConnectionLimiter, Rates};
+use crate::limits::{ConnectionLimiter, ProvedAddresses, Rates};
 use crate::link::Link;
 use crate::reload::SetupError;
 use crate::tls;
@@ -33,6 +33,7 @@ mod listener;
 mod parity;
 mod router;
 mod settings;
+mod streams;
 
 pub use listener::listen;
 pub use settings::{broker_limits, engine_settings, storage};
@@ -96,6 +97,8 @@ impl Server {
             identity,
             rates: Rates::new(config.access.rate()),
             connection_limiter,
+            budget: settings::budget(&config),
+            proved_addresses: ProvedAddresses::default(),
             config,
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -106,6 +109,7 @@ impl Server {
             shutdown: gateway.shutdown.clone(),
             header_timeout: gateway.config.header_timeout,
             heartbeat: gateway.config.heartbeat,
+            socket_limiter: socket_limiter.clone(),
         };
         let acceptor = Acceptor {
             gateway: Arc::clone(&gateway),

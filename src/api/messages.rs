@@ -10,9 +10,9 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::broker::Sending;
+use crate::budget::Holder;
 use crate::edge::{
-    ApiRequest, Caller, ErrorBody, ErrorFields, Gateway, Refusal, Refused, SessionPolicy, body_text, encode,
-    json,
+    ApiRequest, Caller, ErrorBody, ErrorFields, Gateway, Refusal, Refused, SessionPolicy, encode, json,
 };
 use crate::grant::Grant;
 use crate::message::{MessageId, Seq, SessionId};
@@ -81,11 +81,14 @@ impl PendingSend {
 pub(super) async fn send(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, Refusal> {
     let (head, body) = request.into_parts();
     let ApiRequest { caller, .. } = gateway.authenticate(&head, SessionPolicy::Require).await?;
-    let body = body_text(body, gateway.config.max_payload + ENVELOPE, gateway.config.header_timeout).await?;
+    let body = gateway.body_text(body, gateway.config.max_payload + ENVELOPE, caller.holder()).await?;
     if body.trim_start().starts_with('[') {
         return send_many(&gateway, &caller, &body).await;
     }
-    let (id, result) = PendingSend::start(&gateway, &caller, &body).await.finish().await;
+    let pending = PendingSend::start(&gateway, &caller, &body).await;
+    // While the message waits for the disk it counts in the queue.
+    drop(body);
+    let (id, result) = pending.finish().await;
     let answer = SendAnswer { id: id.as_ref(), result: result?, error: None };
     Ok(json(StatusCode::OK, encode(&SendAnswers::One(answer))))
 }
@@ -134,7 +137,7 @@ struct Acknowledged<'a> {
 )]
 pub(super) async fn ack(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, Refusal> {
     let (head, body) = request.into_parts();
-    let body = AckBody::decode(&body_text(body, ENVELOPE, gateway.config.header_timeout).await?)?;
+    let body = AckBody::decode(&gateway.body_text(body, ENVELOPE, Holder::Unproved).await?)?;
     let caller = gateway.authenticate_as(&head, body.session, SessionPolicy::Require).await?;
     let session = match &caller.grant {
         Grant::Open { session, .. } => session.as_ref().ok_or(Malformed::Missing("session"))?,

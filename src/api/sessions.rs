@@ -11,7 +11,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::broker::{BrokerError, SessionState};
-use crate::edge::{ErrorBody, Gateway, Refusal, Refused, SessionPolicy, body_text, encode, json};
+use crate::budget::Holder;
+use crate::edge::{ErrorBody, Gateway, Refusal, Refused, SessionPolicy, encode, json};
 use crate::hub::Connections;
 use crate::message::{Handle, NameError, SessionId, UserId, taken_name};
 use crate::protocol::{Code, ENVELOPE, SessionBody};
@@ -98,7 +99,7 @@ pub(super) async fn register(
     let (head, body) = request.into_parts();
     authorize(&gateway, &head).await?;
     let session = name(&id, |id| taken_name(id, SessionId::new))?;
-    let body = SessionBody::decode(&body_text(body, ENVELOPE, gateway.config.header_timeout).await?)?;
+    let body = SessionBody::decode(&gateway.body_text(body, ENVELOPE, Holder::Proved).await?)?;
     let ttl = body.ttl.unwrap_or_else(|| gateway.config.access.session_ttl.min(gateway.config.max_ttl));
     gateway.broker.register(&session, body.user, ttl).await?;
     let state = gateway.broker.session(&session).await;

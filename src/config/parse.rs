@@ -13,11 +13,35 @@ pub(super) fn above_zero(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Bytes, as a number or with a unit of IEC 80000-13.
+pub(super) fn size(text: &str) -> Result<usize, String> {
+    let text = text.trim();
+    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let shift = match unit.trim_start() {
+        "" | "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        _ => return Err("must be a number of bytes, or one with KiB, MiB or GiB".to_owned()),
+    };
+    let bytes = digits.parse::<usize>().ok().and_then(|number| number.checked_mul(1 << shift));
+    bytes.ok_or_else(|| "must be a number of bytes, or one with KiB, MiB or GiB".to_owned())
+}
+
 pub(super) fn payload_size(text: &str) -> Result<usize, String> {
     const MOST: usize = 16 << 20;
-    match text.parse() {
+    match size(text) {
         Ok(bytes) if (1024..=MOST).contains(&bytes) => Ok(bytes),
         _ => Err(format!("must be a number of bytes from 1024 to {MOST}")),
+    }
+}
+
+/// A budget has room for some large messages.
+pub(super) fn budget_size(text: &str) -> Result<usize, String> {
+    const LEAST: usize = 1 << 20;
+    match size(text)? {
+        bytes if bytes < LEAST => Err("must be at least 1MiB".to_owned()),
+        bytes => Ok(bytes),
     }
 }
 
@@ -106,12 +130,27 @@ mod tests {
     }
 
     #[test]
+    fn sizes_may_have_a_unit() {
+        for (text, bytes) in
+            [("0", 0), ("7", 7), ("7B", 7), ("64MiB", 64 << 20), ("3 KiB", 3 << 10), ("1GiB", 1 << 30)]
+        {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for wrong in ["", "MiB", "-1", "1.5MiB", "1 MB", "64mib", "99999999999GiB"] {
+            assert!(size(wrong).unwrap_err().contains("KiB, MiB or GiB"), "{wrong}");
+        }
+    }
+
+    #[test]
     fn numbers_are_within_their_bounds() {
         assert_eq!(payload_size("1024"), Ok(1024));
         assert_eq!(payload_size("16777216"), Ok(16 << 20));
         for wrong in ["1023", "16777217", "1MB", "-1", ""] {
             assert!(payload_size(wrong).unwrap_err().contains("from 1024 to 16777216"), "{wrong}");
         }
+        assert_eq!(payload_size("2MiB"), Ok(2 << 20));
+        assert_eq!((budget_size("1MiB"), budget_size("1048576")), (Ok(1 << 20), Ok(1 << 20)));
+        assert!(budget_size("1023KiB").unwrap_err().contains("at least"));
         assert_eq!(at_least_one("1"), Ok(1));
         for wrong in ["0", "-1", "one"] {
             assert!(at_least_one(wrong).is_err(), "{wrong}");

@@ -238,12 +238,13 @@ mod tests {
 
     use super::*;
     use crate::broker::Broker;
+    use crate::budget::Budget;
     use crate::clock::Clock;
     use crate::config::{Config, Level, Secret};
     use crate::engine::embedded::Embedded;
     use crate::hub::Hubs;
     use crate::identity::{Identity, sign};
-    use crate::limits::{ConnectionLimiter, Rates};
+    use crate::limits::{ConnectionLimiter, ProvedAddresses, Rates};
     use crate::server::{broker_limits, engine_settings, storage};
 
     const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -262,6 +263,8 @@ mod tests {
             identity: Identity::new(&config.access).unwrap(),
             rates: Rates::new(None),
             connection_limiter: ConnectionLimiter::new(usize::MAX),
+            budget: Budget::new(Budget::MOST),
+            proved_addresses: ProvedAddresses::default(),
             config,
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),

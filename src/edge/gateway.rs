@@ -7,11 +7,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::broker::{Broker, Sending};
+use crate::budget::Budget;
 use crate::config::Config;
 use crate::edge::caller::Caller;
 use crate::edge::refusal::Refusal;
 use crate::identity::Identity;
-use crate::limits::{ConnectionLimiter, ConnectionPermit, Rates};
+use crate::limits::{ConnectionLimiter, ConnectionPermit, ProvedAddresses, Rates};
 use crate::message::Seq;
 use crate::protocol::{Close, Code, SERVER, SendRequest, ServerFrame, To};
 
@@ -26,6 +27,10 @@ pub(crate) struct Gateway {
     pub rates: Rates,
     /// How many connections each client address may have.
     pub connection_limiter: ConnectionLimiter,
+    /// How much memory all clients together may take.
+    pub budget: Budget,
+    /// The addresses from which registered sessions of x0 pages poll.
+    pub proved_addresses: ProvedAddresses,
     /// The settings.
     pub config: Config,
     /// Fires when the server stops. Polls are answered and sockets closed then.

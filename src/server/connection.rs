@@ -1,10 +1,11 @@
-//! Serves one connection: HTTP/1.1 with upgrades, or HTTP/2.
+//! Serves one connection: HTTP/1.1 with upgrades, or HTTP/2, whose streams are in [`streams`].
 //!
 //! hyper-util's `server::conn::auto` is not used. It finds out the version from the first bytes and has no deadline for
 //! them, and it would speak HTTP/2 without TLS. Here ALPN decides.
 
 use std::convert::Infallible;
 use std::future::ready;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,23 +18,38 @@ use futures::future::Either;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::edge::Refusal;
+use crate::limits::ConnectionLimiter;
 use crate::link::Link;
 use crate::protocol::Code;
 use crate::server::head;
+use crate::server::streams::{self, Streams, TrackedBody};
+use crate::transport::legacy;
 
 /// Most bytes of the headers of one request.
 const HEADERS: usize = 64 * 1024;
 
 /// Most concurrent streams of one HTTP/2 connection.
 const STREAMS: u32 = 100;
+
+/// Most bytes that a peer may send on one stream before its request is read. A body of the largest size takes a round
+/// trip for each of these.
+const STREAM_WINDOW: u32 = 64 * 1024;
+
+/// Most bytes that it may send so on all streams of a connection together.
+const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
+
+/// Bytes of a response that a stream holds besides those that wait in its body.
+const SEND_BUFFER: usize = 16 * 1024;
+
+/// How long the end of an idle connection may take.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a peer may take to answer a ping over HTTP/2.
 const PONG_TIMEOUT: Duration = Duration::from_secs(20);
@@ -49,6 +65,8 @@ pub(super) struct ConnectionServer {
     pub(super) header_timeout: Duration,
     /// Interval of pings over HTTP/2.
     pub(super) heartbeat: Duration,
+    /// Counts the streams of HTTP/2 as connections of their address.
+    pub(super) socket_limiter: ConnectionLimiter,
 }
 
 impl ConnectionServer {
@@ -71,42 +89,71 @@ impl ConnectionServer {
         }
     }
 
-    /// Serves a connection that speaks HTTP/2, with WebSockets in it (RFC 8441).
-    pub(super) async fn http2<S>(&self, stream: S, link: Arc<Link>)
+    /// Serves a connection that speaks HTTP/2, with WebSockets in it (RFC 8441). Its streams count for this address. Without
+    /// any stream for the header timeout it ends.
+    pub(super) async fn http2<S>(&self, stream: S, link: Arc<Link>, counted: Option<IpAddr>)
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let router = self.router.clone();
-        let first_request = Arc::new(Notify::new());
-        let requested = Arc::clone(&first_request);
-        let service = service_fn(move |request| {
-            requested.notify_one();
-            answer(router.clone(), Arc::clone(&link), request)
-        });
-        let connection = http2::Builder::new(TokioExecutor::new())
+        let streams = Streams::new(Arc::clone(&link));
+        let server = self.clone();
+        let service = service_fn(move |request| server.answer_stream(Arc::clone(&link), counted, request));
+        let connection = http2::Builder::new(streams.clone())
             .timer(TokioTimer::new())
             .enable_connect_protocol()
             .max_concurrent_streams(STREAMS)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(SEND_BUFFER)
             .max_header_list_size(u32::try_from(HEADERS).expect("it is below 2^32"))
             .keep_alive_interval(self.heartbeat)
             .keep_alive_timeout(PONG_TIMEOUT)
             .serve_connection(TokioIo::new(stream), service);
-        let serving =
-            serve_until_shutdown(connection, &self.shutdown, |connection| connection.graceful_shutdown());
-        // A connection without any request gets no more time than an incomplete request.
-        until_late(serving, first_request.notified(), self.header_timeout).await;
+        let mut connection = std::pin::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+            () = streams.idle(self.header_timeout) => {
+                connection.as_mut().graceful_shutdown();
+                timeout(GOODBYE_TIMEOUT, connection).await.unwrap_or(Ok(()))
+            }
+        };
+        log_end(ended);
     }
-}
 
-/// Runs a future to its end, but only if the event comes within the limit.
-async fn until_late(future: impl Future<Output = ()>, event: impl Future<Output = ()>, limit: Duration) {
-    let mut future = std::pin::pin!(future);
-    let in_time = tokio::select! {
-        () = &mut future => return,
-        in_time = timeout(limit, event) => in_time.is_ok(),
-    };
-    if in_time {
-        future.await;
+    /// Answers the request of one stream, once its address may have another connection.
+    fn answer_stream(
+        &self,
+        link: Arc<Link>,
+        counted: Option<IpAddr>,
+        request: hyper::Request<Incoming>,
+    ) -> impl Future<Output = Result<hyper::Response<TrackedBody>, Infallible>> + Send + use<> {
+        let is_x0 = legacy::is_path(request.uri().path());
+        let permit = self.socket_limiter.try_acquire(counted);
+        let waiting = permit.is_none().then(|| {
+            let (limiter, patience) = (self.socket_limiter.clone(), self.header_timeout);
+            Box::pin(async move { timeout(patience, limiter.acquire(counted)).await.ok().flatten() })
+        });
+        let answering = answer(self.router.clone(), link, request);
+        async move {
+            let permit = match waiting {
+                Some(waiting) => waiting.await,
+                None => permit,
+            };
+            let response = match permit {
+                Some(permit) => {
+                    streams::keep(permit);
+                    answering.await
+                }
+                // Its page would stop for good. It has waited.
+                None if is_x0 => answering.await,
+                None => Ok(too_many_streams()),
+            };
+            response.map(streams::track)
+        }
     }
 }
 
@@ -124,6 +171,10 @@ async fn serve_until_shutdown<C: Future<Output = hyper::Result<()>>>(
             connection.await
         }
     };
+    log_end(ended);
+}
+
+fn log_end(ended: hyper::Result<()>) {
     if let Err(error) = ended {
         tracing::debug!(%error, "connection ended");
     }
@@ -143,6 +194,12 @@ fn answer(
     Either::Right(router.oneshot(request))
 }
 
+/// The answer on a stream above the limit of its address.
+fn too_many_streams() -> Response {
+    let text = "too many connections from this address already, streams of HTTP/2 included (see --connections-per-address)";
+    Refusal::new(Code::RateLimited, text).into_response()
+}
+
 /// Refuses a request whose end is in doubt: nothing else is read from its connection.
 fn refuse_for_good(text: &'static str) -> Response {
     let mut response = Refusal::new(Code::BadRequest, text).into_response();
@@ -155,6 +212,8 @@ mod tests {
     use axum::routing::get;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
     use tokio::time::Instant;
+
+    use tokio::sync::Notify;
 
     use super::*;
 
@@ -172,6 +231,7 @@ mod tests {
             shutdown: CancellationToken::new(),
             header_timeout: HEADER_TIMEOUT,
             heartbeat: Duration::from_secs(25),
+            socket_limiter: ConnectionLimiter::new(usize::MAX),
         }
     }
 
@@ -199,8 +259,8 @@ mod tests {
         assert_eq!(begun.elapsed(), HEADER_TIMEOUT);
         let (_client, stream) = duplex(1024);
         let begun = Instant::now();
-        server.http2(stream, link()).await;
-        assert_eq!(begun.elapsed(), HEADER_TIMEOUT);
+        server.http2(stream, link(), None).await;
+        assert_eq!(begun.elapsed(), HEADER_TIMEOUT + GOODBYE_TIMEOUT);
     }
 
     #[tokio::test(start_paused = true)]

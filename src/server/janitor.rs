@@ -42,6 +42,7 @@ impl Janitor {
         run_step("polls", async { drop(self.poll_readers.sweep()) }).await;
         run_step("receipts of x0 pages", async { self.legacy_receipts.sweep() }).await;
         run_step("rates", async { self.gateway.rates.sweep() }).await;
+        run_step("proofs of addresses", async { self.gateway.proved_addresses.sweep() }).await;
     }
 }
 

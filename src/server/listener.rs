@@ -165,7 +165,7 @@ impl Acceptor {
         let Some(Ok(accepted)) = shutdown.run_until_cancelled(accepting).await else { return Ok(()) };
         let stream = accepted?;
         match stream.get_ref().1.alpn_protocol() {
-            Some(b"h2") => Box::pin(self.connection_server.http2(stream, link)).await,
+            Some(b"h2") => Box::pin(self.connection_server.http2(stream, link, counted)).await,
             _ => Box::pin(self.connection_server.http1(stream, link)).await,
         }
         Ok(())

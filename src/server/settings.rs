@@ -1,12 +1,13 @@
 //! What the settings mean for the engine and the broker.
 
 use crate::broker::Limits;
+use crate::budget::{self, Budget};
 use crate::clock::Clock;
 use crate::config::{Auth, Config, Level};
 use crate::engine::embedded::{Durability, Storage};
 use crate::engine::{Bounds, QueueBounds, Settings};
 
-/// Most bytes of messages that wait to be written to the disk.
+/// Most bytes of messages that wait to be written to the disk, and at most a quarter of the memory budget.
 const QUEUE_BYTES: usize = 64 << 20;
 
 /// Most message ids of senders that are remembered.
@@ -26,9 +27,21 @@ pub fn engine_settings(config: &Config, clock: Clock) -> Settings {
         dedup_window: config.dedup_window,
         dedup_ids: DEDUP_IDS,
         sessions_per_user: config.access.sessions_per_user,
-        queue: QueueBounds { messages: config.append_queue, bytes: QUEUE_BYTES },
+        queue: QueueBounds {
+            messages: config.append_queue,
+            bytes: QUEUE_BYTES.min(budget_bytes(config) / 4),
+        },
         clock,
     }
+}
+
+/// The memory that all clients together may take.
+pub(super) fn budget(config: &Config) -> Budget {
+    Budget::new(budget_bytes(config))
+}
+
+fn budget_bytes(config: &Config) -> usize {
+    config.memory_budget.unwrap_or_else(budget::default_bytes)
 }
 
 /// Where messages are stored.

@@ -15,8 +15,9 @@ use axum::routing::any;
 use serde::Serialize;
 use tokio::time::{Instant, sleep_until};
 
+use crate::budget::Permit;
 use crate::config::Auth;
-use crate::edge::{Gateway, Query, Refusal, body_text, encode};
+use crate::edge::{Gateway, Query, Refusal, encode};
 use crate::message::{Handle, SessionId};
 use crate::protocol::{Code, ENVELOPE};
 
@@ -76,6 +77,11 @@ fn answer(status: StatusCode, body: impl Into<Body>) -> Response {
     (status, headers, body.into()).into_response()
 }
 
+/// Whether a body is refused since it is large: too large, or too large without a proof, or for now.
+fn is_about_size(code: Code) -> bool {
+    matches!(code, Code::TooLarge | Code::Unauthorized | Code::Overloaded)
+}
+
 /// The body of a failure that the x0 page shows.
 #[derive(Serialize)]
 struct FailureBody<'a> {
@@ -106,7 +112,7 @@ fn handle(
     async move {
         let response = match reading.await {
             Err(response) => response,
-            Ok((request, source)) => {
+            Ok(Read { request, source, permit: _permit }) => {
                 let request = if cors.is_foreign() { demote_foreign(request) } else { request };
                 Box::pin(legacy.act(request, &source)).await
             }
@@ -115,35 +121,41 @@ fn handle(
     }
 }
 
+/// A request that was read.
+struct Read {
+    request: Result<LegacyRequest, LegacyError>,
+    source: RequestSource,
+    /// The share of its body in the memory budget. A send may have to wait with its payload.
+    permit: Option<Permit>,
+}
+
 /// Parses a request, or answers it if it needs no action.
-async fn read(
-    gateway: Arc<Gateway>,
-    path: LegacyPath,
-    request: Request,
-) -> Result<(Result<LegacyRequest, LegacyError>, RequestSource), Response> {
+async fn read(gateway: Arc<Gateway>, path: LegacyPath, request: Request) -> Result<Read, Response> {
     let source = RequestSource::of(&gateway.config.access, &request);
-    match *request.method() {
+    let (request, permit) = match *request.method() {
         Method::POST => {
             let limit = gateway.config.max_payload + ENVELOPE;
-            match body_text(request.into_body(), limit, gateway.config.header_timeout).await {
-                Ok(body) => Ok((shape::body(path, &body), source)),
-                // Only a send can be too large.
-                Err(refusal) if refusal.code == Code::TooLarge => Err(failure(&refusal)),
-                Err(refusal) => Ok((Err(LegacyError::NotX0(refusal.message)), source)),
+            match gateway.body_text(request.into_body(), limit, source.holder(&gateway)).await {
+                Ok(body) => (shape::body(path, &body), Some(body.into_permit())),
+                // Only a send can be so large.
+                Err(refusal) if is_about_size(refusal.code) => return Err(failure(&refusal)),
+                Err(refusal) => (Err(LegacyError::NotX0(refusal.message)), None),
             }
         }
         Method::GET => match Query::parse(request.uri()).map(|query| shape::query(&query)) {
-            Ok(Some(request)) => Ok((request, source)),
-            Ok(None) => Err(answer(StatusCode::OK, Body::empty())),
-            Err(refusal) => Ok((Err(LegacyError::NotX0(refusal.message)), source)),
+            Ok(Some(request)) => (request, None),
+            Ok(None) => return Err(answer(StatusCode::OK, Body::empty())),
+            Err(refusal) => (Err(LegacyError::NotX0(refusal.message)), None),
         },
-        Method::HEAD => Err(answer(StatusCode::OK, Body::empty())),
-        Method::OPTIONS => Err(answer(StatusCode::NO_CONTENT, Body::empty())),
+        Method::HEAD => return Err(answer(StatusCode::OK, Body::empty())),
+        Method::OPTIONS => return Err(answer(StatusCode::NO_CONTENT, Body::empty())),
         _ => {
             let text = "poll and send with POST; net events come with GET";
-            Err(answer(StatusCode::METHOD_NOT_ALLOWED, Refusal::new(Code::BadRequest, text).body()))
+            let body = Refusal::new(Code::BadRequest, text).body();
+            return Err(answer(StatusCode::METHOD_NOT_ALLOWED, body));
         }
-    }
+    };
+    Ok(Read { request, source, permit })
 }
 
 impl Legacy {

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::broker::Broker;
+use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::edge::{Caller, Gateway};
@@ -16,7 +17,7 @@ use crate::engine::Embedded;
 use crate::grant::{Client, Grant};
 use crate::hub::Hubs;
 use crate::identity::Identity;
-use crate::limits::{ConnectionLimiter, Rates};
+use crate::limits::{ConnectionLimiter, ProvedAddresses, Rates};
 use crate::message::{Seq, SessionId, TopicName, UserId};
 use crate::protocol::{SendRequest, To};
 use crate::server::{broker_limits, engine_settings, storage};
@@ -39,6 +40,8 @@ pub(crate) fn gateway(flags: &[&str]) -> Arc<Gateway> {
         identity: Identity::new(&config.access).unwrap(),
         rates: Rates::new(config.access.rate()),
         connection_limiter: ConnectionLimiter::new(config.access.max_connections_per_address()),
+        budget: Budget::new(config.memory_budget.unwrap_or(Budget::MOST)),
+        proved_addresses: ProvedAddresses::default(),
         config,
         shutdown: CancellationToken::new(),
         tasks: TaskTracker::new(),

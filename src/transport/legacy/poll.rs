@@ -28,7 +28,9 @@ impl Legacy {
     /// Answers a poll: with messages as soon as there are some, else when its time is over.
     pub(super) async fn poll(&self, session: &SessionId, source: &RequestSource, ack: Option<Seq>) -> String {
         let deadline = Instant::now() + self.gateway.config.poll_timeout;
-        let Some(deadline) = self.registered(session, deadline).await else { return NOTHING.to_owned() };
+        let Some(deadline) = self.registered(session, source, deadline).await else {
+            return NOTHING.to_owned();
+        };
         let permit = self.gateway.connection_limiter.try_acquire(source.address);
         let claiming = async {
             permit.as_ref()?;
@@ -50,7 +52,12 @@ impl Legacy {
 
     /// In `token` mode: waits until a backend has registered the session. Returns until when the poll may wait; `None`
     /// if its time is over. A name of the shape of a handle is never registered, in no mode.
-    async fn registered(&self, session: &SessionId, deadline: Instant) -> Option<Instant> {
+    async fn registered(
+        &self,
+        session: &SessionId,
+        source: &RequestSource,
+        deadline: Instant,
+    ) -> Option<Instant> {
         if self.gateway.identity.auth() == Auth::Open && !Handle::has_shape(session.as_str()) {
             return Some(deadline);
         }
@@ -61,6 +68,7 @@ impl Legacy {
             }
         });
         let left = client.await?.expires_at.saturating_sub(self.gateway.broker.now());
+        source.prove(&self.gateway);
         Some(deadline.min(Instant::now() + Duration::from_millis(left)))
     }
 

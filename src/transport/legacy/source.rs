@@ -6,8 +6,9 @@ use std::sync::Arc;
 use axum::extract::Request;
 use axum::http::{Version, header};
 
+use crate::budget::Holder;
 use crate::config::Access;
-use crate::edge::{Query, client_address, peer_of};
+use crate::edge::{Gateway, Query, client_address, peer_of};
 use crate::link::Link;
 use crate::message::MAX_NAME;
 
@@ -40,6 +41,21 @@ impl RequestSource {
             request_id,
             reusable: version == Version::HTTP_11 && headers.contains_key(header::ORIGIN) && !closes,
             sequential: version < Version::HTTP_2,
+        }
+    }
+
+    /// Notes that a registered session polls here.
+    pub(super) fn prove(&self, gateway: &Gateway) {
+        self.link.prove();
+        gateway.proved_addresses.note(self.address);
+    }
+
+    /// How a body counts in the memory budget. The session that sends it is known at its end only, so what counts is
+    /// whether a registered session polls on its connection or from its address.
+    pub(super) fn holder(&self, gateway: &Gateway) -> Holder {
+        match self.link.is_proved() || gateway.proved_addresses.contains(self.address) {
+            true => Holder::Proved,
+            false => Holder::Unproved,
         }
     }
 }
