@@ -9,6 +9,7 @@ use crate::message::{Address, Handle, Kind, Message, Publication, SenderName, Se
 use crate::protocol::{AckBody, ClientFrame, SendRequest, SessionBody, To};
 use crate::transport::legacy::shape::{self, LegacyError, LegacyPath, LegacyRequest};
 use crate::transport::legacy::with_sender;
+use crate::transport::websocket::socket::{Decoder, ReadError, Received};
 
 /// A text frame of a WebSocket client, and the bodies of `/v1`.
 pub fn native_frame(bytes: &[u8]) {
@@ -93,4 +94,30 @@ pub fn token(bytes: &[u8]) {
     if let Some(claims) = verify_with_secret(SECRET, text) {
         panic!("an unsigned token was accepted: {claims:?}");
     }
+}
+
+/// The bytes of a WebSocket client. They mean the same in whatever parts they come.
+pub fn websocket(bytes: &[u8]) {
+    let whole = decode(bytes, usize::MAX);
+    for part in [1, 3, 64] {
+        assert_eq!(decode(bytes, part), whole, "in parts of {part}");
+    }
+}
+
+/// What is decoded from bytes that come in parts of this size.
+fn decode(bytes: &[u8], part: usize) -> (Vec<Received>, Option<ReadError>) {
+    const LIMIT: usize = 4096;
+    let (mut decoder, mut received) = (Decoder::default(), Vec::new());
+    for mut input in bytes.chunks(part) {
+        loop {
+            match decoder.decode(&mut input, LIMIT) {
+                Ok(Some(Received::Text(text))) if text.len() > LIMIT => panic!("{} bytes", text.len()),
+                Ok(Some(message)) => received.push(message),
+                Ok(None) => break,
+                Err(error) => return (received, Some(error)),
+            }
+        }
+        assert!(input.is_empty(), "everything is taken");
+    }
+    (received, None)
 }

@@ -65,8 +65,6 @@ pub struct Link {
     peer_closed: AtomicBool,
     /// Our side is closed. Its FIN counts as one more byte to be acknowledged.
     finished: AtomicBool,
-    /// Bytes read so far.
-    received: AtomicU64,
     /// Bytes written so far.
     written: AtomicU64,
     /// A second handle on the socket. It is made by the first write of a watched link, and can be asked after the end.
@@ -93,7 +91,6 @@ impl Link {
             broken: AtomicBool::new(false),
             peer_closed: AtomicBool::new(false),
             finished: AtomicBool::new(false),
-            received: AtomicU64::new(0),
             written: AtomicU64::new(0),
             socket: OnceLock::new(),
         })
@@ -149,12 +146,6 @@ impl Link {
     /// Notes whether a write waits for the peer's TCP.
     pub(crate) fn note_write_blocked(&self, blocked: bool) {
         self.write_blocked.store(blocked, Ordering::Relaxed);
-    }
-
-    /// How many bytes were read so far.
-    #[must_use]
-    pub(crate) fn received(&self) -> u64 {
-        self.received.load(Ordering::Relaxed)
     }
 
     /// The output that waits for the peer. `None` if this is not known: see [`Self::watch`].
@@ -318,7 +309,6 @@ impl<S: AsyncRead + Unpin> AsyncRead for MonitoredStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Result<()>> {
         let room = buf.remaining();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.link.received.fetch_add((room - buf.remaining()) as u64, Ordering::Relaxed);
         match &read {
             Poll::Ready(Err(_)) => self.link.broken.store(true, Ordering::Release),
             // Nothing read although there was room: the end of the stream.

@@ -1,7 +1,7 @@
 //! `GET /ws`: the native protocol over WebSocket, one task for each socket.
 //!
-//! [`handshake`] checks the request. [`connection`] reads and writes the socket: it waits for one [`event::Event`] at a
-//! time and passes it to [`conversation::Conversation::step`], which holds the protocol and touches no socket.
+//! [`handshake`] checks the request. [`connection`] waits for one [`event::Event`] of the [`socket`] at a time and passes
+//! it to [`conversation::Conversation::step`], which holds the protocol and touches no socket.
 
 use std::sync::Arc;
 
@@ -16,25 +16,19 @@ use axum::routing::any;
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::general_purpose::{GeneralPurpose, PAD};
+use hyper::upgrade::OnUpgrade;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::edge::{Gateway, Refusal, json};
-use crate::protocol::{Code, ENVELOPE, SUBPROTOCOL};
+use crate::protocol::{Code, SUBPROTOCOL};
 
 mod connection;
 mod conversation;
 mod event;
 mod handshake;
 mod signs;
+pub(crate) mod socket;
 mod timers;
-
-/// Bytes of the read buffer. tungstenite fills it with zeros at each poll of the input: its default of 128 KiB costs
-/// three times the CPU, and each connection holds it.
-const READ_BUFFER: usize = 4 * 1024;
-
-/// Bytes of the write buffer. tungstenite writes by itself beyond this size. It is larger than a batch, so that feeding
-/// a batch does not wait. After a pong that the peer did not take, feeding may wait for the peer; the write timeout
-/// then ends the connection.
-const WRITE_BUFFER: usize = 32 * 1024;
 
 /// The routes of this transport.
 pub(crate) fn routes(gateway: Arc<Gateway>) -> Router {
@@ -42,25 +36,41 @@ pub(crate) fn routes(gateway: Arc<Gateway>) -> Router {
 }
 
 async fn upgrade(State(gateway): State<Arc<Gateway>>, mut head: Parts) -> Response {
-    let upgrade = match WebSocketUpgrade::from_request_parts(&mut head, &()).await {
+    // The extractor takes it away.
+    let on_upgrade = head.extensions.get::<OnUpgrade>().cloned();
+    let checked = match WebSocketUpgrade::from_request_parts(&mut head, &()).await {
         // Over HTTP/2 there is no key (RFC 8441 section 5).
         Ok(_) if head.version < Version::HTTP_2 && !has_valid_key(&head.headers) => return bad_key(),
-        Ok(upgrade) => upgrade,
+        Ok(checked) => checked.protocols([SUBPROTOCOL]),
         Err(WebSocketUpgradeRejection::WebSocketKeyHeaderMissing(_)) => return bad_key(),
         Err(rejection) => return upgrade_required(&rejection, head.version),
     };
+    let response = switching_protocols(&head, checked.selected_protocol());
     let handshake = Box::new(handshake::check(&gateway, &head).await);
-    let max_frame = gateway.config.max_payload + ENVELOPE;
-    // Taken before the upgrade, so that a shutdown in between waits for this socket too.
-    let running = gateway.tasks.token();
-    upgrade
-        .protocols([SUBPROTOCOL])
-        .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(WRITE_BUFFER)
-        .max_write_buffer_size(WRITE_BUFFER + 2 * max_frame)
-        .max_message_size(max_frame)
-        .max_frame_size(max_frame)
-        .on_upgrade(move |socket| connection::run(gateway, socket, handshake, running))
+    if let Some(on_upgrade) = on_upgrade {
+        // Taken before the upgrade, so that a shutdown in between waits for this socket too.
+        let running = gateway.tasks.token();
+        tokio::spawn(connection::run(gateway, on_upgrade, handshake, running));
+    }
+    response
+}
+
+/// The answer to a valid handshake (RFC 6455 section 4.2.2, RFC 8441 section 5).
+fn switching_protocols(head: &Parts, subprotocol: Option<&HeaderValue>) -> Response {
+    let mut response = Response::default();
+    if head.version < Version::HTTP_2 {
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let key = head.headers.get(header::SEC_WEBSOCKET_KEY).map_or(&b""[..], HeaderValue::as_bytes);
+        let accept = HeaderValue::try_from(derive_accept_key(key)).expect("base64");
+        let headers = response.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    if let Some(subprotocol) = subprotocol {
+        response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, subprotocol.clone());
+    }
+    response
 }
 
 /// The form of a key: browsers and libraries differ in the bits that are left over.

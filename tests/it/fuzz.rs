@@ -13,11 +13,12 @@ const CHANGES: usize = 20_000;
 
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 4] = [
+const TARGETS: [Target; 5] = [
     ("native_frame", fuzzing::native_frame),
     ("legacy_body", fuzzing::legacy_body),
     ("legacy_query", fuzzing::legacy_query),
     ("token", fuzzing::token),
+    ("websocket", fuzzing::websocket),
 ];
 
 fn root() -> PathBuf {

@@ -1,8 +1,8 @@
 //! The socket of one connection: reads, writes and the closing handshake.
 //!
-//! The task never waits for its peer to read. While a write is in progress it goes on reading, and answers wait in a
-//! bounded queue. When the queue is full, it stops reading instead. Each wake-up writes everything that is ready and
-//! flushes once.
+//! The task never waits for its peer to read. While the peer takes nothing, it goes on reading, and answers wait in a
+//! bounded queue. When the queue is full, it stops reading instead. Each wake-up hears everything that has come, takes
+//! everything that is ready, and writes once.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -10,22 +10,25 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message, WebSocket};
+use futures::FutureExt;
 use futures::future::pending;
-use futures::{Sink, SinkExt, Stream, StreamExt};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::broker::{BrokerError, Sending};
 use crate::edge::{Gateway, Refusal};
+use crate::grant::Grant;
 use crate::limits::ConnectionPermit;
-use crate::link::WRITE_TIMEOUT;
 use crate::message::MessageId;
-use crate::protocol::SendResult;
+use crate::protocol::{Close, SendResult};
 use crate::transport::reading::next_item;
-use crate::transport::websocket::conversation::{Conversation, End};
+use crate::transport::websocket::conversation::{Conversation, End, Identifying};
 use crate::transport::websocket::event::Event;
 use crate::transport::websocket::handshake::Handshake;
+use crate::transport::websocket::socket::{Frame, Output, Socket, SocketEvent};
 
 /// How long the closing handshake may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -42,20 +45,32 @@ const MAX_CLOSE_REASON: usize = 123;
 /// by each idle connection.
 pub(super) fn run(
     gateway: Arc<Gateway>,
-    socket: WebSocket,
+    upgrade: OnUpgrade,
     handshake: Box<Result<Handshake, Refusal>>,
     running: TaskTrackerToken,
 ) -> impl Future<Output = ()> + Send {
-    let (mut sink, mut stream) = socket.split();
     async move {
-        let end = {
-            // Dropped with the conversation, before the closing handshake: it has left the hubs then.
-            let (mut conversation, flow, _permit) = Box::pin(begin(gateway, *handshake)).await;
-            converse(&mut conversation, flow, &mut sink, &mut stream).await
-        };
-        _ = timeout(CLOSE_TIMEOUT, close(&mut sink, &mut stream, end)).await;
+        match upgrade.await {
+            Ok(upgraded) => serve(gateway, Socket::new(TokioIo::new(upgraded)), handshake).await,
+            Err(error) => tracing::debug!(%error, "the connection ended before it was a WebSocket"),
+        }
         drop(running);
     }
+}
+
+async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    gateway: Arc<Gateway>,
+    mut socket: Socket<S>,
+    handshake: Box<Result<Handshake, Refusal>>,
+) {
+    let (end, output, limit) = {
+        // Dropped with the conversation, before the closing handshake: it has left the hubs then.
+        let (mut conversation, flow, _permit) = Box::pin(begin(gateway, *handshake)).await;
+        let end = converse(&mut conversation, flow, &mut socket).await;
+        let limit = conversation.message_limit();
+        (end, std::mem::take(&mut conversation.output), limit)
+    };
+    _ = timeout(CLOSE_TIMEOUT, close(&mut socket, output, limit, end)).await;
 }
 
 /// Begins a conversation with what the handshake says.
@@ -79,55 +94,81 @@ async fn begin(
 }
 
 /// Steps from event to event until the conversation ends.
-async fn converse(
+async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
     conversation: &mut Conversation,
     mut flow: ControlFlow<End>,
-    sink: &mut (impl Sink<Message, Error = axum::Error> + Unpin),
-    stream: &mut (impl Stream<Item = Result<Message, axum::Error>> + Unpin),
+    socket: &mut Socket<S>,
 ) -> End {
     let mut tick = pin!(sleep_until(conversation.timers.tick()));
     let shutdown = conversation.shutdown().clone();
     let mut shutdown = pin!(shutdown.cancelled());
     loop {
-        if conversation.has_output() && !write(conversation, sink).await {
-            return End::Disconnected;
+        while flow.is_continue()
+            && let Some(event) = ready_event(conversation, socket)
+        {
+            flow = conversation.step(event).await;
         }
         if let ControlFlow::Break(end) = flow {
             return end;
         }
+        conversation.fill();
+        conversation.timers.watch_write(conversation.output.blocked());
         if tick.is_elapsed() || tick.deadline() != conversation.timers.tick() {
             tick.as_mut().reset(conversation.timers.tick());
         }
-        let event = next_event(conversation, sink, stream, tick.as_mut(), shutdown.as_mut()).await;
+        let event = next_event(conversation, socket, tick.as_mut(), shutdown.as_mut()).await;
         if matches!(event, Event::Tick) && tick.deadline().elapsed() > LATE {
             conversation.timers.paused(Instant::now());
         }
+        conversation.received = socket.received();
         flow = conversation.step(event).await;
     }
 }
 
-/// Waits for the next event. While a write is in progress nothing more is taken from mailbox and topics. While too
+/// What can be handled before the next write: a message that is read already, or a send that is stored.
+fn ready_event<S: AsyncRead + AsyncWrite + Unpin>(
+    conversation: &mut Conversation,
+    socket: &mut Socket<S>,
+) -> Option<Event> {
+    let limit = conversation.read_limit()?;
+    if let Some(received) = socket.buffered(limit) {
+        return Some(Event::Read(Some(received)));
+    }
+    let (id, result) = next_stored(&mut conversation.sends).now_or_never()?;
+    Some(Event::Stored(id, result))
+}
+
+/// Waits for the next event. While something is to be written nothing more is taken from mailbox and topics. While too
 /// many answers wait, nothing is read from the peer.
 ///
 /// # Cancel safety
 /// Nothing is lost when the future is dropped.
-async fn next_event(
+async fn next_event<S: AsyncRead + AsyncWrite + Unpin>(
     conversation: &mut Conversation,
-    sink: &mut (impl Sink<Message, Error = axum::Error> + Unpin),
-    stream: &mut (impl Stream<Item = Result<Message, axum::Error>> + Unpin),
+    socket: &mut Socket<S>,
     tick: Pin<&mut Sleep>,
     shutdown: Pin<&mut impl Future<Output = ()>>,
 ) -> Event {
-    let (writing, has_room) = (conversation.timers.is_writing(), conversation.has_room());
-    let reads_topics = !writing && !conversation.topics.is_empty();
+    let (flushed, limit) = (conversation.output.is_flushed(), conversation.read_limit());
+    let reads_topics = flushed && !conversation.topics.is_empty();
     tokio::select! {
-        flushed = sink.flush(), if writing => Event::Flushed(flushed),
-        message = stream.next(), if has_room => Event::Read(message),
-        item = next_item(conversation.mailbox.as_mut()), if !writing => Event::Mailbox(item),
+        event = socket.event(&mut conversation.output, limit) => match event {
+            SocketEvent::Read(read) => Event::Read(read),
+            SocketEvent::Flushed(flushed) => Event::Flushed(flushed),
+        },
+        result = identity(conversation.identifying.as_mut()) => Event::Identified(result),
+        item = next_item(conversation.mailbox.as_mut()), if flushed => Event::Mailbox(item),
         (topic, item) = conversation.topics.next(), if reads_topics => Event::Topic(topic, item),
         (id, result) = next_stored(&mut conversation.sends) => Event::Stored(id, result),
         () = tick => Event::Tick,
         () = shutdown => Event::Shutdown,
+    }
+}
+
+async fn identity(identifying: Option<&mut Identifying>) -> Result<Grant, Refusal> {
+    match identifying {
+        Some(identifying) => identifying.identity().await,
+        None => pending().await,
     }
 }
 
@@ -140,32 +181,29 @@ async fn next_stored(
     (id, result)
 }
 
-/// Feeds a batch to the socket. `false` if the connection is broken, or takes nothing.
-async fn write(conversation: &mut Conversation, sink: &mut (impl Sink<Message> + Unpin)) -> bool {
-    matches!(timeout(WRITE_TIMEOUT, conversation.feed(sink)).await, Ok(Ok(())))
-}
-
-/// Sends the close frame, or lets tungstenite answer the peer's, and waits for the end of the stream.
-async fn close(
-    sink: &mut (impl Sink<Message> + Unpin),
-    stream: &mut (impl Stream<Item = Result<Message, axum::Error>> + Unpin),
+/// Writes what waits and the close frame, and waits for the peer's.
+async fn close<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: &mut Socket<S>,
+    mut output: Output,
+    limit: usize,
     end: End,
 ) {
-    if let End::Close(code, text) = end {
-        let frame = CloseFrame { code: code as u16, reason: close_reason(text).into() };
-        if sink.send(Message::Close(Some(frame))).await.is_err() {
-            return;
-        }
+    let (payload, is_answer) = match end {
+        End::Close(code, text) => (close_payload(code, text), false),
+        End::PeerClosed(payload) => (payload, true),
+        End::Disconnected => return,
+    };
+    output.push(Frame::close(payload));
+    // A server closes the connection first (RFC 6455 section 7.1.1).
+    if socket.flush(&mut output).await.is_ok() && !is_answer {
+        socket.wait_for_close(limit).await;
     }
-    _ = sink.flush().await;
-    while let Some(Ok(_)) = stream.next().await {}
 }
 
-/// Cuts a text to the size of a close reason, at a character boundary.
-fn close_reason(mut text: String) -> String {
-    let end = (0..=MAX_CLOSE_REASON.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
-    text.truncate(end.unwrap_or(0));
-    text
+/// The payload of a close frame. The text is cut to the size of a close reason, at a character boundary.
+fn close_payload(code: Close, mut text: String) -> Vec<u8> {
+    text.truncate(text.floor_char_boundary(MAX_CLOSE_REASON));
+    [&(code as u16).to_be_bytes()[..], text.as_bytes()].concat()
 }
 
 #[cfg(test)]

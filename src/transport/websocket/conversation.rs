@@ -5,37 +5,44 @@ use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use axum::body::Bytes;
-use axum::extract::ws::Message;
-use futures::{Sink, SinkExt};
 use tokio::time::Instant;
-use tokio_tungstenite::tungstenite::Error as WsError;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{BrokerError, Sending};
 use crate::edge::{Caller, Gateway, Refusal};
 use crate::message::{Item, MessageId, TopicName};
-use crate::protocol::{Close, Code, SendResult, ServerFrame};
+use crate::protocol::{Close, Code, ENVELOPE, SendResult, ServerFrame};
 use crate::subscriber::Subscriber;
 use crate::transport::topics::TopicReaders;
 use crate::transport::websocket::event::Event;
+use crate::transport::websocket::socket::{Frame, Output, ReadError, Received};
 use crate::transport::websocket::timers::Timers;
 
 mod credentials;
 mod requests;
 
-/// Bytes of frames that are flushed together.
+pub(super) use credentials::Identifying;
+
+/// Bytes of output after which mailbox and topics wait.
 const BATCH: usize = 16 * 1024;
 
 /// Most frames that wait to be written, and most sends that wait to be stored. Beyond that nothing is read.
 const MAX_WAITING: usize = 256;
+
+/// Bytes of waiting answers beyond which nothing is read.
+const MAX_ANSWERS: usize = 64 * 1024;
+
+/// Most bytes of a message before `hello`.
+const BEFORE_HELLO: usize = 64 * 1024;
 
 /// How a conversation ends.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum End {
     /// The server closes the connection, with a code and a reason.
     Close(Close, String),
-    /// The peer closes the connection, or it is broken.
+    /// The peer closes the connection. It gets the payload of its close frame back.
+    PeerClosed(Vec<u8>),
+    /// The connection is broken.
     Disconnected,
 }
 
@@ -45,14 +52,14 @@ impl End {
     }
 
     /// The end after a message that cannot be read.
-    fn unreadable(error: axum::Error) -> Self {
-        let error = error.into_inner();
-        match error.downcast_ref::<WsError>() {
-            Some(WsError::Capacity(_)) => Self::Close(Close::TooBig, format!("frame too big: {error}")),
-            Some(WsError::Utf8(_)) => Self::Close(Close::NotUtf8, "text frames must be UTF-8".to_owned()),
-            Some(WsError::Protocol(_)) => Self::Close(Close::Protocol, format!("{error}")),
-            _ => Self::Disconnected,
-        }
+    fn unreadable(error: &ReadError) -> Self {
+        let code = match error {
+            ReadError::TooBig(_) => Close::TooBig,
+            ReadError::NotUtf8 => Close::NotUtf8,
+            ReadError::Protocol(_) => Close::Protocol,
+            ReadError::Disconnected => return Self::Disconnected,
+        };
+        Self::Close(code, error.to_string())
     }
 }
 
@@ -68,11 +75,15 @@ pub(super) struct Conversation {
     /// The subscription to the caller's mailbox. A backend has none.
     pub(super) mailbox: Option<Subscriber>,
     pub(super) topics: TopicReaders,
-    /// Messages to be written before anything else. At [`MAX_WAITING`] nothing is read from the peer.
-    outbox: VecDeque<Message>,
+    /// Frames to be written.
+    pub(super) output: Output,
+    /// A `hello` whose caller is not known yet. Meanwhile nothing is read from the peer.
+    pub(super) identifying: Option<Identifying>,
     /// Sends in their order, waiting to be stored. At [`MAX_WAITING`] nothing is read from the peer.
     pub(super) sends: VecDeque<(Option<MessageId>, Sending)>,
     pub(super) timers: Timers,
+    /// Bytes received from the peer so far.
+    pub(super) received: u64,
 }
 
 impl Conversation {
@@ -85,9 +96,11 @@ impl Conversation {
             expiry_notified: false,
             mailbox: None,
             topics: TopicReaders::default(),
-            outbox: VecDeque::new(),
+            output: Output::default(),
+            identifying: None,
             sends: VecDeque::new(),
             timers,
+            received: 0,
         }
     }
 
@@ -96,18 +109,19 @@ impl Conversation {
         &self.gateway.shutdown
     }
 
-    /// Acts on one event. What there is to say waits in the outbox; a break is the end of the conversation.
+    /// Acts on one event. What there is to say waits in the output; a break is the end of the conversation.
     pub(super) async fn step(&mut self, event: Event) -> ControlFlow<End> {
         // Nothing counts that a client says after the end of its session.
         if self.mailbox.as_ref().is_some_and(Subscriber::has_ended) {
             return ControlFlow::Break(End::session_ended());
         }
         match event {
-            Event::Read(Some(Ok(message))) => return self.on_message(message).await,
-            Event::Read(Some(Err(error))) => return ControlFlow::Break(End::unreadable(error)),
-            Event::Mailbox(Some(item)) => self.outbox.push_back(self.message_of(None, &item)),
+            Event::Read(Some(Ok(received))) => return self.on_received(received).await,
+            Event::Read(Some(Err(error))) => return ControlFlow::Break(End::unreadable(&error)),
+            Event::Identified(result) => return Box::pin(self.on_identified(result)).await,
+            Event::Mailbox(Some(item)) => self.deliver(None, item),
             Event::Mailbox(None) => return ControlFlow::Break(End::session_ended()),
-            Event::Topic(topic, item) => self.outbox.push_back(self.message_of(Some(&topic), &item)),
+            Event::Topic(topic, item) => self.deliver(Some(&topic), item),
             Event::Stored(id, result) => self.on_stored(id.as_ref(), result),
             Event::Flushed(Ok(())) => self.on_flushed(),
             Event::Tick => return self.on_tick(Instant::now()),
@@ -121,24 +135,17 @@ impl Conversation {
     }
 
     /// Acts on a message from the peer.
-    async fn on_message(&mut self, message: Message) -> ControlFlow<End> {
-        self.timers.frame_received();
-        match message {
-            Message::Text(text) => {
-                let expiry = self.next_expiry();
-                self.on_frame(&text).await?;
-                // A fresh token expires at another time.
-                if self.next_expiry() != expiry {
-                    self.timers.tick_now();
-                }
-            }
-            Message::Binary(_) => {
+    async fn on_received(&mut self, received: Received) -> ControlFlow<End> {
+        self.timers.message_received(self.received);
+        match received {
+            Received::Text(text) => return self.on_frame(&text).await,
+            Received::Binary => {
                 let text = "binary frames are not part of this protocol; send JSON in text frames";
                 self.refuse(None, &Refusal::new(Code::BadRequest, text));
             }
-            // tungstenite answers pings and closes by itself, with the next read or write.
-            Message::Ping(_) | Message::Pong(_) => {}
-            Message::Close(_) => return ControlFlow::Break(End::Disconnected),
+            Received::Ping(payload) => self.output.push(Frame::pong(payload)),
+            Received::Pong => {}
+            Received::Close(payload) => return ControlFlow::Break(End::PeerClosed(payload)),
         }
         ControlFlow::Continue(())
     }
@@ -153,7 +160,6 @@ impl Conversation {
 
     /// What was flushed is sent: an acknowledgement by another tab may delete it.
     fn on_flushed(&mut self) {
-        self.timers.write_finished();
         if let Some(mailbox) = &mut self.mailbox {
             mailbox.mark_sent(mailbox.delivered());
         }
@@ -161,72 +167,71 @@ impl Conversation {
 
     /// Checks all deadlines, and sets the next tick.
     fn on_tick(&mut self, now: Instant) -> ControlFlow<End> {
-        if self.timers.write_timed_out(now) {
+        let blocked = self.output.blocked();
+        if self.timers.write_timed_out(now, blocked) {
             return ControlFlow::Break(End::Disconnected);
         }
-        if self.caller.is_none() && self.timers.hello_timed_out(now) {
+        let hello_awaited = self.caller.is_none() && self.identifying.is_none();
+        if hello_awaited && self.timers.hello_timed_out(now) {
             let text = format!("no hello within {} s", self.gateway.config.hello_timeout.as_secs_f32());
             return ControlFlow::Break(End::Close(Close::NoHello, text));
         }
-        self.timers.look(now);
-        if self.timers.is_silent(now) {
+        self.timers.look(now, self.received);
+        if self.timers.is_silent(now, blocked) {
             let text = format!("nothing heard for {} s", self.timers.silence_limit().as_secs_f32());
             return ControlFlow::Break(End::Close(Close::Silent, text));
         }
         self.recheck_credentials()?;
         // While a write is in progress, its timeout tells whether the peer lives.
-        if self.timers.take_ping(now) && !self.timers.is_writing() {
-            self.outbox.push_back(Message::Ping(Bytes::new()));
+        if self.timers.take_ping(now) && blocked.is_none() {
+            self.output.push(Frame::ping());
         }
         let expires_in = self.expires_in();
-        self.timers.schedule_tick(now, self.caller.is_none(), expires_in);
+        self.timers.schedule_tick(now, hello_awaited, expires_in);
         ControlFlow::Continue(())
     }
 
-    /// Whether there is something to be written, and no write is in progress.
-    pub(super) fn has_output(&self) -> bool {
-        !self.timers.is_writing() && !self.outbox.is_empty()
+    /// The most bytes of the next message; `None` while nothing more may be read from the peer.
+    pub(super) fn read_limit(&self) -> Option<usize> {
+        let has_room = self.output.len() < MAX_WAITING
+            && self.output.owned() < MAX_ANSWERS
+            && self.sends.len() < MAX_WAITING
+            && self.identifying.is_none();
+        has_room.then(|| self.message_limit())
     }
 
-    /// Whether more may be read from the peer.
-    pub(super) fn has_room(&self) -> bool {
-        self.outbox.len() < MAX_WAITING && self.sends.len() < MAX_WAITING
+    /// The most bytes of a message.
+    pub(super) fn message_limit(&self) -> usize {
+        let limit = self.gateway.config.max_payload + ENVELOPE;
+        if self.caller.is_some() { limit } else { limit.min(BEFORE_HELLO) }
     }
 
-    /// Feeds a batch to the sink: the outbox, then what the hubs have ready.
-    pub(super) async fn feed<S: Sink<Message> + Unpin>(&mut self, sink: &mut S) -> Result<(), S::Error> {
-        let mut fed = 0;
-        while fed < BATCH {
-            let Some(message) = self.outbox.pop_front().or_else(|| self.ready()) else { break };
-            fed += 4 + if let Message::Text(text) = &message { text.len() } else { 0 };
-            sink.feed(message).await?;
+    /// Takes what mailbox and topics have ready, up to a batch. While the peer takes nothing, they wait.
+    pub(super) fn fill(&mut self) {
+        while self.output.blocked().is_none()
+            && self.output.waiting() < BATCH
+            && let Some((topic, item)) = self.topics.try_next_after(self.mailbox.as_mut())
+        {
+            self.deliver(topic.as_ref(), item);
         }
-        if fed > 0 {
-            self.timers.write_started(fed);
-        }
-        Ok(())
     }
 
-    /// The next message that mailbox or topics have ready.
-    fn ready(&mut self) -> Option<Message> {
-        let (topic, item) = self.topics.try_next_after(self.mailbox.as_mut())?;
-        Some(self.message_of(topic.as_ref(), &item))
-    }
-
-    fn message_of(&self, topic: Option<&TopicName>, item: &Item) -> Message {
-        Message::Text(match item {
-            Item::Message(message) => message.frame().clone(),
-            Item::Gap(gap) => ServerFrame::gap(topic, *gap, || self.gateway.broker.epoch()).encode().into(),
-        })
+    fn deliver(&mut self, topic: Option<&TopicName>, item: Item) {
+        self.output.push(match item {
+            Item::Message(publication) => Frame::publication(publication),
+            Item::Gap(gap) => {
+                Frame::text(ServerFrame::gap(topic, gap, || self.gateway.broker.epoch()).encode())
+            }
+        });
     }
 
     fn answer(&mut self, frame: &ServerFrame<'_>) {
-        self.outbox.push_back(Message::Text(frame.encode().into()));
+        self.output.push(Frame::text(frame.encode()));
     }
 
     /// Answers a frame with an error. The conversation goes on.
     fn refuse(&mut self, id: Option<&MessageId>, refusal: &Refusal) {
-        self.outbox.push_back(Message::Text(refusal.frame(id).into()));
+        self.output.push(Frame::text(refusal.frame(id)));
     }
 
     /// Answers with an error, and ends the conversation.

@@ -1,17 +1,22 @@
 //! The events of a connection.
 
-use axum::extract::ws::Message;
+use std::io;
 
 use crate::broker::BrokerError;
+use crate::edge::Refusal;
+use crate::grant::Grant;
 use crate::message::{Item, MessageId, TopicName};
 use crate::protocol::SendResult;
+use crate::transport::websocket::socket::{ReadError, Received};
 
 /// What happens on a connection.
 pub(super) enum Event {
     /// A message from the peer; `None` at the end of the stream.
-    Read(Option<Result<Message, axum::Error>>),
-    /// What was written last is handed to the system.
-    Flushed(Result<(), axum::Error>),
+    Read(Option<Result<Received, ReadError>>),
+    /// All output is handed to the system.
+    Flushed(io::Result<()>),
+    /// It is known who said `hello`, or why it is refused.
+    Identified(Result<Grant, Refusal>),
     /// The mailbox has an item; `None` when the session is ended.
     Mailbox(Option<Item>),
     /// A topic has an item.

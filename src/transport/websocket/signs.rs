@@ -1,6 +1,6 @@
-//! Signs of life of a peer that completes no frame: bytes of a frame that is on its way, and output that its TCP takes.
+//! Signs of life of a peer that completes no message: bytes of one that is on its way, and output that its TCP takes.
 //!
-//! They are those of the whole connection, so a socket has them only where it has the connection for itself.
+//! What its TCP takes is known only of the whole connection: for a socket that has the connection for itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,22 +9,23 @@ use tokio::time::Instant;
 
 use crate::link::{Link, WRITE_TIMEOUT, time_for};
 
-/// How long a peer may send nothing in the middle of a frame.
-const FRAME_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a peer may send nothing in the middle of a message.
+const MESSAGE_PATIENCE: Duration = Duration::from_secs(30);
 
-/// What is known about a peer below its frames. Looked at with each tick.
-#[derive(Debug)]
+/// What is known about a peer below its messages. Looked at with each tick.
+#[derive(Debug, Default)]
 pub(super) struct Signs {
-    link: Arc<Link>,
-    /// Bytes of the connection when the last frame was complete.
-    at_last_frame: u64,
-    unfinished: Option<UnfinishedFrame>,
+    /// The connection, if it carries this socket alone.
+    link: Option<Arc<Link>>,
+    /// Bytes received when the last message was complete.
+    at_last_message: u64,
+    unfinished: Option<UnfinishedMessage>,
     output: Option<PendingOutput>,
 }
 
-/// A frame that is not complete.
+/// A message that is not complete.
 #[derive(Debug)]
-struct UnfinishedFrame {
+struct UnfinishedMessage {
     begun: Instant,
     /// When more of it was found.
     grown: Instant,
@@ -40,27 +41,37 @@ struct PendingOutput {
 }
 
 impl Signs {
-    pub(super) fn new(link: Arc<Link>) -> Self {
-        Self { at_last_frame: link.received(), link, unfinished: None, output: None }
+    /// Looks at this connection too, which carries nothing else.
+    pub(super) fn watch(&mut self, link: Arc<Link>) {
+        self.link = Some(link);
     }
 
-    pub(super) fn frame_received(&mut self) {
-        self.at_last_frame = self.link.received();
+    /// Whether it looks at a connection.
+    pub(super) fn has_link(&self) -> bool {
+        self.link.is_some()
+    }
+
+    /// A message is complete. So many bytes were received.
+    pub(super) fn message_received(&mut self, received: u64) {
+        self.at_last_message = received;
         (self.unfinished, self.output) = (None, None);
     }
 
-    /// Looks for signs, when no frame was complete for a while.
-    pub(super) fn look(&mut self, now: Instant) {
-        // Whether the next ping is taken can be asked later.
-        self.link.watch();
-        let bytes = self.link.received().saturating_sub(self.at_last_frame);
+    /// Looks for signs, when no message was complete for a while. So many bytes were received.
+    pub(super) fn look(&mut self, now: Instant, received: u64) {
+        let bytes = received.saturating_sub(self.at_last_message);
         match &mut self.unfinished {
-            Some(frame) if frame.bytes == bytes => {}
-            Some(frame) => (frame.grown, frame.bytes) = (now, bytes),
-            None if bytes > 0 => self.unfinished = Some(UnfinishedFrame { begun: now, grown: now, bytes }),
+            Some(message) if message.bytes == bytes => {}
+            Some(message) => (message.grown, message.bytes) = (now, bytes),
+            None if bytes > 0 => {
+                self.unfinished = Some(UnfinishedMessage { begun: now, grown: now, bytes });
+            }
             None => {}
         }
-        let pending = self.link.unacknowledged().filter(|pending| pending.bytes > 0);
+        let Some(link) = &self.link else { return };
+        // Whether the next ping is taken can be asked later.
+        link.watch();
+        let pending = link.unacknowledged().filter(|pending| pending.bytes > 0);
         self.output = match (pending, self.output.take()) {
             (None, _) => None,
             (Some(pending), Some(output)) if output.acked == pending.acked => Some(output),
@@ -70,19 +81,20 @@ impl Signs {
 
     /// A pause of this process does not count.
     pub(super) fn paused(&mut self, now: Instant) {
-        if let Some(frame) = &mut self.unfinished {
-            (frame.begun, frame.grown) = (now, now);
+        if let Some(message) = &mut self.unfinished {
+            (message.begun, message.grown) = (now, now);
         }
         if let Some(output) = &mut self.output {
             output.taken = now;
         }
     }
 
-    /// Whether the peer sends a frame, fast enough, or takes output. `patience` is how long it may be silent between frames.
+    /// Whether the peer sends a message, fast enough, or takes output. `patience` is how long it may be silent between
+    /// messages.
     pub(super) fn show_life(&self, now: Instant, patience: Duration) -> bool {
-        let patience = patience.max(FRAME_PATIENCE);
-        let sends = self.unfinished.as_ref().is_some_and(|frame| {
-            now < frame.grown + patience && now < frame.begun + patience + time_for(frame.bytes)
+        let patience = patience.max(MESSAGE_PATIENCE);
+        let sends = self.unfinished.as_ref().is_some_and(|message| {
+            now < message.grown + patience && now < message.begun + patience + time_for(message.bytes)
         });
         sends || self.output.as_ref().is_some_and(|output| now < output.taken + WRITE_TIMEOUT)
     }
@@ -93,53 +105,41 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::link::MonitoredStream;
     use crate::link::testing::tcp_pair;
 
     const PATIENCE: Duration = Duration::from_secs(4);
 
-    /// A connection in memory: our side, its signs, the peer's side.
-    fn connection() -> (MonitoredStream<tokio::io::DuplexStream>, Signs, tokio::io::DuplexStream) {
-        let (ours, theirs) = tokio::io::duplex(1 << 20);
-        let link = Link::new();
-        (MonitoredStream::opaque(ours, Arc::clone(&link)), Signs::new(link), theirs)
-    }
-
     #[tokio::test(start_paused = true)]
-    async fn a_frame_that_grows_is_a_sign_and_one_byte_now_and_then_is_none() {
-        let (mut server, mut signs, mut client) = connection();
+    async fn a_message_that_grows_is_a_sign_and_one_byte_now_and_then_is_none() {
+        let mut signs = Signs::default();
         let begun = Instant::now();
-        signs.look(begun);
+        signs.look(begun, 0);
         assert!(!signs.show_life(begun, PATIENCE), "nothing came");
-        for second in [10, 20] {
-            client.write_all(b"x").await.unwrap();
-            server.read_u8().await.unwrap();
+        for (second, received) in [(10, 1), (20, 2)] {
             let now = begun + Duration::from_secs(second);
-            signs.look(now);
+            signs.look(now, received);
             assert!(signs.show_life(now, PATIENCE));
         }
         // 30 s after the first byte two bytes are too few, and after the second one nothing has come for long enough.
         assert!(signs.show_life(begun + Duration::from_secs(39), PATIENCE));
         assert!(!signs.show_life(begun + Duration::from_secs(40), PATIENCE));
         // A part of the right size earns its time.
-        let mut part = vec![0; 20 * 16 * 1024];
-        client.write_all(&part).await.unwrap();
-        server.read_exact(&mut part).await.unwrap();
-        signs.look(begun + Duration::from_secs(35));
+        signs.look(begun + Duration::from_secs(35), 2 + 20 * 16 * 1024);
         assert!(signs.show_life(begun + Duration::from_secs(59), PATIENCE));
         assert!(!signs.show_life(begun + Duration::from_secs(60), PATIENCE));
         signs.paused(begun + Duration::from_secs(60));
         assert!(signs.show_life(begun + Duration::from_secs(60), PATIENCE));
-        signs.frame_received();
-        assert!(!signs.show_life(begun + Duration::from_secs(60), PATIENCE), "the frame is complete");
+        signs.message_received(2 + 20 * 16 * 1024);
+        assert!(!signs.show_life(begun + Duration::from_secs(60), PATIENCE), "the message is complete");
     }
 
     #[tokio::test]
     async fn output_that_the_peer_takes_is_a_sign() {
         let (mut server, link, mut client) = tcp_pair().await;
-        let mut signs = Signs::new(link);
+        let mut signs = Signs::default();
+        signs.watch(Arc::clone(&link));
         let begun = Instant::now();
-        signs.look(begun);
+        signs.look(begun, 0);
         // More than the buffers of both sides.
         let writing = async { server.write_all(&vec![0; 32 << 20]).await };
         let reading = async {
@@ -148,12 +148,12 @@ mod tests {
             for minute in 1..4 {
                 let now = begun + Duration::from_secs(60 * minute);
                 // The peer's TCP acknowledges as it reads.
-                while signs.link.unacknowledged().is_none_or(|pending| pending.acked <= acked) {
+                while link.unacknowledged().is_none_or(|pending| pending.acked <= acked) {
                     client.read_exact(&mut part).await.unwrap();
                     tokio::task::yield_now().await;
                 }
-                signs.look(now);
-                acked = signs.link.unacknowledged().unwrap().acked;
+                signs.look(now, 0);
+                acked = link.unacknowledged().unwrap().acked;
                 assert!(signs.show_life(now + WRITE_TIMEOUT / 2, PATIENCE), "{minute}");
                 assert!(!signs.show_life(now + WRITE_TIMEOUT, PATIENCE), "{minute}");
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::link::{Link, WRITE_TIMEOUT, time_for};
+use crate::link::{Link, WRITE_TIMEOUT};
 use crate::transport::websocket::signs::Signs;
 
 /// The deadlines of one connection. Only one of them, the earliest, is a timer: the tick.
@@ -14,16 +14,14 @@ pub(super) struct Timers {
     heartbeat: Duration,
     /// When a client must have said `hello`.
     hello_deadline: Instant,
-    /// When the peer sent its last frame.
-    last_frame: Instant,
+    /// When the peer completed its last message.
+    last_message: Instant,
     next_ping: Instant,
-    /// Since when a write is in progress, and how many bytes it has.
-    writing: Option<(Instant, usize)>,
     /// When the next tick is due.
     tick: Instant,
-    /// Signs of life between frames, if the socket has the connection for itself. [`crate::link::MonitoredStream`] judges
-    /// the writes then.
-    signs: Option<Signs>,
+    /// When the last pause of this process ended.
+    resumed: Instant,
+    signs: Signs,
 }
 
 impl Timers {
@@ -31,19 +29,19 @@ impl Timers {
         let now = Instant::now();
         let (next_ping, hello_deadline) = (now + heartbeat, now + hello_timeout);
         let tick = next_ping.min(hello_deadline);
-        let (writing, signs) = (None, None);
-        Self { heartbeat, hello_deadline, last_frame: now, next_ping, writing, tick, signs }
+        let signs = Signs::default();
+        Self { heartbeat, hello_deadline, last_message: now, next_ping, tick, resumed: now, signs }
     }
 
     /// Looks for signs of life on this connection too, which carries nothing else.
     pub(super) fn watch(&mut self, link: Arc<Link>) {
-        self.signs = Some(Signs::new(link));
+        self.signs.watch(link);
     }
 
-    /// Looks for signs of life, if no frame has come for a heartbeat.
-    pub(super) fn look(&mut self, now: Instant) {
-        if let Some(signs) = self.signs.as_mut().filter(|_| now >= self.last_frame + self.heartbeat) {
-            signs.look(now);
+    /// Looks for signs of life, if no message was complete for a heartbeat. So many bytes were received.
+    pub(super) fn look(&mut self, now: Instant, received: u64) {
+        if now >= self.last_message + self.heartbeat {
+            self.signs.look(now, received);
         }
     }
 
@@ -65,41 +63,32 @@ impl Timers {
         self.tick = [hello, expiry].into_iter().flatten().fold(self.next_ping, Instant::min);
     }
 
+    /// Makes a tick due when [`Self::write_timed_out`] may be true.
+    pub(super) fn watch_write(&mut self, blocked: Option<Instant>) {
+        if let Some(since) = blocked.filter(|_| !self.signs.has_link()) {
+            self.tick = self.tick.min(since.max(self.resumed) + WRITE_TIMEOUT);
+        }
+    }
+
     /// Notes a pause of this process: a tick came late. What the peer sent meanwhile is not read yet. It gets a heartbeat to
     /// be read and to answer a ping, which is due now.
     pub(super) fn paused(&mut self, now: Instant) {
-        self.last_frame = self.last_frame.max(now.checked_sub(self.heartbeat).unwrap_or(now));
+        self.last_message = self.last_message.max(now.checked_sub(self.heartbeat).unwrap_or(now));
         self.hello_deadline = self.hello_deadline.max(now + self.heartbeat);
-        self.writing = self.writing.map(|(_, bytes)| (now, bytes));
-        self.next_ping = now;
-        if let Some(signs) = &mut self.signs {
-            signs.paused(now);
-        }
+        (self.next_ping, self.resumed) = (now, now);
+        self.signs.paused(now);
     }
 
-    pub(super) fn frame_received(&mut self) {
-        self.last_frame = Instant::now();
-        if let Some(signs) = &mut self.signs {
-            signs.frame_received();
-        }
+    /// A message is complete. So many bytes were received.
+    pub(super) fn message_received(&mut self, received: u64) {
+        self.last_message = Instant::now();
+        self.signs.message_received(received);
     }
 
-    pub(super) fn write_started(&mut self, bytes: usize) {
-        self.writing = Some((Instant::now(), bytes));
-    }
-
-    pub(super) fn write_finished(&mut self) {
-        self.writing = None;
-    }
-
-    pub(super) fn is_writing(&self) -> bool {
-        self.writing.is_some()
-    }
-
-    /// Whether the peer did not take what is written within [`WRITE_TIMEOUT`], and the time for so many bytes.
-    pub(super) fn write_timed_out(&self, now: Instant) -> bool {
-        let limit = |bytes| WRITE_TIMEOUT + time_for(bytes as u64);
-        self.signs.is_none() && self.writing.is_some_and(|(since, bytes)| now >= since + limit(bytes))
+    /// Whether the peer has taken nothing for [`WRITE_TIMEOUT`]; the output is `blocked` since then. Where the socket has the
+    /// connection for itself, [`crate::link::MonitoredStream`] judges that: it asks the system.
+    pub(super) fn write_timed_out(&self, now: Instant, blocked: Option<Instant>) -> bool {
+        !self.signs.has_link() && blocked.is_some_and(|since| now >= since.max(self.resumed) + WRITE_TIMEOUT)
     }
 
     pub(super) fn hello_timed_out(&self, now: Instant) -> bool {
@@ -111,10 +100,10 @@ impl Timers {
         self.heartbeat * 2
     }
 
-    pub(super) fn is_silent(&self, now: Instant) -> bool {
+    /// Whether nothing shows that the peer lives. While the output is `blocked`, its timeout tells.
+    pub(super) fn is_silent(&self, now: Instant, blocked: Option<Instant>) -> bool {
         let limit = self.silence_limit();
-        let lives = self.signs.as_ref().is_some_and(|signs| self.is_writing() || signs.show_life(now, limit));
-        now >= self.last_frame + limit && !lives
+        now >= self.last_message + limit && blocked.is_none() && !self.signs.show_life(now, limit)
     }
 
     /// Whether a ping is due. If so, the next one is due a heartbeat later.
@@ -160,36 +149,42 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_frame_ends_the_silence() {
+    async fn a_message_ends_the_silence() {
         let mut timers = Timers::new(HEARTBEAT, HELLO);
         tokio::time::advance(HEARTBEAT * 2).await;
-        assert!(timers.is_silent(Instant::now()));
-        timers.frame_received();
-        assert!(!timers.is_silent(Instant::now()));
+        let now = Instant::now();
+        assert!(timers.is_silent(now, None) && !timers.is_silent(now, Some(now)), "output waits");
+        timers.message_received(1);
+        assert!(!timers.is_silent(now, None));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_pause_of_this_process_is_not_the_peers_silence() {
         let mut timers = Timers::new(HEARTBEAT, HELLO);
-        timers.write_started(0);
+        let blocked = Some(Instant::now());
         tokio::time::advance(HEARTBEAT * 3).await;
         let now = Instant::now();
-        assert!(timers.is_silent(now) && timers.hello_timed_out(now) && timers.write_timed_out(now));
+        assert!(timers.is_silent(now, None) && timers.hello_timed_out(now));
+        assert!(timers.write_timed_out(now, blocked));
         timers.paused(now);
-        assert!(!timers.is_silent(now) && !timers.hello_timed_out(now) && !timers.write_timed_out(now));
+        assert!(!timers.is_silent(now, None) && !timers.hello_timed_out(now));
+        assert!(!timers.write_timed_out(now, blocked));
         assert!(timers.take_ping(now));
         // A peer that is gone is found out a heartbeat later.
-        assert!(timers.is_silent(now + HEARTBEAT) && timers.hello_timed_out(now + HEARTBEAT));
+        assert!(timers.is_silent(now + HEARTBEAT, None) && timers.hello_timed_out(now + HEARTBEAT));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_write_times_out_unless_it_finishes() {
+    async fn output_times_out_after_a_time_without_progress() {
         let start = Instant::now();
-        let mut timers = Timers::new(HEARTBEAT, HELLO);
-        assert!(!timers.is_writing() && !timers.write_timed_out(start + WRITE_TIMEOUT));
-        timers.write_started(0);
-        assert!(timers.is_writing() && timers.write_timed_out(start + WRITE_TIMEOUT));
-        timers.write_finished();
-        assert!(!timers.is_writing() && !timers.write_timed_out(start + WRITE_TIMEOUT));
+        let mut timers = Timers::new(HEARTBEAT * 10, HELLO * 10);
+        assert!(!timers.write_timed_out(start + WRITE_TIMEOUT, None));
+        timers.watch_write(Some(start));
+        assert_eq!(timers.tick(), start + WRITE_TIMEOUT);
+        assert!(!timers.write_timed_out(start + WRITE_TIMEOUT, Some(start + Duration::from_millis(1))));
+        assert!(timers.write_timed_out(start + WRITE_TIMEOUT, Some(start)));
+        // The stream judges its own writes.
+        timers.watch(Link::new());
+        assert!(!timers.write_timed_out(start + WRITE_TIMEOUT, Some(start)));
     }
 }

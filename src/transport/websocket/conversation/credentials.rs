@@ -1,7 +1,12 @@
 //! Who speaks on a connection: `hello`, fresh tokens, and tokens that expire.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use sync_wrapper::SyncWrapper;
 
 use crate::config::Auth;
 use crate::edge::{Caller, Refusal, SessionPolicy};
@@ -10,6 +15,25 @@ use crate::hub::Transport;
 use crate::message::{Seq, SessionId};
 use crate::protocol::{Close, Code, Malformed, Resume, ServerFrame};
 use crate::transport::websocket::conversation::{Conversation, End};
+use crate::transport::websocket::socket::Frame;
+
+/// A `hello` whose caller is not known yet: the keys of tokens may have to be fetched first.
+pub(in crate::transport::websocket) struct Identifying {
+    /// Where the caller resumes.
+    resume: Resume,
+    /// The wrapper makes it shareable, as everything is that a handler holds.
+    identity: SyncWrapper<BoxFuture<'static, Result<Grant, Refusal>>>,
+}
+
+impl Identifying {
+    /// Who it is.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped before it is ready.
+    pub(in crate::transport::websocket) async fn identity(&mut self) -> Result<Grant, Refusal> {
+        self.identity.get_mut().await
+    }
+}
 
 impl Conversation {
     /// Subscribes to the caller's mailbox, and welcomes it.
@@ -32,7 +56,7 @@ impl Conversation {
 
     fn welcome(&mut self, caller: Caller, floor: Seq) {
         let welcome = self.gateway.welcome(&caller, floor);
-        self.outbox.push_back(axum::extract::ws::Message::Text(welcome.into()));
+        self.output.push(Frame::text(welcome));
         self.caller = Some(caller);
     }
 
@@ -48,43 +72,71 @@ impl Conversation {
             None if open && session.is_none() && token.is_none() => {
                 self.refuse(None, &Malformed::Missing("session").into());
             }
-            None => return self.identify(session, token.as_deref(), &resume).await,
+            None => return self.identify(session, token, SessionPolicy::Create, resume).await,
             Some(Caller { grant, .. }) if open || token.is_none() => {
                 let who = grant.session().map_or("a backend", |session| session.as_str());
                 let text = format!("this socket already speaks for `{who}`; open another one");
                 self.refuse(None, &Refusal::new(Code::BadRequest, text));
             }
-            Some(_) => self.refresh(session, token.as_deref()).await,
+            Some(Caller { grant, .. }) => {
+                let session = session.or_else(|| grant.session().cloned());
+                return self.identify(session, token, SessionPolicy::Require, resume).await;
+            }
         }
         ControlFlow::Continue(())
     }
 
+    /// Finds out who the caller is. If that takes a while, an event says so.
     async fn identify(
         &mut self,
         session: Option<SessionId>,
-        token: Option<&str>,
-        resume: &Resume,
+        token: Option<String>,
+        policy: SessionPolicy,
+        resume: Resume,
     ) -> ControlFlow<End> {
-        match self.gateway.identify(token, session, SessionPolicy::Create).await {
-            Ok(grant) => self.begin(Caller { grant, address: self.address }, resume).await,
-            Err(refusal) => self.reject(refusal),
+        let gateway = Arc::clone(&self.gateway);
+        let mut identity = async move { gateway.identify(token.as_deref(), session, policy).await }.boxed();
+        match (&mut identity).now_or_never() {
+            Some(result) => self.identified(result, &resume).await,
+            None => {
+                self.identifying = Some(Identifying { resume, identity: SyncWrapper::new(identity) });
+                ControlFlow::Continue(())
+            }
         }
     }
 
-    /// Takes a fresh token of the same caller. If it is refused, the token before stays valid.
-    async fn refresh(&mut self, session: Option<SessionId>, token: Option<&str>) {
-        let Some(Caller { grant, .. }) = &self.caller else { return };
-        let session = session.or_else(|| grant.session().cloned());
-        let fresh = self.gateway.identify(token, session, SessionPolicy::Require).await;
-        match fresh {
-            Ok(fresh) if same_holder(grant, &fresh) => {
-                self.renew(Caller { grant: fresh, address: self.address }).await;
+    /// Acts on what was found out about the caller.
+    pub(super) async fn on_identified(&mut self, result: Result<Grant, Refusal>) -> ControlFlow<End> {
+        match self.identifying.take() {
+            Some(Identifying { resume, .. }) => self.identified(result, &resume).await,
+            None => ControlFlow::Continue(()),
+        }
+    }
+
+    async fn identified(&mut self, result: Result<Grant, Refusal>, resume: &Resume) -> ControlFlow<End> {
+        match (result, &self.caller) {
+            (Ok(grant), None) => {
+                return self.begin(Caller { grant, address: self.address }, resume).await;
             }
-            Ok(_) => {
+            (Err(refusal), None) => return self.reject(refusal),
+            (result, Some(Caller { grant, .. })) => match self.fresh(grant, result) {
+                Ok(fresh) => self.renew(fresh).await,
+                Err(refusal) => self.refuse(None, &refusal),
+            },
+        }
+        // A fresh token expires at another time.
+        self.timers.tick_now();
+        ControlFlow::Continue(())
+    }
+
+    /// The caller with a fresh token. If that is refused, the token before stays valid.
+    fn fresh(&self, grant: &Grant, fresh: Result<Grant, Refusal>) -> Result<Caller, Refusal> {
+        match fresh? {
+            fresh if same_holder(grant, &fresh) => Ok(Caller { grant: fresh, address: self.address }),
+            _ => {
                 let text = "this token is for another session, or another user, than this socket speaks for; open another one";
-                self.refuse(None, &Refusal::new(Code::Forbidden, text));
+                Err(Refusal::new(Code::Forbidden, text))
             }
-            Err(refusal) => self.refuse(None, &refusal),
         }
     }
 

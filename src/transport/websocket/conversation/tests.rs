@@ -2,7 +2,6 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::time::advance;
-use tokio_tungstenite::tungstenite::error::CapacityError;
 
 use super::*;
 use crate::grant::{Backend, Client, Grant, SKEW};
@@ -28,7 +27,19 @@ async fn begun(gateway: &Arc<Gateway>, name: &str) -> Conversation {
 
 /// Steps with a text frame.
 async fn read(conversation: &mut Conversation, frame: &Value) -> ControlFlow<End> {
-    conversation.step(Event::Read(Some(Ok(Message::text(frame.to_string()))))).await
+    let flow = hear(conversation, Received::Text(frame.to_string())).await;
+    match conversation.identifying.as_mut() {
+        Some(identifying) => {
+            let identity = identifying.identity().await;
+            conversation.step(Event::Identified(identity)).await
+        }
+        None => flow,
+    }
+}
+
+/// Steps with a message of the peer.
+async fn hear(conversation: &mut Conversation, received: Received) -> ControlFlow<End> {
+    conversation.step(Event::Read(Some(Ok(received)))).await
 }
 
 /// Steps with a text frame after which the conversation goes on.
@@ -36,26 +47,30 @@ async fn say(conversation: &mut Conversation, frame: &Value) {
     assert_eq!(read(conversation, frame).await, CONTINUE);
 }
 
-/// The only frame in the outbox.
+/// The only frame in the output.
 fn take(conversation: &mut Conversation) -> Value {
     let frame = take_next(conversation);
-    assert!(conversation.outbox.is_empty(), "{:?}", conversation.outbox);
+    assert_eq!(conversation.output.len(), 0, "{:?}", conversation.output);
     frame
 }
 
-/// The first frame in the outbox.
+/// The first frame in the output.
 fn take_next(conversation: &mut Conversation) -> Value {
-    match conversation.outbox.pop_front() {
-        Some(Message::Text(text)) => serde_json::from_str(&text).unwrap(),
-        other => panic!("{other:?}"),
-    }
+    conversation.output.pop().expect("a frame").json()
 }
 
-/// Feeds what is ready, and returns it.
-async fn feed(conversation: &mut Conversation) -> Vec<Value> {
-    let mut written: Vec<Message> = Vec::new();
-    conversation.feed(&mut written).await.unwrap();
-    written.iter().map(|message| serde_json::from_str(message.to_text().unwrap()).unwrap()).collect()
+/// Takes what is ready, and returns it with all that waits.
+fn fill(conversation: &mut Conversation) -> Vec<Value> {
+    conversation.fill();
+    std::iter::from_fn(|| conversation.output.pop()).map(|frame| frame.json()).collect()
+}
+
+/// A peer whose socket takes nothing from now on.
+fn block(conversation: &mut Conversation) {
+    let (mut full, _peer) = tokio::io::duplex(1);
+    let waker = std::task::Waker::noop();
+    let mut cx = std::task::Context::from_waker(waker);
+    assert!(conversation.output.poll_flush(&mut cx, &mut full).is_pending());
 }
 
 /// Waits for the next item of the mailbox, and steps with it.
@@ -115,7 +130,7 @@ async fn a_page_of_a_foreign_origin_gets_no_error_frame() {
     let mut conversation = silent(&gateway(&[]));
     let refusal = Refusal::new(Code::Forbidden, "foreign").closing(Close::OriginRefused);
     assert!(closes_with(&conversation.reject(refusal), Close::OriginRefused));
-    assert!(conversation.outbox.is_empty());
+    assert_eq!(conversation.output.len(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -138,43 +153,51 @@ async fn what_is_not_understood_is_answered_and_the_conversation_goes_on() {
     let mut conversation = begun(&gateway(&[]), "A").await;
     say(&mut conversation, &json!({ "type": "bye" })).await;
     assert_eq!(take(&mut conversation)["code"], "bad_request");
-    let binary = Message::Binary(Bytes::from_static(b"x"));
-    assert_eq!(conversation.step(Event::Read(Some(Ok(binary)))).await, CONTINUE);
+    assert_eq!(hear(&mut conversation, Received::Binary).await, CONTINUE);
     assert_eq!(take(&mut conversation)["code"], "bad_request");
-    for control in [Message::Ping(Bytes::new()), Message::Pong(Bytes::new())] {
-        assert_eq!(conversation.step(Event::Read(Some(Ok(control)))).await, CONTINUE);
-        assert!(conversation.outbox.is_empty());
-    }
+    assert_eq!(hear(&mut conversation, Received::Pong).await, CONTINUE);
+    assert_eq!(conversation.output.len(), 0);
+    assert_eq!(hear(&mut conversation, Received::Ping(b"abc".to_vec())).await, CONTINUE);
+    let pong = format!("{:?}", conversation.output.pop().unwrap());
+    assert_eq!(pong, format!("{:?}", Frame::pong(b"abc".to_vec())));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_closes_or_breaks_off_is_disconnected() {
     let gateway = gateway(&[]);
-    let broken = || axum::Error::new(WsError::ConnectionClosed);
     for event in [
-        Event::Read(Some(Ok(Message::Close(None)))),
         Event::Read(None),
-        Event::Read(Some(Err(broken()))),
-        Event::Flushed(Err(broken())),
+        Event::Read(Some(Err(ReadError::Disconnected))),
+        Event::Flushed(Err(std::io::ErrorKind::BrokenPipe.into())),
     ] {
         let flow = begun(&gateway, "A").await.step(event).await;
         assert_eq!(flow, ControlFlow::Break(End::Disconnected));
     }
+    let closes = Received::Close(vec![3, 232]);
+    let flow = hear(&mut begun(&gateway, "A").await, closes).await;
+    assert_eq!(flow, ControlFlow::Break(End::PeerClosed(vec![3, 232])));
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_read_has_a_close_code() {
     let gateway = gateway(&[]);
-    let too_big = WsError::Capacity(CapacityError::MessageTooLong { size: 2, max_size: 1 });
-    let unmasked = tokio_tungstenite::tungstenite::error::ProtocolError::UnmaskedFrameFromClient;
     for (error, code) in [
-        (too_big, Close::TooBig),
-        (WsError::Utf8(String::new()), Close::NotUtf8),
-        (WsError::Protocol(unmasked), Close::Protocol),
+        (ReadError::TooBig(1), Close::TooBig),
+        (ReadError::NotUtf8, Close::NotUtf8),
+        (ReadError::Protocol("wrong"), Close::Protocol),
     ] {
-        let event = Event::Read(Some(Err(axum::Error::new(error))));
+        let event = Event::Read(Some(Err(error)));
         assert!(closes_with(&begun(&gateway, "A").await.step(event).await, code), "{code:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_may_be_large_after_hello_only() {
+    let mut conversation = silent(&gateway(&["--max-payload", "100000"]));
+    assert_eq!(conversation.read_limit(), Some(64 * 1024));
+    say(&mut conversation, &json!({ "type": "hello", "session": "A" })).await;
+    assert_eq!(conversation.read_limit(), Some(100_000 + ENVELOPE));
+    assert_eq!(silent(&gateway(&["--max-payload", "1024"])).read_limit(), Some(1024 + ENVELOPE));
 }
 
 #[tokio::test(start_paused = true)]
@@ -218,12 +241,18 @@ async fn a_refused_send_is_answered_with_its_id() {
 async fn nothing_is_read_while_too_many_answers_wait() {
     let mut conversation = begun(&gateway(&[]), "A").await;
     for _ in 0..MAX_WAITING {
-        assert!(conversation.has_room());
+        assert!(conversation.read_limit().is_some());
         say(&mut conversation, &json!({ "type": "ping" })).await;
     }
-    assert!(!conversation.has_room());
-    feed(&mut conversation).await;
-    assert!(conversation.has_room());
+    assert!(conversation.read_limit().is_none());
+    fill(&mut conversation);
+    assert!(conversation.read_limit().is_some());
+    // Long answers count by their bytes.
+    let nonsense = json!({ "type": "x".repeat(1000) });
+    while conversation.read_limit().is_some() {
+        say(&mut conversation, &nonsense).await;
+    }
+    assert!(conversation.output.owned() < MAX_ANSWERS + 8 * 1024);
 }
 
 #[tokio::test(start_paused = true)]
@@ -232,15 +261,12 @@ async fn a_message_is_written_and_counts_as_sent_when_it_is_flushed() {
     let mut conversation = begun(&gateway, "A").await;
     let seq = send(&gateway, To::Session(session("A")), &json!(7), false).await;
     assert_eq!(deliver(&mut conversation).await, CONTINUE);
-    assert!(conversation.has_output());
-    let written = feed(&mut conversation).await;
+    let written = fill(&mut conversation);
     assert_eq!((&written[0]["seq"], &written[0]["payload"]), (&json!(seq), &json!(7)));
-    assert!(!conversation.has_output(), "a write is in progress");
     let sent = |conversation: &Conversation| conversation.mailbox.as_ref().unwrap().sent_through();
     assert!(sent(&conversation) < seq);
     assert_eq!(conversation.step(Event::Flushed(Ok(()))).await, CONTINUE);
     assert_eq!(sent(&conversation), seq);
-    assert!(!conversation.timers.is_writing());
 }
 
 #[tokio::test(start_paused = true)]
@@ -251,16 +277,21 @@ async fn a_write_takes_along_what_is_ready_up_to_a_batch() {
         send(&gateway, To::Session(session("A")), &json!([n, "x".repeat(6000)]), false).await;
     }
     assert_eq!(deliver(&mut conversation).await, CONTINUE);
-    let mut batches = Vec::new();
-    loop {
-        let written = feed(&mut conversation).await;
-        if written.is_empty() {
-            break;
-        }
-        batches.push(written.len());
-        assert_eq!(conversation.step(Event::Flushed(Ok(()))).await, CONTINUE);
-    }
-    assert_eq!(batches, [3, 2]);
+    assert_eq!(fill(&mut conversation).len(), 3);
+    assert_eq!(fill(&mut conversation).len(), 2);
+    assert_eq!(fill(&mut conversation).len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_more_is_taken_while_the_peer_takes_nothing() {
+    let gateway = gateway(&[]);
+    let mut conversation = begun(&gateway, "A").await;
+    send(&gateway, To::Session(session("A")), &json!(1), false).await;
+    send(&gateway, To::Session(session("A")), &json!(2), false).await;
+    assert_eq!(deliver(&mut conversation).await, CONTINUE);
+    block(&mut conversation);
+    conversation.fill();
+    assert_eq!(conversation.output.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -284,13 +315,13 @@ async fn an_ack_deletes_what_was_sent_and_not_more_than_there_is() {
     let mut conversation = begun(&gateway, "A").await;
     let seq = send(&gateway, To::Session(session("A")), &json!(1), false).await;
     assert_eq!(deliver(&mut conversation).await, CONTINUE);
-    feed(&mut conversation).await;
+    fill(&mut conversation);
     assert_eq!(conversation.step(Event::Flushed(Ok(()))).await, CONTINUE);
     say(&mut conversation, &json!({ "type": "ack", "seq": seq })).await;
-    assert!(conversation.outbox.is_empty(), "an ack has no answer");
+    assert_eq!(conversation.output.len(), 0, "an ack has no answer");
     drop(conversation);
     let mut again = begun(&gateway, "A").await;
-    assert!(again.ready().is_none());
+    assert!(fill(&mut again).is_empty());
     say(&mut again, &json!({ "type": "ack", "seq": seq.0 + 1 })).await;
     assert_eq!(take(&mut again)["code"], "not_found");
 }
@@ -338,16 +369,16 @@ async fn the_topics_of_a_connection_are_limited() {
 async fn a_ping_is_sent_every_heartbeat_unless_a_write_is_in_progress() {
     let mut conversation = begun(&gateway(&[]), "A").await;
     assert_eq!(conversation.step(Event::Tick).await, CONTINUE);
-    assert!(conversation.outbox.is_empty());
+    assert_eq!(conversation.output.len(), 0);
     advance(Duration::from_secs(25)).await;
     assert_eq!(conversation.step(Event::Tick).await, CONTINUE);
-    assert_eq!(conversation.outbox.pop_front(), Some(Message::Ping(Bytes::new())));
+    assert!(conversation.output.pop().unwrap().is_ping());
     assert_eq!(conversation.timers.tick(), Instant::now() + Duration::from_secs(25));
     say(&mut conversation, &json!({ "type": "ping" })).await;
-    feed(&mut conversation).await;
+    block(&mut conversation);
     advance(Duration::from_secs(25)).await;
     assert_eq!(conversation.step(Event::Tick).await, CONTINUE);
-    assert!(conversation.outbox.is_empty());
+    assert_eq!(conversation.output.len(), 1, "the pong");
 }
 
 #[tokio::test(start_paused = true)]
@@ -365,7 +396,7 @@ async fn a_peer_that_is_silent_for_two_heartbeats_is_closed() {
 async fn a_peer_that_takes_nothing_is_disconnected() {
     let mut conversation = begun(&gateway(&["--heartbeat", "60s"]), "A").await;
     say(&mut conversation, &json!({ "type": "ping" })).await;
-    feed(&mut conversation).await;
+    block(&mut conversation);
     advance(WRITE_TIMEOUT).await;
     assert_eq!(conversation.step(Event::Tick).await, ControlFlow::Break(End::Disconnected));
 }
@@ -442,13 +473,13 @@ async fn nothing_counts_after_the_end_of_the_session() {
     let seq = send(&gateway, To::Session(session("A")), &json!(1), false).await;
     gateway.broker.end(&session("A")).await.unwrap();
     for event in [
-        Event::Read(Some(Ok(Message::text(json!({ "type": "ack", "seq": seq }).to_string())))),
+        Event::Read(Some(Ok(Received::Text(json!({ "type": "ack", "seq": seq }).to_string())))),
         Event::Mailbox(None),
         Event::Tick,
         Event::Shutdown,
     ] {
         assert!(closes_with(&conversation.step(event).await, Close::SessionEnded));
-        assert!(conversation.outbox.is_empty());
+        assert_eq!(conversation.output.len(), 0);
     }
 }
 

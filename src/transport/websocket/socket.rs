@@ -1,0 +1,160 @@
+//! A WebSocket of the server (RFC 6455) on any stream: an upgraded HTTP/1.1 connection, or a stream of HTTP/2.
+//!
+//! [`decoder::Decoder`] reads, [`output::Output`] writes. A socket at rest holds no buffer: it is read into a buffer on the
+//! stack. Only what follows a complete message is kept, until it is decoded too.
+
+use std::future::poll_fn;
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+mod decoder;
+mod output;
+
+pub(crate) use decoder::{Decoder, ReadError, Received};
+pub(crate) use output::{Frame, Output};
+
+/// Most bytes of one read.
+const READ: usize = 16 * 1024;
+
+/// What a read has found; `None` at the end of the stream.
+pub(super) type Read = Option<Result<Received, ReadError>>;
+
+/// What happened on a socket.
+#[derive(Debug)]
+pub(super) enum SocketEvent {
+    /// The client said something.
+    Read(Read),
+    /// All output is handed to the system.
+    Flushed(io::Result<()>),
+}
+
+/// A socket of one client.
+#[derive(Debug)]
+pub(super) struct Socket<S> {
+    stream: S,
+    decoder: Decoder,
+    /// What was read and not decoded, from `decoded` on.
+    unread: Vec<u8>,
+    decoded: usize,
+    /// Bytes read so far.
+    received: u64,
+    /// Whether the last event was a read: the output comes first then.
+    was_read: bool,
+    /// Whether the client cannot be decoded any more.
+    failed: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
+    pub(super) fn new(stream: S) -> Self {
+        let decoder = Decoder::default();
+        Self { stream, decoder, unread: Vec::new(), decoded: 0, received: 0, was_read: false, failed: false }
+    }
+
+    /// How many bytes were read so far.
+    pub(super) fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Writes the output, and reads unless `limit`, the most bytes of a message, is `None`.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub(super) async fn event(&mut self, output: &mut Output, limit: Option<usize>) -> SocketEvent {
+        poll_fn(|cx| {
+            // Neither a client that sends without a pause nor one that has much to read keeps the other side waiting.
+            for reads in [!self.was_read, self.was_read] {
+                let event = match (reads, limit) {
+                    (true, Some(limit)) => self.poll_read(cx, limit).map(SocketEvent::Read),
+                    (false, _) if !output.is_flushed() => {
+                        output.poll_flush(cx, &mut self.stream).map(SocketEvent::Flushed)
+                    }
+                    _ => Poll::Pending,
+                };
+                if event.is_ready() {
+                    self.was_read = reads;
+                    return event;
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// The next message that is read already.
+    pub(super) fn buffered(&mut self, limit: usize) -> Option<Result<Received, ReadError>> {
+        if self.unread.is_empty() {
+            return None;
+        }
+        let mut rest = &self.unread[self.decoded..];
+        let decoded = self.decoder.decode(&mut rest, limit);
+        match rest.len() {
+            0 => (self.unread, self.decoded) = (Vec::new(), 0),
+            left => self.decoded = self.unread.len() - left,
+        }
+        self.failed |= decoded.is_err();
+        decoded.transpose()
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<Read> {
+        loop {
+            if let Some(received) = self.buffered(limit) {
+                return Poll::Ready(Some(received));
+            }
+            let mut space = [MaybeUninit::uninit(); READ];
+            let mut buffer = ReadBuf::uninit(&mut space);
+            if ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer)).is_err() {
+                return Poll::Ready(Some(Err(ReadError::Disconnected)));
+            }
+            let mut input = buffer.filled();
+            if input.is_empty() {
+                return Poll::Ready(None);
+            }
+            self.received += input.len() as u64;
+            let decoded = self.decoder.decode(&mut input, limit);
+            self.unread.extend_from_slice(input);
+            self.failed |= decoded.is_err();
+            if let Some(received) = decoded.transpose() {
+                return Poll::Ready(Some(received));
+            }
+        }
+    }
+
+    /// Writes all output.
+    pub(super) async fn flush(&mut self, output: &mut Output) -> io::Result<()> {
+        poll_fn(|cx| output.poll_flush(cx, &mut self.stream)).await
+    }
+
+    /// Waits for the client's close frame, or for the end of the stream.
+    ///
+    /// A client that cannot be decoded is read to its end: closing before that would reset the connection, and it might
+    /// not get the close frame.
+    pub(super) async fn wait_for_close(&mut self, limit: usize) {
+        if self.failed {
+            _ = self.stream.shutdown().await;
+        }
+        while let Some(Ok(received)) = poll_fn(|cx| self.poll_read_to_close(cx, limit)).await
+            && !matches!(received, Received::Close(_))
+        {}
+    }
+
+    fn poll_read_to_close(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<Read> {
+        if !self.failed {
+            return self.poll_read(cx, limit);
+        }
+        loop {
+            let mut space = [MaybeUninit::uninit(); READ];
+            let mut buffer = ReadBuf::uninit(&mut space);
+            let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer));
+            if read.is_err() || buffer.filled().is_empty() {
+                return Poll::Ready(None);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
