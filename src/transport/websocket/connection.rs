@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::pending;
+use futures::future::{Either, pending, ready};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -39,38 +39,42 @@ const LATE: Duration = Duration::from_secs(1);
 /// Most bytes of a close reason (RFC 6455 section 5.5).
 const MAX_CLOSE_REASON: usize = 123;
 
-/// Serves a connection until it ends. `running` is held as long.
-///
-/// Not an async function: its future would hold its arguments besides what they become. The memory of a future is held
-/// by each idle connection.
+/// Serves a connection, once it is upgraded, until it ends. `running` is held as long.
 pub(super) fn run(
     gateway: Arc<Gateway>,
     upgrade: OnUpgrade,
     handshake: Box<Result<Handshake, Refusal>>,
     running: TaskTrackerToken,
 ) -> impl Future<Output = ()> + Send {
-    async move {
-        match upgrade.await {
-            Ok(upgraded) => serve(gateway, Socket::new(TokioIo::new(upgraded)), handshake).await,
-            Err(error) => tracing::debug!(%error, "the connection ended before it was a WebSocket"),
+    upgrade.then(move |upgraded| match upgraded {
+        Ok(upgraded) => Either::Left(serve(gateway, TokioIo::new(upgraded), handshake, running)),
+        Err(error) => {
+            tracing::debug!(%error, "the connection ended before it was a WebSocket");
+            Either::Right(ready(()))
         }
-        drop(running);
-    }
+    })
 }
 
-async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+/// Not an async function: its future would hold its arguments besides what they become. The memory of a future is held
+/// by each idle connection.
+fn serve<S: AsyncRead + AsyncWrite + Send + Unpin>(
     gateway: Arc<Gateway>,
-    mut socket: Socket<S>,
+    stream: S,
     handshake: Box<Result<Handshake, Refusal>>,
-) {
-    let (end, output, limit) = {
-        // Dropped with the conversation, before the closing handshake: it has left the hubs then.
-        let (mut conversation, flow, _permit) = Box::pin(begin(gateway, *handshake)).await;
-        let end = converse(&mut conversation, flow, &mut socket).await;
-        let limit = conversation.message_limit();
-        (end, std::mem::take(&mut conversation.output), limit)
-    };
-    _ = timeout(CLOSE_TIMEOUT, close(&mut socket, output, limit, end)).await;
+    running: TaskTrackerToken,
+) -> impl Future<Output = ()> + Send {
+    let mut socket = Socket::new(stream);
+    async move {
+        let (end, output, limit) = {
+            // Dropped with the conversation, before the closing handshake: it has left the hubs then.
+            let (mut conversation, flow, _permit) = Box::pin(begin(gateway, *handshake)).await;
+            let end = converse(&mut conversation, flow, &mut socket).await;
+            let limit = conversation.message_limit();
+            (end, std::mem::take(&mut conversation.output), limit)
+        };
+        _ = timeout(CLOSE_TIMEOUT, close(&mut socket, output, limit, end)).await;
+        drop(running);
+    }
 }
 
 /// Begins a conversation with what the handshake says.
@@ -202,7 +206,8 @@ async fn close<S: AsyncRead + AsyncWrite + Unpin>(
 
 /// The payload of a close frame. The text is cut to the size of a close reason, at a character boundary.
 fn close_payload(code: Close, mut text: String) -> Vec<u8> {
-    text.truncate(text.floor_char_boundary(MAX_CLOSE_REASON));
+    let end = (0..=MAX_CLOSE_REASON.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    text.truncate(end.unwrap_or(0));
     [&(code as u16).to_be_bytes()[..], text.as_bytes()].concat()
 }
 

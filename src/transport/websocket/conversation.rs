@@ -19,9 +19,10 @@ use crate::transport::websocket::socket::{Frame, Output, ReadError, Received};
 use crate::transport::websocket::timers::Timers;
 
 mod credentials;
+mod identifying;
 mod requests;
 
-pub(super) use credentials::Identifying;
+pub(super) use identifying::Identifying;
 
 /// Bytes of output after which mailbox and topics wait.
 const BATCH: usize = 16 * 1024;

@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::BoxFuture;
-use sync_wrapper::SyncWrapper;
 
 use crate::config::Auth;
 use crate::edge::{Caller, Refusal, SessionPolicy};
@@ -14,26 +12,9 @@ use crate::grant::{Grant, SKEW};
 use crate::hub::Transport;
 use crate::message::{Seq, SessionId};
 use crate::protocol::{Close, Code, Malformed, Resume, ServerFrame};
+use crate::transport::websocket::conversation::identifying::Identifying;
 use crate::transport::websocket::conversation::{Conversation, End};
 use crate::transport::websocket::socket::Frame;
-
-/// A `hello` whose caller is not known yet: the keys of tokens may have to be fetched first.
-pub(in crate::transport::websocket) struct Identifying {
-    /// Where the caller resumes.
-    resume: Resume,
-    /// The wrapper makes it shareable, as everything is that a handler holds.
-    identity: SyncWrapper<BoxFuture<'static, Result<Grant, Refusal>>>,
-}
-
-impl Identifying {
-    /// Who it is.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost when the future is dropped before it is ready.
-    pub(in crate::transport::websocket) async fn identity(&mut self) -> Result<Grant, Refusal> {
-        self.identity.get_mut().await
-    }
-}
 
 impl Conversation {
     /// Subscribes to the caller's mailbox, and welcomes it.
@@ -99,7 +80,7 @@ impl Conversation {
         match (&mut identity).now_or_never() {
             Some(result) => self.identified(result, &resume).await,
             None => {
-                self.identifying = Some(Identifying { resume, identity: SyncWrapper::new(identity) });
+                self.identifying = Some(Identifying::new(resume, identity));
                 ControlFlow::Continue(())
             }
         }
@@ -108,7 +89,7 @@ impl Conversation {
     /// Acts on what was found out about the caller.
     pub(super) async fn on_identified(&mut self, result: Result<Grant, Refusal>) -> ControlFlow<End> {
         match self.identifying.take() {
-            Some(Identifying { resume, .. }) => self.identified(result, &resume).await,
+            Some(identifying) => self.identified(result, identifying.resume()).await,
             None => ControlFlow::Continue(()),
         }
     }
