@@ -23,6 +23,9 @@
 //!    whether the session is registered. Ending a session ends its registration and deletes its mailbox, both
 //!    or neither, and ends its readers on every node. Look-ups answer from this node's copy of the directory,
 //!    which may be behind until [`Engine::confirm`].
+//!    What is stored for a registered session, and the receipts for what it sends, are for its user. When its
+//!    registration has expired and another user gets the session, they are deleted, and the readers end. What came
+//!    while it was not registered is for whoever comes.
 //! 9. When stored messages were lost, the epoch changes, also while the engine runs: first [`Engine::epoch`],
 //!    from then on reads find the new store; then the hubs are told ([`crate::hub::Hubs::change_epoch`]); then
 //!    messages of the new epoch are published.

@@ -8,8 +8,8 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::sync::broadcast;
 
@@ -39,7 +39,16 @@ pub enum HubEvent {
     /// The store begins anew: see [`Hubs::change_epoch`].
     EpochChanged,
     /// The address has ended: see [`Hubs::end`].
-    Ended,
+    Ended(EndReason),
+}
+
+/// Why the readers of an address end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndReason {
+    /// The session was ended.
+    SessionEnded,
+    /// The session has another owner now. Readers that may read for that owner come back.
+    OwnerChanged,
 }
 
 /// The live side of one address.
@@ -52,7 +61,7 @@ struct Hub {
     /// A copy of `HubReaders::acked`: a reader that moves on locks the list only if more is acknowledged.
     acked: AtomicU64,
     /// Set when the address ends.
-    ended: AtomicBool,
+    ended: OnceLock<EndReason>,
 }
 
 impl Hub {
@@ -61,7 +70,7 @@ impl Hub {
             tx: broadcast::Sender::new(slots),
             readers: Mutex::default(),
             acked: AtomicU64::new(0),
-            ended: AtomicBool::new(false),
+            ended: OnceLock::new(),
         }
     }
 }
@@ -223,15 +232,15 @@ impl Hubs {
     }
 
     /// Ends an address: its readers end. Who joins afterwards joins a new hub.
-    pub fn end(&self, address: &Address) {
+    pub fn end(&self, address: &Address, reason: EndReason) {
         let mut hubs = lock(&self.hubs);
         let Some(hub) = hubs.remove(address) else { return };
         // Before anybody can make another hub of this address.
-        hub.ended.store(true, Ordering::SeqCst);
+        _ = hub.ended.set(reason);
         self.tell_last_left(address);
         drop(hubs);
         // An error means that no reader listens at this moment. It sees `ended`.
-        _ = hub.tx.send(HubEvent::Ended);
+        _ = hub.tx.send(HubEvent::Ended(reason));
     }
 
     fn tell_last_left(&self, address: &Address) {
@@ -307,10 +316,10 @@ impl ReaderHandle {
         &self.address
     }
 
-    /// Whether the address has ended.
+    /// Why the address has ended; `None` while it has not.
     #[must_use]
-    pub fn has_ended(&self) -> bool {
-        self.hub.ended.load(Ordering::SeqCst)
+    pub fn ended(&self) -> Option<EndReason> {
+        self.hub.ended.get().copied()
     }
 
     /// Up to where this reader has sent messages.
@@ -357,7 +366,7 @@ impl ReaderHandle {
         readers.attached.remove(&self.id);
         readers.handles -= 1;
         // After the end of the address, its place may hold another hub.
-        if readers.handles == 0 && !self.has_ended() {
+        if readers.handles == 0 && self.ended().is_none() {
             hubs.remove(&self.address);
             self.hubs.tell_last_left(&self.address);
             shrink(&mut hubs);

@@ -15,7 +15,7 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 use crate::engine::{Batch, Engine};
-use crate::hub::{HubEvent, Hubs, ReaderHandle, Transport};
+use crate::hub::{EndReason, HubEvent, Hubs, ReaderHandle, Transport};
 use crate::message::{Address, Epoch, Gap, GapReason, Item, Seq};
 
 /// How many items one read of the engine asks for.
@@ -95,10 +95,10 @@ impl Subscriber {
         })
     }
 
-    /// Whether the address has ended.
+    /// Why the address has ended; `None` while it has not.
     #[must_use]
-    pub(crate) fn has_ended(&self) -> bool {
-        self.handle.has_ended()
+    pub(crate) fn ended(&self) -> Option<EndReason> {
+        self.handle.ended()
     }
 
     /// What the seqs of delivered messages belong to.
@@ -166,8 +166,7 @@ impl Subscriber {
     /// Nothing is lost when the future is dropped: an item is taken only when it is returned.
     pub async fn next(&mut self) -> Option<Item> {
         loop {
-            // What is left belongs to a session that was ended.
-            if self.has_ended() {
+            if self.ended().is_some() {
                 return None;
             }
             if let Some(item) = self.try_next() {
@@ -199,6 +198,10 @@ impl Subscriber {
 
     /// The next item if one is at hand.
     pub fn try_next(&mut self) -> Option<Item> {
+        // What is left is for a session that was ended, or for another owner.
+        if self.ended().is_some() {
+            return None;
+        }
         self.fill(1);
         let item = self.backlog.pop_front()?;
         match &item {
@@ -235,7 +238,7 @@ impl Subscriber {
             HubEvent::Available(seq) if seq > self.read => self.state = ReadState::Behind(seq),
             HubEvent::Available(_) => {}
             HubEvent::EpochChanged => self.state = ReadState::Behind(Seq::START),
-            HubEvent::Ended => self.state = ReadState::Closed,
+            HubEvent::Ended(_) => self.state = ReadState::Closed,
         }
     }
 

@@ -41,22 +41,24 @@ impl Broker {
         if ttl > self.limits.ttl {
             return Err(BrokerError::TtlTooLong { limit: self.limits.ttl.as_secs() });
         }
-        let register = Register { session: session.clone(), user, ttl, by: Registrar::Backend };
+        let by = if self.limits.secret_ids { Registrar::Backend } else { Registrar::Anyone };
+        let register = Register { session: session.clone(), user, ttl, by };
         self.engine.register(&register).await?;
         self.engine.confirm(Lookup::Session(session)).await;
         Ok(())
     }
 
-    /// Registers the session that a token names, for as long as the token is good. [`Commit::decided`] says whether
+    /// Registers the session that a token names. The token is accepted until `until`, in Unix milliseconds.
+    /// [`Commit::decided`] says whether
     /// the token may have it. Nobody needs to wait until that is stored: after a crash the token comes again.
     pub(crate) fn register_from_token(
         &self,
         session: &SessionId,
         user: &UserId,
-        ttl: Duration,
+        (ttl, until): (Duration, u64),
     ) -> Commit<RegisterError> {
-        let (session, user) = (session.clone(), Some(user.clone()));
-        self.engine.register(&Register { session, user, ttl, by: Registrar::Token })
+        let (session, user, by) = (session.clone(), Some(user.clone()), Registrar::Token { until });
+        self.engine.register(&Register { session, user, ttl, by })
     }
 
     /// The public name of a session.

@@ -283,7 +283,7 @@ async fn a_session_that_is_ended_has_no_readers_and_no_new_ones_by_token() {
     assert_eq!(next(&mut reader).await, "None");
     let refused = broker.mailbox(&a, &Resume::default(), Transport::Poll).await.unwrap_err();
     assert_eq!(refused, BrokerError::Ended);
-    let by_token = || broker.register_from_token(&a, &ann, TTL).decided();
+    let by_token = || broker.register_from_token(&a, &ann, (TTL, 0)).decided();
     assert_eq!(by_token().await, Err(RegisterError::Ended));
     let state = broker.session(&a).await;
     assert_eq!((state.registration, state.waiting, state.connections), (None, 0, Connections::default()));
@@ -329,7 +329,7 @@ fn logs_name_a_secret_session_by_its_handle() {
 async fn only_a_backends_registration_makes_an_id_a_proof() {
     let (broker, clock) = broker(true);
     let (a, b) = (session("A"), session("B"));
-    broker.register_from_token(&a, &user("ann"), TTL).decided().await.unwrap();
+    broker.register_from_token(&a, &user("ann"), (TTL, 0)).decided().await.unwrap();
     assert!(broker.directory().holder(&a).await.is_none());
     assert_eq!(broker.directory().registration(&a).await.unwrap().source, RegistrationSource::Token);
     let waiting = tokio::spawn({
@@ -341,7 +341,7 @@ async fn only_a_backends_registration_makes_an_id_a_proof() {
     let holder = waiting.await.unwrap();
     assert_eq!((holder.session.clone(), holder.user.clone()), (b.clone(), Some(user("bob"))));
     // A token prolongs the registration, and not for how long the id is a proof.
-    broker.register_from_token(&b, &user("bob"), TTL).decided().await.unwrap();
+    broker.register_from_token(&b, &user("bob"), (TTL, 0)).decided().await.unwrap();
     clock.advance(TTL / 2);
     assert!(broker.directory().holder(&b).await.is_none());
     assert_eq!(broker.directory().user_of(&b).await, Some(user("bob")));

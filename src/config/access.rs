@@ -95,7 +95,8 @@ pub struct Access {
     pub api_key_file: Option<PathBuf>,
 
     /// How long a session stays registered if its backend names no ttl. The session of a token stays registered for this
-    /// time or until the token expires, whichever is shorter. Tokens of an ended session are refused for this time
+    /// time or until the token expires, whichever is shorter. Tokens of an ended session are refused for this time, and
+    /// until the last one expires that was seen
     #[arg(long, env = "X0_MSG_SESSION_TTL", value_name = "TIME", default_value = "24h", value_parser = above_zero)]
     pub session_ttl: Duration,
 

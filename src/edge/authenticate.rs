@@ -180,8 +180,9 @@ impl Gateway {
 
     fn registration_of(&self, client: &Client) -> Option<Commit<RegisterError>> {
         let user = client.user.as_ref()?;
-        let ttl = self.config.access.token_session_ttl(self.broker.now(), client.accepted_until());
-        Some(self.broker.register_from_token(&client.session, user, ttl))
+        let until = client.accepted_until();
+        let ttl = self.config.access.token_session_ttl(self.broker.now(), until);
+        Some(self.broker.register_from_token(&client.session, user, (ttl, until)))
     }
 
     /// The caller of an HTTP request that names this session.

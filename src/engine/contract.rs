@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::clock::Clock;
 use crate::engine::embedded::{Durability, Storage};
-use crate::hub::{HubEvent, Hubs, Transport};
+use crate::hub::{EndReason, HubEvent, Hubs, Transport};
 use crate::message::{Author, GapReason, Item, Kind, MessageId, SenderName, SessionId, TopicName, UserId};
 use crate::subscriber::{Start, Subscriber};
 
@@ -202,12 +202,17 @@ suite! {
     on [memory os fsync node] registrations:
         registered_sessions_are_found_by_their_user_until_they_end
         who_waits_for_a_session_is_woken_when_it_is_registered
-        the_end_of_a_session_ends_its_readers;
+        the_end_of_a_session_ends_its_readers
+        what_waits_is_for_the_owner_only
+        a_session_that_gives_way_keeps_its_owner
+        another_owner_ends_the_readers
+        a_known_token_is_barred_for_as_long_as_it_is_good;
     on [memory os fsync node] seam:
         a_reader_gets_everything_once_and_in_order;
     on [os fsync node] restart:
         what_is_stored_is_there_after_a_crash
-        registrations_survive_restarts;
+        registrations_survive_restarts
+        former_owners_survive_restarts;
     on [memory os fsync] memory:
         empty_addresses_cost_nothing_and_no_hole_goes_untold
         what_someone_reads_is_not_forgotten

@@ -17,7 +17,7 @@ use crate::engine::{
     Append, Arrivals, Batch, Commit, EngineError, Expired, Health, Lookup, Position, Register, RegisterError,
     Registrar, Registration, Settings,
 };
-use crate::hub::{Connections, Hubs};
+use crate::hub::{Connections, EndReason, Hubs};
 use crate::message::{Address, Epoch, Handle, Message, Publication, Seq, SessionId, UserId};
 use crate::sync::lock;
 
@@ -272,7 +272,7 @@ impl Embedded {
             return stopping(&store);
         }
         // A token comes again, so its registration need not be stored to count.
-        if self.shared.disk.is_some() && register.by == Registrar::Backend {
+        if self.shared.disk.is_some() && !matches!(register.by, Registrar::Token { .. }) {
             let (waiter, commit) = oneshot::channel();
             return match store.index.stage_registration(register, &self.shared.hubs, waiter) {
                 Err(refused) => Commit::done(Err(refused)),
@@ -287,7 +287,7 @@ impl Embedded {
             Ok(false) => return Commit::done(Ok(store.index.committed())),
             Ok(true) => self.after_commit(&mut store),
         };
-        drop(store);
+        self.settle_and_publish(store);
         self.shared.arrivals.wake(&register.session);
         commit
     }
@@ -308,7 +308,7 @@ impl Embedded {
         store.index.end(session, revoked_for);
         let commit = Commit::done(Ok(store.index.committed()));
         self.settle_and_publish(store);
-        self.shared.hubs.end(&Address::Session(session.clone()));
+        self.shared.hubs.end(&Address::Session(session.clone()), EndReason::SessionEnded);
         commit
     }
 
@@ -470,7 +470,7 @@ impl Embedded {
     pub fn expire(&self) -> Expired {
         let Some(mut store) = self.shared.store.lock() else { return Expired { messages: 0, more: false } };
         store.index.forget_empty(&self.shared.hubs, EMPTY_LOGS, FORGET_SLICE);
-        let more = store.index.expire_slice() > 0;
+        let more = store.index.expire_slice(&self.shared.hubs) > 0;
         let messages = store.index.take_expired();
         self.shared.wake_writer(&store);
         self.settle_and_publish(store);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::message::{Handle, SessionId, UserId};
+use crate::message::{Handle, Seq, SessionId, UserId};
 
 /// A session to register.
 #[derive(Debug, Clone)]
@@ -22,19 +22,28 @@ pub struct Register {
 pub enum Registrar {
     /// A backend. It may shorten a registration, and register a session again that was ended.
     Backend,
+    /// Anyone, in `open` mode. As a backend; and what was stored for a registration without a user goes to the next user.
+    Anyone,
     /// The holder of a token. It may only prolong a registration.
-    Token,
+    Token {
+        /// Until when the token is accepted, in Unix milliseconds.
+        until: u64,
+    },
 }
 
-/// A registered session, or one that was ended and stays revoked for a while.
+/// A registered session; one that was ended and stays revoked for a while; or the former owner of what still waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registration {
     /// The user it belongs to; `None` if it belongs to nobody.
     pub user: Option<UserId>,
     /// When it expires, in Unix milliseconds.
     pub expires_at: u64,
-    /// Who registered it, or that it was ended.
+    /// Who registered it, or what became of it.
     pub source: RegistrationSource,
+    /// Until when tokens for it are accepted, as far as is known, in Unix milliseconds; 0 if none is known.
+    pub tokens_until: u64,
+    /// What was stored or sent up to here was for an earlier owner.
+    pub since: Seq,
 }
 
 /// Who registered a session.
@@ -49,6 +58,12 @@ pub enum RegistrationSource {
     Token,
     /// It was ended: until it expires no token registers it again.
     Revoked,
+    /// It has expired, and something of it is left: messages that wait, receipts to come, or readers. When it expires as
+    /// such, the engine looks again.
+    Former {
+        /// What was stored or sent up to here is for its user alone.
+        through: Seq,
+    },
 }
 
 /// What a look-up in this node's copy of the directory did not find.

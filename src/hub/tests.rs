@@ -151,12 +151,12 @@ fn who_joins_after_the_end_joins_another_hub() {
     let a = address("A");
     let (before, mut live) = join(&hubs, 0);
     assert_eq!(hubs.acknowledge(&a, Seq(5)), None);
-    hubs.end(&a);
-    hubs.end(&a);
-    assert!(before.has_ended() && !hubs.is_read(&a));
-    assert_eq!(text(live.try_recv()), "Ended");
+    hubs.end(&a, EndReason::SessionEnded);
+    hubs.end(&a, EndReason::SessionEnded);
+    assert!(before.ended() == Some(EndReason::SessionEnded) && !hubs.is_read(&a));
+    assert_eq!(text(live.try_recv()), "Ended(SessionEnded)");
     let (after, mut anew) = join(&hubs, 0);
-    assert!(!after.has_ended());
+    assert!(after.ended().is_none());
     assert_eq!(hubs.acknowledged(&a), Seq::START);
     hubs.publish(&a, &publication(6), Seq::START);
     assert_eq!((text(live.try_recv()), text(anew.try_recv())), ("Empty".into(), "6 after 0".into()));
@@ -211,7 +211,7 @@ fn an_engine_hears_of_the_first_reader_and_of_the_last() {
     b.leave();
     assert_eq!(calls(), ["-session A", "-session B"]);
     let (ended, _) = join(&hubs, 0);
-    hubs.end(&address("A"));
+    hubs.end(&address("A"), EndReason::SessionEnded);
     let (anew, _) = join(&hubs, 0);
     ended.leave();
     assert_eq!(calls(), ["+session A", "-session A", "+session A"]);

@@ -47,6 +47,8 @@ pub enum Close {
     NoHello = 4001,
     /// No frame from the peer for two heartbeats.
     Silent = 4002,
+    /// The session belongs to another user now.
+    OwnerChanged = 4004,
     /// The request is not valid in this protocol.
     NotThisProtocol = 4500,
     /// The token is missing, not valid or expired.

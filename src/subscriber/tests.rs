@@ -242,8 +242,8 @@ async fn an_address_that_ends_ends_its_readers() {
     bench.put(1).await;
     assert_eq!(next(&mut waiting).await, "1");
     full.ready().await;
-    bench.hubs.end(&bench.address);
-    assert!(waiting.has_ended() && full.has_ended());
+    bench.hubs.end(&bench.address, EndReason::SessionEnded);
+    assert!(waiting.ended().is_some() && full.ended().is_some());
     assert_eq!(next(&mut waiting).await, "ended");
     assert_eq!(next(&mut full).await, "ended", "what it has read is not delivered any more");
 }

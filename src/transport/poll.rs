@@ -18,7 +18,7 @@ use utoipa_axum::routes;
 use crate::broker::BrokerError;
 use crate::edge::{ApiRequest, Gateway, Query, Refusal, Refused, SessionPolicy, encode, json};
 use crate::grant::Client;
-use crate::hub::Transport;
+use crate::hub::{EndReason, Transport};
 use crate::message::{Epoch, Gap, Handle, Item, Publication, Seq, SessionId, TopicName};
 use crate::protocol::{Code, Resume};
 use crate::subscriber::Subscriber;
@@ -141,9 +141,12 @@ pub(crate) async fn poll(
     claim.parts().1.read_topics(&gateway, &topics).await;
     let (subscriber, reader) = claim.parts();
     let items = collect(&gateway, Some(subscriber), reader, deadline).await;
-    if claim.subscriber().has_ended() {
-        return Err(BrokerError::Ended.into());
-    }
+    let items = match claim.subscriber().ended() {
+        None => items,
+        Some(EndReason::SessionEnded) => return Err(BrokerError::Ended.into()),
+        // Whether the caller may go on, the next poll is told.
+        Some(EndReason::OwnerChanged) => PollItems::default(),
+    };
     // A client that does not name its session learns it from the answer.
     let client = caller.grant.client().filter(|_| query.get("session").is_none());
     let (subscriber, reader) = claim.parts();

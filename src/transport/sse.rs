@@ -144,6 +144,10 @@ impl EventStream {
         // The connection asks for a chunk when it has taken the one before.
         if let Some(mailbox) = &mut self.mailbox {
             mailbox.mark_sent(mailbox.delivered());
+            // Its caller reads no topic any more either.
+            if mailbox.ended().is_some() {
+                return None;
+            }
         }
         let mut chunk = std::mem::take(&mut self.pending);
         if chunk.is_empty() {

@@ -32,6 +32,7 @@ mod log;
 mod mailbox;
 mod model;
 mod origins;
+mod owners;
 mod pages;
 mod parity;
 mod permissions;

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::chance::Chance;
 use crate::engine::Embedded;
-use crate::hub::{HubEvent, Hubs, Interest, ReaderHandle, Transport};
+use crate::hub::{EndReason, HubEvent, Hubs, Interest, ReaderHandle, Transport};
 use crate::message::{Address, Publication, Seq};
 use crate::sync::lock;
 
@@ -188,9 +188,15 @@ impl Carrier {
                     self.carry(&address, (prev, publication), &mut held);
                 }
                 Ok(Ok(HubEvent::Volatile(publication))) => self.hubs.publish_volatile(&address, &publication),
-                Ok(Ok(HubEvent::Ended) | Err(RecvError::Closed)) => {
+                Ok(Ok(HubEvent::Ended(reason))) => {
                     if feeds.ended(&address, &subscription) {
-                        self.hubs.end(&address);
+                        self.hubs.end(&address, reason);
+                    }
+                    break;
+                }
+                Ok(Err(RecvError::Closed)) => {
+                    if feeds.ended(&address, &subscription) {
+                        self.hubs.end(&address, EndReason::SessionEnded);
                     }
                     break;
                 }

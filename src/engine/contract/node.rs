@@ -17,7 +17,7 @@ use crate::engine::{
     Append, Arrivals, Batch, Commit, Embedded, EngineError, Expired, Health, Lookup, Position, Register,
     RegisterError, Registration, Settings,
 };
-use crate::hub::{Connections, Hubs};
+use crate::hub::{Connections, EndReason, Hubs};
 use crate::message::{Address, Epoch, Handle, Item, Message, Seq, SessionId, UserId};
 use crate::sync::lock;
 
@@ -359,7 +359,7 @@ impl Inner {
         let address = Address::Session(session.clone());
         self.feeds.close(Some(&address));
         let ended = self.cluster.engine().end(session, revoked_for).await;
-        self.hubs.end(&address);
+        self.hubs.end(&address, EndReason::SessionEnded);
         self.answer(answer, ended);
     }
 

@@ -48,11 +48,14 @@ pub(super) async fn registered_sessions_are_found_by_their_user_until_they_end(l
     assert_eq!(registration(&engine, &session("3")).await.unwrap().user, None);
     // A session does not change hands, and its user is kept by who names none.
     assert_eq!(register("2", Some(&bob), long, backend).await.unwrap_err(), RegisterError::Taken);
-    assert_eq!(register("2", Some(&bob), long, Registrar::Token).await.unwrap_err(), RegisterError::Taken);
+    assert_eq!(
+        register("2", Some(&bob), long, Registrar::Token { until: 0 }).await.unwrap_err(),
+        RegisterError::Taken
+    );
     register("2", None, long, backend).await.unwrap();
     assert_eq!(registration(&engine, &session("2")).await.unwrap().user, Some(ann.clone()));
     engine.end(&session("2"), Duration::ZERO).await.unwrap();
-    register("2", Some(&bob), long, Registrar::Token).await.unwrap();
+    register("2", Some(&bob), long, Registrar::Token { until: 0 }).await.unwrap();
     assert_eq!(
         (sessions_of(&engine, &ann).await, sessions_of(&engine, &bob).await),
         (vec![session("1")], vec![session("2")])
@@ -66,7 +69,10 @@ pub(super) async fn registered_sessions_are_found_by_their_user_until_they_end(l
         is_revoked(&engine, &session("2")).await
             && session_of(&engine, engine.handle(&session("2"))).await.is_none()
     );
-    assert_eq!(register("2", Some(&bob), long, Registrar::Token).await.unwrap_err(), RegisterError::Ended);
+    assert_eq!(
+        register("2", Some(&bob), long, Registrar::Token { until: 0 }).await.unwrap_err(),
+        RegisterError::Ended
+    );
     expire_all(&engine).await;
     assert_eq!(
         (sessions_of(&engine, &bob).await, registration(&engine, &session("2")).await),
@@ -98,6 +104,109 @@ pub(super) async fn who_waits_for_a_session_is_woken_when_it_is_registered(lab: 
     engine.register(&of_backend(&session, "ann")).await.unwrap();
     let registration = timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap();
     assert_eq!(registration.user, Some(UserId::new("ann").unwrap()));
+}
+
+/// The outcomes that the receipts in a mailbox tell, once there are so many.
+async fn outcomes(engine: &Engine, address: &Address, count: usize) -> Vec<bool> {
+    let items = loop {
+        let items = items(engine, address, count).await;
+        if items.len() >= count {
+            break items;
+        }
+        tokio::task::yield_now().await;
+    };
+    let expired = |item: &Item| match item {
+        Item::Message(message) => message.frame().as_str().contains(r#""state":"expired""#),
+        Item::Gap(gap) => panic!("{gap:?}"),
+    };
+    items.iter().map(expired).collect()
+}
+
+/// What waits for the owner of a session is there when the owner comes back, and gone when another one comes. What came
+/// while nobody was registered is for whoever comes.
+pub(super) async fn what_waits_is_for_the_owner_only(lab: Lab) {
+    for (swept, by) in [(false, Registrar::Backend), (true, Registrar::Token { until: 0 })] {
+        let (engine, _) = lab.engine();
+        let (a, session, ttl) = (mailbox("A"), SessionId::new("A").unwrap(), Duration::from_secs(10));
+        let register = |user: &str| {
+            let user = Some(UserId::new(user).unwrap());
+            engine.register(&Register { session: session.clone(), user, ttl, by })
+        };
+        let expire = async || {
+            lab.clock.advance(2 * ttl);
+            if swept {
+                expire_all(&engine).await;
+            }
+        };
+        put(&engine, &a, "0").await;
+        register("ann").await.unwrap();
+        let id = Some(MessageId::new("c-1").unwrap());
+        engine.append(Append { id, receipt: true, ..append(&a, "1") }).await.unwrap();
+        expire().await;
+        register("ann").await.unwrap();
+        expect(&engine, &a, Seq::START, &["0", "1"]).await;
+        expire().await;
+        put(&engine, &a, "2").await;
+        register("bob").await.unwrap();
+        expect(&engine, &a, Seq::START, &["2"]).await;
+        assert_eq!(outcomes(&engine, &mailbox("S"), 1).await, [true], "swept: {swept}");
+        put(&engine, &a, "3").await;
+        expect(&engine, &a, Seq::START, &["2", "3"]).await;
+    }
+}
+
+/// The sessions of one token after the other give way when their user has too many. They keep their owner.
+pub(super) async fn a_session_that_gives_way_keeps_its_owner(lab: Lab) {
+    let (engine, _) = lab.engine_with(Settings { sessions_per_user: 1, ..lab.settings() });
+    let register = |name: &str, user: &str| {
+        let (session, user) = (SessionId::new(name).unwrap(), Some(UserId::new(user).unwrap()));
+        let (ttl, by) = (Duration::from_secs(10), Registrar::Token { until: 0 });
+        engine.register(&Register { session, user, ttl, by })
+    };
+    for other in ["ann", "bob"] {
+        register("A", "ann").await.unwrap();
+        put(&engine, &mailbox("A"), "1").await;
+        register("B", "ann").await.unwrap();
+        register("A", other).await.unwrap();
+        let expected: &[&str] = if other == "ann" { &["1"] } else { &[] };
+        expect(&engine, &mailbox("A"), Seq::START, expected).await;
+    }
+}
+
+/// The readers of a session end when another user gets it, and not when its user comes back.
+pub(super) async fn another_owner_ends_the_readers(lab: Lab) {
+    let (engine, hubs) = lab.engine();
+    let (a, session) = (mailbox("A"), SessionId::new("A").unwrap());
+    engine.register(&of_backend(&session, "ann")).await.unwrap();
+    let mut before = reader(&engine, &hubs, &a, Seq::START);
+    put(&engine, &a, "1").await;
+    assert_eq!(next(&mut before).await, "1");
+    engine.trim(&a, Seq(u64::MAX));
+    for user in ["ann", "bob"] {
+        assert!(before.ended().is_none(), "{user}");
+        lab.clock.advance(Duration::from_secs(100));
+        expire_all(&engine).await;
+        engine.register(&of_backend(&session, user)).await.unwrap();
+    }
+    put(&engine, &a, "2").await;
+    assert!(timeout(Duration::from_secs(10), before.next()).await.unwrap().is_none());
+    assert_eq!(before.ended(), Some(EndReason::OwnerChanged));
+}
+
+/// An ended session does not come back with a token that is known to be good for longer.
+pub(super) async fn a_known_token_is_barred_for_as_long_as_it_is_good(lab: Lab) {
+    let (engine, _) = lab.engine();
+    let (session, ttl) = (SessionId::new("A").unwrap(), Duration::from_secs(10));
+    let until = lab.clock.now() + 100_000;
+    let user = Some(UserId::new("ann").unwrap());
+    let token = Register { session: session.clone(), user, ttl, by: Registrar::Token { until } };
+    engine.register(&token).await.unwrap();
+    engine.end(&session, ttl).await.unwrap();
+    lab.clock.advance(Duration::from_secs(99));
+    expire_all(&engine).await;
+    assert_eq!(engine.register(&token).await.unwrap_err(), RegisterError::Ended);
+    lab.clock.advance(Duration::from_secs(1));
+    engine.register(&token).await.unwrap();
 }
 
 /// Who joins afterwards begins anew, and is not ended.

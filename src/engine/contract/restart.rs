@@ -71,3 +71,31 @@ pub(super) async fn registrations_survive_restarts(lab: Lab) {
         assert!(is_revoked(&engine, &session(3)).await);
     }
 }
+
+/// A restart changes nothing about whose messages wait, wherever it comes.
+pub(super) async fn former_owners_survive_restarts(lab: Lab) {
+    for crash in [false, true] {
+        for user in ["ann", "bob"] {
+            let (engine, _) = lab.engine();
+            let (a, session) = (mailbox("A"), SessionId::new("A").unwrap());
+            let register = |user: &str| Register {
+                session: session.clone(),
+                user: Some(UserId::new(user).unwrap()),
+                ttl: Duration::from_secs(10),
+                by: Registrar::Backend,
+            };
+            engine.register(&register("ann")).await.unwrap();
+            put(&engine, &a, "1").await;
+            lab.clock.advance(Duration::from_secs(10));
+            let engine = lab.again(engine, crash);
+            expire_all(&engine).await;
+            // Writes what is noted so far.
+            put(&engine, &topic("t"), "1").await;
+            let engine = lab.again(engine, crash);
+            engine.register(&register(user)).await.unwrap();
+            let engine = lab.again(engine, crash);
+            let expected: &[&str] = if user == "ann" { &["1"] } else { &[] };
+            expect(&engine, &a, Seq::START, expected).await;
+        }
+    }
+}

@@ -13,7 +13,7 @@ use crate::engine::embedded::registrations::{RegistrationChange, RegistrationTab
 use crate::engine::{
     EngineError, Position, Register, RegisterError, Registration, RegistrationSource, Settings,
 };
-use crate::hub::Hubs;
+use crate::hub::{EndReason, Hubs};
 use crate::message::{Address, Draft, Message, Outcome, Publication, Seq, SessionId};
 
 mod address_log;
@@ -57,6 +57,9 @@ pub(super) const EMPTY_LOGS: usize = MAX_FLOORS;
 
 /// How many messages one slice of expiry removes while it holds the lock, and the rest of one address more.
 const EXPIRY_SLICE: usize = 512;
+
+/// How often it is looked whether something of a former owner is left.
+const FORMER_RECHECK: Duration = Duration::from_secs(60);
 
 /// Everything the engine knows without reading the disk.
 #[derive(Debug)]
@@ -148,6 +151,12 @@ impl Index {
         }
         self.queue.check_room()?;
         let PreparedAppend { address, draft, send_id, ttl, ts, receipt } = append;
+        if let Some(session) = address.session()
+            && self.sessions.has_expired(session, now)
+        {
+            // What comes from here on is not for its former owner.
+            self.expire_registration(session, now, |_| true);
+        }
         self.make_room(&address, &draft, receipt.as_ref().map(|(session, _)| session))?;
         let seq = self.next();
         if let Some((session, id)) = receipt.clone() {
@@ -167,7 +176,8 @@ impl Index {
         Seq(self.newest.0 + 1)
     }
 
-    /// Checks that there is room for a message. If there is none, removes expired messages first.
+    /// Checks that there is room for a message. If there is none, removes expired messages first: those of the mailboxes
+    /// that have to take something, and one slice of all others.
     fn make_room(
         &mut self,
         address: &Address,
@@ -181,7 +191,12 @@ impl Index {
         if check(self).is_ok() {
             return Ok(());
         }
-        while self.expire_slice() >= EXPIRY_SLICE {}
+        let now = self.settings.clock.now();
+        self.expire_at(address, now);
+        if let Some(session) = receipt_for {
+            self.expire_at(&Address::Session(session.clone()), now);
+        }
+        self.expire_messages(now);
         // Receipts of expired messages have taken seqs.
         check(self)
     }
@@ -294,8 +309,11 @@ impl Index {
             return Seq::START;
         }
         let message = Message::receipt(&id, outcome, now);
-        let address = Address::Session(session);
         let seq = self.next();
+        if let Some(former) = self.sessions.raise_former(&session, seq) {
+            self.backing.note_registration(&session, Some(former.clone()));
+        }
+        let address = Address::Session(session);
         let publication = Arc::new(Publication::encode(&address, Some(seq), &message));
         let expires_at = expiry(now, self.settings.mailbox.age);
         let (prev, ts, send_id, receipt, waiter) = (Seq::START, now, None, None, None);
@@ -366,26 +384,69 @@ impl Index {
     /// Removes at most [`EXPIRY_SLICE`] expired messages, the rest of the last mailbox, and as many registrations.
     ///
     /// Returns how many of both.
-    pub(super) fn expire_slice(&mut self) -> usize {
+    pub(super) fn expire_slice(&mut self, hubs: &Hubs) -> usize {
         let now = self.settings.clock.now();
-        let mut messages = 0;
-        while messages < EXPIRY_SLICE {
-            let Some((address, expired)) = self.logs.expire_next(now, self.committed) else { break };
-            messages += expired.len();
-            if !expired.is_empty() {
-                self.drop_entries(&address, &expired, Outcome::Expired);
-                self.note_floor(&address);
-            }
-        }
-        self.expired += messages;
+        let messages = self.expire_messages(now);
         let mut registrations = 0;
         while registrations < EXPIRY_SLICE {
             let Some(session) = self.sessions.ended(now) else { break };
-            self.set_registration(&session, None);
+            self.expire_registration(&session, now, |address| hubs.is_read(address));
             registrations += 1;
         }
         self.sessions.shrink();
         messages + registrations
+    }
+
+    /// Removes at most [`EXPIRY_SLICE`] expired messages, and the rest of the last mailbox. Returns how many.
+    fn expire_messages(&mut self, now: u64) -> usize {
+        let mut messages = 0;
+        while messages < EXPIRY_SLICE {
+            let Some((address, expired)) = self.logs.expire_next(now, self.committed) else { break };
+            messages += expired.len();
+            self.drop_expired(&address, &expired);
+        }
+        messages
+    }
+
+    /// Removes what has expired at an address.
+    fn expire_at(&mut self, address: &Address, now: u64) {
+        let expired = self.logs.expire(address, now, self.committed);
+        self.drop_expired(address, &expired);
+    }
+
+    fn drop_expired(&mut self, address: &Address, expired: &[LogEntry]) {
+        if !expired.is_empty() {
+            self.expired += expired.len();
+            self.drop_entries(address, expired, Outcome::Expired);
+            self.note_floor(address);
+        }
+    }
+
+    /// A registration has expired, or it is time to look again at what was left of it.
+    fn expire_registration(&mut self, session: &SessionId, now: u64, is_read: impl Fn(&Address) -> bool) {
+        let left = self.left_of(session, now, is_read);
+        let was_former = |known: &Registration| matches!(known.source, RegistrationSource::Former { .. });
+        // To look again is not worth a write.
+        match left.is_some() && self.sessions.entry(session).is_some_and(was_former) {
+            true => self.sessions.set(session, left),
+            false => self.set_registration(session, left),
+        }
+    }
+
+    /// What is left of a registration that ends: its owner, if something is for that owner alone. Readers count, since
+    /// they end when another owner comes.
+    fn left_of(
+        &self,
+        session: &SessionId,
+        now: u64,
+        is_read: impl Fn(&Address) -> bool,
+    ) -> Option<Registration> {
+        let known = self.sessions.entry(session)?;
+        let address = Address::Session(session.clone());
+        let is_left = self.logs.get(&address).is_some_and(|log| !log.is_empty())
+            || self.receipts.knows(session)
+            || is_read(&address);
+        is_left.then(|| known.clone().into_former(self.newest, expiry(now, FORMER_RECHECK)))
     }
 
     /// How many messages expired since the last call.
@@ -396,10 +457,13 @@ impl Index {
 
     /// What a registration changes.
     fn plan(&self, register: &Register, hubs: &Hubs) -> Result<Option<RegistrationChange>, RegisterError> {
-        let limit = self.settings.sessions_per_user;
-        self.sessions.plan(register, self.settings.clock.now(), limit, |session| {
-            hubs.is_read(&Address::Session(session.clone()))
-        })
+        let (limit, now) = (self.settings.sessions_per_user, self.settings.clock.now());
+        let is_connected = |session: &SessionId| hubs.is_read(&Address::Session(session.clone()));
+        let mut change = self.sessions.plan(register, (now, self.newest), limit, is_connected)?;
+        if let Some(RegistrationChange { gives_way: Some((other, left)), .. }) = &mut change {
+            *left = self.left_of(other, now, |_| false);
+        }
+        Ok(change)
     }
 
     /// Registers a session. Returns whether that changes anything.
@@ -408,12 +472,28 @@ impl Index {
             return Err(RegisterError::Taken);
         }
         let change = self.plan(register, hubs)?;
-        let Some(RegistrationChange { registration, gives_way }) = change else { return Ok(false) };
-        if let Some(other) = gives_way {
-            self.set_registration(&other, None);
+        let Some(RegistrationChange { registration, gives_way, takes_over }) = change else {
+            return Ok(false);
+        };
+        if let Some((other, left)) = gives_way {
+            self.set_registration(&other, left);
         }
         self.set_registration(&register.session, Some(registration));
+        if let Some(through) = takes_over {
+            self.take_over(&register.session, through, hubs);
+        }
         Ok(true)
+    }
+
+    /// Another user has a session now. What was for the former owner up to `through` is deleted, and the readers end.
+    fn take_over(&mut self, session: &SessionId, through: Seq, hubs: &Hubs) {
+        self.receipts.void(session, through);
+        let address = Address::Session(session.clone());
+        if self.logs.end(&address, through) {
+            self.expired += self.remove_ended(&address);
+            self.note_floor(&address);
+        }
+        hubs.end(&address, EndReason::OwnerChanged);
     }
 
     fn set_registration(&mut self, session: &SessionId, to: Option<Registration>) {
@@ -422,7 +502,7 @@ impl Index {
     }
 
     /// Ends a session: its registration and its mailbox. No token brings it back before `revoked_for` is over, nor before
-    /// its registration would have ended.
+    /// its registration and all tokens that are known would have ended.
     pub(super) fn end(&mut self, session: &SessionId, revoked_for: Duration) {
         self.set_registration(session, self.revoked(session, revoked_for));
         self.end_mailbox(session);
@@ -431,16 +511,19 @@ impl Index {
     /// What becomes of the registration of a session that ends.
     fn revoked(&self, session: &SessionId, revoked_for: Duration) -> Option<Registration> {
         let now = self.settings.clock.now();
-        let known = self.sessions.get(session, now).map_or(0, |known| known.expires_at);
-        let expires_at = known.max(expiry(now, revoked_for));
-        let revoked = Registration { user: None, expires_at, source: RegistrationSource::Revoked };
+        let known = self.sessions.entry(session);
+        let registered_until = self.sessions.get(session, now).map_or(0, |known| known.expires_at);
+        let tokens_until = known.map_or(0, |known| known.tokens_until);
+        let expires_at = registered_until.max(tokens_until).max(expiry(now, revoked_for));
+        let (source, since) = (RegistrationSource::Revoked, self.newest);
+        let revoked = Registration { user: None, expires_at, source, tokens_until, since };
         (!revoked_for.is_zero()).then_some(revoked)
     }
 
     fn end_mailbox(&mut self, session: &SessionId) {
-        self.receipts.forget(session);
+        self.receipts.void(session, self.newest);
         let address = Address::Session(session.clone());
-        if self.logs.end(&address) {
+        if self.logs.end(&address, self.newest) {
             self.remove_ended(&address);
             self.note_floor(&address);
         }
@@ -510,7 +593,7 @@ impl Index {
     }
 
     /// These changes are stored: they become visible.
-    pub(super) fn apply_changes(&mut self, changes: &[PlannedChange]) {
+    pub(super) fn apply_changes(&mut self, changes: &[PlannedChange], hubs: &Hubs) {
         for change in changes {
             for (session, to) in change.registrations() {
                 self.sessions.set(session, to.cloned());
@@ -519,8 +602,13 @@ impl Index {
                     writes.registrations.remove(session);
                 }
             }
-            if let PlannedChange::End { session, .. } = change {
-                self.end_mailbox(session);
+            match change {
+                PlannedChange::Register { session, change, .. } => {
+                    if let Some(through) = change.takes_over {
+                        self.take_over(session, through, hubs);
+                    }
+                }
+                PlannedChange::End { session, .. } => self.end_mailbox(session),
             }
         }
     }
@@ -530,10 +618,11 @@ impl Index {
         self.changes.done();
     }
 
-    /// Removes what is committed below the floor of an ended address.
-    fn remove_ended(&mut self, address: &Address) {
+    /// Removes what is committed below the floor of an ended address. Returns how many messages.
+    fn remove_ended(&mut self, address: &Address) -> usize {
         let removed = self.logs.remove_ended(address, self.committed);
         self.drop_entries(address, &removed, Outcome::Expired);
+        removed.len()
     }
 
     /// The registered sessions.

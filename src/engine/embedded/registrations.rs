@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use crate::clock::millis;
 use crate::engine::embedded::handles::Handles;
 use crate::engine::{Register, RegisterError, Registrar, Registration, RegistrationSource};
-use crate::message::{Handle, SessionId, UserId};
+use crate::message::{Handle, Seq, SessionId, UserId};
 use crate::sync::shrink;
 
 /// What a registration changes.
@@ -13,8 +13,37 @@ use crate::sync::shrink;
 pub(super) struct RegistrationChange {
     /// What the session's registration becomes.
     pub(super) registration: Registration,
-    /// The session that loses its registration for it.
-    pub(super) gives_way: Option<SessionId>,
+    /// The session that loses its registration for it, and what is left of that.
+    pub(super) gives_way: Option<(SessionId, Option<Registration>)>,
+    /// Another user takes the session: what was stored up to here was for the former owner.
+    pub(super) takes_over: Option<Seq>,
+}
+
+impl Registration {
+    /// Whether it registers a session, until it expires.
+    pub(super) fn registers(&self) -> bool {
+        matches!(self.source, RegistrationSource::Backend { .. } | RegistrationSource::Token)
+    }
+
+    /// Whether a session is registered by it now.
+    fn is_current(&self, now: u64) -> bool {
+        self.registers() && self.expires_at > now
+    }
+
+    /// Up to where something is for its user alone, if it is not a current one. Seqs up to `newest` were given.
+    fn owned_through(&self, newest: Seq) -> Seq {
+        match self.source {
+            RegistrationSource::Former { through } => through,
+            RegistrationSource::Revoked => self.since,
+            RegistrationSource::Backend { .. } | RegistrationSource::Token => newest,
+        }
+    }
+
+    /// What is left of it when it ends, in a store that has given seqs up to `newest`.
+    pub(super) fn into_former(self, newest: Seq, expires_at: u64) -> Self {
+        let source = RegistrationSource::Former { through: self.owned_through(newest) };
+        Self { source, expires_at, ..self }
+    }
 }
 
 /// The expiry and the source of a registration; `None` if it stays as it is.
@@ -27,10 +56,16 @@ fn lifetime(
     let ttl = millis(register.ttl);
     let wanted = now.saturating_add(ttl).min(i64::MAX.unsigned_abs());
     match (register.by, known) {
-        (Registrar::Backend, _) => Some((wanted, RegistrationSource::Backend { until: wanted })),
+        (Registrar::Backend | Registrar::Anyone, _) => {
+            Some((wanted, RegistrationSource::Backend { until: wanted }))
+        }
         // A token comes with every reconnect. Not each of them is worth a write.
-        (Registrar::Token, Some(known)) if known.expires_at >= wanted && same_user => None,
-        (Registrar::Token, known) => {
+        (Registrar::Token { until }, Some(known))
+            if known.expires_at >= wanted && known.tokens_until >= until && same_user =>
+        {
+            None
+        }
+        (Registrar::Token { .. }, known) => {
             let later = wanted.saturating_add(ttl / 8);
             let (expires_at, source) =
                 known.map_or((0, RegistrationSource::Token), |known| (known.expires_at, known.source));
@@ -39,9 +74,9 @@ fn lifetime(
     }
 }
 
-/// All registered sessions, and revoked ones. Other sessions cost nothing.
+/// All registered sessions, revoked ones, and former owners of what still waits. Other sessions cost nothing.
 ///
-/// Invariant: `users`, `handles` and `by_expiry` list what is in `sessions`; a revoked session has no handle.
+/// Invariant: `by_expiry` lists what is in `sessions`; `users` and `handles` list the registered sessions among them.
 #[derive(Debug)]
 pub(super) struct RegistrationTable {
     handle_key: Handles,
@@ -79,30 +114,31 @@ impl RegistrationTable {
         }
         if let Some(registration) = to {
             self.by_expiry.insert((registration.expires_at, session.clone()));
-            if let Some(user) = &registration.user {
-                self.users.entry(user.clone()).or_default().insert(session.clone());
-            }
-            if registration.source != RegistrationSource::Revoked {
+            if registration.registers() {
+                if let Some(user) = &registration.user {
+                    self.users.entry(user.clone()).or_default().insert(session.clone());
+                }
                 self.handles.insert(handle, session.clone());
             }
             self.sessions.insert(session.clone(), registration);
         }
     }
 
-    /// What a session's registration becomes, and which other session gives way to it. `None` if nothing changes.
+    /// What a session's registration becomes, which other session gives way to it, and what was for a former owner. Seqs
+    /// up to `newest` were given. `None` if nothing changes.
     ///
     /// # Errors
     /// [`RegisterError`] says why the session cannot be registered.
     pub(super) fn plan(
         &self,
         register: &Register,
-        now: u64,
+        (now, newest): (u64, Seq),
         max_sessions: usize,
         is_connected: impl Fn(&SessionId) -> bool,
     ) -> Result<Option<RegistrationChange>, RegisterError> {
         let Register { session, user, by, .. } = register;
         let is_revoked = self.is_revoked(session, now);
-        if is_revoked && *by == Registrar::Token {
+        if is_revoked && matches!(by, Registrar::Token { .. }) {
             return Err(RegisterError::Ended);
         }
         let known = self.get(session, now);
@@ -122,8 +158,16 @@ impl RegistrationTable {
             }
             _ => None,
         };
-        let registration = Registration { user: user.cloned(), expires_at, source };
-        Ok(Some(RegistrationChange { registration, gives_way }))
+        let before = self.sessions.get(session);
+        let takes_over = before
+            .filter(|before| !before.is_current(now) && !is_same_owner(before, user, *by))
+            .map(|before| before.owned_through(newest));
+        let since = takes_over.or(before.map(|before| before.since)).unwrap_or_default();
+        let shown = if let Registrar::Token { until } = by { *until } else { 0 };
+        let tokens_until = before.map_or(0, |before| before.tokens_until).max(shown);
+        let registration = Registration { user: user.cloned(), expires_at, source, tokens_until, since };
+        let gives_way = gives_way.map(|other| (other, None));
+        Ok(Some(RegistrationChange { registration, gives_way, takes_over }))
     }
 
     /// The session that gives way to another one, if their user has too many.
@@ -153,9 +197,21 @@ impl RegistrationTable {
 
     /// A session's registration, unless it has expired or is revoked.
     pub(super) fn get(&self, session: &SessionId, now: u64) -> Option<&Registration> {
-        self.sessions.get(session).filter(|registration| {
-            registration.expires_at > now && registration.source != RegistrationSource::Revoked
-        })
+        self.sessions.get(session).filter(|registration| registration.is_current(now))
+    }
+
+    /// All that is known of a session, whether it is registered or not.
+    pub(super) fn entry(&self, session: &SessionId) -> Option<&Registration> {
+        self.sessions.get(session)
+    }
+
+    /// Something for the former owner of a session comes late, with this seq. Returns what is known of the session then;
+    /// `None` if it has no former owner.
+    pub(super) fn raise_former(&mut self, session: &SessionId, to: Seq) -> Option<&Registration> {
+        let former = self.sessions.get_mut(session)?;
+        let RegistrationSource::Former { through } = &mut former.source else { return None };
+        *through = to;
+        Some(former)
     }
 
     /// Whether a session was ended and is still revoked.
@@ -176,6 +232,12 @@ impl RegistrationTable {
         sessions.filter(|session| self.get(session, now).is_some()).cloned().collect()
     }
 
+    /// Whether this session's registration has expired, and was not looked at since.
+    pub(super) fn has_expired(&self, session: &SessionId, now: u64) -> bool {
+        let some_have = self.by_expiry.first().is_some_and(|(expires_at, _)| *expires_at <= now);
+        some_have && self.sessions.get(session).is_some_and(|known| known.expires_at <= now)
+    }
+
     /// One session with an expired registration.
     pub(super) fn ended(&self, now: u64) -> Option<SessionId> {
         self.by_expiry
@@ -189,6 +251,14 @@ impl RegistrationTable {
         shrink(&mut self.sessions);
         shrink(&mut self.users);
         shrink(&mut self.handles);
+    }
+}
+
+/// Whether what is left of a registration is for its next user too.
+fn is_same_owner(before: &Registration, user: Option<&UserId>, by: Registrar) -> bool {
+    match &before.user {
+        None => user.is_none() || by == Registrar::Anyone,
+        owner => owner.as_ref() == user,
     }
 }
 
@@ -207,16 +277,25 @@ mod tests {
         Register { session: session(name), user, ttl: Duration::from_millis(ttl), by }
     }
 
+    /// A token that says nothing about how long it is accepted.
+    const TOKEN: Registrar = Registrar::Token { until: 0 };
+
+    fn ended(user: Option<&str>, source: RegistrationSource, since: u64) -> Registration {
+        let user = user.map(|user| UserId::new(user).unwrap());
+        Registration { user, expires_at: 50, source, tokens_until: 0, since: Seq(since) }
+    }
+
     fn table() -> RegistrationTable {
         RegistrationTable::new(Handles::new(&[7; 16]))
     }
 
     /// Plans a registration for a user who may have two sessions, and applies it.
     fn apply(table: &mut RegistrationTable, register: &Register, now: u64) -> Result<bool, RegisterError> {
-        let Some(change) = table.plan(register, now, 2, |other| other.as_str() == "connected")? else {
+        let Some(change) = table.plan(register, (now, Seq(7)), 2, |other| other.as_str() == "connected")?
+        else {
             return Ok(false);
         };
-        if let Some(other) = change.gives_way {
+        if let Some((other, _)) = change.gives_way {
             table.set(&other, None);
         }
         table.set(&register.session, Some(change.registration));
@@ -226,13 +305,12 @@ mod tests {
 
     fn assert_consistent(table: &RegistrationTable) {
         let of_users: usize = table.users.values().map(BTreeSet::len).sum();
-        let with_users = table.sessions.values().filter(|registration| registration.user.is_some()).count();
-        assert_eq!(of_users, with_users);
+        let current = || table.sessions.values().filter(|known| known.registers());
+        assert_eq!(of_users, current().filter(|known| known.user.is_some()).count());
         let listed: BTreeSet<_> =
             table.sessions.iter().map(|(name, known)| (known.expires_at, name.clone())).collect();
         assert_eq!(table.by_expiry, listed);
-        let revoked = table.sessions.values().filter(|known| known.source == RegistrationSource::Revoked);
-        assert_eq!(table.handles.len() + revoked.count(), table.sessions.len());
+        assert_eq!(table.handles.len(), current().count());
     }
 
     #[test]
@@ -244,8 +322,8 @@ mod tests {
         };
         let (_, known) = at(1000, Registrar::Backend, 0);
         assert_eq!(known.source, RegistrationSource::Backend { until: 1000 });
-        assert_eq!(at(500, Registrar::Token, 0).0, Ok(false), "it lasts longer already");
-        let (_, known) = at(1000, Registrar::Token, 100);
+        assert_eq!(at(500, TOKEN, 0).0, Ok(false), "it lasts longer already");
+        let (_, known) = at(1000, TOKEN, 100);
         assert_eq!((known.expires_at, known.source), (1225, RegistrationSource::Backend { until: 1000 }));
         assert_eq!(at(200, Registrar::Backend, 100).1.expires_at, 300, "a backend shortens it");
     }
@@ -253,37 +331,76 @@ mod tests {
     #[test]
     fn a_session_of_one_user_is_not_given_to_another() {
         let mut table = table();
-        apply(&mut table, &register("A", Some("u"), 1000, Registrar::Token), 0).unwrap();
-        for by in [Registrar::Backend, Registrar::Token] {
+        apply(&mut table, &register("A", Some("u"), 1000, TOKEN), 0).unwrap();
+        for by in [Registrar::Backend, TOKEN] {
             assert_eq!(apply(&mut table, &register("A", Some("v"), 1, by), 0), Err(RegisterError::Taken));
         }
         apply(&mut table, &register("A", None, 9000, Registrar::Backend), 0).unwrap();
         assert_eq!(table.get(&session("A"), 0).unwrap().user, Some(UserId::new("u").unwrap()));
-        assert_eq!(
-            apply(&mut table, &register("A", Some("v"), 1, Registrar::Token), 9000),
-            Ok(true),
-            "expired"
-        );
+        assert_eq!(apply(&mut table, &register("A", Some("v"), 1, TOKEN), 9000), Ok(true), "expired");
     }
 
     #[test]
     fn a_revoked_session_comes_back_only_by_a_backend_or_after_its_time() {
         let mut table = table();
-        let revoked = Registration { user: None, expires_at: 50, source: RegistrationSource::Revoked };
-        table.set(&session("A"), Some(revoked));
+        table.set(&session("A"), Some(ended(None, RegistrationSource::Revoked, 0)));
         assert_consistent(&table);
         assert!(table.is_revoked(&session("A"), 49) && table.get(&session("A"), 49).is_none());
-        let token = register("A", None, 1000, Registrar::Token);
+        let token = register("A", None, 1000, TOKEN);
         assert_eq!(apply(&mut table, &token, 49), Err(RegisterError::Ended));
         assert_eq!(apply(&mut table, &register("A", None, 10, Registrar::Backend), 49), Ok(true));
         assert!(!table.is_revoked(&session("A"), 49));
         assert_eq!(apply(&mut table, &token, 50), Ok(true));
     }
 
+    /// Up to where the former owner loses what waits, and what the registration says of that afterwards.
+    fn taken_over(table: &RegistrationTable, user: Option<&str>, by: Registrar) -> (Option<u64>, u64) {
+        let change = table.plan(&register("A", user, 10, by), (60, Seq(7)), 2, |_| false).unwrap().unwrap();
+        (change.takes_over.map(|seq| seq.0), change.registration.since.0)
+    }
+
+    #[test]
+    fn what_waits_is_for_its_owner_only() {
+        let mut table = table();
+        assert_eq!(taken_over(&table, Some("u"), TOKEN), (None, 0), "nobody had it");
+        for (source, through) in [
+            (RegistrationSource::Former { through: Seq(5) }, 5),
+            // It expired a moment ago, and nobody has looked yet.
+            (RegistrationSource::Backend { until: 50 }, 7),
+            (RegistrationSource::Token, 7),
+        ] {
+            table.set(&session("A"), Some(ended(Some("u"), source, 3)));
+            assert_eq!(table.get(&session("A"), 60), None);
+            assert_consistent(&table);
+            for by in [TOKEN, Registrar::Backend, Registrar::Anyone] {
+                assert_eq!(taken_over(&table, Some("u"), by), (None, 3), "it comes back");
+                assert_eq!(taken_over(&table, Some("v"), by), (Some(through), through), "{source:?} {by:?}");
+                assert_eq!(taken_over(&table, None, by), (Some(through), through));
+            }
+            table.set(&session("A"), Some(ended(None, source, 3)));
+            assert_eq!(taken_over(&table, Some("v"), TOKEN), (Some(through), through));
+            assert_eq!(taken_over(&table, Some("v"), Registrar::Anyone), (None, 3), "names are free");
+        }
+        table.set(&session("A"), Some(ended(None, RegistrationSource::Revoked, 4)));
+        assert_eq!(taken_over(&table, Some("v"), TOKEN), (Some(4), 4), "what came after the end stays");
+    }
+
+    #[test]
+    fn the_longest_token_is_known() {
+        let mut table = table();
+        let token = |until| register("A", Some("u"), 10, Registrar::Token { until });
+        for (until, changes, known) in [(100, true, 100), (90, false, 100), (120, true, 120)] {
+            assert_eq!(apply(&mut table, &token(until), 0), Ok(changes), "{until}");
+            assert_eq!(table.get(&session("A"), 0).unwrap().tokens_until, known);
+        }
+        apply(&mut table, &register("A", None, 5, Registrar::Backend), 0).unwrap();
+        assert_eq!(table.get(&session("A"), 0).unwrap().tokens_until, 120);
+    }
+
     #[test]
     fn the_oldest_unconnected_session_of_a_token_gives_way() {
         let mut table = table();
-        let token = |name, ttl| register(name, Some("u"), ttl, Registrar::Token);
+        let token = |name, ttl| register(name, Some("u"), ttl, TOKEN);
         apply(&mut table, &token("connected", 100), 0).unwrap();
         apply(&mut table, &token("B", 200), 0).unwrap();
         apply(&mut table, &token("C", 300), 0).unwrap();
@@ -299,7 +416,7 @@ mod tests {
         let mut table = table();
         let handle = Handles::new(&[7; 16]).of(&session("A"));
         assert_eq!(table.session_of(handle, 0), None);
-        apply(&mut table, &register("A", None, 80, Registrar::Token), 0).unwrap();
+        apply(&mut table, &register("A", None, 80, TOKEN), 0).unwrap();
         assert_eq!(table.session_of(handle, 0), Some(&session("A")));
         assert_eq!((table.session_of(handle, 90), table.ended(89)), (None, None));
         assert_eq!(table.ended(90), Some(session("A")));

@@ -12,7 +12,7 @@ use crate::engine::embedded::index::{Index, Pending, PlannedChange, Published, W
 use crate::engine::embedded::reader::ReadPool;
 use crate::engine::embedded::storage::Durability;
 use crate::engine::embedded::store::{Store, StoreLock};
-use crate::hub::Hubs;
+use crate::hub::{EndReason, Hubs};
 use crate::message::{Address, Epoch, Seq};
 use crate::sync::lock;
 
@@ -147,7 +147,9 @@ impl Shared {
         for change in changes {
             match change {
                 PlannedChange::Register { session, .. } => self.arrivals.wake(session),
-                PlannedChange::End { session, .. } => self.hubs.end(&Address::Session(session.clone())),
+                PlannedChange::End { session, .. } => {
+                    self.hubs.end(&Address::Session(session.clone()), EndReason::SessionEnded);
+                }
             }
         }
     }

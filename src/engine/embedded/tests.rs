@@ -50,7 +50,12 @@ async fn assert_broken(engine: &Embedded) {
     let unavailable = Err(EngineError::Unavailable { reason: BROKEN.into() });
     assert_eq!(engine.append(message(&mailbox)).await, unavailable);
     assert_eq!(engine.end(&session("A"), Duration::ZERO).await, unavailable);
-    let register = Register { session: session("A"), user: None, ttl: Duration::ZERO, by: Registrar::Token };
+    let register = Register {
+        session: session("A"),
+        user: None,
+        ttl: Duration::ZERO,
+        by: Registrar::Token { until: 0 },
+    };
     assert!(matches!(engine.register(&register).await, Err(RegisterError::Engine(_))));
     let batch = engine.read(&mailbox, Seq(5), 9).await;
     assert_eq!((batch.items.len(), batch.cursor, batch.more), (0, Seq(5), false));
@@ -179,8 +184,12 @@ async fn a_failed_commit_refuses_messages_and_keeps_other_changes_for_the_next_o
     let dir = tempfile::tempdir().unwrap();
     let (engine, mut writer) = stepped(dir.path());
     let mailbox = Address::Session(session("A"));
-    let register =
-        Register { session: session("B"), user: None, ttl: Duration::from_secs(60), by: Registrar::Token };
+    let register = Register {
+        session: session("B"),
+        user: None,
+        ttl: Duration::from_secs(60),
+        by: Registrar::Token { until: 0 },
+    };
     let other = rusqlite::Connection::open(dir.path().join("store.db")).unwrap();
     other.execute_batch("ALTER TABLE message RENAME TO hidden").unwrap();
     let (append, registered) = (engine.append(message(&mailbox)), engine.register(&register));
@@ -230,12 +239,12 @@ async fn a_registration_and_an_end_are_visible_after_their_commit() {
     let (reader, mut events) =
         engine.shared.hubs.join(&mailbox, Seq::START, Transport::Websocket, 9).unwrap();
     let ended = engine.end(&a, Duration::from_secs(60));
-    assert!(engine.registration(&a).is_some() && !reader.has_ended());
+    assert!(engine.registration(&a).is_some() && reader.ended().is_none());
     assert_eq!(engine.waiting(&a).await, 1);
     assert!(writer.turn());
     ended.await.unwrap();
-    assert!(engine.registration(&a).is_none() && engine.is_revoked(&a) && reader.has_ended());
-    assert!(matches!(events.try_recv(), Ok(HubEvent::Ended)));
+    assert!(engine.registration(&a).is_none() && engine.is_revoked(&a) && reader.ended().is_some());
+    assert!(matches!(events.try_recv(), Ok(HubEvent::Ended(_))));
     assert_eq!(engine.waiting(&a).await, 0);
     // The rows of the messages are still there.
     engine.abandon();
@@ -280,7 +289,7 @@ async fn of_two_users_the_first_one_gets_a_session() {
     let (engine, mut writer) = stepped(dir.path());
     let first = engine.register(&of_backend("A", "ann"));
     let second = engine.register(&of_backend("A", "bob"));
-    let token = Register { by: Registrar::Token, ..of_backend("A", "bob") };
+    let token = Register { by: Registrar::Token { until: 0 }, ..of_backend("A", "bob") };
     assert_eq!(engine.register(&token).await, Err(RegisterError::Taken));
     while writer.turn() {}
     first.await.unwrap();

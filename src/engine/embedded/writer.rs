@@ -11,7 +11,7 @@ use crate::engine::embedded::index::{Pending, PlannedChange, Waiter};
 use crate::engine::embedded::running;
 use crate::engine::embedded::shared::Shared;
 use crate::engine::embedded::store::{Stop, Store};
-use crate::engine::{EngineError, Registration, RegistrationSource};
+use crate::engine::{EngineError, Registration};
 
 mod backlog;
 mod explain;
@@ -262,7 +262,7 @@ impl Writer {
         // Without a store there are no waiters: see `StoreLock`.
         let Some(mut store) = shared.store.lock() else { return };
         let (publications, waiters) = shared.commit(&mut store, group.appends);
-        store.index.apply_changes(&group.changes);
+        store.index.apply_changes(&group.changes, &shared.hubs);
         shared.copy_counters(&store);
         drop(store);
         shared.publish(&publications);
@@ -388,7 +388,7 @@ fn grows(group: &CommitGroup) -> bool {
 
 /// Whether this change stores a registration, and not that one ended.
 fn is_new(to: &Option<Registration>) -> bool {
-    to.as_ref().is_some_and(|to| to.source != RegistrationSource::Revoked)
+    to.as_ref().is_some_and(Registration::registers)
 }
 
 fn fail_changes(changes: Vec<PlannedChange>, reason: &Arc<str>) {

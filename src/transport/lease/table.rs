@@ -189,7 +189,7 @@ impl<T> LeaseTable<T> {
     pub(super) fn evict_ended(&mut self, session: &SessionId) -> Vec<IdleReader<T>> {
         let Some(entry) = self.sessions.get_mut(session) else { return Vec::new() };
         let is_ended =
-            |lease: &mut Lease<T>| lease.idle.as_ref().is_some_and(|idle| idle.subscriber.has_ended());
+            |lease: &mut Lease<T>| lease.idle.as_ref().is_some_and(|idle| idle.subscriber.ended().is_some());
         let ended = entry.leases.extract_if(.., is_ended).filter_map(|lease| lease.idle).collect();
         self.remove_if_empty(session);
         ended

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::{BrokerError, Sending};
 use crate::edge::{Caller, Gateway, Refusal};
+use crate::hub::EndReason;
 use crate::message::{Item, MessageId, TopicName};
 use crate::protocol::{Close, Code, ENVELOPE, SendResult, ServerFrame};
 use crate::subscriber::Subscriber;
@@ -48,8 +49,13 @@ pub(super) enum End {
 }
 
 impl End {
-    fn session_ended() -> Self {
-        Self::Close(Close::SessionEnded, "the session was ended".to_owned())
+    /// The end of the readers of a session.
+    fn of_session(reason: EndReason) -> Self {
+        let (close, text) = match reason {
+            EndReason::SessionEnded => (Close::SessionEnded, "the session was ended"),
+            EndReason::OwnerChanged => (Close::OwnerChanged, "the session belongs to another user now"),
+        };
+        Self::Close(close, text.to_owned())
     }
 
     /// The end after a message that cannot be read.
@@ -113,15 +119,15 @@ impl Conversation {
     /// Acts on one event. What there is to say waits in the output; a break is the end of the conversation.
     pub(super) async fn step(&mut self, event: Event) -> ControlFlow<End> {
         // Nothing counts that a client says after the end of its session.
-        if self.mailbox.as_ref().is_some_and(Subscriber::has_ended) {
-            return ControlFlow::Break(End::session_ended());
+        if let Some(reason) = self.session_ended() {
+            return ControlFlow::Break(End::of_session(reason));
         }
         match event {
             Event::Read(Some(Ok(received))) => return self.on_received(received).await,
             Event::Read(Some(Err(error))) => return ControlFlow::Break(End::unreadable(&error)),
             Event::Identified(result) => return Box::pin(self.on_identified(result)).await,
             Event::Mailbox(Some(item)) => self.deliver(None, item),
-            Event::Mailbox(None) => return ControlFlow::Break(End::session_ended()),
+            Event::Mailbox(None) => return ControlFlow::Break(End::of_session(EndReason::SessionEnded)),
             Event::Topic(topic, item) => self.deliver(Some(&topic), item),
             Event::Stored(id, result) => self.on_stored(id.as_ref(), result),
             Event::Flushed(Ok(())) => self.on_flushed(),
@@ -133,6 +139,11 @@ impl Conversation {
             Event::Read(None) | Event::Flushed(Err(_)) => return ControlFlow::Break(End::Disconnected),
         }
         ControlFlow::Continue(())
+    }
+
+    /// Why the caller's session has ended; `None` while it has not.
+    fn session_ended(&self) -> Option<EndReason> {
+        self.mailbox.as_ref().and_then(Subscriber::ended)
     }
 
     /// Acts on a message from the peer.
@@ -207,9 +218,11 @@ impl Conversation {
         if self.caller.is_some() { limit } else { limit.min(BEFORE_HELLO) }
     }
 
-    /// Takes what mailbox and topics have ready, up to a batch. While the peer takes nothing, they wait.
+    /// Takes what mailbox and topics have ready, up to a batch. While the peer takes nothing, they wait. After the end of
+    /// its session the caller reads no topic either.
     pub(super) fn fill(&mut self) {
-        while self.output.blocked().is_none()
+        while self.session_ended().is_none()
+            && self.output.blocked().is_none()
             && self.output.waiting() < BATCH
             && let Some((topic, item)) = self.topics.try_next_after(self.mailbox.as_mut())
         {

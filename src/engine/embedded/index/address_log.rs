@@ -194,10 +194,15 @@ impl AddressLog {
         self.remove_through(through, holes)
     }
 
-    /// Ends what was stored so far: the floor rises above all entries. See [`Self::remove_ended`].
-    pub(super) fn end(&mut self) {
-        self.position.floor = self.last();
-        self.position.newest = self.position.floor;
+    /// Ends what was stored up to `through`: the floor rises above it. See [`Self::remove_ended`].
+    pub(super) fn end(&mut self, through: Seq) {
+        self.raise_floor(through.min(self.last()));
+    }
+
+    /// Raises the floor, over messages too that are not committed yet.
+    pub(super) fn raise_floor(&mut self, to: Seq) {
+        self.position.floor = self.position.floor.max(to);
+        self.position.newest = self.position.newest.max(self.position.floor);
     }
 
     /// Removes the committed entries below the floor.
@@ -440,7 +445,7 @@ mod tests {
     fn an_ended_log_loses_committed_entries_first() {
         let mut holes = Holes::default();
         let mut log = log(&[(1, 9), (2, 9)], &mut holes);
-        log.end();
+        log.end(Seq(u64::MAX));
         assert_eq!(seqs(&log.remove_ended(Seq(1), &mut holes)), [1]);
         log.push(entry(3, 9), &mut holes);
         assert_eq!(seqs(&log.remove_ended(Seq(3), &mut holes)), [2], "what came after the end stays");

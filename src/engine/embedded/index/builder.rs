@@ -47,6 +47,11 @@ impl IndexBuilder {
     }
 
     pub(crate) fn restore_registration(&mut self, session: &SessionId, registration: Registration) {
+        let since = registration.since;
+        if since > Seq::START {
+            self.index.logs.restore_end(&Address::Session(session.clone()), since);
+            self.resume_after(self.index.newest.max(since));
+        }
         self.index.sessions.set(session, Some(registration));
     }
 
@@ -61,13 +66,15 @@ impl IndexBuilder {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let entry = LogEntry { seq, expires_at, bytes, receipt: false, hole: false };
         let is_waiting = self.index.logs.restore(address, entry, prev);
+        // An earlier owner of the session that sent it gets no receipt any more.
+        let receipt = receipt.filter(|(session, _)| seq > self.since(session));
         match receipt {
             Some((session, id)) => {
                 self.index.receipts.reserve(seq, session, id);
                 if is_waiting {
                     self.index.logs.restore_receipt(address);
                 } else {
-                    self.unsent_receipts.push((seq, self.outcome_below_floor(address)));
+                    self.unsent_receipts.push((seq, self.outcome_below_floor(address, seq)));
                 }
             }
             None if !is_waiting => self.index.backing.delete(seq, Seq::START),
@@ -75,10 +82,14 @@ impl IndexBuilder {
         }
     }
 
-    /// What became of a message below the floor: it was acknowledged, unless its session was ended.
-    fn outcome_below_floor(&self, address: &Address) -> Outcome {
-        let now = self.index.settings.clock.now();
-        let ended = address.session().is_some_and(|session| self.index.sessions.is_revoked(session, now));
+    /// Since when a session has its owner.
+    fn since(&self, session: &SessionId) -> Seq {
+        self.index.sessions.entry(session).map_or(Seq::START, |known| known.since)
+    }
+
+    /// What became of a message below the floor: it was acknowledged, unless its session was ended or has another owner.
+    fn outcome_below_floor(&self, address: &Address, seq: Seq) -> Outcome {
+        let ended = address.session().is_some_and(|session| seq <= self.since(session));
         if ended { Outcome::Expired } else { Outcome::Acknowledged }
     }
 

@@ -69,7 +69,7 @@ impl PlannedChange {
             }
             Self::End { session, revoked, .. } => (None, session, revoked.as_ref()),
         };
-        gives_way.map(|other| (other, None)).into_iter().chain([(session, to)])
+        gives_way.map(|(other, to)| (other, to.as_ref())).into_iter().chain([(session, to)])
     }
 
     /// The floor that it raises.
@@ -173,9 +173,10 @@ mod tests {
     }
 
     fn planned(name: &str, owner: &str) -> PlannedChange {
-        let registration =
-            Registration { user: user(owner), expires_at: 9, source: RegistrationSource::Token };
-        let change = RegistrationChange { registration, gives_way: Some(session("old")) };
+        let (source, since) = (RegistrationSource::Token, Seq::START);
+        let registration = Registration { user: user(owner), expires_at: 9, source, tokens_until: 0, since };
+        let gives_way = Some((session("old"), None));
+        let change = RegistrationChange { registration, gives_way, takes_over: None };
         PlannedChange::Register { session: session(name), change, waiter: oneshot::channel().0 }
     }
 

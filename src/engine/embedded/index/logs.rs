@@ -83,9 +83,9 @@ impl AddressLogs {
         self.change(address, |log, holes| log.trim(through, holes)).unwrap_or_default()
     }
 
-    /// Ends what was stored so far at an address. Returns whether it has a log.
-    pub(super) fn end(&mut self, address: &Address) -> bool {
-        self.logs.get_mut(address).map(AddressLog::end).is_some()
+    /// Ends what was stored up to `through` at an address. Returns whether it has a log.
+    pub(super) fn end(&mut self, address: &Address, through: Seq) -> bool {
+        self.logs.get_mut(address).map(|log| log.end(through)).is_some()
     }
 
     /// Removes committed entries of an ended address.
@@ -112,13 +112,22 @@ impl AddressLogs {
     /// Removes what has expired at the address that is due first, if one is due.
     pub(super) fn expire_next(&mut self, now: u64, committed: Seq) -> Option<(Address, Vec<LogEntry>)> {
         let address = self.expiry.first_due(now)?;
-        let expired =
-            self.change(&address, |log, holes| log.expire(now, committed, holes)).unwrap_or_default();
-        if let Some(log) = self.logs.get_mut(&address) {
-            let next = log.next_expiry(now);
-            self.expiry.reschedule(&address, &mut log.due, next);
-        }
+        let expired = self.expire(&address, now, committed);
         Some((address, expired))
+    }
+
+    /// Removes what has expired at an address. Takes no time if nothing is due there.
+    pub(super) fn expire(&mut self, address: &Address, now: u64, committed: Seq) -> Vec<LogEntry> {
+        if self.logs.get(address).is_none_or(|log| log.due > now) {
+            return Vec::new();
+        }
+        let expired =
+            self.change(address, |log, holes| log.expire(now, committed, holes)).unwrap_or_default();
+        if let Some(log) = self.logs.get_mut(address) {
+            let next = log.next_expiry(now);
+            self.expiry.reschedule(address, &mut log.due, next);
+        }
+        expired
     }
 
     fn change(
@@ -190,6 +199,12 @@ impl AddressLogs {
     pub(super) fn restore_floor(&mut self, address: &Address, Floor { floor, expired }: Floor) {
         let log = AddressLog::at(Position { floor, expired, newest: floor.max(expired) });
         self.logs.insert(address.clone(), log);
+    }
+
+    /// What is stored up to `through` has ended, as the directory on the disk says. Comes before the messages.
+    pub(super) fn restore_end(&mut self, address: &Address, through: Seq) {
+        let log = self.logs.entry(address.clone());
+        log.or_insert_with(|| AddressLog::after_forgotten(Seq::START)).raise_floor(through);
     }
 
     /// A message that was read back from the disk, in seq order; see [`AddressLog::restore`].

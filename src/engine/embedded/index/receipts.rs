@@ -7,52 +7,82 @@ use crate::message::{MessageId, Seq, SessionId};
 
 /// The receipts that are still to come.
 ///
-/// Invariant: `reserved` counts for each session the messages in `by_seq` that it gets receipts for. Each receipt has
-/// its room reserved in the mailbox of its session.
+/// Invariant: `reserved` counts for each session the messages in `by_seq` that it gets receipts for, and those that it gets
+/// none for any more. Each receipt has its room reserved in the mailbox of its session.
 #[derive(Debug, Default)]
 pub(super) struct ReceiptLedger {
     /// The session that gets the receipt of a stored message, and its id for the message.
     by_seq: HashMap<Seq, (SessionId, MessageId)>,
-    reserved: HashMap<SessionId, usize>,
+    reserved: HashMap<SessionId, Reserved>,
+}
+
+/// What a session has in the ledger.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Reserved {
+    /// Receipts to come.
+    receipts: usize,
+    /// Messages up to here get no receipt any more: the session was ended, or has another owner.
+    void_through: Seq,
+    /// How many such messages there are.
+    void: usize,
 }
 
 impl ReceiptLedger {
     /// A session gets a receipt for this message.
     pub(super) fn reserve(&mut self, seq: Seq, session: SessionId, id: MessageId) {
-        *self.reserved.entry(session.clone()).or_default() += 1;
+        self.reserved.entry(session.clone()).or_default().receipts += 1;
         self.by_seq.insert(seq, (session, id));
     }
 
     /// A message has left or was refused: takes its receipt out and frees the reserved room.
     pub(super) fn take(&mut self, seq: Seq) -> Option<(SessionId, MessageId)> {
         let (session, id) = self.by_seq.remove(&seq)?;
-        if let Entry::Occupied(mut reserved) = self.reserved.entry(session.clone()) {
-            *reserved.get_mut() -= 1;
-            if *reserved.get() == 0 {
-                reserved.remove();
-            }
+        let Entry::Occupied(mut entry) = self.reserved.entry(session.clone()) else { return None };
+        let reserved = entry.get_mut();
+        let is_void = seq <= reserved.void_through;
+        match is_void {
+            true => reserved.void -= 1,
+            false => reserved.receipts -= 1,
         }
-        Some((session, id))
+        if reserved.receipts + reserved.void == 0 {
+            entry.remove();
+        }
+        (!is_void).then_some((session, id))
     }
 
     /// For how many receipts a session's mailbox keeps room.
     pub(super) fn reserved_receipts(&self, session: &SessionId) -> usize {
-        self.reserved.get(session).copied().unwrap_or_default()
+        self.reserved.get(session).map_or(0, |reserved| reserved.receipts)
     }
 
-    /// A session has ended: it gets no more receipts.
-    pub(super) fn forget(&mut self, session: &SessionId) {
-        if self.reserved.remove(session).is_some() {
-            self.by_seq.retain(|_, (to, _)| to != session);
+    /// Whether it knows messages that a session sent, even if it gets no receipts for them.
+    pub(super) fn knows(&self, session: &SessionId) -> bool {
+        self.reserved.contains_key(session)
+    }
+
+    /// A session has ended, or has another owner: there are no receipts for what was sent up to `through`, which is all
+    /// that it sent.
+    ///
+    /// Takes the same time for any number of them: they leave the ledger with their messages.
+    pub(super) fn void(&mut self, session: &SessionId, through: Seq) {
+        if let Some(reserved) = self.reserved.get_mut(session) {
+            reserved.void += std::mem::take(&mut reserved.receipts);
+            reserved.void_through = reserved.void_through.max(through);
         }
     }
 
     /// Panics unless the reserved room agrees with the receipts to come.
     #[cfg(test)]
     pub(super) fn assert_consistent(&self) {
-        let mut counted = HashMap::<_, usize>::new();
-        self.by_seq.values().for_each(|(session, _)| *counted.entry(session.clone()).or_default() += 1);
-        assert_eq!(counted, self.reserved);
+        let mut counted = HashMap::<_, (usize, usize)>::new();
+        for (seq, (session, _)) in &self.by_seq {
+            let (receipts, void) = counted.entry(session.clone()).or_default();
+            let is_void = self.reserved.get(session).is_some_and(|known| *seq <= known.void_through);
+            *if is_void { void } else { receipts } += 1;
+        }
+        let known =
+            self.reserved.iter().map(|(session, known)| (session.clone(), (known.receipts, known.void)));
+        assert_eq!(counted, known.collect());
     }
 }
 
@@ -84,11 +114,15 @@ mod tests {
     }
 
     #[test]
-    fn an_ended_session_gets_no_receipts() {
+    fn an_ended_session_gets_no_receipts_for_what_it_sent_before() {
         let (mut ledger, a, b) = ledger();
-        ledger.forget(&a);
+        ledger.void(&a, Seq(3));
         ledger.assert_consistent();
+        ledger.reserve(Seq(4), a.clone(), MessageId::new("c-4").unwrap());
+        assert_eq!((ledger.reserved_receipts(&a), ledger.reserved_receipts(&b)), (1, 1));
         assert_eq!((ledger.take(Seq(1)), ledger.take(Seq(3))), (None, None));
-        assert_eq!((ledger.reserved_receipts(&a), ledger.reserved_receipts(&b)), (0, 1));
+        ledger.assert_consistent();
+        assert_eq!(ledger.take(Seq(4)).map(|(session, _)| session), Some(a.clone()));
+        assert!(!ledger.knows(&a) && ledger.knows(&b), "nothing is kept for nobody");
     }
 }

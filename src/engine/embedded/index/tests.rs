@@ -259,7 +259,7 @@ async fn a_registration_of_a_token_gives_way_and_is_written() {
         session: session(name),
         user: Some(crate::message::UserId::new("u").unwrap()),
         ttl: AGE,
-        by: Registrar::Token,
+        by: Registrar::Token { until: 0 },
     };
     assert_eq!(index.register(&register("A"), &hubs), Ok(true));
     assert_eq!(index.register(&register("A"), &hubs), Ok(false), "nothing changes");
@@ -268,8 +268,115 @@ async fn a_registration_of_a_token_gives_way_and_is_written() {
     assert_eq!(registrations[&session("A")], None);
     assert!(registrations[&session("B")].is_some());
     tokio::time::advance(2 * AGE).await;
-    assert_eq!(index.expire_slice(), 1);
+    assert_eq!(index.expire_slice(&hubs), 1);
     assert_eq!(index.writes().unwrap().registrations[&session("B")], None);
+}
+
+fn owned(name: &str, user: &str) -> Register {
+    let user = Some(crate::message::UserId::new(user).unwrap());
+    Register { session: session(name), user, ttl: AGE / 2, by: Registrar::Backend }
+}
+
+/// What is left of a former owner is told by its registration, and nothing is kept once all of it is gone.
+#[tokio::test(start_paused = true)]
+async fn a_former_owner_is_known_as_long_as_something_is_left() {
+    let (mut index, hubs) = (on_disk(settings()), Hubs::new(2));
+    let source = |index: &Index| index.sessions.entry(&session("A")).map(|known| known.source);
+    index.register(&owned("A", "u"), &hubs).unwrap();
+    let first = append(&mut index, message(&mailbox("A")));
+    let receipt_for = append(&mut index, with_receipt("A", "1", &mailbox("B")));
+    commit(&mut index);
+    tokio::time::advance(AGE / 2).await;
+    // Nobody has looked yet: the next message finds that the registration has expired.
+    let second = append(&mut index, message(&mailbox("A")));
+    commit(&mut index);
+    assert_eq!(source(&index), Some(RegistrationSource::Former { through: receipt_for }));
+    let written = &index.writes().unwrap().registrations;
+    assert!(written[&session("A")].is_some());
+    index.trim(&mailbox("A"), second);
+    tokio::time::advance(FORMER_RECHECK).await;
+    index.expire_slice(&hubs);
+    // The message to B expired too. Its receipt is for the former owner.
+    let receipt = index.take(usize::MAX, usize::MAX).pop().unwrap();
+    assert_eq!(source(&index), Some(RegistrationSource::Former { through: receipt.seq }));
+    index.commit(vec![receipt], &mut Vec::new());
+    let RegistrationChange { takes_over, registration, .. } =
+        index.plan(&owned("A", "v"), &hubs).unwrap().unwrap();
+    assert_eq!(takes_over, Some(registration.since));
+    index.trim(&mailbox("A"), Seq(u64::MAX));
+    tokio::time::advance(FORMER_RECHECK).await;
+    index.expire_slice(&hubs);
+    assert_eq!(source(&index), None);
+    assert_eq!(index.writes().unwrap().registrations[&session("A")], None);
+    assert!(first < second);
+    assert_consistent(&index);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_owner_gets_nothing_from_before_and_no_receipts() {
+    let (mut index, hubs) = (on_disk(settings()), Hubs::new(2));
+    index.register(&owned("A", "u"), &hubs).unwrap();
+    append(&mut index, with_receipt("S", "1", &mailbox("A")));
+    let sent = append(&mut index, with_receipt("A", "2", &mailbox("B")));
+    commit(&mut index);
+    // It is not committed yet when its receiver has another owner.
+    let pending = append(&mut index, message(&mailbox("A")));
+    tokio::time::advance(AGE / 2).await;
+    index.register(&owned("A", "v"), &hubs).unwrap();
+    assert_eq!(found(&index, &mailbox("A")), []);
+    assert_eq!(index.receipts.reserved_receipts(&session("A")), 0);
+    assert_eq!(commit(&mut index).len(), 1, "the receipt for S");
+    assert_eq!((found(&index, &mailbox("A")), found(&index, &mailbox("S")).len()), (vec![], 1));
+    index.trim(&mailbox("B"), sent);
+    assert_eq!(index.queued(), 0, "no receipt for the former owner");
+    let next = append(&mut index, message(&mailbox("A")));
+    commit(&mut index);
+    assert_eq!(found(&index, &mailbox("A")), [next]);
+    assert!(next > pending);
+    assert_consistent(&index);
+}
+
+/// A crash came after the commit of a registration, and before what was for the former owner was deleted.
+#[tokio::test(start_paused = true)]
+async fn what_was_for_a_former_owner_is_not_restored() {
+    let mut builder = IndexBuilder::new(settings(), &[7; 16], Seq(60), Seq::START);
+    let (source, expires_at) = (RegistrationSource::Token, u64::MAX >> 1);
+    let user = Some(crate::message::UserId::new("v").unwrap());
+    let registration = Registration { user, expires_at, source, tokens_until: 0, since: Seq(20) };
+    builder.restore_registration(&session("A"), registration);
+    let id = |id: &str| MessageId::new(id).unwrap();
+    for (seq, to, receipt) in
+        [(10, "A", Some((session("S"), id("1")))), (15, "B", Some((session("A"), id("2")))), (30, "A", None)]
+    {
+        let message = RestoredMessage { seq: Seq(seq), prev: Seq::START, expires_at, bytes: 9, receipt };
+        builder.restore(&mailbox(to), message);
+    }
+    let mut index = builder.finish();
+    let published = commit(&mut index);
+    assert!(published[0].publication.frame().as_str().contains("expired"));
+    assert_eq!((published.len(), &published[0].address), (1, &mailbox("S")));
+    assert_eq!((found(&index, &mailbox("A")), found(&index, &mailbox("B"))), (vec![Seq(30)], vec![Seq(15)]));
+    assert!(!index.receipts.knows(&session("A")));
+    assert_consistent(&index);
+}
+
+/// An append that finds no room removes a bounded number of expired messages, and those of its own mailbox.
+#[tokio::test(start_paused = true)]
+async fn an_append_removes_no_more_expired_messages_than_one_slice() {
+    let bounds = Bounds { messages: 5, ..settings().mailbox };
+    let mut index = on_disk(Settings { mailbox: bounds, ..settings() });
+    for n in 0..400 {
+        for _ in 0..5 {
+            append(&mut index, message(&mailbox(&n.to_string())));
+        }
+    }
+    commit(&mut index);
+    let full = || message(&mailbox("399"));
+    assert!(matches!(index.append(prepare(full()), None), Err(EngineError::MailboxFull { .. })));
+    tokio::time::advance(AGE).await;
+    index.append(prepare(full()), None).unwrap();
+    assert!((5..=EXPIRY_SLICE + 10).contains(&index.take_expired()));
+    assert_consistent(&index);
 }
 
 /// What the model knows of one stored message.
@@ -366,7 +473,7 @@ async fn compare(seed: u64, steps: usize) {
     let settings = Settings { mailbox: Bounds { messages: 200, ..bounds }, history: bounds, ..settings() };
     let mut index =
         if random.bool() { on_disk(settings) } else { Index::in_memory(settings, &[7; 16], Seq(100)) };
-    let mut model = Model::default();
+    let (mut model, hubs) = (Model::default(), Hubs::new(2));
     let addresses = [mailbox("A"), mailbox("B"), topic("t")];
     for step in 0..steps {
         let now = settings.clock.now();
@@ -404,7 +511,7 @@ async fn compare(seed: u64, steps: usize) {
             78..86 => {
                 // What was not committed when it was due is looked at again a millisecond later.
                 tokio::time::advance(Duration::from_millis(1)).await;
-                while index.expire_slice() > 0 {}
+                while index.expire_slice(&hubs) > 0 {}
                 model.expire(settings.clock.now());
             }
             86..90 => tokio::time::advance(Duration::from_millis(random.u64(..1500))).await,
@@ -421,7 +528,7 @@ async fn compare(seed: u64, steps: usize) {
         let group = index.take(usize::MAX, usize::MAX);
         model.commit(&mut index, group);
         tokio::time::advance(Duration::from_secs(10)).await;
-        while index.expire_slice() > 0 {}
+        while index.expire_slice(&hubs) > 0 {}
         model.expire(settings.clock.now());
     }
     assert_eq!(model.receipts_seen, model.receipts_wanted);

@@ -5,7 +5,7 @@ use rusqlite::{Connection, params};
 use crate::engine::embedded::rows::store::StoreTotals;
 use crate::engine::embedded::rows::{Crc, ReadError, from_sql_int, to_sql_int};
 use crate::engine::{Registration, RegistrationSource};
-use crate::message::{SessionId, UserId};
+use crate::message::{Seq, SessionId, UserId};
 
 fn registration_crc(session: &str, user: Option<&str>, ends: i64) -> Crc {
     Crc::default().text(Some(session)).text(user).int(ends)
@@ -20,20 +20,54 @@ pub(crate) fn write_registration(
 ) -> rusqlite::Result<()> {
     let gone = to.prepare_cached("DELETE FROM directory WHERE session = ?1")?.execute([session.as_str()])?;
     totals.sessions -= i64::from(gone > 0);
-    let Some(Registration { user, expires_at, source }) = registration else { return Ok(()) };
-    // The source of the registration, and the user. A revoked session has neither.
-    let user = user.as_ref().map_or("", UserId::as_str);
-    let user = match source {
-        RegistrationSource::Backend { until } => Some(format!("b{until}/{user}")),
-        RegistrationSource::Token => Some(format!("t/{user}")),
-        RegistrationSource::Revoked => None,
-    };
-    let (session, user, ends) = (session.as_str(), user.as_deref(), to_sql_int(*expires_at));
+    let Some(registration) = registration else { return Ok(()) };
+    let (user, ends) = (encode(registration), to_sql_int(registration.expires_at));
+    let (session, user) = (session.as_str(), Some(user.as_str()));
     let crc = registration_crc(session, user, ends).value();
     to.prepare_cached("INSERT INTO directory VALUES (?1, ?2, ?3, ?4)")?
         .execute(params![session, user, ends, crc])?;
     totals.sessions += 1;
     Ok(())
+}
+
+/// Column `user`: the source of the registration, when its tokens end, since when it has its owner, and the user. The two
+/// in the middle may be absent. Format 1 had neither.
+fn encode(registration: &Registration) -> String {
+    let Registration { user, source, tokens_until, since, .. } = registration;
+    let source = match source {
+        RegistrationSource::Backend { until } => format!("b{until}"),
+        RegistrationSource::Token => "t".to_owned(),
+        RegistrationSource::Revoked => "r".to_owned(),
+        RegistrationSource::Former { through } => format!("f{through}"),
+    };
+    let tokens = if *tokens_until > 0 { format!(",x{tokens_until}") } else { String::new() };
+    let since = if *since > Seq::START { format!(",s{since}") } else { String::new() };
+    format!("{source}{tokens}{since}/{}", user.as_ref().map_or("", UserId::as_str))
+}
+
+/// The inverse of [`encode`]; `None` for text that it does not make.
+fn decode(text: Option<&str>, expires_at: u64) -> Option<Registration> {
+    // In format 1 a revoked session has no text.
+    let (words, user) = text.unwrap_or("r/").split_once('/')?;
+    let mut words = words.split(',');
+    let number = |word: &str| word.get(1..)?.parse::<u64>().ok();
+    let source = match words.next()? {
+        "t" => RegistrationSource::Token,
+        "r" => RegistrationSource::Revoked,
+        word if word.starts_with('b') => RegistrationSource::Backend { until: number(word)? },
+        word if word.starts_with('f') => RegistrationSource::Former { through: Seq(number(word)?) },
+        _ => return None,
+    };
+    let (mut tokens_until, mut since) = (0, Seq::START);
+    for word in words {
+        match word.chars().next()? {
+            'x' => tokens_until = number(word)?,
+            's' => since = Seq(number(word)?),
+            _ => return None,
+        }
+    }
+    let user = Some(user).filter(|user| !user.is_empty()).map(UserId::new).transpose().ok()?;
+    Some(Registration { user, expires_at, source, tokens_until, since })
 }
 
 /// Reads the registered sessions. Returns their number.
@@ -51,19 +85,9 @@ pub(crate) fn read_directory(
         let ends = row.get_ref(2)?.as_i64().map_err(|_| damaged())?;
         registration_crc(session, user, ends)
             .verify(row.get(3)?, || "a row of table `directory`".to_owned())?;
-        let (source, user) = match user.map(|user| user.split_once('/')) {
-            None => (RegistrationSource::Revoked, ""),
-            Some(Some(("t", user))) => (RegistrationSource::Token, user),
-            Some(Some((word, user))) => {
-                let until = word.strip_prefix('b').and_then(|until| until.parse().ok());
-                (RegistrationSource::Backend { until: until.ok_or_else(damaged)? }, user)
-            }
-            Some(None) => return Err(damaged()),
-        };
-        let user = Some(user).filter(|user| !user.is_empty()).map(UserId::new).transpose();
-        let user = user.map_err(|_| damaged())?;
+        let registration = decode(user, from_sql_int(ends)).ok_or_else(damaged)?;
         let session = SessionId::new(session).map_err(|_| damaged())?;
-        each(&session, Registration { user, expires_at: from_sql_int(ends), source })?;
+        each(&session, registration)?;
         count += 1;
     }
     Ok(count)
@@ -76,7 +100,29 @@ mod tests {
 
     fn registration(source: RegistrationSource) -> Registration {
         let user = (source != RegistrationSource::Revoked).then(|| UserId::new("u/v").unwrap());
-        Registration { user, expires_at: 99, source }
+        Registration { user, expires_at: 99, source, tokens_until: 0, since: Seq::START }
+    }
+
+    #[test]
+    fn a_registration_is_read_back_from_its_text_and_other_text_is_damage() {
+        let sources = [
+            (RegistrationSource::Backend { until: 5 }, "b5"),
+            (RegistrationSource::Token, "t"),
+            (RegistrationSource::Revoked, "r"),
+            (RegistrationSource::Former { through: Seq(8) }, "f8"),
+        ];
+        for (source, text) in sources {
+            for (tokens_until, since, words) in [(0, 0, ""), (7, 0, ",x7"), (0, 6, ",s6"), (7, 6, ",x7,s6")] {
+                let registration = Registration { tokens_until, since: Seq(since), ..registration(source) };
+                let user = registration.user.as_ref().map_or("", UserId::as_str);
+                assert_eq!(encode(&registration), format!("{text}{words}/{user}"));
+                assert_eq!(decode(Some(&encode(&registration)), 99), Some(registration));
+            }
+        }
+        assert_eq!(decode(None, 99), Some(registration(RegistrationSource::Revoked)), "format 1");
+        for other in ["", "t", "b/u", "f-1/u", "z/u", "t,/u", "t,x/u", "t,z1/u", "é/u"] {
+            assert_eq!(decode(Some(other), 99), None, "{other}");
+        }
     }
 
     fn read(connection: &Connection) -> Result<Vec<Registration>, ReadError> {
