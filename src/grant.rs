@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::message::{Author, Handle, SenderName, SessionId, TopicName, UserId};
+use crate::message::{Author, Handle, Kind, SenderName, SessionId, TopicName, UserId};
 use crate::protocol::To;
 
 mod pattern;
@@ -123,6 +123,15 @@ impl Grant {
             Self::Open { session, .. } => session.as_ref().map(SenderName::from),
             Self::Client(client) => Some(client.from.clone()),
             Self::Backend(backend) => backend.from.clone(),
+        }
+    }
+
+    /// What the caller's messages are. Receivers can tell a backend from a user of the same name.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Backend(_) => Kind::FromBackend,
+            Self::Open { .. } | Self::Client(_) => Kind::Message,
         }
     }
 
@@ -260,6 +269,7 @@ mod tests {
         assert_eq!(from(&client(Some("ann"), None, None)).as_deref(), Some("ann"));
         assert_eq!(from(&client(None, None, None)), Some(Handle([7; 16]).to_string()));
         assert_eq!(from(&backend(true)), None);
+        assert_eq!((backend(true).kind(), open.kind()), (Kind::FromBackend, Kind::Message));
     }
 
     #[test]

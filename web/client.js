@@ -23,6 +23,7 @@
  * @property {string} [from] the sender: a session in `open` mode, a user or a handle in `token` mode; absent if the
  *   sender has no name
  * @property {string} [topic] the topic; absent for messages to this session
+ * @property {true} [backend] a backend sent it, with an API key; absent otherwise
  * @property {number} ts when it was accepted, in Unix milliseconds
  * @property {any} payload what was sent
  * @property {"message" | "receipt"} [type]

@@ -9,7 +9,7 @@ use futures::future::{JoinAll, join_all};
 use crate::broker::{Broker, BrokerError};
 use crate::engine::{Append, Commit, EngineError};
 use crate::grant::Grant;
-use crate::message::{Address, Kind, Message, Seq, SessionId, UserId};
+use crate::message::{Address, Message, Seq, SessionId, UserId};
 use crate::protocol::{SendRequest, SendResult, To};
 
 /// What a sender waits for. Resolves when the message is stored.
@@ -62,7 +62,7 @@ impl Broker {
         self.check(grant, &send)?;
         let SendRequest { id, to, payload, ttl, volatile, receipt } = send;
         let receivers = self.receivers(grant, to).await?;
-        let message = Message { kind: Kind::Message, from: grant.from(), payload, ts: self.clock.now() };
+        let message = Message { kind: grant.kind(), from: grant.from(), payload, ts: self.clock.now() };
         if volatile {
             return Ok(self.publish_volatile(receivers, &message));
         }

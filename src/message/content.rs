@@ -7,11 +7,12 @@ use utoipa::ToSchema;
 use crate::message::{MessageId, SenderName};
 
 /// What a message is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
-#[schema(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// What a sender sent.
+    /// What a client sent.
     Message,
+    /// What a backend sent with its API key.
+    FromBackend,
     /// What became of a message whose sender asked for it. Its payload is an [`Outcome`] with an id.
     Receipt,
 }

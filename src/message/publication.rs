@@ -21,10 +21,26 @@ pub struct Publication {
     payload_start: usize,
 }
 
+/// What a frame is, on the wire.
+#[derive(Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum FrameType {
+    Message,
+    Receipt,
+}
+
+impl From<Kind> for FrameType {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Message | Kind::FromBackend => Self::Message,
+            Kind::Receipt => Self::Receipt,
+        }
+    }
+}
+
 #[derive(Serialize, ToSchema)]
 struct Head<'a> {
-    #[schema(value_type = Kind)]
-    r#type: &'static str,
+    r#type: FrameType,
     /// Absent for a volatile message.
     #[serde(skip_serializing_if = "Option::is_none")]
     seq: Option<Seq>,
@@ -34,6 +50,10 @@ struct Head<'a> {
     /// The sender, as receivers see it.
     #[serde(skip_serializing_if = "Option::is_none")]
     from: Option<&'a SenderName>,
+    /// True if a backend sent it, with an API key; absent otherwise. So no user passes for a backend of the same name.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
+    backend: bool,
     /// When the message was accepted, in Unix milliseconds.
     ts: u64,
 }
@@ -75,7 +95,10 @@ impl Draft {
     /// Encodes a message. Sealing is cheapest if the seq has as many digits as `expected`.
     pub(crate) fn encode(address: &Address, message: &Message, expected: Seq) -> Self {
         let (frame, payload_start) = encode(address, Some(expected), message);
-        let start = r#"{"type":"","seq":"#.len() + type_name(message.kind).len();
+        let start = match FrameType::from(message.kind) {
+            FrameType::Message => r#"{"type":"message","seq":"#.len(),
+            FrameType::Receipt => r#"{"type":"receipt","seq":"#.len(),
+        };
         let digits = start..start + width(expected);
         Self { kind: message.kind, from: message.from.clone(), frame, digits, payload_start }
     }
@@ -101,13 +124,6 @@ fn width(seq: Seq) -> usize {
     seq.0.checked_ilog10().map_or(1, |log| log as usize + 1)
 }
 
-fn type_name(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Message => "message",
-        Kind::Receipt => "receipt",
-    }
-}
-
 /// The frame of a message, of exactly the right size, and where its payload starts.
 ///
 /// The payload comes last, so that it can be handed out as a slice of the frame. A receipt's fields are fields of the
@@ -117,13 +133,15 @@ fn encode(address: &Address, seq: Option<Seq>, message: &Message) -> (String, us
         Address::Topic(topic) => Some(topic),
         Address::Session(_) => None,
     };
-    let head =
-        Head { r#type: type_name(message.kind), seq, topic, from: message.from.as_ref(), ts: message.ts };
+    let (r#type, backend) = (message.kind.into(), message.kind == Kind::FromBackend);
+    let head = Head { r#type, seq, topic, from: message.from.as_ref(), backend, ts: message.ts };
     let head = serde_json::to_string(&head).expect("strings and numbers always encode");
     let head = &head[..head.len() - 1];
     let payload = message.payload.get();
     let (parts, payload_start) = match message.kind {
-        Kind::Message => ([head, ",\"payload\":", payload, "}"], head.len() + ",\"payload\":".len()),
+        Kind::Message | Kind::FromBackend => {
+            ([head, ",\"payload\":", payload, "}"], head.len() + ",\"payload\":".len())
+        }
         Kind::Receipt => ([head, ",", &payload[1..], ""], head.len() + 1),
     };
     (parts.concat(), payload_start)
@@ -183,7 +201,7 @@ impl Publication {
     pub fn payload(&self) -> &str {
         let text = self.frame.as_str();
         match self.kind {
-            Kind::Message => &text[self.payload_start..text.len() - 1],
+            Kind::Message | Kind::FromBackend => &text[self.payload_start..text.len() - 1],
             Kind::Receipt => "",
         }
     }
@@ -191,7 +209,7 @@ impl Publication {
     /// The payload of the message that was encoded, also for a receipt.
     pub(crate) fn stored_payload(&self) -> Cow<'_, str> {
         match self.kind {
-            Kind::Message => Cow::Borrowed(self.payload()),
+            Kind::Message | Kind::FromBackend => Cow::Borrowed(self.payload()),
             Kind::Receipt => Cow::Owned(format!("{{{}", &self.frame.as_str()[self.payload_start..])),
         }
     }
@@ -236,6 +254,17 @@ mod tests {
     }
 
     #[test]
+    fn a_message_of_a_backend_says_so() {
+        let mailbox = Address::Session(SessionId::new("A").unwrap());
+        for (from, fields) in [(Some("ann"), r#""from":"ann","backend":true"#), (None, r#""backend":true"#)] {
+            let sent = Message { kind: Kind::FromBackend, ..message(from, "7") };
+            let publication = Publication::encode(&mailbox, Some(Seq(18)), &sent);
+            let frame = format!(r#"{{"type":"message","seq":18,{fields},"ts":1763886000000,"payload":7}}"#);
+            assert_eq!((publication.frame().as_str(), publication.payload()), (frame.as_str(), "7"));
+        }
+    }
+
+    #[test]
     fn a_receipt_is_a_frame_of_its_own() {
         let mailbox = Address::Session(SessionId::new("A").unwrap());
         let id = MessageId::new("c-42").unwrap();
@@ -250,8 +279,12 @@ mod tests {
     fn a_draft_takes_any_seq_whatever_was_expected() {
         let topic = Address::Topic(TopicName::new("news").unwrap());
         let id = MessageId::new("c-1").unwrap();
-        for message in [message(Some("B"), r#"{"é":[1]}"#), Message::receipt(&id, Outcome::Acknowledged, 7)]
-        {
+        let from_backend = Message { kind: Kind::FromBackend, ..message(Some("B"), "1") };
+        for message in [
+            message(Some("B"), r#"{"é":[1]}"#),
+            from_backend,
+            Message::receipt(&id, Outcome::Acknowledged, 7),
+        ] {
             for expected in [0, 1, 9, 10, 99_999, u64::MAX] {
                 for seq in [1, 9, 10, 12_345, 99_999, 100_000, u64::MAX] {
                     let draft = Draft::encode(&topic, &message, Seq(expected));

@@ -98,6 +98,56 @@ async fn the_command_line_reads_standard_input_and_can_leave_messages_unacknowle
 }
 
 #[tokio::test]
+async fn the_command_line_stores_a_message_with_an_id_once() {
+    let server = TestServer::start().await;
+    let send = async |args: &[&str]| output(cli(&server, &[&["send", "--to", "B"], args].concat())).await;
+    let (ok, first, _) = send(&["--id", "1", "7"]).await;
+    assert!(ok && first.starts_with("sent, seq "), "{first}");
+    assert_eq!(send(&["--id", "1", "7"]).await.1, first, "a retry");
+    let (ok, _, text) = send(&["--id", "1", "8"]).await;
+    assert!(!ok && text.contains("bad_request") && text.contains("another payload"), "{text}");
+    for args in [&["--id", "1", "--from", "A", "8"][..], &["7"], &["7"]] {
+        assert!(send(args).await.0, "{args:?}");
+    }
+    let found = server.get("/v1/messages?session=B&wait=0").await.payloads();
+    assert_eq!(found, [7, 8, 7, 7]);
+}
+
+/// At every door an id belongs to one payload of one sender.
+#[tokio::test]
+async fn an_id_that_was_used_for_another_payload_is_refused() {
+    let server = TestServer::start().await;
+    let send = |id: &str, payload: Value| json!({ "id": id, "to": { "session": "B" }, "payload": payload });
+    let first = server.post("/v1/messages?session=A", send("1", json!(1))).await.json();
+    assert_eq!(server.post("/v1/messages?session=A", send("1", json!(1))).await.json(), first);
+    let reply = server.post("/v1/messages?session=A", send("1", json!(2))).await;
+    assert_eq!((reply.status, reply.code().as_str()), (400, "bad_request"));
+    let sends = json!([send("1", json!(1)), send("1", json!(2)), send("2", json!(3))]);
+    let answers = server.post("/v1/messages?session=A", sends).await.json();
+    assert_eq!((&answers[0], &answers[1]["error"]["code"]), (&first, &json!("bad_request")));
+    assert!(answers[2]["seq"].is_u64(), "{answers}");
+    let mut a = server.session("A").await;
+    let mut frame = send("1", json!(2));
+    frame["type"] = json!("send");
+    a.send(frame).await;
+    assert_eq!(a.error().await, "bad_request");
+    // The x0 client repeats a request with its `a__`.
+    let set = |payload: u64| json!({ "type": "SET", "session_src": "X", "session_dst": "B", "payload": { "n": payload } });
+    let mut http = server.http().await;
+    for (payload, is_error) in [(4, false), (4, false), (5, true)] {
+        let reply = http.post("/set?a__=17", set(payload)).await;
+        assert_eq!((reply.status, reply.json()["error"] == true), (200, is_error), "{}", reply.body);
+    }
+    // Nobody can tell senders without a name apart.
+    for payload in [6, 6, 7] {
+        assert_eq!(server.post("/v1/messages", send("1", json!(payload))).await.status, 200);
+    }
+    let found = server.get("/v1/messages?session=B&wait=0").await.payloads();
+    let stored = [json!(1), json!(3), json!({ "n": 4, "session_src": "X" }), json!(6), json!(7)];
+    assert_eq!(found, stored);
+}
+
+#[tokio::test]
 async fn errors_of_the_command_line_name_the_cause() {
     let server = TestServer::start().await;
     for (args, names) in [

@@ -466,3 +466,36 @@ async fn api_keys_protect_the_calls_of_backends_in_open_mode_too() {
 fn of(reply: Reply) -> String {
     if reply.status < 300 { "ok".to_owned() } else { reply.code() }
 }
+
+/// On every native transport, live, stored and after a restart.
+#[tokio::test]
+async fn a_backend_is_told_from_a_user_of_the_same_name() {
+    let server = Guarded::start().await;
+    let ann = token("ann", "a");
+    let mut live = server.welcomed(&ann).await;
+    let mut events = Events::with_bearer(server.address, "", &ann).await;
+    assert_eq!(events.next().await.name, "welcome");
+    let mut user = server.welcomed(&token("the shop", "u")).await;
+    let (by_user, by_backend) = (json!({ "by": "user" }), json!({ "by": "backend" }));
+    for volatile in [true, false] {
+        let to = json!({ "user": "ann" });
+        user.send(json!({ "type": "send", "to": to, "payload": by_user, "volatile": volatile })).await;
+        assert_eq!(user.recv().await["type"], "sent");
+        let body = json!({ "to": to, "payload": by_backend, "volatile": volatile });
+        assert_eq!(server.call("POST", "/v1/messages", KEY, body).await.status, 200);
+    }
+    let check = |message: &Value| {
+        assert_eq!(message["from"], "the shop");
+        let expected = (message["payload"] == by_backend).then_some(&Value::Bool(true));
+        assert_eq!(message.get("backend"), expected, "{message}");
+    };
+    for _ in 0..4 {
+        check(&live.message().await);
+        check(&events.next().await.data);
+    }
+    let server = server.restart().await;
+    let polled = server.call("GET", "/v1/messages?wait=0", &ann, "").await.json();
+    let messages = polled["messages"].as_array().unwrap();
+    assert_eq!(messages.len(), 2);
+    messages.iter().for_each(check);
+}

@@ -120,7 +120,7 @@ impl Legacy {
 /// The message in an item. The x0 client knows no gaps and no receipts.
 fn message_of(item: Item) -> Option<Arc<Publication>> {
     match item {
-        Item::Message(message) if message.kind() == Kind::Message => Some(message),
+        Item::Message(message) if message.kind() != Kind::Receipt => Some(message),
         Item::Message(_) | Item::Gap(_) => None,
     }
 }

@@ -84,6 +84,7 @@ impl<'a> MessageRow<'a> {
         let kind = match self.kind {
             0 => Kind::Message,
             1 => Kind::Receipt,
+            2 => Kind::FromBackend,
             _ => return Err(self.damaged()),
         };
         let from = self.sender.map(SenderName::new).transpose().map_err(|_| self.damaged())?;
@@ -98,6 +99,7 @@ pub(crate) fn kind_number(kind: Kind) -> i64 {
     match kind {
         Kind::Message => 0,
         Kind::Receipt => 1,
+        Kind::FromBackend => 2,
     }
 }
 
@@ -226,6 +228,16 @@ mod tests {
         let frame = found[0].as_ref().unwrap().as_ref().unwrap().frame().as_str().to_owned();
         assert_eq!(frame, r#"{"type":"message","seq":2,"from":"B","ts":7,"payload":{"a":1}}"#);
         assert!(found[1].as_ref().unwrap().is_none());
+    }
+
+    #[test]
+    fn each_kind_is_read_back() {
+        let payload = r#"{"id":"1","state":"expired"}"#;
+        for kind in [Kind::Message, Kind::Receipt, Kind::FromBackend] {
+            let row = MessageRow { kind: kind_number(kind), payload, ..row(1) };
+            assert_eq!(row.publication().unwrap().kind(), kind);
+        }
+        assert!(MessageRow { kind: 3, ..row(1) }.publication().unwrap_err().is_damage());
     }
 
     #[test]
