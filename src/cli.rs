@@ -8,6 +8,7 @@ mod health;
 mod listen;
 mod say;
 mod send;
+mod sender;
 mod target;
 mod token;
 

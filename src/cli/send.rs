@@ -14,6 +14,7 @@ use crate::cli::frame::{
     ReceivedFrame, generated_name, ignored_token, next_frame, send_frame, session_or_generated,
 };
 use crate::cli::say::{note, print};
+use crate::cli::sender::account_name;
 use crate::cli::target::{ANSWER_TIMEOUT, Target};
 
 /// Where a message goes.
@@ -49,7 +50,9 @@ pub struct SendArgs {
     #[arg(long, value_name = "SECONDS")]
     ttl: Option<f64>,
 
-    /// Your own name for the message; a second message with the same name is not stored
+    /// Your own name for the message. Sent again with the same name and payload within the broker's dedup window, it is
+    /// stored once; with another payload it is refused. This holds for one sender: one account on one machine, one
+    /// --from, one API key, or one token that names a session
     #[arg(long, value_name = "ID")]
     id: Option<String>,
 
@@ -109,7 +112,12 @@ fn payload(mut text: String) -> Result<Box<RawValue>> {
 
 async fn send_and_confirm(args: &SendArgs, id: &str, payload: Box<RawValue>) -> Result<()> {
     let token = args.credential.read()?;
-    let session = session_or_generated(args.from.clone(), token.as_deref())?;
+    // A retry comes from the sender of the first send.
+    let from = match (&args.from, &args.id, &token) {
+        (None, Some(_), None) => Some(account_name()),
+        (from, ..) => from.clone(),
+    };
+    let session = session_or_generated(from, token.as_deref())?;
     let mut socket = args.target.connect().await?;
     send_frame(&mut socket, &json!({ "type": "hello", "session": session, "token": token })).await?;
     let (to, ttl, volatile) = (args.receiver.address(), args.ttl, args.volatile);
