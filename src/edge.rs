@@ -17,7 +17,7 @@ pub(crate) use authenticate::{ApiRequest, SessionPolicy};
 pub(crate) use caller::Caller;
 pub(crate) use gateway::Gateway;
 pub(crate) use host::ServedHosts;
-pub(crate) use origin::{OriginCheck, origin_refused};
+pub(crate) use origin::{OriginCheck, acknowledgement_refused, origin_refused};
 pub(crate) use query::Query;
 pub(crate) use refusal::{ErrorBody, Refused};
 pub(crate) use refusal::{ErrorFields, Refusal};

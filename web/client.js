@@ -710,7 +710,9 @@ export class Client {
     this.#asking = limit;
     try {
       const headers = await this.#headers();
-      const response = await fetch(address, { signal: limit.signal, cache: "no-store", headers });
+      // The broker takes a cursor from the browser only with the page's address, or an origin.
+      const referrerPolicy = /** @type {const} */ ("same-origin");
+      const response = await fetch(address, { signal: limit.signal, cache: "no-store", referrerPolicy, headers });
       const answer = await response.json();
       if (response.ok) {
         this.#refused = 0;

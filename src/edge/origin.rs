@@ -34,7 +34,11 @@ impl OriginCheck<'_> {
             let site = self.headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
             return !matches!(site, Some(b"cross-site" | b"same-site"));
         };
-        let Ok(origin) = origin.to_str() else { return false };
+        origin.to_str().is_ok_and(|origin| self.is_ours(access, origin))
+    }
+
+    /// Whether an origin is this server's own, or an allowed one.
+    fn is_ours(&self, access: &Access, origin: &str) -> bool {
         if access.allow_origin.iter().any(|known| known == "*" || known.eq_ignore_ascii_case(origin)) {
             return true;
         }
@@ -42,6 +46,36 @@ impl OriginCheck<'_> {
         let authority = origin.split_once("://").map(|(_, authority)| strip_default_port(authority));
         let host = self.host(access).map(strip_default_port);
         matches!((host, authority), (Some(host), Some(authority)) if host.eq_ignore_ascii_case(authority))
+    }
+
+    /// Whether a GET that acknowledges was meant to: any page can cause one, with an image or a link.
+    ///
+    /// Browsers name the site of such a request, except to hosts over plain HTTP. There the page is told by its `Referer`,
+    /// and a request that looks like a browser's must have one.
+    #[must_use]
+    pub(crate) fn get_may_acknowledge(&self, access: &Access) -> bool {
+        let text = |name: &str| self.headers.get(name).and_then(|value| value.to_str().ok());
+        // No page can add these without being asked for its origin.
+        let bearer =
+            text("authorization").is_some_and(|value| value.to_ascii_lowercase().starts_with("bearer"));
+        let asked = bearer || self.headers.contains_key("last-event-id");
+        if asked
+            || self.headers.contains_key(header::ORIGIN)
+            || access.allow_origin.iter().any(|all| all == "*")
+        {
+            return true;
+        }
+        if let Some(site) = text("sec-fetch-site") {
+            let is_element = !matches!(text("sec-fetch-dest"), None | Some("empty" | "document"));
+            return matches!(site, "same-origin" | "none") && !is_element;
+        }
+        if text("sec-fetch-dest").is_some_and(|dest| dest != "empty") {
+            return false;
+        }
+        match text("referer") {
+            Some(page) => self.is_ours(access, origin_of(page)),
+            None => !is_browser(text("user-agent"), text("accept-language"), text("accept")),
+        }
     }
 
     /// The host that the client asked for. Over HTTP/2 it is in the address, not in a header.
@@ -53,6 +87,31 @@ impl OriginCheck<'_> {
             .or_else(|| self.uri.authority().map(|authority| authority.as_str()))
             .or_else(|| named("host"))
     }
+}
+
+/// The origin of a page.
+fn origin_of(page: &str) -> &str {
+    let path = page.find("://").and_then(|scheme| Some(scheme + 3 + page[scheme + 3..].find('/')?));
+    &page[..path.unwrap_or(page.len())]
+}
+
+/// Whether a request looks like one that a browser makes for a page: it says its language, or accepts what a page shows.
+fn is_browser(agent: Option<&str>, language: Option<&str>, accept: Option<&str>) -> bool {
+    let shows = |accept: &str| {
+        let kinds =
+            ["image/", "text/html", "text/css", "video/", "audio/", "font/", "application/signed-exchange"];
+        accept.split(',').any(|kind| kinds.iter().any(|shown| kind.trim_start().starts_with(shown)))
+    };
+    agent.is_some_and(|agent| agent.starts_with("Mozilla/")) && language.is_some()
+        || accept.is_some_and(shows)
+}
+
+/// The refusal of a GET that acknowledges, and that any page may have caused.
+#[must_use]
+pub(crate) fn acknowledgement_refused() -> Refusal {
+    let text = "this GET acknowledges, and any page can cause one with an image or a link: pages send it with their \
+                `Referer`; otherwise send a header `Origin` or a token with it, or acknowledge with POST /v1/ack";
+    Refusal::new(Code::Forbidden, text)
 }
 
 /// A host without the default port of its scheme.
@@ -130,6 +189,59 @@ mod tests {
         assert!(check(&[]), "no browser");
         assert!(check(&[("sec-fetch-site", "same-origin")]) && check(&[("sec-fetch-site", "none")]));
         assert!(!check(&[("sec-fetch-site", "cross-site")]) && !check(&[("sec-fetch-site", "same-site")]));
+    }
+
+    /// Whether a GET with these headers to msg.example may acknowledge.
+    fn acknowledges(access: &Access, pairs: &[(&'static str, &'static str)]) -> bool {
+        let pairs = [&[("host", "msg.example:8080")], pairs].concat();
+        let (uri, headers) = ("/".parse().unwrap(), headers(&pairs));
+        let peer = Peer(Some([192, 0, 2, 1].into()));
+        OriginCheck { uri: &uri, headers: &headers, peer }.get_may_acknowledge(access)
+    }
+
+    const BROWSER: (&str, &str) = ("user-agent", "Mozilla/5.0 (X11; Linux x86_64) Firefox/140.0");
+    const LANGUAGE: (&str, &str) = ("accept-language", "en");
+
+    #[test]
+    fn programs_and_own_pages_may_acknowledge_with_a_get() {
+        let own = [BROWSER, LANGUAGE, ("accept", "*/*"), ("referer", "http://msg.example:8080/page?x=1")];
+        let allowed = [BROWSER, LANGUAGE, ("referer", "https://app.example/")];
+        for pairs in [
+            &[][..],
+            &[("user-agent", "curl/8.1"), ("accept", "*/*")],
+            &[("user-agent", "python-requests/2"), ("accept", "*/*")],
+            &[("accept", "application/json")],
+            &own,
+            &allowed,
+            &[BROWSER, LANGUAGE, ("sec-fetch-site", "same-origin"), ("sec-fetch-dest", "empty")],
+            &[BROWSER, LANGUAGE, ("sec-fetch-site", "none"), ("sec-fetch-dest", "document")],
+            &[BROWSER, LANGUAGE, ("authorization", "Bearer a.b.c")],
+            &[BROWSER, LANGUAGE, ("last-event-id", "7")],
+            &[BROWSER, LANGUAGE, ("origin", "http://msg.example:8080")],
+        ] {
+            assert!(acknowledges(&access(&["https://app.example"]), pairs), "{pairs:?}");
+        }
+        assert!(acknowledges(&access(&["*"]), &[BROWSER, LANGUAGE]));
+    }
+
+    #[test]
+    fn an_image_or_a_link_of_any_page_does_not_acknowledge() {
+        for pairs in [
+            &[BROWSER, LANGUAGE, ("accept", "image/avif,image/webp,*/*;q=0.8")][..],
+            &[BROWSER, LANGUAGE, ("accept", "*/*")],
+            &[("accept", "image/png,*/*")],
+            &[("accept", "*/*, text/html")],
+            &[("sec-fetch-site", "same-origin"), ("sec-fetch-dest", "image")],
+            &[("sec-fetch-site", "cross-site")],
+            &[("sec-fetch-dest", "image")],
+            &[("referer", "http://evil.example/")],
+            &[("referer", "http://msg.example:8081/")],
+            &[("referer", "http://msg.example:8080.evil.example")],
+            // A browser adds it by itself where a proxy asked for it.
+            &[BROWSER, LANGUAGE, ("authorization", "Basic eDow")],
+        ] {
+            assert!(!acknowledges(&access(&[]), pairs), "{pairs:?}");
+        }
     }
 
     #[test]

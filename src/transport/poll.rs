@@ -23,7 +23,7 @@ use crate::message::{Epoch, Gap, Handle, Item, Publication, Seq, SessionId, Topi
 use crate::protocol::{Code, Resume};
 use crate::subscriber::Subscriber;
 use crate::transport::lease::{Claim, ClaimError, IdleReader, Leases, MAX_READERS};
-use crate::transport::reading::{acknowledge_cursor, next_item, proof_left};
+use crate::transport::reading::{acknowledge_cursor, check_cursor, next_item, proof_left};
 use crate::transport::topics::TopicReaders;
 
 /// How long a poll waits by default.
@@ -130,6 +130,7 @@ pub(crate) async fn poll(
     let authenticating = Box::pin(gateway.authenticate(&head, SessionPolicy::Create));
     let ApiRequest { query, caller } = authenticating.await?;
     let resume = query.resume("after")?;
+    check_cursor(&gateway, &head, &resume)?;
     let topics = query.topics(&caller.grant, gateway.config.max_topics)?;
     let session = caller.mailbox(!topics.is_empty())?;
     let _permit = gateway.connection_permit(caller.address)?;

@@ -2,13 +2,26 @@
 
 use std::time::Duration;
 
+use axum::http::request::Parts;
 use futures::future::pending;
 
-use crate::edge::{Caller, Gateway, Refusal};
+use crate::edge::{Caller, Gateway, OriginCheck, Refusal, acknowledgement_refused};
 use crate::grant::Grant;
 use crate::message::{Item, Seq, SessionId};
 use crate::protocol::Resume;
 use crate::subscriber::Subscriber;
+
+/// Checks that no page of another site caused a GET with this cursor, which acknowledges.
+///
+/// # Errors
+/// `forbidden` if one may have.
+pub(super) fn check_cursor(gateway: &Gateway, head: &Parts, resume: &Resume) -> Result<(), Refusal> {
+    let acknowledges = resume.after.is_some_and(|after| after > Seq::START);
+    match acknowledges && !OriginCheck::from(head).get_may_acknowledge(&gateway.config.access) {
+        true => Err(acknowledgement_refused()),
+        false => Ok(()),
+    }
+}
 
 /// Acknowledges everything up to the cursor of a request. Returns whether the cursor belongs to this store: a foreign
 /// one acknowledges nothing.

@@ -25,7 +25,7 @@ use crate::link::{WRITE_TIMEOUT, time_for};
 use crate::message::{Epoch, Item, Kind, Seq, SessionId, TopicName};
 use crate::protocol::{Resume, ServerFrame};
 use crate::subscriber::Subscriber;
-use crate::transport::reading::{acknowledge_cursor, next_item, proof_left};
+use crate::transport::reading::{acknowledge_cursor, check_cursor, next_item, proof_left};
 use crate::transport::topics::TopicReaders;
 
 /// Bytes after which a chunk takes no more events.
@@ -64,6 +64,7 @@ pub(crate) async fn events(State(gateway): State<Arc<Gateway>>, head: Parts) -> 
     let last_event_id = last_event_id(&head.headers);
     let mut resume = query.resume("after")?;
     resume.after = last_event_id.or(resume.after);
+    check_cursor(&gateway, &head, &resume)?;
     let (mut mailbox, mut floor) = (None, Seq::START);
     if let Some(session) = &session {
         acknowledge_cursor(&gateway, session, &resume).await?;

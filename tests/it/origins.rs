@@ -108,3 +108,33 @@ async fn the_origins_of_x0_pages_can_be_configured() {
         }
     }
 }
+
+/// Over plain HTTP to another machine a browser does not name the site of an image.
+#[tokio::test]
+async fn an_image_of_any_page_acknowledges_nothing() {
+    let server = TestServer::start().await;
+    let seq = server.send("A", "B", json!(1)).await;
+    let own = format!("http://{}/page", server.address);
+    let browser = ("user-agent", "Mozilla/5.0 (X11; Linux x86_64) Firefox/140.0");
+    let (language, image) = (("accept-language", "en"), ("accept", "image/avif,image/webp,*/*;q=0.8"));
+    for headers in [
+        &[image][..],
+        &[browser, language, ("accept", "*/*")],
+        &[("referer", "http://evil.example/")],
+        &[("sec-fetch-site", "same-origin"), ("sec-fetch-dest", "image")],
+    ] {
+        for target in ["/v1/messages?wait=0&", "/v1/events?"] {
+            let target = format!("{target}session=B&after={seq}");
+            let reply = server.http().await.request("GET", &target, headers, "").await;
+            assert_eq!((reply.status, reply.code().as_str()), (403, "forbidden"), "{target} {headers:?}");
+            assert!(reply.body.contains("POST /v1/ack"), "{}", reply.body);
+        }
+        let target = "/v1/messages?session=B&wait=0";
+        let reply = server.http().await.request("GET", target, headers, "").await;
+        assert_eq!(reply.payloads(), [1], "without a cursor nothing is acknowledged");
+    }
+    let target = format!("/v1/messages?session=B&wait=0&after={seq}");
+    let headers = [browser, language, ("referer", own.as_str())];
+    assert_eq!(server.http().await.request("GET", &target, &headers, "").await.status, 200);
+    assert_eq!(server.get("/v1/messages?session=B&wait=0").await.payloads(), NOTHING);
+}
