@@ -25,9 +25,9 @@ if [[ ! -x $venv/bin/st ]]; then
     "$venv/bin/pip" install --quiet --disable-pip-version-check 'schemathesis==4.32.5'
 fi
 
-# Starts a server with these settings; sets `url`.
+# Starts a server with these settings; sets `url`. It forgets ids at once: the requests use the same ones for other payloads.
 start() {
-    exec {log}< <(exec "$binary" --listen 127.0.0.1:0 --durability memory --poll-timeout 1s "$@" 2>&1)
+    exec {log}< <(exec "$binary" --listen 127.0.0.1:0 --durability memory --poll-timeout 1s --dedup-window 1ms "$@" 2>&1)
     server=$!
     url=
     while [[ -z $url ]] && read -r -u "$log" line; do

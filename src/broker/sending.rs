@@ -154,11 +154,16 @@ fn is_transient(error: &EngineError) -> bool {
     )
 }
 
+/// Whether the send fails though other mailboxes have the message: the sender must hear of it.
+fn fails_all(error: &EngineError) -> bool {
+    is_transient(error) || matches!(error, EngineError::IdReused { .. })
+}
+
 /// What became of a message to a user, given what became of it in each mailbox.
 fn to_user(commits: Vec<Result<Seq, EngineError>>) -> Result<SendResult, BrokerError> {
     let stored = commits.iter().filter(|commit| commit.is_ok()).count();
     let mut refusals: Vec<EngineError> = commits.into_iter().filter_map(Result::err).collect();
-    match refusals.iter().position(is_transient) {
+    match refusals.iter().position(fails_all) {
         Some(at) => Err(refusals.swap_remove(at).into()),
         None if stored > 0 => Ok(SendResult { seq: None, sessions: Some(stored) }),
         None => Err(refusals.swap_remove(0).into()),
@@ -193,5 +198,7 @@ mod tests {
         let full_store = EngineError::StoreFull { limit: 1 };
         let failed = send([Ok(Seq(1)), Err(full()), Err(full_store.clone())]).unwrap_err();
         assert_eq!(failed, BrokerError::Engine(full_store));
+        let reused = EngineError::IdReused { window: std::time::Duration::ZERO };
+        assert_eq!(send([Ok(Seq(1)), Err(reused.clone())]).unwrap_err(), BrokerError::Engine(reused));
     }
 }

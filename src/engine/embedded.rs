@@ -220,7 +220,7 @@ impl Embedded {
         if shared.queue_is_full()
             && let Some(mut store) = shared.store.lock()
             && store.stop.is_none()
-            && let Some(refused) = store.index.refuses(id)
+            && let Some(refused) = store.index.refuses(&append.address, id)
         {
             return Commit::done(Err(refused));
         }
@@ -470,7 +470,7 @@ impl Embedded {
     pub fn expire(&self) -> Expired {
         let Some(mut store) = self.shared.store.lock() else { return Expired { messages: 0, more: false } };
         store.index.forget_empty(&self.shared.hubs, EMPTY_LOGS, FORGET_SLICE);
-        let more = store.index.expire_slice(&self.shared.hubs) > 0;
+        let more = store.index.forget_ids() | (store.index.expire_slice(&self.shared.hubs) > 0);
         let messages = store.index.take_expired();
         self.shared.wake_writer(&store);
         self.settle_and_publish(store);

@@ -150,7 +150,8 @@ pub(super) async fn what_waits_is_for_the_owner_only(lab: Lab) {
         register("bob").await.unwrap();
         expect(&engine, &a, Seq::START, &["2"]).await;
         assert_eq!(outcomes(&engine, &mailbox("S"), 1).await, [true], "swept: {swept}");
-        put(&engine, &a, "3").await;
+        // The id was used for the last owner's message.
+        put_id(&engine, &a, "S", "c-1", "3").await;
         expect(&engine, &a, Seq::START, &["2", "3"]).await;
     }
 }

@@ -8,6 +8,9 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 use crate::engine::Append;
 use crate::message::{Address, Author, Message, MessageId, Seq};
 
+/// How many ids that are over one send forgets. The janitor forgets the rest soon: until then they count.
+const FORGET_ON_SEND: usize = 64;
+
 /// A keyed hash of (receiver, sender, id). Without the key no sender can find an id that collides with another one.
 ///
 /// Two halves, because a number of 128 bits is aligned to 16 bytes and makes each entry larger.
@@ -60,9 +63,9 @@ pub(super) struct SendId {
     pub(super) content: ContentHash,
 }
 
-/// A known id of a message whose content was another one.
+/// Whether an id that is known was for the same content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct OtherContent;
+pub(super) struct SameContent(pub(super) bool);
 
 /// Uses a key, which is a hash, as its own hash.
 #[derive(Default)]
@@ -135,11 +138,13 @@ impl Dedup {
         Self { known: HashMap::default(), order: VecDeque::new(), window, max_ids }
     }
 
-    /// Forgets expired ids, and the oldest ones beyond the limit.
-    pub(super) fn forget(&mut self, now: u64) {
-        while let Some((until, oldest)) = self.order.front()
-            && (*until <= now || self.order.len() > self.max_ids)
-        {
+    /// Forgets expired ids, and the oldest ones beyond the limit: at most so many, since the caller holds the store's lock.
+    /// Returns whether there are more.
+    pub(super) fn forget(&mut self, now: u64, most: usize) -> bool {
+        for _ in 0..most {
+            let Some((_, oldest)) = self.order.front().filter(|oldest| self.is_forgotten(oldest, now)) else {
+                break;
+            };
             self.known.remove(oldest);
             self.order.pop_front();
         }
@@ -148,18 +153,18 @@ impl Dedup {
             self.known.shrink_to(2 * self.known.len());
             self.order.shrink_to(2 * self.order.len());
         }
+        self.order.front().is_some_and(|oldest| self.is_forgotten(oldest, now))
     }
 
-    /// The seq of the message that was sent with this id before.
-    ///
-    /// # Errors
-    /// [`OtherContent`]: it was another message.
-    pub(super) fn get(&mut self, id: SendId, now: u64) -> Result<Option<Seq>, OtherContent> {
-        self.forget(now);
-        match self.known.get(&id.key) {
-            Some((_, content)) if !content.matches(id.content) => Err(OtherContent),
-            known => Ok(known.map(|(seq, _)| *seq)),
-        }
+    fn is_forgotten(&self, (until, _): &(u64, DedupKey), now: u64) -> bool {
+        *until <= now || self.order.len() > self.max_ids
+    }
+
+    /// The seq of the message that was sent with this id before, and whether it was this one.
+    pub(super) fn get(&mut self, id: SendId, now: u64) -> Option<(Seq, SameContent)> {
+        self.forget(now, FORGET_ON_SEND);
+        let (seq, content) = self.known.get(&id.key)?;
+        Some((*seq, SameContent(content.matches(id.content))))
     }
 
     /// Remembers an id for the window.
@@ -204,7 +209,7 @@ mod tests {
     }
 
     fn seq(dedup: &mut Dedup, n: u8, now: u64) -> Option<Seq> {
-        dedup.get(id(n), now).unwrap()
+        dedup.get(id(n), now).map(|(seq, _)| seq)
     }
 
     #[test]
@@ -214,7 +219,7 @@ mod tests {
         dedup.remember(id(2), Seq(2), 50);
         assert_eq!([1, 2].map(|n| seq(&mut dedup, n, 99)), [Some(Seq(1)), Some(Seq(2))]);
         assert_eq!([1, 2].map(|n| seq(&mut dedup, n, 100)), [None, Some(Seq(2))]);
-        dedup.forget(150);
+        assert!(!dedup.forget(150, 9));
         assert!(dedup.known.is_empty() && dedup.order.is_empty());
     }
 
@@ -225,6 +230,15 @@ mod tests {
             dedup.remember(id(n), Seq(n.into()), 0);
         }
         assert_eq!([1, 2, 3].map(|n| seq(&mut dedup, n, 0)), [None, Some(Seq(2)), Some(Seq(3))]);
+    }
+
+    #[test]
+    fn ids_are_forgotten_in_slices() {
+        let mut dedup = Dedup::new(100, 1000);
+        (1..=200).for_each(|n| dedup.remember(id(n), Seq(n.into()), 0));
+        assert_eq!([1, 200].map(|n| seq(&mut dedup, n, 100).is_some()), [false, true]);
+        assert!(dedup.forget(100, 10));
+        assert!(!dedup.forget(100, 190) && dedup.order.is_empty());
     }
 
     #[test]
@@ -242,10 +256,12 @@ mod tests {
         let mut dedup = Dedup::new(100, 9);
         dedup.remember(id(1), Seq(1), 0);
         let other = |n, content| SendId { key: key(n), content };
-        assert_eq!(dedup.get(other(1, ContentHash(8)), 0), Err(OtherContent));
-        assert_eq!(dedup.get(other(1, ContentHash(8)), 100), Ok(None), "forgotten");
+        assert_eq!(dedup.get(id(1), 0), Some((Seq(1), SameContent(true))));
+        assert_eq!(dedup.get(other(1, ContentHash(8)), 0), Some((Seq(1), SameContent(false))));
+        assert_eq!(dedup.get(other(1, ContentHash(8)), 100), None, "forgotten");
         dedup.restore(other(2, ContentHash::UNKNOWN), Seq(2), 300);
-        assert_eq!(dedup.get(other(2, ContentHash(8)), 200), Ok(Some(Seq(2))), "as format 1 stored it");
+        let known = dedup.get(other(2, ContentHash(8)), 200);
+        assert_eq!(known, Some((Seq(2), SameContent(true))), "as format 1 stored it");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::millis;
-use crate::engine::embedded::dedup::{Dedup, OtherContent, SendId};
+use crate::engine::embedded::dedup::{Dedup, SameContent, SendId};
 use crate::engine::embedded::handles::Handles;
 use crate::engine::embedded::registrations::{RegistrationChange, RegistrationTable};
 use crate::engine::{
@@ -57,6 +57,9 @@ pub(super) const EMPTY_LOGS: usize = MAX_FLOORS;
 
 /// How many messages one slice of expiry removes while it holds the lock, and the rest of one address more.
 const EXPIRY_SLICE: usize = 512;
+
+/// How many ids that are over one slice of expiry forgets.
+const FORGET_IDS: usize = 4096;
 
 /// How often it is looked whether something of a former owner is left.
 const FORMER_RECHECK: Duration = Duration::from_secs(60);
@@ -116,8 +119,8 @@ impl Index {
     }
 
     /// Whether an append is refused or known before it is looked at: the queue is full, or it is a repeat.
-    pub(super) fn refuses(&mut self, id: Option<SendId>) -> Option<EngineError> {
-        match self.sent_before(id) {
+    pub(super) fn refuses(&mut self, address: &Address, id: Option<SendId>) -> Option<EngineError> {
+        match self.sent_before(address, id) {
             Ok(Some(_)) => None,
             Ok(None) => self.queue.check_room().err(),
             Err(refused) => Some(refused),
@@ -128,10 +131,22 @@ impl Index {
     ///
     /// # Errors
     /// `IdReused`: it was another message.
-    fn sent_before(&mut self, id: Option<SendId>) -> Result<Option<Seq>, EngineError> {
+    fn sent_before(&mut self, address: &Address, id: Option<SendId>) -> Result<Option<Seq>, EngineError> {
         let Some(id) = id else { return Ok(None) };
-        let window = self.settings.dedup_window;
-        self.dedup.get(id, self.settings.clock.now()).map_err(|OtherContent| EngineError::IdReused { window })
+        match self.dedup.get(id, self.settings.clock.now()) {
+            // It was for an earlier owner of the mailbox, and is deleted.
+            Some((seq, _)) if self.is_from_before(address, seq) => Ok(None),
+            Some((_, SameContent(false))) => {
+                Err(EngineError::IdReused { window: self.settings.dedup_window })
+            }
+            known => Ok(known.map(|(seq, _)| seq)),
+        }
+    }
+
+    /// Whether a message was stored before the present owner of a mailbox had it.
+    fn is_from_before(&self, address: &Address, seq: Seq) -> bool {
+        let known = address.session().and_then(|session| self.sessions.entry(session));
+        known.is_some_and(|known| seq <= known.since)
     }
 
     /// Gives a message its seq, if there is room for it.
@@ -141,7 +156,7 @@ impl Index {
         waiter: Option<Waiter>,
     ) -> Result<Appended, EngineError> {
         let now = self.settings.clock.now();
-        if let Some(seq) = self.sent_before(append.send_id)? {
+        if let Some(seq) = self.sent_before(&append.address, append.send_id)? {
             if let Some(waiter) = waiter
                 && seq > self.committed
             {
@@ -451,8 +466,12 @@ impl Index {
 
     /// How many messages expired since the last call.
     pub(super) fn take_expired(&mut self) -> usize {
-        self.dedup.forget(self.settings.clock.now());
         std::mem::take(&mut self.expired)
+    }
+
+    /// Forgets ids that are over, at most [`FORGET_IDS`]. Returns whether there are more.
+    pub(super) fn forget_ids(&mut self) -> bool {
+        self.dedup.forget(self.settings.clock.now(), FORGET_IDS)
     }
 
     /// What a registration changes.
