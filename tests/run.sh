@@ -14,7 +14,7 @@ target=${CARGO_TARGET_DIR:-$PWD/target}
 tools=$target/tools
 
 # In the order in which they run.
-parts=(lint circles deny docker unit it schemathesis docs browser)
+parts=(lint circles deny docker unit it schemathesis generated_client docs browser)
 declare -A about=(
     [lint]="format, clippy, rustdoc, shellcheck"
     [circles]="imports between the files of src/, and the map in src/lib.rs"
@@ -23,6 +23,7 @@ declare -A about=(
     [unit]="unit tests and documentation tests"
     [it]="integration tests of the binary"
     [schemathesis]="HTTP calls as /openapi.json describes them"
+    [generated_client]="a Python client that is generated from /openapi.json"
     [docs]="the commands in README.md, CONTRIBUTING.md and web/docs"
     [browser]="the pages: types, and tests in Chromium"
 )
@@ -107,6 +108,12 @@ schemathesis() {
     tests/schemathesis.sh
 }
 
+generated_client() {
+    need_venv
+    binary
+    tests/generated_client.sh
+}
+
 docs() {
     need curl:curl openssl:openssl node:nodejs
     binary
@@ -129,7 +136,7 @@ browser() {
 usage() {
     local part
     echo "usage: tests/run.sh [PART...]"
-    for part in "${parts[@]}"; do printf '  %-14s%s\n' "$part" "${about[$part]}"; done
+    for part in "${parts[@]}"; do printf '  %-18s%s\n' "$part" "${about[$part]}"; done
 }
 
 # Prints the times of the parts, however the run ends.

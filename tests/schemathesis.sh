@@ -9,14 +9,8 @@ root=$PWD
 target=${CARGO_TARGET_DIR:-$root/target}
 binary=${1:-$target/debug/x0-msg-server}
 work=$(mktemp -d)
-server=
-stop() {
-    if [[ -n $server ]]; then
-        kill "$server"
-        cat <&"$log" >/dev/null
-        server=
-    fi
-}
+# shellcheck source=tests/server.sh
+. tests/server.sh
 trap 'stop; rm -rf "$work"' EXIT
 
 venv=$target/schemathesis
@@ -25,18 +19,6 @@ if [[ ! -x $venv/bin/st ]]; then
     "$venv/bin/pip" install --quiet --disable-pip-version-check 'schemathesis==4.32.5'
 fi
 
-# Starts a server with these settings; sets `url`. It forgets ids at once: the requests use the same ones for other payloads.
-start() {
-    exec {log}< <(exec "$binary" --listen 127.0.0.1:0 --durability memory --poll-timeout 1s --dedup-window 1ms "$@" 2>&1)
-    server=$!
-    url=
-    while [[ -z $url ]] && read -r -u "$log" line; do
-        url=$(sed -n 's/.*"url":"\([^"]*\)".*/\1/p' <<<"$line")
-        [[ -n $url ]] || echo "$line"
-    done
-    [[ -n $url ]]
-}
-
 try() {
     (cd "$work" && "$venv/bin/st" --config-file "$root/tests/schemathesis.toml" run "${url}openapi.json" --checks all --exclude-path /v1/events \
         --max-examples 60 --seed 4711 --continue-on-failure --generation-database none --no-color "$@") >"$work/report" 2>&1 ||
@@ -44,15 +26,13 @@ try() {
     grep -E '^ *[0-9]+ generated' "$work/report"
 }
 
-start
+# The broker forgets ids at once: the requests use the same ones for other payloads.
+start --dedup-window 1ms
 try
 stop
 
-key=a-key-of-a-backend-0123456789abcdef
-printf '[[key]]\nname = "backend"\nkey = "%s"\n' "$key" >"$work/keys.toml"
-"$binary" token --key-file "$work/secret" --new-key --user ann --session A --topic '*' --send '*' >"$work/token" 2>/dev/null
-start --auth token --token-key-file "$work/secret" --api-key-file "$work/keys.toml" --send-rate 0
+start_guarded --dedup-window 1ms
 try --header "Authorization: Bearer $key"
-try --header "Authorization: Bearer $(cat "$work/token")"
+try --header "Authorization: Bearer $token"
 stop
 echo "the HTTP calls match their description"

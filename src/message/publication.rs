@@ -58,13 +58,24 @@ struct Head<'a> {
     ts: u64,
 }
 
-/// The frame: the head, then the payload or the fields of a receipt.
+/// The frame: the head, then the payload or the fields of a receipt. All are in one list of properties, since generators
+/// of clients do not look for them elsewhere.
 impl PartialSchema for Publication {
     fn schema() -> RefOr<Schema> {
         let payload = ObjectBuilder::new().schema_type(SchemaType::AnyValue);
-        let message = ObjectBuilder::new().property("payload", payload).required("payload");
-        let rest = AnyOfBuilder::new().item(message).item(ReceiptFields::schema());
-        AllOfBuilder::new().item(Head::schema()).item(rest).into()
+        let mut frame = properties(Head::schema()).property("payload", payload).build();
+        let receipt = properties(ReceiptFields::schema()).build();
+        let rest = AnyOfBuilder::new().item(ObjectBuilder::new().required("payload"));
+        let rest = rest.item(receipt.required.iter().fold(ObjectBuilder::new(), ObjectBuilder::required));
+        frame.properties.extend(receipt.properties);
+        AllOfBuilder::new().item(frame).item(rest).into()
+    }
+}
+
+fn properties(schema: RefOr<Schema>) -> ObjectBuilder {
+    match schema {
+        RefOr::T(Schema::Object(object)) => object.into(),
+        _ => ObjectBuilder::new(),
     }
 }
 

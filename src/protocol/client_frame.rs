@@ -16,10 +16,13 @@ use crate::protocol::json::{
 #[schema(rename_all = "lowercase")]
 pub enum To {
     /// The mailbox of a session, by the id or the handle of the session.
+    #[schema(title = "ToSession")]
     Session(SessionId),
     /// The mailbox of every session of a user.
+    #[schema(title = "ToUser")]
     User(UserId),
     /// A topic.
+    #[schema(title = "ToTopic")]
     Topic(TopicName),
     /// A name from an x0 page in `token` mode: a handle, a session of the sender's own user, or a user.
     #[serde(skip)]
@@ -135,9 +138,11 @@ struct RawTo<'a> {
 impl RawFields<'_> {
     fn decode<T>(
         text: &str,
+        example: &str,
         take: impl FnOnce(&RawFields<'_>) -> Result<T, Malformed>,
     ) -> Result<T, BadFrame> {
-        let fields: RawFields<'_> = parse_object(text).map_err(|reason| BadFrame { id: None, reason })?;
+        let fields: RawFields<'_> =
+            parse_object(text, example).map_err(|reason| BadFrame { id: None, reason })?;
         let id = || fields.id.and_then(|raw| name(raw, "id", MessageId::new).ok());
         take(&fields).map_err(|reason| BadFrame { id: id(), reason })
     }
@@ -222,7 +227,7 @@ impl ClientFrame {
     /// # Errors
     /// [`BadFrame`] names the field that is wrong and what it must hold.
     pub(crate) fn decode(frame: &str) -> Result<Self, BadFrame> {
-        RawFields::decode(frame, |fields| fields.frame())
+        RawFields::decode(frame, r#"{"type":"ping"}"#, |fields| fields.frame())
     }
 }
 
@@ -232,7 +237,8 @@ impl SendRequest {
     /// # Errors
     /// [`BadFrame`] names the field that is wrong and what it must hold.
     pub(crate) fn decode(object: &str) -> Result<Self, BadFrame> {
-        RawFields::decode(object, |fields| fields.send())
+        const EXAMPLE: &str = r#"{"to":{"session":"B"},"payload":{"any":"JSON"}}"#;
+        RawFields::decode(object, EXAMPLE, |fields| fields.send())
     }
 }
 
@@ -254,7 +260,7 @@ impl AckBody {
     /// # Errors
     /// [`Malformed`] names the field that is wrong and what it must hold.
     pub(crate) fn decode(body: &str) -> Result<Self, Malformed> {
-        let fields: RawFields<'_> = parse_object(body)?;
+        let fields: RawFields<'_> = parse_object(body, r#"{"session":"A","seq":17}"#)?;
         Ok(Self { session: fields.session()?, seq: fields.seq()?, epoch: fields.resume()?.epoch })
     }
 }
@@ -279,7 +285,7 @@ impl SessionBody {
         if body.trim_ascii().is_empty() {
             return Ok(Self::default());
         }
-        let fields: RawFields<'_> = parse_object(body)?;
+        let fields: RawFields<'_> = parse_object(body, r#"{"user":"ann","ttl":3600}"#)?;
         let user = optional(fields.user)
             .map(|raw| name(raw, "user", |user| taken_name(user, UserId::new)))
             .transpose()?;

@@ -90,14 +90,16 @@ pub fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Malformed> {
         .map_err(|error| Malformed::Json(format!("not the JSON expected here: {error}")))
 }
 
-/// Parses a JSON object with at most 128 levels of nesting.
+/// Parses a JSON object with at most 128 levels of nesting. Errors show the example.
 ///
 /// # Errors
 /// As [`parse`]. [`Malformed::Json`] for JSON that is no object: serde reads a struct from an array as well.
-pub(crate) fn parse_object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Malformed> {
-    match text.trim_start().starts_with('{') {
-        true => parse(text),
-        false => Err(Malformed::Json("not a JSON object".to_owned())),
+pub(crate) fn parse_object<'a, T: Deserialize<'a>>(text: &'a str, example: &str) -> Result<T, Malformed> {
+    let expected = |found| Err(Malformed::Json(format!("{found}; expected a JSON object like {example}")));
+    match text.trim_ascii_start().as_bytes() {
+        [b'{', ..] => parse(text),
+        [] => expected("there is no text here"),
+        _ => expected("not a JSON object"),
     }
 }
 
@@ -182,11 +184,15 @@ mod tests {
 
     #[test]
     fn only_an_object_is_an_object() {
-        for text in ["[]", "null", "7", "", "\"{\""] {
-            let error = parse_object::<&RawValue>(text).unwrap_err();
-            assert_eq!(error, Malformed::Json("not a JSON object".to_owned()), "{text}");
+        for text in ["[]", "null", "7", "\"{\""] {
+            let error = parse_object::<&RawValue>(text, "{}").unwrap_err().to_string();
+            assert_eq!(error, "not a JSON object; expected a JSON object like {}", "{text}");
         }
-        assert!(parse_object::<&RawValue>(" \n{}").is_ok());
+        for text in ["", " \n"] {
+            let error = parse_object::<&RawValue>(text, "{}").unwrap_err().to_string();
+            assert_eq!(error, "there is no text here; expected a JSON object like {}");
+        }
+        assert!(parse_object::<&RawValue>(" \n{}", "{}").is_ok());
     }
 
     #[test]

@@ -54,7 +54,9 @@ fn topics_are_subscribed_to_from_a_position() {
 #[test]
 fn errors_name_the_field_and_the_cure() {
     assert!(reason("{").starts_with("not the JSON expected here: EOF"));
-    assert_eq!(reason("[]"), "not a JSON object");
+    assert_eq!(reason("[]"), r#"not a JSON object; expected a JSON object like {"type":"ping"}"#);
+    assert!(AckBody::decode("").unwrap_err().to_string().contains(r#"like {"session":"A","seq":17}"#));
+    assert!(SessionBody::decode("7").unwrap_err().to_string().contains(r#"like {"user":"ann","ttl":3600}"#));
     assert_eq!(reason("{}"), "field `type` is missing");
     assert_eq!(reason(r#"{"type":7}"#), "field `type` must be a string");
     assert!(reason(r#"{"type":"bye"}"#).contains("unknown type `bye`"));

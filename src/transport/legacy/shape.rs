@@ -146,9 +146,10 @@ fn raw(value: &impl Serialize) -> Box<RawValue> {
 /// [`LegacyError::Send`] for a send, and for JSON that is nested too deep: only a payload can be. Otherwise
 /// [`LegacyError::NotX0`].
 pub(crate) fn body(path: LegacyPath, body: &str) -> Result<LegacyRequest, LegacyError> {
-    let request: RawRequest<'_> = parse_object(body).map_err(|reason| match reason {
+    const EXAMPLE: &str = r#"{"type":"GET","session_src":"A"}"#;
+    let request: RawRequest<'_> = parse_object(body, EXAMPLE).map_err(|reason| match reason {
         Malformed::TooDeep => LegacyError::Send(reason.to_string()),
-        reason => LegacyError::NotX0(format!("the body must be a JSON object of an x0 client: {reason}")),
+        reason => LegacyError::NotX0(format!("the body is not that of an x0 client: {reason}")),
     })?;
     let kind = match (request.r#type, path) {
         (Some(kind), _) => string(Some(kind)),

@@ -1,0 +1,85 @@
+"""Sends, polls and acknowledges with the package `broker`, a client that openapi-python-client has generated.
+
+    tests/generated_client.py URL [--token TOKEN --key KEY]
+"""
+
+import argparse
+import importlib
+import pkgutil
+
+import broker
+from broker.api.messages import ack, poll, send
+from broker.api.operations import health
+from broker.api.sessions import end, look_up, look_up_user, register
+from broker.models import Ack, Code, ErrorBody, Registration, Send, SendWithReceipt, SendWithReceiptTo, ToSession, ToTopic, ToUser
+
+
+def poll_all(client, **query):
+    """What waits in the mailbox. Polls again, which acknowledges it."""
+    answer = poll.sync(client=client, wait=0, **query)
+    after = poll.sync(client=client, wait=0, after=answer.seq, epoch=answer.epoch, **query)
+    assert after.messages == [], after
+    return answer.messages
+
+
+def exchange(client, reader, session):
+    """Sends in each way to the session of `reader`, and reads it."""
+    sent = send.sync(client=client, body=Send(to=ToSession(session="A"), payload={"n": 1}, id="c-1", ttl=60.0), **session)
+    assert sent.id == "c-1" and sent.seq > 0, sent
+    again = send.sync(client=client, body=Send(to=ToSession(session="A"), payload={"n": 1}, id="c-1", ttl=60.0), **session)
+    assert again.seq == sent.seq, (sent, again)
+    receipt = SendWithReceipt(to=SendWithReceiptTo(session="A"), payload=[2], id="c-2", receipt=True)
+    many = [Send(to=ToSession(session="A"), payload=3).to_dict(), {"to": 7}]
+    answers = send.sync(client=client, body=many, **session)
+    assert answers[0].seq > sent.seq and answers[1].error.code == Code.BAD_REQUEST, answers
+    if session:
+        assert send.sync(client=client, body=receipt, **session).seq > sent.seq
+
+    answer = poll.sync(client=reader, wait=0, **reader_session(session))
+    first = answer.messages[0]
+    assert (first.payload, first.seq, first.type_.value) == ({"n": 1}, sent.seq, "message"), first
+    done = ack.sync(client=reader, body=Ack(seq=sent.seq, epoch=answer.epoch, **reader_session(session)))
+    assert (done.session, done.seq) == ("A", sent.seq), done
+    rest = poll_all(reader, **reader_session(session))
+    assert [message.payload for message in rest] == ([3, [2]] if session else [3]), rest
+
+
+def reader_session(session):
+    return {"session": "A"} if session else {}
+
+
+def manage(client, reader):
+    """Registers a session, sends to its user, and ends it."""
+    info = register.sync("B", client=client, body=Registration(user="ben", ttl=60.0))
+    assert (info.user, info.pending) == ("ben", 0), info
+    assert send.sync(client=client, body=Send(to=ToUser(user="ben"), payload=None)).sessions == 1
+    assert look_up.sync("B", client=client).pending == 1
+    assert [info.session for info in look_up_user.sync("ben", client=client).sessions] == ["B"]
+    assert end.sync_detailed("B", client=client).status_code == 204
+    refusal = look_up.sync("B", client=client)
+    assert isinstance(refusal, ErrorBody) and refusal.error.code == Code.NOT_FOUND, refusal
+    assert send.sync(client=client, body=Send(to=ToTopic(topic="news"), payload="hi")).seq > 0
+    topics = poll.sync(client=reader, wait=0, topic=["news"])
+    assert topics.topics["news"] > 0, topics
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("url")
+    parser.add_argument("--token")
+    parser.add_argument("--key")
+    args = parser.parse_args()
+    for module in pkgutil.walk_packages(broker.__path__, "broker."):
+        importlib.import_module(module.name)
+    if args.token:
+        known = lambda token: broker.AuthenticatedClient(args.url, token, raise_on_unexpected_status=True)
+        backend, reader, session = known(args.key), known(args.token), {}
+    else:
+        backend = reader = broker.Client(args.url, raise_on_unexpected_status=True)
+        session = {"session": "C"}
+    assert health.sync(client=backend).status == "ok"
+    exchange(backend, reader, session)
+    manage(backend, reader)
+
+
+main()

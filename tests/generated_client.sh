@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Generates a Python client from the /openapi.json of the running server with openapi-python-client, and sends, polls
+# and acknowledges with it: in `open` mode, and with a token and an API key.
+#
+#   tests/generated_client.sh [BINARY]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=$PWD
+target=${CARGO_TARGET_DIR:-$root/target}
+binary=${1:-$target/debug/x0-msg-server}
+work=$(mktemp -d)
+# shellcheck source=tests/server.sh
+. tests/server.sh
+trap 'stop; rm -rf "$work"' EXIT
+
+venv=$target/generated-client
+if [[ ! -x $venv/bin/openapi-python-client ]]; then
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check 'openapi-python-client==0.29.1'
+fi
+
+# Generates the package `broker`. A warning is about a part of the description that the client would lack.
+generate() {
+    # The code is not formatted.
+    echo "post_hooks: []" >"$work/generator.yaml"
+    rm -rf "$work/broker"
+    (cd "$work" && "$venv/bin/openapi-python-client" generate --url "${url}openapi.json" --meta none \
+        --output-path broker --fail-on-warning --config generator.yaml) >"$work/report" 2>&1 || { cat "$work/report"; exit 1; }
+}
+
+start
+generate
+PYTHONPATH=$work "$venv/bin/python" -B tests/generated_client.py "$url"
+stop
+
+start_guarded
+generate
+PYTHONPATH=$work "$venv/bin/python" -B tests/generated_client.py "$url" --token "$token" --key "$key"
+stop
+echo "a generated client sends, polls and acknowledges"
