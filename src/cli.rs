@@ -10,6 +10,7 @@ mod say;
 mod send;
 mod sender;
 mod target;
+mod time;
 mod token;
 
 pub use check::{CheckArgs, check};

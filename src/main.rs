@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, anyhow};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use x0_msg_server::cli::{self, CheckArgs, HealthArgs, ListenArgs, SendArgs, TokenArgs};
@@ -110,8 +110,8 @@ async fn serve(mut config: Config) -> Result<()> {
     });
     // Without a handler, a file beyond its size limit would kill the process. Now the write fails.
     let _fsize = signal(SignalKind::from_raw(libc::SIGXFSZ))?;
-    let listeners = server::listen(config.listen).with_context(|| {
-        format!("cannot listen on {}; choose another address with --listen", config.listen)
+    let listeners = server::listen(config.listen).map_err(|error| {
+        anyhow!("cannot listen on {}: {error}; choose another address with --listen", config.listen)
     })?;
     if config.access.auth == Auth::Open && !config.listen.is_loopback() {
         tracing::warn!(

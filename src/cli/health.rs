@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::http::header;
 
 use crate::cli::say::print;
-use crate::cli::target::{ANSWER_TIMEOUT, Target, Verify};
+use crate::cli::target::{ANSWER_TIMEOUT, NOT_HTTP, Target, Verify};
 
 /// Settings of `health`.
 #[derive(Debug, Clone, Args)]
@@ -27,7 +27,7 @@ pub async fn health(args: HealthArgs) -> Result<()> {
     let answer = timeout(ANSWER_TIMEOUT, get_health(&args.target, authority)).await;
     answer
         .map_err(|_| anyhow!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))?
-        .with_context(|| format!("no healthy broker answers at {authority} (see --server)"))
+        .with_context(|| format!("no healthy broker answers at {authority}"))
 }
 
 async fn get_health(target: &Target, authority: &str) -> Result<()> {
@@ -35,7 +35,12 @@ async fn get_health(target: &Target, authority: &str) -> Result<()> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     let request = hyper::Request::get("/healthz").header(header::HOST, authority);
-    let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
+    let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await.map_err(|error| {
+        match error.is_parse() {
+            true => anyhow!("{error}{NOT_HTTP}"),
+            false => error.into(),
+        }
+    })?;
     let status = response.status();
     let body = response.into_body().collect().await?.to_bytes();
     print(String::from_utf8_lossy(&body).trim_end())?;

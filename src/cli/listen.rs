@@ -202,6 +202,10 @@ impl ListenConnection<'_> {
         Ok(())
     }
 
+    fn has_nothing_to_read(&self) -> bool {
+        self.state.session.is_none() && self.state.topics.is_empty()
+    }
+
     /// Whether this connection got its `welcome`.
     fn is_welcome(&self) -> bool {
         self.state.welcomes > self.welcomes
@@ -209,12 +213,17 @@ impl ListenConnection<'_> {
 
     fn on_welcome(&mut self, frame: ReceivedFrame<'_>, token: Option<&str>) -> Result<()> {
         if let (0, Some(text)) = (self.state.welcomes, ignored_token(token, &frame)) {
-            if self.state.session.is_none() && self.state.topics.is_empty() {
+            if self.has_nothing_to_read() {
                 bail!("{text}; name a --session or a --topic");
             }
             note(text);
         }
         self.state.on_welcome(frame.session, frame.epoch);
+        if self.has_nothing_to_read() {
+            bail!(
+                "nothing to listen to: an API key has no session; name a --topic, or show a token of a session"
+            );
+        }
         if std::io::stderr().is_terminal() {
             let session = self.state.session.as_deref().unwrap_or("of none");
             note(format_args!("listening as session {session}; Ctrl-C stops"));

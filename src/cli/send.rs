@@ -1,6 +1,7 @@
 //! `send`: sends one message and waits until it is stored.
 
 use std::io::Read;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
@@ -16,6 +17,7 @@ use crate::cli::frame::{
 use crate::cli::say::{note, print};
 use crate::cli::sender::account_name;
 use crate::cli::target::{ANSWER_TIMEOUT, Target};
+use crate::cli::time::seconds_or_units;
 
 /// Where a message goes.
 #[derive(Debug, Clone, Args)]
@@ -46,9 +48,9 @@ pub struct SendArgs {
     #[arg(value_name = "JSON")]
     payload: String,
 
-    /// How many seconds the message is kept unread
-    #[arg(long, value_name = "SECONDS")]
-    ttl: Option<f64>,
+    /// How long the message is kept unread: seconds, or numbers with units, like 90, 12h or 1d
+    #[arg(long, allow_negative_numbers = true, value_name = "TIME", value_parser = seconds_or_units)]
+    ttl: Option<Duration>,
 
     /// Your own name for the message. Sent again with the same name and payload within the broker's dedup window, it is
     /// stored once; with another payload it is refused. This holds for one sender: one account on one machine, one
@@ -106,8 +108,9 @@ fn payload(mut text: String) -> Result<Box<RawValue>> {
         text.clear();
         std::io::stdin().read_to_string(&mut text).context("cannot read the message")?;
     }
-    RawValue::from_string(text)
-        .context("the message must be JSON; quote it for the shell, like '{\"a\":1}' or '\"text\"'")
+    RawValue::from_string(text).map_err(|error| {
+        anyhow!("the message is not JSON: {error}; quote it for the shell, like '{{\"a\":1}}' or '\"text\"'")
+    })
 }
 
 async fn send_and_confirm(args: &SendArgs, id: &str, payload: Box<RawValue>) -> Result<()> {
@@ -120,7 +123,7 @@ async fn send_and_confirm(args: &SendArgs, id: &str, payload: Box<RawValue>) -> 
     let session = session_or_generated(from, token.as_deref())?;
     let mut socket = args.target.connect().await?;
     send_frame(&mut socket, &json!({ "type": "hello", "session": session, "token": token })).await?;
-    let (to, ttl, volatile) = (args.receiver.address(), args.ttl, args.volatile);
+    let (to, ttl, volatile) = (args.receiver.address(), args.ttl.map(|ttl| ttl.as_secs_f64()), args.volatile);
     send_frame(&mut socket, &SendFrame { r#type: "send", id, to, payload, ttl, volatile }).await?;
     while let Some(text) = next_frame(&mut socket).await? {
         let frame: ReceivedFrame<'_> = serde_json::from_str(&text)?;
@@ -175,6 +178,11 @@ mod tests {
     #[test]
     fn a_message_must_be_json() {
         assert_eq!(payload("{\"n\": 1e400}".to_owned()).unwrap().get(), "{\"n\": 1e400}");
-        assert!(payload("hello".to_owned()).unwrap_err().to_string().contains("must be JSON"));
+        assert!(
+            payload("hello".to_owned())
+                .unwrap_err()
+                .to_string()
+                .contains("is not JSON: expected value at line 1 column 1; quote it")
+        );
     }
 }

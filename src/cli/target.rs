@@ -1,5 +1,6 @@
 //! Which broker a command talks to, and how it connects: over TLS too.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +11,9 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_tungstenite::tungstenite::Error as WsError;
+use tokio_rustls::rustls::{CertificateError, Error as TlsError, InvalidMessage};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::error::{Error as WsError, ProtocolError};
 use tokio_tungstenite::tungstenite::http::{HeaderValue, Uri, header};
 use tokio_tungstenite::{WebSocketStream, client_async};
 use tokio_util::either::Either;
@@ -94,7 +96,9 @@ impl Target {
     pub(super) async fn stream(&self, verify: Verify) -> Result<Stream> {
         let endpoint = self.endpoint()?;
         let (host, port) = endpoint.host_and_port()?;
-        let stream = TcpStream::connect((host, port)).await?;
+        let stream = TcpStream::connect((host, port))
+            .await
+            .map_err(|error| anyhow!("{error}; is the broker running, and does --server name it?"))?;
         if !endpoint.secure {
             return Ok(Either::Left(stream));
         }
@@ -105,9 +109,10 @@ impl Target {
         };
         let config = config.map_err(|reason| anyhow!("cannot speak TLS: {reason}"))?;
         let name = ServerName::try_from(host.to_owned()).context("--server names no host")?;
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.context(
-            "cannot speak TLS there; SSL_CERT_FILE names a certificate to trust that the system does not know",
-        )?;
+        let stream = TlsConnector::from(Arc::new(config))
+            .connect(name, stream)
+            .await
+            .map_err(|error| tls_error(&error))?;
         Ok(Either::Right(stream))
     }
 
@@ -125,13 +130,42 @@ impl Target {
         connected
             .map_err(|_| anyhow!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))
             .and_then(|connected| connected)
-            .with_context(|| format!("cannot connect to {uri}; is the broker running?"))
+            .with_context(|| format!("cannot connect to {uri}"))
     }
 }
 
+/// Why TLS cannot be spoken, and what helps where that is known.
+fn tls_error(error: &io::Error) -> anyhow::Error {
+    let advice = match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(TlsError::InvalidCertificate(
+            CertificateError::UnknownIssuer
+            | CertificateError::BadSignature
+            | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
+        )) => "; SSL_CERT_FILE names a file of certificates to trust",
+        // rustls has no name for this error. `openssl req -x509` makes such certificates.
+        Some(TlsError::InvalidCertificate(CertificateError::Other(other)))
+            if other.to_string().contains("CaUsedAsEndEntity") =>
+        {
+            "; the certificate of the server is that of a CA: make one with basicConstraints=CA:FALSE"
+        }
+        Some(TlsError::InvalidMessage(InvalidMessage::InvalidContentType)) => {
+            "; a server without TLS has an address with ws:// or http://"
+        }
+        _ => "",
+    };
+    anyhow!("cannot speak TLS: {error}{advice}")
+}
+
+/// What helps where the answer is not HTTP.
+pub(super) const NOT_HTTP: &str = "; a server with TLS has an address with wss:// or https://";
+
 /// Why a handshake failed: what the broker says, if it has refused it.
 fn handshake_error(error: WsError) -> anyhow::Error {
-    let WsError::Http(response) = &error else { return error.into() };
+    let response = match &error {
+        WsError::Http(response) => response,
+        WsError::Protocol(ProtocolError::HttparseError(_)) => return anyhow!("{error}{NOT_HTTP}"),
+        _ => return error.into(),
+    };
     match response.body().as_deref().and_then(refusal_text) {
         Some(text) => anyhow!("{}: {text}", response.status()),
         None => error.into(),
@@ -145,6 +179,8 @@ fn refusal_text(body: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use tokio_rustls::rustls::OtherError;
+
     use super::*;
 
     #[test]
@@ -154,6 +190,32 @@ mod tests {
         for other in [&b""[..], b"<html>", b"{}", br#"{"error":"x"}"#] {
             assert_eq!(refusal_text(other), None);
         }
+    }
+
+    #[test]
+    fn an_error_of_tls_has_advice_where_that_helps() {
+        let text =
+            |error: TlsError| tls_error(&io::Error::new(io::ErrorKind::InvalidData, error)).to_string();
+        let unknown = TlsError::InvalidCertificate(CertificateError::UnknownIssuer);
+        assert_eq!(
+            text(unknown),
+            "cannot speak TLS: invalid peer certificate: UnknownIssuer; SSL_CERT_FILE names a file of certificates to trust"
+        );
+        let ca = OtherError(Arc::new(io::Error::other("CaUsedAsEndEntity")));
+        assert!(
+            text(TlsError::InvalidCertificate(CertificateError::Other(ca)))
+                .contains("basicConstraints=CA:FALSE")
+        );
+        assert!(text(TlsError::InvalidMessage(InvalidMessage::InvalidContentType)).contains("ws://"));
+        for other in [
+            TlsError::InvalidCertificate(CertificateError::Expired),
+            TlsError::InvalidCertificate(CertificateError::NotValidForName),
+            TlsError::HandshakeNotComplete,
+        ] {
+            assert!(!text(other.clone()).contains(';'), "{other}");
+        }
+        let closed = tls_error(&io::ErrorKind::UnexpectedEof.into()).to_string();
+        assert!(!closed.contains("SSL_CERT_FILE"), "{closed}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::cli::say::{note, print};
+use crate::cli::time::seconds_or_units;
 use crate::identity::sign;
 use crate::message::{SessionId, UserId};
 
@@ -31,8 +32,8 @@ pub struct TokenArgs {
     #[arg(long, value_name = "SESSION")]
     session: Option<String>,
 
-    /// How long the token is valid
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
+    /// How long the token is valid: seconds, or numbers with units, like 90, 12h or 1d
+    #[arg(long, allow_negative_numbers = true, value_name = "TIME", default_value = "1h", value_parser = seconds_or_units)]
     ttl: Duration,
 
     /// Address that the token may send to, like topic:news, user:* or *. May be given several times. Without it the token

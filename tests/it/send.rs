@@ -7,6 +7,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
 
 use crate::common::*;
+use crate::guarded::*;
 
 #[tokio::test]
 async fn one_message_is_answered_with_its_seq() {
@@ -155,6 +156,7 @@ async fn errors_of_the_command_line_name_the_cause() {
         (&["send", "{}"], "--to"),
         (&["send", "--to", "B", "--topic", "t", "{}"], "--topic"),
         (&["send", "--to", "B", "--ttl", "1e9", "{}"], "ttl"),
+        (&["send", "--to", "B", "--ttl", "soon", "{}"], "like 90, 0.5, 10m"),
         (&["send", "--to", "", "{}"], "to.session"),
         (&["listen"], "--session"),
         (&["listen", "--session", ""], "session"),
@@ -175,6 +177,116 @@ async fn errors_of_the_command_line_name_the_cause() {
         let (ok, _, text) = output(serve).await;
         assert!(!ok && text.contains(names) && text.contains(flag), "{text}");
     }
+}
+
+/// What the last lines of a command say, and whether the cause stands before the advice.
+fn says_in_order(text: &str, parts: &[&str]) {
+    let mut rest = text;
+    for part in parts {
+        let (_, after) = rest
+            .split_once(part)
+            .unwrap_or_else(|| panic!("{part} is not there, or not in its place: {text}"));
+        rest = after;
+    }
+}
+
+#[tokio::test]
+async fn errors_of_the_command_line_say_the_cause_before_the_advice() {
+    let server = TestServer::start().await;
+    let taken = server.address.to_string();
+    let nowhere = ["--server", "ws://127.0.0.1:1"];
+    for (args, parts) in [
+        (
+            &["--listen", &taken, "--durability", "memory"][..],
+            &["cannot listen on", "in use", "another address with --listen"][..],
+        ),
+        (
+            &[&["send", "--to", "B", "{}"], &nowhere[..]].concat(),
+            &["cannot connect to ws://127.0.0.1:1/ws", "refused", "is the broker running"],
+        ),
+        (
+            &[&["listen", "--session", "B"], &nowhere[..]].concat(),
+            &["cannot connect to", "refused", "is the broker running"],
+        ),
+        (
+            &[&["health"], &nowhere[..]].concat(),
+            &["no healthy broker answers at 127.0.0.1:1", "refused", "--server"],
+        ),
+        (&["send", "--to", "B", "hello"], &["not JSON", "line 1 column 1", "quote it for the shell"]),
+    ] {
+        let mut command = Command::new(BINARY);
+        command.args(args).stdin(Stdio::null());
+        let (ok, _, text) = output(command).await;
+        assert!(!ok);
+        says_in_order(&text, parts);
+    }
+    // A broker that answers is running.
+    let refused = Guarded::start().await;
+    let (ok, _, text) = output(cli(&refused, &["listen", "--session", "B"])).await;
+    assert!(!ok && !text.contains("is the broker running"), "{text}");
+}
+
+#[tokio::test]
+async fn a_time_to_live_is_seconds_or_has_a_unit() {
+    let server = TestServer::start().await;
+    for ttl in ["0.05", "50ms", "60", "1d", "1h 30m"] {
+        let (ok, out, text) = output(cli(&server, &["send", "--to", "B", "--ttl", ttl, "1"])).await;
+        assert!(ok && out.starts_with("sent, seq "), "{ttl}: {text}");
+    }
+    // Two of them expire.
+    soon(async { while server.get("/v1/sessions/B").await.json()["pending"] != 3 {} }).await;
+}
+
+#[tokio::test]
+async fn a_listener_that_can_get_nothing_says_what_is_missing() {
+    let server = Guarded::start().await;
+    std::fs::write(server.path("key"), KEY).unwrap();
+    let key = server.path("key");
+    let listen = |more: &[&str]| {
+        let args = [&["listen", "--token-file", key.to_str().unwrap()], more].concat();
+        output(cli(&server, &args))
+    };
+    let (ok, _, text) = listen(&[]).await;
+    assert!(!ok && text.contains("an API key has no session") && text.contains("--topic"), "{text}");
+    let (ok, _, text) = listen(&["--session", "B"]).await;
+    assert!(!ok && text.contains("API key"), "{text}");
+    // With a topic it listens.
+    let mut command =
+        cli(&server, &["listen", "--token-file", key.to_str().unwrap(), "--topic", "news", "--count", "1"]);
+    let listener = tokio::spawn(async move { command.output().await });
+    soon(async {
+        while !listener.is_finished() {
+            let body = json!({ "to": { "topic": "news" }, "payload": 1 });
+            assert_eq!(server.call("POST", "/v1/messages", KEY, body).await.status, 200);
+        }
+    })
+    .await;
+    assert!(listener.await.unwrap().unwrap().status.success());
+}
+
+#[tokio::test]
+async fn what_is_expected_is_said_where_a_body_or_a_frame_is_empty() {
+    let server = TestServer::start().await;
+    for (method, target, body, expected) in [
+        ("POST", "/v1/messages", "", r#"{"to":{"session":"B"},"payload":{"any":"JSON"}}"#),
+        ("POST", "/v1/messages", " \n", r#"{"to":{"session":"B"}"#),
+        ("POST", "/v1/messages", "[7]", r#"{"to":{"session":"B"}"#),
+        ("POST", "/v1/ack", "", r#"{"session":"A","seq":17}"#),
+        ("PUT", "/v1/sessions/A", "7", r#"{"user":"ann","ttl":3600}"#),
+        ("POST", HANDLER, "", r#"{"type":"GET","session_src":"A"}"#),
+    ] {
+        let reply = server.http().await.request(method, target, &[], body).await;
+        let said = reply.body.replace("\\\"", "\"");
+        assert!(said.contains("expected a JSON object like") && said.contains(expected), "{target}: {said}");
+    }
+    let mut ws = server.session("A").await;
+    ws.send_text("").await;
+    let error = ws.recv().await;
+    let text = error["message"].as_str().unwrap_or_default();
+    assert!(
+        text.contains(r#"there is no text here; expected a JSON object like {"type":"ping"}"#),
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -198,3 +198,48 @@ async fn an_http_2_connection_without_a_request_times_out() {
     // A connection with requests stays.
     assert_eq!(ask().await, 200);
 }
+
+/// What `health` and `send` say of a broker at this address; both fail.
+async fn refusals(url: &str, trusted: &Path) -> [String; 2] {
+    let say = async |args: &[&str]| {
+        let command = tokio::process::Command::new(BINARY)
+            .args(args)
+            .args(["--server", url])
+            .env("SSL_CERT_FILE", trusted)
+            .output();
+        let said = soon(command).await.unwrap();
+        assert!(!said.status.success(), "{url} {args:?}");
+        String::from_utf8(said.stderr).unwrap()
+    };
+    [say(&["send", "--to", "B", "1"]).await, say(&["health"]).await]
+}
+
+#[tokio::test]
+async fn commands_say_what_helps_where_tls_cannot_be_spoken() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    certificate(dir.path());
+    certificate(other.path());
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let server = TestServer::with(&["--tls-cert", &path("cert.pem"), "--tls-key", &path("key.pem")]).await;
+    let (plain, port) = (TestServer::start().await, server.address.port());
+    let trusted = dir.path().join("cert.pem");
+    for text in refusals(&format!("ws://localhost:{port}"), &trusted).await {
+        assert!(text.contains("a server with TLS has an address with wss://"), "{text}");
+    }
+    for text in refusals(&format!("wss://localhost:{}", plain.address.port()), &trusted).await {
+        assert!(text.contains("a server without TLS has an address with ws://"), "{text}");
+    }
+    // `health` verifies nothing on this machine.
+    let say = async |url: String, trusted: &Path| {
+        let mut command = tokio::process::Command::new(BINARY);
+        command.args(["send", "--to", "B", "1", "--server", &url]).env("SSL_CERT_FILE", trusted);
+        String::from_utf8(soon(command.output()).await.unwrap().stderr).unwrap()
+    };
+    let unknown = say(format!("wss://localhost:{port}"), &other.path().join("cert.pem")).await;
+    assert!(unknown.contains("invalid peer certificate") && unknown.contains("; SSL_CERT_FILE"), "{unknown}");
+    let other_name = say(format!("wss://127.0.0.1:{port}"), &trusted).await;
+    assert!(
+        other_name.contains("not valid for name") && !other_name.contains("SSL_CERT_FILE"),
+        "{other_name}"
+    );
+}
