@@ -1,7 +1,10 @@
 //! The pages inside the binary: the demo, the browser client and the documentation.
 
+use std::sync::LazyLock;
+
 use axum::Router;
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 use axum::routing::get;
 
 mod asset;
@@ -29,6 +32,14 @@ const FILES: [(&str, &str, &str); 7] = [
     file!("/icon.svg", "image/svg+xml", "icon.svg"),
     file!("/style.css", CSS, "style.css"),
 ];
+
+/// What a browser shows where there is nothing.
+static NOT_FOUND: LazyLock<Asset> = LazyLock::new(|| Asset::new(HTML, include_str!("../web/not-found.html")));
+
+/// The page that says that there is nothing at an address.
+pub(crate) fn not_found() -> Response {
+    NOT_FOUND.answer_as(StatusCode::NOT_FOUND)
+}
 
 /// The routes of all pages. They are public in every mode.
 pub(crate) fn routes() -> Router {

@@ -1,6 +1,6 @@
 // The documentation: its search, over an index of all sections and in the browser alone, and its table of contents.
 
-/** @typedef {{path: string, page: string, heading: string, text: string}} Section */
+/** @typedef {{path: string, page: string, heading: string, text: string, words: string}} Section */
 
 /** Results that are shown. */
 const MOST = 12;
@@ -22,31 +22,69 @@ function sections() {
   return index;
 }
 
-/** The words of a query, in lower case. @param {string} text */
-const wordsOf = (text) => text.toLowerCase().split(/\s+/).filter(Boolean);
+/** Words of questions that say nothing of what is asked for. */
+const FILLERS = new Set("a an and are by can do does for how i in is it my of on or the to use what when where which why with".split(" "));
+
+/** The words of a query, in lower case, without fillers if there are others. @param {string} text */
+function wordsOf(text) {
+  const words = text.toLowerCase().split(/[\s?!,;]+/).filter(Boolean);
+  const telling = words.filter((word) => !FILLERS.has(word));
+  return telling.length > 0 ? telling : words;
+}
+
+/** A word, and what is left of it without an ending: "installing" finds "install" too. @param {string} word */
+function forms(word) {
+  const endings = ["s", "es", "d", "ed", "er", "ing", "ion"].filter((ending) => word.endsWith(ending) && word.length >= ending.length + 4);
+  return [word, ...endings.map((ending) => word.slice(0, -ending.length))];
+}
 
 /**
- * How well a section matches: 0 if a word is missing. A heading counts more than a title, and a title more than text.
+ * How well a section matches one word. A heading counts more than a further word, that more than a title, and a title more
+ * than text. A shorter form of the word counts less.
  *
- * @param {Section} section
+ * @param {string[]} parts page, heading, text and further words of the section, in lower case
+ * @param {string} word
+ */
+function scoreOfWord([inPage, inHeading, inText, inWords], word) {
+  for (const [shorter, form] of forms(word).entries()) {
+    const found = (inHeading.includes(form) ? 20 : 0) + (inWords.includes(form) ? 12 : 0) + (inPage.includes(form) ? 5 : 0) + Math.min(inText.split(form).length - 1, 4);
+    if (found > 0) return found / (1 + shorter);
+  }
+  return 0;
+}
+
+/** @param {number[]} numbers */
+const sum = (numbers) => numbers.reduce((one, other) => one + other, 0);
+
+/**
+ * The sections with all words, or else those with some, best first. Of some words the rare ones say more: "how" is in many
+ * sections.
+ *
+ * @param {Section[]} sections
  * @param {string[]} words
  */
-function score({ page, heading, text }, words) {
-  const [inPage, inHeading, inText] = [page, heading, text].map((part) => part.toLowerCase());
-  let sum = 0;
-  for (const word of words) {
-    const found = (inHeading.includes(word) ? 20 : 0) + (inPage.includes(word) ? 5 : 0) + Math.min(inText.split(word).length - 1, 4);
-    if (found === 0) return 0;
-    sum += found;
-  }
-  return sum;
+function ranked(sections, words) {
+  const scores = sections.map((section) => {
+    const parts = [section.page, section.heading, section.text, section.words].map((part) => part.toLowerCase());
+    return words.map((word) => scoreOfWord(parts, word));
+  });
+  const rarity = words.map((_, at) => Math.log((1 + sections.length) / (1 + scores.filter((found) => found[at] > 0).length)));
+  const matches = sections.map((section, at) => ({
+    section,
+    complete: scores[at].every((score) => score > 0),
+    worth: sum(scores[at].map((score, word) => (score > 0 ? rarity[word] : 0))),
+    score: sum(scores[at]),
+  }));
+  const complete = matches.filter(({ complete }) => complete);
+  if (complete.length > 0) return complete.sort((one, other) => other.score - one.score);
+  return matches.filter(({ worth }) => worth > 0).sort((one, other) => other.worth - one.worth || other.score - one.score);
 }
 
 /** The text around the first match, with the matches marked. @param {string} text @param {string[]} words */
 function snippet(text, words) {
   const lower = text.toLowerCase();
-  const places = words.map((word) => lower.indexOf(word)).filter((at) => at >= 0);
-  const match = Math.min(...places, lower.length);
+  const shown = words.flatMap((word) => forms(word).find((form) => lower.includes(form)) ?? []);
+  const match = shown.length > 0 ? Math.min(...shown.map((form) => lower.indexOf(form))) : 0;
   const before = Math.max(0, match - SNIPPET / 3);
   // At the beginning of a word, but never behind the match: JSON may have no spaces.
   const start = before === 0 ? 0 : Math.min(text.indexOf(" ", before) + 1 || match, match);
@@ -55,7 +93,8 @@ function snippet(text, words) {
   const part = (start > 0 ? "… " : "") + text.slice(start, end) + (end < text.length ? " …" : "");
   const line = document.createElement("small");
   let at = 0;
-  const pattern = new RegExp(words.map((word) => word.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&")).join("|"), "giu");
+  if (shown.length === 0) return Object.assign(line, { textContent: part });
+  const pattern = new RegExp(shown.map((word) => word.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&")).join("|"), "giu");
   for (const match of part.matchAll(pattern)) {
     const mark = document.createElement("mark");
     mark.textContent = match[0];
@@ -95,9 +134,7 @@ async function search() {
   if (words.length === 0) return close();
   let items;
   try {
-    const found = (await sections()).map((section) => ({ section, score: score(section, words) })).filter(({ score }) => score > 0);
-    found.sort((one, other) => other.score - one.score);
-    items = found.slice(0, MOST).map(({ section }, number) => entry(section, words, number));
+    items = ranked(await sections(), words).slice(0, MOST).map(({ section }, number) => entry(section, words, number));
     if (items.length === 0) items = [note("Nothing found")];
   } catch (error) {
     index = undefined;

@@ -1,7 +1,7 @@
 //! One file as it is served: its content type, its entity tag, and the headers of all pages.
 
 use axum::body::Bytes;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 pub(super) const HTML: &str = "text/html; charset=utf-8";
@@ -27,8 +27,23 @@ impl Asset {
 
     /// The file, or "not modified" for a client that has it.
     pub(super) fn answer(&self, request: &HeaderMap) -> Response {
+        let mut known = request.get_all(header::IF_NONE_MATCH).iter().filter_map(|field| field.to_str().ok());
+        let mut response = match known.any(|field| names(field, &self.etag)) {
+            true => self.with_headers(StatusCode::NOT_MODIFIED, Bytes::new()),
+            false => self.with_headers(StatusCode::OK, self.body.clone()),
+        };
+        let etag = HeaderValue::from_str(&self.etag).expect("an entity tag is ASCII");
+        response.headers_mut().insert(header::ETAG, etag);
+        response
+    }
+
+    /// The file with this status, for an address that is not its own.
+    pub(super) fn answer_as(&self, status: StatusCode) -> Response {
+        self.with_headers(status, self.body.clone())
+    }
+
+    fn with_headers(&self, status: StatusCode, body: Bytes) -> Response {
         let headers = [
-            (header::ETAG, self.etag.as_str()),
             (header::CACHE_CONTROL, "no-cache"),
             (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
             (header::CONTENT_SECURITY_POLICY, POLICY),
@@ -36,11 +51,7 @@ impl Asset {
             (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
             (header::CONTENT_TYPE, self.content_type),
         ];
-        let mut known = request.get_all(header::IF_NONE_MATCH).iter().filter_map(|field| field.to_str().ok());
-        if known.any(|field| names(field, &self.etag)) {
-            return (StatusCode::NOT_MODIFIED, headers).into_response();
-        }
-        (headers, self.body.clone()).into_response()
+        (status, headers, body).into_response()
     }
 }
 

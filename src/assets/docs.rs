@@ -52,6 +52,8 @@ struct SearchEntry<'a> {
     page: &'a str,
     heading: &'a str,
     text: &'a str,
+    /// Further words that find it.
+    words: &'a str,
 }
 
 impl Site {
@@ -78,6 +80,7 @@ fn search_entries<'a>(name: &str, page: &'a Page) -> impl Iterator<Item = Search
         page: &page.title,
         heading: &section.heading,
         text: section.text.trim(),
+        words: &section.words,
     })
 }
 

@@ -29,9 +29,12 @@ pub(super) struct Section {
     /// The name of the heading in links.
     pub(super) anchor: String,
     pub(super) text: String,
+    /// Further words by which the search finds it: `<!-- search: … -->`.
+    pub(super) words: String,
 }
 
-/// Renders a page. HTML in the source is left out: the pages contain only comments for the test that runs them.
+/// Renders a page. HTML in the source is left out: the pages contain only comments, for the search and for the test that
+/// runs their commands.
 pub(super) fn render(source: &str) -> Page {
     let mut builder = PageBuilder::default();
     for event in Parser::new_ext(source, Options::ENABLE_TABLES) {
@@ -59,7 +62,7 @@ struct PageBuilder<'a> {
 impl<'a> PageBuilder<'a> {
     fn event(&mut self, event: Event<'a>) {
         match event {
-            Event::Html(_) | Event::InlineHtml(_) => {}
+            Event::Html(html) | Event::InlineHtml(html) => self.words(&html),
             Event::Start(Tag::Heading { .. }) => {
                 self.heading = Some(self.events.len());
                 self.text.clear();
@@ -103,6 +106,14 @@ impl<'a> PageBuilder<'a> {
         }
     }
 
+    /// Takes further words of the section from a comment.
+    fn words(&mut self, html: &str) {
+        let words = html.trim().strip_prefix("<!-- search: ").and_then(|rest| rest.strip_suffix(" -->"));
+        if let (Some(words), Some(section)) = (words, self.sections.last_mut()) {
+            section.words.push_str(words);
+        }
+    }
+
     fn text(&mut self, text: &str) {
         self.text.push_str(text);
         if self.heading.is_none()
@@ -123,7 +134,13 @@ impl<'a> PageBuilder<'a> {
         self.events.push(Event::InlineHtml(link.into()));
         self.events.push(Event::End(TagEnd::Heading(level)));
         let heading = std::mem::take(&mut self.text);
-        self.sections.push(Section { level: level as u8, heading, anchor, text: String::new() });
+        self.sections.push(Section {
+            level: level as u8,
+            heading,
+            anchor,
+            text: String::new(),
+            words: String::new(),
+        });
     }
 
     /// The anchor of a heading: lower case, without punctuation, with hyphens for spaces, numbered when it repeats.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::{Router, middleware};
@@ -40,7 +40,7 @@ pub(super) fn router(
         .merge(websocket::routes(Arc::clone(gateway)))
         .merge(legacy::routes(Arc::clone(gateway), Arc::clone(legacy_receipts)))
         .merge(assets::routes())
-        .fallback(async || Refusal::new(Code::NotFound, "there is nothing at this address"))
+        .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
 }
 
@@ -106,6 +106,20 @@ async fn check_origin(State(gateway): State<Arc<Gateway>>, request: Request, nex
     origin_refused(headers).into_response()
 }
 
+/// Answers an address without anything: a page for a browser that shows it, JSON for programs.
+async fn not_found(method: Method, uri: Uri, headers: HeaderMap) -> Response {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
+    let shows_pages = matches!(method, Method::GET | Method::HEAD)
+        && !uri.path().starts_with("/v1/")
+        && accepted.flat_map(|accept| accept.split([',', ';'])).any(|kind| kind.trim() == "text/html");
+    let mut response = match shows_pages {
+        true => assets::not_found(),
+        false => Refusal::new(Code::NotFound, "there is nothing at this address").into_response(),
+    };
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
+    response
+}
+
 async fn wrong_method() -> Response {
     let refusal = Refusal::new(Code::BadRequest, "this address does not take this method");
     json(StatusCode::METHOD_NOT_ALLOWED, refusal.body())
@@ -131,7 +145,6 @@ fn cors(allowed: &[String]) -> Option<CorsLayer> {
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
-    use axum::http::header;
     use tower::ServiceExt;
 
     use super::*;

@@ -39,13 +39,53 @@ test("the search finds a section, by pointer and by keyboard", async () => {
   await page.keyboard.press("Enter");
   await page.waitForURL(started.server.url + target);
 
-  await page.locator("#query").fill("no such word anywhere");
+  await page.locator("#query").fill("xyzzy plugh");
   await page.locator("#results .none").waitFor();
   // What a regular expression or HTML would understand is only text.
   await page.locator("#query").fill("(*<b>");
   await page.locator("#results .none").waitFor();
   await page.keyboard.press("Escape");
   assert.ok(await page.locator("#results").isHidden());
+  await page.context().close();
+});
+
+test("the search finds what readers ask for, in their words", async () => {
+  const page = await open("/docs/");
+  for (const [words, heading] of [
+    ["cors", "Access › Origins"],
+    ["install", "Documentation › Install"],
+    ["Installing", "Documentation › Install"],
+    ["certificates", "Access › TLS"],
+    ["how do I publish", "HTTP › Send"],
+    ["docker", "Operating › Containers"],
+    ["restore a backup", "Storage › Backups"],
+  ]) {
+    await page.locator("#query").fill(words);
+    const results = page.locator("#results b");
+    await results.filter({ hasText: heading }).first().waitFor();
+    const shown = await results.allTextContents();
+    assert.ok(shown.indexOf(heading) < 4, `${words}: ${shown.join(", ")}`);
+  }
+  await page.context().close();
+});
+
+test("the header stays in view and covers no section that a link leads to", async () => {
+  const page = await open("/docs/protocol", { viewport: { width: 1280, height: 900 } });
+  for (const anchor of ["close-codes", "send", "gaps"]) {
+    await page.goto(`${started.server.url}/docs/protocol#${anchor}`);
+    const bottom = await page.locator("header.top").evaluate((header) => header.getBoundingClientRect().bottom);
+    const top = await page.locator(`#${anchor}`).evaluate((heading) => heading.getBoundingClientRect().top);
+    assert.ok(bottom > 40, `the header ends at ${bottom}`);
+    assert.ok(top >= bottom, `${anchor} begins at ${top}, under the header, which ends at ${bottom}`);
+  }
+  await page.locator("#query").click();
+  await page.context().close();
+});
+
+test("an address without anything leads to the documentation", async () => {
+  const page = await open("/docs/nothing");
+  await page.locator('main a[href="/docs/"]').click();
+  await page.waitForURL(`${started.server.url}/docs/`);
   await page.context().close();
 });
 

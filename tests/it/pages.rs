@@ -91,6 +91,49 @@ async fn files_and_pages_are_served_with_their_type_and_asked_for_once() {
 }
 
 #[tokio::test]
+async fn a_browser_at_an_address_without_anything_gets_a_page_and_a_program_json() {
+    let server = TestServer::start().await;
+    let mut http = server.http().await;
+    let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+    for (target, accept, content_type) in [
+        ("/docs/nothing", browser, "text/html; charset=utf-8"),
+        ("/nothing", browser, "text/html; charset=utf-8"),
+        ("/docs/nothing", "*/*", "application/json"),
+        ("/docs/nothing", "", "application/json"),
+        ("/v1/nothing", browser, "application/json"),
+    ] {
+        let reply = http.request("GET", target, &[("accept", accept)], "").await;
+        assert_eq!((reply.status, reply.header("content-type")), (404, content_type), "{target} {accept}");
+        assert_eq!((reply.header("x-content-type-options"), reply.header("vary")), ("nosniff", "accept"));
+        assert_eq!(reply.header("etag"), "", "an entity tag of another address");
+        let is_page = content_type.starts_with("text/html");
+        assert_eq!(reply.body.contains("href=\"/docs/\""), is_page, "{}", reply.body);
+        let head = http.request("HEAD", target, &[("accept", accept)], "").await;
+        assert_eq!((head.status, head.header("content-type"), head.body.len()), (404, content_type, 0));
+    }
+    let reply = http.request("POST", "/docs/nothing", &[("accept", browser)], "").await;
+    assert_eq!((reply.status, reply.code().as_str()), (404, "not_found"));
+}
+
+#[tokio::test]
+async fn the_search_knows_words_that_the_text_does_not_use() {
+    let server = TestServer::start().await;
+    let search = server.get("/docs/search.json").await.json();
+    for (word, path) in [
+        ("CORS", "/docs/access#origins"),
+        ("download", "/docs/#install"),
+        ("password", "/docs/access#tokens"),
+        ("EventSource", "/docs/http#server-sent-events"),
+        ("duplicate", "/docs/protocol#sending-once"),
+    ] {
+        let section = search.as_array().unwrap().iter().find(|section| section["path"] == path).unwrap();
+        assert!(section["words"].as_str().unwrap().contains(word), "{section}");
+    }
+    let pages = pages(&server).await;
+    assert!(pages.values().all(|html| !html.contains("<!-- search")));
+}
+
+#[tokio::test]
 async fn every_link_of_a_served_page_leads_somewhere() {
     let server = TestServer::start().await;
     let pages = pages(&server).await;
