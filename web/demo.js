@@ -67,6 +67,9 @@ if (token !== undefined && location.hash) {
   history.replaceState(null, "", location.pathname + location.search);
 }
 
+// Another token in the address of this page: the browser does not load the page again by itself.
+addEventListener("hashchange", () => new URLSearchParams(location.hash.slice(1)).has("token") && location.reload());
+
 const session = token === undefined ? ownSession() : undefined;
 
 /** The name by which others know this tab: its session, or in `token` mode its handle. */
@@ -180,6 +183,13 @@ function announce(what) {
   if (client.status.state === "online") client.send({ topic: WHO }, { session: me, what }, { volatile: true }).catch(() => {});
 }
 
+/** Says what is wrong with the token of this page, or that nothing is. @param {string} text */
+function tokenTrouble(text) {
+  $("no-token").hidden = text === "";
+  $("token-trouble").textContent = text;
+  draw();
+}
+
 // ── the connection ──────────────────────────────────────────────────────────────────────────────────────
 
 /** Messages that were stored before this moment waited while this tab was away. */
@@ -213,6 +223,10 @@ const client = connect({
   },
   onError(error) {
     log("bad", "Error", error.message);
+    const { code } = /** @type {{code?: string}} */ (error);
+    if (token === undefined) return;
+    if (code === "unauthorized") tokenTrouble(`The broker refuses the token of this page: ${error.message}.`);
+    if (code === "forbidden") tokenTrouble(`The token of this page does not allow what the demo does: ${error.message}.`);
   },
   onStatus({ state, transport, reason, welcome }) {
     const words = { connecting: "Connecting…", online: transport === "poll" ? "Online · long-poll" : "Online · WebSocket", offline: "Offline", closed: "Closed" };
@@ -227,8 +241,12 @@ const client = connect({
       $("server").textContent = welcome.server ?? "x0-msg-server";
     }
     if (welcome?.handle && welcome.handle !== me) introduce(welcome.handle);
-    // The broker needs a token: without one, nobody can be chosen.
-    $("no-token").hidden = !(state === "closed" && welcome === undefined && token === undefined);
+    if (state === "connecting") tokenTrouble("");
+    if (state === "closed" && token !== undefined) tokenTrouble(`The broker refuses the token of this page: ${reason}.`);
+    if (state === "closed" && token === undefined && welcome === undefined) {
+      tokenTrouble("This broker needs a token.");
+      $("from-shell").hidden = true;
+    }
     draw();
     if (state === "online") {
       if (wentAway > awayUntil) awayUntil = Date.now();
@@ -277,7 +295,9 @@ function introduce(id) {
   $("session").textContent = id;
   document.title = `${name} · x0-msg-server`;
   const server = location.port === "8080" && location.hostname === "127.0.0.1" ? "" : ` --server ${location.origin}`;
-  $("shell").textContent = `x0-msg-server send --to ${id} '{"hello":1}'${server}`;
+  const credential = token === undefined ? "" : " --token-file FILE";
+  $("shell").textContent = `x0-msg-server send --to ${id} '{"hello":1}'${credential}${server}`;
+  $("from-shell").hidden = false;
   draw();
 }
 

@@ -172,12 +172,36 @@ test("a token that is refused is asked for again some times, and then it is over
   }
 });
 
+test("the demo says what is wrong with its token, and how to get another one", async () => {
+  for (const [name, proof, says] of [
+    ["wrong", "a.b.c", /refuses the token of this page: .*token/],
+    ["expired", token("ann", "demo-expired", "--topic", "*", "--send", "*", "--ttl", "0s"), /refuses the token of this page: .*expired/],
+    ["narrow", token("ann", "demo-narrow"), /does not allow .*x0-demo\/who/],
+  ]) {
+    const page = await pageAt(`${started.guarded.url}/#token=${proof}`);
+    await page.waitForSelector("#no-token:not([hidden])");
+    const text = await page.textContent("#no-token");
+    assert.match(text ?? "", says, name);
+    assert.match(text ?? "", /#token=/, name);
+    assert.ok(await page.isHidden("#alone"), name);
+    await page.setViewportSize({ width: 1280, height: 900 });
+    await page.screenshot({ path: `${shots}/demo-token-${name}.png` });
+    await page.context().close();
+  }
+});
+
 test("the demo wants a token where the broker does, and two tabs meet by their handles", async () => {
   const without = await pageAt(started.guarded.url);
   await without.waitForSelector("#no-token:not([hidden])");
   assert.ok(await without.isHidden("#alone"));
   await without.setViewportSize({ width: 1280, height: 900 });
   await without.screenshot({ path: `${shots}/demo-no-token.png` });
+  assert.ok(await without.isHidden("#from-shell"));
+  // The token in the address of the page that is open already.
+  await without.goto(`${started.guarded.url}/#token=${token("cy", "demo-cy", "--topic", "x0-demo/*", "--send", "*")}`);
+  await without.waitForSelector("#status[data-state=online]");
+  assert.ok(await without.isHidden("#no-token"));
+  assert.match((await without.textContent("#shell")) ?? "", /send --to h-\S+ '{"hello":1}' --token-file FILE --server/);
   await without.context().close();
   const more = ["--topic", "x0-demo/*", "--send", "*"];
   const [ann, bob] = [await pageAt(`${started.guarded.url}/#token=${token("ann", "demo-ann", ...more)}`), await pageAt(`${started.guarded.url}/#token=${token("bob", "demo-bob", ...more)}`)];
