@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::directory::Directory;
-use crate::engine::{Engine, Health};
+use crate::engine::{Engine, Fatal, Health};
 use crate::hub::Hubs;
 use crate::message::{Epoch, SessionId};
 
@@ -82,6 +82,12 @@ impl Broker {
     #[must_use]
     pub fn durability(&self) -> &'static str {
         self.engine.durability()
+    }
+
+    /// Tells when the engine cannot go on.
+    #[must_use]
+    pub fn fatal(&self) -> &Fatal {
+        self.engine.fatal()
     }
 
     /// How the engine fares.

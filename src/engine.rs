@@ -32,6 +32,8 @@
 //! 10. An engine of several machines learns from [`crate::hub::Interest`] which addresses are read here, before
 //!     their first read. When it has subscribed to an address, it tells the hub the newest seq of that: what came
 //!     before the subscription may be missing in a read.
+//! 11. An engine that cannot go on says so, once and for good ([`Engine::fatal`]). What waits for it is refused, and so is
+//!     all that comes afterwards. Nothing that was confirmed is lost by that.
 
 use std::time::Duration;
 
@@ -43,6 +45,7 @@ mod arrivals;
 mod commit;
 pub mod embedded;
 mod error;
+mod fatal;
 mod registration;
 mod settings;
 mod state;
@@ -57,6 +60,7 @@ pub use commit::Commit;
 pub(crate) use contract::{Cluster, Node};
 pub use embedded::Embedded;
 pub use error::{EngineError, RegisterError};
+pub use fatal::Fatal;
 pub use registration::{Lookup, Register, Registrar, Registration, RegistrationSource};
 pub use settings::{Bounds, QueueBounds, Settings};
 pub use state::{Batch, Expired, Health, Position};
@@ -216,6 +220,12 @@ impl Engine {
     #[must_use]
     pub fn durability(&self) -> &'static str {
         each!(self, engine => engine.durability())
+    }
+
+    /// Tells when it cannot go on.
+    #[must_use]
+    pub fn fatal(&self) -> &Fatal {
+        each!(self, engine => engine.fatal())
     }
 
     /// How it fares.

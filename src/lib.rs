@@ -27,7 +27,7 @@
 //! | `edge` | what transports share: authentication, limits, refusals |
 //! | `transport` | WebSocket, Server-Sent Events, long-poll, and the protocol of today's x0 client |
 //! | `api` | `/v1` for senders and backends |
-//! | `ops` | health, and the descriptions of both protocols |
+//! | `ops` | health, readiness, and the descriptions of both protocols |
 //! | `assets` | the pages |
 //! | [`server`] | routes, listener, connections, shutdown |
 //! | [`cli`] | the subcommands |

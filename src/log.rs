@@ -8,7 +8,7 @@ use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::AsFd;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use std::{mem, panic, thread};
 
@@ -24,6 +24,14 @@ const QUEUE_BYTES: usize = 1 << 20;
 /// How long the end of the process waits until the log is written.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The queue of the log of this process, once it has started.
+static QUEUE: OnceLock<Queue> = OnceLock::new();
+
+/// How many lines of the log were lost since the start.
+pub(crate) fn lost_lines() -> u64 {
+    QUEUE.get().map_or(0, |queue| lock(&queue.shared.waiting).lost)
+}
+
 /// The log of this process. Dropping it waits, for a short time, until everything is written.
 #[derive(Debug)]
 pub struct Log {
@@ -38,6 +46,7 @@ impl Log {
     pub fn start() -> io::Result<Self> {
         let (queue, stderr) = (Queue::default(), io::stderr());
         let out = StandardError(File::from(stderr.as_fd().try_clone_to_owned()?));
+        _ = QUEUE.set(queue.clone());
         let taken = queue.clone();
         let report = |lost: u64| {
             tracing::warn!(lost, "lines of the log were lost; this is their number since the start")

@@ -11,7 +11,7 @@ use x0_msg_server::clock::Clock;
 use x0_msg_server::config::{Auth, Config, Secrets};
 use x0_msg_server::descriptors;
 use x0_msg_server::log::Log;
-use x0_msg_server::server::{self, Server};
+use x0_msg_server::server::{self, ServeError, Server};
 
 /// Returns the memory of ended sessions to the operating system. The allocator of the C library keeps it.
 #[global_allocator]
@@ -35,7 +35,17 @@ Examples:
   x0-msg-server listen --session A                print the messages of session A
   x0-msg-server send --to A '{\"hello\":1}'         send a message to session A
   x0-msg-server check                             verify ./x0-msg-data
-  x0-msg-server send --topic news '\"hi\"'          send a message to all readers of topic news";
+  x0-msg-server send --topic news '\"hi\"'          send a message to all readers of topic news
+
+Exit codes:
+  0   done; a broker was stopped in order
+  1   a command failed, or a broker did not start
+  2   wrong arguments
+  74  the store of a running broker has failed; the last line of the log says why. Start it again: that recovers what is
+      stored";
+
+/// The exit code after a failure of the store (`EX_IOERR` of `sysexits.h`). A supervisor starts the broker again.
+const STORE_FAILED: u8 = 74;
 
 #[derive(Subcommand)]
 enum Command {
@@ -49,7 +59,7 @@ enum Command {
     Token(TokenArgs),
     /// Verify a store without changing it, and print what it holds. Fails if the store is damaged
     Check(CheckArgs),
-    /// Print the health of a running broker. Fails if it is not well
+    /// Print the health of a running broker. Fails if it does not answer
     Health(HealthArgs),
 }
 
@@ -75,7 +85,11 @@ fn main() -> ExitCode {
 }
 
 fn run(command: impl Future<Output = Result<()>>) -> Result<()> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(command)
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let done = runtime.block_on(command);
+    // A disk that does not answer must not keep the process from ending.
+    runtime.shutdown_background();
+    done
 }
 
 /// Serves with a log, to which the error of a failed start goes too.
@@ -91,7 +105,10 @@ fn serve_with_log(config: Config) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log.line(&format!("x0-msg-server: {error:#}"));
-            ExitCode::FAILURE
+            match error.downcast_ref() {
+                Some(ServeError::Store(_)) => STORE_FAILED.into(),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

@@ -15,6 +15,7 @@ use utoipa_axum::routes;
 
 use crate::config::Config;
 use crate::edge::{Gateway, encode, json};
+use crate::log;
 use crate::message::Epoch;
 use crate::protocol::SERVER;
 
@@ -22,9 +23,14 @@ mod openapi;
 
 pub(crate) use openapi::described_router;
 
-/// The health route, with its description.
+/// Whether this is the path of a check by a program that watches. It may name any host.
+pub(crate) fn is_check(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz")
+}
+
+/// The routes of health and readiness, with their descriptions.
 pub(crate) fn routes(gateway: Arc<Gateway>) -> OpenApiRouter {
-    OpenApiRouter::default().routes(routes!(health)).with_state(gateway)
+    OpenApiRouter::default().routes(routes!(health)).routes(routes!(readiness)).with_state(gateway)
 }
 
 /// The routes of the descriptions. `api` describes all HTTP calls.
@@ -50,36 +56,63 @@ fn asyncapi(config: &Config) -> String {
 /// The state of the server.
 #[derive(Serialize, ToSchema)]
 struct HealthAnswer<'a> {
-    /// `ok`, `degraded` (messages cannot be stored now) or `stopping`.
+    /// `ok`; `degraded` if something does not work now; `draining` during a stop.
     status: &'static str,
     /// Name and version.
     server: &'static str,
     /// What "sent" means: `fsync`, `os` or `memory`.
     durability: &'static str,
     epoch: &'a Epoch,
-    /// Why messages cannot be stored now.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    failing: Option<&'a str>,
+    /// What does not work now, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    failing: Vec<Arc<str>>,
+    /// Lines of the log that could not be written, since the start.
+    #[serde(skip_serializing_if = "is_zero")]
+    lost_log_lines: u64,
 }
 
-/// The state of the server
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// Whether the process is well
 #[utoipa::path(
     get, path = "/healthz", tag = "operations",
+    responses((status = 200, description = "It is; `status` says what it does", body = HealthAnswer<'_>))
+)]
+async fn health(State(gateway): State<Arc<Gateway>>) -> Response {
+    answer(&gateway, StatusCode::OK)
+}
+
+/// Whether new work should be sent here
+#[utoipa::path(
+    get, path = "/readyz", tag = "operations",
     responses(
-        (status = 200, description = "It serves; `degraded` while messages cannot be stored", body = HealthAnswer<'_>),
+        (status = 200, description = "It serves", body = HealthAnswer<'_>),
         (status = 503, description = "It is stopping", body = HealthAnswer<'_>),
     )
 )]
-async fn health(State(gateway): State<Arc<Gateway>>) -> Response {
+async fn readiness(State(gateway): State<Arc<Gateway>>) -> Response {
+    // A store that is full needs acknowledgements, and its readers go on.
+    let ready = !gateway.shutdown.is_cancelled();
+    answer(&gateway, if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE })
+}
+
+fn answer(gateway: &Gateway, status: StatusCode) -> Response {
     let failing = gateway.broker.health().failing;
-    let (status, word) = match gateway.shutdown.is_cancelled() {
-        false if failing.is_some() => (StatusCode::OK, "degraded"),
-        false => (StatusCode::OK, "ok"),
-        true => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+    let word = match gateway.shutdown.is_cancelled() {
+        true => "draining",
+        false if failing.is_empty() => "ok",
+        false => "degraded",
     };
-    let (durability, epoch) = (gateway.broker.durability(), gateway.broker.epoch());
-    let (epoch, failing) = (&epoch, failing.as_deref());
-    json(status, encode(&HealthAnswer { status: word, server: SERVER, durability, epoch, failing }))
+    let (durability, epoch) = (gateway.broker.durability(), &gateway.broker.epoch());
+    let lost_log_lines = log::lost_lines();
+    json(
+        status,
+        encode(&HealthAnswer { status: word, server: SERVER, durability, epoch, failing, lost_log_lines }),
+    )
 }
 
 #[cfg(test)]
@@ -105,18 +138,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn health_says_when_the_server_is_stopping() {
+    async fn health_and_readiness_say_when_the_server_is_stopping() {
         let config = Config { durability: Level::Memory, ..Config::default() };
         let server = Server::new(config, Clock::Wall).unwrap();
-        let health = async || {
-            let request = Request::get("/healthz").body(axum::body::Body::empty()).unwrap();
+        let ask = async |path: &str| {
+            let request = Request::get(path).body(axum::body::Body::empty()).unwrap();
             let response = server.router().oneshot(request).await.unwrap();
             let status = response.status().as_u16();
             let body = axum::body::to_bytes(response.into_body(), 4096).await.unwrap();
             (status, serde_json::from_slice::<Value>(&body).unwrap()["status"].clone())
         };
-        assert_eq!(health().await, (200, json!("ok")));
+        for path in ["/healthz", "/readyz"] {
+            assert_eq!(ask(path).await, (200, json!("ok")));
+        }
         server.shutdown().cancel();
-        assert_eq!(health().await, (503, json!("stopping")));
+        assert_eq!(ask("/healthz").await, (200, json!("draining")));
+        assert_eq!(ask("/readyz").await, (503, json!("draining")));
     }
 }

@@ -2,11 +2,12 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -52,6 +53,23 @@ pub enum StartError {
     #[error(transparent)]
     Setup(#[from] SetupError),
 }
+
+/// Why a server has ended other than by a stop in order.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// It could not listen.
+    #[error(transparent)]
+    Listen(#[from] io::Error),
+    /// The store cannot go on, for this reason.
+    #[error("the store has failed: {0}; start the server again to recover what is stored")]
+    Store(Arc<str>),
+}
+
+/// How long the store may take to be closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long it may take after a second signal.
+const HURRIED_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A broker with everything that reaches it over the network. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -153,14 +171,14 @@ impl Server {
         self.acceptor.connection_server.http1(stream, link)
     }
 
-    /// Serves until [`Self::shutdown`] is cancelled. Then it answers pending polls, closes sockets and waits for both,
-    /// at most for the drain timeout, or until [`Self::hurry`] is cancelled.
+    /// Serves until [`Self::shutdown`] is cancelled, or until the store cannot go on. Then it answers pending polls, closes
+    /// sockets and waits for both, at most for the drain timeout, or until [`Self::hurry`] is cancelled.
     ///
     /// # Errors
-    /// There is no listener, or one has no address.
-    pub async fn serve(mut self, listeners: Vec<TcpListener>) -> io::Result<()> {
+    /// There is no listener, or one has no address. Or the store has failed.
+    pub async fn serve(mut self, listeners: Vec<TcpListener>) -> Result<(), ServeError> {
         let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
-        let address = *addresses.first().ok_or(io::ErrorKind::InvalidInput)?;
+        let address = *addresses.first().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
         let router = &mut self.acceptor.connection_server.router;
         // All addresses are of loopback, or none.
         *router = router::with_host_check(std::mem::take(router), &self.gateway, address.ip());
@@ -169,15 +187,42 @@ impl Server {
             tracing::info!(address = %also, "listening here too");
         }
         tracing::info!(%address, url = %format_args!("{scheme}://{address}/"), durability = self.gateway.broker.durability(), "ready");
-        self.acceptor.accept_all_until_shutdown(listeners).await;
+        let fatal = self.gateway.broker.fatal().clone();
+        tokio::select! {
+            () = self.acceptor.accept_all_until_shutdown(listeners) => {}
+            _ = fatal.declared() => self.gateway.shutdown.cancel(),
+        }
         tracing::info!("stopping");
         self.drain().await;
-        let broker = self.gateway.broker.clone();
-        if let Err(error) = tokio::task::spawn_blocking(move || broker.close()).await {
-            tracing::error!(%error, "the store was not closed");
+        self.close_store().await?;
+        match fatal.reason() {
+            Some(reason) => Err(ServeError::Store(reason)),
+            None => {
+                tracing::info!("stopped");
+                Ok(())
+            }
         }
-        tracing::info!("stopped");
-        Ok(())
+    }
+
+    /// Closes the store. A disk that does not answer is not waited for any longer: the next start recovers the store.
+    async fn close_store(&self) -> Result<(), ServeError> {
+        let broker = self.gateway.broker.clone();
+        let closing = timeout(CLOSE_TIMEOUT, tokio::task::spawn_blocking(move || broker.close()));
+        let hurried = async {
+            self.hurry.cancelled().await;
+            sleep(HURRIED_CLOSE_TIMEOUT).await;
+        };
+        let closed = tokio::select! {
+            closed = closing => closed.ok(),
+            () = hurried => None,
+        };
+        match closed {
+            Some(Ok(())) => Ok(()),
+            Some(Err(error)) => Err(ServeError::Store(format!("closing it has panicked ({error})").into())),
+            None => Err(ServeError::Store(
+                "the disk of --data-dir does not answer; the store was not closed".into(),
+            )),
+        }
     }
 
     /// Waits until all connections have ended, at most for the drain timeout and until a second signal.

@@ -16,25 +16,29 @@ use crate::cli::target::{ANSWER_TIMEOUT, NOT_HTTP, Target, Verify};
 pub struct HealthArgs {
     #[command(flatten)]
     target: Target,
+    /// Ask whether to send traffic there (`/readyz`), and not only whether the process is well (`/healthz`)
+    #[arg(long)]
+    ready: bool,
 }
 
-/// Prints what `/healthz` answers.
+/// Prints what `/healthz` or `/readyz` answers.
 ///
 /// # Errors
 /// The broker cannot be reached, does not answer in time, or answers that it is not well.
 pub async fn health(args: HealthArgs) -> Result<()> {
     let authority = &args.target.authority()?;
-    let answer = timeout(ANSWER_TIMEOUT, get_health(&args.target, authority)).await;
+    let answer = timeout(ANSWER_TIMEOUT, get_health(&args, authority)).await;
     answer
         .map_err(|_| anyhow!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))?
         .with_context(|| format!("no healthy broker answers at {authority}"))
 }
 
-async fn get_health(target: &Target, authority: &str) -> Result<()> {
-    let stream = target.stream(Verify::NotLoopback).await?;
+async fn get_health(args: &HealthArgs, authority: &str) -> Result<()> {
+    let stream = args.target.stream(Verify::NotLoopback).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let request = hyper::Request::get("/healthz").header(header::HOST, authority);
+    let path = if args.ready { "/readyz" } else { "/healthz" };
+    let request = hyper::Request::get(path).header(header::HOST, authority);
     let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await.map_err(|error| {
         match error.is_parse() {
             true => anyhow!("{error}{NOT_HTTP}"),

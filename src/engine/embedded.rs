@@ -14,8 +14,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::engine::{
-    Append, Arrivals, Batch, Commit, EngineError, Expired, Health, Lookup, Position, Register, RegisterError,
-    Registrar, Registration, Settings,
+    Append, Arrivals, Batch, Commit, EngineError, Expired, Fatal, Health, Lookup, Position, Register,
+    RegisterError, Registrar, Registration, Settings,
 };
 use crate::hub::{Connections, EndReason, Hubs};
 use crate::message::{Address, Epoch, Handle, Message, Publication, Seq, SessionId, UserId};
@@ -457,12 +457,18 @@ impl Embedded {
         self.shared.disk.as_ref().map_or("memory", |access| access.durability.name())
     }
 
+    /// See [`crate::engine::Engine::fatal`].
+    #[must_use]
+    pub fn fatal(&self) -> &Fatal {
+        &self.shared.fatal
+    }
+
     /// See [`crate::engine::Engine::health`].
     #[must_use]
     pub fn health(&self) -> Health {
         let failing =
             self.shared.store.lock().map_or_else(|| Some(BROKEN.into()), |store| store.failing.clone());
-        Health { failing }
+        Health { failing: Vec::from_iter(failing) }
     }
 
     /// See [`crate::engine::Engine::expire`].

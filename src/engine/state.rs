@@ -38,6 +38,6 @@ pub struct Position {
 /// Whether an engine works.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Health {
-    /// Why messages cannot be stored now; `None` if they can.
-    pub failing: Option<Arc<str>>,
+    /// What does not work now, and why; empty if all does.
+    pub failing: Vec<Arc<str>>,
 }

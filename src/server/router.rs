@@ -72,7 +72,7 @@ fn check_host(
 ) -> impl Future<Output = Response> {
     let (path, uri, headers) = (request.uri().path(), request.uri(), request.headers());
     let peer = peer_of(request.extensions());
-    let is_exempt = path == "/healthz" || legacy::is_path(path);
+    let is_exempt = ops::is_check(path) || legacy::is_path(path);
     let check = || hosts.check(&gateway.config.access, OriginCheck { uri, headers, peer });
     match if is_exempt { Ok(()) } else { check() } {
         Ok(()) => Either::Right(next.run(request)),

@@ -152,6 +152,7 @@ async fn every_answer_is_as_openapi_describes_it() {
     let mut seen = BTreeSet::new();
     for (method, path, target, bearer, body) in [
         ("GET", "/healthz", "/healthz", "", json!(null)),
+        ("GET", "/readyz", "/readyz", "", json!(null)),
         ("PUT", "/v1/sessions/{id}", "/v1/sessions/A", KEY, json!({ "user": "ann", "ttl": 60 })),
         ("PUT", "/v1/sessions/{id}", "/v1/sessions/A", KEY, json!({ "user": 7 })),
         ("PUT", "/v1/sessions/{id}", "/v1/sessions/A", "", json!({})),
@@ -175,7 +176,7 @@ async fn every_answer_is_as_openapi_describes_it() {
         let operation = &document["paths"][path][method.to_lowercase()];
         assert_eq!(
             operation["security"],
-            if path == "/healthz" { json!(null) } else { json!([{ "bearer": [] }]) }
+            if ["/healthz", "/readyz"].contains(&path) { json!(null) } else { json!([{ "bearer": [] }]) }
         );
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let reply = server.call(method, target, bearer, body).await;

@@ -113,7 +113,10 @@ async fn a_full_disk_refuses_senders_and_recovers_when_readers_make_room() {
     assert!(refusal.body.contains("no space is left"), "{}", refusal.body);
     assert_eq!(refusal.header("retry-after"), "1");
     let health = server.get("/healthz").await.json();
-    assert_eq!((&health["status"], health["failing"].is_string()), (&json!("degraded"), true), "{health}");
+    let failing = health["failing"].as_array().unwrap();
+    assert_eq!((&health["status"], failing.len()), (&json!("degraded"), 1), "{health}");
+    assert!(failing[0].as_str().unwrap().contains("no space is left"), "{health}");
+    assert_eq!(server.get("/readyz").await.status, 200, "acknowledgements make room");
     assert!(n > 500, "{n}");
     check_without_acknowledging(&server, &confirmed).await;
 

@@ -120,6 +120,7 @@ async fn a_log_that_nobody_reads_blocks_nothing_and_lost_lines_are_counted() {
         panic!("the log ended");
     });
     assert!(soon(lost).await.unwrap() > 0);
+    assert!(http.get("/healthz").await.json()["lost_log_lines"].as_u64().unwrap() > 0);
     server.stop().await;
 }
 

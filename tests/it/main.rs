@@ -19,6 +19,7 @@ mod description;
 mod descriptors;
 mod disk_full;
 mod formats;
+mod failing_store;
 mod fuzz;
 mod guarded;
 mod hosts;

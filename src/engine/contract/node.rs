@@ -14,8 +14,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::chance::Chance;
 use super::feed::Feeds;
 use crate::engine::{
-    Append, Arrivals, Batch, Commit, Embedded, EngineError, Expired, Health, Lookup, Position, Register,
-    RegisterError, Registration, Settings,
+    Append, Arrivals, Batch, Commit, Embedded, EngineError, Expired, Fatal, Health, Lookup, Position,
+    Register, RegisterError, Registration, Settings,
 };
 use crate::hub::{Connections, EndReason, Hubs};
 use crate::message::{Address, Epoch, Handle, Item, Message, Seq, SessionId, UserId};
@@ -79,6 +79,7 @@ struct Inner {
     chance: Chance,
     epoch: Mutex<Epoch>,
     arrivals: Arrivals,
+    fatal: Fatal,
     /// Takes changes to the primary, in the order of the calls.
     changes: mpsc::UnboundedSender<Change>,
     /// The newest seq that this node stored at each address. Its reads find all of that.
@@ -102,6 +103,7 @@ impl Node {
             chance: chance.clone(),
             epoch: Mutex::new(cluster.engine().epoch()),
             arrivals: Arrivals::new(),
+            fatal: Fatal::default(),
             changes,
             stored: Mutex::default(),
             outdated: Mutex::default(),
@@ -289,6 +291,10 @@ impl Node {
 
     pub(crate) fn durability(&self) -> &'static str {
         self.primary().durability()
+    }
+
+    pub(crate) fn fatal(&self) -> &Fatal {
+        &self.0.fatal
     }
 
     pub(crate) fn health(&self) -> Health {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex};
 
 use crate::clock::Clock;
+use crate::engine::Fatal;
 use crate::engine::arrivals::Arrivals;
 use crate::engine::embedded::dedup::DedupHasher;
 use crate::engine::embedded::handles::Handles;
@@ -27,6 +28,8 @@ pub(super) struct Shared {
     pub(super) handles: Handles,
     pub(super) hasher: DedupHasher,
     pub(super) arrivals: Arrivals,
+    /// Tells when the store cannot go on.
+    pub(super) fatal: Fatal,
     pub(super) store: StoreLock,
     /// Wakes the writer.
     pub(super) work: Condvar,
@@ -57,6 +60,7 @@ impl Shared {
         index: Index,
         disk: Option<DiskAccess>,
     ) -> Self {
+        let fatal = Fatal::default();
         Self {
             hubs,
             clock,
@@ -66,7 +70,8 @@ impl Shared {
             hasher: DedupHasher::new(secret),
             arrivals: Arrivals::new(),
             newest: AtomicU64::new(index.committed().0),
-            store: StoreLock::new(index),
+            store: StoreLock::new(index, fatal.clone()),
+            fatal,
             work: Condvar::new(),
             disk,
             publishing: Mutex::default(),

@@ -4,10 +4,11 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
+use crate::engine::Fatal;
 use crate::engine::embedded::index::{Index, Published};
 
 /// What is said of a store after a panic under its lock.
-pub(super) const BROKEN: &str = "the store has failed because of a defect; restart the server";
+pub(super) const BROKEN: &str = "the store has failed because of a defect";
 
 /// Everything that is known of what is stored.
 #[derive(Debug)]
@@ -35,24 +36,28 @@ pub(super) enum Stop {
 /// leave the store half changed. Then the store is dropped, which fails all waiters, and the lock is not given
 /// again.
 #[derive(Debug)]
-pub(super) struct StoreLock(Mutex<Option<Store>>);
+pub(super) struct StoreLock {
+    store: Mutex<Option<Store>>,
+    /// Set when a panic breaks the store.
+    fatal: Fatal,
+}
 
 /// A locked store.
 #[derive(Debug)]
 pub(super) struct StoreGuard<'a>(MutexGuard<'a, Option<Store>>);
 
 impl StoreLock {
-    pub(super) fn new(index: Index) -> Self {
+    pub(super) fn new(index: Index, fatal: Fatal) -> Self {
         let store = Store { index, failing: None, stop: None, outbox: Vec::new() };
-        Self(Mutex::new(Some(store)))
+        Self { store: Mutex::new(Some(store)), fatal }
     }
 
     /// Locks the store; `None` once a panic has broken it.
     pub(super) fn lock(&self) -> Option<StoreGuard<'_>> {
-        match self.0.lock() {
+        match self.store.lock() {
             Ok(guard) => guard.is_some().then_some(StoreGuard(guard)),
             Err(poisoned) => {
-                discard(poisoned.into_inner());
+                self.discard(poisoned.into_inner());
                 None
             }
         }
@@ -68,19 +73,18 @@ impl StoreLock {
         match work.wait_timeout(guard.0, timeout) {
             Ok((guard, waited)) => guard.is_some().then_some((StoreGuard(guard), waited.timed_out())),
             Err(poisoned) => {
-                discard(poisoned.into_inner().0);
+                self.discard(poisoned.into_inner().0);
                 None
             }
         }
     }
-}
 
-/// Drops a store that a panic has left half changed.
-fn discard(mut guard: MutexGuard<'_, Option<Store>>) {
-    let broken = guard.take();
-    drop(guard);
-    if broken.is_some() {
-        tracing::error!(reason = BROKEN, "the store is not used any more");
+    /// Drops a store that a panic has left half changed.
+    fn discard(&self, mut guard: MutexGuard<'_, Option<Store>>) {
+        let broken = guard.take();
+        drop(guard);
+        drop(broken);
+        self.fatal.declare(BROKEN);
     }
 }
 
@@ -107,7 +111,7 @@ mod tests {
     use crate::message::Seq;
 
     fn store() -> StoreLock {
-        StoreLock::new(Index::in_memory(settings(), &[7; 16], Seq(100)))
+        StoreLock::new(Index::in_memory(settings(), &[7; 16], Seq(100)), Fatal::default())
     }
 
     fn break_it(store: &StoreLock) {
@@ -125,7 +129,9 @@ mod tests {
         store.lock().unwrap().stop = Some(Stop::InOrder);
         assert_eq!(store.lock().unwrap().stop, Some(Stop::InOrder));
         break_it(&store);
+        assert_eq!(store.fatal.reason(), None, "nobody has noticed yet");
         assert!(store.lock().is_none() && store.lock().is_none(), "for ever");
+        assert_eq!(store.fatal.reason().as_deref(), Some(BROKEN));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::*;
 use crate::clock::Clock;
 use crate::engine::{Bounds, QueueBounds, Registrar};
-use crate::hub::{HubEvent, Transport};
+use crate::hub::{HubEvent, Interest, Transport};
 use crate::message::{Author, Kind};
 
 fn settings() -> Settings {
@@ -62,7 +62,8 @@ async fn assert_broken(engine: &Embedded) {
     assert!(engine.registration(&session("A")).is_none() && !engine.is_revoked(&session("A")));
     assert_eq!((engine.waiting(&session("A")).await, engine.expire().messages), (0, 0));
     engine.trim(&mailbox, Seq(9));
-    assert_eq!(engine.health().failing.as_deref(), Some(BROKEN));
+    assert_eq!(engine.health().failing, [BROKEN.into()]);
+    assert_eq!(engine.fatal().reason().as_deref(), Some(BROKEN));
 }
 
 #[tokio::test]
@@ -70,7 +71,7 @@ async fn a_store_that_panicked_in_memory_is_not_used_again() {
     let engine = Embedded::in_memory(settings(), Hubs::new(2));
     let mailbox = Address::Session(session("A"));
     engine.append(message(&mailbox)).await.unwrap();
-    assert_eq!(engine.health().failing, None);
+    assert!(engine.health().failing.is_empty() && engine.fatal().reason().is_none());
     break_store(&engine);
     assert_broken(&engine).await;
 }
@@ -100,6 +101,51 @@ async fn who_waits_for_a_commit_is_told_when_the_store_breaks() {
     break_store(&engine);
     assert!(!writer.turn(), "nothing is written any more");
     assert!(matches!(commit.await, Err(EngineError::Unavailable { .. })));
+    writer.finish();
+}
+
+/// Panics when the last reader leaves.
+#[derive(Debug)]
+struct PanickingInterest;
+
+impl Interest for PanickingInterest {
+    fn first_reader(&self, _: &Address) {}
+
+    fn last_reader_left(&self, _: &Address) {
+        panic!("a defect, for the test");
+    }
+}
+
+#[tokio::test]
+async fn a_panic_of_the_writer_fails_its_waiters_and_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let mailbox = Address::Session(session("A"));
+    let hubs = Hubs::watched(2, Arc::new(PanickingInterest));
+    let engine = Embedded::open(settings(), hubs.clone(), dir.path(), Durability::Fsync).unwrap();
+    let _reader = hubs.join(&mailbox, Seq::START, Transport::Websocket, 9).unwrap();
+    // The writer tells the reader that its session has ended.
+    let ended = engine.end(&session("A"), Duration::ZERO);
+    let reason = engine.fatal().declared().await;
+    assert!(reason.contains("writer"), "{reason}");
+    assert!(matches!(ended.await, Err(EngineError::Unavailable { .. })));
+    let refused = engine.append(message(&mailbox)).await;
+    assert_eq!(refused, Err(EngineError::Unavailable { reason: Arc::clone(&reason) }));
+    assert_eq!(engine.health().failing, [reason]);
+}
+
+#[tokio::test]
+async fn damage_that_a_commit_meets_is_fatal() {
+    let dir = tempfile::tempdir().unwrap();
+    let (engine, mut writer) = stepped(dir.path());
+    let other = rusqlite::Connection::open(dir.path().join("store.db")).unwrap();
+    let damage =
+        "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET rootpage = 1000000 WHERE name = 'floors';
+                  PRAGMA schema_version = 99";
+    other.execute_batch(damage).unwrap();
+    let append = engine.append(message(&Address::Session(session("A"))));
+    assert!(writer.turn() && !writer.turn(), "nothing is written afterwards");
+    assert!(matches!(append.await, Err(EngineError::Unavailable { .. })));
+    assert!(engine.fatal().reason().unwrap().contains("damaged"));
     writer.finish();
 }
 
@@ -196,11 +242,11 @@ async fn a_failed_commit_refuses_messages_and_keeps_other_changes_for_the_next_o
     assert!(writer.turn());
     assert!(matches!(append.await, Err(EngineError::Unavailable { .. })));
     assert!(matches!(registered.await, Err(RegisterError::Engine(_))));
-    assert!(engine.health().failing.is_some());
+    assert_eq!(engine.health().failing.len(), 1);
     other.execute_batch("ALTER TABLE hidden RENAME TO message").unwrap();
     drop(other);
     assert!(writer.turn(), "the registration is still to be written");
-    assert_eq!(engine.health().failing, None);
+    assert!(engine.health().failing.is_empty());
     let append = engine.append(message(&mailbox));
     assert!(writer.turn());
     let seq = append.await.unwrap();

@@ -15,9 +15,11 @@ use crate::engine::{EngineError, Registration};
 
 mod backlog;
 mod explain;
+mod place;
 
 use backlog::DeleteBacklog;
-use explain::{NO_SPACE, explain};
+use explain::{NO_SPACE, explain, is_damage};
+use place::Place;
 
 /// Messages, and bytes of them, that are committed together at most.
 const MAX_MESSAGES: usize = 4096;
@@ -42,6 +44,7 @@ pub struct Writer {
     /// `None` only at the end.
     disk: Option<Disk>,
     files: Files,
+    place: Place,
     /// How long ids are remembered.
     window: Duration,
     deletes: DeleteBacklog,
@@ -73,6 +76,7 @@ impl Writer {
         Self {
             shared,
             disk: Some(disk),
+            place: Place::of(&files),
             files,
             window,
             deletes: DeleteBacklog::default(),
@@ -86,16 +90,8 @@ impl Writer {
     /// Works until the store is closed.
     pub(super) fn run(self) {
         let shared = Arc::clone(&self.shared);
-        // After a defect here the broker must not look healthy.
         if catch_unwind(AssertUnwindSafe(|| self.work())).is_err() {
-            let reason: Arc<str> = "the writer of the store has failed; restart the server".into();
-            tracing::error!(%reason, "messages cannot be stored any more");
-            let Some(mut store) = shared.store.lock() else { return };
-            store.stop = Some(Stop::AtOnce);
-            store.failing = Some(Arc::clone(&reason));
-            let waiters = store.index.give_up();
-            drop(store);
-            fail(waiters, &reason);
+            stop_for_good(&shared, "the writer of the store has failed because of a defect");
         }
     }
 
@@ -105,6 +101,7 @@ impl Writer {
                 Step::Commit(group) => self.commit(group),
                 Step::Stop(how) => return self.end(how),
                 Step::Idle => {
+                    self.check_place();
                     self.shrink(SHRINK_IDLE);
                     // Room may have been made elsewhere. Other failures end only with a successful commit.
                     let failing = self.shared.store.lock().and_then(|store| store.failing.clone());
@@ -249,9 +246,24 @@ impl Writer {
         }
         let Some(disk) = &mut self.disk else { return };
         match disk.write(&group) {
-            Ok(()) => self.committed(group),
+            Ok(()) if self.check_place() => self.committed(group),
+            // Its waiters are told when the group is dropped.
+            Ok(()) => {}
             Err(error) => self.failed(group, &error),
         }
+    }
+
+    /// Whether the files are where they were. If they are not, what is written now would not be there after a restart.
+    fn check_place(&mut self) -> bool {
+        let Some(missing) = self.place.missing() else { return true };
+        let reason = format!("{} was removed or replaced while it was in use", missing.display());
+        if let Some(disk) = &self.disk
+            && let Err(error) = disk.restart_log()
+        {
+            tracing::debug!(%error, "the write-ahead log cannot be copied into the database");
+        }
+        stop_for_good(&self.shared, &reason);
+        false
     }
 
     /// A commit succeeded: publishes its messages and tells its waiters.
@@ -292,6 +304,10 @@ impl Writer {
         self.refuse(group.appends, &reason);
         fail(group.waiters, &reason);
         fail_changes(group.changes, &reason);
+        // The next start saves what is intact.
+        if is_damage(error) {
+            stop_for_good(&self.shared, &reason);
+        }
     }
 
     /// The disk is full: refuses messages and registrations, and keeps what makes room or is small.
@@ -377,6 +393,19 @@ impl Writer {
             tracing::warn!(%error, "the store was not closed in order; the next start recovers it");
         }
     }
+}
+
+/// Nothing is written any more: refuses what waits, and tells that the store cannot go on.
+fn stop_for_good(shared: &Shared, reason: &str) {
+    let reason: Arc<str> = reason.into();
+    if let Some(mut store) = shared.store.lock() {
+        store.stop = Some(Stop::AtOnce);
+        store.failing = Some(Arc::clone(&reason));
+        let waiters = store.index.give_up();
+        drop(store);
+        fail(waiters, &reason);
+    }
+    shared.fatal.declare(&reason);
 }
 
 /// Whether a commit needs room on the disk that it does not make itself.

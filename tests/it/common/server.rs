@@ -108,6 +108,12 @@ impl TestServer {
         self.log.end().await
     }
 
+    /// Waits until it has ended by itself; its exit code and its log.
+    pub async fn ended(mut self) -> (Option<i32>, String) {
+        let status = soon(self.child.wait()).await.unwrap();
+        (status.code(), self.log.end().await)
+    }
+
     /// What it logs from now on.
     pub fn log_from_here(&self) -> LogFromHere {
         LogFromHere { start: self.log.text.borrow().len(), text: self.log.text.clone() }

@@ -17,10 +17,15 @@ pub(super) fn explain(error: &rusqlite::Error) -> String {
             format!("the disk of --data-dir does not take or give data ({})", failure.extended_code)
         }
         ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
-            "the store in --data-dir is damaged; restart the server to recover what is intact".to_owned()
+            "the store in --data-dir is damaged; the next start recovers what is intact".to_owned()
         }
         _ => error.to_string(),
     }
+}
+
+/// Whether an error of SQLite says that the store is damaged.
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
 #[cfg(test)]
@@ -35,11 +40,12 @@ mod tests {
             (ffi::SQLITE_IOERR_SHMSIZE, NO_SPACE),
             (ffi::SQLITE_READONLY, "read-only"),
             (ffi::SQLITE_IOERR_WRITE, "does not take or give data (778)"),
-            (ffi::SQLITE_CORRUPT, "restart the server"),
-            (ffi::SQLITE_NOTADB, "restart the server"),
+            (ffi::SQLITE_CORRUPT, "the next start"),
+            (ffi::SQLITE_NOTADB, "the next start"),
         ] {
             let error = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
             assert!(explain(&error).contains(expected), "{code}: {}", explain(&error));
+            assert_eq!(is_damage(&error), expected == "the next start", "{code}");
         }
     }
 }
