@@ -103,11 +103,14 @@ impl Engine {
         each!(self, engine => engine.publish_volatile(address, message));
     }
 
-    /// Reads what is stored after `after`, at most `limit` items. Failures are retried inside.
+    /// Reads what is stored after `after`, at most `limit` items. A failure is retried a few times.
+    ///
+    /// # Errors
+    /// [`EngineError::Unreadable`]: it cannot be read now. Nothing is known to be lost.
     ///
     /// # Cancel safety
     /// Dropping the future has no effect.
-    pub async fn read(&self, address: &Address, after: Seq, limit: usize) -> Batch {
+    pub async fn read(&self, address: &Address, after: Seq, limit: usize) -> Result<Batch, EngineError> {
         each!(self, engine => engine.read(address, after, limit).await)
     }
 

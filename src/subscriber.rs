@@ -14,7 +14,7 @@ use sync_wrapper::SyncWrapper;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
-use crate::engine::{Batch, Engine};
+use crate::engine::{Batch, Engine, EngineError};
 use crate::hub::{EndReason, HubEvent, Hubs, ReaderHandle, Transport};
 use crate::message::{Address, Epoch, Gap, GapReason, Item, Seq};
 
@@ -23,6 +23,9 @@ const READ: usize = 64;
 
 /// Pause before the engine is read again that does not find yet what the hub announced.
 const STALE_PAUSE: Duration = Duration::from_millis(20);
+
+/// Pause before the engine is read again after a failure.
+const FAILURE_PAUSE: Duration = Duration::from_millis(500);
 
 /// A reader of one address.
 #[derive(Debug)]
@@ -41,7 +44,9 @@ pub struct Subscriber {
     state: ReadState,
     /// A read of the engine that is under way. It goes on when the caller drops the future that waits for it. The
     /// wrapper makes it shareable, as everything is that a handler holds.
-    reading: Option<SyncWrapper<BoxFuture<'static, ReadResult>>>,
+    reading: Option<SyncWrapper<BoxFuture<'static, Result<ReadResult, EngineError>>>>,
+    /// Why the last read of the engine failed; `None` if it did not.
+    failure: Option<Box<EngineError>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +97,7 @@ impl Subscriber {
             backlog: VecDeque::new(),
             state: ReadState::Behind(Seq::START),
             reading: None,
+            failure: None,
         })
     }
 
@@ -160,7 +166,13 @@ impl Subscriber {
         self.backlog.push_front(Item::Gap(gap));
     }
 
-    /// The next item; waits until there is one. `None` when the address has ended.
+    /// Why the engine cannot be read now, if there is something to be read.
+    #[must_use]
+    pub(crate) fn failure(&self) -> Option<&EngineError> {
+        self.failure.as_deref()
+    }
+
+    /// The next item; waits until there is one, also while the engine cannot be read. `None` when the address has ended.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped: an item is taken only when it is returned.
@@ -174,7 +186,11 @@ impl Subscriber {
             }
             match self.state {
                 ReadState::Closed => return None,
-                ReadState::Behind(target) => self.catch_up(target).await,
+                ReadState::Behind(target) => {
+                    if self.catch_up(target).await.is_err() {
+                        tokio::time::sleep(FAILURE_PAUSE).await;
+                    }
+                }
                 ReadState::Live => match self.receiver.recv().await {
                     Ok(live) => self.accept(live),
                     Err(RecvError::Lagged(_)) => self.state = ReadState::Behind(Seq::START),
@@ -186,14 +202,18 @@ impl Subscriber {
 
     /// Reads what the store has, without waiting for anything new, until a message is at hand.
     ///
+    /// # Errors
+    /// The engine cannot be read now.
+    ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
-    pub async fn ready(&mut self) {
+    pub async fn ready(&mut self) -> Result<(), EngineError> {
         while let ReadState::Behind(target) = self.state
             && !self.backlog.iter().any(|item| matches!(item, Item::Message(_)))
         {
-            self.catch_up(target).await;
+            self.catch_up(target).await?;
         }
+        Ok(())
     }
 
     /// The next item if one is at hand.
@@ -243,14 +263,16 @@ impl Subscriber {
     }
 
     /// One read of the engine.
-    async fn catch_up(&mut self, target: Seq) {
+    async fn catch_up(&mut self, target: Seq) -> Result<(), EngineError> {
         let reading = self.reading.get_or_insert_with(|| {
             let (engine, address) = (self.engine.clone(), self.handle.address().clone());
             let start = Start { cursor: self.read, epoch: self.epoch.clone() };
             SyncWrapper::new(Box::pin(async move { read(&engine, &address, start).await }))
         });
-        let ReadResult { batch, restart } = reading.get_mut().await;
+        let read = reading.get_mut().await;
         self.reading = None;
+        self.failure = read.as_ref().err().cloned().map(Box::new);
+        let ReadResult { batch, restart } = read?;
         let restarted = restart.is_some();
         if !restarted && let Some(gap) = self.released_gap(&batch) {
             self.backlog.push_back(Item::Gap(gap));
@@ -262,7 +284,7 @@ impl Subscriber {
         let found_nothing = batch.items.is_empty();
         self.backlog.extend(batch.items);
         if batch.more {
-            return;
+            return Ok(());
         }
         if restarted || self.read >= target {
             self.state = ReadState::Live;
@@ -270,6 +292,7 @@ impl Subscriber {
             // Stale: the engine will find it soon. Other readers go on meanwhile.
             tokio::time::sleep(STALE_PAUSE).await;
         }
+        Ok(())
     }
 
     /// The gap before a first read that finds messages gone which came after this reader. The engine reports none: it
@@ -298,7 +321,7 @@ impl Subscriber {
 }
 
 /// Reads the engine from where a reader is, or from the ack floor if the epoch is another one by now.
-async fn read(engine: &Engine, address: &Address, start: Start) -> ReadResult {
+async fn read(engine: &Engine, address: &Address, start: Start) -> Result<ReadResult, EngineError> {
     loop {
         let epoch = engine.epoch();
         let restart = match epoch == start.epoch {
@@ -306,10 +329,10 @@ async fn read(engine: &Engine, address: &Address, start: Start) -> ReadResult {
             false => Some((epoch.clone(), engine.position(address).await.floor)),
         };
         let after = restart.as_ref().map_or(start.cursor, |(_, floor)| *floor);
-        let batch = engine.read(address, after, READ).await;
+        let batch = engine.read(address, after, READ).await?;
         // Seqs of two epochs do not go together.
         if epoch == engine.epoch() {
-            return ReadResult { batch, restart };
+            return Ok(ReadResult { batch, restart });
         }
     }
 }

@@ -115,7 +115,9 @@ fn engine_code(error: &EngineError) -> Code {
         | EngineError::HistoryTooSmall { .. } => Code::MailboxFull,
         EngineError::IdReused { .. } => Code::BadRequest,
         EngineError::Overloaded { .. } => Code::Overloaded,
-        EngineError::StoreFull { .. } | EngineError::Unavailable { .. } => Code::Unavailable,
+        EngineError::StoreFull { .. } | EngineError::Unavailable { .. } | EngineError::Unreadable { .. } => {
+            Code::Unavailable
+        }
     }
 }
 

@@ -279,7 +279,7 @@ async fn put_ttl(engine: &Engine, address: &Address, payload: &str, seconds: u64
 
 /// What a read finds, as text: payloads, and gaps as `from..to reason`.
 async fn found(engine: &Engine, address: &Address, after: Seq) -> Vec<String> {
-    engine.read(address, after, 100).await.items.iter().map(text).collect()
+    engine.read(address, after, 100).await.unwrap().items.iter().map(text).collect()
 }
 
 fn text(item: &Item) -> String {
@@ -302,7 +302,7 @@ async fn expire_all(engine: &Engine) {
 /// The items of an address, as soon as there are so many. The embedded engine has them at once.
 async fn items(engine: &Engine, address: &Address, count: usize) -> Vec<Item> {
     loop {
-        let items = engine.read(address, Seq::START, 100).await.items;
+        let items = engine.read(address, Seq::START, 100).await.unwrap().items;
         if items.len() >= count || matches!(engine, Engine::Embedded(_)) {
             return items;
         }

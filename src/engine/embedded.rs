@@ -9,7 +9,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -40,6 +40,7 @@ mod rows;
 mod running;
 mod salvage;
 mod shared;
+mod stall;
 mod storage;
 mod store;
 #[cfg(test)]
@@ -57,11 +58,9 @@ use rows::store::{first_seq, random_epoch, random_secret};
 use shared::{DiskAccess, Shared};
 use store::{BROKEN, Stop, Store, StoreGuard};
 
-/// How long a reader waits before it asks a disk again that could not be read.
-const READ_AGAIN: Duration = Duration::from_millis(200);
-
-/// One attempt of so many is logged.
-const READ_LOGGED: u32 = 150;
+/// How often a read of the disk that failed is repeated, and after which pause.
+const READ_AGAIN: u32 = 2;
+const READ_PAUSE: Duration = Duration::from_millis(200);
 
 /// How many empty logs one slice of expiry looks at.
 const FORGET_SLICE: usize = 512;
@@ -386,11 +385,14 @@ impl Embedded {
     }
 
     /// See [`crate::engine::Engine::read`].
-    pub async fn read(&self, address: &Address, after: Seq, limit: usize) -> Batch {
-        let mut attempts = 0_u32;
+    ///
+    /// # Errors
+    /// [`EngineError::Unreadable`].
+    pub async fn read(&self, address: &Address, after: Seq, limit: usize) -> Result<Batch, EngineError> {
+        let mut failures = 0;
         loop {
             let plan = self.shared.store.lock().map(|store| store.index.read(address, after, limit));
-            let Some(plan) = plan else { return Batch { cursor: after, ..Batch::default() } };
+            let plan = plan.ok_or_else(|| EngineError::Unreadable { reason: BROKEN.into() })?;
             let on_disk = plan.on_disk();
             let fetched = match &self.shared.disk {
                 Some(access) if !on_disk.is_empty() => access.readers.fetch(on_disk).await,
@@ -400,15 +402,15 @@ impl Embedded {
             match fetched {
                 Ok(fetched) => {
                     if let Some(batch) = plan.into_batch(after, fetched, holds) {
-                        return batch;
+                        return Ok(batch);
                     }
                 }
-                Err(TransientRead(reason)) => {
-                    if attempts.is_multiple_of(READ_LOGGED) {
-                        tracing::error!(reason, "cannot read stored messages now; trying again");
-                    }
-                    attempts += 1;
-                    tokio::time::sleep(READ_AGAIN).await;
+                Err(TransientRead(reason)) if failures == READ_AGAIN => {
+                    return Err(EngineError::Unreadable { reason });
+                }
+                Err(TransientRead(_)) => {
+                    failures += 1;
+                    tokio::time::sleep(READ_PAUSE).await;
                 }
             }
         }
@@ -466,9 +468,14 @@ impl Embedded {
     /// See [`crate::engine::Engine::health`].
     #[must_use]
     pub fn health(&self) -> Health {
-        let failing =
+        let storing =
             self.shared.store.lock().map_or_else(|| Some(BROKEN.into()), |store| store.failing.clone());
-        Health { failing: Vec::from_iter(failing) }
+        let stalled = self.shared.commits.stalled(Instant::now()).map(|taken| {
+            format!("the disk of --data-dir does not answer: a commit has taken {} s so far", taken.as_secs())
+                .into()
+        });
+        let reading = self.shared.disk.as_ref().and_then(|access| access.readers.failing());
+        Health { failing: storing.into_iter().chain(stalled).chain(reading).collect() }
     }
 
     /// See [`crate::engine::Engine::expire`].

@@ -62,6 +62,12 @@ pub enum EngineError {
         /// The limit, in bytes.
         limit: usize,
     },
+    /// What is stored cannot be read now.
+    #[error("stored messages cannot be read now: {reason}; try again later")]
+    Unreadable {
+        /// Why.
+        reason: Arc<str>,
+    },
     /// The store does not work now.
     #[error("messages cannot be stored now: {reason}; try again later, with the same id")]
     Unavailable {

@@ -155,7 +155,7 @@ async fn a_stale_engine_is_read_until_it_has_what_the_hub_announced() {
 async fn what_is_only_announced_is_read() {
     let bench = Bench::new();
     let mut subscriber = bench.reader(Seq::START);
-    subscriber.ready().await;
+    subscriber.ready().await.unwrap();
     // Appended by an engine whose hub is another one.
     let seq = bench.put(1).await;
     let mut other = bench.reader(Seq::START);
@@ -241,7 +241,7 @@ async fn an_address_that_ends_ends_its_readers() {
     let (mut waiting, mut full) = (bench.reader(Seq::START), bench.reader(Seq::START));
     bench.put(1).await;
     assert_eq!(next(&mut waiting).await, "1");
-    full.ready().await;
+    full.ready().await.unwrap();
     bench.hubs.end(&bench.address, EndReason::SessionEnded);
     assert!(waiting.ended().is_some() && full.ended().is_some());
     assert_eq!(next(&mut waiting).await, "ended");

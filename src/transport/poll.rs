@@ -17,6 +17,7 @@ use utoipa_axum::routes;
 
 use crate::broker::BrokerError;
 use crate::edge::{ApiRequest, Gateway, Query, Refusal, Refused, SessionPolicy, encode, json};
+use crate::engine::EngineError;
 use crate::grant::Client;
 use crate::hub::{EndReason, Transport};
 use crate::message::{Epoch, Gap, Handle, Item, Publication, Seq, SessionId, TopicName};
@@ -31,6 +32,9 @@ const DEFAULT_WAIT: Duration = Duration::from_secs(10);
 
 /// Longest wait of a poll. Proxies abort longer ones.
 const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// How long a poll waits for the disk, whatever its `wait`.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Most messages of one answer.
 const MAX_MESSAGES: usize = 100;
@@ -136,12 +140,11 @@ pub(crate) async fn poll(
     let _permit = gateway.connection_permit(caller.address)?;
     let deadline = Instant::now() + wait(&query)?.min(proof_left(&gateway, &caller));
     let Some(session) = session else {
-        return Ok(Box::pin(poll_topics(&gateway, &topics, deadline)).await);
+        return Box::pin(poll_topics(&gateway, &topics, deadline)).await;
     };
     let mut claim = Box::pin(claim_reader(&gateway, &readers, session, &resume)).await?;
-    claim.parts().1.read_topics(&gateway, &topics).await;
     let (subscriber, reader) = claim.parts();
-    let items = collect(&gateway, Some(subscriber), reader, deadline).await;
+    let items = collect(&gateway, Some(subscriber), reader, (&topics, deadline)).await?;
     let items = match claim.subscriber().ended() {
         None => items,
         Some(EndReason::SessionEnded) => return Err(BrokerError::Ended.into()),
@@ -159,12 +162,15 @@ pub(crate) async fn poll(
 }
 
 /// The answer to a poll without a mailbox. No reader is kept for the next one: it says where to go on in each topic.
-async fn poll_topics(gateway: &Gateway, topics: &[(TopicName, Resume)], deadline: Instant) -> Response {
+async fn poll_topics(
+    gateway: &Gateway,
+    topics: &[(TopicName, Resume)],
+    deadline: Instant,
+) -> Result<Response, Refusal> {
     let epoch = gateway.broker.epoch();
     let mut reader = PollReader::default();
-    reader.read_topics(gateway, topics).await;
-    let items = collect(gateway, None, &mut reader, deadline).await;
-    json(StatusCode::OK, items.encode(None, (&epoch, Seq::START), &reader.cursors))
+    let items = collect(gateway, None, &mut reader, (topics, deadline)).await?;
+    Ok(json(StatusCode::OK, items.encode(None, (&epoch, Seq::START), &reader.cursors)))
 }
 
 /// The answer to HEAD: it reads nothing, acknowledges nothing and does not wait (RFC 9110 section 9.2.1).
@@ -229,7 +235,11 @@ fn no_reader(error: ClaimError<BrokerError>) -> Refusal {
 
 impl PollReader {
     /// Reads the topics of a poll, each from its cursor. Keeps the subscriptions that are there already.
-    async fn read_topics(&mut self, gateway: &Gateway, topics: &[(TopicName, Resume)]) {
+    async fn read_topics(
+        &mut self,
+        gateway: &Gateway,
+        topics: &[(TopicName, Resume)],
+    ) -> Result<(), EngineError> {
         self.topics.retain(|topic| topics.iter().any(|(name, _)| name == topic));
         for (topic, resume) in topics {
             let same = resume.after.is_none_or(|after| self.cursors.get(topic) == Some(&after));
@@ -238,25 +248,54 @@ impl PollReader {
             }
             let (mut subscriber, opening) = gateway.broker.topic(topic, resume, Transport::Poll).await;
             // A poll that does not wait gets what is stored.
-            subscriber.ready().await;
+            subscriber.ready().await?;
             self.topics.insert(topic.clone(), subscriber);
             self.cursors.insert(topic.clone(), resume.after.unwrap_or(opening.seq));
         }
         self.cursors.retain(|topic, _| self.topics.contains(topic));
+        Ok(())
+    }
+}
+
+/// Reads what is stored, which a poll gets that does not wait too. `false` if the server stops before that is read.
+async fn read_stored(
+    gateway: &Gateway,
+    mailbox: Option<&mut Subscriber>,
+    reader: &mut PollReader,
+    (topics, deadline): (&[(TopicName, Resume)], Instant),
+) -> Result<bool, Refusal> {
+    let reading = async {
+        reader.read_topics(gateway, topics).await?;
+        match mailbox {
+            Some(mailbox) => mailbox.ready().await,
+            None => Ok(()),
+        }
+    };
+    tokio::select! {
+        biased;
+        read = reading => read.map(|()| true).map_err(|error| BrokerError::from(error).into()),
+        () = gateway.shutdown.cancelled() => Ok(false),
+        () = sleep_until(deadline.max(Instant::now() + READ_TIMEOUT)) => {
+            Err(BrokerError::from(EngineError::Unreadable { reason: "the disk does not answer in time".into() }).into())
+        }
     }
 }
 
 /// Waits for the first item, and takes what is ready with it.
+///
+/// # Errors
+/// What is stored cannot be read.
 async fn collect(
     gateway: &Gateway,
     mut mailbox: Option<&mut Subscriber>,
-    PollReader { topics, cursors, .. }: &mut PollReader,
-    deadline: Instant,
-) -> PollItems {
-    // A poll that does not wait gets what is stored.
-    if let Some(mailbox) = &mut mailbox {
-        mailbox.ready().await;
+    reader: &mut PollReader,
+    (wanted, deadline): (&[(TopicName, Resume)], Instant),
+) -> Result<PollItems, Refusal> {
+    let mut items = PollItems::default();
+    if !read_stored(gateway, mailbox.as_deref_mut(), reader, (wanted, deadline)).await? {
+        return Ok(items);
     }
+    let PollReader { topics, cursors, .. } = reader;
     let mut next = tokio::select! {
         biased;
         item = next_item(mailbox.as_deref_mut()) => item.map(|item| (None, item)),
@@ -264,7 +303,11 @@ async fn collect(
         () = sleep_until(deadline) => None,
         () = gateway.shutdown.cancelled() => None,
     };
-    let mut items = PollItems::default();
+    if next.is_none()
+        && let Some(failure) = mailbox.as_ref().and_then(|mailbox| mailbox.failure())
+    {
+        return Err(BrokerError::from(failure.clone()).into());
+    }
     while let Some((topic, item)) = next {
         if let (Some(topic), Some(seq)) = (&topic, item.seq()) {
             cursors.insert(topic.clone(), seq);
@@ -272,7 +315,7 @@ async fn collect(
         items.push(topic, item);
         next = if items.is_full() { None } else { topics.try_next_after(mailbox.as_deref_mut()) };
     }
-    items
+    Ok(items)
 }
 
 /// What one answer carries.

@@ -1,6 +1,7 @@
 //! The binary as a server, and a client for each transport. Nothing here sleeps: every wait is for an event.
 
 mod command;
+mod faults;
 mod http;
 mod server;
 mod sse;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 pub use command::{BINARY, check, check_json, command, output_of};
+pub use faults::Faults;
 pub use http::{Http, Reply};
 pub use server::{Mailbox, TestServer};
 pub use sse::Events;

@@ -75,31 +75,21 @@ async fn an_idle_broker_notices_that_its_store_was_removed() {
     assert_eq!(code, Some(STORE_FAILED), "{log}");
 }
 
-/// A damaged file is noticed by the next commit that meets it.
 #[tokio::test]
-async fn a_store_that_is_damaged_while_it_is_used_ends_the_process_and_is_recovered_by_the_next_start() {
+async fn damage_that_a_commit_meets_ends_the_process() {
     let dir = tempfile::tempdir().unwrap();
     let server = TestServer::at(dir.path(), &[]).await;
-    server.send("A", "kept", json!("before")).await;
-    // Another program changes where the tables are.
-    let changed = rusqlite::Connection::open(dir.path().join("store.db")).unwrap();
-    let version: i64 = changed.query_row("PRAGMA schema_version", [], |row| row.get(0)).unwrap();
-    let sql = format!(
-        "PRAGMA writable_schema = ON;
-         UPDATE sqlite_schema SET rootpage = 1000000 WHERE name = 'floors';
-         PRAGMA schema_version = {}",
-        version + 1
-    );
-    changed.execute_batch(&sql).unwrap();
-    drop(changed);
+    // Another program changes where a table is.
+    let other = rusqlite::Connection::open(dir.path().join("store.db")).unwrap();
+    let damage =
+        "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET rootpage = 1000000 WHERE name = 'floors';
+                  PRAGMA schema_version = 99";
+    other.execute_batch(damage).unwrap();
     let refused = server.post("/v1/messages", json!({ "to": { "session": "A" }, "payload": 1 })).await;
     assert_eq!((refused.status, refused.code().as_str()), (503, "unavailable"));
     let (code, log) = server.ended().await;
     assert_eq!(code, Some(STORE_FAILED), "{log}");
     assert!(log.lines().last().unwrap().contains("is damaged"), "{log}");
-    let server = TestServer::try_at(dir.path()).await.unwrap();
-    assert_eq!(server.get("/v1/messages?session=kept&wait=0").await.payloads(), [json!("before")]);
-    server.stop().await;
 }
 
 #[tokio::test]

@@ -91,6 +91,7 @@ async fn the_addresses_of_the_x0_client_and_the_health_are_served_under_every_ho
         ("POST", "/get", &poll, "messages"),
         ("POST", "/set", &set, "ok"),
         ("GET", "/healthz", "", "ok"),
+        ("GET", "/readyz", "", "ok"),
     ] {
         let reply = ask(&server, REBOUND, method, target, &[], body).await;
         assert_eq!(reply.status, 200, "{target}");

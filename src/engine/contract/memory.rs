@@ -85,17 +85,17 @@ pub(super) async fn a_reader_of_the_disk_sees_what_one_of_the_memory_sees(lab: L
         };
         batch.items.iter().map(frame).collect()
     };
-    let before = frames(&engine.read(&a, Seq::START, 200).await);
+    let before = frames(&engine.read(&a, Seq::START, 200).await.unwrap());
     assert_eq!(before.len(), 150);
     engine.close();
     drop(engine);
     let (engine, _) = lab.open(many);
-    assert_eq!(frames(&engine.read(&a, Seq::START, 200).await), before);
+    assert_eq!(frames(&engine.read(&a, Seq::START, 200).await.unwrap()), before);
     // In pieces, while the read ones are deleted.
     let mut cursor = Seq::START;
     let mut after = Vec::new();
     loop {
-        let batch = engine.read(&a, cursor, 7).await;
+        let batch = engine.read(&a, cursor, 7).await.unwrap();
         after.extend(frames(&batch));
         cursor = batch.cursor;
         engine.trim(&a, cursor);

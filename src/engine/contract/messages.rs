@@ -8,7 +8,7 @@ pub(super) async fn what_is_committed_is_published_or_announced(lab: Lab) {
     let a = mailbox("A");
     let (handle, mut live) = hubs.join(&a, Seq::START, Transport::Websocket, usize::MAX).unwrap();
     // An engine of several machines subscribes before the first read.
-    engine.read(&a, Seq::START, 1).await;
+    engine.read(&a, Seq::START, 1).await.unwrap();
     let first = put(&engine, &a, "1").await;
     engine.publish_volatile(&a, &from("S", "0"));
     let second = put(&engine, &a, "2").await;
@@ -66,10 +66,10 @@ pub(super) async fn a_short_read_has_reached_the_end(lab: Lab) {
     for n in 1..=5 {
         put(&engine, &a, &n.to_string()).await;
     }
-    let batch = engine.read(&a, Seq::START, 3).await;
+    let batch = engine.read(&a, Seq::START, 3).await.unwrap();
     assert_eq!(batch.items.len(), 3);
     assert!(batch.more);
-    let batch = engine.read(&a, batch.cursor, 3).await;
+    let batch = engine.read(&a, batch.cursor, 3).await.unwrap();
     assert_eq!(batch.items.iter().map(text).collect::<Vec<_>>(), ["4", "5"]);
     assert!(!batch.more);
 }

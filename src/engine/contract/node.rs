@@ -153,16 +153,21 @@ impl Node {
         self.primary().publish_volatile(address, message);
     }
 
-    pub(crate) async fn read(&self, address: &Address, after: Seq, limit: usize) -> Batch {
+    pub(crate) async fn read(
+        &self,
+        address: &Address,
+        after: Seq,
+        limit: usize,
+    ) -> Result<Batch, EngineError> {
         self.0.feeds.subscribed(address).await;
         for attempt in 0.. {
             self.0.chance.delay().await;
-            let batch = self.primary().read(address, after, limit).await;
+            let batch = self.primary().read(address, after, limit).await?;
             // First two replicas that lag, then the leader.
             let batch = if attempt < 2 { self.lag(batch, after).await } else { batch };
             let stored = lock(&self.0.stored).get(address).copied().unwrap_or_default();
             if batch.more || batch.cursor >= stored || attempt >= 2 {
-                return batch;
+                return Ok(batch);
             }
         }
         unreachable!("the leader's answer is taken")

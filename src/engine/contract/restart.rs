@@ -45,7 +45,7 @@ pub(super) async fn what_is_stored_is_there_after_a_crash(lab: Lab) {
         put(&engine, &b, "3").await;
         let mut receipts = Vec::new();
         while receipts.is_empty() {
-            receipts = engine.read(&mailbox("S"), Seq::START, 10).await.items;
+            receipts = engine.read(&mailbox("S"), Seq::START, 10).await.unwrap().items;
             tokio::task::yield_now().await;
         }
         assert_eq!(receipts.len(), 1, "crash: {crash}");

@@ -82,14 +82,14 @@ pub(super) async fn an_address_is_subscribed_to_before_its_first_read_and_for_a_
     let a = mailbox("A");
     assert!(!node(&engine).is_subscribed(&a));
     let mut subscriber = reader(&engine, &hubs, &a, Seq::START);
-    subscriber.ready().await;
+    subscriber.ready().await.unwrap();
     assert!(node(&engine).is_subscribed(&a), "before the first read was answered");
     let second = reader(&engine, &hubs, &a, Seq::START);
     drop(subscriber);
     drop(second);
     assert!(node(&engine).is_subscribed(&a), "a reader that comes back soon finds it subscribed");
     let mut again = reader(&engine, &hubs, &a, Seq::START);
-    again.ready().await;
+    again.ready().await.unwrap();
     put(&engine, &a, "1").await;
     assert_eq!(next(&mut again).await, "1");
     drop(again);
@@ -144,7 +144,7 @@ pub(super) async fn the_end_of_a_session_ends_its_readers_on_every_node(lab: Lab
     let (other, hubs) = lab.open(lab.settings());
     let (a, session) = (mailbox("A"), SessionId::new("A").unwrap());
     let mut subscriber = reader(&other, &hubs, &a, Seq::START);
-    subscriber.ready().await;
+    subscriber.ready().await.unwrap();
     one.end(&session, Duration::from_secs(100)).await.unwrap();
     assert!(timeout(Duration::from_secs(10), subscriber.next()).await.unwrap().is_none());
     other.confirm(Lookup::Session(&session)).await;

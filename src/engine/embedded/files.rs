@@ -136,6 +136,22 @@ impl Files {
     }
 }
 
+/// Reads a database and its log as a whole.
+///
+/// SQLite reports a disk that cannot be read (`EIO`) as damage. Only what can be read is known to be damaged.
+pub(super) fn try_read(database: &Path) -> io::Result<()> {
+    let mut log = database.as_os_str().to_owned();
+    log.push("-wal");
+    for path in [database, Path::new(&log)] {
+        match File::open(path) {
+            Ok(mut file) => drop(io::copy(&mut file, &mut io::sink())?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// Syncs a directory, so that files that were made or renamed in it are there after a stop of the machine.
 pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()

@@ -13,7 +13,7 @@ use crate::engine::Settings;
 use crate::engine::embedded::crash::inspect_after_crash;
 use crate::engine::embedded::disk::Disk;
 use crate::engine::embedded::disk::open::{FORMAT, open_to_read};
-use crate::engine::embedded::files::{Files, sync_dir};
+use crate::engine::embedded::files::{Files, sync_dir, try_read};
 use crate::engine::embedded::index::{Index, IndexBuilder};
 use crate::engine::embedded::load::{LoadError, Loaded, load};
 use crate::engine::embedded::place;
@@ -111,6 +111,7 @@ fn reopen(files: &Files, durability: Durability, settings: Settings) -> Result<L
     if !findings.log_is_damaged {
         match load(files, durability, settings) {
             Err(LoadError::Read(why)) if why.is_damage() => {
+                try_read(&files.database).map_err(|error| files.io("read", &files.database, error))?;
                 lost = Some(lost.map_or_else(|| why.to_string(), |before| format!("{before}; {why}")));
             }
             other => loaded = Some(other),

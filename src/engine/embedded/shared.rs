@@ -11,6 +11,7 @@ use crate::engine::embedded::dedup::DedupHasher;
 use crate::engine::embedded::handles::Handles;
 use crate::engine::embedded::index::{Index, Pending, PlannedChange, Published, Waiter};
 use crate::engine::embedded::reader::ReadPool;
+use crate::engine::embedded::stall::CommitTimer;
 use crate::engine::embedded::storage::Durability;
 use crate::engine::embedded::store::{Store, StoreLock};
 use crate::hub::{EndReason, Hubs};
@@ -33,6 +34,7 @@ pub(super) struct Shared {
     pub(super) store: StoreLock,
     /// Wakes the writer.
     pub(super) work: Condvar,
+    pub(super) commits: CommitTimer,
     /// The disk, if there is one.
     pub(super) disk: Option<DiskAccess>,
     /// Taken before the store's lock, to publish what was committed under it. Holds what is being published.
@@ -73,6 +75,7 @@ impl Shared {
             store: StoreLock::new(index, fatal.clone()),
             fatal,
             work: Condvar::new(),
+            commits: CommitTimer::new(),
             disk,
             publishing: Mutex::default(),
             queue_is_full: AtomicBool::new(false),

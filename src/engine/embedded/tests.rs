@@ -57,8 +57,7 @@ async fn assert_broken(engine: &Embedded) {
         by: Registrar::Token { until: 0 },
     };
     assert!(matches!(engine.register(&register).await, Err(RegisterError::Engine(_))));
-    let batch = engine.read(&mailbox, Seq(5), 9).await;
-    assert_eq!((batch.items.len(), batch.cursor, batch.more), (0, Seq(5), false));
+    assert!(matches!(engine.read(&mailbox, Seq(5), 9).await, Err(EngineError::Unreadable { .. })));
     assert!(engine.registration(&session("A")).is_none() && !engine.is_revoked(&session("A")));
     assert_eq!((engine.waiting(&session("A")).await, engine.expire().messages), (0, 0));
     engine.trim(&mailbox, Seq(9));
@@ -88,7 +87,7 @@ async fn a_store_that_panicked_fails_its_waiters_and_is_recovered_by_the_next_st
     engine.close();
     drop(engine);
     let engine = open();
-    let batch = engine.read(&mailbox, Seq::START, 9).await;
+    let batch = engine.read(&mailbox, Seq::START, 9).await.unwrap();
     assert_eq!((batch.items.len(), batch.cursor, engine.epoch()), (1, seq, epoch), "nothing is lost");
 }
 
@@ -210,7 +209,7 @@ async fn a_turn_commits_publishes_and_confirms_what_is_queued() {
     let (reader, mut events) =
         engine.shared.hubs.join(&mailbox, Seq::START, Transport::Websocket, 9).unwrap();
     let commits: Vec<Commit> = (0..3).map(|_| engine.append(message(&mailbox))).collect();
-    assert_eq!(engine.read(&mailbox, Seq::START, 9).await.items.len(), 0, "nothing is committed");
+    assert_eq!(engine.read(&mailbox, Seq::START, 9).await.unwrap().items.len(), 0, "nothing is committed");
     assert!(events.try_recv().is_err());
     assert!(writer.turn() && !writer.turn());
     let mut last = Seq::START;
@@ -220,7 +219,7 @@ async fn a_turn_commits_publishes_and_confirms_what_is_queued() {
         assert_eq!((publication.seq(), prev), (Some(seq), last));
         last = seq;
     }
-    assert_eq!(engine.read(&mailbox, Seq::START, 9).await.cursor, last);
+    assert_eq!(engine.read(&mailbox, Seq::START, 9).await.unwrap().cursor, last);
     reader.leave();
     writer.finish();
 }
@@ -255,7 +254,7 @@ async fn a_failed_commit_refuses_messages_and_keeps_other_changes_for_the_next_o
     let (engine, writer) = stepped(dir.path());
     assert!(engine.registration(&session("B")).is_some());
     assert_eq!(
-        engine.read(&mailbox, Seq::START, 9).await.cursor,
+        engine.read(&mailbox, Seq::START, 9).await.unwrap().cursor,
         seq,
         "and the refused message is not there"
     );
@@ -299,7 +298,11 @@ async fn a_registration_and_an_end_are_visible_after_their_commit() {
     drop(engine);
     let (engine, writer) = stepped(dir.path());
     assert!(engine.is_revoked(&a));
-    assert_eq!(engine.read(&mailbox, Seq::START, 9).await.items.len(), 0, "the mailbox does not come back");
+    assert_eq!(
+        engine.read(&mailbox, Seq::START, 9).await.unwrap().items.len(),
+        0,
+        "the mailbox does not come back"
+    );
     writer.finish();
 }
 
@@ -360,7 +363,7 @@ async fn a_closed_store_has_written_everything_and_refuses_what_comes() {
     assert!(matches!(refused, Some(Err(EngineError::Unavailable { .. }))));
     assert!(!dir.path().join("store.db-wal").exists() && !dir.path().join("running").exists());
     drop(engine);
-    assert_eq!(open().read(&mailbox, Seq::START, 9).await.items.len(), 5);
+    assert_eq!(open().read(&mailbox, Seq::START, 9).await.unwrap().items.len(), 5);
 }
 
 #[tokio::test]
@@ -379,7 +382,7 @@ async fn an_abandoned_store_is_left_as_by_a_killed_process() {
     assert!(lost.await.is_err());
     assert!(dir.path().join("store.db-wal").exists() && dir.path().join("running").exists());
     let (engine, writer) = stepped(dir.path());
-    let batch = engine.read(&mailbox, Seq::START, 9).await;
+    let batch = engine.read(&mailbox, Seq::START, 9).await.unwrap();
     assert_eq!((batch.items.len(), batch.cursor), (1, seq));
     writer.finish();
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::engine::embedded::disk::{CommitGroup, Disk};
-use crate::engine::embedded::files::Files;
+use crate::engine::embedded::files::{Files, try_read};
 use crate::engine::embedded::index::{Pending, PlannedChange, Waiter};
 use crate::engine::embedded::running;
 use crate::engine::embedded::shared::Shared;
@@ -231,7 +231,9 @@ impl Writer {
 
     fn commit(&mut self, group: CommitGroup) {
         let has_changes = !group.changes.is_empty();
+        self.shared.commits.begin();
         self.try_commit(group);
+        self.shared.commits.end();
         if has_changes && let Some(mut store) = self.shared.store.lock() {
             store.index.changes_done();
         }
@@ -304,8 +306,8 @@ impl Writer {
         self.refuse(group.appends, &reason);
         fail(group.waiters, &reason);
         fail_changes(group.changes, &reason);
-        // The next start saves what is intact.
-        if is_damage(error) {
+        // The next start saves what is intact. A disk that cannot be read may be readable soon.
+        if is_damage(error) && try_read(&self.files.database).is_ok() {
             stop_for_good(&self.shared, &reason);
         }
     }
