@@ -350,7 +350,7 @@ mod tests {
         assert!(failed(body(LegacyPath::Set, &deep)).contains("nested"));
         for text in ["", "[]", "7", "{"] {
             assert!(
-                not_x0(body(LegacyPath::Get, text)).starts_with("the body must be a JSON object"),
+                not_x0(body(LegacyPath::Get, text)).starts_with("the body is not that of an x0 client: "),
                 "{text}"
             );
         }
