@@ -187,16 +187,20 @@ async fn an_http_2_connection_without_a_request_times_out() {
     )
     .await
     .unwrap();
-    tokio::spawn(connection);
-    let mut ask = async || {
-        let request = hyper::Request::get("https://localhost/healthz").body(Empty::<Bytes>::new()).unwrap();
-        soon(sender.send_request(request)).await.unwrap().status()
+    let connection = tokio::spawn(connection);
+    let mut ask = |path: &str| {
+        let uri = format!("https://localhost{path}");
+        sender.send_request(hyper::Request::get(uri).body(Empty::<Bytes>::new()).unwrap())
     };
-    assert_eq!(ask().await, 200);
+    let waiting = ask("/v1/messages?session=A&wait=60");
+    assert_eq!(soon(ask("/healthz")).await.unwrap().status(), 200);
     let mut rest = Vec::new();
     _ = soon(silent.read_to_end(&mut rest)).await;
-    // A connection with requests stays.
-    assert_eq!(ask().await, 200);
+    // A connection with a request stays.
+    assert_eq!(soon(ask("/healthz")).await.unwrap().status(), 200);
+    drop(waiting);
+    // Without one it ends.
+    soon(connection).await.unwrap().unwrap();
 }
 
 /// What `health` and `send` say of a broker at this address; both fail.
