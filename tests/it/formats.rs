@@ -20,6 +20,9 @@ fn make_format_1(dir: &Path) {
 async fn a_store_of_format_1_is_converted() {
     let dir = tempfile::tempdir().unwrap();
     make_format_1(dir.path());
+    let mut check = std::process::Command::new(BINARY);
+    let checked = check.arg("check").arg("--data-dir").arg(dir.path()).output().unwrap();
+    assert!(checked.status.success(), "`check` reads it as it is: {checked:?}");
     for round in 0..2 {
         let server = TestServer::at(dir.path(), &[]).await;
         let polled = server.get("/v1/messages?session=A&wait=0").await;
