@@ -34,6 +34,9 @@
 //!     before the subscription may be missing in a read.
 //! 11. An engine that cannot go on says so, once and for good ([`Engine::fatal`]). What waits for it is refused, and so is
 //!     all that comes afterwards. Nothing that was confirmed is lost by that.
+//! 12. An append that names its payer counts against the shares of that author ([`Share`]), from the append until the
+//!     message leaves, over restarts too ([`Settings::shares`]). Other appends have a tenth of everything for themselves.
+//!     An author without stored messages costs nothing.
 
 use std::time::Duration;
 
@@ -48,6 +51,7 @@ mod error;
 mod fatal;
 mod registration;
 mod settings;
+mod shares;
 mod state;
 
 #[cfg(test)]
@@ -63,6 +67,7 @@ pub use error::{EngineError, RegisterError};
 pub use fatal::Fatal;
 pub use registration::{Lookup, Register, Registrar, Registration, RegistrationSource};
 pub use settings::{Bounds, QueueBounds, Settings};
+pub use shares::{Share, Usage};
 pub use state::{Batch, Expired, Health, Position};
 
 /// What stores messages.

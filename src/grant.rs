@@ -135,6 +135,12 @@ impl Grant {
         }
     }
 
+    /// The author whose shares a message counts against. Backends have no shares, and in `open` mode names prove nothing.
+    #[must_use]
+    pub fn payer(&self) -> Option<SenderName> {
+        self.client().map(|client| client.from.clone())
+    }
+
     /// Checks that the caller may send to this address.
     ///
     /// # Errors
@@ -277,6 +283,15 @@ mod tests {
         assert_eq!(client(None, None, None).author(), Author::Session(session("A")));
         assert_eq!(backend(true).author(), Author::Backend("shop".into()));
         assert_eq!(Grant::Open { session: None, manages: false }.author(), Author::Anonymous);
+    }
+
+    #[test]
+    fn users_and_sessions_without_a_user_pay_and_nobody_else_does() {
+        let payer = |grant: Grant| grant.payer().map(|name| name.as_str().to_owned());
+        assert_eq!(payer(client(Some("ann"), None, None)).as_deref(), Some("ann"));
+        assert_eq!(payer(client(None, None, None)), Some(Handle([7; 16]).to_string()));
+        assert_eq!(payer(backend(true)), None);
+        assert_eq!(payer(Grant::Open { session: Some(session("A")), manages: false }), None);
     }
 
     #[test]

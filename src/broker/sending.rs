@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use futures::future::{JoinAll, join_all};
 
 use crate::broker::{Broker, BrokerError};
-use crate::engine::{Append, Commit, EngineError};
+use crate::engine::{Append, Commit, EngineError, Share};
 use crate::grant::Grant;
 use crate::message::{Address, Message, Seq, SessionId, UserId};
 use crate::protocol::{SendRequest, SendResult, To};
@@ -66,15 +66,16 @@ impl Broker {
         if volatile {
             return Ok(self.publish_volatile(receivers, &message));
         }
-        let author = grant.author();
+        let (author, payer) = (grant.author(), grant.payer());
         Ok(match receivers {
             Receivers::One(address) => {
-                Sending::One(self.engine.append(Append { address, message, author, id, ttl, receipt }))
+                Sending::One(self.engine.append(Append { address, message, author, id, ttl, receipt, payer }))
             }
             Receivers::Each(sessions) => Sending::each(sessions.into_iter().map(|session| {
-                let (message, author, id) = (message.clone(), author.clone(), id.clone());
+                let (message, author, id, payer) =
+                    (message.clone(), author.clone(), id.clone(), payer.clone());
                 let address = Address::Session(session);
-                self.engine.append(Append { address, message, author, id, ttl, receipt: false })
+                self.engine.append(Append { address, message, author, id, ttl, receipt: false, payer })
             })),
         })
     }
@@ -148,10 +149,18 @@ fn may_have_receipt(grant: &Grant, send: &SendRequest) -> Result<(), BrokerError
 
 /// Whether the same send may succeed soon.
 fn is_transient(error: &EngineError) -> bool {
-    matches!(
-        error,
-        EngineError::Overloaded { .. } | EngineError::Unavailable { .. } | EngineError::StoreFull { .. }
-    )
+    match error {
+        EngineError::Overloaded { .. }
+        | EngineError::Unavailable { .. }
+        | EngineError::StoreFull { .. }
+        | EngineError::QuotaExceeded { share: Share::Store | Share::Queue, .. } => true,
+        EngineError::QuotaExceeded { share: Share::Mailbox, .. }
+        | EngineError::MailboxFull { .. }
+        | EngineError::NoRoomForReceipt { .. }
+        | EngineError::HistoryTooSmall { .. }
+        | EngineError::TooManyTopics { .. }
+        | EngineError::IdReused { .. } => false,
+    }
 }
 
 /// Whether the send fails though other mailboxes have the message: the sender must hear of it.

@@ -24,6 +24,7 @@ fn settings(clock: Clock) -> Settings {
         dedup_window: TTL,
         dedup_ids: 100,
         sessions_per_user: 3,
+        shares: false,
         queue: QueueBounds { messages: 100, bytes: 1 << 20 },
         clock,
     }

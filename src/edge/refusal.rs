@@ -35,7 +35,11 @@ impl Refusal {
         let close = match code {
             Code::BadRequest | Code::TooLarge | Code::NotFound => Close::NotThisProtocol,
             Code::Unauthorized | Code::Forbidden => Close::Unauthorized,
-            Code::MailboxFull | Code::RateLimited | Code::Overloaded | Code::Unavailable => Close::Overloaded,
+            Code::MailboxFull
+            | Code::RateLimited
+            | Code::QuotaExceeded
+            | Code::Overloaded
+            | Code::Unavailable => Close::Overloaded,
         };
         Self { code, message: message.into(), close }
     }
@@ -67,7 +71,7 @@ impl Refusal {
             Code::Forbidden => StatusCode::FORBIDDEN,
             Code::NotFound => StatusCode::NOT_FOUND,
             Code::MailboxFull => StatusCode::INSUFFICIENT_STORAGE,
-            Code::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Code::RateLimited | Code::QuotaExceeded => StatusCode::TOO_MANY_REQUESTS,
             Code::Overloaded | Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -114,6 +118,7 @@ fn engine_code(error: &EngineError) -> Code {
         | EngineError::NoRoomForReceipt { .. }
         | EngineError::HistoryTooSmall { .. } => Code::MailboxFull,
         EngineError::IdReused { .. } => Code::BadRequest,
+        EngineError::QuotaExceeded { .. } | EngineError::TooManyTopics { .. } => Code::QuotaExceeded,
         EngineError::Overloaded { .. } => Code::Overloaded,
         EngineError::StoreFull { .. } | EngineError::Unavailable { .. } | EngineError::Unreadable { .. } => {
             Code::Unavailable
@@ -239,6 +244,7 @@ mod tests {
             (Code::NotFound, 404, Close::NotThisProtocol),
             (Code::MailboxFull, 507, Close::Overloaded),
             (Code::RateLimited, 429, Close::Overloaded),
+            (Code::QuotaExceeded, 429, Close::Overloaded),
             (Code::Overloaded, 503, Close::Overloaded),
             (Code::Unavailable, 503, Close::Overloaded),
         ] {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::message::{Address, Author, Message, MessageId};
+use crate::message::{Address, Author, Message, MessageId, SenderName};
 
 /// A message to store.
 #[derive(Debug)]
@@ -19,4 +19,7 @@ pub struct Append {
     pub ttl: Option<Duration>,
     /// Whether its author (who must have a session, and an id for it) gets a receipt when it leaves.
     pub receipt: bool,
+    /// The author whose shares it counts against: the name that receivers see. `None` where there are no shares: for a
+    /// backend, and in `open` mode.
+    pub payer: Option<SenderName>,
 }

@@ -27,6 +27,7 @@ mod receipts;
 mod registrations;
 mod restart;
 mod seam;
+mod shares;
 mod time;
 
 pub(crate) use node::{Cluster, Node};
@@ -49,6 +50,7 @@ fn settings(clock: Clock) -> Settings {
         dedup_window: Duration::from_secs(120),
         dedup_ids: 1000,
         sessions_per_user: 8,
+        shares: false,
         queue: QueueBounds { messages: 10_000, bytes: 64 << 20 },
         clock,
     }
@@ -127,13 +129,17 @@ impl Lab {
 
     /// Closes an engine, or lets it crash, and opens an engine on what it stored.
     fn again(&self, engine: Engine, crash: bool) -> Engine {
+        self.again_with(self.settings(), engine, crash)
+    }
+
+    fn again_with(&self, settings: Settings, engine: Engine, crash: bool) -> Engine {
         match &engine {
             Engine::Embedded(embedded) if crash => embedded.abandon(),
             Engine::Replicated(_) if crash => {}
             engine => engine.close(),
         }
         drop(engine);
-        self.open(self.settings()).0
+        self.open(settings).0
     }
 }
 
@@ -207,6 +213,13 @@ suite! {
         a_session_that_gives_way_keeps_its_owner
         another_owner_ends_the_readers
         a_known_token_is_barred_for_as_long_as_it_is_good;
+    on [memory os fsync node] shares:
+        an_author_takes_its_share_of_a_mailbox_and_others_go_on
+        an_author_takes_its_share_of_the_store_and_others_go_on;
+    on [memory fsync] shares:
+        an_author_has_messages_in_so_many_histories_at_most;
+    on [os fsync] shares:
+        shares_are_counted_over_restarts;
     on [memory os fsync node] seam:
         a_reader_gets_everything_once_and_in_order;
     on [os fsync node] restart:
@@ -258,6 +271,7 @@ fn append(address: &Address, payload: &str) -> Append {
         id: None,
         ttl: None,
         receipt: false,
+        payer: None,
     }
 }
 

@@ -216,10 +216,10 @@ impl Embedded {
         let shared = &*self.shared;
         let id = shared.hasher.id_of(&append);
         // A full queue refuses most appends: then nothing is encoded in vain.
-        if shared.queue_is_full()
+        if shared.queue_may_refuse()
             && let Some(mut store) = shared.store.lock()
             && store.stop.is_none()
-            && let Some(refused) = store.index.refuses(&append.address, id)
+            && let Some(refused) = store.index.refuses(&append.address, id, append.payer.as_ref())
         {
             return Commit::done(Err(refused));
         }

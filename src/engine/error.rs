@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::{Bounds, QueueBounds};
+use crate::engine::{Bounds, QueueBounds, Share, Usage};
 
 /// Why a message was not stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +31,24 @@ pub enum EngineError {
     NoRoomForReceipt {
         /// Messages waiting, and receipts that are to come.
         messages: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The author has taken its share.
+    #[error("{}", share.refusal(*used, *limit))]
+    QuotaExceeded {
+        /// Of what.
+        share: Share,
+        /// What the author has.
+        used: Usage,
+        /// The share.
+        limit: Usage,
+    },
+    /// The author has messages in the histories of too many topics.
+    #[error(
+        "you have messages in the histories of {limit} topics already, the most allowed; publish to topics that you use, or wait until messages leave the histories (see --topic-age), or send volatile ones"
+    )]
+    TooManyTopics {
         /// The limit.
         limit: usize,
     },

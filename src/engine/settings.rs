@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::engine::Usage;
 
 /// Bounds of one mailbox or history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub struct Settings {
     pub dedup_ids: usize,
     /// How many registered sessions one user may have.
     pub sessions_per_user: usize,
+    /// Whether stored messages count against the shares of their authors.
+    pub shares: bool,
     /// Bounds of what waits to be committed.
     pub queue: QueueBounds,
     /// The time of day.
@@ -53,5 +56,14 @@ impl Settings {
     /// of a mailbox, so that a slow reader never fills it.
     pub(super) fn held(&self) -> (usize, usize) {
         (HELD.0.min(self.mailbox.messages / 2), HELD.1.min(self.mailbox.bytes / 2))
+    }
+
+    /// What a mailbox holds from which on it is counted for each author: at the half, shares of it begin to count.
+    pub(super) fn tallied(&self) -> Usage {
+        let Bounds { messages, bytes, .. } = self.mailbox;
+        match self.shares {
+            true => Usage { messages, bytes }.half().half(),
+            false => Usage { messages: usize::MAX, bytes: usize::MAX },
+        }
     }
 }

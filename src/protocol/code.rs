@@ -21,6 +21,8 @@ pub enum Code {
     MailboxFull,
     /// The sender sends too often; retry later.
     RateLimited,
+    /// The sender has taken its share; retry when messages of its own have left.
+    QuotaExceeded,
     /// The server is overloaded; retry soon.
     Overloaded,
     /// The store cannot take messages now; retry later.
@@ -73,6 +75,7 @@ mod tests {
             (Code::NotFound, "not_found"),
             (Code::MailboxFull, "mailbox_full"),
             (Code::RateLimited, "rate_limited"),
+            (Code::QuotaExceeded, "quota_exceeded"),
             (Code::Overloaded, "overloaded"),
             (Code::Unavailable, "unavailable"),
         ] {

@@ -27,6 +27,7 @@ pub fn engine_settings(config: &Config, clock: Clock) -> Settings {
         dedup_window: config.dedup_window,
         dedup_ids: DEDUP_IDS,
         sessions_per_user: config.access.sessions_per_user,
+        shares: config.access.auth == Auth::Token,
         queue: QueueBounds {
             messages: config.append_queue,
             bytes: QUEUE_BYTES.min(budget_bytes(config) / 4),

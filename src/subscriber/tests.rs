@@ -23,6 +23,7 @@ fn settings() -> Settings {
         dedup_window: Duration::from_secs(60),
         dedup_ids: 100,
         sessions_per_user: 8,
+        shares: false,
         queue: QueueBounds { messages: 100, bytes: 1 << 20 },
         clock: Clock::manual(),
     }
@@ -42,8 +43,15 @@ impl Bench {
 
     async fn put(&self, payload: u64) -> Seq {
         let (address, message) = (self.address.clone(), Self::message(payload));
-        let append =
-            Append { address, message, author: Author::Anonymous, id: None, ttl: None, receipt: false };
+        let append = Append {
+            address,
+            message,
+            author: Author::Anonymous,
+            id: None,
+            ttl: None,
+            receipt: false,
+            payer: None,
+        };
         self.engine.append(append).await.unwrap()
     }
 

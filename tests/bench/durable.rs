@@ -145,7 +145,15 @@ fn engine(dir: &Path, durability: Durability, time: Duration, runtime: &tokio::r
             Message { kind: Kind::Message, from: Some(from.clone()), payload: payload.clone(), ts: 0 };
         let address = addresses[mailbox].clone();
         let author = author.clone();
-        let commit = sender.append(Append { address, message, author, id: None, ttl: None, receipt: false });
+        let commit = sender.append(Append {
+            address,
+            message,
+            author,
+            id: None,
+            ttl: None,
+            receipt: false,
+            payer: None,
+        });
         let acks = acks.clone();
         async move {
             let seq = commit.await.expect("stored");

@@ -51,8 +51,15 @@ fn fill(dir: &Path, messages: usize, mailboxes: usize, with_ids: bool) {
             };
             let id = MessageId::new(&n.to_string()).ok().filter(|_| with_ids);
             let author = Author::Anonymous;
-            let append =
-                Append { address: Address::Session(to), message, author, id, ttl: None, receipt: false };
+            let append = Append {
+                address: Address::Session(to),
+                message,
+                author,
+                id,
+                ttl: None,
+                receipt: false,
+                payer: None,
+            };
             commits.push(engine.append(append));
             if commits.len() == 4000 {
                 for commit in commits.drain(..) {

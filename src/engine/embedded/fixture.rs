@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::clock::Clock;
 use crate::engine::embedded::disk::CommitGroup;
-use crate::engine::embedded::index::Pending;
+use crate::engine::embedded::index::{PayerId, Pending};
 use crate::engine::embedded::recovery::{self, Opened};
 use crate::engine::embedded::rows::from_sql_int;
 use crate::engine::embedded::storage::{Durability, OpenError};
@@ -23,6 +23,7 @@ pub(super) fn settings() -> Settings {
         dedup_window: Duration::from_secs(120),
         dedup_ids: 1000,
         sessions_per_user: 8,
+        shares: false,
         queue: QueueBounds { messages: 1000, bytes: 16 << 20 },
         clock: Clock::Wall,
     }
@@ -39,7 +40,18 @@ fn pending(seq: Seq) -> Pending {
     let message = Message { kind: Kind::Message, from: None, payload, ts: 7 };
     let publication = Publication::encode(&address, Some(seq), &message).into();
     let (prev, expires_at) = (Seq(seq.0 - 1), u64::MAX >> 1);
-    Pending { seq, prev, expires_at, ts: 7, address, publication, send_id: None, receipt: None, waiter: None }
+    Pending {
+        seq,
+        prev,
+        expires_at,
+        ts: 7,
+        address,
+        publication,
+        send_id: None,
+        receipt: None,
+        waiter: None,
+        payer: PayerId::NONE,
+    }
 }
 
 /// Commits messages with the next seqs, one by one, and deletes others. Returns the seqs.

@@ -14,7 +14,7 @@ use crate::engine::{
     EngineError, Position, Register, RegisterError, Registration, RegistrationSource, Settings,
 };
 use crate::hub::{EndReason, Hubs};
-use crate::message::{Address, Draft, Message, Outcome, Publication, Seq, SessionId};
+use crate::message::{Address, Draft, Message, Outcome, Publication, SenderName, Seq, SessionId};
 
 mod address_log;
 mod backing;
@@ -23,6 +23,7 @@ mod changes;
 mod expiry;
 mod logs;
 mod outcome;
+mod payers;
 mod pending_writes;
 mod prepared;
 mod queue;
@@ -45,6 +46,7 @@ use room::Room;
 pub(super) use builder::{IndexBuilder, RestoredMessage};
 pub(super) use changes::{PlannedChange, RegisterWaiter};
 pub(super) use outcome::{Appended, Published};
+pub(super) use payers::PayerId;
 pub(super) use pending_writes::{Floor, PendingDelete, PendingWrites};
 pub(super) use prepared::PreparedAppend;
 
@@ -101,7 +103,7 @@ impl Index {
             handles: handles.clone(),
             newest,
             committed: newest,
-            logs: AddressLogs::after_forgotten(forgotten),
+            logs: AddressLogs::new(forgotten, settings.tallied()),
             queue: CommitQueue::new(settings.queue),
             dedup: Dedup::new(millis(settings.dedup_window), settings.dedup_ids),
             receipts: ReceiptLedger::default(),
@@ -118,13 +120,24 @@ impl Index {
         expiry(self.settings.clock.now(), age)
     }
 
-    /// Whether an append is refused or known before it is looked at: the queue is full, or it is a repeat.
-    pub(super) fn refuses(&mut self, address: &Address, id: Option<SendId>) -> Option<EngineError> {
+    /// Whether an append is refused or known before it is looked at: the queue has no room for its author, or it is a
+    /// repeat.
+    pub(super) fn refuses(
+        &mut self,
+        address: &Address,
+        id: Option<SendId>,
+        payer: Option<&SenderName>,
+    ) -> Option<EngineError> {
         match self.sent_before(address, id) {
             Ok(Some(_)) => None,
-            Ok(None) => self.queue.check_room().err(),
+            Ok(None) => self.queue.check_room(self.payer(payer)).err(),
             Err(refused) => Some(refused),
         }
+    }
+
+    /// The author that pays for a message. [`PayerId::NONE`] if it has no messages yet.
+    fn payer(&self, name: Option<&SenderName>) -> Option<PayerId> {
+        name.map(|name| self.logs.payers().find(name))
     }
 
     /// The seq of the message that was sent with this id before.
@@ -164,15 +177,16 @@ impl Index {
             }
             return Ok(Appended::Known(seq));
         }
-        self.queue.check_room()?;
-        let PreparedAppend { address, draft, send_id, ttl, ts, receipt } = append;
+        let PreparedAppend { address, draft, send_id, ttl, ts, receipt, payer } = append;
+        self.queue.check_room(self.payer(payer.as_ref()))?;
         if let Some(session) = address.session()
             && self.sessions.has_expired(session, now)
         {
             // What comes from here on is not for its former owner.
             self.expire_registration(session, now, |_| true);
         }
-        self.make_room(&address, &draft, receipt.as_ref().map(|(session, _)| session))?;
+        self.make_room(&address, &draft, receipt.as_ref().map(|(session, _)| session), payer.as_ref())?;
+        let payer = self.logs.enter(payer.as_ref());
         let seq = self.next();
         if let Some((session, id)) = receipt.clone() {
             self.receipts.reserve(seq, session, id);
@@ -182,7 +196,18 @@ impl Index {
         }
         let expires_at = expiry(now, self.room().age(&address, ttl));
         let (prev, publication) = (Seq::START, Arc::new(draft.seal(seq)));
-        self.place(Pending { seq, prev, expires_at, ts, address, publication, send_id, receipt, waiter });
+        self.place(Pending {
+            seq,
+            prev,
+            expires_at,
+            ts,
+            address,
+            publication,
+            send_id,
+            receipt,
+            waiter,
+            payer,
+        });
         Ok(Appended::New(seq))
     }
 
@@ -198,10 +223,11 @@ impl Index {
         address: &Address,
         draft: &Draft,
         receipt_for: Option<&SessionId>,
+        payer: Option<&SenderName>,
     ) -> Result<(), EngineError> {
         let check = |index: &Self| {
             let cost = frame_cost(draft.len_with(index.next()));
-            index.room().check(address, cost, receipt_for)
+            index.room().check(address, cost, receipt_for, index.payer(payer))
         };
         if check(self).is_ok() {
             return Ok(());
@@ -222,12 +248,13 @@ impl Index {
 
     /// Puts a message with a new seq into the log of its address and into the queue.
     fn place(&mut self, mut pending: Pending) {
-        let Pending { seq, expires_at, ref publication, .. } = pending;
+        let Pending { seq, expires_at, payer, ref publication, .. } = pending;
         debug_assert!(seq > self.newest, "a seq is given once");
         self.newest = seq;
         self.backing.append(seq, publication);
         let bytes = u32::try_from(cost(publication)).unwrap_or(u32::MAX);
-        let entry = LogEntry { seq, expires_at, bytes, receipt: pending.receipt.is_some(), hole: false };
+        let entry = LogEntry::new(seq, expires_at, bytes).paid_by(payer);
+        let entry = entry.with_receipt(pending.receipt.is_some());
         pending.prev = self.logs.push(&pending.address, entry);
         self.queue.push(pending);
     }
@@ -300,7 +327,7 @@ impl Index {
             self.dedup.revoke(id.key);
         }
         let entry = self.logs.remove(&pending.address, pending.seq).expect("a queued message is in its log");
-        if entry.receipt {
+        if entry.receipt() {
             self.receipts.take(entry.seq);
         }
         self.note_floor_if_empty(&pending.address);
@@ -332,7 +359,19 @@ impl Index {
         let publication = Arc::new(Publication::encode(&address, Some(seq), &message));
         let expires_at = expiry(now, self.settings.mailbox.age);
         let (prev, ts, send_id, receipt, waiter) = (Seq::START, now, None, None, None);
-        self.place(Pending { seq, prev, expires_at, ts, address, publication, send_id, receipt, waiter });
+        let payer = PayerId::NONE;
+        self.place(Pending {
+            seq,
+            prev,
+            expires_at,
+            ts,
+            address,
+            publication,
+            send_id,
+            receipt,
+            waiter,
+            payer,
+        });
         seq
     }
 
@@ -369,7 +408,7 @@ impl Index {
     /// Messages have left the log of an address: emits their receipts and deletes their bodies.
     fn drop_entries(&mut self, address: &Address, entries: &[LogEntry], outcome: Outcome) {
         for entry in entries {
-            let receipt = if entry.receipt { self.emit_receipt(entry.seq, outcome) } else { Seq::START };
+            let receipt = if entry.receipt() { self.emit_receipt(entry.seq, outcome) } else { Seq::START };
             self.backing.delete(entry.seq, receipt);
         }
         self.note_floor_if_empty(address);
@@ -679,9 +718,9 @@ impl Index {
         self.queue.len()
     }
 
-    /// Whether another append would be refused because too many wait.
-    pub(super) fn queue_is_full(&self) -> bool {
-        self.queue.check_room().is_err()
+    /// Whether the queue has no room for some author.
+    pub(super) fn queue_may_refuse(&self) -> bool {
+        self.queue.may_refuse()
     }
 
     /// Whether anything but messages is to be written.

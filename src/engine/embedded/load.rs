@@ -71,7 +71,7 @@ pub(super) fn load(files: &Files, durability: Durability, settings: Settings) ->
     }
     let path = files.database.clone();
     let structure = std::thread::spawn(move || check_structure(&path, STRUCTURE_CHECK));
-    let (seen, index) = load_messages(disk.connection(), index)?;
+    let (seen, index) = load_messages(disk.connection(), index, settings.shares)?;
     totals.verify(&seen)?;
     structure.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     Ok(Loaded { disk, index, identity })
@@ -94,6 +94,7 @@ fn verify_format(files: &Files, connection: &Connection) -> Result<(), LoadError
 fn load_messages(
     connection: &Connection,
     mut index: IndexBuilder,
+    shares: bool,
 ) -> Result<(StoreTotals, IndexBuilder), ReadError> {
     const CHUNK: usize = 2048;
     let (to_builder, from_reader) = mpsc::sync_channel::<Vec<(Address, RestoredMessage)>>(4);
@@ -106,7 +107,7 @@ fn load_messages(
         });
         let mut chunk = Vec::with_capacity(CHUNK);
         let seen = scan(connection, |row| {
-            chunk.push(restored(row)?);
+            chunk.push(restored(row, shares)?);
             if chunk.len() == CHUNK {
                 // Fails only if the builder panicked, which `join` reports.
                 _ = to_builder.send(std::mem::replace(&mut chunk, Vec::with_capacity(CHUNK)));
@@ -120,7 +121,7 @@ fn load_messages(
     })
 }
 
-fn restored(row: &MessageRow<'_>) -> Result<(Address, RestoredMessage), ReadError> {
+fn restored(row: &MessageRow<'_>, shares: bool) -> Result<(Address, RestoredMessage), ReadError> {
     let names = row.address.len() + row.sender.map_or(0, str::len);
     let message = RestoredMessage {
         seq: Seq(from_sql_int(row.seq)),
@@ -128,6 +129,7 @@ fn restored(row: &MessageRow<'_>) -> Result<(Address, RestoredMessage), ReadErro
         expires_at: from_sql_int(row.expires_at),
         bytes: stored_cost(row.payload.len(), names),
         receipt: row.receipt(),
+        payer: if shares { row.payer() } else { None },
     };
     Ok((row.address()?, message))
 }

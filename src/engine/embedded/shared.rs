@@ -41,8 +41,8 @@ pub(super) struct Shared {
     publishing: Mutex<Vec<Published>>,
     /// A copy of the newest committed seq, readable without the lock.
     newest: AtomicU64,
-    /// Whether the queue was full when it changed last, readable without the lock.
-    queue_is_full: AtomicBool,
+    /// Whether the queue had no room for some author when it changed last, readable without the lock.
+    queue_may_refuse: AtomicBool,
 }
 
 /// How a store on disk is read.
@@ -78,7 +78,7 @@ impl Shared {
             commits: CommitTimer::new(),
             disk,
             publishing: Mutex::default(),
-            queue_is_full: AtomicBool::new(false),
+            queue_may_refuse: AtomicBool::new(false),
         }
     }
 
@@ -87,15 +87,15 @@ impl Shared {
         Seq(self.newest.load(Ordering::Acquire))
     }
 
-    /// Whether the queue was full when it changed last.
-    pub(super) fn queue_is_full(&self) -> bool {
-        self.queue_is_full.load(Ordering::Relaxed)
+    /// Whether the queue had no room for some author when it changed last.
+    pub(super) fn queue_may_refuse(&self) -> bool {
+        self.queue_may_refuse.load(Ordering::Relaxed)
     }
 
     /// Copies what is readable without the lock. Called after every change of the queue or of what is committed.
     pub(super) fn copy_counters(&self, store: &Store) {
         self.newest.store(store.index.committed().0, Ordering::Release);
-        self.queue_is_full.store(store.index.queue_is_full(), Ordering::Relaxed);
+        self.queue_may_refuse.store(store.index.queue_may_refuse(), Ordering::Relaxed);
     }
 
     /// Makes a group visible, which is as durable as the level says. The caller publishes it without the lock, in

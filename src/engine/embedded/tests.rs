@@ -21,6 +21,7 @@ fn settings() -> Settings {
         dedup_window: Duration::from_secs(120),
         dedup_ids: 1000,
         sessions_per_user: 8,
+        shares: false,
         queue: QueueBounds { messages: 10, bytes: 64 << 20 },
         clock: Clock::Wall,
     }
@@ -33,7 +34,15 @@ fn session(name: &str) -> SessionId {
 fn message(to: &Address) -> Append {
     let payload = RawValue::from_string("7".to_owned()).unwrap();
     let message = Message { kind: Kind::Message, from: None, payload, ts: 1 };
-    Append { address: to.clone(), message, author: Author::Anonymous, id: None, ttl: None, receipt: false }
+    Append {
+        address: to.clone(),
+        message,
+        author: Author::Anonymous,
+        id: None,
+        ttl: None,
+        receipt: false,
+        payer: None,
+    }
 }
 
 /// Panics while the store is locked, as a defect there would.

@@ -275,6 +275,7 @@ fn split_floor(rest: &mut &[u8]) -> Option<(Address, Floor)> {
 mod tests {
     use super::*;
     use crate::engine::embedded::disk::open::SCHEMA;
+    use crate::engine::embedded::index::PayerId;
     use crate::message::{Message, MessageId, Outcome, Publication, SessionId};
 
     fn store() -> Connection {
@@ -304,6 +305,7 @@ mod tests {
             send_id,
             receipt: None,
             waiter: None,
+            payer: PayerId::NONE,
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use crate::engine::embedded::index::expiry::NEVER;
+use crate::engine::embedded::index::payers::{PayerId, Tally};
 use crate::engine::{Bounds, Position};
 use crate::message::Seq;
 
@@ -14,13 +15,48 @@ pub(super) struct LogEntry {
     pub(super) expires_at: u64,
     /// What the message counts against the bounds.
     pub(super) bytes: u32,
-    /// Whether its sender gets a receipt for it.
-    pub(super) receipt: bool,
-    /// Whether [`Holes`] knows a hole before it.
-    pub(super) hole: bool,
+    /// Who pays for it, and [`RECEIPT`] and [`HOLE`].
+    tag: u32,
 }
 
 const _: () = assert!(size_of::<LogEntry>() == 24, "a waiting message takes 24 bytes of its log");
+
+/// The sender of the message gets a receipt for it.
+const RECEIPT: u32 = 1 << PayerId::BITS;
+
+/// [`Holes`] knows a hole before the message.
+const HOLE: u32 = RECEIPT << 1;
+
+impl LogEntry {
+    /// An entry that nobody pays for.
+    pub(super) fn new(seq: Seq, expires_at: u64, bytes: u32) -> Self {
+        Self { seq, expires_at, bytes, tag: 0 }
+    }
+
+    /// The same entry, which this author pays for.
+    pub(super) fn paid_by(self, payer: PayerId) -> Self {
+        Self { tag: self.tag | payer.to_bits(), ..self }
+    }
+
+    /// The same entry. If `receipt`, its sender gets a receipt for it.
+    pub(super) fn with_receipt(self, receipt: bool) -> Self {
+        Self { tag: if receipt { self.tag | RECEIPT } else { self.tag }, ..self }
+    }
+
+    pub(super) fn payer(&self) -> PayerId {
+        PayerId::from_bits(self.tag & (RECEIPT - 1))
+    }
+
+    /// Whether its sender gets a receipt for it.
+    pub(super) fn receipt(&self) -> bool {
+        self.tag & RECEIPT > 0
+    }
+
+    /// Whether [`Holes`] knows a hole before it.
+    pub(super) fn hole(&self) -> bool {
+        self.tag & HOLE > 0
+    }
+}
 
 /// Holes inside logs: messages that expired between two stored ones.
 ///
@@ -31,19 +67,19 @@ pub(super) struct Holes(HashMap<Seq, Seq>);
 impl Holes {
     /// Notes that `last_gone` expired right before `entry`.
     fn note(&mut self, entry: &mut LogEntry, last_gone: Seq) {
-        entry.hole = true;
+        entry.tag |= HOLE;
         let hole = self.0.entry(entry.seq).or_default();
         *hole = last_gone.max(*hole);
     }
 
     /// The highest seq that expired right before `entry`.
     pub(super) fn before(&self, entry: &LogEntry) -> Option<Seq> {
-        if entry.hole { self.0.get(&entry.seq).copied() } else { None }
+        if entry.hole() { self.0.get(&entry.seq).copied() } else { None }
     }
 
     /// Forgets the hole before an entry that leaves its log.
     fn take(&mut self, entry: &LogEntry) -> Option<Seq> {
-        if entry.hole { self.0.remove(&entry.seq) } else { None }
+        if entry.hole() { self.0.remove(&entry.seq) } else { None }
     }
 
     #[cfg(test)]
@@ -65,6 +101,8 @@ pub(super) struct AddressLog {
     pub(super) due: u64,
     /// Whether the queue of empty logs lists it.
     pub(super) listed: bool,
+    /// What each author has here, where that is counted; see [`AddressLogs`](super::logs::AddressLogs).
+    pub(super) tally: Option<Box<Tally>>,
 }
 
 impl AddressLog {
@@ -75,7 +113,7 @@ impl AddressLog {
 
     /// An empty log at this position.
     pub(super) fn at(position: Position) -> Self {
-        Self { entries: VecDeque::new(), bytes: 0, position, due: NEVER, listed: false }
+        Self { entries: VecDeque::new(), bytes: 0, position, due: NEVER, listed: false, tally: None }
     }
 
     pub(super) fn entries(&self) -> &VecDeque<LogEntry> {
@@ -177,7 +215,7 @@ impl AddressLog {
     /// Marks the last restored entry: its sender gets a receipt for it.
     pub(super) fn restore_receipt(&mut self) {
         if let Some(last) = self.entries.back_mut() {
-            last.receipt = true;
+            *last = last.with_receipt(true);
         }
     }
 
@@ -296,6 +334,7 @@ impl AddressLog {
     pub(super) fn release_memory(&mut self) {
         debug_assert!(self.is_empty() && self.bytes == 0, "an empty log holds no bytes");
         self.entries = VecDeque::new();
+        self.tally = None;
     }
 }
 
@@ -304,7 +343,7 @@ mod tests {
     use super::*;
 
     fn entry(seq: u64, expires_at: u64) -> LogEntry {
-        LogEntry { seq: Seq(seq), expires_at, bytes: 10, receipt: false, hole: false }
+        LogEntry::new(Seq(seq), expires_at, 10)
     }
 
     fn log(entries: &[(u64, u64)], holes: &mut Holes) -> AddressLog {
@@ -321,7 +360,7 @@ mod tests {
 
     fn assert_consistent(log: &AddressLog, holes: &Holes) {
         assert_eq!(log.bytes(), log.entries.len() * 10);
-        let flagged = log.entries.iter().filter(|entry| entry.hole).count();
+        let flagged = log.entries.iter().filter(|entry| entry.hole()).count();
         assert_eq!(flagged, holes.len(), "each hole has its entry");
     }
 

@@ -7,7 +7,7 @@ use crate::engine::embedded::index::Index;
 use crate::engine::embedded::index::address_log::LogEntry;
 use crate::engine::embedded::index::backing::Backing;
 use crate::engine::embedded::index::pending_writes::Floor;
-use crate::message::{Address, MessageId, Outcome, Seq, SessionId};
+use crate::message::{Address, MessageId, Outcome, SenderName, Seq, SessionId};
 
 /// A message that was read back from the disk.
 #[derive(Debug, Clone)]
@@ -20,6 +20,8 @@ pub(crate) struct RestoredMessage {
     pub(crate) bytes: usize,
     /// The session that gets a receipt, and its id for the message.
     pub(crate) receipt: Option<(SessionId, MessageId)>,
+    /// The author that pays for it.
+    pub(crate) payer: Option<SenderName>,
 }
 
 /// An index that is being built. Ids, registrations and floors come first, then messages in seq order.
@@ -62,10 +64,14 @@ impl IndexBuilder {
     }
 
     pub(crate) fn restore(&mut self, address: &Address, message: RestoredMessage) {
-        let RestoredMessage { seq, prev, expires_at, bytes, receipt } = message;
+        let RestoredMessage { seq, prev, expires_at, bytes, receipt, payer } = message;
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let entry = LogEntry { seq, expires_at, bytes, receipt: false, hole: false };
+        let payer = self.index.logs.enter(payer.as_ref());
+        let entry = LogEntry::new(seq, expires_at, bytes).paid_by(payer);
         let is_waiting = self.index.logs.restore(address, entry, prev);
+        if !is_waiting {
+            self.index.logs.leave(payer);
+        }
         // An earlier owner of the session that sent it gets no receipt any more.
         let receipt = receipt.filter(|(session, _)| seq > self.since(session));
         match receipt {

@@ -4,14 +4,17 @@ use std::collections::{HashMap, VecDeque};
 
 use crate::engine::embedded::index::address_log::{AddressLog, Holes, LogEntry};
 use crate::engine::embedded::index::expiry::{ExpiryIndex, NEVER};
+use crate::engine::embedded::index::payers::{PayerId, Payers, Tally};
 use crate::engine::embedded::index::pending_writes::Floor;
-use crate::engine::{Bounds, Position};
-use crate::message::{Address, Seq};
+use crate::engine::{Bounds, Position, Usage};
+use crate::message::{Address, SenderName, Seq};
 use crate::sync::shrink;
 
 /// The logs of all addresses.
 ///
-/// Invariants: `bytes` and `messages` are the sums over all logs; every empty log is listed in `empty`.
+/// Invariants: `bytes` and `messages` are the sums over all logs, and `payers` those for each author; every empty log is
+/// listed in `empty`. Histories have a tally of their authors, and so have mailboxes beyond `tallied`, so that the small
+/// ones cost nothing.
 #[derive(Debug, Default)]
 pub(super) struct AddressLogs {
     logs: HashMap<Address, AddressLog>,
@@ -23,12 +26,16 @@ pub(super) struct AddressLogs {
     forgotten: Seq,
     bytes: usize,
     messages: usize,
+    payers: Payers,
+    /// What a mailbox holds from which on a share of it counts.
+    tallied: Usage,
 }
 
 impl AddressLogs {
-    /// No logs. Everything up to `forgotten` may have been stored and forgotten.
-    pub(super) fn after_forgotten(forgotten: Seq) -> Self {
-        Self { forgotten, ..Self::default() }
+    /// No logs. Everything up to `forgotten` may have been stored and forgotten. A share of a mailbox counts once the
+    /// mailbox holds more than `tallied`.
+    pub(super) fn new(forgotten: Seq, tallied: Usage) -> Self {
+        Self { forgotten, tallied, ..Self::default() }
     }
 
     pub(super) fn get(&self, address: &Address) -> Option<&AddressLog> {
@@ -42,6 +49,22 @@ impl AddressLogs {
     /// Bytes of all stored messages.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// The authors that have stored messages.
+    pub(super) fn payers(&self) -> &Payers {
+        &self.payers
+    }
+
+    /// The id of an author that is going to have a message: [`Self::push`] or [`Self::restore`] must follow.
+    pub(super) fn enter(&mut self, payer: Option<&SenderName>) -> PayerId {
+        payer.map(|name| self.payers.enter(name)).unwrap_or_default()
+    }
+
+    /// Forgets an author that was entered and has no message.
+    pub(super) fn leave(&mut self, payer: PayerId) {
+        self.payers.add(payer, 0);
+        self.payers.remove(payer, 0);
     }
 
     /// How many addresses have a log.
@@ -64,6 +87,7 @@ impl AddressLogs {
         let forgotten = self.forgotten;
         let log = self.logs.entry(address.clone()).or_insert_with(|| AddressLog::after_forgotten(forgotten));
         let prev = log.push(entry, &mut self.holes);
+        charge(&mut self.payers, log, address, &entry, self.tallied);
         if entry.expires_at < log.due {
             self.expiry.reschedule(address, &mut log.due, entry.expires_at);
         }
@@ -135,7 +159,12 @@ impl AddressLogs {
         address: &Address,
         remove: impl FnOnce(&mut AddressLog, &mut Holes) -> Vec<LogEntry>,
     ) -> Option<Vec<LogEntry>> {
-        let removed = remove(self.logs.get_mut(address)?, &mut self.holes);
+        let log = self.logs.get_mut(address)?;
+        let removed = remove(log, &mut self.holes);
+        for entry in &removed {
+            discharge(&mut self.payers, log, address, entry);
+        }
+        drop_needless_tally(log, address, self.tallied);
         self.messages -= removed.len();
         self.bytes -= removed.iter().map(|entry| entry.bytes as usize).sum::<usize>();
         Some(removed)
@@ -218,6 +247,7 @@ impl AddressLogs {
         };
         let is_waiting = log.restore(entry, prev, &mut self.holes);
         if is_waiting {
+            charge(&mut self.payers, log, address, &entry, self.tallied);
             log.due = log.due.min(entry.expires_at);
             self.bytes += entry.bytes as usize;
             self.messages += 1;
@@ -265,6 +295,89 @@ impl AddressLogs {
             assert!(!log.listed || self.empty.contains(address), "{address}");
         }
         assert_eq!(listed, self.expiry.len(), "every due time belongs to a log");
+        self.assert_paid();
+    }
+
+    /// Panics unless the authors and the tallies agree with the logs.
+    #[cfg(test)]
+    fn assert_paid(&self) {
+        let mut paid = HashMap::<PayerId, (Usage, usize)>::new();
+        for (address, log) in &self.logs {
+            let here = tally_of(log);
+            for entry in log.entries() {
+                let usage = &mut paid.entry(entry.payer()).or_default().0;
+                usage.messages += 1;
+                usage.bytes += entry.bytes as usize;
+            }
+            let is_topic = matches!(address, Address::Topic(_));
+            if is_topic {
+                here.payers().for_each(|payer| paid.entry(payer).or_default().1 += 1);
+            }
+            match &log.tally {
+                Some(tally) => assert_eq!(**tally, here, "{address}"),
+                None => assert!(
+                    if is_topic { here.is_empty() } else { !is_tallied(log, self.tallied) },
+                    "{address}"
+                ),
+            }
+        }
+        paid.remove(&PayerId::NONE);
+        assert_eq!(self.payers.all(), paid);
+    }
+}
+
+/// Whether a mailbox holds more than this.
+fn is_tallied(log: &AddressLog, tallied: Usage) -> bool {
+    Usage { messages: log.entries().len(), bytes: log.bytes() }.exceeds(tallied)
+}
+
+/// A log has a new entry: its author pays for it.
+fn charge(payers: &mut Payers, log: &mut AddressLog, address: &Address, entry: &LogEntry, tallied: Usage) {
+    let (payer, bytes) = (entry.payer(), entry.bytes as usize);
+    payers.add(payer, bytes);
+    match (address, &mut log.tally) {
+        (Address::Topic(_), None) if payer == PayerId::NONE => {}
+        (Address::Topic(_), tally) => {
+            if tally.get_or_insert_default().add(payer, bytes) {
+                payers.enter_topic(payer);
+            }
+        }
+        (Address::Session(_), Some(tally)) => _ = tally.add(payer, bytes),
+        (Address::Session(_), None) => {
+            if is_tallied(log, tallied) {
+                log.tally = Some(tally_of(log).into());
+            }
+        }
+    }
+}
+
+/// What each author has in a log.
+fn tally_of(log: &AddressLog) -> Tally {
+    let mut tally = Tally::default();
+    for entry in log.entries() {
+        tally.add(entry.payer(), entry.bytes as usize);
+    }
+    tally
+}
+
+/// A log has lost an entry: its author pays for it no more.
+fn discharge(payers: &mut Payers, log: &mut AddressLog, address: &Address, entry: &LogEntry) {
+    let (payer, bytes) = (entry.payer(), entry.bytes as usize);
+    let was_last = log.tally.as_mut().is_some_and(|tally| tally.remove(payer, bytes));
+    if was_last && matches!(address, Address::Topic(_)) {
+        payers.leave_topic(payer);
+    }
+    payers.remove(payer, bytes);
+}
+
+/// Drops the tally of a mailbox that is small again. Half of `tallied`, so that it is not made and dropped in turn.
+fn drop_needless_tally(log: &mut AddressLog, address: &Address, tallied: Usage) {
+    let needless = match address {
+        Address::Session(_) => !is_tallied(log, tallied.half()),
+        Address::Topic(_) => log.tally.as_ref().is_some_and(|tally| tally.is_empty()),
+    };
+    if needless {
+        log.tally = None;
     }
 }
 
@@ -278,11 +391,11 @@ mod tests {
     }
 
     fn entry(seq: u64, expires_at: u64) -> LogEntry {
-        LogEntry { seq: Seq(seq), expires_at, bytes: 10, receipt: false, hole: false }
+        LogEntry::new(Seq(seq), expires_at, 10)
     }
 
     fn three() -> AddressLogs {
-        let mut logs = AddressLogs::after_forgotten(Seq(1));
+        let mut logs = AddressLogs::new(Seq(1), Usage::default());
         for (name, seq, expires_at) in [("a", 2, 30), ("b", 3, 20), ("a", 4, 10)] {
             logs.push(&mailbox(name), entry(seq, expires_at));
         }
@@ -360,7 +473,7 @@ mod tests {
 
     #[test]
     fn restored_logs_are_listed_by_expiry_or_as_empty() {
-        let mut logs = AddressLogs::after_forgotten(Seq::START);
+        let mut logs = AddressLogs::new(Seq::START, Usage::default());
         logs.restore_floor(&mailbox("a"), Floor { floor: Seq(4), expired: Seq(2) });
         assert!(logs.restore(&mailbox("b"), entry(5, 50), Seq::START));
         assert!(!logs.restore(&mailbox("a"), entry(3, 50), Seq::START), "below the floor");

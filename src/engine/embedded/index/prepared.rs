@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::engine::Append;
 use crate::engine::embedded::dedup::SendId;
-use crate::message::{Address, Draft, MessageId, Seq, SessionId};
+use crate::message::{Address, Draft, MessageId, SenderName, Seq, SessionId};
 
 /// An append with everything that can be computed before the lock is taken: its frame and its id.
 #[derive(Debug)]
@@ -18,14 +18,16 @@ pub(crate) struct PreparedAppend {
     pub(super) ts: u64,
     /// The session that gets a receipt, and its id for the message.
     pub(super) receipt: Option<(SessionId, MessageId)>,
+    /// The author whose shares it counts against.
+    pub(super) payer: Option<SenderName>,
 }
 
 impl PreparedAppend {
     /// Encodes a message whose seq is likely to be `expected`.
     pub(crate) fn new(append: Append, send_id: Option<SendId>, expected: Seq) -> Self {
-        let Append { address, message, author, id, ttl, receipt } = append;
+        let Append { address, message, author, id, ttl, receipt, payer } = append;
         let draft = Draft::encode(&address, &message, expected);
         let receipt = if receipt { author.session().cloned().zip(id) } else { None };
-        Self { address, draft, send_id, ttl, ts: message.ts, receipt }
+        Self { address, draft, send_id, ttl, ts: message.ts, receipt, payer }
     }
 }

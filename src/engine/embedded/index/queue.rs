@@ -6,7 +6,8 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use crate::engine::embedded::dedup::SendId;
-use crate::engine::{EngineError, QueueBounds};
+use crate::engine::embedded::index::payers::{PayerId, Tally};
+use crate::engine::{EngineError, QueueBounds, Share, Usage};
 use crate::message::{Address, MessageId, Publication, Seq, SessionId};
 
 /// What a stored message costs besides its frame, in bytes: table entries and reference counts.
@@ -47,40 +48,63 @@ pub(crate) struct Pending {
     pub(crate) receipt: Option<(SessionId, MessageId)>,
     /// `None` for a receipt, which has no waiter and must not be refused.
     pub(crate) waiter: Option<Waiter>,
+    /// Who pays for it.
+    pub(crate) payer: PayerId,
 }
 
 /// The messages to commit next, in seq order.
 ///
-/// Invariant: `bytes` is the sum of their costs. The bounds are checked before an append; receipts may exceed them.
+/// Invariants: `bytes` is the sum of their costs, and `tally` that for each author. The bounds are checked before an
+/// append; receipts may exceed them.
 #[derive(Debug)]
 pub(super) struct CommitQueue {
     bounds: QueueBounds,
     pending: VecDeque<Pending>,
     bytes: usize,
+    tally: Tally,
     /// Senders that repeated a message before it was committed.
     repeats: Vec<(Seq, Waiter)>,
 }
 
 impl CommitQueue {
     pub(super) fn new(bounds: QueueBounds) -> Self {
-        Self { bounds, pending: VecDeque::new(), bytes: 0, repeats: Vec::new() }
+        Self { bounds, pending: VecDeque::new(), bytes: 0, tally: Tally::default(), repeats: Vec::new() }
     }
 
     pub(super) fn len(&self) -> usize {
         self.pending.len()
     }
 
-    /// Whether another message may come.
-    pub(super) fn check_room(&self) -> Result<(), EngineError> {
-        let (messages, bytes, bounds) = (self.pending.len(), self.bytes, self.bounds);
-        if messages >= bounds.messages || bytes >= bounds.bytes {
+    /// Whether another message may come, of this author. `None` is a backend, or somebody in `open` mode.
+    pub(super) fn check_room(&self, payer: Option<PayerId>) -> Result<(), EngineError> {
+        let (messages, bytes) = (self.pending.len(), self.bytes);
+        let whole = Usage { messages: self.bounds.messages, bytes: self.bounds.bytes };
+        let mut most = whole;
+        if let Some(payer) = payer {
+            // The size of the message does not count: it is not encoded yet.
+            let (used, more) = (Usage { messages, bytes }, Usage { messages: 1, bytes: 0 });
+            Share::Queue.check(whole, used, self.tally.usage(payer), more)?;
+            most = whole.for_authors();
+        }
+        if messages >= most.messages || bytes >= most.bytes {
+            let bounds = QueueBounds { messages: most.messages, bytes: most.bytes };
             return Err(EngineError::Overloaded { messages, bytes, bounds });
         }
         Ok(())
     }
 
+    /// Whether it may refuse somebody.
+    pub(super) fn may_refuse(&self) -> bool {
+        match self.tally.is_empty() {
+            true => self.check_room(None).is_err(),
+            false => self.pending.len() >= self.bounds.messages / 2 || self.bytes >= self.bounds.bytes / 2,
+        }
+    }
+
     pub(super) fn push(&mut self, pending: Pending) {
-        self.bytes += cost(&pending.publication);
+        let bytes = cost(&pending.publication);
+        self.bytes += bytes;
+        self.tally.add(pending.payer, bytes);
         self.pending.push_back(pending);
     }
 
@@ -97,7 +121,9 @@ impl CommitQueue {
             if taken_bytes > bytes {
                 break;
             }
-            taken_bytes += cost(&pending.publication);
+            let cost = cost(&pending.publication);
+            taken_bytes += cost;
+            self.tally.remove(pending.payer, cost);
             end += 1;
         }
         self.bytes -= taken_bytes;
@@ -116,6 +142,7 @@ impl CommitQueue {
     /// Empties the queue and takes all waiters.
     pub(super) fn give_up(&mut self) -> Vec<Waiter> {
         self.bytes = 0;
+        self.tally.clear();
         let waiters = self.pending.drain(..).filter_map(|pending| pending.waiter);
         waiters.chain(self.repeats.drain(..).map(|(_, waiter)| waiter)).collect()
     }
@@ -129,7 +156,8 @@ impl CommitQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{Message, Outcome};
+    use crate::engine::embedded::index::payers::Payers;
+    use crate::message::{Message, Outcome, SenderName};
 
     fn pending(seq: u64, waiter: Option<Waiter>) -> Pending {
         let address = Address::Session(SessionId::new("A").unwrap());
@@ -146,6 +174,7 @@ mod tests {
             send_id: None,
             receipt: None,
             waiter,
+            payer: PayerId::NONE,
         }
     }
 
@@ -158,9 +187,9 @@ mod tests {
     #[test]
     fn a_full_queue_has_no_room_until_something_is_taken() {
         let mut queue = queue(3);
-        assert!(matches!(queue.check_room(), Err(EngineError::Overloaded { messages: 3, .. })));
+        assert!(matches!(queue.check_room(None), Err(EngineError::Overloaded { messages: 3, .. })));
         assert_eq!(queue.take(1, usize::MAX).len(), 1);
-        assert_eq!(queue.check_room(), Ok(()));
+        assert_eq!(queue.check_room(None), Ok(()));
     }
 
     #[test]
@@ -168,9 +197,11 @@ mod tests {
         let one = cost(&pending(1, None).publication);
         let mut queue = CommitQueue::new(QueueBounds { messages: 9, bytes: one + 1 });
         queue.push(pending(1, None));
-        assert_eq!(queue.check_room(), Ok(()));
+        assert_eq!(queue.check_room(None), Ok(()));
         queue.push(pending(2, None));
-        assert!(matches!(queue.check_room(), Err(EngineError::Overloaded { bytes, .. }) if bytes == 2 * one));
+        assert!(
+            matches!(queue.check_room(None), Err(EngineError::Overloaded { bytes, .. }) if bytes == 2 * one)
+        );
         queue.take(9, usize::MAX);
         assert_eq!((queue.bytes, queue.len()), (0, 0));
     }
@@ -183,6 +214,49 @@ mod tests {
         assert_eq!(queue.first(), Some(Seq(2)));
         assert_eq!(seqs(queue.take(1, usize::MAX)), [2]);
         assert_eq!(seqs(queue.take(9, usize::MAX)), [3]);
+    }
+
+    #[test]
+    fn an_author_takes_its_share_and_others_go_on_up_to_the_reserve() {
+        let mut payers = Payers::default();
+        let [ann, bob, cid] = ["ann", "bob", "cid"].map(|name| payers.enter(&SenderName::new(name).unwrap()));
+        let mut queue = CommitQueue::new(QueueBounds { messages: 40, bytes: 1 << 20 });
+        let fill = |queue: &mut CommitQueue, payer: Option<PayerId>| loop {
+            if let Err(refused) = queue.check_room(payer) {
+                return (queue.tally.usage(payer.unwrap_or_default()).messages, refused);
+            }
+            queue.push(Pending { payer: payer.unwrap_or_default(), ..pending(queue.len() as u64 + 1, None) });
+        };
+        let is_share =
+            |refused: &EngineError| matches!(refused, EngineError::QuotaExceeded { share: Share::Queue, .. });
+        let (count, refused) = fill(&mut queue, Some(ann));
+        assert!(count == 20 && is_share(&refused) && queue.may_refuse(), "{count} {refused}");
+        let (count, refused) = fill(&mut queue, Some(bob));
+        assert!(count == 5 && is_share(&refused), "{count} {refused}");
+        queue.take(20, usize::MAX);
+        assert_eq!(queue.tally.usage(ann), Usage::default());
+        assert!(!queue.may_refuse());
+        for payer in [ann, bob, cid] {
+            fill(&mut queue, Some(payer));
+        }
+        let (_, refused) = fill(&mut queue, None);
+        assert!(matches!(refused, EngineError::Overloaded { messages: 40, .. }), "{refused}");
+        queue.give_up();
+        assert!(queue.tally.is_empty());
+    }
+
+    #[test]
+    fn a_tenth_of_the_queue_is_kept_for_backends() {
+        let mut payers = Payers::default();
+        let mut queue = CommitQueue::new(QueueBounds { messages: 10, bytes: 1 << 20 });
+        for n in 0..9 {
+            let payer = payers.enter(&SenderName::new(&format!("user {n}")).unwrap());
+            assert_eq!(queue.check_room(Some(payer)), Ok(()));
+            queue.push(Pending { payer, ..pending(n + 1, None) });
+        }
+        let refused = queue.check_room(Some(PayerId::NONE)).unwrap_err();
+        assert!(matches!(refused, EngineError::Overloaded { messages: 9, .. }), "{refused}");
+        assert_eq!(queue.check_room(None), Ok(()));
     }
 
     #[test]

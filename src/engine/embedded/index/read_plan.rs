@@ -163,7 +163,7 @@ mod tests {
         let mut log = AddressLog::after_forgotten(Seq::START);
         for (seq, expires_at) in entries {
             let (seq, expires_at) = (Seq(*seq), *expires_at);
-            log.push(LogEntry { seq, expires_at, bytes: 400_000, receipt: false, hole: false }, holes);
+            log.push(LogEntry::new(seq, expires_at, 400_000), holes);
         }
         log
     }

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use crate::engine::embedded::index::logs::AddressLogs;
+use crate::engine::embedded::index::payers::PayerId;
 use crate::engine::embedded::index::receipts::ReceiptLedger;
-use crate::engine::{EngineError, Settings};
+use crate::engine::shares::MAX_TOPICS;
+use crate::engine::{Bounds, EngineError, Settings, Share, Usage};
 use crate::message::{Address, SessionId};
 
 /// The room of mailboxes and of the store, as it is now.
@@ -16,31 +18,21 @@ pub(super) struct Room<'a> {
 }
 
 impl Room<'_> {
-    /// Whether a message of this cost has room, and the receipt that `receipt_for` gets for it.
+    /// Whether a message of this cost has room, and the receipt that `receipt_for` gets for it. `payer` is its author, if
+    /// authors have shares.
     ///
     /// # Errors
-    /// `StoreFull`, `HistoryTooSmall`, `MailboxFull` or `NoRoomForReceipt`.
+    /// `QuotaExceeded`, `TooManyTopics`, `StoreFull`, `HistoryTooSmall`, `MailboxFull` or `NoRoomForReceipt`.
     pub(super) fn check(
         &self,
         address: &Address,
         cost: usize,
         receipt_for: Option<&SessionId>,
+        payer: Option<PayerId>,
     ) -> Result<(), EngineError> {
-        let Settings { mailbox: bounds, history, total_bytes, .. } = *self.settings;
-        if self.logs.bytes() + cost > total_bytes {
-            return Err(EngineError::StoreFull { limit: total_bytes });
-        }
-        let Address::Session(session) = address else {
-            // A history makes room by itself, for every message that fits into it at all.
-            return match cost > history.bytes {
-                true => Err(EngineError::HistoryTooSmall { size: cost, limit: history.bytes }),
-                false => Ok(()),
-            };
-        };
-        let (messages, bytes) = self.held(session);
-        if messages >= bounds.messages || bytes + cost > bounds.bytes {
-            return Err(EngineError::MailboxFull { messages, bytes, bounds });
-        }
+        self.check_store(cost, payer)?;
+        let Address::Session(session) = address else { return self.check_history(address, cost, payer) };
+        let bounds = self.check_mailbox(session, cost, payer)?;
         if let Some(receiver) = receipt_for {
             let own = usize::from(receiver == session);
             let (messages, _) = self.held(receiver);
@@ -49,6 +41,67 @@ impl Room<'_> {
             }
         }
         Ok(())
+    }
+
+    fn check_store(&self, cost: usize, payer: Option<PayerId>) -> Result<(), EngineError> {
+        let (whole, stored) =
+            (Usage { messages: usize::MAX, bytes: self.settings.total_bytes }, self.logs.bytes());
+        let mut limit = whole.bytes;
+        if let Some(payer) = payer {
+            let (used, more) = (Usage { messages: 0, bytes: stored }, Usage { messages: 1, bytes: cost });
+            Share::Store.check(whole, used, self.logs.payers().usage(payer), more)?;
+            limit = whole.for_authors().bytes;
+        }
+        if stored + cost > limit { Err(EngineError::StoreFull { limit }) } else { Ok(()) }
+    }
+
+    /// A history makes room by itself, for every message that fits into it at all.
+    fn check_history(&self, topic: &Address, cost: usize, payer: Option<PayerId>) -> Result<(), EngineError> {
+        let limit = self.settings.history.bytes;
+        if cost > limit {
+            return Err(EngineError::HistoryTooSmall { size: cost, limit });
+        }
+        match payer {
+            Some(payer)
+                if self.logs.payers().topics(payer) >= MAX_TOPICS && self.own(topic, payer).messages == 0 =>
+            {
+                Err(EngineError::TooManyTopics { limit: MAX_TOPICS })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns the bounds of the mailbox for this author.
+    fn check_mailbox(
+        &self,
+        session: &SessionId,
+        cost: usize,
+        payer: Option<PayerId>,
+    ) -> Result<Bounds, EngineError> {
+        let mut bounds = self.settings.mailbox;
+        let (messages, bytes) = self.held(session);
+        if let Some(payer) = payer {
+            let whole = Usage { messages: bounds.messages, bytes: bounds.bytes };
+            let own = self.own(&Address::Session(session.clone()), payer);
+            Share::Mailbox.check(
+                whole,
+                Usage { messages, bytes },
+                own,
+                Usage { messages: 1, bytes: cost },
+            )?;
+            let Usage { messages, bytes } = whole.for_authors();
+            bounds = Bounds { messages, bytes, ..bounds };
+        }
+        match messages >= bounds.messages || bytes + cost > bounds.bytes {
+            true => Err(EngineError::MailboxFull { messages, bytes, bounds }),
+            false => Ok(bounds),
+        }
+    }
+
+    /// What an author has in a mailbox or history, if that is tallied.
+    fn own(&self, address: &Address, payer: PayerId) -> Usage {
+        let tally = self.logs.get(address).and_then(|log| log.tally.as_ref());
+        tally.map(|tally| tally.usage(payer)).unwrap_or_default()
     }
 
     /// How many messages and bytes a mailbox holds, with the room reserved for receipts.
@@ -72,8 +125,8 @@ impl Room<'_> {
 mod tests {
     use super::*;
     use crate::clock::Clock;
+    use crate::engine::QueueBounds;
     use crate::engine::embedded::index::address_log::LogEntry;
-    use crate::engine::{Bounds, QueueBounds};
     use crate::message::{MessageId, Seq, TopicName};
 
     const SETTINGS: Settings = Settings {
@@ -83,6 +136,7 @@ mod tests {
         dedup_window: Duration::ZERO,
         dedup_ids: 0,
         sessions_per_user: 1,
+        shares: false,
         queue: QueueBounds { messages: 1, bytes: 1 },
         clock: Clock::Wall,
     };
@@ -96,7 +150,7 @@ mod tests {
         for (seq, (name, bytes)) in (1..).zip(entries) {
             let address = Address::Session(session(name));
             let (seq, bytes) = (Seq(seq), *bytes);
-            logs.push(&address, LogEntry { seq, expires_at: 9, bytes, receipt: false, hole: false });
+            logs.push(&address, LogEntry::new(seq, 9, bytes));
         }
         logs
     }
@@ -109,7 +163,7 @@ mod tests {
         receipt_for: Option<&str>,
     ) -> Result<(), EngineError> {
         let room = Room { settings: &SETTINGS, logs, receipts };
-        room.check(&Address::Session(session(to)), cost, receipt_for.map(session).as_ref())
+        room.check(&Address::Session(session(to)), cost, receipt_for.map(session).as_ref(), None)
     }
 
     #[test]
@@ -150,8 +204,8 @@ mod tests {
         let (logs, receipts) = (AddressLogs::default(), ReceiptLedger::default());
         let room = Room { settings: &SETTINGS, logs: &logs, receipts: &receipts };
         let topic = Address::Topic(TopicName::new("t").unwrap());
-        assert_eq!(room.check(&topic, 50, None), Ok(()));
-        let refused = room.check(&topic, 51, None);
+        assert_eq!(room.check(&topic, 50, None, None), Ok(()));
+        let refused = room.check(&topic, 51, None, None);
         assert_eq!(refused, Err(EngineError::HistoryTooSmall { size: 51, limit: 50 }));
         let seconds =
             |address: &Address, ttl: Option<u64>| room.age(address, ttl.map(Duration::from_secs)).as_secs();

@@ -9,7 +9,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::engine::embedded::dedup::DedupHasher;
 use crate::engine::{Append, Bounds, QueueBounds, Registrar};
-use crate::message::{Author, Item, Kind, MessageId, TopicName};
+use crate::message::{Author, Item, Kind, MessageId, SenderName, TopicName};
 
 const AGE: Duration = Duration::from_secs(60);
 
@@ -22,6 +22,7 @@ fn settings() -> Settings {
         dedup_window: Duration::from_secs(120),
         dedup_ids: 1000,
         sessions_per_user: 8,
+        shares: false,
         queue: QueueBounds { messages: 10_000, bytes: 64 << 20 },
         clock: Clock::follow_tokio(),
     }
@@ -46,7 +47,15 @@ fn topic(name: &str) -> Address {
 fn message(to: &Address) -> Append {
     let payload = RawValue::from_string("7".to_owned()).unwrap();
     let message = Message { kind: Kind::Message, from: None, payload, ts: 1 };
-    Append { address: to.clone(), message, author: Author::Anonymous, id: None, ttl: None, receipt: false }
+    Append {
+        address: to.clone(),
+        message,
+        author: Author::Anonymous,
+        id: None,
+        ttl: None,
+        receipt: false,
+        payer: None,
+    }
 }
 
 /// A message with an id, whose author wants a receipt.
@@ -233,6 +242,7 @@ async fn a_rebuilt_index_continues_where_the_store_stopped() {
         expires_at: u64::MAX / 4,
         bytes: 300,
         receipt,
+        payer: Some(SenderName::new("ann").unwrap()),
     };
     builder.restore(&a, stored(20, 10, None));
     builder.restore(&b, stored(30, 0, receipt.clone()));
@@ -248,6 +258,8 @@ async fn a_rebuilt_index_continues_where_the_store_stopped() {
     commit(&mut index);
     assert_eq!(found(&index, &a), [Seq(20), Seq(81)]);
     assert_eq!(index.receipts.reserved_receipts(&session("A")), 1, "for message 70");
+    let ann = index.payer(Some(&SenderName::new("ann").unwrap())).unwrap();
+    assert_eq!(index.logs.payers().usage(ann).messages, 2, "not for what was deleted");
     assert_consistent(&index);
 }
 
@@ -470,7 +482,8 @@ async fn compare(seed: u64, steps: usize) {
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let bounds = Bounds { messages: 5, bytes: 1 << 20, age: Duration::from_secs(9) };
-    let settings = Settings { mailbox: Bounds { messages: 200, ..bounds }, history: bounds, ..settings() };
+    let mailbox_bounds = Bounds { messages: 200, ..bounds };
+    let settings = Settings { mailbox: mailbox_bounds, history: bounds, shares: true, ..settings() };
     let mut index =
         if random.bool() { on_disk(settings) } else { Index::in_memory(settings, &[7; 16], Seq(100)) };
     let (mut model, hubs) = (Model::default(), Hubs::new(2));
@@ -486,7 +499,9 @@ async fn compare(seed: u64, steps: usize) {
                 let what =
                     if wants { with_receipt(from, &step.to_string(), &address) } else { message(&address) };
                 let (waiter, told) = tokio::sync::oneshot::channel();
-                if index.append(prepare(Append { ttl, ..what }), Some(waiter)).is_ok() && wants {
+                let payer = random.choice([None, Some("ann"), Some("bob")]).unwrap();
+                let payer = payer.map(|name| SenderName::new(name).unwrap());
+                if index.append(prepare(Append { ttl, payer, ..what }), Some(waiter)).is_ok() && wants {
                     model.receipts_wanted += 1;
                 }
                 drop(told);

@@ -76,6 +76,11 @@ impl<'a> MessageRow<'a> {
         Some((SessionId::new(session).ok()?, MessageId::new(id).ok()?))
     }
 
+    /// The author that pays for it: clients do, backends do not.
+    pub(crate) fn payer(&self) -> Option<SenderName> {
+        if self.kind == 0 { SenderName::new(self.sender?).ok() } else { None }
+    }
+
     fn damaged(&self) -> ReadError {
         ReadError::Damaged(format!("message {}", self.seq))
     }
