@@ -6,12 +6,14 @@ use std::time::Duration;
 use clap::Args;
 
 mod access;
+mod environment;
 mod listen;
 mod parse;
 
-use parse::{above_zero, budget_size, payload_size, size};
+use parse::{above_zero, at_least_one, budget_size, payload_size, store_size};
 
 pub use access::{Access, Auth, ProxyHeader, Secret, Secrets};
+pub use environment::unknown_variables;
 pub use listen::Listen;
 
 /// Settings of `serve`.
@@ -56,31 +58,19 @@ pub struct Config {
     pub max_payload: usize,
 
     /// Most unread messages of one session. Further messages are refused
-    #[arg(
-        long,
-        env = "X0_MSG_MAILBOX_MESSAGES",
-        value_name = "N",
-        default_value_t = 10_000,
-        help_heading = "Limits"
-    )]
+    #[arg(long, env = "X0_MSG_MAILBOX_MESSAGES", value_name = "N", default_value_t = 10_000, value_parser = at_least_one, help_heading = "Limits")]
     pub mailbox_messages: usize,
 
     /// Most unread bytes of one session. Further messages are refused
-    #[arg(long, env = "X0_MSG_MAILBOX_BYTES", value_name = "BYTES", default_value_t = 64 << 20, value_parser = size, help_heading = "Limits")]
+    #[arg(long, env = "X0_MSG_MAILBOX_BYTES", value_name = "BYTES", default_value_t = 64 << 20, value_parser = store_size, help_heading = "Limits")]
     pub mailbox_bytes: usize,
 
     /// Most messages in the history of a topic
-    #[arg(
-        long,
-        env = "X0_MSG_TOPIC_MESSAGES",
-        value_name = "N",
-        default_value_t = 1_000,
-        help_heading = "Limits"
-    )]
+    #[arg(long, env = "X0_MSG_TOPIC_MESSAGES", value_name = "N", default_value_t = 1_000, value_parser = at_least_one, help_heading = "Limits")]
     pub topic_messages: usize,
 
     /// Most bytes in the history of a topic
-    #[arg(long, env = "X0_MSG_TOPIC_BYTES", value_name = "BYTES", default_value_t = 16 << 20, value_parser = size, help_heading = "Limits")]
+    #[arg(long, env = "X0_MSG_TOPIC_BYTES", value_name = "BYTES", default_value_t = 16 << 20, value_parser = store_size, help_heading = "Limits")]
     pub topic_bytes: usize,
 
     /// How long a message stays in the history of a topic
@@ -96,7 +86,7 @@ pub struct Config {
     pub max_ttl: Duration,
 
     /// Most topics one connection may read
-    #[arg(long, env = "X0_MSG_MAX_TOPICS", value_name = "N", default_value_t = 128, help_heading = "Limits")]
+    #[arg(long, env = "X0_MSG_MAX_TOPICS", value_name = "N", default_value_t = 128, value_parser = at_least_one, help_heading = "Limits")]
     pub max_topics: usize,
 
     /// How long message ids of senders are remembered. A retry within this time is not stored again
@@ -104,7 +94,7 @@ pub struct Config {
     pub dedup_window: Duration,
 
     /// Most bytes of all stored messages together [default: 1 GiB in memory, 4 GiB on disk]
-    #[arg(long, env = "X0_MSG_STORE_LIMIT", value_name = "BYTES", value_parser = size, help_heading = "Limits")]
+    #[arg(long, env = "X0_MSG_STORE_LIMIT", value_name = "BYTES", value_parser = store_size, help_heading = "Limits")]
     pub store_limit: Option<usize>,
 
     /// Most bytes of all clients together that are being received or wait to be written, like 64MiB [default: a quarter of the
@@ -113,13 +103,7 @@ pub struct Config {
     pub memory_budget: Option<usize>,
 
     /// Most messages that wait to be written to the disk. Further messages are refused with `overloaded`
-    #[arg(
-        long,
-        env = "X0_MSG_APPEND_QUEUE",
-        value_name = "N",
-        default_value_t = 16_384,
-        help_heading = "Limits"
-    )]
+    #[arg(long, env = "X0_MSG_APPEND_QUEUE", value_name = "N", default_value_t = 16_384, value_parser = at_least_one, help_heading = "Limits")]
     pub append_queue: usize,
 
     /// Who may use this server
@@ -140,6 +124,47 @@ pub enum Level {
     Os,
     /// In the memory of this process. It does not survive a restart
     Memory,
+}
+
+impl Config {
+    /// Checks settings against each other.
+    ///
+    /// # Errors
+    /// Which settings exclude each other, and why.
+    pub fn validate(&self) -> Result<(), String> {
+        let Self { ttl, max_ttl, mailbox_bytes, max_payload, .. } = self;
+        if ttl > max_ttl {
+            let [ttl, max_ttl] = [ttl, max_ttl].map(|time| humantime::format_duration(*time));
+            return Err(format!(
+                "--ttl {ttl} is longer than --max-ttl {max_ttl}; raise --max-ttl, or lower --ttl"
+            ));
+        }
+        if mailbox_bytes < max_payload {
+            return Err(format!(
+                "a payload of --max-payload {max_payload} bytes has no room in a mailbox of --mailbox-bytes \
+                 {mailbox_bytes}; raise --mailbox-bytes, or lower --max-payload"
+            ));
+        }
+        Ok(())
+    }
+
+    /// What is set and has no effect, each with what would give it one.
+    #[must_use]
+    pub fn without_effect(&self) -> Vec<String> {
+        let access = &self.access;
+        let unused = [
+            ("--token-key-file", !access.token_key_file.is_empty()),
+            ("--token-jwks-url", access.token_jwks_url.is_some()),
+            ("--token-audience", !access.token_audience.is_empty()),
+            ("--token-issuer", !access.token_issuer.is_empty()),
+            ("X0_MSG_TOKEN_SECRET", access.secrets.token.is_some()),
+        ];
+        let unused = unused.into_iter().filter(|(_, is_set)| *is_set && access.auth == Auth::Open);
+        let text = |(name, _)| {
+            format!("{name} has no effect: this broker is open to everyone; --auth token checks tokens")
+        };
+        unused.map(text).collect()
+    }
 }
 
 impl Default for Config {
@@ -202,9 +227,36 @@ mod tests {
             ["--auth", "none"],
             ["--trust-proxy", "x"],
             ["--listen", "x"],
+            ["--mailbox-messages", "0"],
+            ["--mailbox-bytes", "5"],
+            ["--topic-messages", "none"],
+            ["--topic-bytes", "1KB"],
+            ["--max-topics", "0"],
+            ["--append-queue", "0"],
+            ["--store-limit", "5"],
+            ["--send-rate", "fast"],
+            ["--send-bytes-rate", "16MB"],
         ] {
             let error = parse(&flags).unwrap_err().to_string();
-            assert!(error.contains(flags[0]), "{error}");
+            assert!(error.contains(flags[0]) && !error.contains("invalid digit"), "{error}");
         }
+    }
+
+    #[test]
+    fn settings_that_exclude_each_other_are_refused() {
+        parse(&[]).unwrap().validate().unwrap();
+        let error = parse(&["--ttl", "31d"]).unwrap().validate().unwrap_err();
+        assert!(error.contains("is longer than --max-ttl 30days"), "{error}");
+        let error =
+            parse(&["--mailbox-bytes", "1MiB", "--max-payload", "2MiB"]).unwrap().validate().unwrap_err();
+        assert!(error.contains("--mailbox-bytes") && error.contains("--max-payload"), "{error}");
+    }
+
+    #[test]
+    fn keys_of_tokens_have_no_effect_in_open_mode_and_that_is_said() {
+        let flags = ["--token-key-file", "key", "--token-issuer", "idp"];
+        let said = parse(&flags).unwrap().without_effect();
+        assert!(said[0].contains("--token-key-file") && said[1].contains("--token-issuer"), "{said:?}");
+        assert_eq!(parse(&[&flags[..], &["--auth", "token"]].concat()).unwrap().without_effect(), [""; 0]);
     }
 }

@@ -4,6 +4,7 @@ use crate::clock::Clock;
 use crate::engine::{Engine, Lookup, Registration, RegistrationSource};
 use crate::grant::{Client, Grant};
 use crate::message::{Handle, SessionId, UserId};
+use crate::protocol::To;
 
 /// The registered sessions; cheap to clone.
 #[derive(Debug, Clone)]
@@ -103,6 +104,30 @@ impl Directory {
         }
         self.engine.confirm(Lookup::User(user)).await;
         self.known_sessions_of(user)
+    }
+
+    /// How many mailboxes a message goes to, as far as this node knows at once.
+    #[must_use]
+    pub(crate) fn known_mailboxes(&self, grant: &Grant, to: &To) -> usize {
+        match to {
+            To::Session(_) | To::Topic(_) => 1,
+            To::User(user) => self.known_sessions_of(user).len(),
+            To::Peer(name) if self.means_one_session(grant, name) => 1,
+            To::Peer(name) => self.known_sessions_of(&UserId::from(name)).len(),
+        }
+    }
+
+    /// Whether [`Self::find`] finds a session by this name, as far as this node knows at once.
+    fn means_one_session(&self, grant: &Grant, name: &SessionId) -> bool {
+        let by_handle = Handle::parse(name.as_str()).and_then(|handle| self.engine.session_of(handle));
+        let user = || self.engine.registration(name).and_then(|registration| registration.user);
+        by_handle.is_some()
+            || match grant {
+                Grant::Open { .. } | Grant::Backend(_) => true,
+                Grant::Client(client) => {
+                    *name == client.session || client.user.is_some() && user() == client.user
+                }
+            }
     }
 
     /// The registered sessions of a user, as far as this node knows at once.

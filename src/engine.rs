@@ -53,6 +53,7 @@ mod registration;
 mod settings;
 mod shares;
 mod state;
+mod usage;
 
 #[cfg(test)]
 mod contract;
@@ -67,8 +68,10 @@ pub use error::{EngineError, RegisterError};
 pub use fatal::Fatal;
 pub use registration::{Lookup, Register, Registrar, Registration, RegistrationSource};
 pub use settings::{Bounds, QueueBounds, Settings};
-pub use shares::{Share, Usage};
+pub use shares::{OverShare, Share};
 pub use state::{Batch, Expired, Health, Position};
+pub use usage::Usage;
+pub(crate) use usage::size_text;
 
 /// What stores messages.
 #[derive(Debug, Clone)]

@@ -31,55 +31,106 @@ pub(crate) enum RateKey {
     Address(IpAddr),
 }
 
+/// Bytes are counted in units of so many.
+const UNIT: usize = 256;
+
+/// What a sender has too much of in a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rated {
+    /// Messages, one for each mailbox.
+    Messages,
+    /// Bytes of payloads, once for each mailbox.
+    Bytes,
+}
+
+/// A sender is above its rate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TooFast {
+    /// How long the sender has to wait.
+    pub wait: Duration,
+    /// What it has to wait for.
+    pub of: Rated,
+}
+
 /// A token bucket for each sender.
 #[derive(Debug)]
-pub(crate) struct Rates {
-    /// `None` if there is no limit.
-    buckets: Option<DefaultKeyedRateLimiter<RateKey>>,
-    clock: DefaultClock,
-    /// Sends per second.
-    rate: u32,
-    /// Sends at once: the size of a bucket.
+struct Buckets {
+    limiter: DefaultKeyedRateLimiter<RateKey>,
+    /// Tokens of a full bucket.
     burst: u32,
 }
 
-impl Rates {
-    /// Rates with a limit of `(sends per second, sends at once)`; no limit if `None` or if one of them is 0.
-    #[must_use]
-    pub(crate) fn new(limit: Option<(u32, u32)>) -> Self {
-        let quota = limit.and_then(|(rate, burst)| {
-            Some(Quota::per_second(NonZeroU32::new(rate)?).allow_burst(NonZeroU32::new(burst)?))
-        });
-        let (rate, burst) = limit.unwrap_or((0, 1));
-        Self { buckets: quota.map(RateLimiter::keyed), clock: DefaultClock::default(), rate, burst }
+impl Buckets {
+    /// `None` if one of both is 0.
+    fn new((rate, burst): (u32, u32)) -> Option<Self> {
+        let quota = Quota::per_second(NonZeroU32::new(rate)?).allow_burst(NonZeroU32::new(burst)?);
+        Some(Self { limiter: RateLimiter::keyed(quota), burst })
     }
 
-    /// Takes `sends` tokens out of a sender's bucket: at least one, at most a full bucket.
-    ///
-    /// # Errors
-    /// The time until the bucket holds that many.
-    pub(crate) fn charge(&self, key: &RateKey, sends: usize) -> Result<(), Duration> {
-        let Some(buckets) = &self.buckets else { return Ok(()) };
-        let sends = u32::try_from(sends).unwrap_or(u32::MAX).clamp(1, self.burst);
-        let sends = NonZeroU32::new(sends).expect("at least one");
-        match buckets.check_key_n(key, sends) {
+    /// Takes tokens out of a sender's bucket: at least one, at most a full bucket.
+    fn charge(&self, key: &RateKey, tokens: usize, clock: &DefaultClock) -> Result<(), Duration> {
+        let tokens = u32::try_from(tokens).unwrap_or(u32::MAX).clamp(1, self.burst);
+        let tokens = NonZeroU32::new(tokens).expect("at least one");
+        match self.limiter.check_key_n(key, tokens) {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(until)) => Err(until.wait_time_from(self.clock.now())),
-            Err(_) => unreachable!("`sends` is at most the size of a bucket"),
+            Ok(Err(until)) => Err(until.wait_time_from(clock.now())),
+            Err(_) => unreachable!("`tokens` is at most the size of a bucket"),
+        }
+    }
+}
+
+/// How many messages, and bytes of them, each sender may send in a second.
+#[derive(Debug)]
+pub(crate) struct Rates {
+    /// `None` if there is no limit.
+    messages: Option<Buckets>,
+    /// In units of [`UNIT`]. `None` if there is no limit.
+    bytes: Option<Buckets>,
+    clock: DefaultClock,
+}
+
+impl Rates {
+    /// Rates with a limit of `messages` (in a second, and at once), and of `bytes` in a second: ten times as many at once.
+    /// No limit where it is `None` or 0.
+    #[must_use]
+    pub(crate) fn new(messages: Option<(u32, u32)>, bytes: Option<usize>) -> Self {
+        let units = |bytes: usize| u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
+        let bytes = bytes.map(|bytes| (units(bytes), units(bytes.saturating_mul(10))));
+        Self {
+            messages: messages.and_then(Buckets::new),
+            bytes: bytes.and_then(Buckets::new),
+            clock: DefaultClock::default(),
         }
     }
 
-    /// Sends per second; 0 if there is no limit.
+    /// Charges a sender for a message with a payload of `bytes` that goes to so many mailboxes. A message that costs more
+    /// than a full bucket empties it.
+    ///
+    /// # Errors
+    /// What the sender has too much of.
+    pub(crate) fn charge(&self, key: &RateKey, mailboxes: usize, bytes: usize) -> Result<(), TooFast> {
+        // Bytes last: what is refused for its bytes has cost the fewest tokens.
+        let units = bytes.div_ceil(UNIT).saturating_mul(mailboxes);
+        let costs = [(&self.messages, mailboxes, Rated::Messages), (&self.bytes, units, Rated::Bytes)];
+        for (buckets, tokens, of) in costs {
+            if let Some(buckets) = buckets {
+                buckets.charge(key, tokens, &self.clock).map_err(|wait| TooFast { wait, of })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is a limit.
     #[must_use]
-    pub(crate) fn rate(&self) -> u32 {
-        self.rate
+    pub(crate) fn are_limited(&self) -> bool {
+        self.messages.is_some() || self.bytes.is_some()
     }
 
     /// Drops full buckets, which hold no information. The server calls it periodically.
     pub(crate) fn sweep(&self) {
-        if let Some(buckets) = &self.buckets {
-            buckets.retain_recent();
-            buckets.shrink_to_fit();
+        for buckets in [&self.messages, &self.bytes].into_iter().flatten() {
+            buckets.limiter.retain_recent();
+            buckets.limiter.shrink_to_fit();
         }
     }
 }
@@ -309,48 +360,59 @@ mod tests {
 
     #[test]
     fn a_sender_may_send_its_burst_and_then_waits() {
-        let rates = Rates::new(Some((1, 3)));
+        let rates = Rates::new(Some((1, 3)), None);
         for _ in 0..3 {
-            rates.charge(&session("A"), 1).unwrap();
+            rates.charge(&session("A"), 1, 1).unwrap();
         }
-        let wait = rates.charge(&session("A"), 1).unwrap_err();
+        let TooFast { wait, of } = rates.charge(&session("A"), 1, 1).unwrap_err();
         assert!(wait <= Duration::from_secs(1) && !wait.is_zero(), "{wait:?}");
-        assert_eq!(rates.rate(), 1);
+        assert!(of == Rated::Messages && rates.are_limited());
     }
 
     #[test]
     fn senders_do_not_share_a_bucket() {
-        let rates = Rates::new(Some((1, 1)));
+        let rates = Rates::new(Some((1, 1)), None);
         let user = RateKey::User(UserId::new("A").unwrap());
         let address = RateKey::Address("10.0.0.1".parse().unwrap());
         for key in [session("A"), session("B"), user, address] {
-            rates.charge(&key, 1).unwrap();
-            rates.charge(&key, 1).unwrap_err();
+            rates.charge(&key, 1, 1).unwrap();
+            rates.charge(&key, 1, 1).unwrap_err();
         }
     }
 
     #[test]
     fn a_charge_is_at_least_one_token_and_at_most_a_full_bucket() {
-        let rates = Rates::new(Some((1, 3)));
-        rates.charge(&session("A"), 100).unwrap();
-        rates.charge(&session("A"), 0).unwrap_err();
+        let rates = Rates::new(Some((1, 3)), None);
+        rates.charge(&session("A"), 100, 1).unwrap();
+        rates.charge(&session("A"), 0, 1).unwrap_err();
+    }
+
+    #[test]
+    fn bytes_are_counted_for_each_mailbox_and_ten_seconds_of_them_at_once() {
+        let rates = Rates::new(None, Some(1 << 10));
+        rates.charge(&session("A"), 4, 2 << 10).unwrap();
+        rates.charge(&session("A"), 1, 2 << 10).unwrap();
+        let TooFast { wait, of } = rates.charge(&session("A"), 1, 1).unwrap_err();
+        assert!(of == Rated::Bytes && !wait.is_zero());
+        rates.charge(&session("B"), 100, 1 << 20).unwrap();
+        rates.charge(&session("B"), 1, 1).unwrap_err();
     }
 
     #[test]
     fn without_a_limit_every_send_is_allowed() {
         for limit in [None, Some((0, 5)), Some((5, 0))] {
-            let rates = Rates::new(limit);
+            let rates = Rates::new(limit, None);
             for _ in 0..100 {
-                rates.charge(&session("A"), 1000).unwrap();
+                rates.charge(&session("A"), 1000, 1 << 30).unwrap();
             }
         }
     }
 
     #[test]
     fn a_sweep_keeps_the_buckets_that_are_not_full() {
-        let rates = Rates::new(Some((1, 2)));
-        rates.charge(&session("A"), 2).unwrap();
+        let rates = Rates::new(Some((1, 2)), None);
+        rates.charge(&session("A"), 2, 1).unwrap();
         rates.sweep();
-        rates.charge(&session("A"), 1).unwrap_err();
+        rates.charge(&session("A"), 1, 1).unwrap_err();
     }
 }

@@ -4,11 +4,12 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use x0_msg_server::cli::{self, CheckArgs, HealthArgs, ListenArgs, SendArgs, TokenArgs};
 use x0_msg_server::clock::Clock;
-use x0_msg_server::config::{Auth, Config, Secrets};
+use x0_msg_server::config::{Auth, Config, Secrets, unknown_variables};
 use x0_msg_server::descriptors;
 use x0_msg_server::log::Log;
 use x0_msg_server::server::{self, ServeError, Server};
@@ -65,6 +66,14 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    let config = match &cli.command {
+        None => Some(&cli.config),
+        Some(Command::Serve(config)) => Some(&**config),
+        Some(_) => None,
+    };
+    if let Some(Err(text)) = config.map(Config::validate) {
+        Cli::command().error(ErrorKind::ValueValidation, text).exit();
+    }
     let done = match cli.command {
         None => return serve_with_log(cli.config),
         Some(Command::Serve(config)) => return serve_with_log(*config),
@@ -113,9 +122,18 @@ fn serve_with_log(config: Config) -> ExitCode {
     }
 }
 
+/// Logs what is set and has no effect.
+fn warn_of_settings(config: &Config) {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    for text in unknown_variables(&Cli::command(), names).into_iter().chain(config.without_effect()) {
+        tracing::warn!("{text}");
+    }
+}
+
 async fn serve(mut config: Config) -> Result<()> {
     descriptors::raise_limit();
     config.access.secrets = Secrets::from_env();
+    warn_of_settings(&config);
     // Before everything else, so that a signal during the start stops the server gracefully too.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -113,7 +113,7 @@ impl Server {
         let gateway = Arc::new(Gateway {
             broker,
             identity,
-            rates: Rates::new(config.access.rate()),
+            rates: Rates::new(config.access.rate(), config.access.bytes_rate()),
             connection_limiter,
             budget: settings::budget(&config),
             proved_addresses: ProvedAddresses::default(),

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use futures::future::{JoinAll, join_all};
 
 use crate::broker::{Broker, BrokerError};
-use crate::engine::{Append, Commit, EngineError, Share};
+use crate::engine::{Append, Commit, EngineError, OverShare, Share};
 use crate::grant::Grant;
 use crate::message::{Address, Message, Seq, SessionId, UserId};
 use crate::protocol::{SendRequest, SendResult, To};
@@ -153,8 +153,9 @@ fn is_transient(error: &EngineError) -> bool {
         EngineError::Overloaded { .. }
         | EngineError::Unavailable { .. }
         | EngineError::StoreFull { .. }
-        | EngineError::QuotaExceeded { share: Share::Store | Share::Queue, .. } => true,
-        EngineError::QuotaExceeded { share: Share::Mailbox, .. }
+        | EngineError::Unreadable { .. }
+        | EngineError::QuotaExceeded(OverShare { share: Share::Store | Share::Queue, .. }) => true,
+        EngineError::QuotaExceeded(OverShare { share: Share::Mailbox, .. })
         | EngineError::MailboxFull { .. }
         | EngineError::NoRoomForReceipt { .. }
         | EngineError::HistoryTooSmall { .. }

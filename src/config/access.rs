@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
-use crate::config::parse::{above_zero, at_least_one, host, network, origin};
+use crate::config::parse::{above_zero, at_least_one, host, network, number, origin, size};
 
 /// How clients authenticate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -37,6 +37,9 @@ impl std::fmt::Debug for Secret {
     }
 }
 
+/// The environment variables of the secrets.
+pub(super) const SECRETS: [&str; 2] = ["X0_MSG_TOKEN_SECRET", "X0_MSG_API_KEYS"];
+
 /// Secrets from the environment. They are no flags, since everyone on the machine can read flags.
 #[derive(Debug, Clone, Default)]
 pub struct Secrets {
@@ -51,7 +54,8 @@ impl Secrets {
     #[must_use]
     pub fn from_env() -> Self {
         let get = |name| std::env::var(name).ok().filter(|value| !value.is_empty()).map(Secret);
-        Self { token: get("X0_MSG_TOKEN_SECRET"), api_keys: get("X0_MSG_API_KEYS") }
+        let [token, api_keys] = SECRETS.map(get);
+        Self { token, api_keys }
     }
 }
 
@@ -143,22 +147,27 @@ pub struct Access {
 
     /// Most messages in a second from one user, or from one session without a user [default: 100 with --auth token, no
     /// limit otherwise]. 0 means no limit
-    #[arg(long, env = "X0_MSG_SEND_RATE", value_name = "N", help_heading = "Limits")]
+    #[arg(long, env = "X0_MSG_SEND_RATE", value_name = "N", value_parser = number::<u32>, help_heading = "Limits")]
     pub send_rate: Option<u32>,
 
     /// Most messages at once from one user, or from one session without a user, before the rate applies [default: ten
     /// times the rate]
-    #[arg(long, env = "X0_MSG_SEND_BURST", value_name = "N", help_heading = "Limits")]
+    #[arg(long, env = "X0_MSG_SEND_BURST", value_name = "N", value_parser = number::<u32>, help_heading = "Limits")]
     pub send_burst: Option<u32>,
+
+    /// Most bytes of payloads in a second from one user, or from one session without a user, counted for each mailbox
+    /// [default: 16MiB with --auth token, no limit otherwise]. Ten times as many at once. 0 means no limit
+    #[arg(long, env = "X0_MSG_SEND_BYTES_RATE", value_name = "BYTES", value_parser = size, help_heading = "Limits")]
+    pub send_bytes_rate: Option<usize>,
 
     /// Most connections of one session at the same time [default: 64 with --auth token, no limit otherwise]. 0 means no
     /// limit
-    #[arg(long, env = "X0_MSG_CONNECTIONS_PER_SESSION", value_name = "N", help_heading = "Limits")]
+    #[arg(long, env = "X0_MSG_CONNECTIONS_PER_SESSION", value_name = "N", value_parser = number::<usize>, help_heading = "Limits")]
     pub connections_per_session: Option<usize>,
 
     /// Most connections of one client address at the same time; of IPv6, of one /64 network [default: a quarter of what
     /// the limit of open files allows, with --auth token at most 1024]. 0 means no limit
-    #[arg(long, env = "X0_MSG_CONNECTIONS_PER_ADDRESS", value_name = "N", help_heading = "Limits")]
+    #[arg(long, env = "X0_MSG_CONNECTIONS_PER_ADDRESS", value_name = "N", value_parser = number::<usize>, help_heading = "Limits")]
     pub connections_per_address: Option<usize>,
 
     /// Secrets, which are no flags
@@ -184,6 +193,12 @@ impl Access {
     pub fn rate(&self) -> Option<(u32, u32)> {
         let rate = self.limit(self.send_rate, 100)?;
         Some((rate, self.send_burst.filter(|burst| *burst > 0).unwrap_or(rate.saturating_mul(10))))
+    }
+
+    /// Bytes that a sender may send in a second. `None` means no limit.
+    #[must_use]
+    pub fn bytes_rate(&self) -> Option<usize> {
+        self.limit(self.send_bytes_rate, 16 << 20)
     }
 
     /// Most connections of one session.
@@ -226,6 +241,7 @@ mod tests {
     #[test]
     fn limits_have_defaults_in_token_mode_only() {
         let (open, token) = (access(Auth::Open), access(Auth::Token));
+        assert_eq!((open.bytes_rate(), token.bytes_rate()), (None, Some(16 << 20)));
         assert_eq!((open.rate(), token.rate()), (None, Some((100, 1_000))));
         assert_eq!(
             (open.max_connections_per_session(), token.max_connections_per_session()),
@@ -240,10 +256,10 @@ mod tests {
     #[test]
     fn zero_means_no_limit() {
         let mut access = access(Auth::Token);
-        access.send_rate = Some(0);
+        (access.send_rate, access.send_bytes_rate) = (Some(0), Some(0));
         access.connections_per_session = Some(0);
         access.connections_per_address = Some(0);
-        assert_eq!(access.rate(), None);
+        assert_eq!((access.rate(), access.bytes_rate()), (None, None));
         assert_eq!(access.max_connections_per_session(), usize::MAX);
         assert_eq!(access.max_connections_per_address(), usize::MAX);
     }

@@ -1,6 +1,7 @@
 //! Parsers of single settings. An error says what the setting should be.
 
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -36,6 +37,15 @@ pub(super) fn payload_size(text: &str) -> Result<usize, String> {
     }
 }
 
+/// What is stored has room for some messages.
+pub(super) fn store_size(text: &str) -> Result<usize, String> {
+    const LEAST: usize = 64 << 10;
+    match size(text)? {
+        bytes if bytes < LEAST => Err("must be at least 64KiB".to_owned()),
+        bytes => Ok(bytes),
+    }
+}
+
 /// A budget has room for some large messages.
 pub(super) fn budget_size(text: &str) -> Result<usize, String> {
     const LEAST: usize = 1 << 20;
@@ -46,7 +56,12 @@ pub(super) fn budget_size(text: &str) -> Result<usize, String> {
 }
 
 pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "must be a whole number above 0".to_owned())
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "must be a whole number above 0, like 100".to_owned())
+}
+
+/// A number that may be 0.
+pub(super) fn number<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "must be a whole number, like 100; 0 means no limit".to_owned())
 }
 
 pub(super) fn network(text: &str) -> Result<IpNet, String> {
@@ -153,7 +168,14 @@ mod tests {
         assert!(budget_size("1023KiB").unwrap_err().contains("at least"));
         assert_eq!(at_least_one("1"), Ok(1));
         for wrong in ["0", "-1", "one"] {
-            assert!(at_least_one(wrong).is_err(), "{wrong}");
+            assert!(at_least_one(wrong).unwrap_err().contains("like 100"), "{wrong}");
         }
+        assert_eq!((number("0"), number("7")), (Ok(0_u32), Ok(7_u32)));
+        for wrong in ["-1", "", "4294967296", "1e3"] {
+            assert!(number::<u32>(wrong).unwrap_err().contains("like 100"), "{wrong}");
+        }
+        assert_eq!(store_size("64KiB"), Ok(64 << 10));
+        assert!(store_size("65535").unwrap_err().contains("64KiB"));
+        assert!(store_size("5 apples").is_err());
     }
 }

@@ -262,7 +262,7 @@ mod tests {
         Gateway {
             broker: Broker::new(engine.into(), hubs, limits, Clock::Wall),
             identity: Identity::new(&config.access).unwrap(),
-            rates: Rates::new(None),
+            rates: Rates::new(None, None),
             connection_limiter: ConnectionLimiter::new(usize::MAX),
             budget: Budget::new(Budget::MOST),
             proved_addresses: ProvedAddresses::default(),

@@ -1,7 +1,6 @@
 //! What every transport works with: the broker, the checks and the limits.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -11,10 +10,11 @@ use crate::budget::Budget;
 use crate::config::Config;
 use crate::edge::caller::Caller;
 use crate::edge::refusal::Refusal;
+use crate::engine::size_text;
 use crate::identity::Identity;
-use crate::limits::{ConnectionLimiter, ConnectionPermit, ProvedAddresses, Rates};
+use crate::limits::{ConnectionLimiter, ConnectionPermit, ProvedAddresses, Rated, Rates, TooFast};
 use crate::message::Seq;
-use crate::protocol::{Close, Code, SERVER, SendRequest, ServerFrame, To};
+use crate::protocol::{Close, Code, SERVER, SendRequest, ServerFrame};
 
 /// What every transport works with. Shared by reference count: each socket holds a reference.
 #[derive(Debug)]
@@ -63,30 +63,38 @@ impl Gateway {
     /// # Errors
     /// `rate_limited`, and the errors of [`Broker::send`].
     pub(crate) async fn send(&self, caller: &Caller, send: SendRequest) -> Result<Sending, Refusal> {
-        self.charge(caller, &send.to).map_err(|wait| self.too_fast(wait))?;
+        self.charge(caller, &send).map_err(|too_fast| self.too_fast(too_fast))?;
         Ok(self.broker.send(&caller.grant, send).await?)
     }
 
-    /// Counts one message of this caller for each mailbox that it goes to.
+    /// Counts one message of this caller, and its bytes, for each mailbox that it goes to.
     ///
     /// # Errors
     /// How long the caller has to wait.
-    pub(crate) fn charge(&self, caller: &Caller, to: &To) -> Result<(), Duration> {
-        let Some(key) = caller.rate_key().filter(|_| self.rates.rate() > 0) else { return Ok(()) };
-        let mailboxes = match to {
-            To::User(user) => self.broker.directory().known_sessions_of(user).len(),
-            To::Session(_) | To::Topic(_) | To::Peer(_) => 1,
-        };
-        self.rates.charge(&key, mailboxes)
+    pub(crate) fn charge(&self, caller: &Caller, send: &SendRequest) -> Result<(), TooFast> {
+        let Some(key) = caller.rate_key().filter(|_| self.rates.are_limited()) else { return Ok(()) };
+        let mailboxes = self.broker.directory().known_mailboxes(&caller.grant, &send.to);
+        self.rates.charge(&key, mailboxes, send.payload.get().len())
     }
 
-    /// The refusal of a message above the rate. `wait` is how long the sender has to wait.
+    /// The refusal of a message above the rate.
     #[must_use]
-    pub(crate) fn too_fast(&self, wait: Duration) -> Refusal {
-        let (rate, seconds) = (self.rates.rate(), wait.as_secs_f32());
-        let text = format!(
-            "more than {rate} messages in a second (see --send-rate); try again in {seconds:.1} s, with the same id"
-        );
+    pub(crate) fn too_fast(&self, too_fast: TooFast) -> Refusal {
+        let seconds = too_fast.wait.as_secs_f32();
+        let access = &self.config.access;
+        let above = match too_fast.of {
+            Rated::Messages => {
+                format!(
+                    "{} messages in a second (see --send-rate)",
+                    access.rate().map_or(0, |(rate, _)| rate)
+                )
+            }
+            Rated::Bytes => {
+                let rate = size_text(access.bytes_rate().unwrap_or_default());
+                format!("{rate} in a second, counted for each mailbox (see --send-bytes-rate)")
+            }
+        };
+        let text = format!("more than {above}; try again in {seconds:.1} s, with the same id");
         Refusal::new(Code::RateLimited, text)
     }
 

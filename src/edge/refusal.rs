@@ -118,7 +118,7 @@ fn engine_code(error: &EngineError) -> Code {
         | EngineError::NoRoomForReceipt { .. }
         | EngineError::HistoryTooSmall { .. } => Code::MailboxFull,
         EngineError::IdReused { .. } => Code::BadRequest,
-        EngineError::QuotaExceeded { .. } | EngineError::TooManyTopics { .. } => Code::QuotaExceeded,
+        EngineError::QuotaExceeded(_) | EngineError::TooManyTopics { .. } => Code::QuotaExceeded,
         EngineError::Overloaded { .. } => Code::Overloaded,
         EngineError::StoreFull { .. } | EngineError::Unavailable { .. } | EngineError::Unreadable { .. } => {
             Code::Unavailable

@@ -468,8 +468,10 @@ impl Embedded {
     /// See [`crate::engine::Engine::health`].
     #[must_use]
     pub fn health(&self) -> Health {
-        let storing =
-            self.shared.store.lock().map_or_else(|| Some(BROKEN.into()), |store| store.failing.clone());
+        let storing: Vec<Arc<str>> = match self.shared.store.lock() {
+            Some(mut store) => store.failing.clone().into_iter().chain(store.index.failing()).collect(),
+            None => vec![BROKEN.into()],
+        };
         let stalled = self.shared.commits.stalled(Instant::now()).map(|taken| {
             format!("the disk of --data-dir does not answer: a commit has taken {} s so far", taken.as_secs())
                 .into()

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::{Bounds, QueueBounds, Share, Usage};
+use crate::engine::{Bounds, OverShare, QueueBounds};
 
 /// Why a message was not stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,15 +35,8 @@ pub enum EngineError {
         limit: usize,
     },
     /// The author has taken its share.
-    #[error("{}", share.refusal(*used, *limit))]
-    QuotaExceeded {
-        /// Of what.
-        share: Share,
-        /// What the author has.
-        used: Usage,
-        /// The share.
-        limit: Usage,
-    },
+    #[error(transparent)]
+    QuotaExceeded(#[from] OverShare),
     /// The author has messages in the histories of too many topics.
     #[error(
         "you have messages in the histories of {limit} topics already, the most allowed; publish to topics that you use, or wait until messages leave the histories (see --topic-age), or send volatile ones"

@@ -4,64 +4,10 @@
 
 use std::fmt;
 
-use crate::engine::EngineError;
+use crate::engine::Usage;
 
 /// Most topics in whose histories one author has messages.
 pub(crate) const MAX_TOPICS: usize = 1_000;
-
-/// Messages, and their bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Messages; [`usize::MAX`] is no limit.
-    pub messages: usize,
-    /// Bytes, each message counted with its envelope.
-    pub bytes: usize,
-}
-
-impl Usage {
-    fn map(self, each: impl Fn(usize) -> usize) -> Self {
-        Self { messages: each(self.messages), bytes: each(self.bytes) }
-    }
-
-    /// What authors may take together; the rest is kept for backends.
-    #[must_use]
-    pub(super) fn for_authors(self) -> Self {
-        self.map(|whole| whole - whole / 10)
-    }
-
-    /// Half of it.
-    #[must_use]
-    pub(super) fn half(self) -> Self {
-        self.map(|whole| whole / 2)
-    }
-
-    /// Whether messages or bytes exceed this limit.
-    #[must_use]
-    pub(super) fn exceeds(self, limit: Self) -> bool {
-        self.messages > limit.messages || self.bytes > limit.bytes
-    }
-}
-
-impl fmt::Display for Usage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.messages < usize::MAX {
-            write!(f, "{} messages and ", self.messages)?;
-        }
-        f.write_str(&size(self.bytes))
-    }
-}
-
-/// A number of bytes for people, in the unit that suits it.
-fn size(bytes: usize) -> String {
-    for (unit, name) in [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")] {
-        if bytes >= unit {
-            let tenths = u128::try_from(bytes).unwrap_or_default() * 10 / unit as u128;
-            let (whole, tenth) = (tenths / 10, tenths % 10);
-            return if tenth == 0 { format!("{whole} {name}") } else { format!("{whole}.{tenth} {name}") };
-        }
-    }
-    format!("{bytes} bytes")
-}
 
 /// What one author has a share of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,8 +34,8 @@ impl Share {
     /// themselves. A share is at least one message.
     ///
     /// # Errors
-    /// `QuotaExceeded`.
-    pub(super) fn check(self, whole: Usage, used: Usage, own: Usage, more: Usage) -> Result<(), EngineError> {
+    /// It has taken its share.
+    pub(super) fn check(self, whole: Usage, used: Usage, own: Usage, more: Usage) -> Result<(), OverShare> {
         let limit =
             Usage { messages: (whole.messages / self.parts()).max(1), bytes: whole.bytes / self.parts() };
         let limit =
@@ -99,7 +45,7 @@ impl Share {
             && sum(own.messages, more.messages) > limit.messages;
         let bytes = sum(used.bytes, more.bytes) > half.bytes && sum(own.bytes, more.bytes) > limit.bytes;
         match own.messages > 0 && (messages || bytes) {
-            true => Err(EngineError::QuotaExceeded { share: self, used: own, limit }),
+            true => Err(OverShare { share: self, used: own, limit }),
             false => Ok(()),
         }
     }
@@ -119,14 +65,28 @@ impl Share {
             ),
         }
     }
+}
 
-    /// The text of a refusal.
-    pub(super) fn refusal(self, used: Usage, limit: Usage) -> String {
-        let (name, remedy) = self.words();
+/// An author has taken its share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub struct OverShare {
+    /// Of what.
+    pub share: Share,
+    /// What the author has.
+    pub used: Usage,
+    /// The share.
+    pub limit: Usage,
+}
+
+impl fmt::Display for OverShare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { share, used, limit } = self;
+        let (name, remedy) = share.words();
         // The number of messages means nothing where only bytes are limited.
-        let used =
-            Usage { messages: if limit.messages == usize::MAX { usize::MAX } else { used.messages }, ..used };
-        format!(
+        let messages = if limit.messages == usize::MAX { usize::MAX } else { used.messages };
+        let used = Usage { messages, ..*used };
+        write!(
+            f,
             "your share of {name} is {limit}, {used} used; it counts while more than half is taken: {remedy}"
         )
     }
@@ -140,6 +100,10 @@ mod tests {
 
     fn usage(messages: usize, bytes: usize) -> Usage {
         Usage { messages, bytes }
+    }
+
+    fn refusal(share: Share, used: Usage, limit: Usage) -> String {
+        OverShare { share, used, limit }.to_string()
     }
 
     fn check(used: Usage, own: Usage, more: Usage) -> bool {
@@ -181,25 +145,13 @@ mod tests {
 
     #[test]
     fn a_refusal_names_messages_and_bytes_where_both_count() {
-        let text = Share::Mailbox.refusal(usage(2_500, 1 << 20), usage(2_500, 16 << 20));
+        let text = refusal(Share::Mailbox, usage(2_500, 1 << 20), usage(2_500, 16 << 20));
         assert!(
             text.starts_with(
                 "your share of this mailbox is 2500 messages and 16 MiB, 2500 messages and 1 MiB used;"
             ),
             "{text}"
         );
-        assert!(Share::Queue.refusal(usage(1, 1), usage(1, 1)).contains("--append-queue"));
-    }
-
-    #[test]
-    fn a_tenth_is_kept() {
-        assert_eq!(WHOLE.for_authors(), usage(144, 1440));
-        assert_eq!(usage(3, 19).for_authors(), usage(3, 18));
-    }
-
-    #[test]
-    fn sizes_have_one_digit_after_the_point() {
-        let sizes = [0, 1023, 1024, 1536, 267_386_880, 3 << 30].map(size);
-        assert_eq!(sizes, ["0 bytes", "1023 bytes", "1 KiB", "1.5 KiB", "255 MiB", "3 GiB"]);
+        assert!(refusal(Share::Queue, usage(1, 1), usage(1, 1)).contains("--append-queue"));
     }
 }

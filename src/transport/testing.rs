@@ -38,7 +38,7 @@ pub(crate) fn gateway(flags: &[&str]) -> Arc<Gateway> {
     Arc::new(Gateway {
         broker: Broker::new(engine.into(), hubs, broker_limits(&config), settings.clock),
         identity: Identity::new(&config.access).unwrap(),
-        rates: Rates::new(config.access.rate()),
+        rates: Rates::new(config.access.rate(), config.access.bytes_rate()),
         connection_limiter: ConnectionLimiter::new(config.access.max_connections_per_address()),
         budget: Budget::new(config.memory_budget.unwrap_or(Budget::MOST)),
         proved_addresses: ProvedAddresses::default(),

@@ -45,6 +45,7 @@ mod restart;
 mod secrets;
 mod send;
 mod sessions;
+mod shares;
 mod simulation;
 mod sse;
 mod tls;

@@ -33,7 +33,7 @@ async fn fill(
 
 fn share_of(refused: &EngineError) -> Option<Share> {
     match refused {
-        EngineError::QuotaExceeded { share, .. } => Some(*share),
+        EngineError::QuotaExceeded(OverShare { share, .. }) => Some(*share),
         _ => None,
     }
 }

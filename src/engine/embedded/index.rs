@@ -21,6 +21,7 @@ mod backing;
 mod builder;
 mod changes;
 mod expiry;
+mod fullness;
 mod logs;
 mod outcome;
 mod payers;
@@ -37,6 +38,7 @@ mod tests;
 use address_log::LogEntry;
 use backing::Backing;
 use changes::{Changes, StagedChange};
+use fullness::Fullness;
 use logs::AddressLogs;
 use queue::{CommitQueue, cost, frame_cost};
 use read_plan::ReadRequest;
@@ -84,6 +86,7 @@ pub(super) struct Index {
     changes: Changes,
     /// Messages that expired and were not reported yet.
     expired: usize,
+    fullness: Fullness,
 }
 
 /// When something that is kept this long from `now` on expires, in Unix milliseconds. Fits SQLite's integers.
@@ -111,6 +114,7 @@ impl Index {
             sessions: RegistrationTable::new(handles),
             changes: Changes::default(),
             expired: 0,
+            fullness: Fullness::default(),
             settings,
         }
     }
@@ -130,9 +134,20 @@ impl Index {
     ) -> Option<EngineError> {
         match self.sent_before(address, id) {
             Ok(Some(_)) => None,
-            Ok(None) => self.queue.check_room(self.payer(payer)).err(),
+            Ok(None) => self.check_queue(payer).err(),
             Err(refused) => Some(refused),
         }
+    }
+
+    /// Whether the queue has room for another message of this author.
+    fn check_queue(&mut self, payer: Option<&SenderName>) -> Result<(), EngineError> {
+        self.queue.check_room(self.payer(payer)).inspect_err(|refused| self.fullness.note(refused))
+    }
+
+    /// What refuses messages because it is full.
+    pub(super) fn failing(&mut self) -> Vec<Arc<str>> {
+        let stored = (self.logs.bytes(), self.settings.total_bytes);
+        self.fullness.failing(stored, self.queue.is_half_full())
     }
 
     /// The author that pays for a message. [`PayerId::NONE`] if it has no messages yet.
@@ -178,14 +193,15 @@ impl Index {
             return Ok(Appended::Known(seq));
         }
         let PreparedAppend { address, draft, send_id, ttl, ts, receipt, payer } = append;
-        self.queue.check_room(self.payer(payer.as_ref()))?;
+        self.check_queue(payer.as_ref())?;
         if let Some(session) = address.session()
             && self.sessions.has_expired(session, now)
         {
             // What comes from here on is not for its former owner.
             self.expire_registration(session, now, |_| true);
         }
-        self.make_room(&address, &draft, receipt.as_ref().map(|(session, _)| session), payer.as_ref())?;
+        self.make_room(&address, &draft, receipt.as_ref().map(|(session, _)| session), payer.as_ref())
+            .inspect_err(|refused| self.fullness.note(refused))?;
         let payer = self.logs.enter(payer.as_ref());
         let seq = self.next();
         if let Some((session, id)) = receipt.clone() {

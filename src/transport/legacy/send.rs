@@ -30,7 +30,7 @@ impl Legacy {
             .expect("an object with one member set is JSON");
         let id = source.request_id.as_deref().and_then(message_id);
         let send = SendRequest { id, to, payload, ttl: None, volatile: false, receipt: false };
-        self.wait_for_rate(&caller, &send.to).await?;
+        self.wait_for_rate(&caller, &send).await?;
         self.gateway.broker.send(&caller.grant, send).await?.await?;
         Ok(())
     }
@@ -54,12 +54,12 @@ impl Legacy {
     }
 
     /// Charges a send to its sender. A sender above its rate is held, at most for the time of a poll.
-    async fn wait_for_rate(&self, caller: &Caller, to: &To) -> Result<(), Refusal> {
+    async fn wait_for_rate(&self, caller: &Caller, send: &SendRequest) -> Result<(), Refusal> {
         let deadline = Instant::now() + self.gateway.config.poll_timeout;
-        while let Err(wait) = self.gateway.charge(caller, to) {
-            let until = Instant::now() + wait;
+        while let Err(too_fast) = self.gateway.charge(caller, send) {
+            let until = Instant::now() + too_fast.wait;
             if until > deadline || self.gateway.shutdown.is_cancelled() {
-                return Err(self.gateway.too_fast(wait));
+                return Err(self.gateway.too_fast(too_fast));
             }
             self.hold(until).await;
         }

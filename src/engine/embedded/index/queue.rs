@@ -97,8 +97,12 @@ impl CommitQueue {
     pub(super) fn may_refuse(&self) -> bool {
         match self.tally.is_empty() {
             true => self.check_room(None).is_err(),
-            false => self.pending.len() >= self.bounds.messages / 2 || self.bytes >= self.bounds.bytes / 2,
+            false => self.is_half_full(),
         }
+    }
+
+    pub(super) fn is_half_full(&self) -> bool {
+        self.pending.len() >= self.bounds.messages / 2 || self.bytes >= self.bounds.bytes / 2
     }
 
     pub(super) fn push(&mut self, pending: Pending) {
@@ -156,6 +160,7 @@ impl CommitQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::OverShare;
     use crate::engine::embedded::index::payers::Payers;
     use crate::message::{Message, Outcome, SenderName};
 
@@ -227,8 +232,9 @@ mod tests {
             }
             queue.push(Pending { payer: payer.unwrap_or_default(), ..pending(queue.len() as u64 + 1, None) });
         };
-        let is_share =
-            |refused: &EngineError| matches!(refused, EngineError::QuotaExceeded { share: Share::Queue, .. });
+        let is_share = |refused: &EngineError| {
+            matches!(refused, EngineError::QuotaExceeded(OverShare { share: Share::Queue, .. }))
+        };
         let (count, refused) = fill(&mut queue, Some(ann));
         assert!(count == 20 && is_share(&refused) && queue.may_refuse(), "{count} {refused}");
         let (count, refused) = fill(&mut queue, Some(bob));

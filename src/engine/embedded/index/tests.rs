@@ -360,7 +360,8 @@ async fn what_was_for_a_former_owner_is_not_restored() {
     for (seq, to, receipt) in
         [(10, "A", Some((session("S"), id("1")))), (15, "B", Some((session("A"), id("2")))), (30, "A", None)]
     {
-        let message = RestoredMessage { seq: Seq(seq), prev: Seq::START, expires_at, bytes: 9, receipt };
+        let message =
+            RestoredMessage { seq: Seq(seq), prev: Seq::START, expires_at, bytes: 9, receipt, payer: None };
         builder.restore(&mailbox(to), message);
     }
     let mut index = builder.finish();
