@@ -138,7 +138,7 @@ async fn a_session_does_not_change_hands() {
 
 #[tokio::test]
 async fn bad_registrations_name_the_field_and_the_limit() {
-    let server = Guarded::with(&["--sessions-per-user", "2", "--max-ttl", "1h"]).await;
+    let server = Guarded::with(&["--sessions-per-user", "2", "--max-ttl", "1h", "--ttl", "1h"]).await;
     for (body, names) in [
         ("x", "JSON"),
         ("[]", "object"),
