@@ -86,7 +86,8 @@ impl<T> Leases<T> {
         if let Some((id, IdleReader { subscriber, state, .. }, changed)) = best {
             return Ok(self.claimed(session, id, (subscriber, state), changed));
         }
-        if lock(&self.table).readers_of(session) >= MAX_READERS {
+        // Two claims that began at the same time may have made one reader too many: then more than one goes.
+        while lock(&self.table).readers_of(session) >= MAX_READERS {
             drop(self.evict_longest_idle(session).ok_or(ClaimError::TooManyPolls)?);
         }
         loop {
