@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::directory::Directory;
 use crate::engine::{Engine, Fatal, Health};
@@ -105,6 +106,12 @@ impl Broker {
     #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// How much memory all clients together may take.
+    #[must_use]
+    pub(crate) fn budget(&self) -> &Budget {
+        self.hubs.budget()
     }
 
     /// How many addresses are read on this node.

@@ -12,7 +12,7 @@ mod query;
 mod refusal;
 
 pub(crate) use address::{client_address, peer_of};
-pub(crate) use answer::{encode, json};
+pub(crate) use answer::{encode, json, json_line};
 pub(crate) use authenticate::{ApiRequest, SessionPolicy};
 pub(crate) use caller::Caller;
 pub(crate) use gateway::Gateway;

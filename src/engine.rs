@@ -38,10 +38,11 @@
 //!     message leaves, over restarts too ([`Settings::shares`]). Other appends have a tenth of everything for themselves.
 //!     An author without stored messages costs nothing.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::hub::Connections;
-use crate::message::{Address, Epoch, Handle, Message, Seq, SessionId, UserId};
+use crate::message::{Address, Epoch, Handle, Publication, Seq, SessionId, UserId};
 
 mod append;
 mod arrivals;
@@ -106,9 +107,10 @@ impl Engine {
         each!(self, engine => engine.append(append))
     }
 
-    /// Hands a message to the current readers of the address, and stores nothing.
-    pub fn publish_volatile(&self, address: &Address, message: &Message) {
-        each!(self, engine => engine.publish_volatile(address, message));
+    /// Hands a message to the current readers of the address, and stores nothing. `false` if there is no room for it in the
+    /// memory budget.
+    pub fn publish_volatile(&self, address: &Address, publication: &Arc<Publication>) -> bool {
+        each!(self, engine => engine.publish_volatile(address, publication))
     }
 
     /// Reads what is stored after `after`, at most `limit` items. A failure is retried a few times.

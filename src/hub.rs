@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::sync::broadcast;
 
+use crate::budget::{Budget, Holder};
 use crate::message::{Address, Publication, Seq};
 use crate::sync::{lock, shrink};
 
@@ -21,6 +22,10 @@ mod presence;
 
 pub use interest::Interest;
 pub use presence::{Connections, Transport};
+
+/// Most bytes of a stored message that a hub holds until its slowest reader has taken it. Readers fetch a larger one from
+/// the engine.
+const MAX_HELD: usize = 64 * 1024;
 
 /// What goes through a hub.
 #[derive(Debug, Clone)]
@@ -132,6 +137,8 @@ pub struct Hubs {
     /// Protects which hubs exist. Held while one is looked up, joined or published to.
     hubs: Arc<Mutex<HashMap<Address, Arc<Hub>>>>,
     slots: usize,
+    /// Bounds the large messages on their way to readers.
+    budget: Budget,
     /// Is told which addresses are read, under the lock of `hubs`.
     interest: Option<Arc<dyn Interest>>,
 }
@@ -140,7 +147,18 @@ impl Hubs {
     /// No hubs yet. Each will hold `slots` events (rounded up to a power of two by tokio).
     #[must_use]
     pub fn new(slots: usize) -> Self {
-        Self { hubs: Arc::default(), slots: slots.max(1), interest: None }
+        Self { hubs: Arc::default(), slots: slots.max(1), budget: Budget::new(Budget::MOST), interest: None }
+    }
+
+    /// The same hubs, whose large messages draw on this budget.
+    #[must_use]
+    pub(crate) fn within(self, budget: Budget) -> Self {
+        Self { budget, ..self }
+    }
+
+    /// Bounds the large messages on their way to readers.
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     /// Hubs that tell which addresses are read.
@@ -150,14 +168,30 @@ impl Hubs {
     }
 
     /// Hands a stored message to the current readers of this address. `prev` is the seq that the address had before,
-    /// [`Seq::START`] if it held nothing.
+    /// [`Seq::START`] if it held nothing. A large message is announced: it would wait here for the slowest reader.
     pub fn publish(&self, address: &Address, publication: &Arc<Publication>, prev: Seq) {
-        self.tell(address, || HubEvent::Stored { prev, publication: Arc::clone(publication) });
+        self.tell(address, || match publication.seq() {
+            Some(seq) if publication.frame().len() > MAX_HELD => HubEvent::Available(seq),
+            seq => match self.deliver(publication) {
+                Some(publication) => HubEvent::Stored { prev, publication },
+                None => HubEvent::Available(seq.unwrap_or_default()),
+            },
+        });
     }
 
-    /// Hands a message that is not stored to the current readers of this address.
-    pub fn publish_volatile(&self, address: &Address, publication: &Arc<Publication>) {
-        self.tell(address, || HubEvent::Volatile(Arc::clone(publication)));
+    /// Hands a message that is not stored to the current readers of this address. `false` if there is no room for it in the
+    /// memory budget.
+    pub fn publish_volatile(&self, address: &Address, publication: &Arc<Publication>) -> bool {
+        if !self.is_read(address) {
+            return true;
+        }
+        let Some(publication) = self.deliver(publication) else { return false };
+        self.tell(address, || HubEvent::Volatile(publication));
+        true
+    }
+
+    fn deliver(&self, publication: &Arc<Publication>) -> Option<Arc<Publication>> {
+        publication.delivery(|bytes| self.budget.try_acquire(Holder::Proved, bytes))
     }
 
     /// Tells the readers of this address that the engine holds a message of this seq which is not published.
@@ -314,6 +348,11 @@ impl ReaderHandle {
     #[must_use]
     pub fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// Bounds the large messages on their way to readers.
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.hubs.budget
     }
 
     /// Why the address has ended; `None` while it has not.

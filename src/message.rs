@@ -16,6 +16,6 @@ pub use content::{Kind, Message, Outcome};
 pub use item::{Gap, GapReason, Item};
 pub use name::{Handle, MessageId, NameError, SenderName, SessionId, TopicName, UserId};
 pub(crate) use name::{MAX_NAME, taken_name};
-pub(crate) use publication::Draft;
 pub use publication::Publication;
+pub(crate) use publication::{Draft, hold};
 pub use seq::{Epoch, Seq};

@@ -90,7 +90,7 @@ impl Server {
     pub fn new(config: Config, clock: Clock) -> Result<Self, StartError> {
         // Before the store: an invalid key is reported at once, though opening a large store takes time.
         let identity = Identity::new(&config.access)?;
-        let hubs = Hubs::new(config.hub_slots);
+        let hubs = Hubs::new(config.hub_slots).within(settings::budget(&config));
         let engine = Embedded::start(engine_settings(&config, clock), hubs.clone(), &storage(&config))?;
         let broker = Broker::new(engine.into(), hubs, broker_limits(&config), clock);
         Ok(Self::assemble(broker, identity, config)?)
@@ -111,11 +111,11 @@ impl Server {
         let (connection_limiter, socket_limiter) =
             limits_of_addresses(&config.access, descriptors::for_connections());
         let gateway = Arc::new(Gateway {
+            budget: broker.budget().clone(),
             broker,
             identity,
             rates: Rates::new(config.access.rate(), config.access.bytes_rate()),
             connection_limiter,
-            budget: settings::budget(&config),
             proved_addresses: ProvedAddresses::default(),
             config,
             shutdown: CancellationToken::new(),

@@ -52,6 +52,9 @@ pub enum BrokerError {
         /// The limit.
         limit: usize,
     },
+    /// A volatile message has no room on its way to its readers.
+    #[error("the memory budget is spent (see --memory-budget); try again in a moment")]
+    NoMemory,
     /// An acknowledgement of something never handed out.
     #[error("field `seq` is {seq}, but nothing above {newest} was ever stored")]
     AckBeyond {

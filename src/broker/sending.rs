@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::future::{JoinAll, join_all};
@@ -9,7 +10,7 @@ use futures::future::{JoinAll, join_all};
 use crate::broker::{Broker, BrokerError};
 use crate::engine::{Append, Commit, EngineError, OverShare, Share};
 use crate::grant::Grant;
-use crate::message::{Address, Message, Seq, SessionId, UserId};
+use crate::message::{Address, Message, Publication, Seq, SessionId, UserId};
 use crate::protocol::{SendRequest, SendResult, To};
 
 /// What a sender waits for. Resolves when the message is stored.
@@ -64,7 +65,7 @@ impl Broker {
         let receivers = self.receivers(grant, to).await?;
         let message = Message { kind: grant.kind(), from: grant.from(), payload, ts: self.clock.now() };
         if volatile {
-            return Ok(self.publish_volatile(receivers, &message));
+            return self.publish_volatile(&receivers, &message);
         }
         let (author, payer) = (grant.author(), grant.payer());
         Ok(match receivers {
@@ -92,20 +93,18 @@ impl Broker {
         if send.receipt { may_have_receipt(grant, send) } else { Ok(()) }
     }
 
-    fn publish_volatile(&self, receivers: Receivers, message: &Message) -> Sending {
-        match receivers {
-            Receivers::One(address) => {
-                self.engine.publish_volatile(&address, message);
-                Sending::Volatile(None)
-            }
+    /// All readers share one publication.
+    fn publish_volatile(&self, receivers: &Receivers, message: &Message) -> Result<Sending, BrokerError> {
+        let (addresses, count) = match receivers {
+            Receivers::One(address) => (vec![address.clone()], None),
             Receivers::Each(sessions) => {
-                let count = sessions.len();
-                for session in sessions {
-                    self.engine.publish_volatile(&Address::Session(session), message);
-                }
-                Sending::Volatile(Some(count))
+                (sessions.iter().cloned().map(Address::Session).collect(), Some(sessions.len()))
             }
-        }
+        };
+        let Some(first) = addresses.first() else { return Ok(Sending::Volatile(count)) };
+        let publication = Arc::new(Publication::encode(first, None, message));
+        let has_room = addresses.iter().all(|address| self.engine.publish_volatile(address, &publication));
+        if has_room { Ok(Sending::Volatile(count)) } else { Err(BrokerError::NoMemory) }
     }
 
     async fn receivers(&self, grant: &Grant, to: To) -> Result<Receivers, BrokerError> {

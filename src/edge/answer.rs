@@ -1,5 +1,6 @@
 //! JSON answers.
 
+use axum::body::Bytes;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -10,6 +11,11 @@ pub(crate) fn json(status: StatusCode, body: impl Into<String>) -> Response {
     if !body.is_empty() {
         body.push('\n');
     }
+    json_line(status, body.into())
+}
+
+/// The same, of a body that ends in its newline already.
+pub(crate) fn json_line(status: StatusCode, body: Bytes) -> Response {
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::broker::{Broker, Sending};
-use crate::budget::Budget;
+use crate::budget::{Budget, Holder};
 use crate::config::Config;
 use crate::edge::caller::Caller;
 use crate::edge::refusal::Refusal;
@@ -40,6 +40,12 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
+    /// Whether there is no room for a large message in the memory budget.
+    #[must_use]
+    pub(crate) fn budget_is_spent(&self) -> bool {
+        !self.budget.has_room(Holder::Proved, self.config.max_payload)
+    }
+
     /// The `welcome` frame of a caller. Its mailbox is acknowledged up to `seq`.
     #[must_use]
     pub(crate) fn welcome(&self, caller: &Caller, seq: Seq) -> String {

@@ -98,6 +98,7 @@ impl From<BrokerError> for Refusal {
             | BrokerError::Ended
             | BrokerError::Register(RegisterError::Ended) => Code::Unauthorized,
             BrokerError::TooManyReaders { .. } => Code::RateLimited,
+            BrokerError::NoMemory => Code::Overloaded,
             BrokerError::Engine(error) | BrokerError::Register(RegisterError::Engine(error)) => {
                 engine_code(error)
             }

@@ -15,7 +15,9 @@ use super::*;
 use crate::clock::Clock;
 use crate::engine::embedded::{Durability, Storage};
 use crate::hub::{EndReason, HubEvent, Hubs, Transport};
-use crate::message::{Author, GapReason, Item, Kind, MessageId, SenderName, SessionId, TopicName, UserId};
+use crate::message::{
+    Author, GapReason, Item, Kind, Message, MessageId, SenderName, SessionId, TopicName, UserId,
+};
 use crate::subscriber::{Start, Subscriber};
 
 mod chance;
@@ -273,6 +275,11 @@ fn append(address: &Address, payload: &str) -> Append {
         receipt: false,
         payer: None,
     }
+}
+
+fn publish_volatile(engine: &Engine, address: &Address, payload: &str) {
+    let publication = Publication::encode(address, None, &from("S", payload));
+    assert!(engine.publish_volatile(address, &publication.into()));
 }
 
 async fn put(engine: &Engine, address: &Address, payload: &str) -> Seq {

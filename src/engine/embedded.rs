@@ -18,7 +18,7 @@ use crate::engine::{
     RegisterError, Registrar, Registration, Settings,
 };
 use crate::hub::{Connections, EndReason, Hubs};
-use crate::message::{Address, Epoch, Handle, Message, Publication, Seq, SessionId, UserId};
+use crate::message::{Address, Epoch, Handle, Publication, Seq, SessionId, UserId};
 use crate::sync::lock;
 
 mod crash;
@@ -380,8 +380,9 @@ impl Embedded {
     }
 
     /// See [`crate::engine::Engine::publish_volatile`].
-    pub fn publish_volatile(&self, address: &Address, message: &Message) {
-        self.shared.hubs.publish_volatile(address, &Publication::encode(address, None, message).into());
+    #[must_use]
+    pub fn publish_volatile(&self, address: &Address, publication: &Arc<Publication>) -> bool {
+        self.shared.hubs.publish_volatile(address, publication)
     }
 
     /// See [`crate::engine::Engine::read`].

@@ -2,14 +2,18 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::{Arc, Mutex, Weak};
 
+use axum::body::Bytes;
 use axum::extract::ws::Utf8Bytes;
 use serde::Serialize;
 use utoipa::openapi::schema::{AllOfBuilder, AnyOfBuilder, ObjectBuilder, SchemaType};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
+use crate::budget::{Permit, SMALL};
 use crate::message::{Address, Kind, Message, ReceiptFields, SenderName, Seq, TopicName};
+use crate::sync::lock;
 
 /// One message as subscribers get it: committed (or volatile), encoded once.
 #[derive(Debug)]
@@ -19,6 +23,17 @@ pub struct Publication {
     from: Option<SenderName>,
     frame: Utf8Bytes,
     payload_start: usize,
+    /// What only a large one has.
+    large: Option<Box<Large>>,
+}
+
+/// How the bytes of a large publication count in the memory budget.
+#[derive(Debug)]
+enum Large {
+    /// It is stored, or was made for its readers. Those share this delivery of it.
+    Origin(Mutex<Weak<Publication>>),
+    /// It is on its way to readers, and counts until the last one has let it go.
+    Delivery { _permit: Permit },
 }
 
 /// What a frame is, on the wire.
@@ -180,7 +195,34 @@ impl Publication {
     ) -> Self {
         // Without spare capacity a clone only counts references.
         frame.shrink_to_fit();
-        Self { seq, kind, from, frame: frame.into(), payload_start }
+        let large = (frame.len() > SMALL).then(|| Box::new(Large::Origin(Mutex::default())));
+        Self { seq, kind, from, frame: frame.into(), payload_start, large }
+    }
+
+    /// The same publication on its way to readers. A large one counts in the memory budget until all of them have let it go:
+    /// once, however many there are. `acquire` takes a permit for so many bytes; `None` if there is no room.
+    pub(crate) fn delivery(
+        self: &Arc<Self>,
+        acquire: impl FnOnce(usize) -> Option<Permit>,
+    ) -> Option<Arc<Self>> {
+        let Some(Large::Origin(shared)) = self.large.as_deref() else { return Some(Arc::clone(self)) };
+        let mut shared = lock(shared);
+        if let Some(delivery) = shared.upgrade() {
+            return Some(delivery);
+        }
+        let delivery = Arc::new(Self {
+            from: self.from.clone(),
+            frame: self.frame.clone(),
+            large: Some(Box::new(Large::Delivery { _permit: acquire(self.frame.len())? })),
+            ..**self
+        });
+        *shared = Arc::downgrade(&delivery);
+        Some(delivery)
+    }
+
+    /// Whether its bytes count in the memory budget.
+    fn is_large(&self) -> bool {
+        self.large.is_some()
     }
 
     /// Its position; `None` when volatile.
@@ -226,11 +268,24 @@ impl Publication {
     }
 }
 
+/// Text that was made from these publications. Their bytes count in the memory budget until it is dropped.
+pub(crate) fn hold(text: String, mut publications: Vec<Arc<Publication>>) -> Bytes {
+    struct Held(String, #[expect(dead_code, reason = "it is held")] Vec<Arc<Publication>>);
+    impl AsRef<[u8]> for Held {
+        fn as_ref(&self) -> &[u8] {
+            self.0.as_bytes()
+        }
+    }
+    publications.retain(|publication| publication.is_large());
+    if publications.is_empty() { text.into() } else { Bytes::from_owner(Held(text, publications)) }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::value::RawValue;
 
     use super::*;
+    use crate::budget::{Budget, Holder};
     use crate::message::{MessageId, Outcome, SessionId};
 
     fn message(from: Option<&str>, payload: &str) -> Message {
@@ -310,6 +365,36 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_large_publication_counts_once_while_it_is_delivered() {
+        let budget = Budget::new(100_000);
+        let mailbox = Address::Session(SessionId::new("A").unwrap());
+        let large = message(None, &format!("\"{}\"", "x".repeat(60_000)));
+        let origin = Arc::new(Publication::encode(&mailbox, Some(Seq(1)), &large));
+        let deliver =
+            |origin: &Arc<Publication>| origin.delivery(|bytes| budget.try_acquire(Holder::Proved, bytes));
+        let one = deliver(&origin).unwrap();
+        let (used, other) = (budget.used(), deliver(&one).unwrap());
+        assert!(Arc::ptr_eq(&one, &deliver(&origin).unwrap()) && Arc::ptr_eq(&one, &other));
+        assert!((60_000..61_000).contains(&used) && budget.used() == used);
+        assert_eq!((one.payload(), one.seq()), (origin.payload(), origin.seq()));
+        assert_eq!(one.frame().as_str().as_ptr(), origin.frame().as_str().as_ptr(), "the bytes are shared");
+        // There is no room for another one.
+        let second = Arc::new(Publication::encode(&mailbox, Some(Seq(2)), &large));
+        assert!(deliver(&second).is_none());
+        drop((one, other));
+        assert_eq!(budget.used(), 0);
+        drop(deliver(&second).unwrap());
+        // Nor is there while an answer made from the first one waits to be written.
+        let answer = hold("an answer".to_owned(), vec![deliver(&origin).unwrap()]);
+        assert_eq!(answer, "an answer");
+        assert!(deliver(&second).is_none());
+        drop(answer);
+        // A small one is not counted.
+        let small = Arc::new(Publication::encode(&mailbox, Some(Seq(3)), &message(None, "1")));
+        assert!(Arc::ptr_eq(&small, &small.delivery(|_| None).unwrap()));
     }
 
     #[test]

@@ -56,7 +56,8 @@ impl Bench {
     }
 
     fn put_volatile(&self, payload: u64) {
-        self.engine.publish_volatile(&self.address, &Self::message(payload));
+        let publication = Publication::encode(&self.address, None, &Self::message(payload));
+        assert!(self.engine.publish_volatile(&self.address, &publication.into()));
     }
 
     fn reader(&self, cursor: Seq) -> Subscriber {

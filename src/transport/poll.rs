@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::request::Parts;
 use axum::http::{Method, StatusCode};
@@ -16,11 +17,11 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::broker::BrokerError;
-use crate::edge::{ApiRequest, Gateway, Query, Refusal, Refused, SessionPolicy, encode, json};
+use crate::edge::{ApiRequest, Gateway, Query, Refusal, Refused, SessionPolicy, encode, json, json_line};
 use crate::engine::EngineError;
 use crate::grant::Client;
 use crate::hub::{EndReason, Transport};
-use crate::message::{Epoch, Gap, Handle, Item, Publication, Seq, SessionId, TopicName};
+use crate::message::{Epoch, Gap, Handle, Item, Publication, Seq, SessionId, TopicName, hold};
 use crate::protocol::{Code, Resume};
 use crate::subscriber::Subscriber;
 use crate::transport::lease::{Claim, ClaimError, IdleReader, Leases, MAX_READERS};
@@ -158,7 +159,7 @@ pub(crate) async fn poll(
     reader.has_cursor = true;
     let answer = items.encode(client, (subscriber.epoch(), subscriber.delivered()), &reader.cursors);
     claim.answered();
-    Ok(json(StatusCode::OK, answer))
+    Ok(json_line(StatusCode::OK, answer))
 }
 
 /// The answer to a poll without a mailbox. No reader is kept for the next one: it says where to go on in each topic.
@@ -170,7 +171,7 @@ async fn poll_topics(
     let epoch = gateway.broker.epoch();
     let mut reader = PollReader::default();
     let items = collect(gateway, None, &mut reader, (topics, deadline)).await?;
-    Ok(json(StatusCode::OK, items.encode(None, (&epoch, Seq::START), &reader.cursors)))
+    Ok(json_line(StatusCode::OK, items.encode(None, (&epoch, Seq::START), &reader.cursors)))
 }
 
 /// The answer to HEAD: it reads nothing, acknowledges nothing and does not wait (RFC 9110 section 9.2.1).
@@ -275,6 +276,8 @@ async fn read_stored(
         biased;
         read = reading => read.map(|()| true).map_err(|error| BrokerError::from(error).into()),
         () = gateway.shutdown.cancelled() => Ok(false),
+        // What is stored waits for room in memory. The next poll may find some.
+        () = sleep_until(deadline.max(Instant::now() + READ_TIMEOUT)), if gateway.budget_is_spent() => Ok(false),
         () = sleep_until(deadline.max(Instant::now() + READ_TIMEOUT)) => {
             Err(BrokerError::from(EngineError::Unreadable { reason: "the disk does not answer in time".into() }).into())
         }
@@ -348,9 +351,9 @@ impl PollItems {
         client: Option<&Client>,
         (epoch, seq): (&Epoch, Seq),
         topics: &BTreeMap<TopicName, Seq>,
-    ) -> String {
+    ) -> Bytes {
         let raw = |text| serde_json::from_str(text).expect("a frame is JSON");
-        encode(&PollAnswer {
+        let mut answer = encode(&PollAnswer {
             session: client.map(|client| &client.session),
             handle: client.map(|client| client.handle),
             epoch,
@@ -358,7 +361,9 @@ impl PollItems {
             gaps: self.gaps,
             seq,
             topics,
-        })
+        });
+        answer.push('\n');
+        hold(answer, self.messages)
     }
 }
 

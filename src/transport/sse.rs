@@ -22,7 +22,7 @@ use crate::edge::{ApiRequest, Caller, Gateway, Refusal, Refused, SessionPolicy};
 use crate::hub::Transport;
 use crate::limits::ConnectionPermit;
 use crate::link::{WRITE_TIMEOUT, time_for};
-use crate::message::{Epoch, Item, Kind, Seq, SessionId, TopicName};
+use crate::message::{Epoch, Item, Kind, Publication, Seq, SessionId, TopicName, hold};
 use crate::protocol::{Resume, ServerFrame};
 use crate::subscriber::Subscriber;
 use crate::transport::reading::{acknowledge_cursor, check_cursor, next_item, proof_left};
@@ -78,6 +78,7 @@ pub(crate) async fn events(State(gateway): State<Arc<Gateway>>, head: Parts) -> 
         mailbox,
         topics: TopicReaders::default(),
         pending,
+        sending: Vec::new(),
         last_prolonged: Instant::now(),
         _permit: permit,
     };
@@ -112,6 +113,8 @@ struct EventStream {
     topics: TopicReaders,
     /// Events to be written first.
     pending: String,
+    /// The messages of the next chunk.
+    sending: Vec<Arc<Publication>>,
     /// When the registration of the caller's session was last prolonged.
     last_prolonged: Instant,
     /// Counts the connection for its address.
@@ -131,7 +134,7 @@ impl EventStream {
     fn into_response(self, version: Version) -> Response {
         let chunks = stream::unfold(self, async |mut stream| {
             let chunk = stream.next_chunk().await?;
-            Some((Ok(Bytes::from(chunk)), stream))
+            Some((Ok(chunk), stream))
         });
         let body = match version {
             Version::HTTP_2 => Body::from_stream(with_write_timeout(chunks)),
@@ -141,7 +144,7 @@ impl EventStream {
     }
 
     /// The next events that are ready, or a comment after a heartbeat without any. `None` at the end of the stream.
-    async fn next_chunk(&mut self) -> Option<String> {
+    async fn next_chunk(&mut self) -> Option<Bytes> {
         // The connection asks for a chunk when it has taken the one before.
         if let Some(mailbox) = &mut self.mailbox {
             mailbox.mark_sent(mailbox.delivered());
@@ -156,9 +159,9 @@ impl EventStream {
         }
         while chunk.len() < CHUNK {
             let Some((topic, item)) = self.topics.try_next_after(self.mailbox.as_mut()) else { break };
-            chunk.push_str(&self.event_of(topic.as_ref(), &item));
+            chunk.push_str(&self.event_of(topic.as_ref(), item));
         }
-        Some(chunk)
+        Some(hold(chunk, std::mem::take(&mut self.sending)))
     }
 
     /// Waits for an item, at most for a heartbeat. `None` at the end of the stream.
@@ -172,15 +175,19 @@ impl EventStream {
             self.prolong();
         }
         tokio::select! {
-            item = next_item(self.mailbox.as_mut()) => Some(self.event_of(None, &item?)),
-            (topic, item) = self.topics.next() => Some(self.event_of(Some(&topic), &item)),
+            item = next_item(self.mailbox.as_mut()) => Some(self.event_of(None, item?)),
+            (topic, item) = self.topics.next() => Some(self.event_of(Some(&topic), item)),
             () = sleep(heartbeat.min(left)) => Some(": still here\n\n".to_owned()),
             () = self.gateway.shutdown.cancelled() => None,
         }
     }
 
-    fn event_of(&self, topic: Option<&TopicName>, item: &Item) -> String {
-        event_of(topic, item, || self.gateway.broker.epoch())
+    fn event_of(&mut self, topic: Option<&TopicName>, item: Item) -> String {
+        let event = event_of(topic, &item, || self.gateway.broker.epoch());
+        if let Item::Message(message) = item {
+            self.sending.push(message);
+        }
+        event
     }
 
     fn prolong(&mut self) {

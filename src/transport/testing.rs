@@ -33,14 +33,15 @@ pub(crate) fn gateway(flags: &[&str]) -> Arc<Gateway> {
     let always = ["test", "--durability", "memory"];
     let Flags { config } = Flags::parse_from(always.iter().chain(flags));
     let settings = engine_settings(&config, Clock::follow_tokio());
-    let hubs = Hubs::new(config.hub_slots);
+    let budget = Budget::new(config.memory_budget.unwrap_or(Budget::MOST));
+    let hubs = Hubs::new(config.hub_slots).within(budget.clone());
     let engine = Embedded::start(settings, hubs.clone(), &storage(&config)).unwrap();
     Arc::new(Gateway {
         broker: Broker::new(engine.into(), hubs, broker_limits(&config), settings.clock),
         identity: Identity::new(&config.access).unwrap(),
         rates: Rates::new(config.access.rate(), config.access.bytes_rate()),
         connection_limiter: ConnectionLimiter::new(config.access.max_connections_per_address()),
-        budget: Budget::new(config.memory_budget.unwrap_or(Budget::MOST)),
+        budget,
         proved_addresses: ProvedAddresses::default(),
         config,
         shutdown: CancellationToken::new(),

@@ -46,6 +46,7 @@ mod secrets;
 mod send;
 mod sessions;
 mod shares;
+mod siege;
 mod simulation;
 mod sse;
 mod tls;

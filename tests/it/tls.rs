@@ -22,14 +22,14 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use crate::common::*;
 
 /// Writes a certificate of this machine to files. Returns it, to be trusted.
-fn certificate(dir: &Path) -> CertificateDer<'static> {
+pub fn certificate(dir: &Path) -> CertificateDer<'static> {
     let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     std::fs::write(dir.join("key.pem"), signing_key.serialize_pem()).unwrap();
     std::fs::write(dir.join("cert.pem"), cert.pem()).unwrap();
     cert.der().clone()
 }
 
-async fn tls(
+pub async fn tls(
     address: SocketAddr,
     trusted: &CertificateDer<'static>,
     alpn: &str,

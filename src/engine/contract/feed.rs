@@ -187,7 +187,9 @@ impl Carrier {
                 Ok(Ok(HubEvent::Stored { prev, publication })) => {
                     self.carry(&address, (prev, publication), &mut held);
                 }
-                Ok(Ok(HubEvent::Volatile(publication))) => self.hubs.publish_volatile(&address, &publication),
+                Ok(Ok(HubEvent::Volatile(publication))) => {
+                    self.hubs.publish_volatile(&address, &publication);
+                }
                 Ok(Ok(HubEvent::Ended(reason))) => {
                     if feeds.ended(&address, &subscription) {
                         self.hubs.end(&address, reason);

@@ -112,7 +112,7 @@ pub(super) async fn what_is_committed_is_published_at_once_and_in_order(lab: Lab
     let (_handle, mut live) = hubs.join(&a, Seq::START, Transport::Websocket, usize::MAX).unwrap();
     let first = put(&engine, &a, "1").await;
     let second = put(&engine, &a, "2").await;
-    engine.publish_volatile(&a, &from("S", "0"));
+    publish_volatile(&engine, &a, "0");
     let one = live_parts(live.try_recv().unwrap());
     assert_eq!((one.0, one.1.seq()), (Seq::START, Some(first)));
     let two = live_parts(live.try_recv().unwrap());

@@ -10,7 +10,7 @@ pub(super) async fn what_is_committed_is_published_or_announced(lab: Lab) {
     // An engine of several machines subscribes before the first read.
     engine.read(&a, Seq::START, 1).await.unwrap();
     let first = put(&engine, &a, "1").await;
-    engine.publish_volatile(&a, &from("S", "0"));
+    publish_volatile(&engine, &a, "0");
     let second = put(&engine, &a, "2").await;
     let (mut reached, mut volatile) = (Seq::START, false);
     while reached < second || !volatile {

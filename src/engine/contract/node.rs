@@ -18,7 +18,7 @@ use crate::engine::{
     Register, RegisterError, Registration, Settings,
 };
 use crate::hub::{Connections, EndReason, Hubs};
-use crate::message::{Address, Epoch, Handle, Item, Message, Seq, SessionId, UserId};
+use crate::message::{Address, Epoch, Handle, Item, Publication, Seq, SessionId, UserId};
 use crate::sync::lock;
 
 /// The slots of a primary's hubs.
@@ -149,8 +149,8 @@ impl Node {
         self.change(|answer| Change::End(session.clone(), revoked_for, answer))
     }
 
-    pub(crate) fn publish_volatile(&self, address: &Address, message: &Message) {
-        self.primary().publish_volatile(address, message);
+    pub(crate) fn publish_volatile(&self, address: &Address, publication: &Arc<Publication>) -> bool {
+        self.primary().publish_volatile(address, publication)
     }
 
     pub(crate) async fn read(

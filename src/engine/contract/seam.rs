@@ -17,7 +17,7 @@ pub(super) async fn a_reader_gets_everything_once_and_in_order(lab: Lab) {
         async move {
             for n in 0..MESSAGES {
                 let commit = engine.append(append(&a, &n.to_string()));
-                engine.publish_volatile(&a, &from("S", &format!("\"v{n}\"")));
+                publish_volatile(&engine, &a, &format!("\"v{n}\""));
                 // Some are on their way together.
                 if n % 3 == 0 {
                     commit.await.unwrap();

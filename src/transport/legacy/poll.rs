@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Bytes;
 use tokio::time::Instant;
 
 use crate::config::Auth;
-use crate::message::{Handle, Item, Kind, Publication, Seq, SessionId};
+use crate::message::{Handle, Item, Kind, Publication, Seq, SessionId, hold};
 use crate::subscriber::Subscriber;
 use crate::transport::lease::Claim;
 use crate::transport::legacy::payload::with_sender;
@@ -26,10 +27,10 @@ const ENOUGH_BYTES: usize = 1 << 20;
 
 impl Legacy {
     /// Answers a poll: with messages as soon as there are some, else when its time is over.
-    pub(super) async fn poll(&self, session: &SessionId, source: &RequestSource, ack: Option<Seq>) -> String {
+    pub(super) async fn poll(&self, session: &SessionId, source: &RequestSource, ack: Option<Seq>) -> Bytes {
         let deadline = Instant::now() + self.gateway.config.poll_timeout;
         let Some(deadline) = self.registered(session, source, deadline).await else {
-            return NOTHING.to_owned();
+            return NOTHING.into();
         };
         let permit = self.gateway.connection_limiter.try_acquire(source.address);
         let claiming = async {
@@ -40,11 +41,11 @@ impl Legacy {
         let Some(mut claim) = Box::pin(claiming).await else {
             // A client with too many connections or polls is paced by holding.
             self.hold(deadline).await;
-            return NOTHING.to_owned();
+            return NOTHING.into();
         };
         let answer = match self.first_message(&mut claim, deadline).await {
-            Some(first) => self.collect(&first, &mut claim, source, deadline).await,
-            None => NOTHING.to_owned(),
+            Some(first) => self.collect(first, &mut claim, source, deadline).await,
+            None => NOTHING.into(),
         };
         claim.answered();
         answer
@@ -93,12 +94,13 @@ impl Legacy {
     /// Waits until the other tabs of the session can be answered with this message as well, and encodes the answer.
     async fn collect(
         &self,
-        first: &Publication,
+        first: Arc<Publication>,
         claim: &mut Claim<LegacyReader>,
         source: &RequestSource,
         deadline: Instant,
-    ) -> String {
-        let end = match first.seq() {
+    ) -> Bytes {
+        let first_seq = first.seq();
+        let end = match first_seq {
             Some(seq) => tokio::select! {
                 ahead = claim.wait_for_peers(seq, PEER_TIMEOUT, deadline) => ahead,
                 () = self.gateway.shutdown.cancelled() => None,
@@ -107,7 +109,7 @@ impl Legacy {
         };
         let (subscriber, reader) = claim.parts();
         let mut answer = AnswerBody::new(first);
-        if subscriber.fill(MAX_MESSAGES) >= BACKLOG || end > first.seq() {
+        if subscriber.fill(MAX_MESSAGES) >= BACKLOG || end > first_seq {
             answer.fill(subscriber, end);
         }
         let through = subscriber.delivered();
@@ -128,39 +130,39 @@ fn message_of(item: Item) -> Option<Arc<Publication>> {
 /// The body of an answer with messages.
 struct AnswerBody {
     json: String,
-    count: usize,
+    messages: Vec<Arc<Publication>>,
 }
 
 impl AnswerBody {
-    fn new(first: &Publication) -> Self {
-        let mut body = Self { json: r#"{"messages":["#.to_owned(), count: 0 };
+    fn new(first: Arc<Publication>) -> Self {
+        let mut body = Self { json: r#"{"messages":["#.to_owned(), messages: Vec::new() };
         body.push(first);
         body
     }
 
-    fn push(&mut self, message: &Publication) {
-        if self.count > 0 {
+    fn push(&mut self, message: Arc<Publication>) {
+        if !self.messages.is_empty() {
             self.json.push(',');
         }
-        self.count += 1;
         self.json.push_str(&with_sender(message.payload(), message.from()));
+        self.messages.push(message);
     }
 
     /// Adds what the subscriber has ready, up to position `end`.
     fn fill(&mut self, subscriber: &mut Subscriber, end: Option<Seq>) {
-        while self.count < MAX_MESSAGES
+        while self.messages.len() < MAX_MESSAGES
             && self.json.len() < ENOUGH_BYTES
             && end.is_none_or(|end| subscriber.delivered() < end)
         {
             let Some(item) = subscriber.try_next() else { break };
             if let Some(message) = message_of(item) {
-                self.push(&message);
+                self.push(message);
             }
         }
     }
 
-    fn finish(mut self, through: Seq) -> String {
+    fn finish(mut self, through: Seq) -> Bytes {
         self.json.push_str(&format!(r#"],"seq":{through}}}"#));
-        self.json
+        hold(self.json, self.messages)
     }
 }

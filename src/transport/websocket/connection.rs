@@ -63,7 +63,7 @@ fn serve<S: AsyncRead + AsyncWrite + Send + Unpin>(
     handshake: Box<Result<Handshake, Refusal>>,
     running: TaskTrackerToken,
 ) -> impl Future<Output = ()> + Send {
-    let mut socket = Socket::new(stream);
+    let mut socket = Socket::new(stream, &gateway.budget);
     async move {
         let (end, output, limit) = {
             // Dropped with the conversation, before the closing handshake: it has left the hubs then.

@@ -62,6 +62,7 @@ impl End {
     fn unreadable(error: &ReadError) -> Self {
         let code = match error {
             ReadError::TooBig(_) => Close::TooBig,
+            ReadError::NoRoom => Close::Overloaded,
             ReadError::NotUtf8 => Close::NotUtf8,
             ReadError::Protocol(_) => Close::Protocol,
             ReadError::Disconnected => return Self::Disconnected,

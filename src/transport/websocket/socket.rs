@@ -11,6 +11,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
+use crate::budget::{Budget, Holder, Permit, UNPROVED_MOST};
+
 mod decoder;
 mod output;
 
@@ -46,12 +48,22 @@ pub(super) struct Socket<S> {
     was_read: bool,
     /// Whether the client cannot be decoded any more.
     failed: bool,
+    /// What a message that is not complete takes of the memory budget.
+    permit: Permit,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
-    pub(super) fn new(stream: S) -> Self {
-        let decoder = Decoder::default();
-        Self { stream, decoder, unread: Vec::new(), decoded: 0, received: 0, was_read: false, failed: false }
+    pub(super) fn new(stream: S, budget: &Budget) -> Self {
+        Self {
+            stream,
+            decoder: Decoder::default(),
+            unread: Vec::new(),
+            decoded: 0,
+            received: 0,
+            was_read: false,
+            failed: false,
+            permit: budget.permit(Holder::Unproved),
+        }
     }
 
     /// How many bytes were read so far.
@@ -115,12 +127,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             }
             self.received += input.len() as u64;
             let decoded = self.decoder.decode(&mut input, limit);
+            let decoded = if self.has_room(limit) { decoded } else { Err(ReadError::NoRoom) };
             self.unread.extend_from_slice(input);
             self.failed |= decoded.is_err();
             if let Some(received) = decoded.transpose() {
                 return Poll::Ready(Some(received));
             }
         }
+    }
+
+    /// Takes room for the message that is not complete, or gives back that of the one before. `false` if there is none.
+    fn has_room(&mut self, limit: usize) -> bool {
+        if limit > UNPROVED_MOST {
+            self.permit.prove();
+        }
+        let held = self.decoder.held();
+        self.permit.shrink_to(held);
+        self.permit.try_cover(held)
     }
 
     /// Writes all output.

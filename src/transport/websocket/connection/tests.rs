@@ -7,6 +7,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::*;
+use crate::budget::Budget;
 use crate::link::WRITE_TIMEOUT;
 use crate::protocol::{Resume, To};
 use crate::transport::testing::{gateway, open_caller, send, session};
@@ -33,7 +34,7 @@ fn start_on(gateway: &Arc<Gateway>, stream: DuplexStream) -> tokio::task::JoinHa
     tokio::spawn(async move {
         let mut conversation = Conversation::new(gateway, None);
         let flow = conversation.begin(open_caller("A"), &Resume::default()).await;
-        let mut socket = Socket::new(stream);
+        let mut socket = Socket::new(stream, &Budget::new(Budget::MOST));
         let end = converse(&mut conversation, flow, &mut socket).await;
         let (output, limit) = (std::mem::take(&mut conversation.output), conversation.message_limit());
         let ended = match &end {
@@ -182,7 +183,7 @@ async fn the_closing_handshake_sends_the_reason_and_waits_for_the_peer() {
     let (ours, theirs) = tokio::io::duplex(1024);
     let mut peer = WebSocketStream::from_raw_socket(theirs, Role::Client, None).await;
     let end = End::Close(Close::SessionEnded, "é".repeat(100));
-    let mut socket = Socket::new(ours);
+    let mut socket = Socket::new(ours, &Budget::new(Budget::MOST));
     let closing = close(&mut socket, Output::default(), 1000, end);
     futures::pin_mut!(closing);
     assert!((&mut closing).now_or_never().is_none());

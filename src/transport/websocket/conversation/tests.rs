@@ -183,6 +183,7 @@ async fn what_cannot_be_read_has_a_close_code() {
     let gateway = gateway(&[]);
     for (error, code) in [
         (ReadError::TooBig(1), Close::TooBig),
+        (ReadError::NoRoom, Close::Overloaded),
         (ReadError::NotUtf8, Close::NotUtf8),
         (ReadError::Protocol("wrong"), Close::Protocol),
     ] {

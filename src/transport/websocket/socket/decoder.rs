@@ -39,6 +39,9 @@ pub(crate) enum ReadError {
     /// A message has more bytes than this.
     #[error("message too big: at most {0} bytes are taken here")]
     TooBig(usize),
+    /// There is no room for more of a message.
+    #[error("the memory budget is spent (see --memory-budget); come back in a moment")]
+    NoRoom,
     /// Text that is not UTF-8.
     #[error("text frames must be UTF-8")]
     NotUtf8,
@@ -84,6 +87,11 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
+    /// Bytes of a message that is not complete.
+    pub(crate) fn held(&self) -> usize {
+        self.text.len()
+    }
+
     /// The next message. `None` if the input ends before it does. What is taken is cut off the input. A message may have
     /// at most `limit` bytes.
     ///

@@ -20,7 +20,7 @@ fn words(n: usize) -> String {
 
 fn pair() -> (Socket<DuplexStream>, DuplexStream) {
     let (ours, theirs) = duplex(1 << 20);
-    (Socket::new(ours), theirs)
+    (Socket::new(ours, &Budget::new(Budget::MOST)), theirs)
 }
 
 async fn read(socket: &mut Socket<DuplexStream>, output: &mut Output) -> Received {
