@@ -33,6 +33,7 @@ generate
 PYTHONPATH=$work "$venv/bin/python" -B tests/generated_client.py "$url"
 stop
 
+# shellcheck disable=SC2119 # It needs no further settings.
 start_guarded
 generate
 PYTHONPATH=$work "$venv/bin/python" -B tests/generated_client.py "$url" --token "$token" --key "$key"
