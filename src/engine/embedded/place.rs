@@ -246,13 +246,17 @@ fn narrow_asides(dir: &Path, account: u32) -> Result<(), OpenError> {
 /// Whether only other accounts hold this lock file. They could lock it if they had rights on it.
 fn is_held_by_others(lock: &Path, account: u32) -> bool {
     let Ok(found) = fs::symlink_metadata(lock) else { return false };
-    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
-    let holders = holders(&locks, found.ino());
+    if !private::is_wide(lock) {
+        return false;
+    }
+    // One reading may lack a line while other locks come and go.
+    let read = |_| holders(&fs::read_to_string("/proc/locks").unwrap_or_default(), found.ino());
+    let holders: Vec<u32> = (0..3).flat_map(read).collect();
     // The lock of a process that is not seen, or that is root's, counts.
     let is_other = |pid: &u32| {
         fs::metadata(format!("/proc/{pid}")).is_ok_and(|process| ![0, account].contains(&process.uid()))
     };
-    private::is_wide(lock) && !holders.is_empty() && holders.iter().all(is_other)
+    !holders.is_empty() && holders.iter().all(is_other)
 }
 
 /// The processes that hold a `flock` on the file with this inode, by what `/proc/locks` says.
