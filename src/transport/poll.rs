@@ -258,7 +258,8 @@ impl PollReader {
     }
 }
 
-/// Reads what is stored, which a poll gets that does not wait too. `false` if the server stops before that is read.
+/// Reads what is stored, which a poll gets that does not wait too. `false` if it is not read: the server stops, or what is
+/// stored waits for room in memory. The next poll may find some.
 async fn read_stored(
     gateway: &Gateway,
     mailbox: Option<&mut Subscriber>,
@@ -276,11 +277,13 @@ async fn read_stored(
         biased;
         read = reading => read.map(|()| true).map_err(|error| BrokerError::from(error).into()),
         () = gateway.shutdown.cancelled() => Ok(false),
-        // What is stored waits for room in memory. The next poll may find some.
-        () = sleep_until(deadline.max(Instant::now() + READ_TIMEOUT)), if gateway.budget_is_spent() => Ok(false),
-        () = sleep_until(deadline.max(Instant::now() + READ_TIMEOUT)) => {
-            Err(BrokerError::from(EngineError::Unreadable { reason: "the disk does not answer in time".into() }).into())
-        }
+        () = sleep_until(deadline.max(Instant::now() + READ_TIMEOUT)) => match gateway.budget_is_spent() {
+            true => Ok(false),
+            false => {
+                let reason = "the disk does not answer in time".into();
+                Err(BrokerError::from(EngineError::Unreadable { reason }).into())
+            }
+        },
     }
 }
 
