@@ -4,12 +4,11 @@
 //! ([`SMALL`]): a spent budget stops large messages only. All holders that have proved nothing get at most half of the
 //! budget together, so the other half is left to those that have.
 //!
-//! Shared bytes count once: [`Permit::hold`] makes bytes that keep their permit until the last reference is dropped.
+//! Shared bytes count once: all deliveries of a publication have one permit together.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use crate::log::Repeated;
@@ -209,12 +208,6 @@ impl Permit {
         }
     }
 
-    /// The same bytes, which keep this permit until the last reference to them is dropped.
-    #[must_use]
-    pub(crate) fn hold(self, bytes: Bytes) -> Bytes {
-        if self.bytes == 0 { bytes } else { Bytes::from_owner(Held { bytes, _permit: self }) }
-    }
-
     fn give_back(&mut self, bytes: usize) {
         if bytes == 0 {
             return;
@@ -230,18 +223,6 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.give_back(self.bytes);
-    }
-}
-
-/// Bytes with their permit.
-struct Held {
-    bytes: Bytes,
-    _permit: Permit,
-}
-
-impl AsRef<[u8]> for Held {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
     }
 }
 
@@ -348,17 +329,5 @@ mod tests {
         }
         drop(held);
         assert_eq!((permit.bytes(), room(&budget)), (0, (100 * KIB, 50 * KIB)));
-    }
-
-    #[test]
-    fn shared_bytes_count_once_until_the_last_one_is_gone() {
-        let budget = Budget::new(100 * KIB);
-        let permit = budget.try_acquire(Holder::Proved, 60 * KIB).unwrap();
-        let bytes = permit.hold(Bytes::from(vec![b'x'; 60 * KIB]));
-        let parts = [bytes.clone(), bytes.slice(10..20)];
-        drop(bytes);
-        assert_eq!((parts[0].len(), budget.used()), (60 * KIB, 60 * KIB));
-        drop(parts);
-        assert_eq!(budget.used(), 0);
     }
 }

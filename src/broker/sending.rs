@@ -65,7 +65,7 @@ impl Broker {
         let receivers = self.receivers(grant, to).await?;
         let message = Message { kind: grant.kind(), from: grant.from(), payload, ts: self.clock.now() };
         if volatile {
-            return self.publish_volatile(&receivers, &message);
+            return self.publish_volatile(receivers, &message);
         }
         let (author, payer) = (grant.author(), grant.payer());
         Ok(match receivers {
@@ -94,11 +94,12 @@ impl Broker {
     }
 
     /// All readers share one publication.
-    fn publish_volatile(&self, receivers: &Receivers, message: &Message) -> Result<Sending, BrokerError> {
+    fn publish_volatile(&self, receivers: Receivers, message: &Message) -> Result<Sending, BrokerError> {
         let (addresses, count) = match receivers {
-            Receivers::One(address) => (vec![address.clone()], None),
+            Receivers::One(address) => (vec![address], None),
             Receivers::Each(sessions) => {
-                (sessions.iter().cloned().map(Address::Session).collect(), Some(sessions.len()))
+                let count = sessions.len();
+                (sessions.into_iter().map(Address::Session).collect(), Some(count))
             }
         };
         let Some(first) = addresses.first() else { return Ok(Sending::Volatile(count)) };

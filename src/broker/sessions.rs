@@ -49,8 +49,8 @@ impl Broker {
     }
 
     /// Registers the session that a token names. The token is accepted until `until`, in Unix milliseconds.
-    /// [`Commit::decided`] says whether
-    /// the token may have it. Nobody needs to wait until that is stored: after a crash the token comes again.
+    /// [`Commit::decided`] says whether the token may have it. Nobody needs to wait until that is stored: after a crash the
+    /// token comes again.
     pub(crate) fn register_from_token(
         &self,
         session: &SessionId,

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use crate::budget::{Budget, Holder, Permit, UNPROVED_MOST};
+use crate::budget::{Budget, Holder, Permit, SMALL, UNPROVED_MOST};
 
 mod decoder;
 mod output;
@@ -142,7 +142,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             self.permit.prove();
         }
         let held = self.decoder.held();
-        self.permit.shrink_to(held);
+        // While a message grows, its permit keeps what it was rounded up by.
+        if held <= SMALL {
+            self.permit.shrink_to(held);
+        }
         self.permit.try_cover(held)
     }
 
