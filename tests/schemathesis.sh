@@ -5,13 +5,8 @@
 #   tests/schemathesis.sh [BINARY]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-root=$PWD
-target=${CARGO_TARGET_DIR:-$root/target}
-binary=${1:-$target/debug/x0-msg-server}
-work=$(mktemp -d)
 # shellcheck source=tests/server.sh
 . tests/server.sh
-trap 'stop; rm -rf "$work"' EXIT
 
 venv=$target/schemathesis
 if [[ ! -x $venv/bin/st ]]; then

@@ -1,7 +1,13 @@
-# For scripts that test a running server. They set `binary`.
-# shellcheck shell=bash disable=SC2034,SC2154
+# For scripts that test a running server: their first argument, or the debug build. They run in the directory of the
+# project, and have the directory `work` for files. At their end the server is stopped and `work` removed.
+# shellcheck shell=bash disable=SC2034
 
+root=$PWD
+target=${CARGO_TARGET_DIR:-$root/target}
+binary=${1:-$target/debug/x0-msg-server}
+work=$(mktemp -d)
 server=
+trap 'stop; rm -rf "$work"' EXIT
 
 # Starts a server with these settings; sets `url`.
 start() {

@@ -58,6 +58,20 @@ fn pour(mut stream: impl AsyncWrite + Send + Unpin + 'static, bytes: Vec<u8>) ->
     })
 }
 
+/// Opens WebSockets with these queries, and pours the same bytes into each.
+async fn pour_frames(
+    server: &TestServer,
+    queries: impl Iterator<Item = String>,
+    bytes: &[u8],
+) -> Vec<tokio::task::JoinHandle<()>> {
+    let mut attackers = Vec::new();
+    for query in queries {
+        let stream = TcpStream::connect(server.address).await.unwrap();
+        attackers.push(pour(upgrade(stream, &query, "").await, bytes.to_vec()));
+    }
+    attackers
+}
+
 #[tokio::test]
 async fn half_bodies_are_bounded_together() {
     let server = TestServer::with(&BUDGET).await;
@@ -78,13 +92,9 @@ async fn half_bodies_are_bounded_together() {
 async fn unfinished_frames_are_bounded_together() {
     let server = TestServer::with(&BUDGET).await;
     let (rest, log) = (at_rest(&server), server.log_from_here());
-    let mut attackers = Vec::new();
-    for n in 0..100 {
-        let stream = TcpStream::connect(server.address).await.unwrap();
-        let stream = upgrade(stream, &format!("?session=attacker-{n}"), "").await;
-        let header = [&[0x81, 0xff][..], &1_000_000_u64.to_be_bytes(), &[0; 4]].concat();
-        attackers.push(pour(stream, [header, vec![b' '; 900_000]].concat()));
-    }
+    let header = [&[0x81, 0xff][..], &1_000_000_u64.to_be_bytes(), &[0; 4]].concat();
+    let queries = (0..100).map(|n| format!("?session=attacker-{n}"));
+    let attackers = pour_frames(&server, queries, &[header, vec![b' '; 900_000]].concat()).await;
     log.contains(SPENT).await;
     others_go_on(&server).await;
     assert_bounded(&server, rest);
@@ -96,13 +106,9 @@ async fn unfinished_frames_are_bounded_together() {
 async fn unfinished_frames_before_hello_leave_half_of_the_budget() {
     let server = TestServer::with(&BUDGET).await;
     let log = server.log_from_here();
-    let mut attackers = Vec::new();
-    for _ in 0..120 {
-        let stream = TcpStream::connect(server.address).await.unwrap();
-        let stream = upgrade(stream, "", "").await;
-        let header = [&[0x81, 0xfe][..], &65_000_u16.to_be_bytes(), &[0; 4]].concat();
-        attackers.push(pour(stream, [header, vec![b' '; 60_000]].concat()));
-    }
+    let header = [&[0x81, 0xfe][..], &65_000_u16.to_be_bytes(), &[0; 4]].concat();
+    let queries = (0..120).map(|_| String::new());
+    let attackers = pour_frames(&server, queries, &[header, vec![b' '; 60_000]].concat()).await;
     log.contains(SPENT).await;
     // A large message of a session finds room in the other half.
     let large = json!({ "to": { "session": "B" }, "payload": "x".repeat(1_000_000) });
