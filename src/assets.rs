@@ -23,7 +23,7 @@ macro_rules! file {
 }
 
 /// Path, content type and content of each file that is served as it is.
-const FILES: [(&str, &str, &str); 7] = [
+const FILES: [(&str, &str, &str); 8] = [
     file!("/", HTML, "index.html"),
     file!("/client.js", JAVASCRIPT, "client.js"),
     file!("/demo.js", JAVASCRIPT, "demo.js"),
@@ -31,6 +31,7 @@ const FILES: [(&str, &str, &str); 7] = [
     file!("/docs.js", JAVASCRIPT, "docs.js"),
     file!("/icon.svg", "image/svg+xml", "icon.svg"),
     file!("/style.css", CSS, "style.css"),
+    file!("/x0.js", JAVASCRIPT, "x0.js"),
 ];
 
 /// What a browser shows where there is nothing.

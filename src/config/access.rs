@@ -40,6 +40,9 @@ impl std::fmt::Debug for Secret {
 /// The environment variables of the secrets.
 pub(super) const SECRETS: [&str; 2] = ["X0_MSG_TOKEN_SECRET", "X0_MSG_API_KEYS"];
 
+/// The origins of x0's pages: all installations of x0 use this name.
+const X0_ORIGINS: [&str; 2] = ["http://x0-app.x0.localnet", "https://x0-app.x0.localnet"];
+
 /// Secrets from the environment. They are no flags, since everyone on the machine can read flags.
 #[derive(Debug, Clone, Default)]
 pub struct Secrets {
@@ -114,7 +117,8 @@ pub struct Access {
     )]
     pub sessions_per_user: usize,
 
-    /// Origin whose pages may use this server, like `https://app.example`. May be given several times; * allows all
+    /// Origin whose pages may use this server, like `https://app.example`, beside its own pages and those of x0. May be
+    /// given several times; * allows all
     #[arg(long, env = "X0_MSG_ALLOW_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
     pub allow_origin: Vec<String>,
 
@@ -186,6 +190,12 @@ impl Access {
     #[must_use]
     pub(crate) fn is_trusted_proxy(&self, address: IpAddr) -> bool {
         self.trust_proxy.iter().any(|net| net.contains(&address.to_canonical()))
+    }
+
+    /// The origins whose pages may use `/v1` and `/ws`, beside this server's own: those of `--allow-origin` and of x0. `*`
+    /// means all.
+    pub(crate) fn allowed_origins(&self) -> impl Iterator<Item = &str> {
+        self.allow_origin.iter().map(String::as_str).chain(X0_ORIGINS)
     }
 
     /// Messages that a sender may send in a second, and at once. `None` means no limit.

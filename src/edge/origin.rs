@@ -39,7 +39,7 @@ impl OriginCheck<'_> {
 
     /// Whether an origin is this server's own, or an allowed one.
     fn is_ours(&self, access: &Access, origin: &str) -> bool {
-        if access.allow_origin.iter().any(|known| known == "*" || known.eq_ignore_ascii_case(origin)) {
+        if access.allowed_origins().any(|known| known == "*" || known.eq_ignore_ascii_case(origin)) {
             return true;
         }
         // Same origin. Schemes are not compared: a proxy may have changed the scheme.
@@ -181,6 +181,18 @@ mod tests {
         assert!(check(&some, "https://app.example") && check(&some, "https://APP.example"));
         assert!(!check(&some, "http://app.example") && !check(&some, "https://app.example.evil"));
         assert!(check(&access(&["*"]), "https://evil.example"));
+    }
+
+    #[test]
+    fn pages_of_x0_may_use_every_server() {
+        for allowed_origins in [&[][..], &["https://app.example"]] {
+            let check = |origin| {
+                let headers = [("origin", origin), ("host", "msg.example")];
+                allowed(&access(allowed_origins), "/", "192.0.2.1", &headers)
+            };
+            assert!(check("http://x0-app.x0.localnet") && check("https://x0-app.x0.localnet"));
+            assert!(!check("http://x0-app.x0.localnet:81") && !check("http://other.x0.localnet"));
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use futures::future::Either;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa::openapi::OpenApi;
 
+use crate::config::Access;
 use crate::edge::{Gateway, OriginCheck, Refusal, ServedHosts, json, origin_refused, peer_of};
 use crate::protocol::Code;
 use crate::transport::legacy::{self, LegacyReceipts};
@@ -90,11 +91,7 @@ fn v1(gateway: &Arc<Gateway>, poll_readers: &PollReaders) -> (Router, OpenApi) {
     let v1 = v1
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(Arc::clone(gateway), check_origin));
-    let v1 = match cors(&gateway.config.access.allow_origin) {
-        Some(cors) => v1.layer(cors),
-        None => v1,
-    };
-    (v1, api)
+    (v1.layer(cors(&gateway.config.access)), api)
 }
 
 /// Refuses requests of pages whose origin is not allowed, also those whose answer the page does not read.
@@ -125,21 +122,20 @@ async fn wrong_method() -> Response {
     json(StatusCode::METHOD_NOT_ALLOWED, refusal.body())
 }
 
-/// Tells browsers which pages of other origins may call `/v1`. `None` where no other origin is allowed.
-fn cors(allowed: &[String]) -> Option<CorsLayer> {
-    let origins = match allowed {
-        [] => return None,
-        some if some.iter().any(|origin| origin == "*") => AllowOrigin::any(),
-        some => AllowOrigin::list(some.iter().filter_map(|origin| HeaderValue::from_str(origin).ok())),
+/// Tells browsers which pages of other origins may call `/v1`.
+fn cors(access: &Access) -> CorsLayer {
+    let origins = match access.allowed_origins().any(|origin| origin == "*") {
+        true => AllowOrigin::any(),
+        false => AllowOrigin::list(
+            access.allowed_origins().filter_map(|origin| HeaderValue::from_str(origin).ok()),
+        ),
     };
     let headers = ["authorization", "content-type", "last-event-id", "traceparent", "tracestate", "baggage"];
-    Some(
-        CorsLayer::new()
-            .allow_origin(origins)
-            .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
-            .allow_headers(headers.map(HeaderName::from_static))
-            .max_age(PREFLIGHT),
-    )
+    CorsLayer::new()
+        .allow_origin(origins)
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
+        .allow_headers(headers.map(HeaderName::from_static))
+        .max_age(PREFLIGHT)
 }
 
 #[cfg(test)]

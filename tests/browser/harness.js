@@ -61,13 +61,12 @@ export async function broker(listen = "127.0.0.1:0", ...args) {
   throw new Error("the broker did not start");
 }
 
+/** Chromium, and the flags that it needs. */
+export const browserPath = process.env.CHROMIUM ?? "/usr/bin/chromium";
+export const browserArgs = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
+
 /** Starts Chromium. */
-export function browser() {
-  return chromium.launch({
-    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-    args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
-  });
-}
+export const browser = () => chromium.launch({ executablePath: browserPath, args: browserArgs });
 
 /** Opens a page in a context of its own. An error in the page fails the test. */
 export async function openPage(chromium, url, options = {}) {

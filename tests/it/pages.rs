@@ -60,6 +60,7 @@ async fn files_and_pages_are_served_with_their_type_and_asked_for_once() {
     for (path, content_type) in [
         ("/", "text/html; charset=utf-8"),
         ("/client.js", "text/javascript; charset=utf-8"),
+        ("/x0.js", "text/javascript; charset=utf-8"),
         ("/demo.js", "text/javascript; charset=utf-8"),
         ("/docs.css", "text/css; charset=utf-8"),
         ("/docs.js", "text/javascript; charset=utf-8"),
@@ -141,7 +142,7 @@ async fn every_link_of_a_served_page_leads_somewhere() {
     let mut targets = BTreeSet::new();
     for (path, html) in &pages {
         for link in between(html, "href=\"", "\"").chain(between(html, "src=\"", "\"")) {
-            if link.starts_with("https://") {
+            if link.starts_with("https://") || link.starts_with("http://") {
                 continue;
             }
             let (target, anchor) =
@@ -220,7 +221,7 @@ async fn every_link_of_the_sources_leads_somewhere_in_the_repository() {
             }
         }
         for link in between(&text, "](", ")") {
-            if link.starts_with("https://") {
+            if link.starts_with("https://") || link.starts_with("http://") {
                 continue;
             }
             count += 1;
