@@ -27,6 +27,9 @@ pub(crate) const UNPROVED_MOST: usize = 64 * 1024;
 /// A permit grows by so many bytes at least, so that a body that comes in small parts does not grow it each time.
 const STEP: usize = 16 * 1024;
 
+/// What a sender, or a client, is told when there is no room.
+pub(crate) const SPENT: &str = "the memory budget is spent (see --memory-budget); try again in a moment";
+
 /// A spent budget is logged at most once in this time.
 const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -90,11 +93,21 @@ impl Budget {
         Permit { budget: self.clone(), holder, bytes: 0 }
     }
 
-    /// A permit that covers so many bytes; `None` if there is no room for them now.
+    /// A permit that covers so many bytes; `None` if there is no room for them now. That is logged.
     #[must_use]
     pub(crate) fn try_acquire(&self, holder: Holder, bytes: usize) -> Option<Permit> {
+        let permit = self.acquire_now(holder, bytes);
+        if permit.is_none() {
+            self.note_spent();
+        }
+        permit
+    }
+
+    /// The same for one that can do with less: a lack of room is not logged.
+    #[must_use]
+    pub(crate) fn acquire_now(&self, holder: Holder, bytes: usize) -> Option<Permit> {
         let mut permit = self.permit(holder);
-        permit.try_cover(bytes).then_some(permit)
+        permit.grow(bytes).then_some(permit)
     }
 
     /// Waits for a permit that covers so many bytes.
@@ -129,12 +142,6 @@ pub(crate) struct Permit {
 }
 
 impl Permit {
-    /// Bytes taken from the budget.
-    #[must_use]
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
     /// How many more bytes it takes to cover `bytes`. Nobody can have more than what there is: one that asks for more
     /// gets all of it.
     fn missing(&self, bytes: usize) -> u32 {
@@ -149,9 +156,23 @@ impl Permit {
         u32::try_from(missing).unwrap_or(u32::MAX)
     }
 
-    /// Grows until it covers so many bytes. `false` if there is no room for that now: it is as before.
+    /// Whether it covers so many bytes, or all that there is.
+    #[must_use]
+    pub(crate) fn covers(&self, bytes: usize) -> bool {
+        self.missing(bytes) == 0
+    }
+
+    /// Grows until it covers so many bytes. `false` if there is no room for that now: it is as before. That is logged.
     #[must_use]
     pub(crate) fn try_cover(&mut self, bytes: usize) -> bool {
+        let grown = self.grow(bytes);
+        if !grown {
+            self.budget.note_spent();
+        }
+        grown
+    }
+
+    fn grow(&mut self, bytes: usize) -> bool {
         let missing = self.missing(bytes);
         if missing == 0 {
             return true;
@@ -165,12 +186,10 @@ impl Permit {
                 Ok(())
             }),
         };
-        if taken.is_err() {
-            self.budget.note_spent();
-            return false;
+        if taken.is_ok() {
+            self.bytes += missing as usize;
         }
-        self.bytes += missing as usize;
-        true
+        taken.is_ok()
     }
 
     /// Grows until it covers so many bytes. Waits for room.
@@ -242,10 +261,7 @@ mod tests {
     fn a_permit_is_given_back_when_it_is_dropped() {
         let budget = Budget::new(100 * KIB);
         let permit = budget.try_acquire(Holder::Proved, 60 * KIB).unwrap();
-        assert_eq!(
-            (budget.used(), permit.bytes(), room(&budget)),
-            (60 * KIB, 60 * KIB, (40 * KIB, 50 * KIB))
-        );
+        assert_eq!((budget.used(), permit.bytes, room(&budget)), (60 * KIB, 60 * KIB, (40 * KIB, 50 * KIB)));
         assert!(budget.has_room(Holder::Proved, 40 * KIB) && !budget.has_room(Holder::Proved, 41 * KIB));
         assert!(budget.try_acquire(Holder::Proved, 41 * KIB).is_none());
         drop(permit);
@@ -256,7 +272,7 @@ mod tests {
     fn what_is_small_needs_no_room() {
         let budget = Budget::new(0);
         let mut permit = budget.try_acquire(Holder::Unproved, SMALL).unwrap();
-        assert_eq!(permit.bytes(), 0);
+        assert_eq!(permit.bytes, 0);
         assert!(budget.try_acquire(Holder::Proved, KIB).is_some());
         let budget = Budget::new(100 * KIB);
         assert!(budget.permit(Holder::Proved).try_cover(SMALL) && permit.try_cover(1));
@@ -301,7 +317,7 @@ mod tests {
         assert_eq!(budget.used(), 100 * KIB);
         drop(all);
         let half = budget.try_acquire(Holder::Unproved, 200 * KIB).unwrap();
-        assert_eq!(half.bytes(), 50 * KIB);
+        assert_eq!(half.bytes, 50 * KIB);
     }
 
     #[tokio::test]
@@ -313,7 +329,7 @@ mod tests {
         assert!(poll!(&mut large).is_pending() && poll!(&mut small).is_pending());
         drop(held);
         let std::task::Poll::Ready(large) = poll!(&mut large) else { panic!("there is room") };
-        assert_eq!(small.await.bytes(), 20 * KIB);
+        assert_eq!(small.await.bytes, 20 * KIB);
         drop(large);
         assert_eq!(room(&budget), (100 * KIB, 50 * KIB));
     }
@@ -328,6 +344,6 @@ mod tests {
             assert!(poll!(&mut waiting).is_pending());
         }
         drop(held);
-        assert_eq!((permit.bytes(), room(&budget)), (0, (100 * KIB, 50 * KIB)));
+        assert_eq!((permit.bytes, room(&budget)), (0, (100 * KIB, 50 * KIB)));
     }
 }

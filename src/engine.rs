@@ -113,7 +113,8 @@ impl Engine {
         each!(self, engine => engine.publish_volatile(address, publication))
     }
 
-    /// Reads what is stored after `after`, at most `limit` items. A failure is retried a few times.
+    /// Reads what is stored after `after`, at most `limit` items. A failure is retried a few times. Messages that are read count
+    /// in the memory budget until the last reader has let them go; the read waits for room for the first one.
     ///
     /// # Errors
     /// [`EngineError::Unreadable`]: it cannot be read now. Nothing is known to be lost.

@@ -350,11 +350,6 @@ impl ReaderHandle {
         &self.address
     }
 
-    /// Bounds the large messages on their way to readers.
-    pub(crate) fn budget(&self) -> &Budget {
-        &self.hubs.budget
-    }
-
     /// Why the address has ended; `None` while it has not.
     #[must_use]
     pub fn ended(&self) -> Option<EndReason> {

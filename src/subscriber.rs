@@ -14,17 +14,12 @@ use sync_wrapper::SyncWrapper;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
-use crate::budget::{Budget, Holder, Permit};
 use crate::engine::{Batch, Engine, EngineError};
 use crate::hub::{EndReason, HubEvent, Hubs, ReaderHandle, Transport};
 use crate::message::{Address, Epoch, Gap, GapReason, Item, Seq};
 
 /// How many items one read of the engine asks for.
 const READ: usize = 64;
-
-/// So many bytes of the memory budget are kept free for a read of [`READ`] items. Without room for them, one item is read at
-/// a time.
-const READ_BYTES: usize = 2 << 20;
 
 /// Pause before the engine is read again that does not find yet what the hub announced.
 const STALE_PAUSE: Duration = Duration::from_millis(20);
@@ -271,9 +266,8 @@ impl Subscriber {
     async fn catch_up(&mut self, target: Seq) -> Result<(), EngineError> {
         let reading = self.reading.get_or_insert_with(|| {
             let (engine, address) = (self.engine.clone(), self.handle.address().clone());
-            let (start, budget) =
-                (Start { cursor: self.read, epoch: self.epoch.clone() }, self.handle.budget().clone());
-            SyncWrapper::new(Box::pin(async move { read(&engine, &address, start, &budget).await }))
+            let start = Start { cursor: self.read, epoch: self.epoch.clone() };
+            SyncWrapper::new(Box::pin(async move { read(&engine, &address, start).await }))
         });
         let read = reading.get_mut().await;
         self.reading = None;
@@ -326,15 +320,8 @@ impl Subscriber {
     }
 }
 
-/// Reads the engine from where a reader is, or from the ack floor if the epoch is another one by now. While there is no
-/// room for a large message in the memory budget, it stays where it is stored.
-async fn read(
-    engine: &Engine,
-    address: &Address,
-    start: Start,
-    budget: &Budget,
-) -> Result<ReadResult, EngineError> {
-    let mut granted = None;
+/// Reads the engine from where a reader is, or from the ack floor if the epoch is another one by now.
+async fn read(engine: &Engine, address: &Address, start: Start) -> Result<ReadResult, EngineError> {
     loop {
         let epoch = engine.epoch();
         let restart = match epoch == start.epoch {
@@ -342,49 +329,12 @@ async fn read(
             false => Some((epoch.clone(), engine.position(address).await.floor)),
         };
         let after = restart.as_ref().map_or(start.cursor, |(_, floor)| *floor);
-        let reserved = budget.try_acquire(Holder::Proved, READ_BYTES);
-        let limit = if reserved.is_some() { READ } else { 1 };
-        let mut batch = engine.read(address, after, limit).await?;
-        drop(reserved);
+        let batch = engine.read(address, after, READ).await?;
         // Seqs of two epochs do not go together.
-        if epoch != engine.epoch() {
-            continue;
-        }
-        match deliver(&mut batch, budget, &mut granted) {
-            Ok(()) => return Ok(ReadResult { batch, restart }),
-            Err(missing) => {
-                // Nothing is held while it waits.
-                drop(batch);
-                granted = Some(budget.acquire(Holder::Proved, missing).await);
-            }
+        if epoch == engine.epoch() {
+            return Ok(ReadResult { batch, restart });
         }
     }
-}
-
-/// Makes deliveries of the messages that were read. The first one may use a permit that was waited for. What there is no
-/// room for is cut off, to be read again.
-///
-/// # Errors
-/// The bytes of the first item, if there is no room for it.
-fn deliver(batch: &mut Batch, budget: &Budget, granted: &mut Option<Permit>) -> Result<(), usize> {
-    for at in 0..batch.items.len() {
-        let Item::Message(publication) = &batch.items[at] else { continue };
-        let acquire = |bytes| {
-            let granted = granted.take().filter(|permit| permit.bytes() >= bytes);
-            granted.or_else(|| budget.try_acquire(Holder::Proved, bytes))
-        };
-        match publication.delivery(acquire) {
-            Some(delivery) => batch.items[at] = Item::Message(delivery),
-            None if at == 0 => return Err(publication.frame().len()),
-            None => {
-                batch.items.truncate(at);
-                batch.cursor = batch.items[at - 1].seq().unwrap_or(batch.cursor);
-                batch.more = true;
-                return Ok(());
-            }
-        }
-    }
-    Ok(())
 }
 
 impl Drop for Subscriber {

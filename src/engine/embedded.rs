@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use crate::budget::Holder;
 use crate::engine::{
     Append, Arrivals, Batch, Commit, EngineError, Expired, Fatal, Health, Lookup, Position, Register,
     RegisterError, Registrar, Registration, Settings,
@@ -390,10 +391,17 @@ impl Embedded {
     /// # Errors
     /// [`EngineError::Unreadable`].
     pub async fn read(&self, address: &Address, after: Seq, limit: usize) -> Result<Batch, EngineError> {
-        let mut failures = 0;
+        let (mut failures, mut granted) = (0, None);
+        let budget = self.shared.hubs.budget();
         loop {
             let plan = self.shared.store.lock().map(|store| store.index.read(address, after, limit));
-            let plan = plan.ok_or_else(|| EngineError::Unreadable { reason: BROKEN.into() })?;
+            let mut plan = plan.ok_or_else(|| EngineError::Unreadable { reason: BROKEN.into() })?;
+            if let Err(missing) = plan.reserve(budget, granted.take()) {
+                // Nothing is held while it waits.
+                drop(plan);
+                granted = Some(budget.acquire(Holder::Proved, missing).await);
+                continue;
+            }
             let on_disk = plan.on_disk();
             let fetched = match &self.shared.disk {
                 Some(access) if !on_disk.is_empty() => access.readers.fetch(on_disk).await,
@@ -410,6 +418,7 @@ impl Embedded {
                     return Err(EngineError::Unreadable { reason });
                 }
                 Err(TransientRead(_)) => {
+                    drop(plan);
                     failures += 1;
                     tokio::time::sleep(READ_PAUSE).await;
                 }

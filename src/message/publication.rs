@@ -220,6 +220,17 @@ impl Publication {
         Some(delivery)
     }
 
+    /// The same publication on its way to one reader. A large one counts in the memory budget with this permit.
+    pub(crate) fn on_its_way(self, permit: Option<Permit>) -> Self {
+        match (&self.large, permit) {
+            (Some(_), Some(mut permit)) => {
+                permit.shrink_to(self.frame.len());
+                Self { large: Some(Box::new(Large::Delivery { _permit: permit })), ..self }
+            }
+            _ => self,
+        }
+    }
+
     /// Whether its bytes count in the memory budget.
     fn is_large(&self) -> bool {
         self.large.is_some()

@@ -219,3 +219,29 @@ async fn answers_that_nobody_takes_are_bounded_together_and_nothing_is_lost() {
     });
     assert_eq!(found.await, 1_000_000);
 }
+
+/// Each read takes as much of the budget as its messages have, not as much as any read may have.
+#[tokio::test]
+async fn small_mailboxes_that_are_read_at_once_do_not_spend_the_budget() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::at(dir.path(), &["--memory-budget", "64MiB"]).await;
+    for n in 0..200 {
+        let send = |_| json!({ "to": { "session": format!("s{n}") }, "payload": "x".repeat(6_000) });
+        let sends = (0..3).map(send).collect::<Vec<_>>();
+        assert_eq!(server.post("/v1/messages?session=A", json!(sends)).await.status, 200);
+    }
+    server.stop().await;
+    // After a restart all messages are on the disk only.
+    let server = TestServer::at(dir.path(), &["--memory-budget", "64MiB"]).await;
+    let mut readers = Vec::new();
+    for _ in 0..200 {
+        readers.push(server.http().await);
+    }
+    let polls = readers.iter_mut().enumerate().map(async |(n, http)| {
+        let reply = http.get(&format!("/v1/messages?session=s{n}&wait=10")).await;
+        assert_eq!(reply.payloads().len(), 3, "all that waits comes at once");
+    });
+    futures::future::join_all(polls).await;
+    let log = server.stop().await;
+    assert!(!log.contains(SPENT), "{log}");
+}

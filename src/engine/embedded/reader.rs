@@ -21,7 +21,7 @@ use crate::sync::lock;
 const AT_ONCE: usize = 4;
 
 /// The messages that were asked for, in that order; `None` for those that are missing or damaged.
-type Found = Vec<Option<Arc<Publication>>>;
+type Found = Vec<Option<Publication>>;
 
 /// How long one read may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
@@ -155,9 +155,9 @@ impl ReadPool {
     fn intact(
         &self,
         found: Result<Option<Publication>, ReadError>,
-    ) -> Result<Option<Arc<Publication>>, TransientRead> {
+    ) -> Result<Option<Publication>, TransientRead> {
         match found {
-            Ok(found) => Ok(found.map(Arc::new)),
+            Ok(found) => Ok(found),
             Err(error) if error.is_damage() => {
                 try_read(&self.path).map_err(transient)?;
                 tracing::error!(%error, "a stored message is damaged; its readers are told of a gap");
@@ -202,7 +202,7 @@ mod tests {
                 let asked = vec![seqs[2], seqs[1], Seq(1), seqs[0]];
                 let found = pool.fetch(asked).await.unwrap();
                 let found: Vec<_> =
-                    found.iter().map(|found| found.as_ref().and_then(|found| found.seq())).collect();
+                    found.iter().map(|found| found.as_ref().and_then(Publication::seq)).collect();
                 assert_eq!(found, [Some(seqs[2]), None, None, Some(seqs[0])]);
             }
             assert_eq!(lock(&pool.idle).len(), 1, "the connection is used again");

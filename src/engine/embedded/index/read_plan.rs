@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::budget::{Budget, Holder, Permit};
 use crate::engine::embedded::index::address_log::{AddressLog, Holes};
 use crate::engine::{Batch, Position};
 use crate::message::{Address, Gap, GapReason, Item, Publication, Seq};
@@ -24,7 +25,39 @@ pub(crate) struct ReadPlan {
 pub(crate) enum ReadSlot {
     Ready(Item),
     /// A message with its body on the disk.
-    OnDisk(Seq),
+    OnDisk {
+        seq: Seq,
+        /// At least the size of its frame.
+        bytes: usize,
+        /// Its share of the memory budget, once it is reserved.
+        permit: Option<Permit>,
+    },
+}
+
+impl ReadSlot {
+    /// Takes room in the memory budget for a message. `acquire` takes a permit for so many bytes; `None` if there is no room.
+    ///
+    /// # Errors
+    /// The missing bytes.
+    fn reserve(&mut self, acquire: impl FnOnce(usize) -> Option<Permit>) -> Result<(), usize> {
+        match self {
+            Self::Ready(Item::Gap(_)) => {}
+            Self::Ready(Item::Message(publication)) => {
+                let delivery = publication.delivery(acquire);
+                *publication = delivery.ok_or_else(|| publication.frame().len())?;
+            }
+            Self::OnDisk { bytes, permit, .. } => *permit = Some(acquire(*bytes).ok_or(*bytes)?),
+        }
+        Ok(())
+    }
+
+    /// How far a reader is that has read it.
+    fn end(&self) -> Option<Seq> {
+        match self {
+            Self::Ready(item) => item.seq(),
+            Self::OnDisk { seq, .. } => Some(*seq),
+        }
+    }
 }
 
 /// What a reader asks for.
@@ -54,10 +87,34 @@ impl ReadPlan {
     /// The messages with their bodies on the disk.
     pub(crate) fn on_disk(&self) -> Vec<Seq> {
         let on_disk = self.slots.iter().filter_map(|slot| match slot {
-            ReadSlot::OnDisk(seq) => Some(*seq),
+            ReadSlot::OnDisk { seq, .. } => Some(*seq),
             ReadSlot::Ready(_) => None,
         });
         on_disk.collect()
+    }
+
+    /// Takes room in the memory budget for each message, before any body is read. The first message may use a permit that
+    /// was waited for. The plan ends before the first message for which there is no room.
+    ///
+    /// # Errors
+    /// The bytes of the first message, if there is no room even for that.
+    pub(crate) fn reserve(&mut self, budget: &Budget, mut granted: Option<Permit>) -> Result<(), usize> {
+        let mut acquire = |bytes| {
+            let granted = granted.take().filter(|permit| permit.covers(bytes));
+            granted.or_else(|| budget.acquire_now(Holder::Proved, bytes))
+        };
+        for at in 0..self.slots.len() {
+            if let Err(missing) = self.slots[at].reserve(&mut acquire) {
+                if at == 0 {
+                    return Err(missing);
+                }
+                self.slots.truncate(at);
+                self.cursor = self.slots[at - 1].end().unwrap_or(self.cursor);
+                self.more = true;
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// The batch of a read after `after`, with the bodies fetched for [`Self::on_disk`].
@@ -67,7 +124,7 @@ impl ReadPlan {
     pub(crate) fn into_batch(
         self,
         after: Seq,
-        fetched: Vec<Option<Arc<Publication>>>,
+        fetched: Vec<Option<Publication>>,
         holds: impl Fn(Seq) -> bool,
     ) -> Option<Batch> {
         let mut fetched = fetched.into_iter();
@@ -76,8 +133,8 @@ impl ReadPlan {
         for slot in self.slots {
             let item = match slot {
                 ReadSlot::Ready(item) => item,
-                ReadSlot::OnDisk(seq) => match fetched.next().flatten() {
-                    Some(publication) => Item::Message(publication),
+                ReadSlot::OnDisk { seq, permit, .. } => match fetched.next().flatten() {
+                    Some(publication) => Item::Message(Arc::new(publication.on_its_way(permit))),
                     None if holds(seq) => Item::Gap(Gap { from: at, to: seq, reason: GapReason::Lost }),
                     None => return None,
                 },
@@ -124,7 +181,7 @@ impl ReadPlan {
             bytes += entry.bytes as usize;
             plan.slots.push(match at_hand(entry.seq) {
                 Some(publication) => ReadSlot::Ready(Item::Message(Arc::clone(publication))),
-                None => ReadSlot::OnDisk(entry.seq),
+                None => ReadSlot::OnDisk { seq: entry.seq, bytes: entry.bytes as usize, permit: None },
             });
             plan.cursor = entry.seq;
         }
@@ -173,7 +230,7 @@ mod tests {
             ReadRequest { address: &mailbox(), after: Seq(after), limit, committed: Seq(8), now: 10 };
         let plan = ReadPlan::of(log, holes, &request, |_| None);
         let told = plan.slots.iter().map(|slot| match slot {
-            ReadSlot::OnDisk(seq) => seq.to_string(),
+            ReadSlot::OnDisk { seq, .. } => seq.to_string(),
             ReadSlot::Ready(Item::Gap(gap)) => format!("{}-{} {:?}", gap.from, gap.to, gap.reason),
             ReadSlot::Ready(Item::Message(_)) => unreachable!("no body is at hand"),
         });
@@ -225,6 +282,27 @@ mod tests {
     }
 
     #[test]
+    fn room_is_taken_by_size_and_the_plan_ends_where_there_is_none() {
+        let (mut holes, budget) = (Holes::default(), Budget::new(1_000_000));
+        let log = log(&[(1, 99), (2, 99), (3, 5), (4, 99)], &mut holes);
+        let request =
+            ReadRequest { address: &mailbox(), after: Seq::START, limit: 9, committed: Seq(8), now: 10 };
+        let plan = || ReadPlan::of(&log, &holes, &request, |_| None);
+        let (mut first, mut second) = (plan(), plan());
+        assert_eq!((first.reserve(&budget, None), budget.used()), (Ok(()), 800_000));
+        assert_eq!((first.on_disk(), first.cursor, first.more), (vec![Seq(1), Seq(2)], Seq(3), true));
+        assert_eq!(second.reserve(&budget, None), Err(400_000));
+        drop(first);
+        // With a permit that was waited for, for the first message.
+        let held = budget.try_acquire(Holder::Proved, 600_000).unwrap();
+        let granted = budget.try_acquire(Holder::Proved, 400_000);
+        assert_eq!(second.reserve(&budget, granted), Ok(()));
+        assert_eq!((second.on_disk(), second.cursor, second.more), (vec![Seq(1)], Seq(1), true));
+        drop((held, second));
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
     fn what_was_forgotten_is_told_as_acknowledged() {
         let request = ReadRequest { address: &mailbox(), after: Seq(3), limit: 1, committed: Seq(9), now: 1 };
         let plan = ReadPlan::nothing(&request, Seq(5));
@@ -235,7 +313,7 @@ mod tests {
     #[test]
     fn a_lost_body_is_a_gap_and_an_acknowledged_message_restarts_the_read() {
         let plan = || ReadPlan {
-            slots: vec![ReadSlot::OnDisk(Seq(5)), ReadSlot::OnDisk(Seq(7))],
+            slots: [5, 7].map(|seq| ReadSlot::OnDisk { seq: Seq(seq), bytes: 9, permit: None }).into(),
             cursor: Seq(7),
             more: false,
         };

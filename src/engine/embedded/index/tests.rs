@@ -90,7 +90,7 @@ fn found(index: &Index, address: &Address) -> Vec<Seq> {
 
 fn message_seq(slot: &ReadSlot) -> Option<Seq> {
     match slot {
-        ReadSlot::OnDisk(seq) => Some(*seq),
+        ReadSlot::OnDisk { seq, .. } => Some(*seq),
         ReadSlot::Ready(Item::Message(publication)) => publication.seq(),
         ReadSlot::Ready(Item::Gap(_)) => None,
     }
