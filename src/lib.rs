@@ -42,7 +42,6 @@
 mod api;
 mod assets;
 pub mod broker;
-#[allow(dead_code, reason = "not all doors use it yet")]
 mod budget;
 pub mod cli;
 pub mod clock;

@@ -1,5 +1,6 @@
 //! Why the broker refuses.
 
+use crate::budget::SPENT;
 use crate::engine::{EngineError, RegisterError};
 use crate::grant::Denied;
 use crate::message::{Epoch, Seq, UserId};
@@ -53,7 +54,7 @@ pub enum BrokerError {
         limit: usize,
     },
     /// A volatile message has no room on its way to its readers.
-    #[error("the memory budget is spent (see --memory-budget); try again in a moment")]
+    #[error("{SPENT}")]
     NoMemory,
     /// An acknowledgement of something never handed out.
     #[error("field `seq` is {seq}, but nothing above {newest} was ever stored")]

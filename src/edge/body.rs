@@ -8,7 +8,7 @@ use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use tokio::time::{Instant, timeout_at};
 
-use crate::budget::{Holder, Permit, UNPROVED_MOST};
+use crate::budget::{Holder, Permit, SPENT, UNPROVED_MOST};
 use crate::config::Auth;
 use crate::edge::gateway::Gateway;
 use crate::edge::refusal::Refusal;
@@ -187,8 +187,7 @@ impl Reading {
 }
 
 fn no_room() -> Refusal {
-    let text = "the memory budget is spent (see --memory-budget); try again in a moment, with the same id";
-    Refusal::new(Code::Overloaded, text)
+    Refusal::new(Code::Overloaded, SPENT)
 }
 
 fn unproved_body(most: usize) -> Refusal {

@@ -10,10 +10,9 @@ use std::sync::Arc;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, Version, header};
+use axum::http::{HeaderMap, Method, header};
 use axum::response::{IntoResponse, Response};
-use futures::stream::{self, Stream, StreamExt};
-use tokio::sync::mpsc;
+use futures::stream;
 use tokio::time::{Instant, sleep};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -21,7 +20,6 @@ use utoipa_axum::routes;
 use crate::edge::{ApiRequest, Caller, Gateway, Refusal, Refused, SessionPolicy};
 use crate::hub::Transport;
 use crate::limits::ConnectionPermit;
-use crate::link::{WRITE_TIMEOUT, time_for};
 use crate::message::{Epoch, Item, Kind, Publication, Seq, SessionId, TopicName, hold};
 use crate::protocol::{Resume, ServerFrame};
 use crate::subscriber::Subscriber;
@@ -85,7 +83,7 @@ pub(crate) async fn events(State(gateway): State<Arc<Gateway>>, head: Parts) -> 
     for (topic, resume) in &topics {
         stream.subscribe(topic, resume, last_event_id.is_some()).await;
     }
-    Ok(stream.into_response(head.version))
+    Ok(stream.into_response())
 }
 
 /// The last id that a reconnecting browser has seen. It requests its first address again: this replaces `after`.
@@ -131,16 +129,12 @@ impl EventStream {
         self.topics.insert(topic.clone(), subscriber);
     }
 
-    fn into_response(self, version: Version) -> Response {
+    fn into_response(self) -> Response {
         let chunks = stream::unfold(self, async |mut stream| {
             let chunk = stream.next_chunk().await?;
-            Some((Ok(chunk), stream))
+            Some((Ok::<_, Infallible>(chunk), stream))
         });
-        let body = match version {
-            Version::HTTP_2 => Body::from_stream(with_write_timeout(chunks)),
-            _ => Body::from_stream(chunks),
-        };
-        event_stream(body)
+        event_stream(Body::from_stream(chunks))
     }
 
     /// The next events that are ready, or a comment after a heartbeat without any. `None` at the end of the stream.
@@ -196,36 +190,6 @@ impl EventStream {
             self.gateway.prolong(client);
         }
     }
-}
-
-/// The same chunks, from a task of their own. A chunk that is not taken within [`WRITE_TIMEOUT`] ends the stream; large
-/// chunks before it give it more time.
-///
-/// Over HTTP/2 one stream may stall while its connection moves: nobody polls the stream then, so it cannot time out by
-/// itself.
-fn with_write_timeout(
-    chunks: impl Stream<Item = Result<Bytes, Infallible>> + Send + 'static,
-) -> impl Stream<Item = Result<Bytes, Infallible>> {
-    let (sender, receiver) = mpsc::channel(1);
-    tokio::spawn(async move {
-        let mut chunks = std::pin::pin!(chunks);
-        // Bytes of the chunks that go before: one in the channel, one that the connection is sending.
-        let (mut waiting, mut sending) = (0, 0);
-        loop {
-            let chunk = tokio::select! {
-                chunk = chunks.next() => chunk,
-                // The peer may leave while there is nothing to send.
-                () = sender.closed() => None,
-            };
-            let Some(Ok(chunk)) = chunk else { break };
-            let (size, limit) = (chunk.len() as u64, WRITE_TIMEOUT + time_for(waiting + sending));
-            if sender.send_timeout(Ok(chunk), limit).await.is_err() {
-                break;
-            }
-            (waiting, sending) = (size, waiting);
-        }
-    });
-    stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)))
 }
 
 fn event_of(topic: Option<&TopicName>, item: &Item, epoch: impl FnOnce() -> Epoch) -> String {

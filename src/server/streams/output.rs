@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use crate::limits::ConnectionPermit;
-use crate::link::{Link, WRITE_TIMEOUT};
+use crate::link::{Link, WRITE_TIMEOUT, time_for};
 
 /// How often the progress of pending output is looked at.
 const CHECK: Duration = Duration::from_secs(5);
@@ -63,24 +63,58 @@ impl Output {
         if self.pending() == 0 { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Waits until the peer has taken nothing of the pending output for [`WRITE_TIMEOUT`]. While the connection itself
-    /// waits for the peer's TCP, no stream is judged: [`Link`] does that for the whole connection.
+    /// Waits until the peer has taken nothing of the pending output for [`WRITE_TIMEOUT`], or takes it more slowly than
+    /// [`MIN_RATE`](crate::link::MIN_RATE). While the connection itself waits for the peer's TCP, no stream is judged: [`Link`]
+    /// does that for the whole connection.
     pub(super) async fn stalled(&self, link: &Link) {
         loop {
             self.waits.notified().await;
-            let (mut since, mut taken) = (Instant::now(), self.taken.load(Ordering::SeqCst));
+            let mut progress = Progress::new(self);
             while self.pending() > 0 {
                 let now = Instant::now();
-                if now >= since + WRITE_TIMEOUT {
+                if now >= progress.deadline() {
                     return;
                 }
-                sleep_until((since + WRITE_TIMEOUT).min(now + CHECK)).await;
-                let taken_now = self.taken.load(Ordering::SeqCst);
-                if taken_now > taken || link.is_write_blocked() {
-                    (since, taken) = (Instant::now(), taken_now);
+                sleep_until(progress.deadline().min(now + CHECK)).await;
+                match link.is_write_blocked() {
+                    true => progress = Progress::new(self),
+                    false => progress.update(self),
                 }
             }
         }
+    }
+}
+
+/// How fast the peer takes pending output.
+struct Progress {
+    /// All bytes that were given when this began.
+    given: u64,
+    /// When all of that has to be taken.
+    complete: Instant,
+    /// Bytes taken when there was progress last, and when that was.
+    taken: u64,
+    moved: Instant,
+}
+
+impl Progress {
+    fn new(output: &Output) -> Self {
+        let (given, taken) = (output.given.load(Ordering::SeqCst), output.taken.load(Ordering::SeqCst));
+        let moved = Instant::now();
+        let complete = moved + WRITE_TIMEOUT + time_for(given.saturating_sub(taken));
+        Self { given, complete, taken, moved }
+    }
+
+    fn update(&mut self, output: &Output) {
+        let taken = output.taken.load(Ordering::SeqCst);
+        if taken >= self.given {
+            *self = Self::new(output);
+        } else if taken > self.taken {
+            (self.taken, self.moved) = (taken, Instant::now());
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        self.complete.min(self.moved + WRITE_TIMEOUT)
     }
 }
 
@@ -164,6 +198,13 @@ mod tests {
         (TrackedBody::new(Body::from(text), Arc::clone(&output)), output)
     }
 
+    /// A body of so many times 16 KiB.
+    fn large_body(parts: usize) -> (TrackedBody, Arc<Output>) {
+        let output = Arc::<Output>::default();
+        let bytes = Bytes::from(vec![0; parts * 16 * 1024]);
+        (TrackedBody::new(Body::from(bytes), Arc::clone(&output)), output)
+    }
+
     #[tokio::test]
     async fn a_body_ends_when_all_of_it_is_taken() {
         let (mut body, output) = body("hello");
@@ -184,7 +225,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn output_that_nobody_takes_is_stalled_after_thirty_seconds() {
-        let ((mut body, output), link) = (body("hello"), Link::new());
+        let ((mut body, output), link) = (large_body(200), Link::new());
         let mut stalled = Box::pin(output.stalled(&link));
         assert!(poll!(&mut stalled).is_pending());
         tokio::time::sleep(10 * WRITE_TIMEOUT).await;
@@ -204,6 +245,25 @@ mod tests {
         }
         assert!(begun.elapsed() >= 5 * WRITE_TIMEOUT - 4 * CHECK, "{:?}", begun.elapsed());
         assert!(begun.elapsed() <= 5 * WRITE_TIMEOUT, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn output_that_is_taken_too_slowly_is_stalled() {
+        let ((mut body, output), link, begun) = (large_body(40), Link::new(), Instant::now());
+        let mut data = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        let taking = async {
+            for _ in 0..20 {
+                tokio::time::sleep(CHECK).await;
+                data.advance(16 * 1024);
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = taking => {}
+            () = output.stalled(&link) => {}
+        }
+        // A second for each 16 KiB, and a timeout.
+        assert_eq!(begun.elapsed(), WRITE_TIMEOUT + Duration::from_secs(40));
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,6 +9,8 @@ use std::io::Cursor;
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
+use crate::budget::SPENT;
+
 /// Most bytes of a header.
 const MAX_HEADER: usize = 14;
 
@@ -40,7 +42,7 @@ pub(crate) enum ReadError {
     #[error("message too big: at most {0} bytes are taken here")]
     TooBig(usize),
     /// There is no room for more of a message.
-    #[error("the memory budget is spent (see --memory-budget); come back in a moment")]
+    #[error("{SPENT}")]
     NoRoom,
     /// Text that is not UTF-8.
     #[error("text frames must be UTF-8")]
