@@ -126,6 +126,18 @@ pub enum Level {
     Memory,
 }
 
+impl Level {
+    /// The name on the wire and on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fsync => "fsync",
+            Self::Os => "os",
+            Self::Memory => "memory",
+        }
+    }
+}
+
 impl Config {
     /// Checks settings against each other.
     ///

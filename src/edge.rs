@@ -14,6 +14,7 @@ mod refusal;
 pub(crate) use address::{client_address, peer_of};
 pub(crate) use answer::{encode, json, json_line};
 pub(crate) use authenticate::{ApiRequest, SessionPolicy};
+pub(crate) use body::BodyBounds;
 pub(crate) use caller::Caller;
 pub(crate) use gateway::Gateway;
 pub(crate) use host::ServedHosts;

@@ -12,7 +12,7 @@ use x0_msg_server::clock::Clock;
 use x0_msg_server::config::{Auth, Config, Secrets, unknown_variables};
 use x0_msg_server::descriptors;
 use x0_msg_server::log::Log;
-use x0_msg_server::server::{self, ServeError, Server};
+use x0_msg_server::server::{self, ServeError, Starting};
 
 /// Returns the memory of ended sessions to the operating system. The allocator of the C library keeps it.
 #[global_allocator]
@@ -156,7 +156,7 @@ async fn serve(mut config: Config) -> Result<()> {
              guesses at the addresses of today's x0 client; --auth token requires credentials"
         );
     }
-    let server = Server::new(config, Clock::Wall)?;
+    let server = Starting::new(config, Clock::Wall)?;
     let shutdown = server.shutdown().clone();
     let hurry = server.hurry().clone();
     tokio::spawn(async move {

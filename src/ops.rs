@@ -23,9 +23,12 @@ mod openapi;
 
 pub(crate) use openapi::described_router;
 
+const HEALTH: &str = "/healthz";
+const READINESS: &str = "/readyz";
+
 /// Whether this is the path of a check by a program that watches. It may name any host.
 pub(crate) fn is_check(path: &str) -> bool {
-    matches!(path, "/healthz" | "/readyz")
+    matches!(path, HEALTH | READINESS)
 }
 
 /// The routes of health and readiness, with their descriptions.
@@ -56,13 +59,15 @@ fn asyncapi(config: &Config) -> String {
 /// The state of the server.
 #[derive(Serialize, ToSchema)]
 struct HealthAnswer<'a> {
-    /// `ok`; `degraded` if something does not work now; `draining` during a stop.
+    /// `ok`; `starting` while the store is being opened; `degraded` if something does not work now; `draining` during a stop.
     status: &'static str,
     /// Name and version.
     server: &'static str,
     /// What "sent" means: `fsync`, `os` or `memory`.
     durability: &'static str,
-    epoch: &'a Epoch,
+    /// Absent while the store is being opened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epoch: Option<&'a Epoch>,
     /// What does not work now, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<String>)]
@@ -91,7 +96,7 @@ async fn health(State(gateway): State<Arc<Gateway>>) -> Response {
     get, path = "/readyz", tag = "operations",
     responses(
         (status = 200, description = "It serves", body = HealthAnswer<'_>),
-        (status = 503, description = "It is stopping", body = HealthAnswer<'_>),
+        (status = 503, description = "It is starting or stopping", body = HealthAnswer<'_>),
     )
 )]
 async fn readiness(State(gateway): State<Arc<Gateway>>) -> Response {
@@ -107,12 +112,27 @@ fn answer(gateway: &Gateway, status: StatusCode) -> Response {
         false if failing.is_empty() => "ok",
         false => "degraded",
     };
-    let (durability, epoch) = (gateway.broker.durability(), &gateway.broker.epoch());
+    let epoch = Some(&gateway.broker.epoch());
     let lost_log_lines = log::lost_lines();
+    let durability = gateway.broker.durability();
     json(
         status,
         encode(&HealthAnswer { status: word, server: SERVER, durability, epoch, failing, lost_log_lines }),
     )
+}
+
+/// The answer to a check before the store is open; see [`is_check`].
+pub(crate) fn starting(config: &Config, path: &str, is_stopping: bool) -> Response {
+    let answer = HealthAnswer {
+        status: if is_stopping { "draining" } else { "starting" },
+        server: SERVER,
+        durability: config.durability.name(),
+        epoch: None,
+        failing: Vec::new(),
+        lost_log_lines: log::lost_lines(),
+    };
+    let status = if path == READINESS { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    json(status, encode(&answer))
 }
 
 #[cfg(test)]

@@ -266,7 +266,7 @@ mod tests {
             connection_limiter: ConnectionLimiter::new(usize::MAX),
             budget: Budget::new(Budget::MOST),
             proved_addresses: ProvedAddresses::default(),
-            config,
+            config: config.into(),
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }

@@ -8,8 +8,8 @@ use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use tokio::time::{Instant, timeout_at};
 
-use crate::budget::{Holder, Permit, SPENT, UNPROVED_MOST};
-use crate::config::Auth;
+use crate::budget::{Budget, Holder, Permit, SPENT, UNPROVED_MOST};
+use crate::config::{Auth, Config};
 use crate::edge::gateway::Gateway;
 use crate::edge::refusal::Refusal;
 use crate::protocol::Code;
@@ -46,13 +46,31 @@ impl Deref for BodyText {
 }
 
 /// What a body may take.
-struct Bounds {
+pub(crate) struct BodyBounds {
     /// Most bytes.
     limit: usize,
     /// Most bytes of a sender that has proved nothing.
     unproved: Option<usize>,
     /// It must arrive within this time, plus one second for each 16 KiB.
     patience: Duration,
+    /// Its share of the memory budget.
+    permit: Permit,
+}
+
+impl BodyBounds {
+    /// The bounds of a body of at most `limit` bytes, of a sender that has proved nothing, whatever the mode.
+    pub(crate) fn of_unproved(config: &Config, budget: &Budget, limit: usize) -> Self {
+        let (unproved, patience) = (Some(UNPROVED_MOST), config.header_timeout);
+        Self { limit, unproved, patience, permit: budget.permit(Holder::Unproved) }
+    }
+
+    /// Reads a body as text; see [`Gateway::body_text`].
+    ///
+    /// # Errors
+    /// Those of [`Gateway::body_text`].
+    pub(crate) async fn read(self, body: Body) -> Result<BodyText, Refusal> {
+        Reading::new(body, self).text().await
+    }
 }
 
 impl Gateway {
@@ -71,21 +89,25 @@ impl Gateway {
         limit: usize,
         sender: Holder,
     ) -> Result<BodyText, Refusal> {
+        self.body_bounds(limit, sender).read(body).await
+    }
+
+    /// The bounds of a body of at most `limit` bytes.
+    pub(crate) fn body_bounds(&self, limit: usize, sender: Holder) -> BodyBounds {
         let is_capped = sender == Holder::Unproved && self.identity.auth() == Auth::Token;
-        let bounds = Bounds {
+        BodyBounds {
             limit,
             unproved: is_capped.then_some(UNPROVED_MOST),
             patience: self.config.header_timeout,
-        };
-        Reading::new(body, bounds, self.budget.permit(sender)).text().await
+            permit: self.budget.permit(sender),
+        }
     }
 }
 
 /// A body that is being read.
 struct Reading {
     body: Body,
-    bounds: Bounds,
-    permit: Permit,
+    bounds: BodyBounds,
     bytes: Vec<u8>,
     /// Bytes that have come so far.
     size: usize,
@@ -96,8 +118,8 @@ struct Reading {
 }
 
 impl Reading {
-    fn new(body: Body, bounds: Bounds, permit: Permit) -> Self {
-        Self { body, bounds, permit, bytes: Vec::new(), size: 0, begun: Instant::now(), refusal: None }
+    fn new(body: Body, bounds: BodyBounds) -> Self {
+        Self { body, bounds, bytes: Vec::new(), size: 0, begun: Instant::now(), refusal: None }
     }
 
     async fn text(mut self) -> Result<BodyText, Refusal> {
@@ -118,19 +140,19 @@ impl Reading {
         }
         let text = String::from_utf8(self.bytes);
         let text = text.map_err(|_| Refusal::new(Code::BadRequest, "the request body is not UTF-8"))?;
-        Ok(BodyText { text, permit: self.permit })
+        Ok(BodyText { text, permit: self.bounds.permit })
     }
 
     /// Forgets what has come, and what comes.
     fn discard(&mut self, refusal: Refusal) {
         self.bytes = Vec::new();
-        self.permit.shrink_to(0);
+        self.bounds.permit.shrink_to(0);
         self.refusal = Some(refusal);
     }
 
     /// Makes the buffer large enough for what has come. Grows it by doubling, but not beyond the announced size.
     async fn make_room(&mut self) -> Result<(), Refusal> {
-        let Bounds { limit, unproved, .. } = self.bounds;
+        let (limit, unproved) = (self.bounds.limit, self.bounds.unproved);
         if self.size > limit {
             let text = format!("the request body is larger than {limit} bytes, the most allowed here");
             return Err(Refusal::new(Code::TooLarge, text));
@@ -145,7 +167,7 @@ impl Reading {
         let whole = announced.map_or(limit, |left| self.size.saturating_add(left).min(limit));
         let wanted = self.size.max((2 * self.bytes.capacity()).min(whole));
         let begun = Instant::now();
-        if timeout_at(self.deadline(), self.permit.cover(wanted)).await.is_err() {
+        if timeout_at(self.deadline(), self.bounds.permit.cover(wanted)).await.is_err() {
             return Err(no_room());
         }
         self.begun += begun.elapsed();
@@ -218,8 +240,8 @@ mod tests {
     }
 
     fn reading(body: Body, limit: usize, budget: &Budget) -> Reading {
-        let bounds = Bounds { limit, unproved: None, patience: PATIENCE };
-        Reading::new(body, bounds, budget.permit(Holder::Unproved))
+        let permit = budget.permit(Holder::Unproved);
+        Reading::new(body, BodyBounds { limit, unproved: None, patience: PATIENCE, permit })
     }
 
     async fn text(body: Body, limit: usize) -> Result<String, Refusal> {
@@ -309,9 +331,10 @@ mod tests {
         const MOST: usize = 64 * KIB;
         let budget = Budget::new(1 << 20);
         let send = async |size: usize| {
-            let bounds = Bounds { limit: 1 << 20, unproved: Some(MOST), patience: PATIENCE };
+            let permit = budget.permit(Holder::Unproved);
+            let bounds = BodyBounds { limit: 1 << 20, unproved: Some(MOST), patience: PATIENCE, permit };
             let body = Body::from(vec![b'x'; size]);
-            Reading::new(body, bounds, budget.permit(Holder::Unproved)).text().await
+            bounds.read(body).await
         };
         assert_eq!(send(MOST).await.unwrap().len(), MOST);
         let refusal = send(MOST + 1).await.unwrap_err();

@@ -1,6 +1,7 @@
 //! What every transport works with: the broker, the checks and the limits.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -32,7 +33,7 @@ pub(crate) struct Gateway {
     /// The addresses from which registered sessions of x0 pages poll.
     pub proved_addresses: ProvedAddresses,
     /// The settings.
-    pub config: Config,
+    pub config: Arc<Config>,
     /// Fires when the server stops. Polls are answered and sockets closed then.
     pub shutdown: CancellationToken,
     /// Upgraded sockets. A graceful stop waits for them as for HTTP connections.

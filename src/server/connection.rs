@@ -10,10 +10,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body;
 use axum::extract::Request;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use axum::{Router, body};
+use futures::FutureExt;
 use futures::future::Either;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -29,6 +30,7 @@ use crate::limits::ConnectionLimiter;
 use crate::link::Link;
 use crate::protocol::Code;
 use crate::server::head;
+use crate::server::routes::Routes;
 use crate::server::streams::{self, Streams, TrackedBody};
 use crate::transport::legacy;
 
@@ -58,7 +60,7 @@ const PONG_TIMEOUT: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone)]
 pub(super) struct ConnectionServer {
     /// Answers the requests.
-    pub(super) router: Router,
+    pub(super) routes: Routes,
     /// Fires when connections end after the request that they serve.
     pub(super) shutdown: CancellationToken,
     /// How long the headers of a request may take, and how long a connection may idle between requests.
@@ -75,10 +77,10 @@ impl ConnectionServer {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let (router, shutdown, header_timeout) =
-            (self.router.clone(), self.shutdown.clone(), self.header_timeout);
+        let (routes, shutdown, header_timeout) =
+            (self.routes.clone(), self.shutdown.clone(), self.header_timeout);
         async move {
-            let service = service_fn(move |request| answer(router.clone(), Arc::clone(&link), request));
+            let service = service_fn(move |request| answer(&routes, Arc::clone(&link), request));
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(header_timeout)
@@ -137,7 +139,7 @@ impl ConnectionServer {
             let (limiter, patience) = (self.socket_limiter.clone(), self.header_timeout);
             Box::pin(async move { timeout(patience, limiter.acquire(counted)).await.ok().flatten() })
         });
-        let answering = answer(self.router.clone(), link, request);
+        let answering = answer(&self.routes, link, request);
         async move {
             let permit = match waiting {
                 Some(waiting) => waiting.await,
@@ -182,16 +184,19 @@ fn log_end(ended: hyper::Result<()>) {
 
 /// Answers one request. Not an async function: its future would hold the request while it is answered.
 fn answer(
-    router: Router,
+    routes: &Routes,
     link: Arc<Link>,
     request: hyper::Request<Incoming>,
-) -> impl Future<Output = Result<Response, Infallible>> {
+) -> impl Future<Output = Result<Response, Infallible>> + Send + use<> {
     if let Err(text) = head::check(request.version(), request.headers()) {
-        return Either::Left(ready(Ok(refuse_for_good(text))));
+        return Either::Left(Either::Left(ready(Ok(refuse_for_good(text)))));
     }
     let mut request: Request = request.map(body::Body::new);
     request.extensions_mut().insert(link);
-    Either::Right(router.oneshot(request))
+    match routes.get() {
+        Some(router) => Either::Right(router.clone().oneshot(request)),
+        None => Either::Left(Either::Right(Box::pin(routes.clone().answer_early(request).map(Ok)))),
+    }
 }
 
 /// The answer on a stream above the limit of its address.
@@ -209,6 +214,7 @@ fn refuse_for_good(text: &'static str) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use axum::Router;
     use axum::routing::get;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
     use tokio::time::Instant;
@@ -216,6 +222,8 @@ mod tests {
     use tokio::sync::Notify;
 
     use super::*;
+    use crate::budget::Budget;
+    use crate::config::Config;
 
     const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -226,9 +234,12 @@ mod tests {
             answer.notified().await;
             "waited"
         };
+        let (config, shutdown) = (Config::default(), CancellationToken::new());
+        let routes = Routes::new(config.into(), Budget::new(Budget::MOST), shutdown.clone());
+        routes.open(Router::new().route("/", get(async || "hello")).route("/wait", get(wait)));
         ConnectionServer {
-            router: Router::new().route("/", get(async || "hello")).route("/wait", get(wait)),
-            shutdown: CancellationToken::new(),
+            routes,
+            shutdown,
             header_timeout: HEADER_TIMEOUT,
             heartbeat: Duration::from_secs(25),
             socket_limiter: ConnectionLimiter::new(usize::MAX),

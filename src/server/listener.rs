@@ -11,11 +11,11 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Listen;
+use crate::config::{Config, Listen};
 use crate::descriptors;
-use crate::edge::Gateway;
 use crate::limits::{ConnectionLimiter, ConnectionPermit};
 use crate::link::{Link, MonitoredStream};
 use crate::log::Repeated;
@@ -30,6 +30,38 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Most connections that wait to be accepted. The operating system may allow fewer (`net.core.somaxconn`).
 const BACKLOG: u32 = 4096;
+
+/// Where a server listens: at one address or more.
+#[derive(Debug)]
+pub(super) struct Addresses(Vec<SocketAddr>);
+
+impl Addresses {
+    /// Those of these listeners.
+    ///
+    /// # Errors
+    /// There is no listener, or one has no address.
+    pub(super) fn of(listeners: &[TcpListener]) -> io::Result<Self> {
+        let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
+        if addresses.is_empty() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Ok(Self(addresses))
+    }
+
+    /// The first one. All are of loopback, or none.
+    pub(super) fn first(&self) -> SocketAddr {
+        self.0[0]
+    }
+
+    /// Logs that the server is ready.
+    pub(super) fn log_ready(&self, tls: bool, durability: &str) {
+        let (scheme, address) = (if tls { "https" } else { "http" }, self.first());
+        for also in &self.0[1..] {
+            tracing::info!(address = %also, "listening here too");
+        }
+        tracing::info!(%address, url = %format_args!("{scheme}://{address}/"), durability, "ready");
+    }
+}
 
 /// Listens; on the same port of all addresses. A system without IPv6 listens on IPv4 only.
 ///
@@ -72,7 +104,9 @@ fn is_missing(error: &io::Error) -> bool {
 /// Accepts connections and serves each in a task of its own. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Acceptor {
-    pub(super) gateway: Arc<Gateway>,
+    pub(super) config: Arc<Config>,
+    /// Fires when the server stops.
+    pub(super) shutdown: CancellationToken,
     pub(super) connection_server: ConnectionServer,
     /// The certificate; `None` without TLS.
     pub(super) tls: Option<Current<ServerConfig>>,
@@ -91,7 +125,7 @@ impl Acceptor {
 
     /// Accepts connections until the shutdown.
     async fn accept_until_shutdown(&self, listener: TcpListener) {
-        let shutdown = self.gateway.shutdown.clone();
+        let shutdown = self.shutdown.clone();
         let mut failures = Repeated::every(REPORT_INTERVAL);
         while let Some(accepted) = shutdown.run_until_cancelled(accept_within_limit(&listener)).await {
             match accepted {
@@ -114,8 +148,7 @@ impl Acceptor {
         let link = Link::with_peer(Some(peer.ip()));
         let stream = MonitoredStream::tcp(stream, Arc::clone(&link));
         // Many clients share the address of a proxy.
-        let counted =
-            Some(peer.ip()).filter(|address| !self.gateway.config.access.is_trusted_proxy(*address));
+        let counted = Some(peer.ip()).filter(|address| !self.config.access.is_trusted_proxy(*address));
         match (&self.tls, self.socket_limiter.try_acquire(counted)) {
             (None, Some(permit)) => {
                 let connection = self.connection_server.http1(stream, link);
@@ -137,8 +170,8 @@ impl Acceptor {
 
     /// Waits until another connection of this address ends. `None` if none ends in time.
     async fn wait_for_permit(&self, counted: Option<IpAddr>) -> Option<ConnectionPermit> {
-        let waiting = timeout(self.gateway.config.header_timeout, self.socket_limiter.acquire(counted));
-        self.gateway.shutdown.run_until_cancelled(waiting).await?.ok()?
+        let waiting = timeout(self.config.header_timeout, self.socket_limiter.acquire(counted));
+        self.shutdown.run_until_cancelled(waiting).await?.ok()?
     }
 
     /// Serves a connection that has to wait for its permit, or speaks TLS.
@@ -149,8 +182,8 @@ impl Acceptor {
         counted: Option<IpAddr>,
         permit: Option<ConnectionPermit>,
     ) -> io::Result<()> {
-        let patience = self.gateway.config.header_timeout;
-        let shutdown = &self.gateway.shutdown;
+        let patience = self.config.header_timeout;
+        let shutdown = &self.shutdown;
         let permit = match permit {
             Some(permit) => Some(permit),
             None => self.wait_for_permit(counted).await,
@@ -196,7 +229,7 @@ mod tests {
     /// Accepts one connection from each address; others wait for this long.
     async fn acceptor(patience: Duration) -> (Acceptor, SocketAddr) {
         let config = Config { durability: Level::Memory, header_timeout: patience, ..Config::default() };
-        let mut acceptor = Server::new(config, Clock::Wall).unwrap().acceptor;
+        let mut acceptor = Server::new(config, Clock::Wall).unwrap().entrance.acceptor;
         acceptor.socket_limiter = ConnectionLimiter::new(1);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -246,7 +279,7 @@ mod tests {
     async fn accepting_ends_with_the_shutdown() {
         let (acceptor, address) = acceptor(Duration::from_secs(60)).await;
         assert!(is_answered(&mut ask(address).await).await);
-        acceptor.gateway.shutdown.cancel();
+        acceptor.shutdown.cancel();
         acceptor.connections.close();
         acceptor.connections.wait().await;
         while TcpStream::connect(address).await.is_ok() {

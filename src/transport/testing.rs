@@ -43,7 +43,7 @@ pub(crate) fn gateway(flags: &[&str]) -> Arc<Gateway> {
         connection_limiter: ConnectionLimiter::new(config.access.max_connections_per_address()),
         budget,
         proved_addresses: ProvedAddresses::default(),
-        config,
+        config: config.into(),
         shutdown: CancellationToken::new(),
         tasks: TaskTracker::new(),
     })

@@ -49,6 +49,7 @@ mod shares;
 mod siege;
 mod simulation;
 mod sse;
+mod starting;
 mod tls;
 mod tokens;
 mod topics;

@@ -10,10 +10,11 @@ use crate::config::Auth;
 use crate::message::{Handle, Item, Kind, Publication, Seq, SessionId, hold};
 use crate::subscriber::Subscriber;
 use crate::transport::lease::Claim;
+use crate::transport::legacy::Legacy;
+use crate::transport::legacy::answer::NOTHING;
 use crate::transport::legacy::payload::with_sender;
 use crate::transport::legacy::reader::{LegacyReader, PEER_TIMEOUT};
 use crate::transport::legacy::source::RequestSource;
-use crate::transport::legacy::{Legacy, NOTHING};
 
 /// From so many waiting messages on, an answer has more than one. An exception in the x0 page drops the rest of an
 /// answer, so there is one message in each answer otherwise.
@@ -27,8 +28,13 @@ const ENOUGH_BYTES: usize = 1 << 20;
 
 impl Legacy {
     /// Answers a poll: with messages as soon as there are some, else when its time is over.
-    pub(super) async fn poll(&self, session: &SessionId, source: &RequestSource, ack: Option<Seq>) -> Bytes {
-        let deadline = Instant::now() + self.gateway.config.poll_timeout;
+    pub(super) async fn poll(
+        &self,
+        session: &SessionId,
+        source: &RequestSource,
+        ack: Option<Seq>,
+        deadline: Instant,
+    ) -> Bytes {
         let Some(deadline) = self.registered(session, source, deadline).await else {
             return NOTHING.into();
         };

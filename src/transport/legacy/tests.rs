@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use axum::body::to_bytes;
+use axum::body::{Body, to_bytes};
 use axum::http::request::Builder;
 use futures::FutureExt;
 use serde_json::{Value, json};

@@ -28,7 +28,15 @@ impl Faults {
         TestServer::spawn(store, self.command(args)).await
     }
 
-    /// The same; its log if it does not start.
+    /// Starts a broker that meets these faults. Returns before its store is open.
+    pub async fn starting(&self, store: &Path, args: &[&str]) -> TestServer {
+        let mut command = self.command(args);
+        command.env("X0_MSG_LISTEN", "127.0.0.1:0").env("X0_MSG_DATA_DIR", store).env("RUST_LOG", "info");
+        let started = TestServer::try_spawn_until("starting", command).await;
+        started.unwrap_or_else(|log| panic!("the server did not start: {log}"))
+    }
+
+    /// The same as [`Self::server`]; its log if it does not start.
     pub async fn try_server(&self, store: &Path) -> Result<TestServer, String> {
         let mut command = self.command(&[]);
         command.env("X0_MSG_LISTEN", "127.0.0.1:0").env("X0_MSG_DATA_DIR", store);

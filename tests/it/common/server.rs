@@ -62,7 +62,12 @@ impl TestServer {
     }
 
     /// As `try_spawn`, with the log level of the command.
-    pub async fn try_spawn_as_is(mut command: Command) -> Result<Self, String> {
+    pub async fn try_spawn_as_is(command: Command) -> Result<Self, String> {
+        Self::try_spawn_until("ready", command).await
+    }
+
+    /// As `try_spawn_as_is`, but returns once a line of the log begins with this and names the address.
+    pub async fn try_spawn_until(begin: &str, mut command: Command) -> Result<Self, String> {
         let mut child = command
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
@@ -77,7 +82,7 @@ impl TestServer {
                 log.push('\n');
                 // The error of a failed start is not JSON.
                 let Ok(entry) = serde_json::from_str::<Value>(&line) else { continue };
-                if entry["message"] == "ready" {
+                if entry["message"].as_str().is_some_and(|message| message.starts_with(begin)) {
                     return entry["address"].as_str().unwrap().parse().ok();
                 }
             }

@@ -1,0 +1,51 @@
+//! Answers to the x0 client.
+
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::edge::{Refusal, encode};
+use crate::protocol::Code;
+use crate::transport::legacy::shape::LegacyError;
+
+/// The answer without messages.
+pub(super) const NOTHING: &str = r#"{"messages":null}"#;
+
+/// The answer to a send that is stored.
+pub(super) const SENT: &str = r#"{"messages":null,"status":"ok"}"#;
+
+/// An answer without CORS headers; [`LegacyCors::apply`] sets them.
+pub(super) fn answer(status: StatusCode, body: impl Into<Body>) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=UTF-8")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    (status, headers, body.into()).into_response()
+}
+
+/// The body of a failure that the x0 page shows.
+#[derive(Serialize)]
+struct FailureBody<'a> {
+    messages: (),
+    error: bool,
+    exception_id: Code,
+    exception: &'a str,
+}
+
+/// A failure that the x0 page shows.
+pub(super) fn failure(refusal: &Refusal) -> Response {
+    let Refusal { code, message, .. } = refusal;
+    let body = FailureBody { messages: (), error: true, exception_id: *code, exception: message };
+    answer(StatusCode::OK, encode(&body))
+}
+
+/// The answer to a request that cannot be read as one of the x0 client.
+pub(super) fn refuse(error: LegacyError) -> Response {
+    match error {
+        LegacyError::Send(text) => failure(&Refusal::new(Code::BadRequest, text)),
+        LegacyError::NotX0(text) => {
+            answer(StatusCode::BAD_REQUEST, Refusal::new(Code::BadRequest, text).body())
+        }
+    }
+}
