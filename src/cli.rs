@@ -16,5 +16,6 @@ mod token;
 pub use check::{CheckArgs, check};
 pub use health::{HealthArgs, health};
 pub use listen::{ListenArgs, listen};
+pub use say::print_error;
 pub use send::{SendArgs, send};
 pub use token::{TokenArgs, token};

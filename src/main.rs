@@ -86,8 +86,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Standard error may be closed; the exit code says enough.
-            _ = writeln!(std::io::stderr(), "x0-msg-server: {error:#}");
+            cli::print_error(&error);
             ExitCode::FAILURE
         }
     }

@@ -1,5 +1,7 @@
 //! Files that are read again when they change.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,6 +47,31 @@ impl<T> Current<T> {
     pub(crate) fn fixed(value: T) -> Self {
         Self(watch::Sender::new(Arc::new(value)).subscribe())
     }
+}
+
+/// Most bytes of a file that is read as a whole. Keys, tokens and certificates are far smaller.
+const MAX_FILE: u64 = 1 << 20;
+
+/// Reads a file of keys, tokens or certificates.
+///
+/// # Errors
+/// It cannot be read, or it has more than 1 MiB and may have no end, as a device has none.
+pub(crate) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > MAX_FILE {
+        true => Err(io::Error::new(io::ErrorKind::FileTooLarge, "is larger than 1 MiB")),
+        false => Ok(bytes),
+    }
+}
+
+/// Reads a file of text, as [`read_file`] does.
+///
+/// # Errors
+/// As [`read_file`], or it is not UTF-8.
+pub(crate) fn read_text_file(path: &Path) -> io::Result<String> {
+    let invalid = |_| io::Error::new(io::ErrorKind::InvalidData, "is not UTF-8");
+    String::from_utf8(read_file(path)?).map_err(invalid)
 }
 
 /// The size, the time and the inode of a file. The inode changes when a link gets another target, as links to
@@ -163,6 +190,21 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_without_an_end_is_refused() {
+        for path in ["/dev/zero", "/dev/urandom"] {
+            assert_eq!(read_file(Path::new(path)).unwrap_err().kind(), io::ErrorKind::FileTooLarge, "{path}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        for (size, is_read) in [(0, true), (1 << 20, true), ((1 << 20) + 1, false)] {
+            std::fs::write(&path, vec![b'x'; size]).unwrap();
+            assert_eq!(read_text_file(&path).is_ok(), is_read, "{size}");
+        }
+        std::fs::write(&path, [0xff]).unwrap();
+        assert!(read_text_file(&path).unwrap_err().to_string().contains("is not UTF-8"));
+    }
 
     type Load = fn(&[PathBuf]) -> Result<Loaded<u32, String>, String>;
     type Watched = WatchedFiles<u32, Load>;

@@ -14,7 +14,7 @@ use tokio_rustls::rustls::{
     ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme,
 };
 
-use crate::reload::{Current, Loaded, SetupError, watch_files};
+use crate::reload::{Current, Loaded, SetupError, read_file, watch_files};
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
@@ -106,13 +106,13 @@ pub(crate) fn server_config(cert: &Path, key: &Path) -> Result<Current<ServerCon
 fn read(cert: &Path, key: &Path) -> Result<CertifiedKey, SetupError> {
     let invalid =
         |flag: &str, path: &Path, reason: String| SetupError(format!("{flag} {}: {reason}", path.display()));
-    let chain: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(cert).and_then(|all| all.collect::<Result<Vec<_>, _>>());
+    let pem = |flag, path: &Path| read_file(path).map_err(|error| invalid(flag, path, error.to_string()));
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem("--tls-cert", cert)?).collect();
     let chain = chain.map_err(|error| invalid("--tls-cert", cert, error.to_string()))?;
     if chain.is_empty() {
         return Err(invalid("--tls-cert", cert, "holds no certificate (PEM)".to_owned()));
     }
-    let private = PrivateKeyDer::from_pem_file(key)
+    let private = PrivateKeyDer::from_pem_slice(&pem("--tls-key", key)?)
         .map_err(|error| invalid("--tls-key", key, format!("no private key (PEM): {error}")))?;
     CertifiedKey::from_der(chain, private, &provider())
         .map_err(|error| invalid("--tls-key", key, format!("does not belong to the certificate: {error}")))

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
@@ -10,6 +10,9 @@ use tokio_tungstenite::tungstenite::http::header;
 
 use crate::cli::say::print;
 use crate::cli::target::{ANSWER_TIMEOUT, NOT_HTTP, Target, Verify};
+
+/// Most bytes of an answer. A broker sends a few hundred.
+const MAX_ANSWER: usize = 64 << 10;
 
 /// Settings of `health`.
 #[derive(Debug, Clone, Args)]
@@ -46,7 +49,8 @@ async fn get_health(args: &HealthArgs, authority: &str) -> Result<()> {
         }
     })?;
     let status = response.status();
-    let body = response.into_body().collect().await?.to_bytes();
+    let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+    let body = body.map_err(|error| anyhow!("the answer is not that of a broker: {error}"))?.to_bytes();
     print(String::from_utf8_lossy(&body).trim_end())?;
     if !status.is_success() {
         bail!("the broker answered {status}");

@@ -1,6 +1,6 @@
 //! `listen`: prints messages as they arrive, reconnects and resumes.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::Error as WsError;
 
 use crate::cli::credential::CredentialArgs;
 use crate::cli::frame::{ReceivedFrame, ignored_token, next_frame, send_frame, session_or_generated};
-use crate::cli::say::note;
+use crate::cli::say::{note, print};
 use crate::cli::target::{Socket, Target};
 
 /// Shortest pause between two attempts to connect, after the first.
@@ -233,7 +233,8 @@ impl ListenConnection<'_> {
 
     /// Shows the token again if its file holds another one by now. Answers the token that was shown last.
     async fn renew_token(&mut self, token: Option<String>, error: &str) -> Result<Option<String>> {
-        let fresh = self.args.credential.read()?;
+        // The file may be being written.
+        let fresh = self.args.credential.read().unwrap_or_else(|_| token.clone());
         match fresh == token {
             true => note(error),
             false => send_frame(&mut self.socket, &json!({ "type": "hello", "token": fresh })).await?,
@@ -265,43 +266,12 @@ impl ListenConnection<'_> {
 
 /// Prints a message as one line, also if its JSON has several. `false` if nobody reads the output, as behind `head`.
 fn print_line(text: &str) -> bool {
-    let mut out = std::io::stdout().lock();
-    let mut line = text.replace(['\n', '\r'], " ");
-    if out.is_terminal() {
-        line = escape_controls(&line);
-    }
-    writeln!(out, "{line}").and_then(|()| out.flush()).is_ok()
-}
-
-/// Escapes, as JSON does, what JSON allows but a terminal would obey: DEL, the C1 controls, and those of the direction of text.
-fn escape_controls(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for char in text.chars() {
-        match char {
-            '\u{7f}'..='\u{9f}'
-            | '\u{61c}'
-            | '\u{200e}'
-            | '\u{200f}'
-            | '\u{202a}'..='\u{202e}'
-            | '\u{2066}'..='\u{2069}' => escaped.push_str(&format!("\\u{:04x}", u32::from(char))),
-            char => escaped.push(char),
-        }
-    }
-    escaped
+    print(text.replace(['\n', '\r'], " ")).is_ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn controls_are_escaped_for_a_terminal_and_the_json_stays_the_same() {
-        let line = "{\"payload\":\"a\u{7f}\u{9b}31m\u{202e}b\u{2066}\u{200f}\u{61c} ä😀\"}";
-        let escaped = escape_controls(line);
-        assert_eq!(escaped, r#"{"payload":"a\u007f\u009b31m\u202eb\u2066\u200f\u061c ä😀"}"#);
-        let json = |text| serde_json::from_str::<serde_json::Value>(text).unwrap();
-        assert_eq!(json(&escaped), json(line));
-    }
 
     fn state() -> ListenState {
         let mut state = ListenState { topics: vec![("news".to_owned(), None)], ..ListenState::default() };

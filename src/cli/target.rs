@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -58,15 +58,21 @@ struct Endpoint {
 impl Endpoint {
     /// The address of `/ws` for a base address with any usual scheme, or without one.
     fn parse(base: &str) -> Result<Self> {
-        let base = base.trim_end_matches('/');
-        let (scheme, rest) = base.split_once("://").unwrap_or(("ws", base));
-        let (scheme, secure) = match scheme {
+        let (scheme, rest) = base.trim().split_once("://").unwrap_or(("ws", base.trim()));
+        let (scheme, secure) = match scheme.to_ascii_lowercase().as_str() {
             "ws" | "http" => ("ws", false),
             "wss" | "https" => ("wss", true),
-            _ => bail!("--server must begin with ws://, wss://, http:// or https://, not {scheme}://"),
+            other => bail!("--server must begin with ws://, wss://, http:// or https://, not {other}://"),
         };
-        let uri = format!("{scheme}://{}/ws", rest.trim_end_matches("/ws"));
-        Ok(Self { uri: uri.parse().context("--server is not an address")?, secure })
+        let rest = rest.trim_end_matches('/').trim_end_matches("/ws");
+        ensure!(!rest.contains(['@', '?', '#']), "--server must have no user name, no query and no fragment");
+        let uri: Uri = format!("{scheme}://{rest}/ws").parse().context("--server is not an address")?;
+        let host = uri.host().unwrap_or_default();
+        ensure!(!host.is_empty(), "--server names no host");
+        let port = uri.authority().and_then(|authority| authority.as_str().strip_prefix(host));
+        let port_is_valid = matches!(port, Some("" | ":")) || uri.port_u16().is_some();
+        ensure!(port_is_valid, "--server names no port: it is a number from 0 to 65535");
+        Ok(Self { uri, secure })
     }
 
     /// The host, an address of IPv6 without its brackets, and the port.
@@ -227,6 +233,8 @@ mod tests {
             ("wss://msg.example/ws", "wss://msg.example/ws", true),
             ("msg.example:9000", "ws://msg.example:9000/ws", false),
             ("wss://msg.example/broker/", "wss://msg.example/broker/ws", true),
+            (" WSS://msg.example:443 ", "wss://msg.example:443/ws", true),
+            ("http://[::1]:8080", "ws://[::1]:8080/ws", false),
         ] {
             let expected = Endpoint { uri: uri.parse().unwrap(), secure };
             assert_eq!(Endpoint::parse(base).unwrap(), expected, "{base}");
@@ -235,8 +243,18 @@ mod tests {
 
     #[test]
     fn other_schemes_and_addresses_are_refused() {
-        for (base, reason) in [("ftp://msg.example", "must begin with ws://"), ("ws://a b", "not an address")]
-        {
+        for (base, reason) in [
+            ("ftp://msg.example", "must begin with ws://"),
+            ("ws://a b", "not an address"),
+            ("", "--server"),
+            ("ws://", "--server"),
+            ("ws://:80", "names no host"),
+            ("ws://msg.example:99999", "names no port"),
+            ("ws://msg.example:x", "--server"),
+            ("ws://user:secret@msg.example", "no user name"),
+            ("ws://msg.example/?session=A", "no query"),
+            ("ws://msg.example#x", "no fragment"),
+        ] {
             let error = Endpoint::parse(base).unwrap_err();
             assert!(format!("{error:#}").contains(reason), "{base}: {error:#}");
         }

@@ -4,14 +4,15 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
 use serde::Serialize;
 
 use crate::cli::say::{note, print};
 use crate::cli::time::seconds_or_units;
 use crate::identity::sign;
-use crate::message::{SessionId, UserId};
+use crate::message::{SessionId, UserId, taken_name};
+use crate::reload::read_file;
 
 /// Settings of `token`.
 #[derive(Debug, Clone, Args)]
@@ -85,10 +86,12 @@ pub fn token(args: TokenArgs) -> Result<()> {
 }
 
 fn make_token(args: TokenArgs) -> Result<String> {
-    UserId::new(&args.user).context("--user")?;
-    args.session.as_deref().map(SessionId::new).transpose().context("--session")?;
+    taken_name(&args.user, UserId::new).context("--user")?;
+    let session = args.session.as_deref().map(|session| taken_name(session, SessionId::new));
+    session.transpose().context("--session")?;
+    ensure!(!args.ttl.is_zero(), "--ttl must be longer than 0: the token would have expired at once");
     let path = &args.key_file;
-    let key = match std::fs::read(path) {
+    let key = match read_file(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && args.new_key => new_key(path)?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             bail!("--key-file {} does not exist; --new-key creates it", path.display())
@@ -171,6 +174,13 @@ mod tests {
         assert!(error(&["--user", "ann"]).contains("--new-key creates it"));
         assert!(error(&["--user", ""]).contains("--user: must not be empty"));
         assert!(error(&["--user", "ann", "--session", ""]).contains("--session"));
+        for name in [
+            ["--user", "h-BwcHBwcHBwcHBwcHBwcHBw"].as_slice(),
+            &["--user", "ann", "--session", "h-BwcHBwcHBwcHBwcHBwcHBw"],
+        ] {
+            assert!(error(name).contains("shape of a handle"), "no broker takes it");
+        }
+        assert!(error(&["--user", "ann", "--ttl", "0"]).contains("--ttl"));
         std::fs::write(&path, "short").unwrap();
         assert!(error(&["--user", "ann"]).contains("at least 32"));
     }

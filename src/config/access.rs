@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
-use crate::config::parse::{above_zero, at_least_one, host, network, number, origin, size};
+use crate::config::parse::{above_zero, at_least_one, claim, host, network, number, origin, size};
 
 /// How clients authenticate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -89,11 +89,11 @@ pub struct Access {
     pub token_jwks_max_age: Duration,
 
     /// Audience (`aud`) that a token must have. May be given several times; one of them suffices
-    #[arg(long, env = "X0_MSG_TOKEN_AUDIENCE", value_name = "NAME", value_delimiter = ',')]
+    #[arg(long, env = "X0_MSG_TOKEN_AUDIENCE", value_name = "NAME", value_delimiter = ',', value_parser = claim)]
     pub token_audience: Vec<String>,
 
     /// Issuer (`iss`) that a token must have. May be given several times; one of them suffices
-    #[arg(long, env = "X0_MSG_TOKEN_ISSUER", value_name = "NAME", value_delimiter = ',')]
+    #[arg(long, env = "X0_MSG_TOKEN_ISSUER", value_name = "NAME", value_delimiter = ',', value_parser = claim)]
     pub token_issuer: Vec<String>,
 
     /// File with the API keys of backends (TOML). A changed file is read again while the server runs. X0_MSG_API_KEYS may

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use axum::http::uri::Authority;
 use ipnet::IpNet;
 
 pub(super) fn above_zero(text: &str) -> Result<Duration, String> {
@@ -82,8 +83,34 @@ pub(super) fn origin(text: &str) -> Result<String, String> {
     {
         return Err(invalid());
     }
+    // A browser names one host, in ASCII: anything else would allow nothing.
+    check_name(authority)?;
     let own = if scheme == "https" { ":443" } else { ":80" };
     Ok(format!("{scheme}://{}", authority.strip_suffix(own).unwrap_or(authority)))
+}
+
+/// Whether requests can name a host like this.
+fn check_name(authority: &str) -> Result<(), String> {
+    if authority.contains('*') {
+        return Err("a part of a name cannot be *; name each host, or * alone for all".to_owned());
+    }
+    if !authority.is_ascii() {
+        return Err("must be in ASCII, as browsers write it, like xn--mnchen-3ya.example".to_owned());
+    }
+    let parsed: Option<Authority> = authority.parse().ok();
+    let port = parsed.as_ref().and_then(|parsed| authority.strip_prefix(parsed.host()));
+    match (port, parsed.as_ref().and_then(Authority::port_u16)) {
+        (Some(""), _) | (Some(_), Some(1..)) => Ok(()),
+        _ => Err("must have a host, and a port from 1 to 65535 or none".to_owned()),
+    }
+}
+
+/// A name that a token may have. An empty one would refuse every token.
+pub(super) fn claim(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("must not be empty".to_owned()),
+        name => Ok(name.to_owned()),
+    }
 }
 
 /// A host without scheme and port.
@@ -92,6 +119,9 @@ pub(super) fn host(text: &str) -> Result<String, String> {
     let is_address = bare.parse::<IpAddr>().is_ok();
     if bare.is_empty() || !is_address && bare.contains([':', '/', '@', '?', '#', ' ']) {
         return Err("must be * or a host without scheme and port, like msg.example".to_owned());
+    }
+    if bare != "*" && !is_address {
+        check_name(bare)?;
     }
     // An address of IPv6 has brackets in an authority.
     let host = if is_address && bare.contains(':') { format!("[{bare}]") } else { bare.to_owned() };
@@ -114,6 +144,11 @@ mod tests {
         {
             assert!(host(wrong).unwrap_err().contains("like msg.example"), "{wrong}");
         }
+        for (wrong, reason) in
+            [("*.example", "cannot be *"), ("münchen.example", "ASCII"), ("a\\b", "a host")]
+        {
+            assert!(host(wrong).unwrap_err().contains(reason), "{wrong}");
+        }
     }
 
     #[test]
@@ -125,6 +160,21 @@ mod tests {
         for wrong in ["", "app.example", "ftp://x", "https://", "https://x/path", "https://u@x"] {
             assert!(origin(wrong).is_err(), "{wrong}");
         }
+        for (wrong, reason) in [
+            ("https://*.example", "cannot be *"),
+            ("https://münchen.example", "ASCII"),
+            ("https://x:port", "a port from 1"),
+            ("https://x:99999", "a port from 1"),
+            ("https://x:0", "a port from 1"),
+        ] {
+            assert!(origin(wrong).unwrap_err().contains(reason), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn claims_are_not_empty() {
+        assert_eq!(claim(" shop "), Ok("shop".to_owned()));
+        assert!(claim(" ").is_err());
     }
 
     #[test]

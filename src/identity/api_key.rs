@@ -10,7 +10,7 @@ use serde::Deserialize;
 use crate::config::{Access, Secret};
 use crate::grant::{Backend, Patterns, SendPatterns};
 use crate::message::SenderName;
-use crate::reload::{Current, Loaded, SetupError, watch_files};
+use crate::reload::{Current, Loaded, SetupError, read_text_file, watch_files};
 
 /// Shortest key, in bytes. Shorter keys can be guessed.
 const MIN_KEY: usize = 32;
@@ -64,7 +64,7 @@ impl ApiKeys {
                 for path in paths {
                     let invalid =
                         |reason: String| SetupError(format!("--api-key-file {}: {reason}", path.display()));
-                    let text = std::fs::read_to_string(path).map_err(|error| invalid(error.to_string()))?;
+                    let text = read_text_file(path).map_err(|error| invalid(error.to_string()))?;
                     let before = all.0.len();
                     all.read_file(&text).map_err(invalid)?;
                     if all.0.len() == before {

@@ -9,7 +9,7 @@ use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgo
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header};
 use serde::{Deserialize, Serialize};
 
-use crate::reload::SetupError;
+use crate::reload::{SetupError, read_file};
 
 /// Shortest secret, in bytes: the length of the hash of HS256 (RFC 7518 section 3.2).
 const MIN_SECRET: usize = 32;
@@ -74,7 +74,7 @@ fn looks_public(secret: &[u8]) -> Option<&'static str> {
 /// Reads the keys in a file: PEM, a JWK set, or a secret. An empty file has none.
 pub(super) fn read_keys(path: &Path) -> Result<Vec<VerificationKey>, SetupError> {
     let invalid = |reason: String| SetupError(format!("--token-key-file {}: {reason}", path.display()));
-    let bytes = std::fs::read(path).map_err(|error| invalid(error.to_string()))?;
+    let bytes = read_file(path).map_err(|error| invalid(error.to_string()))?;
     parse_keys(&bytes).map_err(invalid)
 }
 

@@ -12,6 +12,7 @@
 
 mod common;
 
+mod command_line;
 mod connections;
 mod crash;
 mod damage;
