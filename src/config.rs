@@ -90,7 +90,7 @@ pub struct Config {
     pub max_topics: usize,
 
     /// How long message ids of senders are remembered. A retry within this time is not stored again
-    #[arg(long, env = "X0_MSG_DEDUP_WINDOW", value_name = "TIME", default_value = "2m", value_parser = above_zero, help_heading = "Limits")]
+    #[arg(long, env = "X0_MSG_DEDUP_WINDOW", value_name = "TIME", default_value = "15m", value_parser = above_zero, help_heading = "Limits")]
     pub dedup_window: Duration,
 
     /// Most bytes of all stored messages together [default: 1 GiB in memory, 4 GiB on disk]

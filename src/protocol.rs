@@ -8,7 +8,10 @@ mod code;
 mod json;
 mod server_frame;
 
-pub use client_frame::{AckBody, BadFrame, ClientFrame, Resume, SendRequest, SessionBody, To};
+pub(crate) use client_frame::Sender;
+pub use client_frame::{
+    AckBody, BadFrame, ClientFrame, PollBody, PollTopic, Resume, SendRequest, SessionBody, To,
+};
 pub use code::{Close, Code};
 pub(crate) use json::present;
 pub(crate) use json::{MAX_SEQ, parse_object};

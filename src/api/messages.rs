@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
+use axum::http::request::Parts;
 use axum::response::Response;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -12,11 +13,11 @@ use utoipa::ToSchema;
 use crate::broker::Sending;
 use crate::budget::Holder;
 use crate::edge::{
-    ApiRequest, Caller, ErrorBody, ErrorFields, Gateway, Refusal, Refused, SessionPolicy, encode, json,
+    Caller, ErrorBody, ErrorFields, Gateway, Query, Refusal, Refused, SessionPolicy, encode, json,
 };
 use crate::grant::Grant;
 use crate::message::{MessageId, Seq, SessionId};
-use crate::protocol::{AckBody, Code, ENVELOPE, Malformed, SendRequest, SendResult, parse};
+use crate::protocol::{AckBody, Code, ENVELOPE, Malformed, SendRequest, SendResult, Sender, parse};
 
 /// Most messages in one call.
 const MAX_MESSAGES: usize = 1_000;
@@ -80,8 +81,9 @@ impl PendingSend {
 )]
 pub(super) async fn send(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, Refusal> {
     let (head, body) = request.into_parts();
-    let ApiRequest { caller, .. } = gateway.authenticate(&head, SessionPolicy::Require).await?;
-    let body = gateway.body_text(body, gateway.config.max_payload + ENVELOPE, caller.holder()).await?;
+    let holder = gateway.holder(&head).await?;
+    let body = gateway.body_text(body, gateway.config.max_payload + ENVELOPE, holder).await?;
+    let caller = sender(&gateway, &head, &body).await?;
     if body.trim_start().starts_with('[') {
         return send_many(&gateway, &caller, &body).await;
     }
@@ -91,6 +93,20 @@ pub(super) async fn send(State(gateway): State<Arc<Gateway>>, request: Request) 
     let (id, result) = pending.finish().await;
     let answer = SendAnswer { id: id.as_ref(), result: result?, error: None };
     Ok(json(StatusCode::OK, encode(&SendAnswers::One(answer))))
+}
+
+/// The caller that sends. A send object may name its session and hold its proof: no proxy logs a body.
+async fn sender(gateway: &Gateway, head: &Parts, body: &str) -> Result<Caller, Refusal> {
+    let named = match body.trim_start().starts_with('[') {
+        true => Ok(Sender::default()),
+        false => Sender::decode(body),
+    };
+    let (session, token) =
+        named.as_ref().map(|sender| (sender.session.clone(), sender.token.as_deref())).unwrap_or_default();
+    let session = Query::parse(&head.uri)?.session()?.or(session);
+    let caller = gateway.authenticate_as(head, (session, token), SessionPolicy::Require).await?;
+    named?;
+    Ok(caller)
 }
 
 async fn send_many(gateway: &Gateway, caller: &Caller, body: &str) -> Result<Response, Refusal> {
@@ -138,7 +154,8 @@ struct Acknowledged<'a> {
 pub(super) async fn ack(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, Refusal> {
     let (head, body) = request.into_parts();
     let body = AckBody::decode(&gateway.body_text(body, ENVELOPE, Holder::Unproved).await?)?;
-    let caller = gateway.authenticate_as(&head, body.session, SessionPolicy::Require).await?;
+    let caller =
+        gateway.authenticate_as(&head, (body.session, body.token.as_deref()), SessionPolicy::Require).await?;
     let session = match &caller.grant {
         Grant::Open { session, .. } => session.as_ref().ok_or(Malformed::Missing("session"))?,
         Grant::Client(_) | Grant::Backend(_) => caller.session()?,

@@ -76,7 +76,7 @@ fn name<T>(id: &str, new: impl Fn(&str) -> Result<T, NameError>) -> Result<T, Re
 
 /// Refuses callers that may not manage sessions.
 async fn authorize(gateway: &Gateway, head: &Parts) -> Result<(), Refusal> {
-    let caller = gateway.authenticate_as(head, None, SessionPolicy::BackendOnly).await?;
+    let caller = gateway.authenticate_as(head, (None, None), SessionPolicy::BackendOnly).await?;
     Ok(caller.grant.may_manage().map_err(BrokerError::from)?)
 }
 

@@ -6,6 +6,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 
 use crate::broker::BrokerError;
+use crate::budget::Holder;
 use crate::config::Auth;
 use crate::edge::address::{client_address, peer_of};
 use crate::edge::caller::Caller;
@@ -185,17 +186,21 @@ impl Gateway {
         Some(self.broker.register_from_token(&client.session, user, (ttl, until)))
     }
 
-    /// The caller of an HTTP request that names this session.
+    /// The caller of an HTTP request that names this session, and shows this proof in its body or one in its head.
     ///
     /// # Errors
     /// Those of [`Self::identify`].
     pub(crate) async fn authenticate_as(
         &self,
         head: &Parts,
-        session: Option<SessionId>,
+        (session, token): (Option<SessionId>, Option<&str>),
         policy: SessionPolicy,
     ) -> Result<Caller, Refusal> {
-        let grant = self.identify(self.bearer(&head.headers)?, session, policy).await?;
+        let bearer = match token {
+            Some(token) => Some(token.trim()),
+            None => self.bearer(&head.headers)?,
+        };
+        let grant = self.identify(bearer, session, policy).await?;
         let address = client_address(&self.config.access, peer_of(&head.extensions), &head.headers);
         Ok(Caller { grant, address })
     }
@@ -211,8 +216,19 @@ impl Gateway {
     ) -> Result<ApiRequest, Refusal> {
         let query = Query::parse(&head.uri)?;
         let session = query.session()?;
-        let caller = self.authenticate_as(head, session, policy).await?;
+        let caller = self.authenticate_as(head, (session, None), policy).await?;
         Ok(ApiRequest { query, caller })
+    }
+
+    /// How the body of a request counts in the memory budget: by the proof in the head.
+    ///
+    /// # Errors
+    /// `unauthorized` for a wrong proof. `unavailable` while the keys of tokens cannot be fetched.
+    pub(crate) async fn holder(&self, head: &Parts) -> Result<Holder, Refusal> {
+        Ok(match self.identity.check(self.bearer(&head.headers)?).await? {
+            Credentials::None => Holder::Unproved,
+            Credentials::Token(_) | Credentials::Backend(_) => Holder::Proved,
+        })
     }
 
     /// The query of a HEAD request. Its credentials are checked, and nothing changes: a token registers no session.

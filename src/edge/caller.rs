@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use crate::budget::Holder;
 use crate::edge::refusal::Refusal;
 use crate::grant::Grant;
 use crate::limits::RateKey;
@@ -41,14 +40,6 @@ impl Caller {
         match self.grant.session() {
             None if reads_topics => Ok(None),
             _ => self.session().map(Some),
-        }
-    }
-
-    /// How the bytes of this caller count in the memory budget. A name alone proves nothing.
-    pub(crate) fn holder(&self) -> Holder {
-        match self.grant {
-            Grant::Client(_) | Grant::Backend(_) => Holder::Proved,
-            Grant::Open { .. } => Holder::Unproved,
         }
     }
 
@@ -102,16 +93,6 @@ mod tests {
         assert_eq!(open(Some(session("B"))).rate_key(), Some(RateKey::Session(session("B"))));
         assert_eq!(open(None).rate_key(), Some(RateKey::Address([192, 0, 2, 1].into())));
         assert_eq!(backend().rate_key(), None);
-    }
-
-    #[test]
-    fn a_name_alone_proves_nothing() {
-        assert_eq!(client(None).holder(), Holder::Proved);
-        assert_eq!(backend().holder(), Holder::Proved);
-        assert_eq!(
-            caller(Grant::Open { session: Some(session("A")), manages: true }).holder(),
-            Holder::Unproved
-        );
     }
 
     #[test]

@@ -11,6 +11,13 @@ use crate::protocol::json::{
     Malformed, field, flag, name, optional, parse_object, present, required, seq, string, ttl,
 };
 
+mod poll;
+
+pub use poll::{PollBody, PollTopic};
+
+/// An example of a send object.
+const SEND_EXAMPLE: &str = r#"{"to":{"session":"B"},"payload":{"any":"JSON"}}"#;
+
 /// The receiver of a message.
 #[derive(Debug, Clone, PartialEq, Eq, ToSchema)]
 #[schema(rename_all = "lowercase")]
@@ -193,9 +200,12 @@ impl RawFields<'_> {
         })
     }
 
+    fn token(&self) -> Result<Option<String>, Malformed> {
+        optional(self.token).map(|raw| string(raw, "token")).transpose()
+    }
+
     fn hello(&self) -> Result<ClientFrame, Malformed> {
-        let token = optional(self.token).map(|raw| string(raw, "token")).transpose()?;
-        Ok(ClientFrame::Hello { session: self.session()?, token, resume: self.resume()? })
+        Ok(ClientFrame::Hello { session: self.session()?, token: self.token()?, resume: self.resume()? })
     }
 
     fn frame(&self) -> Result<ClientFrame, Malformed> {
@@ -237,8 +247,27 @@ impl SendRequest {
     /// # Errors
     /// [`BadFrame`] names the field that is wrong and what it must hold.
     pub(crate) fn decode(object: &str) -> Result<Self, BadFrame> {
-        const EXAMPLE: &str = r#"{"to":{"session":"B"},"payload":{"any":"JSON"}}"#;
-        RawFields::decode(object, EXAMPLE, |fields| fields.send())
+        RawFields::decode(object, SEND_EXAMPLE, |fields| fields.send())
+    }
+}
+
+/// Who sends, as the body of `POST /v1/messages` may say: in a send object, beside the message.
+#[derive(Debug, Default)]
+pub(crate) struct Sender {
+    /// The session that sends.
+    pub session: Option<SessionId>,
+    /// The proof.
+    pub token: Option<String>,
+}
+
+impl Sender {
+    /// Decodes the sender of a send object.
+    ///
+    /// # Errors
+    /// [`Malformed`] names the field that is wrong and what it must hold.
+    pub(crate) fn decode(object: &str) -> Result<Self, Malformed> {
+        let fields: RawFields<'_> = parse_object(object, SEND_EXAMPLE)?;
+        Ok(Self { session: fields.session()?, token: fields.token()? })
     }
 }
 
@@ -248,6 +277,8 @@ impl SendRequest {
 pub struct AckBody {
     /// The session of the mailbox; a token's own session if absent.
     pub session: Option<SessionId>,
+    /// The proof; the bearer of the header `Authorization` if absent.
+    pub token: Option<String>,
     /// The last acknowledged seq.
     pub seq: Seq,
     /// The epoch of that seq.
@@ -261,7 +292,8 @@ impl AckBody {
     /// [`Malformed`] names the field that is wrong and what it must hold.
     pub(crate) fn decode(body: &str) -> Result<Self, Malformed> {
         let fields: RawFields<'_> = parse_object(body, r#"{"session":"A","seq":17}"#)?;
-        Ok(Self { session: fields.session()?, seq: fields.seq()?, epoch: fields.resume()?.epoch })
+        let epoch = fields.resume()?.epoch;
+        Ok(Self { session: fields.session()?, token: fields.token()?, seq: fields.seq()?, epoch })
     }
 }
 

@@ -42,6 +42,8 @@ pub enum ServerFrame<'a> {
         heartbeat: u64,
         /// Largest payload, in bytes.
         max_payload: usize,
+        /// For how many seconds a repeated send is recognised.
+        dedup_window: u64,
         /// Name and version of the server.
         server: &'static str,
     },
@@ -124,11 +126,12 @@ mod tests {
             durability: "fsync",
             heartbeat: 25,
             max_payload: 1024,
+            dedup_window: 900,
             server: "x0",
         };
         assert_eq!(
             welcome.encode(),
-            r#"{"type":"welcome","session":"A","epoch":"e1","seq":17,"durability":"fsync","heartbeat":25,"max_payload":1024,"server":"x0"}"#
+            r#"{"type":"welcome","session":"A","epoch":"e1","seq":17,"durability":"fsync","heartbeat":25,"max_payload":1024,"dedup_window":900,"server":"x0"}"#
         );
     }
 

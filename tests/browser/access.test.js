@@ -125,7 +125,7 @@ for (const transport of ["websocket", "poll"]) {
 
 test("a token that expires is renewed on the same socket", async () => {
   // The token has expired, by less than the allowed clock skew.
-  const stale = token("ann", "renewed", "--ttl", "0s");
+  const stale = token("ann", "renewed", "--ttl", "1ms");
   const page = await client([stale, token("ann", "renewed")], { transport: "websocket" });
   await page.waitForFunction(() => window.asked === 2);
   await page.evaluate(() => client.send({ user: "ann" }, 1));
@@ -135,7 +135,7 @@ test("a token that expires is renewed on the same socket", async () => {
 });
 
 test("a token that is not renewed is asked for now and then, and not without end", async () => {
-  const page = await client([token("ann", "stuck", "--ttl", "0s")], { transport: "websocket" });
+  const page = await client([token("ann", "stuck", "--ttl", "1ms")], { transport: "websocket" });
   await page.waitForFunction(() => window.asked >= 3);
   await page.evaluate(() => new Promise((done) => setTimeout(done, 2_000)));
   const asked = await page.evaluate(() => window.asked);
@@ -175,7 +175,7 @@ test("a token that is refused is asked for again some times, and then it is over
 test("the demo says what is wrong with its token, and how to get another one", async () => {
   for (const [name, proof, says] of [
     ["wrong", "a.b.c", /refuses the token of this page: .*token/],
-    ["expired", token("ann", "demo-expired", "--topic", "*", "--send", "*", "--ttl", "0s"), /refuses the token of this page: .*expired/],
+    ["expired", token("ann", "demo-expired", "--topic", "*", "--send", "*", "--ttl", "1ms"), /refuses the token of this page: .*expired/],
     ["narrow", token("ann", "demo-narrow"), /does not allow .*x0-demo\/who/],
   ]) {
     const page = await pageAt(`${started.guarded.url}/#token=${proof}`);

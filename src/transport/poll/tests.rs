@@ -1,14 +1,17 @@
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use axum::http::Request;
+use axum::http::{Request, StatusCode};
 use futures::FutureExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
+use tokio::time::Instant;
+
+use super::answer::{MAX_MESSAGES, PollItems};
 use super::*;
-use crate::message::GapReason;
+use crate::message::{Gap, GapReason, Item, Seq};
 use crate::protocol::To;
-use crate::transport::lease::GRACE;
+use crate::transport::lease::{GRACE, MAX_READERS};
 use crate::transport::testing::{gateway, send, session, topic};
 
 /// A gateway, and the readers that its polls leave behind.
@@ -20,6 +23,16 @@ impl Polls {
     async fn request(&self, query: &str) -> (StatusCode, Value) {
         let routes = Router::from(routes(Arc::clone(&self.gateway), Arc::clone(&self.readers)));
         let request = Request::get(format!("/v1/messages?{query}")).body(Body::empty()).unwrap();
+        let response = routes.oneshot(request).await.unwrap();
+        let status = response.status();
+        let body = to_bytes(response.into_body(), 1 << 24).await.unwrap();
+        (status, serde_json::from_slice(&body).unwrap())
+    }
+
+    /// The answer to a poll in a body.
+    async fn post(&self, body: &Value) -> (StatusCode, Value) {
+        let routes = Router::from(routes(Arc::clone(&self.gateway), Arc::clone(&self.readers)));
+        let request = Request::post("/v1/messages/poll").body(Body::from(body.to_string())).unwrap();
         let response = routes.oneshot(request).await.unwrap();
         let status = response.status();
         let body = to_bytes(response.into_body(), 1 << 24).await.unwrap();
@@ -164,4 +177,68 @@ async fn a_poll_ends_with_the_server_and_with_the_session() {
     assert_eq!(ended.await.0, StatusCode::UNAUTHORIZED);
     polls.gateway.shutdown.cancel();
     assert_eq!(stopped.await.0, StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poll_in_a_body_is_answered_like_one_in_the_address() {
+    let polls = polls(&[]);
+    polls.send(&json!(1)).await;
+    let (status, answer) = polls.post(&json!({ "session": "A", "wait": 0 })).await;
+    assert_eq!((status, payloads(&answer)), (StatusCode::OK, vec![json!(1)]));
+    assert_eq!(answer["dedup_window"], 900);
+    let (after, epoch) = (&answer["seq"], &answer["epoch"]);
+    let (_, answer) = polls.post(&json!({ "session": "A", "after": after, "epoch": epoch, "wait": 0 })).await;
+    assert_eq!(payloads(&answer), Vec::<Value>::new());
+    assert_eq!(polls.gateway.broker.floor(&session("A")).await.0, after.as_u64().unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn several_polls_are_answered_when_one_has_something() {
+    let polls = polls(&[]);
+    let call = json!([{ "session": "A", "wait": 20 }, { "session": "B", "wait": 20 }, { "topics": [{ "topic": "t" }] }]);
+    let mut waiting = Box::pin(polls.post(&call));
+    assert!((&mut waiting).now_or_never().is_none());
+    let begun = Instant::now();
+    polls.send(&json!(1)).await;
+    let (status, answers) = waiting.await;
+    assert_eq!((status, answers.as_array().map(Vec::len)), (StatusCode::OK, Some(3)), "{answers}");
+    assert_eq!((payloads(&answers[0]), payloads(&answers[1])), (vec![json!(1)], vec![]));
+    assert_eq!(begun.elapsed().as_secs(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_shortest_wait_of_several_polls_counts() {
+    let polls = polls(&[]);
+    let begun = Instant::now();
+    let (status, _) =
+        polls.post(&json!([{ "session": "A", "wait": 20 }, { "session": "B", "wait": 3 }])).await;
+    assert_eq!((status, begun.elapsed().as_secs()), (StatusCode::OK, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_poll_does_not_end_the_others() {
+    let polls = polls(&[]);
+    polls.send(&json!(1)).await;
+    let (status, answers) =
+        polls.post(&json!([{ "session": "", "wait": 20 }, { "session": "A", "wait": 20 }])).await;
+    assert_eq!((status, payloads(&answers[1])), (StatusCode::OK, vec![json!(1)]));
+    assert_eq!(answers[0]["error"]["code"], "bad_request");
+    for calls in [json!([]), json!(vec![json!({ "session": "A", "wait": 0 }); 17])] {
+        assert_eq!(polls.post(&calls).await.0, StatusCode::BAD_REQUEST);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_topic_is_told_at_once_and_the_rest_is_read() {
+    let polls = polls(&["--max-topics", "1"]);
+    polls.send(&json!(1)).await;
+    let topics = json!([{ "topic": "news" }, { "topic": "" }, { "topic": "second" }]);
+    let begun = Instant::now();
+    let (status, answer) = polls.post(&json!({ "session": "A", "topics": topics })).await;
+    assert_eq!((status, payloads(&answer)), (StatusCode::OK, vec![json!(1)]));
+    assert_eq!(begun.elapsed().as_secs(), 0);
+    let told = |n: usize| (answer["errors"][n]["topic"].clone(), answer["errors"][n]["code"].clone());
+    assert_eq!(told(0), (json!(""), json!("bad_request")));
+    assert_eq!(told(1), (json!("second"), json!("forbidden")));
+    assert!(answer["topics"]["news"].is_u64(), "{answer}");
 }

@@ -1,0 +1,316 @@
+//! `GET /v1/messages`, and what every poll does: it claims its reader, waits, and takes what is there.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::request::Parts;
+use axum::http::{Method, StatusCode};
+use axum::response::Response;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::BrokerError;
+use crate::edge::{ApiRequest, Caller, Gateway, Query, Refusal, Refused, SessionPolicy, json, json_line};
+use crate::engine::EngineError;
+use crate::hub::{EndReason, Transport};
+use crate::message::{Publication, Seq, SessionId, TopicName, hold};
+use crate::protocol::{Code, Resume};
+use crate::subscriber::Subscriber;
+use crate::transport::lease::{Claim, ClaimError, IdleReader, Leases, MAX_READERS};
+use crate::transport::poll::answer::{PollAnswer, PollItems, Told, TopicError};
+use crate::transport::reading::{acknowledge_cursor, check_cursor, next_item, proof_left};
+use crate::transport::topics::TopicReaders;
+
+/// How long a poll waits by default.
+pub(super) const DEFAULT_WAIT: Duration = Duration::from_secs(10);
+
+/// Longest wait of a poll. Proxies abort longer ones.
+pub(super) const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// How long a poll waits for the disk, whatever its `wait`.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The state of a reader between its polls.
+#[derive(Debug, Default)]
+pub(crate) struct PollReader {
+    /// Whether its last poll had a cursor.
+    has_cursor: bool,
+    topics: TopicReaders,
+    /// The last delivered seq of each topic.
+    cursors: BTreeMap<TopicName, Seq>,
+}
+
+/// The readers of this transport.
+pub(crate) type PollReaders = Arc<Leases<PollReader>>;
+
+#[derive(Clone)]
+pub(crate) struct Polls {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) readers: PollReaders,
+}
+
+/// Parameter `wait`: how long the poll waits.
+fn wait(query: &Query) -> Result<Duration, Refusal> {
+    let Some(text) = query.get("wait") else { return Ok(DEFAULT_WAIT) };
+    let wait = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    wait.filter(|wait| *wait <= MAX_WAIT).ok_or_else(|| {
+        let limit = MAX_WAIT.as_secs();
+        Refusal::bad_param("wait", format_args!("must be a number of seconds from 0 to {limit}"))
+    })
+}
+
+/// Read a mailbox and topics, with a long-poll
+#[utoipa::path(
+    get, path = "/v1/messages", tag = "messages",
+    params(
+        ("session" = Option<SessionId>, Query, description = "The session of the mailbox; optional with a token. Without a mailbox, topics are read"),
+        ("after" = Option<Seq>, Query, description = "The `seq` of the last answer; this acknowledges it"),
+        ("epoch" = Option<String>, Query, description = "The epoch of `after`"),
+        ("wait" = Option<f64>, Query, description = "How long to wait, in seconds; 10 by default", minimum = 0, maximum = 60),
+        ("topic" = Option<Vec<TopicName>>, Query, description = "Topics to read as well, each after the seq in `after.<topic>`"),
+    ),
+    responses(
+        (status = 200, description = "Messages; none if none came in time", body = PollAnswer<'_>),
+        Refusal,
+        Refused<429>,
+    )
+)]
+pub(crate) async fn poll(
+    State(Polls { gateway, readers }): State<Polls>,
+    head: Parts,
+) -> Result<Response, Refusal> {
+    if head.method == Method::HEAD {
+        return answer_head(&gateway, &head).await;
+    }
+    // Boxed, as the claim below: a waiting poll does not hold the memory of what came before.
+    let authenticating = Box::pin(gateway.authenticate(&head, SessionPolicy::Create));
+    let ApiRequest { query, caller } = authenticating.await?;
+    let resume = query.resume("after")?;
+    check_cursor(&gateway, &head, &resume)?;
+    let topics = query.topics(&caller.grant, gateway.config.max_topics)?;
+    let names_session = query.get("session").is_some();
+    let request =
+        PollRequest { caller, names_session, resume, topics, errors: Vec::new(), wait: wait(&query)? };
+    let _permit = gateway.connection_permit(request.caller.address)?;
+    let (answer, held) = answer(&gateway, &readers, &request, &gateway.shutdown).await?;
+    Ok(json_line(StatusCode::OK, hold(answer + "\n", held)))
+}
+
+/// What one poll asks for.
+pub(super) struct PollRequest {
+    pub(super) caller: Caller,
+    /// Whether the client knows its session.
+    pub(super) names_session: bool,
+    pub(super) resume: Resume,
+    pub(super) topics: Vec<(TopicName, Resume)>,
+    /// Topics that are refused.
+    pub(super) errors: Vec<TopicError>,
+    pub(super) wait: Duration,
+}
+
+/// The answer to a poll as JSON, and the messages in it. It comes early when `stop` fires.
+pub(super) async fn answer(
+    gateway: &Gateway,
+    readers: &PollReaders,
+    request: &PollRequest,
+    stop: &CancellationToken,
+) -> Result<(String, Vec<Arc<Publication>>), Refusal> {
+    let PollRequest { caller, topics, errors, .. } = request;
+    // A refused topic is told at once.
+    let wait = if errors.is_empty() { request.wait } else { Duration::ZERO };
+    let until = Until { deadline: Instant::now() + wait.min(proof_left(gateway, caller)), stop };
+    let told = Told { errors, dedup_window: gateway.config.dedup_window.as_secs(), client: None };
+    let Some(session) = caller.mailbox(!topics.is_empty() || !errors.is_empty())? else {
+        return Box::pin(poll_topics(gateway, topics, until, told)).await;
+    };
+    let mut claim = Box::pin(claim_reader(gateway, readers, session, &request.resume)).await?;
+    let (subscriber, reader) = claim.parts();
+    let items = collect(gateway, Some(subscriber), reader, (topics, until)).await?;
+    let items = match claim.subscriber().ended() {
+        None => items,
+        Some(EndReason::SessionEnded) => return Err(BrokerError::Ended.into()),
+        // Whether the caller may go on, the next poll is told.
+        Some(EndReason::OwnerChanged) => PollItems::default(),
+    };
+    // A client that does not name its session learns it from the answer.
+    let told = Told { client: caller.grant.client().filter(|_| !request.names_session), ..told };
+    let (subscriber, reader) = claim.parts();
+    // The next poll has a cursor: that of this answer.
+    reader.has_cursor = true;
+    let answer = items.encode(told, (subscriber.epoch(), subscriber.delivered()), &reader.cursors);
+    claim.answered();
+    Ok(answer)
+}
+
+/// The answer to a poll without a mailbox. No reader is kept for the next one: it says where to go on in each topic.
+async fn poll_topics(
+    gateway: &Gateway,
+    topics: &[(TopicName, Resume)],
+    until: Until<'_>,
+    told: Told<'_>,
+) -> Result<(String, Vec<Arc<Publication>>), Refusal> {
+    let epoch = gateway.broker.epoch();
+    let mut reader = PollReader::default();
+    let items = collect(gateway, None, &mut reader, (topics, until)).await?;
+    Ok(items.encode(told, (&epoch, Seq::START), &reader.cursors))
+}
+
+/// When a poll is answered at the latest.
+#[derive(Clone, Copy)]
+struct Until<'a> {
+    deadline: Instant,
+    /// Fires when the server stops, or when another poll of the same call has something.
+    stop: &'a CancellationToken,
+}
+
+/// The answer to HEAD: it reads nothing, acknowledges nothing and does not wait (RFC 9110 section 9.2.1).
+async fn answer_head(gateway: &Gateway, head: &Parts) -> Result<Response, Refusal> {
+    let query = gateway.check_head(head).await?;
+    query.resume("after")?;
+    wait(&query)?;
+    Ok(json(StatusCode::OK, String::new()))
+}
+
+/// Claims the reader that this poll continues, or a new one, and moves it to the cursor of the poll.
+async fn claim_reader(
+    gateway: &Gateway,
+    readers: &PollReaders,
+    session: &SessionId,
+    resume: &Resume,
+) -> Result<Claim<PollReader>, Refusal> {
+    let cursor = resume.after;
+    // A cursor of another epoch acknowledges nothing. Its reader is told a gap.
+    let valid = acknowledge_cursor(gateway, session, resume).await?;
+    let new = || async {
+        let (subscriber, _) = gateway.broker.mailbox(session, resume, Transport::Poll).await?;
+        Ok((subscriber, PollReader::default()))
+    };
+    let score = |_, idle: &IdleReader<PollReader>| if valid { match_score(idle, cursor) } else { None };
+    let mut claim = readers.claim(session, score, new).await.map_err(no_reader)?;
+    let (subscriber, reader) = claim.parts();
+    reader.has_cursor = cursor.is_some();
+    if valid {
+        let from = match cursor.filter(|cursor| *cursor > Seq::START) {
+            Some(cursor) => cursor,
+            None => gateway.broker.floor(session).await,
+        };
+        subscriber.mark_sent(from);
+        subscriber.seek(from);
+    }
+    Ok(claim)
+}
+
+/// How well an idle reader matches a poll with this cursor: best if its last answer ended there. `None` if the poll does
+/// not continue this reader.
+fn match_score(idle: &IdleReader<PollReader>, cursor: Option<Seq>) -> Option<(bool, Instant)> {
+    let (sent, delivered) = (idle.subscriber().sent_through(), idle.subscriber().delivered());
+    let continues = match cursor {
+        Some(cursor) => idle.state.has_cursor && sent <= cursor && cursor <= delivered,
+        None => !idle.state.has_cursor,
+    };
+    continues.then(|| (Some(delivered) == cursor, idle.since()))
+}
+
+/// The refusal of a poll that gets no reader.
+fn no_reader(error: ClaimError<BrokerError>) -> Refusal {
+    match error {
+        ClaimError::NoNewReader(error) => error.into(),
+        ClaimError::TooManyPolls => {
+            let text =
+                format!("{MAX_READERS} polls of this session wait already, the most allowed; end some first");
+            Refusal::new(Code::Overloaded, text)
+        }
+    }
+}
+
+impl PollReader {
+    /// Reads the topics of a poll, each from its cursor. Keeps the subscriptions that are there already.
+    async fn read_topics(
+        &mut self,
+        gateway: &Gateway,
+        topics: &[(TopicName, Resume)],
+    ) -> Result<(), EngineError> {
+        self.topics.retain(|topic| topics.iter().any(|(name, _)| name == topic));
+        for (topic, resume) in topics {
+            let same = resume.after.is_none_or(|after| self.cursors.get(topic) == Some(&after));
+            if self.topics.contains(topic) && same {
+                continue;
+            }
+            let (mut subscriber, opening) = gateway.broker.topic(topic, resume, Transport::Poll).await;
+            // A poll that does not wait gets what is stored.
+            subscriber.ready().await?;
+            self.topics.insert(topic.clone(), subscriber);
+            self.cursors.insert(topic.clone(), resume.after.unwrap_or(opening.seq));
+        }
+        self.cursors.retain(|topic, _| self.topics.contains(topic));
+        Ok(())
+    }
+}
+
+/// Reads what is stored, which a poll gets that does not wait too. `false` if it is not read: the server stops, or what is
+/// stored waits for room in memory. The next poll may find some.
+async fn read_stored(
+    gateway: &Gateway,
+    mailbox: Option<&mut Subscriber>,
+    reader: &mut PollReader,
+    (topics, deadline): (&[(TopicName, Resume)], Instant),
+) -> Result<bool, Refusal> {
+    let reading = async {
+        reader.read_topics(gateway, topics).await?;
+        match mailbox {
+            Some(mailbox) => mailbox.ready().await,
+            None => Ok(()),
+        }
+    };
+    tokio::select! {
+        biased;
+        read = reading => read.map(|()| true).map_err(|error| BrokerError::from(error).into()),
+        () = gateway.shutdown.cancelled() => Ok(false),
+        () = sleep_until(deadline.max(Instant::now() + READ_TIMEOUT)) => match gateway.budget_is_spent() {
+            true => Ok(false),
+            false => {
+                let reason = "the disk does not answer in time".into();
+                Err(BrokerError::from(EngineError::Unreadable { reason }).into())
+            }
+        },
+    }
+}
+
+/// Waits for the first item, and takes what is ready with it.
+///
+/// # Errors
+/// What is stored cannot be read.
+async fn collect(
+    gateway: &Gateway,
+    mut mailbox: Option<&mut Subscriber>,
+    reader: &mut PollReader,
+    (wanted, Until { deadline, stop }): (&[(TopicName, Resume)], Until<'_>),
+) -> Result<PollItems, Refusal> {
+    let mut items = PollItems::default();
+    if !read_stored(gateway, mailbox.as_deref_mut(), reader, (wanted, deadline)).await? {
+        return Ok(items);
+    }
+    let PollReader { topics, cursors, .. } = reader;
+    let mut next = tokio::select! {
+        biased;
+        item = next_item(mailbox.as_deref_mut()) => item.map(|item| (None, item)),
+        (topic, item) = topics.next() => Some((Some(topic), item)),
+        () = sleep_until(deadline) => None,
+        () = stop.cancelled() => None,
+    };
+    if next.is_none()
+        && let Some(failure) = mailbox.as_ref().and_then(|mailbox| mailbox.failure())
+    {
+        return Err(BrokerError::from(failure.clone()).into());
+    }
+    while let Some((topic, item)) = next {
+        if let (Some(topic), Some(seq)) = (&topic, item.seq()) {
+            cursors.insert(topic.clone(), seq);
+        }
+        items.push(topic, item);
+        next = if items.is_full() { None } else { topics.try_next_after(mailbox.as_deref_mut()) };
+    }
+    Ok(items)
+}

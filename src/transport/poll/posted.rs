@@ -1,0 +1,170 @@
+//! `POST /v1/messages/poll`: one poll, or several of one browser, in a body. No proxy logs it, and it fits any number of topics.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use axum::response::Response;
+use futures::future::join_all;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use crate::broker::BrokerError;
+use crate::edge::{ErrorBody, Gateway, Refusal, Refused, SessionPolicy, json_line};
+use crate::grant::Grant;
+use crate::message::{Publication, TopicName, hold};
+use crate::protocol::{Code, Malformed, PollBody, PollTopic, Resume, parse};
+use crate::transport::poll::answer::{PollAnswer, TopicError};
+use crate::transport::poll::polling::{DEFAULT_WAIT, MAX_WAIT, PollRequest, Polls, answer};
+
+/// Most bytes of the body.
+const MAX_BODY: usize = 256 * 1024;
+
+/// Most polls of one call.
+const MAX_POLLS: usize = 16;
+
+/// The body of the call.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+enum PollCall {
+    #[schema(title = "OnePoll")]
+    One(PollBody),
+    #[schema(title = "SeveralPolls")]
+    Many(Vec<PollBody>),
+}
+
+/// The answer to one of several polls.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+enum PollResult<'a> {
+    #[schema(title = "PollAnswered")]
+    Answer(PollAnswer<'a>),
+    #[schema(title = "PollRefused")]
+    Error(ErrorBody<'a>),
+}
+
+/// The answers of the call.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+enum PollAnswers<'a> {
+    One(PollAnswer<'a>),
+    Many(Vec<PollResult<'a>>),
+}
+
+/// An answer as JSON, and the messages in it.
+type Answered = (String, Vec<Arc<Publication>>);
+
+/// Read mailboxes and topics, with a long-poll
+#[utoipa::path(
+    post, path = "/v1/messages/poll", tag = "messages",
+    request_body = PollCall,
+    responses(
+        (status = 200, description = "Messages; none if none came in time. In an array each poll has its own answer, and all are answered when one has something", body = PollAnswers<'_>),
+        Refusal,
+        Refused<413>,
+        Refused<429>,
+    )
+)]
+pub(super) async fn poll(State(polls): State<Polls>, request: Request) -> Result<Response, Refusal> {
+    let (head, body) = request.into_parts();
+    let gateway = &polls.gateway;
+    let holder = gateway.holder(&head).await?;
+    let body = gateway.body_text(body, MAX_BODY, holder).await?;
+    let (answer, held) = match body.trim_start().starts_with('[') {
+        false => {
+            let request = prepare(gateway, &head, &body).await?;
+            drop(body);
+            let _permit = gateway.connection_permit(request.caller.address)?;
+            Box::pin(answer(gateway, &polls.readers, &request, &gateway.shutdown)).await?
+        }
+        true => Box::pin(poll_many(&polls, &head, &body)).await?,
+    };
+    Ok(json_line(StatusCode::OK, hold(answer + "\n", held)))
+}
+
+/// Answers several polls as soon as one of them has something. A refused one does not end the others.
+async fn poll_many(polls: &Polls, head: &Parts, body: &str) -> Result<Answered, Refusal> {
+    let Polls { gateway, readers } = polls;
+    let items: Vec<&RawValue> = parse(body)?;
+    if items.len() > MAX_POLLS || items.is_empty() {
+        let text = format!("{} polls in one call; 1 to {MAX_POLLS} are allowed", items.len());
+        return Err(Refusal::new(Code::BadRequest, text));
+    }
+    let stop = gateway.shutdown.child_token();
+    let (stop, mut permit) = (&stop, None);
+    let mut requests = Vec::with_capacity(items.len());
+    for item in items {
+        let request = prepare(gateway, head, item.get()).await;
+        if let (None, Ok(request)) = (&permit, &request) {
+            permit = Some(gateway.connection_permit(request.caller.address)?);
+        }
+        if request.is_err() {
+            stop.cancel();
+        }
+        requests.push(request);
+    }
+    let answers = join_all(requests.into_iter().map(|request| async move {
+        let answered = match request {
+            Ok(request) => answer(gateway, readers, &request, stop).await,
+            Err(refusal) => Err(refusal),
+        };
+        // It had something, or its time is over.
+        stop.cancel();
+        answered.unwrap_or_else(|refusal| (refusal.body(), Vec::new()))
+    }));
+    let (texts, held): (Vec<_>, Vec<_>) = answers.await.into_iter().unzip();
+    Ok((format!("[{}]", texts.join(",")), held.into_iter().flatten().collect()))
+}
+
+/// What a poll asks for, with its caller.
+async fn prepare(gateway: &Gateway, head: &Parts, object: &str) -> Result<PollRequest, Refusal> {
+    let poll = PollBody::decode(object);
+    let (session, token) = match &poll {
+        Ok(poll) => (poll.session.clone(), poll.token.as_deref()),
+        Err(_) => (None, None),
+    };
+    let names_session = session.is_some();
+    let caller = Box::pin(gateway.authenticate_as(head, (session, token), SessionPolicy::Create)).await?;
+    let poll = poll?;
+    let (topics, errors) = topics(&poll.topics, &caller.grant, gateway.config.max_topics);
+    let (resume, wait) = (poll.resume(), wait(poll.wait)?);
+    Ok(PollRequest { caller, names_session, resume, topics, errors, wait })
+}
+
+/// How long the poll waits.
+fn wait(seconds: Option<f64>) -> Result<Duration, Refusal> {
+    let wait = match seconds {
+        None => Ok(DEFAULT_WAIT),
+        Some(seconds) => Duration::try_from_secs_f64(seconds),
+    };
+    let wait = wait.ok().filter(|wait| *wait <= MAX_WAIT);
+    Ok(wait.ok_or(Malformed::Wrong { field: "wait", wanted: "a number of seconds from 0 to 60" })?)
+}
+
+/// The topics that the poll reads, and those that are refused.
+fn topics(wanted: &[PollTopic], grant: &Grant, limit: usize) -> (Vec<(TopicName, Resume)>, Vec<TopicError>) {
+    let (mut topics, mut errors) = (Vec::<(TopicName, Resume)>::new(), Vec::new());
+    for topic in wanted {
+        let result = match topic.position() {
+            Err(reason) => Err(Malformed::Name { field: "topic", reason }.into()),
+            Ok((name, _)) if topics.iter().any(|(known, _)| *known == name) => continue,
+            Ok(_) if topics.len() >= limit => Err(Refusal::too_many_topics(limit)),
+            Ok((name, resume)) => match grant.may_read(&name) {
+                Ok(()) => Ok((name, resume)),
+                Err(denied) => Err(BrokerError::from(denied).into()),
+            },
+        };
+        match result {
+            Ok(topic) => topics.push(topic),
+            Err(Refusal { code, message, .. }) => {
+                errors.push(TopicError { topic: topic.topic.clone(), code, message });
+            }
+        }
+    }
+    (topics, errors)
+}
