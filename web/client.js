@@ -1,5 +1,5 @@
 /**
- * The browser client of x0-msg-server: one module, no dependencies, no build step.
+ * The client of x0-msg-server for browsers, workers and Node: one module, no dependencies, no build step.
  *
  *     import { connect } from "https://broker.example/client.js";
  *
@@ -12,12 +12,18 @@
  * acknowledged when its handler has returned, or when the promise that it returned is fulfilled. A page that closes
  * before that gets the message again. A send is repeated with the same id until it is answered, so it is stored once.
  *
+ * The classes: Inbox calls the handlers, Outbox keeps what is sent until it is answered, Proof holds the token, Socket is one
+ * WebSocket, Http is one request, Tabs shares the long-polls of the tabs of an origin, and Client puts them together.
+ *
  * @module
  */
 
 /**
  * @typedef {{session: string} | {user: string} | {topic: string}} Address
- *
+ */
+
+/**
+ * @template [T=any]
  * @typedef {object} Message
  * @property {number} [seq] its position; absent when volatile
  * @property {string} [from] the sender: a session in `open` mode, a user or a handle in `token` mode; absent if the
@@ -25,9 +31,11 @@
  * @property {string} [topic] the topic; absent for messages to this session
  * @property {true} [backend] a backend sent it, with an API key; absent otherwise
  * @property {number} ts when it was accepted, in Unix milliseconds
- * @property {any} payload what was sent
- * @property {"message" | "receipt"} [type]
- *
+ * @property {T} payload what was sent
+ * @property {"message"} [type]
+ */
+
+/**
  * @typedef {object} Receipt what became of a message that was sent with `receipt: true`
  * @property {string} id the sender's name for it
  * @property {"acknowledged" | "expired"} state
@@ -54,29 +62,46 @@
  * @property {string} [session] the session that is read
  * @property {string} [user] the user that the session belongs to, in `token` mode
  * @property {string} [handle] the public name of the session, in `token` mode: others send to it
+ * @property {number} [seq] everything up to here is acknowledged
  * @property {string} [durability]
  * @property {number} [heartbeat]
  * @property {number} [max_payload]
+ * @property {number} [dedup_window] for how many seconds a repeated send is recognised
  * @property {string} [server]
  *
+ * @typedef {{new (address: string | URL, protocol?: string): WebSocket}} WebSocketClass
+ */
+
+/**
+ * @template [T=any]
  * @typedef {object} Options
  * @property {string} [session] the session to read and to send as; a token may name it instead
- * @property {string | (() => string | Promise<string>)} [token] the proof. A function is called whenever a fresh
- *   token is needed
- * @property {string} [url] the broker; by default the one that served this module
- * @property {(message: Message) => any} [onMessage] called with each message to this session; may return a promise
+ * @property {string | (() => string | undefined | Promise<string | undefined>)} [token] the proof. A function is called when the
+ *   client has no token, when its token was refused, and shortly before it expires
+ * @property {string | URL} [url] the broker; by default the one that served this module
+ * @property {(message: Message<T>) => any} [onMessage] called with each message to this session; may return a promise.
+ *   Without it messages are not acknowledged
  * @property {(receipt: Receipt) => any} [onReceipt] called with the receipt of a message sent with `receipt: true`
  * @property {(status: Status) => void} [onStatus] called when the state or the transport changes
  * @property {(gap: Gap) => void} [onGap]
  * @property {(seq: number) => void} [onAck] called when everything up to seq was acknowledged
- * @property {(error: Error) => void} [onError] called with an error that no promise reports
+ * @property {(error: Error, message?: Message<T> | Receipt) => void} [onError] called with an error that no promise reports; with the
+ *   message, if its handler failed
+ * @property {"skip" | "hold"} [poison] what happens to a message whose handler failed five times: "skip" (the default)
+ *   acknowledges it and goes on, "hold" keeps it and everything behind it
  * @property {Transport | "auto"} [transport] "auto" by default
- *
+ * @property {WebSocketClass} [WebSocket] the class to use where there is no global one, as in Node 20
+ */
+
+/**
  * @typedef {object} SendOptions
  * @property {string} [id] your own name for the message; a send that is repeated with it is stored once
  * @property {number} [ttl] how many seconds it is kept unread
  * @property {boolean} [receipt] call `onReceipt` when the message is acknowledged or expires
  * @property {boolean} [volatile] store nothing, and reach only current readers
+ * @property {AbortSignal} [signal] ends the waiting. What was transmitted already may be stored
+ *
+ * @typedef {{id: string, seq?: number, sessions?: number}} Sent `sessions`: sent to a user, in how many mailboxes
  */
 
 /** Pauses between attempts to connect, in milliseconds. Each is twice the one before, and half of it is random. */
@@ -86,6 +111,12 @@ const LONGEST_PAUSE = 20_000;
 /** How long a WebSocket may take until `welcome`, in milliseconds. Then long-poll is tried. */
 const OPENING = 8_000;
 
+/** A connection that ends earlier has died early, in milliseconds. It does not end the back-off. */
+const LIVED = 10_000;
+
+/** After how many early deaths in a row a WebSocket is not tried at once. */
+const EARLY_DEATHS = 3;
+
 /** How long to poll before WebSocket is tried again, in milliseconds. Doubled each time. */
 const FIRST_RETURN = 15_000;
 const LONGEST_RETURN = 300_000;
@@ -93,8 +124,24 @@ const LONGEST_RETURN = 300_000;
 /** How long a poll waits at the broker, in seconds. */
 const WAIT = 20;
 
-/** How long the answer to a ping, or to an acknowledgement over HTTP, may take, in milliseconds. */
-const PONG = 10_000;
+/** How long a live connection may be silent after a ping, in milliseconds. */
+const PONG = 8_000;
+
+/** How long a request that does not wait may take, in milliseconds. Its bytes get more time: see SLOWEST. */
+const ANSWER = 15_000;
+
+/** The slowest uplink that counts as alive, in bytes per millisecond. */
+const SLOWEST = 8;
+
+/** How many bytes of sends may be on the way at once. One send may be larger. */
+const ON_THE_WAY = 256 * 1024;
+
+/** How many messages the broker hands out before they are acknowledged. */
+const WINDOW = 256;
+
+/** Acknowledgements are sent at most so often, in milliseconds, or after so many messages. */
+const ACK_PAUSE = 50;
+const ACK_MESSAGES = 32;
 
 /** How often a handler that throws is called with the same message. */
 const ATTEMPTS = 5;
@@ -103,13 +150,39 @@ const ATTEMPTS = 5;
 const MOST_PENDING = 1_000;
 
 /** How long the token function of the page may take, in milliseconds. */
-const TOKEN = 15_000;
+const TOKEN = 30_000;
 
 /** After how many refused tokens in a row the client closes. */
 const REFUSALS = 5;
 
+/** How often a send is repeated that a proxy refuses while the broker answers polls. */
+const FOREIGN_ANSWERS = 5;
+
+/** How often to poll while messages wait for their handler, in milliseconds. It keeps the reader at the broker. */
+const STALLED = 10_000;
+
+/** The dedup window of a broker that does not name its own, in seconds. */
+const DEDUP_WINDOW = 120;
+
+/** How deep arrays and objects may nest in a frame, including the frame itself. */
+const DEPTH = 128;
+
+/** Error codes of the broker, and the HTTP statuses that they come with. @type {Record<string, number[]>} */
+const CODES = {
+  bad_request: [400, 405, 426],
+  unauthorized: [401],
+  forbidden: [403, 421],
+  not_found: [404],
+  too_large: [413],
+  rate_limited: [429],
+  quota_exceeded: [429],
+  overloaded: [503],
+  unavailable: [503],
+  mailbox_full: [507],
+};
+
 /** Error codes of temporary failures. */
-const PASSING = ["unavailable", "overloaded", "rate_limited"];
+const PASSING = ["unavailable", "overloaded", "rate_limited", "quota_exceeded", "mailbox_full"];
 
 /** A refusal by the broker. `code` is one of its error codes, like "mailbox_full". */
 export class Refused extends Error {
@@ -127,10 +200,10 @@ export class Refused extends Error {
 /** @param {number} ms */
 const jittered = (ms) => ms / 2 + Math.random() * (ms / 2);
 
-const utf8 = new TextEncoder();
+/** @param {unknown} error */
+const asError = (error) => (error instanceof Error ? error : new Error(String(error)));
 
-/** How deep arrays and objects may nest in a frame, including the frame itself. */
-const DEPTH = 128;
+const utf8 = new TextEncoder();
 
 /** @param {string} json */
 function depth(json) {
@@ -154,799 +227,61 @@ function newId() {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/**
- * Connects to a broker, and stays connected until `close`.
- *
- * @param {Options} options
- */
-export function connect(options) {
-  return new Client(options);
+/** Whether a value is a name of the broker: 1 to 256 bytes without control characters. @param {unknown} name */
+const isName = (name) =>
+  typeof name === "string" && name !== "" && utf8.encode(name).length <= 256 && !/[\p{Cc}\p{Cs}]/u.test(name);
+
+/** Why a value is no address; null if it is one. @param {any} to */
+function wrongAddress(to) {
+  const kinds = to && typeof to === "object" ? Object.keys(to) : [];
+  if (kinds.length !== 1 || !["session", "user", "topic"].includes(kinds[0])) {
+    return 'the address must be an object like { session: "B" }, { user: "ann" } or { topic: "news" }';
+  }
+  if (isName(to[kinds[0]])) return null;
+  return `the ${kinds[0]} of the address must be a string of 1 to 256 bytes without control characters`;
 }
 
-/** A connection to a broker for one session. Made by {@link connect}. */
-export class Client {
-  /** @type {Options} */ #options;
-  /** @type {URL} */ #base;
-  /** @type {Status} */ #status = { state: "connecting", transport: null };
-  /** @type {Transport | "auto"} */ #wanted;
-
-  /** The session that is read, once it is known. @type {string | undefined} */ #session;
-  /** How often in a row a token was refused. */ #refused = 0;
-  /** The token that was sent last. @type {string | undefined} */ #shown;
-  #renewing = false;
-
-  /** @type {WebSocket | null} */ #socket = null;
-  /** Aborts the current poll, pause or attempt to connect. */
-  #run = new AbortController();
-  #pause = FIRST_PAUSE;
-  #return = FIRST_RETURN;
-
-  /** The epoch that the seqs below belong to. @type {string | null} */ #epoch = null;
-  /** The newest seq put into the queue. */ #queued = 0;
-  /** The newest seq whose handler has returned. */ #handled = 0;
-  /** The newest seq that was acknowledged. */ #acknowledged = 0;
-  /** @type {Message[]} */ #queue = [];
-  #pumping = false;
-  /** Called when the queue is empty. @type {(() => void)[]} */ #drained = [];
-
-  /** @type {Map<string, Topic>} */ #topics = new Map();
-  /** Sends without an answer, oldest first. @type {Map<string, Pending>} */ #pending = new Map();
-  #posting = false;
-
-  /** @param {Options} options */
-  constructor(options) {
-    const { session, token } = options ?? {};
-    if (typeof session === "string" ? session === "" : session !== undefined || !token) {
-      throw new TypeError("connect needs a session or a token, like connect({ session: \"A\" })");
-    }
-    this.#session = session;
-    this.#options = options;
-    this.#wanted = options.transport ?? "auto";
-    this.#base = new URL(options.url ?? "/", options.url ? location.href : import.meta.url);
-    this.#base.protocol = this.#base.protocol.replace("ws", "http");
-    addEventListener("online", this.#hurry);
-    addEventListener("offline", this.#probe);
-    globalThis.document?.addEventListener("visibilitychange", this.#probe);
-    this.#start();
-  }
-
-  /** The session that is read. Undefined until the broker has named the session of the token. */
-  get session() {
-    return this.#session;
-  }
-
-  /** The current state and transport. */
-  get status() {
-    return this.#status;
-  }
-
-  /**
-   * Sends a message. The promise is fulfilled when the message is stored, with its seq (none if it is volatile), or
-   * rejected with {@link Refused}. Without a connection the message waits. A volatile message is rejected then.
-   *
-   * @param {Address} to
-   * @param {any} payload any JSON value
-   * @param {SendOptions} [options]
-   * @returns {Promise<{id: string, seq?: number, sessions?: number}>} `sessions`: sent to a user, in how many mailboxes
-   */
-  send(to, payload, { id = newId(), ttl, receipt = false, volatile = false } = {}) {
-    const refuse = (/** @type {string} */ code, /** @type {string} */ text) => Promise.reject(new Refused(code, text));
-    let json;
-    try {
-      json = JSON.stringify(payload);
-    } catch (error) {
-      return refuse("bad_request", `the payload is no JSON value: ${error}`);
-    }
-    if (json === undefined) return refuse("bad_request", "the payload is no JSON value");
-    if (depth(json) >= DEPTH) return refuse("bad_request", `the payload is nested deeper than ${DEPTH - 1} levels`);
-    if (typeof id !== "string" || id === "" || utf8.encode(id).length > 256 || /\p{Cc}/u.test(id)) {
-      return refuse("bad_request", "the id must be a string of 1 to 256 bytes without control characters");
-    }
-    if (this.#status.state === "closed") return refuse("unavailable", this.#status.reason ?? "the client is closed");
-    if (volatile && this.#status.state !== "online") {
-      return refuse("unavailable", "a volatile message is not kept while offline");
-    }
-    const known = this.#pending.get(id);
-    if (known) return known.promise;
-    if (this.#pending.size >= MOST_PENDING) {
-      return refuse("overloaded", `${MOST_PENDING} messages wait for their answer already`);
-    }
-    const body = `{"type":"send","id":${JSON.stringify(id)},"to":${JSON.stringify(to)},"payload":${json}${
-      ttl === undefined ? "" : `,"ttl":${JSON.stringify(ttl)}`},"receipt":${receipt},"volatile":${volatile}}`;
-    const { promise, resolve, reject } = withResolvers();
-    const pending = { body, size: utf8.encode(json).length, volatile, promise, resolve, reject };
-    this.#pending.set(id, pending);
-    if (this.#status.transport === "websocket") this.#transmit(id, pending);
-    else if (this.#status.transport === "poll") this.#post();
-    return promise;
-  }
-
-  /**
-   * Reads a topic until the returned function is called. After a reconnect it goes on where it was.
-   *
-   * @param {string} topic
-   * @param {(message: Message) => any} handler
-   * @param {{after?: number}} [options] `after` asks for what the topic's history holds after that seq
-   * @returns {() => void}
-   */
-  subscribe(topic, handler, { after } = {}) {
-    const entry = { handler, after: after ?? null, epoch: after === undefined ? null : this.#epoch };
-    this.#topics.set(topic, entry);
-    if (this.#status.transport === "websocket") this.#say(this.#subscription(topic, entry));
-    else this.#askAgain();
-    return () => {
-      if (this.#topics.get(topic) !== entry) return;
-      this.#topics.delete(topic);
-      if (this.#status.transport === "websocket") this.#say({ type: "unsubscribe", topic });
-      else this.#askAgain();
-    };
-  }
-
-  /**
-   * Chooses the transport: "websocket", "poll", or "auto" for WebSocket if it works.
-   *
-   * @param {Transport | "auto"} transport
-   */
-  use(transport) {
-    if (transport === this.#wanted) return;
-    this.#wanted = transport;
-    if (this.#status.state !== "closed" && !this.#paused) this.#restart();
-  }
-
-  #paused = false;
-
-  /** Closes the connection until `resume`. Messages to this session wait at the broker. */
-  pause() {
-    if (this.#status.state === "closed") return;
-    this.#paused = true;
-    this.#stop();
-    this.#tell({ state: "offline", transport: null, reason: "paused" });
-  }
-
-  /** Connects again after `pause`. */
-  resume() {
-    if (!this.#paused || this.#status.state === "closed") return;
-    this.#paused = false;
-    this.#start();
-  }
-
-  /** Closes the client. Sends without an answer are rejected. */
-  close() {
-    this.#end("the client is closed");
-  }
-
-  // ── the connection ────────────────────────────────────────────────────────────────────────────────────
-
-  #stop() {
-    this.#run.abort();
-    clearInterval(this.#heartbeat);
-    const socket = this.#socket;
-    this.#socket = null;
-    socket?.close(1000);
-  }
-
-  #restart() {
-    this.#stop();
-    this.#start();
-  }
-
-  #start() {
-    this.#run = new AbortController();
-    this.#pause = FIRST_PAUSE;
-    this.#return = FIRST_RETURN;
-    this.#tell({ state: "connecting", transport: null });
-    this.#talk(this.#run.signal).catch((error) => this.#end(String(error?.message ?? error), error));
-  }
-
-  /** @param {string} reason @param {Error} [error] */
-  #end(reason, error) {
-    if (this.#status.state === "closed") return;
-    removeEventListener("online", this.#hurry);
-    removeEventListener("offline", this.#probe);
-    globalThis.document?.removeEventListener("visibilitychange", this.#probe);
-    this.#tell({ state: "closed", transport: null, reason });
-    this.#stop();
-    for (const { reject } of this.#pending.values()) reject(new Refused("unavailable", reason));
-    this.#pending.clear();
-    if (error) this.#call(() => this.#options.onError?.(error));
-  }
-
-  /** @param {Status} status */
-  #tell(status) {
-    this.#status = { welcome: this.#status.welcome, ...status };
-    if (status.state !== "online") {
-      // A volatile message is sent at most once. Whether it was sent is not known.
-      for (const [id, { volatile }] of this.#pending) {
-        if (volatile) this.#settle(id, new Refused("unavailable", "the connection was lost before it was confirmed"));
-      }
-    }
-    const told = this.#status;
-    // After `connect` has returned, because the listener may use the client.
-    queueMicrotask(() => this.#call(() => this.#options.onStatus?.(told)));
-  }
-
-  /** Calls a callback of the page. What it throws is reported, and does not stop the client. @param {() => void} callback */
-  #call(callback) {
-    try {
-      callback();
-    } catch (error) {
-      reportError(error);
-    }
-  }
-
-  /** Keeps a connection on a transport that works, until the signal fires. @param {AbortSignal} signal */
-  async #talk(signal) {
-    while (!signal.aborted) {
-      let reason = "the connection was lost";
-      if (this.#wanted !== "poll") {
-        const outcome = await this.#talkOverSocket(signal);
-        if (signal.aborted) return;
-        if (outcome === "worked") this.#pause = FIRST_PAUSE;
-        else reason = "the broker cannot be reached";
-        // The broker did not answer: a proxy blocks WebSocket, or the broker is not there.
-        if (outcome === "never" && this.#wanted === "auto") await this.#talkOverPolls(signal);
-      } else {
-        await this.#talkOverPolls(signal);
-      }
-      if (signal.aborted) return;
-      // Long-poll ended because a WebSocket opened, which is in use now.
-      if (this.#status.transport === "websocket") {
-        await this.#untilClosed(signal);
-        if (signal.aborted) return;
-      }
-      this.#tell({ state: "offline", transport: null, reason });
-      await this.#rest(this.#pause, signal);
-      this.#pause = Math.min(this.#pause * 2, LONGEST_PAUSE);
-      if (!signal.aborted) this.#tell({ state: "connecting", transport: null });
-    }
-  }
-
-  /** Ends the current pause. @type {(() => void) | null} */ #wake = null;
-
-  #hurry = () => this.#wake?.();
-
-  /** @param {number} ms @param {AbortSignal} signal */
-  #rest(ms, signal) {
-    return rest(ms, signal, (wake) => (this.#wake = wake)).then(() => (this.#wake = null));
-  }
-
-  // ── WebSocket ─────────────────────────────────────────────────────────────────────────────────────────
-
-  /** @type {Promise<"worked" | "never"> | null} */ #closing = null;
-
-  /** @param {AbortSignal} signal */
-  async #untilClosed(signal) {
-    const aborted = withResolvers();
-    signal.addEventListener("abort", aborted.resolve);
-    await Promise.race([this.#closing, aborted.promise]);
-    signal.removeEventListener("abort", aborted.resolve);
-  }
-
-  /** Opens a WebSocket and waits until it is over. @param {AbortSignal} signal */
-  async #talkOverSocket(signal) {
-    return (await this.#openSocket(signal)) ? this.#closing : "never";
-  }
-
-  /**
-   * Opens a WebSocket. Resolves to true when the broker has sent `welcome`. From then on it carries all messages.
-   *
-   * @param {AbortSignal} signal ends it at any time
-   * @param {AbortSignal} [attempt] ends it before the welcome
-   * @returns {Promise<boolean>}
-   */
-  #openSocket(signal, attempt) {
-    const address = new URL("ws", this.#base);
-    address.protocol = address.protocol.replace("http", "ws");
-    return new Promise((opened) => {
-      /** @type {WebSocket} */ let socket;
-      try {
-        socket = new WebSocket(address, "x0-msg.v1");
-      } catch {
-        return opened(false);
-      }
-      let welcomed = false;
-      const limit = setTimeout(() => socket.close(), OPENING);
-      const { promise, resolve } = withResolvers();
-      const abort = () => socket.close(1000);
-      const giveUp = () => !welcomed && (abort(), opened(false));
-      signal.addEventListener("abort", abort);
-      attempt?.addEventListener("abort", giveUp);
-      socket.onopen = async () => {
-        const resume = this.#epoch === null ? {} : { after: this.#handled, epoch: this.#epoch };
-        try {
-          const [session, token] = [this.session, await this.#token()];
-          this.#shown = token;
-          if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ type: "hello", session, token, ...resume }));
-        } catch (error) {
-          // There is no token now. The next attempt asks again.
-          this.#fail(error);
-          socket.close(1000);
-        }
-      };
-      socket.onmessage = ({ data }) => {
-        if (signal.aborted || (!welcomed && attempt?.aborted) || (welcomed && this.#socket !== socket)) return;
-        this.#heard = Date.now();
-        const frame = JSON.parse(data);
-        if (frame.type === "welcome" && !welcomed) {
-          welcomed = true;
-          clearTimeout(limit);
-          attempt?.removeEventListener("abort", giveUp);
-          this.#closing = promise;
-          this.#welcome(socket, frame);
-          opened(true);
-        } else if (welcomed) {
-          this.#hear(frame);
-        } else if (frame.type === "error" && !PASSING.includes(frame.code) && !this.#mayAskAgain(frame.code)) {
-          this.#end(frame.message, new Refused(frame.code, frame.message));
-        }
-      };
-      socket.onclose = ({ code, reason }) => {
-        clearTimeout(limit);
-        signal.removeEventListener("abort", abort);
-        attempt?.removeEventListener("abort", giveUp);
-        if (this.#socket === socket) {
-          this.#socket = null;
-          clearInterval(this.#heartbeat);
-        }
-        // The next attempt sends a fresh token in place of the expired one.
-        const renewable = code === 4501 && typeof this.#options.token === "function" && (welcomed || this.#refused < REFUSALS);
-        if (code >= 4500 && code <= 4999 && !signal.aborted && !renewable) {
-          this.#end(reason || `the broker closed for good (${code})`, new Refused(String(code), reason));
-        }
-        resolve(welcomed ? "worked" : "never");
-        opened(false);
-      };
-    });
-  }
-
-  /** @param {WebSocket} socket @param {Welcome} welcome */
-  #welcome(socket, welcome) {
-    this.#socket = socket;
-    this.#refused = 0;
-    this.#session = welcome.session ?? this.#session;
-    this.#enter(welcome.epoch);
-    this.#pause = FIRST_PAUSE;
-    this.#status.welcome = welcome;
-    for (const [topic, entry] of this.#topics) this.#say(this.#subscription(topic, entry));
-    // Acknowledge what was handled while there was no socket.
-    if (this.#handled > /** @type {any} */ (welcome).seq) this.#ackOverSocket();
-    for (const [id, pending] of this.#pending) if (!pending.volatile) this.#transmit(id, pending);
-    clearInterval(this.#heartbeat);
-    this.#heartbeat = setInterval(this.#probe, (welcome.heartbeat ?? 25) * 1000);
-    this.#tell({ state: "online", transport: "websocket", welcome });
-  }
-
-  /** The token. If the option is a function, it is called. */
-  async #token() {
-    const { token } = this.#options;
-    if (typeof token !== "function") return token;
-    const late = withResolvers();
-    const limit = setTimeout(() => late.reject(new Error("no token came")), TOKEN);
-    try {
-      return await Promise.race([token(), late.promise]);
-    } finally {
-      clearTimeout(limit);
-    }
-  }
-
-  /** Whether a fresh token may help after a refusal. @param {string} code */
-  #mayAskAgain(code) {
-    return code === "unauthorized" && typeof this.#options.token === "function" && ++this.#refused < REFUSALS;
-  }
-
-  /** Reports an error of the token function. @param {unknown} error */
-  #fail(error) {
-    this.#call(() => this.#options.onError?.(error instanceof Error ? error : new Error(String(error))));
-  }
-
-  /** The headers of HTTP requests: the token. */
-  async #headers() {
-    const token = await this.#token();
-    return token === undefined ? undefined : { authorization: `Bearer ${token}` };
-  }
-
-  /** Sends a fresh token over the socket. Asks for one until it differs from the last. */
-  async #renew() {
-    if (this.#renewing) return;
-    this.#renewing = true;
-    const { signal } = this.#run;
-    const socket = this.#socket;
-    for (let pause = FIRST_PAUSE; this.#socket === socket && !signal.aborted; pause *= 2) {
-      try {
-        const token = await this.#token();
-        if (token !== this.#shown) {
-          this.#shown = token;
-          if (this.#socket === socket) this.#say({ type: "hello", token });
-          break;
-        }
-      } catch (error) {
-        this.#fail(error);
-      }
-      await rest(pause, signal);
-    }
-    this.#renewing = false;
-  }
-
-  /** @type {ReturnType<typeof setInterval> | undefined} */ #heartbeat;
-  #heard = 0;
-
-  /** Checks whether the socket is alive. Pages do not see the pings of the broker. */
-  #probe = () => {
-    const socket = this.#socket;
-    if (socket?.readyState !== WebSocket.OPEN) return;
-    const asked = Date.now();
-    socket.send('{"type":"ping"}');
-    setTimeout(() => {
-      if (this.#socket === socket && this.#heard < asked) socket.close(4000);
-    }, PONG);
-  };
-
-  /** Sends over the socket. Refuses what is so large that the broker would close the socket. @param {string} id @param {Pending} pending */
-  #transmit(id, { body, size }) {
-    const most = this.#status.welcome?.max_payload ?? Infinity;
-    if (size > most) {
-      const text = `the payload is ${size} bytes long; at most ${most} are allowed`;
-      this.#settle(id, new Refused("too_large", text));
-    } else if (this.#socket?.readyState === WebSocket.OPEN) {
-      this.#socket.send(body);
-    }
-  }
-
-  /** @param {object} frame */
-  #say(frame) {
-    if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(frame));
-  }
-
-  /** @param {string} topic @param {Topic} entry */
-  #subscription(topic, { after, epoch }) {
-    return { type: "subscribe", topic, ...(after === null ? {} : { after }), ...(epoch === null ? {} : { epoch }) };
-  }
-
-  /** @param {any} frame */
-  #hear(frame) {
-    switch (frame.type) {
-      case "message":
-      case "receipt":
-        return this.#take(frame);
-      case "sent":
-        return this.#settle(frame.id, null, frame);
-      case "gap":
-        return this.#gap(frame);
-      case "subscribed": {
-        const entry = this.#topics.get(frame.topic);
-        if (entry) {
-          entry.after ??= frame.seq;
-          if (frame.recovered) entry.epoch = this.#epoch;
-        }
-        return;
-      }
-      case "error": {
-        if (frame.code === "unauthorized" && frame.id === undefined && typeof this.#options.token === "function") {
-          this.#renew();
-          return;
-        }
-        const refused = new Refused(frame.code, frame.message);
-        if (frame.id === undefined || !this.#settle(frame.id, refused)) this.#call(() => this.#options.onError?.(refused));
-      }
-    }
-  }
-
-  // ── long-poll ─────────────────────────────────────────────────────────────────────────────────────────
-
-  /** Polls until polling fails or WebSocket works again. @param {AbortSignal} outer */
-  async #talkOverPolls(outer) {
-    const inner = new AbortController();
-    const stop = () => inner.abort();
-    outer.addEventListener("abort", stop);
-    const { signal } = inner;
-    // Tries WebSocket in the meantime. When it opens, polling ends.
-    if (this.#wanted === "auto") {
-      (async () => {
-        while (!signal.aborted) {
-          await rest(this.#return, signal);
-          this.#return = Math.min(this.#return * 2, LONGEST_RETURN);
-          if (!signal.aborted && (await this.#openSocket(outer, signal))) {
-            this.#return = FIRST_RETURN;
-            stop();
-          }
-        }
-      })();
-    }
-    try {
-      let wait = 0; // The first poll shows at once whether polling works.
-      while (!signal.aborted) {
-        const answer = await this.#ask(wait, signal);
-        const again = this.#again;
-        this.#again = false;
-        if (signal.aborted) return;
-        if (answer === null && again) continue;
-        if (answer === null) return;
-        wait = WAIT;
-        this.#enter(answer.epoch);
-        if (this.#status.transport !== "poll") {
-          this.#pause = FIRST_PAUSE;
-          this.#tell({ state: "online", transport: "poll" });
-          this.#post();
-        }
-        for (const gap of answer.gaps ?? []) this.#gap(gap);
-        for (const message of answer.messages) this.#take(message);
-        for (const [topic, seq] of Object.entries(answer.topics ?? {})) {
-          const entry = this.#topics.get(topic);
-          if (entry) [entry.after, entry.epoch] = [/** @type {number} */ (seq), this.#epoch];
-        }
-        // Acknowledges when the handlers have returned. The next poll would acknowledge too, but it comes later.
-        await this.#untilDrained(signal);
-        if (signal.aborted) return;
-        // The end of this answer, which may be a gap.
-        this.#queued = Math.max(this.#queued, answer.seq);
-        this.#handled = Math.max(this.#handled, answer.seq);
-        if (answer.messages.every((/** @type {Message} */ { seq, topic }) => seq === undefined || topic !== undefined)) {
-          this.#acknowledged = this.#handled;
-        }
-        if (this.#handled > this.#acknowledged) await this.#acknowledge(signal);
-      }
-    } finally {
-      outer.removeEventListener("abort", stop);
-      stop();
-    }
-  }
-
-  /** One poll. Null if it failed. @param {number} wait @param {AbortSignal} signal */
-  async #ask(wait, signal) {
-    const address = new URL("v1/messages", this.#base);
-    const query = address.searchParams;
-    if (this.session !== undefined) query.set("session", this.session);
-    query.set("wait", String(wait));
-    const after = this.#handled;
-    if (this.#epoch !== null) {
-      query.set("epoch", this.#epoch);
-      query.set("after", String(after));
-    }
-    for (const [topic, entry] of this.#topics) {
-      query.append("topic", topic);
-      if (entry.after !== null) query.append(`after.${topic}`, String(entry.after));
-    }
-    const limit = limited(signal, (wait + 15) * 1000);
-    this.#asking = limit;
-    try {
-      const headers = await this.#headers();
-      // The broker takes a cursor from the browser only with the page's address, or an origin.
-      const referrerPolicy = /** @type {const} */ ("same-origin");
-      const response = await fetch(address, { signal: limit.signal, cache: "no-store", referrerPolicy, headers });
-      const answer = await response.json();
-      if (response.ok) {
-        this.#refused = 0;
-        // The broker names the session that it made for the token.
-        this.#session ??= answer.session;
-        return answer;
-      }
-      if (response.status < 500 && response.status !== 429 && !this.#mayAskAgain(answer.error.code)) {
-        this.#end(answer.error.message, new Refused(answer.error.code, answer.error.message));
-      }
-    } catch {
-      // Aborted, no network, no token, or an answer that is not from the broker: try again later.
-    } finally {
-      this.#asking = null;
-      limit.release();
-    }
-    return null;
-  }
-
-  /** The current poll. @type {{abort: () => void} | null} */ #asking = null;
-  /** Whether the poll was aborted to ask for other topics. */ #again = false;
-
-  #askAgain() {
-    if (this.#asking === null) return;
-    this.#again = true;
-    this.#asking.abort();
-  }
-
-  #ackOverSocket() {
-    if (this.#socket?.readyState !== WebSocket.OPEN) return;
-    const seq = this.#handled;
-    this.#say({ type: "ack", seq });
-    this.#acknowledged = seq;
-    this.#call(() => this.#options.onAck?.(seq));
-  }
-
-  /** @param {AbortSignal} signal */
-  async #acknowledge(signal) {
-    const seq = this.#handled;
-    const body = JSON.stringify({ session: this.session, seq, epoch: this.#epoch });
-    const limit = limited(signal, PONG);
-    try {
-      const headers = await this.#headers();
-      const response = await fetch(new URL("v1/ack", this.#base), { method: "POST", body, signal: limit.signal, headers });
-      if (!response.ok) return;
-      this.#acknowledged = seq;
-      this.#call(() => this.#options.onAck?.(seq));
-    } catch {
-      // The next poll acknowledges.
-    } finally {
-      limit.release();
-    }
-  }
-
-  /** Sends what waits, one after the other, which keeps the order. */
-  async #post() {
-    if (this.#posting) return;
-    this.#posting = true;
-    let pause = FIRST_PAUSE;
-    try {
-      while (this.#status.transport === "poll") {
-        const [first] = this.#pending;
-        if (!first) return;
-        const [id, { body, size, volatile }] = first;
-        const address = new URL("v1/messages", this.#base);
-        if (this.session !== undefined) address.searchParams.set("session", this.session);
-        try {
-          const headers = await this.#headers();
-          const signal = AbortSignal.timeout(15_000);
-          // A body of plain text needs no preflight. The broker ignores its type.
-          const response = await fetch(address, { method: "POST", body, signal, headers, keepalive: size < 16_000 });
-          const answer = await response.json();
-          // The token is refused. The polls count how often.
-          if (response.status === 401 && this.#refused < REFUSALS && typeof this.#options.token === "function") {
-            await rest(pause, this.#run.signal);
-            pause = Math.min(pause * 2, LONGEST_PAUSE);
-            continue;
-          }
-          if (response.ok) this.#settle(id, null, answer);
-          else this.#settle(id, new Refused(answer.error.code, answer.error.message));
-          pause = FIRST_PAUSE;
-        } catch {
-          if (volatile) this.#settle(id, new Refused("unavailable", "the broker cannot be reached"));
-          await rest(pause, this.#run.signal);
-          pause = Math.min(pause * 2, LONGEST_PAUSE);
-        }
-      }
-    } finally {
-      this.#posting = false;
-    }
-  }
-
-  // ── messages ──────────────────────────────────────────────────────────────────────────────────────────
-
-  /** @param {string} epoch */
-  #enter(epoch) {
-    if (epoch === this.#epoch) return;
-    // Seqs of another epoch mean nothing.
-    this.#epoch = epoch;
-    this.#queued = 0;
-    this.#handled = 0;
-    this.#acknowledged = 0;
-    this.#queue = this.#queue.filter((message) => message.seq === undefined);
-  }
-
-  /** @param {Message} message */
-  #take(message) {
-    const { seq, topic } = message;
-    if (topic !== undefined) {
-      const entry = this.#topics.get(topic);
-      if (!entry || (seq !== undefined && entry.after !== null && seq <= entry.after)) return;
-      if (seq !== undefined) entry.after = seq;
-    } else if (seq !== undefined) {
-      if (seq <= this.#queued) return; // A repetition of one that is being handled.
-      this.#queued = seq;
-    }
-    this.#queue.push(message);
-    this.#pump();
-  }
-
-  async #pump() {
-    if (this.#pumping) return;
-    this.#pumping = true;
-    for (let message; (message = this.#queue[0]); ) {
-      const epoch = this.#epoch;
-      await this.#handle(message, epoch);
-      if (this.#queue[0] === message) this.#queue.shift();
-      if (message.seq !== undefined && message.topic === undefined && epoch === this.#epoch) {
-        this.#handled = Math.max(this.#handled, message.seq);
-        this.#ackOverSocket();
-      }
-    }
-    this.#pumping = false;
-    for (const done of this.#drained.splice(0)) done();
-  }
-
-  /** @param {Message} message @param {string | null} epoch */
-  async #handle(message, epoch) {
-    const { topic } = message;
-    const own = message.type === "receipt" ? this.#options.onReceipt : this.#options.onMessage;
-    const handler = /** @type {((message: any) => any) | undefined} */ (
-      topic === undefined ? own : this.#topics.get(topic)?.handler
-    );
-    let pause = 1_000;
-    for (let attempt = 1; ; attempt++) {
-      try {
-        return await handler?.(message);
-      } catch (error) {
-        this.#call(() => this.#options.onError?.(error instanceof Error ? error : new Error(String(error))));
-        // The messages behind it wait, to keep the order. Messages of topics are not repeated.
-        if (topic !== undefined || attempt === ATTEMPTS || epoch !== this.#epoch) return;
-        await new Promise((done) => setTimeout(done, jittered(pause)));
-        pause *= 2;
-      }
-    }
-  }
-
-  /** @param {AbortSignal} signal */
-  #untilDrained(signal) {
-    if (!this.#pumping) return;
-    return new Promise((done) => {
-      const end = () => {
-        signal.removeEventListener("abort", end);
-        done(undefined);
-      };
-      this.#drained.push(end);
-      signal.addEventListener("abort", end);
-    });
-  }
-
-  /** @param {Gap & {type?: string, epoch?: string}} frame */
-  #gap({ topic, from, to, reason, epoch }) {
-    // The positions of the mailbox move to the new epoch here, those of a topic with its own gap.
-    if (topic === undefined && epoch !== undefined) this.#epoch = epoch;
-    const entry = topic === undefined ? null : this.#topics.get(topic);
-    // A position of another epoch means nothing, however high it is.
-    const known = reason === "epoch" ? 0 : entry ? (entry.after ?? 0) : this.#queued;
-    if (entry) {
-      entry.after = Math.max(known, to);
-      entry.epoch = epoch ?? this.#epoch;
-    } else if (topic === undefined) {
-      this.#queued = Math.max(known, to);
-      if (reason === "epoch" || !this.#pumping) this.#handled = this.#queued;
-    }
-    this.#call(() => this.#options.onGap?.({ ...(topic === undefined ? {} : { topic }), from, to, reason }));
-  }
-
-  /**
-   * Settles the promise of a send. False if there is none.
-   *
-   * @param {string} id
-   * @param {Error | null} error
-   * @param {{seq?: number, sessions?: number}} [answer]
-   */
-  #settle(id, error, answer) {
-    const pending = this.#pending.get(id);
-    if (!pending) return false;
-    this.#pending.delete(id);
-    if (error) pending.reject(error);
-    else {
-      const { seq, sessions } = answer ?? {};
-      pending.resolve({ id, ...(seq === undefined ? {} : { seq }), ...(sessions === undefined ? {} : { sessions }) });
-    }
-    return true;
-  }
+/** The refusal that an answer of the broker holds; null if it holds none. @param {any} answer @param {number} [status] */
+function refusalIn(answer, status) {
+  const { code, message } = answer?.error ?? {};
+  if (typeof code !== "string" || typeof message !== "string" || !Object.hasOwn(CODES, code)) return null;
+  return status === undefined || CODES[code].includes(status) ? new Refused(code, message) : null;
 }
 
-/**
- * @typedef {object} Topic
- * @property {(message: Message) => any} handler
- * @property {number | null} after the newest seq, null for "from now on"
- * @property {string | null} epoch the epoch of `after`, null if it is not known
- */
+/** @param {unknown} seq */
+const isSeq = (seq) => Number.isSafeInteger(seq) && /** @type {number} */ (seq) >= 0;
 
-/**
- * @typedef {object} Pending
- * @property {string} body the send as JSON
- * @property {number} size of its payload, in bytes
- * @property {boolean} volatile
- * @property {Promise<any>} promise
- * @property {(value: any) => void} resolve
- * @property {(error: Error) => void} reject
- */
+/** Whether this is the broker's answer to a poll. @param {any} answer */
+const isPollAnswer = (answer) => typeof answer?.epoch === "string" && Array.isArray(answer.messages) && isSeq(answer.seq);
 
 /** `Promise.withResolvers`, which browsers have only since 2024. */
 function withResolvers() {
-  /** @type {(value: any) => void} */ let resolve = () => {};
-  /** @type {(error: Error) => void} */ let reject = () => {};
+  /** @type {(value?: any) => void} */ let resolve = () => {};
+  /** @type {(error: unknown) => void} */ let reject = () => {};
   const promise = new Promise((res, rej) => ([resolve, reject] = [res, rej]));
   return { promise, resolve, reject };
 }
 
+/** A point in time for `elapsed`. The monotonic clock may stand still while the machine sleeps. */
+const now = () => ({ steady: performance.now(), wall: Date.now() });
+
+/** Milliseconds since a point in time: by the clock that moved on further. @param {{steady: number, wall: number}} since */
+const elapsed = ({ steady, wall }) => Math.max(performance.now() - steady, Date.now() - wall);
+
 /**
- * A pause with jitter. The signal ends it early, and so does the function that `early` gets.
+ * A deadline that is fair to a page that was blocked: it runs in two halves, so that what has arrived is read before the
+ * second one is over. Returns a function that stops it.
+ *
+ * @param {number} ms
+ * @param {() => void} late
+ */
+function deadline(ms, late) {
+  let timer = setTimeout(() => (timer = setTimeout(late, ms / 2)), ms / 2);
+  return () => clearTimeout(timer);
+}
+
+/**
+ * A pause. The signal ends it early, and so does the function that `early` gets.
  *
  * @param {number} ms
  * @param {AbortSignal} signal
@@ -960,8 +295,9 @@ function rest(ms, signal, early) {
       signal.removeEventListener("abort", end);
       done();
     };
-    const timer = setTimeout(end, jittered(ms));
+    const timer = setTimeout(end, ms);
     signal.addEventListener("abort", end);
+    if (signal.aborted) end();
     early?.(end);
   });
 }
@@ -970,17 +306,1405 @@ function rest(ms, signal, early) {
  * A signal that fires with another signal or after a time. Release it when it is no longer needed.
  *
  * @param {AbortSignal} signal
- * @param {number} ms
+ * @param {number} [ms]
  */
 function limited(signal, ms) {
   const both = new AbortController();
   const abort = () => both.abort();
-  const timer = setTimeout(abort, ms);
+  const stop = ms === undefined ? () => {} : deadline(ms, abort);
   signal.addEventListener("abort", abort);
   if (signal.aborted) abort();
   const release = () => {
-    clearTimeout(timer);
+    stop();
     signal.removeEventListener("abort", abort);
   };
   return { signal: both.signal, abort, release };
+}
+
+/** The promise, or nothing once the signal fires. @template T @param {Promise<T>} promise @param {AbortSignal} signal */
+async function unlessAborted(promise, signal) {
+  const { promise: aborted, resolve } = withResolvers();
+  signal.addEventListener("abort", resolve);
+  if (signal.aborted) resolve();
+  try {
+    return /** @type {T | undefined} */ (await Promise.race([promise, aborted.then(() => undefined)]));
+  } finally {
+    signal.removeEventListener("abort", resolve);
+  }
+}
+
+/** The address of the broker, with a slash at its end. @param {string | URL | undefined} url */
+function brokerAddress(url) {
+  if (url === undefined) {
+    const own = import.meta.url ? new URL(import.meta.url) : null;
+    if (own && /^https?:$/.test(own.protocol) && /^(?!.*\/node_modules\/).*\/client\.js$/.test(own.pathname)) {
+      return new URL(".", own);
+    }
+    throw new TypeError("connect needs the `url` of the broker, since this module was not loaded from a broker");
+  }
+  let base;
+  try {
+    base = new URL(url, globalThis.location?.href);
+  } catch {
+    throw new TypeError(`the url of the broker is not valid: ${url}`);
+  }
+  if (/^wss?:$/.test(base.protocol)) base.protocol = base.protocol.replace("ws", "http");
+  if (!/^https?:$/.test(base.protocol) || base.username || base.password) {
+    throw new TypeError("the url of the broker must begin with http: or https:, and hold no password");
+  }
+  [base.search, base.hash] = ["", ""];
+  if (!base.pathname.endsWith("/")) base.pathname += "/";
+  return base;
+}
+
+// ── the token ───────────────────────────────────────────────────────────────────────────────────────────────
+
+/** The token of the page: asked for once, and kept until it is refused or expires soon. */
+class Proof {
+  #source;
+  /** @type {string | undefined} */ #token;
+  /** @type {Promise<string | undefined> | null} */ #asking = null;
+  #known = false;
+  #since = now();
+  /** For how many milliseconds the token is used. */ #lifetime = Infinity;
+  /** How often in a row a token was refused. */ refusals = 0;
+
+  /** @param {Options["token"]} source */
+  constructor(source) {
+    this.#source = source;
+  }
+
+  /** Whether there may be another token than the refused one. */
+  get renewable() {
+    return typeof this.#source === "function" && this.refusals < REFUSALS;
+  }
+
+  /** The token, without white space around it. Rejects with the error of the page's function. */
+  get() {
+    if (this.#known && elapsed(this.#since) < this.#lifetime) return Promise.resolve(this.#token);
+    return (this.#asking ??= this.#ask().finally(() => (this.#asking = null)));
+  }
+
+  async #ask() {
+    const source = this.#source;
+    const since = now();
+    const late = withResolvers();
+    const stop = deadline(TOKEN, () => late.reject(new Error(`the token function gave no token within ${TOKEN / 1000} s`)));
+    try {
+      const token = typeof source === "function" ? await Promise.race([source(), late.promise]) : source;
+      if (token !== undefined && token !== null && typeof token !== "string") {
+        throw new TypeError(`the token must be a string, not ${typeof token}`);
+      }
+      this.#token = token?.trim() || undefined;
+    } finally {
+      stop();
+    }
+    [this.#known, this.#since, this.#lifetime] = [true, since, this.#lifetimeOf(this.#token)];
+    return this.#token;
+  }
+
+  /** How long to use a token: not its last 30 s, nor its last tenth. @param {string | undefined} token */
+  #lifetimeOf(token) {
+    if (typeof this.#source !== "function") return Infinity;
+    try {
+      const claims = JSON.parse(atob((token ?? "").split(".")[1].replace(/-/g, "+").replace(/_/g, "/")));
+      // With `iat` the clock of this machine does not matter.
+      const life = claims.exp * 1000 - (typeof claims.iat === "number" ? claims.iat * 1000 : Date.now());
+      return life > 0 ? life - Math.min(30_000, life / 10) : Infinity;
+    } catch {
+      return Infinity; // Not a token with claims, or without `exp`.
+    }
+  }
+
+  /** The broker refused this token, or wants a fresh one. @param {string | undefined} token */
+  refused(token) {
+    if (token === this.#token) this.#known = typeof this.#source !== "function";
+  }
+}
+
+// ── receiving ───────────────────────────────────────────────────────────────────────────────────────────────
+
+/**
+ * Messages on their way to one handler, in order.
+ *
+ * @typedef {object} Entry
+ * @property {any} [message] none for a position without a message
+ * @property {number} [seq] the position that is reached when the message is handled
+ * @property {string | null} epoch
+ * @property {Promise<any>} [after] handled elsewhere: what to wait for
+ */
+
+/** A queue in front of one handler. */
+class Lane {
+  /** @type {Entry[]} */ #queue = [];
+  #running = false;
+  /** Whether it waits for a handler that does not come, or holds a message that failed. */ #held = false;
+  /** Called when the queue is empty. @type {(() => void)[]} */ #drained = [];
+
+  /**
+   * @param {(entry: Entry) => Promise<boolean>} handle false keeps the message
+   * @param {(entry: Entry) => void} [done]
+   */
+  constructor(handle, done = () => {}) {
+    this.handle = handle;
+    this.done = done;
+  }
+
+  /** @param {Entry} entry */
+  push(entry) {
+    this.#queue.push(entry);
+    if (!this.#running && !this.#held) this.#run();
+  }
+
+  get empty() {
+    return this.#queue.length === 0;
+  }
+
+  async #run() {
+    this.#running = true;
+    for (let entry; (entry = this.#queue[0]); ) {
+      if (!(await this.handle(entry))) {
+        this.#held = this.#queue[0] === entry;
+        if (this.#held) break;
+      }
+      if (this.#queue[0] === entry) {
+        this.#queue.shift();
+        this.done(entry);
+      }
+    }
+    this.#running = false;
+    if (this.empty) for (const done of this.#drained.splice(0)) done();
+  }
+
+  /** Tries again what is held. */
+  retry() {
+    if (!this.#held) return;
+    this.#held = false;
+    this.#run();
+  }
+
+  /** Removes what this function does not keep. @param {(entry: Entry) => boolean} keep */
+  filter(keep) {
+    this.#queue = this.#queue.filter(keep);
+    this.retry();
+    if (this.empty) for (const done of this.#drained.splice(0)) done();
+  }
+
+  /** @returns {Promise<void>} */
+  untilDrained() {
+    return this.empty ? Promise.resolve() : new Promise((done) => this.#drained.push(done));
+  }
+}
+
+/**
+ * One call of `subscribe`.
+ *
+ * @typedef {object} Subscription
+ * @property {Lane} lane
+ * @property {number | null} after the newest seq in the lane; null for "from now on"
+ */
+
+/**
+ * A topic that is read.
+ *
+ * @typedef {object} Topic
+ * @property {Set<Subscription>} subscriptions
+ * @property {string | null} epoch the epoch of the positions, null if it is not known
+ * @property {number | null} newest the newest seq that was seen
+ * @property {boolean} refused while polling: the broker refused it
+ */
+
+/** Takes what the broker sends, calls the handlers in order, and knows what is acknowledged. */
+class Inbox {
+  /** The epoch that the positions belong to. @type {string | null} */ epoch = null;
+  /** The newest seq put into the queue. */ #queued = 0;
+  /** The newest seq whose handler has returned. */ handled = 0;
+  /** The newest seq that was acknowledged. */ acknowledged = 0;
+  /** @type {Map<string, Topic>} */ topics = new Map();
+  #options;
+  #call;
+  #onHandled;
+  #closed = false;
+  #mailbox = new Lane((entry) => this.#handleMailbox(entry), (entry) => this.#reach(entry));
+  #receipts = new Lane((entry) => this.#handle(entry, this.#options.onReceipt));
+
+  /**
+   * @param {Options} options
+   * @param {(callback: () => void) => void} call calls a callback of the page
+   * @param {() => void} onHandled called when `handled` has grown
+   */
+  constructor(options, call, onHandled) {
+    this.#options = options;
+    this.#call = call;
+    this.#onHandled = onHandled;
+  }
+
+  /** No handler is called from now on. */
+  close() {
+    this.#closed = true;
+  }
+
+  /** Tries again the messages that are held. */
+  retry() {
+    this.#mailbox.retry();
+    this.#receipts.retry();
+  }
+
+  /** Whether everything that came to the mailbox is handled. */
+  get idle() {
+    return this.#mailbox.empty;
+  }
+
+  untilDrained() {
+    return Promise.all([this.#mailbox, ...this.#lanes()].map((lane) => lane.untilDrained()));
+  }
+
+  *#lanes() {
+    for (const { subscriptions } of this.topics.values()) for (const { lane } of subscriptions) yield lane;
+  }
+
+  /** Seqs of another epoch mean nothing. @param {string} epoch */
+  enter(epoch) {
+    if (epoch === this.epoch) return;
+    this.epoch = epoch;
+    this.#begin(0);
+  }
+
+  /** The mailbox goes on after this position. @param {number} seq */
+  #begin(seq) {
+    [this.#queued, this.handled, this.acknowledged] = [seq, seq, seq];
+    this.#mailbox.filter(({ seq }) => seq === undefined);
+  }
+
+  /** @param {any} frame a message or a receipt */
+  take(frame) {
+    const { seq, topic } = frame;
+    if (topic !== undefined) return this.#takeTopic(topic, frame);
+    if (seq !== undefined) {
+      if (!isSeq(seq) || seq <= this.#queued) return; // A repetition of one that is being handled.
+      this.#queued = seq;
+    }
+    const entry = { message: frame, seq, epoch: this.epoch };
+    if (frame.type !== "receipt") return this.#mailbox.push(entry);
+    // On arrival: a receipt does not wait for the messages before it. Its position does.
+    const { onReceipt, onMessage } = this.#options;
+    if (onReceipt) this.#receipts.push(entry);
+    const after = onReceipt || onMessage ? this.#receipts.untilDrained() : undefined;
+    this.#mailbox.push({ seq, epoch: this.epoch, after: after ?? new Promise(() => {}) });
+  }
+
+  /** @param {string} name @param {any} message */
+  #takeTopic(name, message) {
+    const topic = this.topics.get(name);
+    if (!topic) return;
+    const { seq } = message;
+    if (seq !== undefined) topic.newest = Math.max(topic.newest ?? 0, seq);
+    for (const subscription of topic.subscriptions) {
+      if (seq !== undefined) {
+        if (subscription.after !== null && seq <= subscription.after) continue;
+        subscription.after = seq;
+      }
+      subscription.lane.push({ message, epoch: null });
+    }
+  }
+
+  /** Everything up to this seq has come, or is not coming. @param {number} seq */
+  reached(seq) {
+    if (seq <= this.#queued) return;
+    this.#queued = seq;
+    this.#mailbox.push({ seq, epoch: this.epoch });
+  }
+
+  /** @param {Gap & {epoch?: string}} gap */
+  gap({ topic: name, from, to, reason, epoch }) {
+    if (name === undefined) {
+      // A position of another epoch means nothing, however high it is.
+      if (reason === "epoch") {
+        this.epoch = epoch ?? this.epoch;
+        this.#begin(to);
+      } else this.reached(to);
+    } else {
+      const topic = this.topics.get(name);
+      if (topic) {
+        topic.epoch = epoch ?? this.epoch;
+        topic.newest = reason === "epoch" ? to : Math.max(topic.newest ?? 0, to);
+        for (const subscription of topic.subscriptions) {
+          subscription.after = reason === "epoch" ? to : Math.max(subscription.after ?? 0, to);
+        }
+      }
+    }
+    const gap = { ...(name === undefined ? {} : { topic: name }), from, to, reason };
+    this.#call(() => this.#options.onGap?.(gap));
+  }
+
+  /** The broker reads this topic up to here. @param {string} name @param {number} seq @param {boolean} recovered */
+  positioned(name, seq, recovered) {
+    const topic = this.topics.get(name);
+    if (!topic) return;
+    for (const subscription of topic.subscriptions) subscription.after ??= seq;
+    topic.newest ??= seq;
+    if (recovered) topic.epoch = this.epoch;
+  }
+
+  /** An answer to a poll has this topic up to here. @param {string} name @param {number} seq */
+  advance(name, seq) {
+    const topic = this.topics.get(name);
+    if (!topic || !isSeq(seq)) return;
+    for (const subscription of topic.subscriptions) subscription.after = Math.max(subscription.after ?? 0, seq);
+    topic.newest = Math.max(topic.newest ?? 0, seq);
+    topic.epoch = this.epoch;
+  }
+
+  /** @param {string} name @param {(message: any) => any} handler @param {number | undefined} after */
+  subscribe(name, handler, after) {
+    let topic = this.topics.get(name);
+    if (!topic) {
+      topic = { subscriptions: new Set(), epoch: after === undefined ? null : this.epoch, newest: null, refused: false };
+      this.topics.set(name, topic);
+    }
+    const isNew = topic.subscriptions.size === 0;
+    const lane = new Lane((entry) => this.#handle(entry, topic.subscriptions.has(subscription) ? handler : undefined, 1));
+    /** @type {Subscription} */ const subscription = { lane, after: after ?? topic.newest };
+    topic.subscriptions.add(subscription);
+    topic.refused = false;
+    const end = () => {
+      topic.subscriptions.delete(subscription);
+      lane.filter(() => false);
+      if (topic.subscriptions.size > 0 || this.topics.get(name) !== topic) return false;
+      return this.topics.delete(name);
+    };
+    return { asks: isNew || after !== undefined, end };
+  }
+
+  /** Where the topic is read from. @param {string} name */
+  position(name) {
+    const { subscriptions, epoch } = /** @type {Topic} */ (this.topics.get(name));
+    const positions = [...subscriptions].flatMap(({ after }) => (after === null ? [] : [after]));
+    const after = positions.length ? { after: Math.min(...positions) } : {};
+    return { topic: name, ...after, ...(epoch === null || !positions.length ? {} : { epoch }) };
+  }
+
+  /** @param {Entry} entry */
+  async #handleMailbox(entry) {
+    if (entry.message) return this.#handle(entry, this.#options.onMessage);
+    await entry.after;
+    return true;
+  }
+
+  /** @param {Entry} entry */
+  #reach({ seq, epoch }) {
+    if (seq === undefined || epoch !== this.epoch || this.#closed) return;
+    this.handled = Math.max(this.handled, seq);
+    this.#onHandled();
+  }
+
+  /**
+   * Calls a handler. False keeps the message: there is no handler, it is to be held, or the client is closed.
+   *
+   * @param {Entry} entry
+   * @param {((message: any) => any) | undefined} handler
+   * @param {number} attempts
+   */
+  async #handle({ message, epoch }, handler, attempts = ATTEMPTS) {
+    if (this.#closed || !handler) return !handler && message.topic !== undefined;
+    let pause = 1_000;
+    for (let attempt = 1; ; attempt++) {
+      try {
+        await handler(message);
+        return !this.#closed;
+      } catch (error) {
+        if (this.#closed) return false;
+        this.#call(() => this.#options.onError?.(asError(error), message));
+        // The messages behind it wait, to keep the order. Messages of topics are not repeated.
+        if (attempt >= attempts) return this.#options.poison !== "hold" || message.topic !== undefined;
+        await new Promise((done) => setTimeout(done, jittered(pause)));
+        if (this.#closed) return false;
+        if (message.seq !== undefined && epoch !== this.epoch) return true;
+        pause *= 2;
+      }
+    }
+  }
+}
+
+// ── sending ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+/**
+ * @typedef {object} Pending a send without an answer
+ * @property {string} id
+ * @property {string} body the send as JSON
+ * @property {number} size of its body, in bytes
+ * @property {number} payload the size of its payload
+ * @property {boolean} volatile
+ * @property {{steady: number, wall: number} | null} first when it was transmitted first
+ * @property {boolean} suspect it, or another one, closed the socket as too large: it goes alone
+ * @property {Promise<Sent>} promise
+ * @property {(value: Sent) => void} resolve
+ * @property {(error: unknown) => void} reject
+ */
+
+/** Keeps sends until they are answered, and transmits them in order. */
+class Outbox {
+  /** Oldest first. @type {Map<string, Pending>} */ #pending = new Map();
+  /** Not transmitted on this connection. @type {Pending[]} */ #waiting = [];
+  /** Transmitted on this connection. @type {Set<Pending>} */ #flying = new Set();
+  /** @type {((pending: Pending) => void) | null} */ #transmit = null;
+  #limit = ON_THE_WAY;
+  /** The dedup window of the broker, in seconds. */ dedupWindow = DEDUP_WINDOW;
+  /** @type {number | undefined} */ maxPayload;
+
+  get count() {
+    return this.#pending.size;
+  }
+
+  /** How many bytes are on the way. */
+  get bytes() {
+    let bytes = 0;
+    for (const { size } of this.#flying) bytes += size;
+    return bytes;
+  }
+
+  /** @param {any} to @param {any} payload @param {any} options @param {() => string | null} obstacle why nothing can be sent now */
+  add(to, payload, options, obstacle) {
+    const bad = (/** @type {string} */ text) => Promise.reject(new Refused("bad_request", text));
+    if (typeof options !== "object" || options === null) return bad("the options must be an object");
+    const { id = newId(), ttl, receipt = false, volatile = false, signal } = options;
+    if (!isName(id)) return bad("the id must be a string of 1 to 256 bytes without control characters");
+    if (typeof receipt !== "boolean") return bad("receipt must be true or false");
+    if (typeof volatile !== "boolean") return bad("volatile must be true or false");
+    if (ttl !== undefined && !(typeof ttl === "number" && ttl > 0 && ttl < Infinity)) {
+      return bad("ttl must be a number of seconds above 0");
+    }
+    if (signal !== undefined && typeof signal?.addEventListener !== "function") return bad("signal must be an AbortSignal");
+    const wrong = wrongAddress(to);
+    if (wrong) return bad(wrong);
+    let json;
+    try {
+      json = JSON.stringify(payload);
+    } catch (error) {
+      return bad(`the payload is no JSON value: ${asError(error).message}`);
+    }
+    if (json === undefined) return bad("the payload is no JSON value");
+    if (depth(json) >= DEPTH) return bad(`the payload is nested deeper than ${DEPTH - 1} levels`);
+    const known = this.#pending.get(id);
+    if (known) return known.promise;
+    const obstructed = obstacle();
+    if (obstructed !== null) return Promise.reject(new Refused("unavailable", obstructed));
+    if (volatile && !this.#transmit) {
+      return Promise.reject(new Refused("unavailable", "a volatile message is not kept while offline"));
+    }
+    if (this.#pending.size >= MOST_PENDING) {
+      return Promise.reject(new Refused("overloaded", `${MOST_PENDING} messages wait for their answer already`));
+    }
+    if (signal?.aborted) return Promise.reject(signal.reason);
+    const body = `{"type":"send","id":${JSON.stringify(id)},"to":${JSON.stringify(to)},"payload":${json}${
+      ttl === undefined ? "" : `,"ttl":${ttl}`},"receipt":${receipt},"volatile":${volatile}}`;
+    const { promise, resolve, reject } = withResolvers();
+    const [size, bytes] = [utf8.encode(body).length, utf8.encode(json).length];
+    /** @type {Pending} */
+    const pending = { id, body, size, payload: bytes, volatile, first: null, suspect: false, promise, resolve, reject };
+    this.#pending.set(id, pending);
+    this.#waiting.push(pending);
+    if (signal) {
+      const abort = () => this.settle(id, signal.reason);
+      signal.addEventListener("abort", abort);
+      const release = () => signal.removeEventListener("abort", abort);
+      promise.then(release, release);
+    }
+    this.#pump();
+    return promise;
+  }
+
+  /** A connection can transmit. @param {(pending: Pending) => void} transmit @param {number} [limit] bytes on the way */
+  open(transmit, limit = ON_THE_WAY) {
+    [this.#transmit, this.#limit] = [transmit, limit];
+    this.#pump();
+  }
+
+  /** The connection is lost. What is not answered is transmitted again. @param {boolean} [tooBig] it was closed since a frame was too big */
+  shut(tooBig = false) {
+    this.#transmit = null;
+    const flying = [...this.#flying];
+    this.#flying.clear();
+    if (tooBig) {
+      for (const pending of flying) pending.suspect = true;
+      if (flying.length === 1) this.settle(flying[0].id, new Refused("too_large", "the message is larger than the broker, or a proxy, takes"));
+    }
+    for (const { id, volatile } of this.#pending.values()) {
+      // A volatile message is sent at most once. Whether it was sent is not known.
+      if (volatile) this.settle(id, new Refused("unavailable", "the connection was lost before it was confirmed"));
+    }
+    this.#waiting = [...this.#pending.values()];
+  }
+
+  #pump() {
+    for (let first; this.#transmit && (first = this.#waiting[0]); ) {
+      const [other] = this.#flying;
+      if (other && (first.suspect || other.suspect || this.bytes + first.size > this.#limit)) return;
+      this.#waiting.shift();
+      if (!this.#pending.has(first.id)) continue;
+      if (this.isTooOld(first)) continue;
+      if (first.payload > (this.maxPayload ?? Infinity)) {
+        const text = `the payload is ${first.payload} bytes long; at most ${this.maxPayload} are allowed`;
+        this.settle(first.id, new Refused("too_large", text));
+        continue;
+      }
+      first.first ??= now();
+      this.#flying.add(first);
+      this.#transmit(first);
+    }
+  }
+
+  /** Rejects a send that the broker would store twice: its first transmission is forgotten there. @param {Pending} pending */
+  isTooOld({ id, first }) {
+    // A second less: the broker counts from the arrival.
+    if (first === null || elapsed(first) < (this.dedupWindow - 1) * 1000) return false;
+    const text = "no answer came within the time in which the broker recognises a repeated send; it may be stored or not";
+    this.settle(id, new Refused("unknown", text));
+    return true;
+  }
+
+  /** Whether this send still waits for an answer. @param {Pending} pending */
+  has(pending) {
+    return this.#pending.get(pending.id) === pending;
+  }
+
+  /** Settles a send. @param {string} id @param {unknown} error null if it succeeded @param {{seq?: number, sessions?: number}} [answer] */
+  settle(id, error, answer = {}) {
+    const pending = this.#pending.get(id);
+    if (!pending) return;
+    this.#pending.delete(id);
+    this.#flying.delete(pending);
+    const { seq, sessions } = answer;
+    if (error !== null) pending.reject(error);
+    else pending.resolve({ id, ...(seq === undefined ? {} : { seq }), ...(sessions === undefined ? {} : { sessions }) });
+    if (this.#waiting.length > 0) this.#pump();
+  }
+
+  /** @param {string} reason */
+  close(reason) {
+    this.#transmit = null;
+    for (const id of [...this.#pending.keys()]) this.settle(id, new Refused("unavailable", reason));
+  }
+
+  /** Waits until everything that was sent before is answered or refused. */
+  async flush() {
+    await Promise.allSettled([...this.#pending.values()].map(({ promise }) => promise));
+  }
+}
+
+// ── WebSocket ───────────────────────────────────────────────────────────────────────────────────────────────
+
+/** One WebSocket. It is over at once when `end` is called, whatever the network does. */
+class Socket {
+  #socket;
+  #over = false;
+  #welcomed = 0;
+  /** How many frames have come. */ #heard = 0;
+  #stop = () => {};
+  /** @type {ReturnType<typeof setInterval> | undefined} */ #heartbeat;
+  #unconfirmed;
+  /** Becomes true when the broker has sent `welcome`, and false if that does not happen. @type {Promise<boolean>} */ opened;
+  /** How it ended. @type {Promise<{code: number, reason: string, lived: boolean}>} */ ended;
+  #open;
+  #end;
+
+  /**
+   * @param {WebSocketClass} WebSocket
+   * @param {URL} address
+   * @param {() => object} hello
+   * @param {() => number} unconfirmed how many bytes the broker has not answered
+   * @param {(frame: any) => void} onFrame called with each frame, `welcome` included
+   */
+  constructor(WebSocket, address, hello, unconfirmed, onFrame) {
+    const [opened, ended] = [withResolvers(), withResolvers()];
+    this.opened = /** @type {Promise<any>} */ (opened.promise);
+    this.#open = opened.resolve;
+    this.ended = /** @type {Promise<any>} */ (ended.promise);
+    this.#end = ended.resolve;
+    this.#unconfirmed = unconfirmed;
+    const socket = (this.#socket = new WebSocket(address, "x0-msg.v1"));
+    this.#stop = deadline(OPENING, () => this.end(4000, "the WebSocket did not open in time"));
+    socket.onopen = () => this.say(hello());
+    socket.onerror = () => {};
+    socket.onclose = ({ code, reason }) => this.#finish(code, reason);
+    socket.onmessage = ({ data }) => {
+      if (this.#over) return;
+      this.#heard++;
+      let frame;
+      try {
+        frame = JSON.parse(data);
+      } catch {
+        // See below.
+      }
+      if (typeof frame?.type !== "string") return this.end(4000, "what answers over WebSocket is not the broker");
+      if (frame.type === "welcome" && !this.#welcomed) {
+        if (typeof frame.epoch !== "string") return this.end(4000, "what answers over WebSocket is not the broker");
+        this.#welcomed = performance.now() || 1;
+        this.#stop();
+        this.#stop = () => {};
+        // Pages do not see the pings of the broker.
+        this.#heartbeat = setInterval(() => this.probe(), Math.min(frame.heartbeat || 25, 25) * 1000);
+        onFrame(frame);
+        this.#open(true);
+      } else if (this.#welcomed || frame.type === "error") onFrame(frame);
+    };
+  }
+
+  get welcomed() {
+    return this.#welcomed > 0;
+  }
+
+  /** @param {object | string} frame */
+  say(frame) {
+    // 1 is OPEN.
+    if (this.#over || this.#socket.readyState !== 1) return;
+    this.#socket.send(typeof frame === "string" ? frame : JSON.stringify(frame));
+  }
+
+  /** Checks whether the connection is alive. Bytes that leave it are a sign of life, and so is any frame. */
+  probe() {
+    if (this.#over || !this.#welcomed) return;
+    const heard = this.#heard;
+    this.say({ type: "ping" });
+    let left = this.#socket.bufferedAmount;
+    const judge = () => {
+      if (this.#heard !== heard) return;
+      const now = this.#socket.bufferedAmount;
+      if (now >= left) return this.end(4000, "the connection is dead");
+      left = now;
+      this.#stop = deadline(PONG, judge);
+    };
+    this.#stop();
+    this.#stop = deadline(PONG + this.#unconfirmed() / SLOWEST, judge);
+  }
+
+  /** Ends it at once. A broken network would delay `onclose` for a minute. @param {number} [code] @param {string} [reason] */
+  end(code = 1000, reason = "") {
+    if (this.#over) return;
+    const socket = this.#socket;
+    this.#finish(code, reason);
+    socket.onopen = socket.onmessage = socket.onclose = null;
+    socket.close(code);
+  }
+
+  /** @param {number} code @param {string} reason */
+  #finish(code, reason) {
+    if (this.#over) return;
+    this.#over = true;
+    this.#stop();
+    clearInterval(this.#heartbeat);
+    this.#open(false);
+    this.#end({ code, reason, lived: this.#welcomed > 0 && performance.now() - this.#welcomed >= LIVED });
+  }
+}
+
+// ── HTTP ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** Something else than the broker answered: a portal, a gateway, a proxy. */
+class Foreign extends Error {
+  /** @param {string} path @param {number} status */
+  constructor(path, status) {
+    super(`what answers ${path} (HTTP ${status}) is not the broker`);
+    this.status = status;
+  }
+}
+
+/**
+ * One call of the broker: the answer, or its refusal. Rejects if the broker did not answer.
+ * A body of plain text needs no preflight. The broker ignores its type.
+ *
+ * @param {URL} base
+ * @param {string} path
+ * @param {string} body
+ * @param {{signal: AbortSignal, ms: number, keepalive?: boolean}} options
+ * @param {(answer: any) => boolean} isAnswer
+ */
+async function call(base, path, body, { signal, ms, keepalive = false }, isAnswer) {
+  const limit = limited(signal, ms);
+  try {
+    const address = new URL(path, base);
+    const request = { method: "POST", body, signal: limit.signal, keepalive, cache: /** @type {const} */ ("no-store") };
+    const response = await fetch(address, request);
+    const answer = await response.json().catch((error) => {
+      if (limit.signal.aborted) throw error;
+    });
+    if (response.ok && isAnswer(answer)) return answer;
+    const refusal = response.ok ? null : refusalIn(answer, response.status);
+    if (refusal) return refusal;
+    throw new Foreign(address.href, response.status);
+  } finally {
+    limit.release();
+  }
+}
+
+/**
+ * @typedef {object} PollItem what one client asks for
+ * @property {string} [session]
+ * @property {string} [token]
+ * @property {number} [after]
+ * @property {string} [epoch]
+ * @property {number} wait
+ * @property {{topic: string, after?: number, epoch?: string}[]} [topics]
+ */
+
+// ── the client ──────────────────────────────────────────────────────────────────────────────────────────────
+
+const CALLBACKS = /** @type {const} */ (["onMessage", "onReceipt", "onStatus", "onGap", "onAck", "onError"]);
+const TRANSPORTS = ["auto", "websocket", "poll"];
+
+/** @param {any} options */
+function checkOptions(options) {
+  const { session, token, transport = "auto", poison = "skip" } = options ?? {};
+  if (typeof session === "string" ? session === "" : session !== undefined || !token) {
+    throw new TypeError("connect needs a session or a token, like connect({ session: \"A\" })");
+  }
+  if (!["undefined", "string", "function"].includes(typeof token)) throw new TypeError("token must be a string or a function");
+  checkTransport(transport);
+  if (!["skip", "hold"].includes(poison)) throw new TypeError('poison must be "skip" or "hold"');
+  for (const name of CALLBACKS) {
+    if (options[name] !== undefined && typeof options[name] !== "function") throw new TypeError(`${name} must be a function`);
+  }
+}
+
+/** @param {any} transport */
+function checkTransport(transport) {
+  if (!TRANSPORTS.includes(transport)) throw new TypeError('transport must be "auto", "websocket" or "poll"');
+}
+
+/**
+ * Connects to a broker, and stays connected until `close`.
+ *
+ * @template [T=any] the type of the payloads that are received
+ * @param {Options<T>} options
+ * @returns {Client<T>}
+ */
+export function connect(options) {
+  return new Client(options);
+}
+
+/** A connection to a broker for one session. Made by {@link connect}. @template [T=any] */
+export class Client {
+  /** @type {Options<T>} */ #options;
+  #base;
+  /** @type {WebSocketClass | undefined} */ #WebSocket;
+  /** @type {Status} */ #status = { state: "connecting", transport: null };
+  /** @type {Transport | "auto"} */ #wanted;
+  /** The session that is read, once it is known. @type {string | undefined} */ #session;
+
+  #proof;
+  #inbox;
+  #outbox = new Outbox();
+  /** The token that was sent last over the socket. @type {string | undefined} */ #shown;
+  #renewing = false;
+
+  /** The socket that carries messages. @type {Socket | null} */ #socket = null;
+  /** Aborts the current poll, pause or attempt to connect. */ #run = new AbortController();
+  #paused = false;
+  #pause = FIRST_PAUSE;
+  #return = FIRST_RETURN;
+  /** How many sockets in a row died early. */ #earlyDeaths = 0;
+  /** Why the last attempt failed. @type {string | null} */ #reason = null;
+  /** Ends the current pause. @type {(() => void) | null} */ #wake = null;
+
+  /** The current poll. @type {{abort: () => void} | null} */ #asking = null;
+  /** Whether the poll was aborted to ask again. */ #again = false;
+  /** How many polls the broker has answered. */ #answers = 0;
+
+  /** @type {ReturnType<typeof setTimeout> | null} */ #ackTimer = null;
+  /** How many messages were handled since the last acknowledgement. */ #unacknowledged = 0;
+
+  /** @param {Options<T>} options */
+  constructor(options) {
+    checkOptions(options);
+    this.#options = options;
+    this.#base = brokerAddress(options.url);
+    this.#wanted = options.transport ?? "auto";
+    this.#WebSocket = options.WebSocket ?? globalThis.WebSocket;
+    if (!this.#WebSocket && this.#wanted === "websocket") {
+      throw new TypeError("there is no WebSocket here: give a class as the option `WebSocket`, or use long-poll");
+    }
+    this.#session = options.session;
+    this.#proof = new Proof(options.token);
+    this.#inbox = new Inbox(options, (callback) => this.#call(callback), () => this.#onHandled());
+    globalThis.addEventListener?.("online", this.#check);
+    globalThis.addEventListener?.("offline", this.#check);
+    globalThis.addEventListener?.("pageshow", this.#check);
+    globalThis.document?.addEventListener("visibilitychange", this.#check);
+    globalThis.document?.addEventListener("resume", this.#check);
+    this.#start();
+  }
+
+  /** The session that is read. Undefined until the broker has named the session of the token. */
+  get session() {
+    return this.#session;
+  }
+
+  /** The current state and transport. */
+  get status() {
+    return this.#status;
+  }
+
+  /** How many sends have no answer yet. */
+  get pendingCount() {
+    return this.#outbox.count;
+  }
+
+  /**
+   * Sends a message. The promise is fulfilled when the message is stored, with its seq (none if it is volatile), or
+   * rejected with {@link Refused}. Without a connection the message waits. A volatile message is rejected then.
+   *
+   * @param {Address} to
+   * @param {any} payload any JSON value
+   * @param {SendOptions} [options]
+   * @returns {Promise<Sent>}
+   */
+  async send(to, payload, options = {}) {
+    return this.#outbox.add(to, payload, options, () =>
+      this.#status.state === "closed" ? (this.#status.reason ?? "the client is closed") : null,
+    );
+  }
+
+  /**
+   * Waits until everything that was sent before is answered or refused, and acknowledges what was handled. For a page that
+   * is being left.
+   */
+  async flush() {
+    await this.#ackNow();
+    await this.#outbox.flush();
+  }
+
+  /**
+   * Reads a topic until the returned function is called. After a reconnect it goes on where it was.
+   *
+   * @template [P=any]
+   * @param {string} topic
+   * @param {(message: Message<P>) => any} handler
+   * @param {{after?: number}} [options] `after` asks for what the topic's history holds after that seq
+   * @returns {() => void}
+   */
+  subscribe(topic, handler, { after } = {}) {
+    if (!isName(topic)) throw new TypeError("the topic must be a string of 1 to 256 bytes without control characters");
+    if (typeof handler !== "function") throw new TypeError("the handler of a topic must be a function");
+    if (after !== undefined && !isSeq(after)) throw new TypeError("after must be a seq");
+    const { asks, end } = this.#inbox.subscribe(topic, handler, after);
+    if (asks) {
+      if (this.#socket) this.#socket.say({ type: "subscribe", ...this.#inbox.position(topic) });
+      else this.#askAgain();
+    }
+    return () => {
+      if (!end()) return;
+      if (this.#socket) this.#socket.say({ type: "unsubscribe", topic });
+      else this.#askAgain();
+    };
+  }
+
+  /**
+   * Chooses the transport: "websocket", "poll", or "auto" for WebSocket if it works.
+   *
+   * @param {Transport | "auto"} transport
+   */
+  use(transport) {
+    checkTransport(transport);
+    if (transport === this.#wanted) return;
+    this.#wanted = transport;
+    if (this.#status.state !== "closed" && !this.#paused) this.#restart();
+  }
+
+  /** Closes the connection until `resume`. Messages to this session wait at the broker. */
+  pause() {
+    if (this.#status.state === "closed") return;
+    this.#paused = true;
+    this.#stop();
+    this.#tell({ state: "offline", transport: null, reason: "paused" });
+  }
+
+  /** Connects again after `pause`, and calls the handler again with a message that is held. */
+  resume() {
+    if (!this.#paused || this.#status.state === "closed") return;
+    this.#paused = false;
+    this.#inbox.retry();
+    this.#start();
+  }
+
+  /** Closes the client. Sends without an answer are rejected. No handler is called any more. */
+  close() {
+    this.#close("the client is closed");
+  }
+
+  // ── the connection ────────────────────────────────────────────────────────────────────────────────────
+
+  #start() {
+    this.#run = new AbortController();
+    [this.#pause, this.#return, this.#earlyDeaths] = [FIRST_PAUSE, FIRST_RETURN, 0];
+    this.#tell({ state: "connecting", transport: null });
+    this.#talk(this.#run.signal).catch((error) => this.#close(asError(error).message, asError(error)));
+  }
+
+  #stop() {
+    this.#run.abort();
+    const socket = this.#socket;
+    this.#leave();
+    socket?.end();
+  }
+
+  #restart() {
+    this.#stop();
+    this.#start();
+  }
+
+  /** What carried messages carries them no more. @param {number} [code] with which the socket was closed */
+  #leave(code) {
+    this.#socket = null;
+    if (this.#ackTimer !== null) clearTimeout(this.#ackTimer);
+    this.#ackTimer = null;
+    // 1009: a frame was too big.
+    this.#outbox.shut(code === 1009);
+  }
+
+  /** @param {string} reason @param {Error} [error] */
+  #close(reason, error) {
+    if (this.#status.state === "closed") return;
+    globalThis.removeEventListener?.("online", this.#check);
+    globalThis.removeEventListener?.("offline", this.#check);
+    globalThis.removeEventListener?.("pageshow", this.#check);
+    globalThis.document?.removeEventListener("visibilitychange", this.#check);
+    globalThis.document?.removeEventListener("resume", this.#check);
+    // Keeps the order: what was handled is acknowledged, then the socket is closed.
+    if (this.#socket) this.#ackOverSocket();
+    this.#inbox.close();
+    this.#tell({ state: "closed", transport: null, reason });
+    this.#stop();
+    this.#outbox.close(reason);
+    if (error) this.#report(error);
+  }
+
+  /** @param {Status} status */
+  #tell(status) {
+    const told = (this.#status = { welcome: this.#status.welcome, ...status });
+    // After `connect` has returned, because the listener may use the client.
+    queueMicrotask(() => this.#call(() => this.#options.onStatus?.(told)));
+  }
+
+  /** Calls a callback of the page. What it throws is reported, and does not stop the client. @param {() => void} callback */
+  #call(callback) {
+    try {
+      callback();
+    } catch (error) {
+      if (typeof reportError === "function") reportError(error);
+      else console.error(error);
+    }
+  }
+
+  /** @param {unknown} error */
+  #report(error) {
+    this.#call(() => this.#options.onError?.(asError(error)));
+  }
+
+  /** The network may have changed, or the page was away: ends pauses, and checks the connection. */
+  #check = () => {
+    if (globalThis.document?.visibilityState === "hidden") return;
+    this.#wake?.();
+    if (this.#socket) this.#socket.probe();
+    else this.#askAgain();
+  };
+
+  /** Keeps a connection on a transport that works, until the signal fires. @param {AbortSignal} signal */
+  async #talk(signal) {
+    while (!signal.aborted) {
+      this.#reason = null;
+      const began = performance.now();
+      let lived = false;
+      let opened = false;
+      const tryFirst = this.#wanted === "websocket" || (this.#wanted === "auto" && this.#earlyDeaths < EARLY_DEATHS);
+      if (tryFirst && this.#WebSocket) {
+        const socket = await this.#open(signal);
+        opened = socket?.welcomed ?? false;
+        if (socket && opened) lived = await this.#untilEnded(socket, signal);
+      }
+      if (signal.aborted) return;
+      // The broker did not answer: a proxy blocks WebSocket, or the broker is not there.
+      if (!opened && this.#wanted !== "websocket") {
+        await this.#poll(signal);
+        if (signal.aborted) return;
+        lived = performance.now() - began >= LIVED && this.#status.state === "online";
+        // It ended because a WebSocket opened, which is in use now.
+        if (this.#socket) lived = await this.#untilEnded(this.#socket, signal);
+      }
+      if (signal.aborted) return;
+      if (lived) this.#pause = FIRST_PAUSE;
+      this.#leave();
+      this.#tell({ state: "offline", transport: null, reason: this.#reason ?? "the broker cannot be reached" });
+      await rest(jittered(this.#pause), signal, (wake) => (this.#wake = wake));
+      this.#wake = null;
+      this.#pause = Math.min(this.#pause * 2, LONGEST_PAUSE);
+      if (!signal.aborted) this.#tell({ state: "connecting", transport: null });
+    }
+  }
+
+  /** Reports why there is no connection. @param {unknown} error */
+  #failed(error) {
+    this.#reason = asError(error).message;
+  }
+
+  /** The token. An error of the page's function is reported. @param {AbortSignal} signal */
+  async #token(signal) {
+    try {
+      const token = await unlessAborted(this.#proof.get(), signal);
+      return { token };
+    } catch (error) {
+      this.#failed(error);
+      this.#report(error);
+      return null;
+    }
+  }
+
+  /**
+   * Whether the client may try again after a refusal. If not, it is closed.
+   *
+   * @param {Refused} refusal
+   * @param {string | undefined} token the token that was refused
+   */
+  #mayTryAgain(refusal, token) {
+    this.#failed(refusal);
+    if (PASSING.includes(refusal.code)) return true;
+    if (refusal.code === "unauthorized") {
+      this.#proof.refusals++;
+      this.#proof.refused(token);
+      if (this.#proof.renewable) {
+        this.#report(refusal);
+        return true;
+      }
+    }
+    this.#close(refusal.message, refusal);
+    return false;
+  }
+
+  // ── WebSocket ─────────────────────────────────────────────────────────────────────────────────────────
+
+  /**
+   * Opens a WebSocket. From its `welcome` on it carries all messages.
+   *
+   * @param {AbortSignal} signal ends it at any time
+   * @param {AbortSignal} [attempt] ends it before the welcome
+   * @returns {Promise<Socket | null>} null if none could be opened
+   */
+  async #open(signal, attempt = signal) {
+    const proof = await this.#token(attempt);
+    if (proof === null || attempt.aborted || !this.#WebSocket) return null;
+    const { token } = proof;
+    const address = new URL("ws", this.#base);
+    address.protocol = address.protocol.replace("http", "ws");
+    const hello = () => {
+      const { epoch, handled } = this.#inbox;
+      const resume = epoch === null ? {} : { after: handled, epoch };
+      return { type: "hello", session: this.#session, token, ...resume, window: WINDOW };
+    };
+    let refused = false;
+    /** @type {Socket} */ let socket;
+    try {
+      socket = new Socket(this.#WebSocket, address, hello, () => this.#outbox.bytes, (frame) => {
+        if (frame.type === "welcome") this.#welcome(socket, frame, token);
+        else if (socket.welcomed) this.#socket === socket && this.#hear(frame);
+        else {
+          const refusal = refusalIn({ error: frame });
+          if (refusal) refused = true;
+          if (refusal && !this.#mayTryAgain(refusal, token)) socket.end();
+        }
+      });
+    } catch (error) {
+      this.#failed(error);
+      return null;
+    }
+    const abort = () => socket.end();
+    const giveUp = () => socket.welcomed || socket.end();
+    signal.addEventListener("abort", abort);
+    attempt.addEventListener("abort", giveUp);
+    socket.ended.then(({ code, reason, lived }) => {
+      signal.removeEventListener("abort", abort);
+      attempt.removeEventListener("abort", giveUp);
+      if (signal.aborted || (attempt.aborted && !socket.welcomed)) return;
+      this.#ended(socket, { code, reason, lived }, token, refused);
+    });
+    await socket.opened;
+    attempt.removeEventListener("abort", giveUp);
+    return socket;
+  }
+
+  /** @param {Socket} socket @param {{code: number, reason: string, lived: boolean}} end @param {string | undefined} token @param {boolean} refused whether that was told already */
+  #ended(socket, { code, reason, lived }, token, refused) {
+    if (lived) [this.#earlyDeaths, this.#return] = [0, FIRST_RETURN];
+    else if (socket.welcomed) this.#earlyDeaths++;
+    if (this.#socket === socket) this.#leave(code);
+    if (!refused) this.#reason = reason || (socket.welcomed ? "the connection was lost" : "the broker cannot be reached");
+    if (code === 4501) {
+      const shown = socket.welcomed ? this.#shown : token;
+      if (!refused) this.#mayTryAgain(new Refused("unauthorized", reason || "the token is refused"), shown);
+    } else if (code >= 4500 && code <= 4999) {
+      this.#close(reason || `the broker closed for good (${code})`, new Refused(String(code), reason));
+    }
+  }
+
+  /** Waits until a socket is over; whether it lived. @param {Socket} socket @param {AbortSignal} signal */
+  async #untilEnded(socket, signal) {
+    const end = await unlessAborted(socket.ended, signal);
+    return end?.lived ?? false;
+  }
+
+  /** @param {Socket} socket @param {Welcome} welcome @param {string | undefined} token */
+  #welcome(socket, welcome, token) {
+    this.#outbox.shut();
+    this.#socket = socket;
+    [this.#shown, this.#proof.refusals] = [token, 0];
+    this.#session = welcome.session ?? this.#session;
+    this.#inbox.enter(welcome.epoch);
+    for (const [name, topic] of this.#inbox.topics) {
+      topic.refused = false;
+      socket.say({ type: "subscribe", ...this.#inbox.position(name) });
+    }
+    // Acknowledge what was handled while there was no socket.
+    this.#inbox.acknowledged = Math.min(this.#inbox.handled, welcome.seq ?? 0);
+    this.#ackOverSocket();
+    this.#outbox.maxPayload = welcome.max_payload;
+    this.#outbox.dedupWindow = welcome.dedup_window ?? DEDUP_WINDOW;
+    this.#tell({ state: "online", transport: "websocket", welcome });
+    this.#outbox.open(({ body }) => socket.say(body));
+  }
+
+  /** @param {any} frame */
+  #hear(frame) {
+    switch (frame.type) {
+      case "message":
+      case "receipt":
+        return this.#inbox.take(frame);
+      case "sent":
+        return this.#outbox.settle(frame.id, null, frame);
+      case "gap":
+        return this.#inbox.gap(frame);
+      case "subscribed":
+        return this.#inbox.positioned(frame.topic, frame.seq, frame.recovered);
+      case "error": {
+        const refusal = new Refused(String(frame.code), String(frame.message));
+        if (frame.id !== undefined) return this.#outbox.settle(frame.id, refusal);
+        if (frame.code === "unauthorized" && this.#proof.renewable) return void this.#renew();
+        this.#report(refusal);
+      }
+    }
+  }
+
+  /** Sends a fresh token over the socket. Asks for one until it differs from the last. */
+  async #renew() {
+    if (this.#renewing) return;
+    this.#renewing = true;
+    const { signal } = this.#run;
+    const socket = this.#socket;
+    for (let pause = FIRST_PAUSE; this.#socket === socket && !signal.aborted; pause = Math.min(pause * 2, LONGEST_PAUSE)) {
+      this.#proof.refused(this.#shown);
+      const proof = await this.#token(signal);
+      if (proof && proof.token !== this.#shown && this.#socket === socket) {
+        this.#shown = proof.token;
+        socket?.say({ type: "hello", token: proof.token });
+        break;
+      }
+      await rest(jittered(pause), signal);
+    }
+    this.#renewing = false;
+  }
+
+  // ── acknowledgements ──────────────────────────────────────────────────────────────────────────────────
+
+  /** Acknowledges at once if there was a pause, else soon together with others. Polls acknowledge by themselves. */
+  #onHandled() {
+    if (!this.#socket) return;
+    if (this.#ackTimer === null || ++this.#unacknowledged >= ACK_MESSAGES) this.#ackOverSocket();
+  }
+
+  #ackOverSocket() {
+    const seq = this.#inbox.handled;
+    if (!this.#socket || seq <= this.#inbox.acknowledged) return;
+    this.#socket.say({ type: "ack", seq });
+    this.#unacknowledged = 0;
+    this.#inbox.acknowledged = seq;
+    if (this.#ackTimer !== null) clearTimeout(this.#ackTimer);
+    this.#ackTimer = setTimeout(() => {
+      this.#ackTimer = null;
+      this.#ackOverSocket();
+    }, ACK_PAUSE);
+    this.#call(() => this.#options.onAck?.(seq));
+  }
+
+  async #ackNow() {
+    if (this.#socket) this.#ackOverSocket();
+    else if (this.#status.transport === "poll") await this.#ackOverHttp(this.#run.signal);
+  }
+
+  /** @param {AbortSignal} signal */
+  async #ackOverHttp(signal) {
+    const { handled: seq, acknowledged, epoch } = this.#inbox;
+    if (seq <= acknowledged || epoch === null) return;
+    try {
+      const answer = await this.#request("v1/ack", { seq, epoch }, { signal, ms: ANSWER, keepalive: true }, ({ seq }) => isSeq(seq));
+      if (answer instanceof Refused || epoch !== this.#inbox.epoch) return;
+      this.#inbox.acknowledged = Math.max(seq, this.#inbox.acknowledged);
+      this.#call(() => this.#options.onAck?.(seq));
+    } catch {
+      // The next poll acknowledges.
+    }
+  }
+
+  // ── long-poll ─────────────────────────────────────────────────────────────────────────────────────────
+
+  /**
+   * One request, with the session and the token in its body.
+   *
+   * @param {string} path
+   * @param {object | string} body an object, or the JSON of one
+   * @param {{signal: AbortSignal, ms: number, keepalive?: boolean}} options
+   * @param {(answer: any) => boolean} isAnswer
+   */
+  async #request(path, body, options, isAnswer) {
+    const token = await unlessAborted(this.#proof.get(), options.signal);
+    const proof = JSON.stringify({ session: this.#session, token }).slice(0, -1);
+    const rest = (typeof body === "string" ? body : JSON.stringify(body)).slice(1);
+    const answer = await call(this.#base, path, `${proof}${proof.length > 1 && rest !== "}" ? "," : ""}${rest}`, options, isAnswer);
+    return answer instanceof Refused ? Object.assign(answer, { token }) : answer;
+  }
+
+  /** Polls until polling fails or WebSocket works again. @param {AbortSignal} outer */
+  async #poll(outer) {
+    const { signal, abort, release } = limited(outer);
+    // Tries WebSocket in the meantime. When it opens, polling ends.
+    if (this.#wanted === "auto" && this.#WebSocket) this.#returnToWebSocket(outer, signal, abort);
+    try {
+      let wait = 0; // The first poll shows at once whether polling works.
+      while (!signal.aborted) {
+        this.#again = false;
+        const answer = await this.#ask(wait, signal);
+        if (signal.aborted) return;
+        wait = 0;
+        if (this.#again) continue;
+        if (answer === null) return;
+        this.#take(answer);
+        if (this.#status.transport !== "poll") {
+          this.#tell({ state: "online", transport: "poll", ...this.#told(answer) });
+          this.#outbox.open((pending) => this.#post(pending, signal), 0);
+        }
+        // Acknowledges when the handlers have returned. The next poll would acknowledge too, but it comes later.
+        const pause = limited(signal);
+        await Promise.race([this.#inbox.untilDrained(), rest(STALLED, pause.signal, (wake) => (this.#wake = wake))]);
+        pause.abort();
+        pause.release();
+        if (signal.aborted) return;
+        if (this.#inbox.idle) wait = WAIT;
+        await this.#ackOverHttp(signal);
+      }
+    } finally {
+      abort();
+      release();
+    }
+  }
+
+  /** @param {AbortSignal} outer @param {AbortSignal} polling @param {() => void} stop */
+  async #returnToWebSocket(outer, polling, stop) {
+    while (!polling.aborted) {
+      await rest(jittered(this.#return), polling);
+      this.#return = Math.min(this.#return * 2, LONGEST_RETURN);
+      if (polling.aborted) return;
+      const socket = await this.#open(outer, polling);
+      if (socket?.welcomed) stop();
+    }
+  }
+
+  /** What the broker says about itself in a poll. @param {any} answer */
+  #told({ epoch, session, handle, dedup_window }) {
+    const welcome = { ...this.#status.welcome, epoch };
+    if (session !== undefined) Object.assign(welcome, { session, handle });
+    if (dedup_window !== undefined) Object.assign(welcome, { dedup_window });
+    return { welcome };
+  }
+
+  /** @param {any} answer of a poll */
+  #take(answer) {
+    this.#answers++;
+    this.#inbox.enter(answer.epoch);
+    this.#session ??= answer.session; // The broker names the session that it made for the token.
+    this.#outbox.dedupWindow = answer.dedup_window ?? this.#outbox.dedupWindow;
+    for (const gap of answer.gaps ?? []) this.#inbox.gap(gap);
+    for (const message of answer.messages) this.#inbox.take(message);
+    for (const [topic, seq] of Object.entries(answer.topics ?? {})) this.#inbox.advance(topic, seq);
+    // The end of this answer, which may be a gap.
+    this.#inbox.reached(answer.seq);
+    for (const { topic, code, message } of answer.errors ?? []) {
+      const refused = this.#inbox.topics.get(topic);
+      if (refused) refused.refused = true;
+      this.#report(new Refused(String(code), String(message)));
+    }
+  }
+
+  /** One poll. Null if it failed. @param {number} wait @param {AbortSignal} signal */
+  async #ask(wait, signal) {
+    const proof = await this.#token(signal);
+    if (proof === null || signal.aborted) return null;
+    const { epoch, handled } = this.#inbox;
+    const topics = [...this.#inbox.topics].filter(([, { refused }]) => !refused).map(([name]) => this.#inbox.position(name));
+    const resume = epoch === null ? {} : { after: handled, epoch };
+    const item = { session: this.#session, token: proof.token, ...resume, wait, ...(topics.length ? { topics } : {}) };
+    const limit = limited(signal);
+    this.#asking = limit;
+    try {
+      // What is being sent takes from the same uplink.
+      const ms = wait * 1000 + PONG + this.#outbox.bytes / SLOWEST;
+      const answer = await call(this.#base, "v1/messages/poll", JSON.stringify(item), { signal: limit.signal, ms }, isPollAnswer);
+      if (!(answer instanceof Refused)) {
+        this.#proof.refusals = 0;
+        return answer;
+      }
+      if (!signal.aborted && !this.#again) this.#mayTryAgain(answer, proof.token);
+    } catch (error) {
+      this.#reason = error instanceof Foreign ? error.message : "the broker cannot be reached";
+    } finally {
+      this.#asking = null;
+      limit.release();
+    }
+    return null;
+  }
+
+  #askAgain() {
+    if (this.#asking === null) return;
+    this.#again = true;
+    this.#asking.abort();
+  }
+
+  /** Posts a send until it is answered, or until polling ends. @param {Pending} pending @param {AbortSignal} signal */
+  async #post(pending, signal) {
+    const { id, body, size, volatile } = pending;
+    let foreign = 0;
+    for (let pause = FIRST_PAUSE; !signal.aborted && this.#outbox.has(pending); pause = Math.min(pause * 2, LONGEST_PAUSE)) {
+      const answers = this.#answers;
+      try {
+        const options = { signal, ms: ANSWER + size / SLOWEST, keepalive: size < 16_000 };
+        const answer = await this.#request("v1/messages", body, options, (answer) => answer?.id === id);
+        if (!(answer instanceof Refused)) return this.#outbox.settle(id, null, answer);
+        const { token } = /** @type {any} */ (answer);
+        // The polls count how often the token is refused.
+        if (answer.code !== "unauthorized" || !this.#proof.renewable) return this.#outbox.settle(id, answer);
+        this.#proof.refused(token);
+      } catch (error) {
+        if (signal.aborted) return;
+        const status = error instanceof Foreign ? error.status : 0;
+        if (status === 413 || status === 414) {
+          return this.#outbox.settle(id, new Refused("too_large", `a proxy refuses the message as too large (HTTP ${status})`));
+        }
+        if (volatile) return this.#outbox.settle(id, new Refused("unavailable", asError(error).message));
+        // Something refuses this send, while polls come through.
+        if (status >= 400 && status < 500) this.#askAgain();
+        await rest(jittered(pause), signal);
+        if (status >= 400 && status < 500 && this.#answers > answers && ++foreign >= FOREIGN_ANSWERS) {
+          return this.#outbox.settle(id, new Refused("unknown", asError(error).message));
+        }
+        if (this.#outbox.isTooOld(pending)) return;
+        continue;
+      }
+      await rest(jittered(pause), signal);
+    }
+  }
 }
