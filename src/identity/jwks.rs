@@ -1,9 +1,11 @@
 //! Keys of tokens from a JWK set (RFC 7517) at a URL. The set is fetched at the start, at intervals, and when a token
 //! names an unknown key.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::Uri;
 use hyper::body::Bytes;
@@ -91,7 +93,8 @@ impl Jwks {
         let client = Client::builder(TokioExecutor::new()).build(connector.enable_http1().build());
         let (sender, fetched) = watch::channel(Fetched::default());
         let wanted = Arc::<Notify>::default();
-        tokio::spawn(keep_fetching(client, uri, refresh, sender, Arc::clone(&wanted)));
+        let fetch = async move || fetch(&client, &uri).await;
+        tokio::spawn(keep_fetching(fetch, refresh, sender, Arc::clone(&wanted)));
         Ok(Self { max_age, fetched, wanted })
     }
 
@@ -109,17 +112,17 @@ impl Jwks {
     }
 }
 
-/// Fetches until the last receiver is dropped.
+/// Fetches until the last receiver is dropped. A fetch that panics has failed.
 async fn keep_fetching(
-    client: Https,
-    uri: Uri,
+    fetch: impl AsyncFn() -> Result<Vec<VerificationKey>, String>,
     refresh: Duration,
     sender: watch::Sender<Fetched>,
     wanted: Arc<Notify>,
 ) {
     loop {
         let begun = Instant::now();
-        let result = fetch(&client, &uri).await;
+        let result = AssertUnwindSafe(fetch()).catch_unwind().await;
+        let result = result.unwrap_or_else(|_| Err("the fetch has panicked".to_owned()));
         let mut recorded = Ok(());
         sender.send_modify(|fetched| recorded = fetched.record(Instant::now(), result));
         let pause = match recorded {
@@ -166,6 +169,8 @@ async fn fetch(client: &Https, uri: &Uri) -> Result<Vec<VerificationKey>, String
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
     use crate::identity::key::secret_key;
 
@@ -177,6 +182,21 @@ mod tests {
 
     fn known(fetched: &Fetched) -> Option<usize> {
         fetched.keys(MAX_AGE).map(|keys| keys.len())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fetch_that_panics_has_failed_and_the_next_one_succeeds() {
+        let (sender, mut fetched) = watch::channel(Fetched::default());
+        let attempts = AtomicU32::new(0);
+        let fetch = async move || {
+            assert!(attempts.fetch_add(1, Ordering::Relaxed) != 1, "this panic is part of the test");
+            one_key()
+        };
+        tokio::spawn(keep_fetching(fetch, MIN_INTERVAL, sender, Arc::default()));
+        for attempt in 1..=3 {
+            let state = fetched.wait_for(|fetched| fetched.attempts >= attempt).await.unwrap();
+            assert_eq!((state.attempts, known(&state)), (attempt, Some(1)), "the known key stays in use");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,9 +2,11 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use futures::future::join_all;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -127,9 +129,11 @@ impl Acceptor {
     async fn accept_until_shutdown(&self, listener: TcpListener) {
         let shutdown = self.shutdown.clone();
         let mut failures = Repeated::every(REPORT_INTERVAL);
-        while let Some(accepted) = shutdown.run_until_cancelled(accept_within_limit(&listener)).await {
+        loop {
+            let accepting = without_panic(self.accept_one(&listener));
+            let Some(accepted) = shutdown.run_until_cancelled(accepting).await else { return };
             match accepted {
-                Ok((stream, peer)) => self.accept(stream, peer),
+                Ok(()) => {}
                 Err(error) if is_peer_error(&error) => tracing::debug!(%error, "not accepted"),
                 Err(error) => {
                     if let Some(unlogged) = failures.note(Instant::now()) {
@@ -139,6 +143,12 @@ impl Acceptor {
                 }
             }
         }
+    }
+
+    async fn accept_one(&self, listener: &TcpListener) -> io::Result<()> {
+        let (stream, peer) = accept_within_limit(listener).await?;
+        self.accept(stream, peer);
+        Ok(())
     }
 
     fn accept(&self, stream: TcpStream, peer: SocketAddr) {
@@ -203,6 +213,12 @@ impl Acceptor {
         }
         Ok(())
     }
+}
+
+/// A panic as an error. The connection that is being accepted is lost, and no other one.
+async fn without_panic(accepting: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    let accepted = AssertUnwindSafe(accepting).catch_unwind().await;
+    accepted.unwrap_or_else(|_| Err(io::Error::other("accepting has panicked")))
 }
 
 /// Accepts a connection, but only while it leaves enough descriptors to the store.
@@ -285,6 +301,17 @@ mod tests {
         while TcpStream::connect(address).await.is_ok() {
             tokio::task::yield_now().await;
         }
+    }
+
+    #[tokio::test]
+    async fn a_panic_while_accepting_is_an_error_and_the_next_connection_is_accepted() {
+        let panics = async |panics: bool| {
+            assert!(!panics, "this panic is part of the test");
+            Ok(())
+        };
+        let error = without_panic(panics(true)).await.unwrap_err();
+        assert!(!is_peer_error(&error), "it is logged, and after a pause the loop goes on");
+        without_panic(panics(false)).await.unwrap();
     }
 
     #[test]
