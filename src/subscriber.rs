@@ -45,8 +45,8 @@ pub struct Subscriber {
     /// A read of the engine that is under way. It goes on when the caller drops the future that waits for it. The
     /// wrapper makes it shareable, as everything is that a handler holds.
     reading: Option<SyncWrapper<BoxFuture<'static, Result<ReadResult, EngineError>>>>,
-    /// Why the last read of the engine failed; `None` if it did not.
-    failure: Option<Box<EngineError>>,
+    /// Whether the caller was told that the engine cannot be read.
+    failure_told: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +97,7 @@ impl Subscriber {
             backlog: VecDeque::new(),
             state: ReadState::Behind(Seq::START),
             reading: None,
-            failure: None,
+            failure_told: false,
         })
     }
 
@@ -166,31 +166,40 @@ impl Subscriber {
         self.backlog.push_front(Item::Gap(gap));
     }
 
-    /// Why the engine cannot be read now, if there is something to be read.
-    #[must_use]
-    pub(crate) fn failure(&self) -> Option<&EngineError> {
-        self.failure.as_deref()
-    }
-
     /// The next item; waits until there is one, also while the engine cannot be read. `None` when the address has ended.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped: an item is taken only when it is returned.
     pub async fn next(&mut self) -> Option<Item> {
         loop {
+            if let Ok(item) = self.next_or_failure().await? {
+                return Some(item);
+            }
+        }
+    }
+
+    /// The same, but tells once when the engine cannot be read. The next call waits until it can.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub(crate) async fn next_or_failure(&mut self) -> Option<Result<Item, EngineError>> {
+        loop {
             if self.ended().is_some() {
                 return None;
             }
             if let Some(item) = self.try_next() {
-                return Some(item);
+                return Some(Ok(item));
             }
             match self.state {
                 ReadState::Closed => return None,
-                ReadState::Behind(target) => {
-                    if self.catch_up(target).await.is_err() {
-                        tokio::time::sleep(FAILURE_PAUSE).await;
+                ReadState::Behind(target) => match self.catch_up(target).await {
+                    Ok(()) => {}
+                    Err(error) if !self.failure_told => {
+                        self.failure_told = true;
+                        return Some(Err(error));
                     }
-                }
+                    Err(_) => tokio::time::sleep(FAILURE_PAUSE).await,
+                },
                 ReadState::Live => match self.receiver.recv().await {
                     Ok(live) => self.accept(live),
                     Err(RecvError::Lagged(_)) => self.state = ReadState::Behind(Seq::START),
@@ -271,8 +280,8 @@ impl Subscriber {
         });
         let read = reading.get_mut().await;
         self.reading = None;
-        self.failure = read.as_ref().err().cloned().map(Box::new);
         let ReadResult { batch, restart } = read?;
+        self.failure_told = false;
         let restarted = restart.is_some();
         if !restarted && let Some(gap) = self.released_gap(&batch) {
             self.backlog.push_back(Item::Gap(gap));

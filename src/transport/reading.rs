@@ -1,12 +1,15 @@
 //! What SSE and long-poll share: the cursor of a request, and how long its caller may read.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::http::request::Parts;
 use futures::future::pending;
 
+use crate::broker::BrokerError;
 use crate::edge::{Caller, Gateway, OriginCheck, Refusal, acknowledgement_refused};
+use crate::engine::EngineError;
 use crate::grant::Grant;
+use crate::log::Repeated;
 use crate::message::{Item, Seq, SessionId};
 use crate::protocol::Resume;
 use crate::subscriber::Subscriber;
@@ -54,14 +57,42 @@ pub(super) fn proof_left(gateway: &Gateway, caller: &Caller) -> Duration {
     }
 }
 
-/// The next item of a mailbox; `None` when its session has ended. Without a mailbox it waits for ever.
+/// The next item of a mailbox, or why it cannot be read now: that is told once. `None` when its session has ended. Without a
+/// mailbox it waits for ever.
 ///
 /// # Cancel safety
 /// Nothing is lost when the future is dropped.
-pub(super) async fn next_item(mailbox: Option<&mut Subscriber>) -> Option<Item> {
+pub(super) async fn next_item(mailbox: Option<&mut Subscriber>) -> Option<Result<Item, EngineError>> {
     match mailbox {
-        Some(mailbox) => mailbox.next().await,
+        Some(mailbox) => mailbox.next_or_failure().await,
         None => pending().await,
+    }
+}
+
+/// How often a connection is told that its messages cannot be read.
+const FAILURE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Tells a connection that stored messages cannot be read: once for its mailbox and all its topics, and again while it
+/// goes on.
+#[derive(Debug)]
+pub(super) struct ReadFailures(Repeated);
+
+impl Default for ReadFailures {
+    fn default() -> Self {
+        Self(Repeated::every(FAILURE_INTERVAL))
+    }
+}
+
+impl ReadFailures {
+    /// What the connection is told; `None` if it was told a moment ago.
+    pub(super) fn note(&mut self, error: EngineError) -> Option<Refusal> {
+        self.0.note(Instant::now())?;
+        let refusal = Refusal::from(BrokerError::from(error));
+        let text = format!(
+            "{}; the connection stays, and the messages follow when they can be read",
+            refusal.message
+        );
+        Some(Refusal { message: text, ..refusal })
     }
 }
 

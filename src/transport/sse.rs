@@ -1,7 +1,7 @@
 //! `GET /v1/events`: Server-Sent Events. The id of an event is its seq; `Last-Event-ID` resumes and acknowledges.
 //!
-//! Messages are unnamed events, so that `onmessage` gets nothing else. `welcome`, `subscribed`, `receipt` and `gap` are
-//! named events.
+//! Messages are unnamed events, so that `onmessage` gets nothing else. `welcome`, `subscribed`, `receipt`, `gap`
+//! and `failure` are named events.
 
 use std::convert::Infallible;
 use std::fmt::Write;
@@ -18,12 +18,13 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::edge::{ApiRequest, Caller, Gateway, Refusal, Refused, SessionPolicy};
+use crate::engine::EngineError;
 use crate::hub::Transport;
 use crate::limits::ConnectionPermit;
 use crate::message::{Epoch, Item, Kind, Publication, Seq, SessionId, TopicName, hold};
 use crate::protocol::{Resume, ServerFrame};
 use crate::subscriber::Subscriber;
-use crate::transport::reading::{acknowledge_cursor, check_cursor, next_item, proof_left};
+use crate::transport::reading::{ReadFailures, acknowledge_cursor, check_cursor, next_item, proof_left};
 use crate::transport::topics::TopicReaders;
 
 /// Bytes after which a chunk takes no more events.
@@ -45,7 +46,7 @@ pub(crate) fn routes(gateway: Arc<Gateway>) -> OpenApiRouter {
         ("Last-Event-ID" = Option<String>, Header, description = "Sent by a reconnecting browser; replaces `after`"),
     ),
     responses(
-        (status = 200, description = "Messages are unnamed events with their seq as id. `welcome`, `subscribed`, `receipt` and `gap` are named events", content_type = "text/event-stream", body = String),
+        (status = 200, description = "Messages are unnamed events with their seq as id. `welcome`, `subscribed`, `receipt`, `gap` and `failure` are named events", content_type = "text/event-stream", body = String),
         Refusal,
         Refused<429>,
     )
@@ -76,6 +77,7 @@ pub(crate) async fn events(State(gateway): State<Arc<Gateway>>, head: Parts) -> 
         mailbox,
         topics: TopicReaders::default(),
         pending,
+        read_failures: ReadFailures::default(),
         sending: Vec::new(),
         last_prolonged: Instant::now(),
         _permit: permit,
@@ -111,6 +113,7 @@ struct EventStream {
     topics: TopicReaders,
     /// Events to be written first.
     pending: String,
+    read_failures: ReadFailures,
     /// The messages of the next chunk.
     sending: Vec<Arc<Publication>>,
     /// When the registration of the caller's session was last prolonged.
@@ -171,12 +174,22 @@ impl EventStream {
         tokio::select! {
             item = next_item(self.mailbox.as_mut()) => Some(self.event_of(None, item?)),
             (topic, item) = self.topics.next() => Some(self.event_of(Some(&topic), item)),
-            () = sleep(heartbeat.min(left)) => Some(": still here\n\n".to_owned()),
+            () = sleep(heartbeat.min(left)) => Some(still_here()),
             () = self.gateway.shutdown.cancelled() => None,
         }
     }
 
-    fn event_of(&mut self, topic: Option<&TopicName>, item: Item) -> String {
+    /// The event of an item. A failure that was told a moment ago is a comment, since a chunk is not empty.
+    fn event_of(&mut self, topic: Option<&TopicName>, item: Result<Item, EngineError>) -> String {
+        let item = match item {
+            Ok(item) => item,
+            // Not named `error`: a browser would take it for the end of the connection.
+            Err(error) => {
+                let refusal = self.read_failures.note(error);
+                return refusal
+                    .map_or_else(still_here, |refusal| event(Some("failure"), None, &refusal.frame(None)));
+            }
+        };
         let event = event_of(topic, &item, || self.gateway.broker.epoch());
         if let Item::Message(message) = item {
             self.sending.push(message);
@@ -190,6 +203,11 @@ impl EventStream {
             self.gateway.prolong(client);
         }
     }
+}
+
+/// A comment.
+fn still_here() -> String {
+    ": still here\n\n".to_owned()
 }
 
 fn event_of(topic: Option<&TopicName>, item: &Item, epoch: impl FnOnce() -> Epoch) -> String {

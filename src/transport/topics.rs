@@ -5,6 +5,7 @@ use futures::future::pending;
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio_stream::StreamMap;
 
+use crate::engine::EngineError;
 use crate::message::{Item, TopicName};
 use crate::subscriber::Subscriber;
 
@@ -12,7 +13,7 @@ use crate::subscriber::Subscriber;
 ///
 /// The map begins each search at a random topic, so a busy topic does not starve the others.
 #[derive(Default)]
-pub(super) struct TopicReaders(StreamMap<TopicName, BoxStream<'static, Item>>);
+pub(super) struct TopicReaders(StreamMap<TopicName, BoxStream<'static, Result<Item, EngineError>>>);
 
 impl std::fmt::Debug for TopicReaders {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -37,7 +38,7 @@ impl TopicReaders {
     pub(super) fn insert(&mut self, topic: TopicName, subscriber: Subscriber) {
         // One allocation for each subscription, none for each message.
         let items = stream::unfold(subscriber, async |mut subscriber| {
-            let item = subscriber.next().await?;
+            let item = subscriber.next_or_failure().await?;
             Some((item, subscriber))
         });
         self.0.insert(topic, items.boxed());
@@ -57,11 +58,11 @@ impl TopicReaders {
         removed
     }
 
-    /// The next item of any topic. Waits for ever while no topic is read.
+    /// The next item of any topic, or why one cannot be read now: that is told once. Waits for ever while no topic is read.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
-    pub(super) async fn next(&mut self) -> (TopicName, Item) {
+    pub(super) async fn next(&mut self) -> (TopicName, Result<Item, EngineError>) {
         match self.0.next().await {
             Some(item) => item,
             None => pending().await,
@@ -69,7 +70,7 @@ impl TopicReaders {
     }
 
     /// The next item of any topic, if one is ready.
-    fn try_next(&mut self) -> Option<(TopicName, Item)> {
+    fn try_next(&mut self) -> Option<(TopicName, Result<Item, EngineError>)> {
         if self.is_empty() { None } else { self.next().now_or_never() }
     }
 
@@ -77,8 +78,8 @@ impl TopicReaders {
     pub(super) fn try_next_after(
         &mut self,
         mailbox: Option<&mut Subscriber>,
-    ) -> Option<(Option<TopicName>, Item)> {
-        let item = mailbox.and_then(Subscriber::try_next).map(|item| (None, item));
+    ) -> Option<(Option<TopicName>, Result<Item, EngineError>)> {
+        let item = mailbox.and_then(Subscriber::try_next).map(|item| (None, Ok(item)));
         item.or_else(|| self.try_next().map(|(topic, item)| (Some(topic), item)))
     }
 }
@@ -103,10 +104,10 @@ mod tests {
         send(gateway, To::Topic(topic(name)), &json!(payload), false).await;
     }
 
-    fn payload((topic, item): (TopicName, Item)) -> (String, String) {
+    fn payload((topic, item): (TopicName, Result<Item, EngineError>)) -> (String, String) {
         match item {
-            Item::Message(message) => (topic.to_string(), message.payload().to_owned()),
-            Item::Gap(gap) => panic!("{gap:?}"),
+            Ok(Item::Message(message)) => (topic.to_string(), message.payload().to_owned()),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -176,7 +177,7 @@ mod tests {
         }
         assert!(topics.len() == 1 && topics.contains(&topic("a")));
         publish(&gateway, "a", 1).await;
-        topics.next().await;
+        topics.next().await.1.unwrap();
         assert!(topics.try_next().is_none());
     }
 }

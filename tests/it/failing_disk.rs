@@ -49,9 +49,14 @@ async fn a_poll_that_cannot_be_read_is_refused_and_health_says_so_until_it_can()
     assert_eq!(server.get("/readyz").await.status, 200);
     // What needs no disk goes on, and a socket and a stream that wait for the disk stay.
     let mut socket = server.session("A").await;
+    let told = socket.recv().await;
+    assert_eq!((&told["type"], &told["code"]), (&json!("error"), &json!("unavailable")), "{told}");
+    assert!(told["message"].as_str().unwrap().contains("the messages follow"), "{told}");
     socket.ping().await;
     let mut events = Events::open(&server, "?session=A", None).await;
     assert_eq!(events.next().await.name, "welcome");
+    let told = events.next().await;
+    assert_eq!((told.name.as_str(), &told.data["code"]), ("failure", &json!("unavailable")), "{}", told.data);
     faults.clear("read-fails");
     assert_eq!(socket.payload().await, payload());
     assert_eq!(events.next().await.data["payload"], payload());
@@ -61,6 +66,77 @@ async fn a_poll_that_cannot_be_read_is_refused_and_health_says_so_until_it_can()
     let log = server.stop().await;
     let lines = |text| log.lines().filter(|line| line.contains(text)).count();
     assert_eq!((lines("cannot be read now"), lines("can be read again")), (1, 1), "{log}");
+}
+
+/// A reader that goes on with a topic needs the disk only when it has fallen behind.
+#[tokio::test]
+async fn a_poll_that_continues_a_topic_that_cannot_be_read_is_refused_and_loses_nothing() {
+    /// More than the reader keeps while it is away.
+    const MESSAGES: usize = 100;
+    let (faults, dir) = (Faults::new(), tempfile::tempdir().unwrap());
+    let server = faults.server(dir.path(), &[]).await;
+    let mut http = server.http().await;
+    let begin = http.get("/v1/messages?session=A&topic=news&wait=0").await.json();
+    faults.set("read-fails", "");
+    let news: Vec<Value> =
+        (0..MESSAGES).map(|n| json!({ "to": { "topic": "news" }, "payload": [n, payload()] })).collect();
+    for part in news.chunks(MESSAGES / 4) {
+        assert_eq!(http.post("/v1/messages", json!(part)).await.status, 200);
+    }
+    // More than the newest messages that are kept in memory.
+    for _ in 0..10 {
+        server.send("B", "F", json!("x".repeat(1_000_000))).await;
+    }
+    // Each poll goes on where the first one was.
+    let target = format!("/v1/messages?session=A&topic=news&after={}&wait=60", begin["seq"]);
+    for _ in 0..2 {
+        let refused = http.get(&target).await;
+        assert_eq!((refused.status, refused.code().as_str()), (503, "unavailable"), "{}", refused.body);
+    }
+    faults.clear("read-fails");
+    let (mut read, mut next) = (0, target.clone());
+    while read < MESSAGES {
+        let answer = http.get(&next).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        for payload in answer.payloads() {
+            assert_eq!(payload[0], read, "none is left out");
+            read += 1;
+        }
+        next = format!("{target}&after.news={}", answer.json()["topics"]["news"]);
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_socket_and_a_stream_are_told_once_that_topics_cannot_be_read() {
+    let (faults, dir) = (Faults::new(), tempfile::tempdir().unwrap());
+    let server = TestServer::at(dir.path(), &[]).await;
+    for topic in ["news", "other"] {
+        let send = json!({ "to": { "topic": topic }, "payload": payload() });
+        assert_eq!(server.post("/v1/messages", send).await.status, 200);
+    }
+    server.stop().await;
+    let server = faults.server(dir.path(), &[]).await;
+    faults.set("read-fails", "");
+    let mut socket = server.session("C").await;
+    for topic in ["news", "other"] {
+        socket.send(json!({ "type": "subscribe", "topic": topic, "after": 0 })).await;
+        assert_eq!(socket.recv().await["type"], "subscribed");
+    }
+    let told = socket.recv().await;
+    assert_eq!((&told["type"], &told["code"]), (&json!("error"), &json!("unavailable")), "{told}");
+    let mut events = Events::open(&server, "?topic=news&after.news=0&topic=other&after.other=0", None).await;
+    for name in ["welcome", "subscribed", "subscribed", "failure"] {
+        assert_eq!(events.next().await.name, name);
+    }
+    socket.ping().await;
+    faults.clear("read-fails");
+    for _ in 0..2 {
+        assert_eq!(socket.payload().await, payload());
+        assert_eq!(events.next().await.data["payload"], payload());
+    }
+    drop((socket, events));
+    server.stop().await;
 }
 
 #[tokio::test]

@@ -92,6 +92,10 @@ impl PollItems {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.messages.is_empty() && self.gaps.is_empty()
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.messages.len() + self.gaps.len() >= MAX_MESSAGES || self.size >= ENOUGH_BYTES
     }

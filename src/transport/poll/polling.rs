@@ -238,11 +238,14 @@ impl PollReader {
             if self.topics.contains(topic) && same {
                 continue;
             }
-            let (mut subscriber, opening) = gateway.broker.topic(topic, resume, Transport::Poll).await;
+            // A topic that could not be read goes on where it was.
+            let after = resume.after.or(self.cursors.get(topic).copied());
+            let resume = Resume { after, epoch: resume.epoch.clone() };
+            let (mut subscriber, opening) = gateway.broker.topic(topic, &resume, Transport::Poll).await;
             // A poll that does not wait gets what is stored.
             subscriber.ready().await?;
             self.topics.insert(topic.clone(), subscriber);
-            self.cursors.insert(topic.clone(), resume.after.unwrap_or(opening.seq));
+            self.cursors.insert(topic.clone(), after.unwrap_or(opening.seq));
         }
         self.cursors.retain(|topic, _| self.topics.contains(topic));
         Ok(())
@@ -300,12 +303,20 @@ async fn collect(
         () = sleep_until(deadline) => None,
         () = stop.cancelled() => None,
     };
-    if next.is_none()
-        && let Some(failure) = mailbox.as_ref().and_then(|mailbox| mailbox.failure())
-    {
-        return Err(BrokerError::from(failure.clone()).into());
-    }
     while let Some((topic, item)) = next {
+        let item = match item {
+            Ok(item) => item,
+            Err(error) => {
+                // The next poll reads it anew, and is told if that fails.
+                if let Some(topic) = &topic {
+                    topics.remove(topic);
+                }
+                if items.is_empty() {
+                    return Err(BrokerError::from(error).into());
+                }
+                break;
+            }
+        };
         if let (Some(topic), Some(seq)) = (&topic, item.seq()) {
             cursors.insert(topic.clone(), seq);
         }

@@ -10,10 +10,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::{BrokerError, Sending};
 use crate::edge::{Caller, Gateway, Refusal};
+use crate::engine::EngineError;
 use crate::hub::EndReason;
 use crate::message::{Item, MessageId, TopicName};
 use crate::protocol::{Close, Code, ENVELOPE, SendResult, ServerFrame};
 use crate::subscriber::Subscriber;
+use crate::transport::reading::ReadFailures;
 use crate::transport::topics::TopicReaders;
 use crate::transport::websocket::event::Event;
 use crate::transport::websocket::socket::{Frame, Output, ReadError, Received};
@@ -83,6 +85,7 @@ pub(super) struct Conversation {
     /// The subscription to the caller's mailbox. A backend has none.
     pub(super) mailbox: Option<Subscriber>,
     pub(super) topics: TopicReaders,
+    read_failures: ReadFailures,
     /// Frames to be written.
     pub(super) output: Output,
     /// A `hello` whose caller is not known yet. Meanwhile nothing is read from the peer.
@@ -104,6 +107,7 @@ impl Conversation {
             expiry_notified: false,
             mailbox: None,
             topics: TopicReaders::default(),
+            read_failures: ReadFailures::default(),
             output: Output::default(),
             identifying: None,
             sends: VecDeque::new(),
@@ -231,10 +235,14 @@ impl Conversation {
         }
     }
 
-    fn deliver(&mut self, topic: Option<&TopicName>, item: Item) {
+    fn deliver(&mut self, topic: Option<&TopicName>, item: Result<Item, EngineError>) {
         self.output.push(match item {
-            Item::Message(publication) => Frame::publication(publication),
-            Item::Gap(gap) => {
+            Ok(Item::Message(publication)) => Frame::publication(publication),
+            Err(error) => match self.read_failures.note(error) {
+                Some(refusal) => return self.refuse(None, &refusal),
+                None => return,
+            },
+            Ok(Item::Gap(gap)) => {
                 Frame::text(ServerFrame::gap(topic, gap, || self.gateway.broker.epoch()).encode())
             }
         });

@@ -4,6 +4,7 @@ use std::io;
 
 use crate::broker::BrokerError;
 use crate::edge::Refusal;
+use crate::engine::EngineError;
 use crate::grant::Grant;
 use crate::message::{Item, MessageId, TopicName};
 use crate::protocol::SendResult;
@@ -17,10 +18,10 @@ pub(super) enum Event {
     Flushed(io::Result<()>),
     /// It is known who said `hello`, or why it is refused.
     Identified(Result<Grant, Refusal>),
-    /// The mailbox has an item; `None` when the session is ended.
-    Mailbox(Option<Item>),
-    /// A topic has an item.
-    Topic(TopicName, Item),
+    /// The mailbox has an item, or cannot be read now; `None` when the session is ended.
+    Mailbox(Option<Result<Item, EngineError>>),
+    /// A topic has an item, or cannot be read now.
+    Topic(TopicName, Result<Item, EngineError>),
     /// The oldest send is stored, or refused.
     Stored(Option<MessageId>, Result<SendResult, BrokerError>),
     /// A deadline of the connection is reached.

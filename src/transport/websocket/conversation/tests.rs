@@ -76,7 +76,7 @@ fn block(conversation: &mut Conversation) {
 /// Waits for the next item of the mailbox, and steps with it.
 async fn deliver(conversation: &mut Conversation) -> ControlFlow<End> {
     let item = conversation.mailbox.as_mut().unwrap().next().await;
-    conversation.step(Event::Mailbox(item)).await
+    conversation.step(Event::Mailbox(item.map(Ok))).await
 }
 
 fn closes_with(flow: &ControlFlow<End>, code: Close) -> bool {
