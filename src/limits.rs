@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::message::{SessionId, UserId};
@@ -146,6 +146,8 @@ pub(crate) struct ConnectionLimiter {
     released: Arc<Notify>,
     /// Bounds the waiting connections, since each release wakes all of them.
     waiting: Arc<Semaphore>,
+    /// Bounds the connections that are served without a permit.
+    extra: Arc<Semaphore>,
 }
 
 /// One counted connection; dropping it releases the count.
@@ -155,6 +157,10 @@ pub(crate) struct ConnectionPermit {
     /// `None` if the connection is not counted.
     address: Option<IpAddr>,
 }
+
+/// A connection that is above the limit of its address; dropping it frees the place.
+#[derive(Debug)]
+pub(crate) struct ExtraPlace(#[expect(dead_code, reason = "it is held")] OwnedSemaphorePermit);
 
 /// The address under which a client is counted. One IPv6 customer holds a whole /64 network (RFC 6177).
 fn counted_as(address: IpAddr) -> IpAddr {
@@ -168,14 +174,16 @@ impl ConnectionLimiter {
     /// A limiter that allows `limit` connections for each address; `usize::MAX` disables counting.
     #[must_use]
     pub(crate) fn new(limit: usize) -> Self {
-        let waiting = Arc::new(Semaphore::new(MAX_WAITING));
-        Self { limit, counts: Arc::default(), released: Arc::default(), waiting }
+        let (waiting, extra) = (Semaphore::new(MAX_WAITING).into(), Semaphore::new(MAX_WAITING).into());
+        Self { limit, counts: Arc::default(), released: Arc::default(), waiting, extra }
     }
 
-    /// The same limiter, in which at most this many connections wait for a permit, over all addresses together.
+    /// The same limiter, in which at most this many connections wait for a permit, and as many have none, over all
+    /// addresses together.
     #[must_use]
     pub(crate) fn with_waiting(self, most: usize) -> Self {
-        Self { waiting: Arc::new(Semaphore::new(most.min(MAX_WAITING))), ..self }
+        let semaphore = || Arc::new(Semaphore::new(most.min(MAX_WAITING)));
+        Self { waiting: semaphore(), extra: semaphore(), ..self }
     }
 
     /// The most connections of one address.
@@ -197,6 +205,12 @@ impl ConnectionLimiter {
             *count += 1;
         }
         Some(ConnectionPermit { limiter: self.clone(), address })
+    }
+
+    /// A place without a permit, for a connection of an address that is at its limit. `None` if too many have one.
+    #[must_use]
+    pub(crate) fn try_extra(&self) -> Option<ExtraPlace> {
+        Arc::clone(&self.extra).try_acquire_owned().ok().map(ExtraPlace)
     }
 
     /// Waits for a permit; `None` at once if too many connections wait already.
@@ -340,6 +354,16 @@ mod tests {
         let next = limiter.acquire(ip("10.0.0.1"));
         tokio::pin!(next);
         assert!(futures::poll!(&mut next).is_pending(), "a cancelled wait makes room for another one");
+    }
+
+    #[test]
+    fn the_places_without_a_permit_are_bounded() {
+        let limiter = ConnectionLimiter::new(1).with_waiting(2);
+        let first = limiter.try_extra().unwrap();
+        let _second = limiter.try_extra().unwrap();
+        assert!(limiter.try_extra().is_none());
+        drop(first);
+        assert!(limiter.try_extra().is_some());
     }
 
     #[tokio::test(start_paused = true)]

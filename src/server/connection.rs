@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::future::ready;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body;
@@ -26,12 +26,13 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::edge::Refusal;
-use crate::limits::ConnectionLimiter;
+use crate::limits::{ConnectionLimiter, ConnectionPermit, ExtraPlace};
 use crate::link::Link;
 use crate::protocol::Code;
 use crate::server::head;
 use crate::server::routes::Routes;
 use crate::server::streams::{self, Streams, TrackedBody};
+use crate::sync::lock;
 use crate::transport::legacy;
 
 /// Most bytes of the headers of one request.
@@ -49,6 +50,9 @@ const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
 
 /// Bytes of a response that a stream holds besides those that wait in its body.
 const SEND_BUFFER: usize = 16 * 1024;
+
+/// Most bytes of the headers of one request on a connection above the limit of its address.
+const HEADERS_ABOVE_LIMIT: usize = 16 * 1024;
 
 /// How long the end of an idle connection may take.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -71,6 +75,14 @@ pub(super) struct ConnectionServer {
     pub(super) socket_limiter: ConnectionLimiter,
 }
 
+/// How a connection of an address at its limit counts.
+enum Seat {
+    /// Its address has no permit for it yet.
+    Extra(#[expect(dead_code, reason = "it is held")] ExtraPlace),
+    /// As any other.
+    Counted(#[expect(dead_code, reason = "it is held")] ConnectionPermit),
+}
+
 impl ConnectionServer {
     /// Serves a connection that speaks HTTP/1.1.
     pub(super) fn http1<S>(&self, stream: S, link: Arc<Link>) -> impl Future<Output = ()> + Send + use<S>
@@ -89,6 +101,48 @@ impl ConnectionServer {
                 .with_upgrades();
             serve_until_shutdown(connection, &shutdown, |connection| connection.graceful_shutdown()).await;
         }
+    }
+
+    /// Serves a connection that speaks HTTP/1.1, of an address that is at its limit. Requests wait for a permit, and are
+    /// refused when they have waited. Those of the x0 client do not: its page would stop for good. Its polls are held.
+    pub(super) async fn http1_above_limit<S>(
+        &self,
+        stream: S,
+        link: Arc<Link>,
+        (counted, place): (Option<IpAddr>, ExtraPlace),
+    ) where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (server, seat) = (self.clone(), Arc::new(Mutex::new(Seat::Extra(place))));
+        let service = service_fn(move |request: hyper::Request<Incoming>| {
+            let seated = server.clone().seat(Arc::clone(&seat), counted);
+            let is_x0 = legacy::is_path(request.uri().path());
+            let answering = answer(&server.routes, Arc::clone(&link), request);
+            async move {
+                match is_x0 || seated.await {
+                    true => answering.await,
+                    false => Ok(closing(too_many_connections())),
+                }
+            }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.header_timeout)
+            .max_buf_size(HEADERS_ABOVE_LIMIT)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        serve_until_shutdown(connection, &self.shutdown, |connection| connection.graceful_shutdown()).await;
+    }
+
+    /// Waits for a permit, which the connection keeps. Returns whether it has one.
+    async fn seat(self, seat: Arc<Mutex<Seat>>, counted: Option<IpAddr>) -> bool {
+        if matches!(*lock(&seat), Seat::Counted(_)) {
+            return true;
+        }
+        let acquired = timeout(self.header_timeout, self.socket_limiter.acquire(counted));
+        let Some(Ok(Some(permit))) = self.shutdown.run_until_cancelled(acquired).await else { return false };
+        *lock(&seat) = Seat::Counted(permit);
+        true
     }
 
     /// Serves a connection that speaks HTTP/2, with WebSockets in it (RFC 8441). Its streams count for this address. Without
@@ -152,7 +206,7 @@ impl ConnectionServer {
                 }
                 // Its page would stop for good. It has waited.
                 None if is_x0 => answering.await,
-                None => Ok(too_many_streams()),
+                None => Ok(too_many_connections()),
             };
             response.map(streams::track)
         }
@@ -199,15 +253,19 @@ fn answer(
     }
 }
 
-/// The answer on a stream above the limit of its address.
-fn too_many_streams() -> Response {
+/// The answer to a request above the limit of its address.
+fn too_many_connections() -> Response {
     let text = "too many connections from this address already, streams of HTTP/2 included (see --connections-per-address)";
     Refusal::new(Code::RateLimited, text).into_response()
 }
 
 /// Refuses a request whose end is in doubt: nothing else is read from its connection.
 fn refuse_for_good(text: &'static str) -> Response {
-    let mut response = Refusal::new(Code::BadRequest, text).into_response();
+    closing(Refusal::new(Code::BadRequest, text).into_response())
+}
+
+/// A response after which its connection ends.
+fn closing(mut response: Response) -> Response {
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }

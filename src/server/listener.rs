@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use futures::future::join_all;
 use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -18,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Listen};
 use crate::descriptors;
-use crate::limits::{ConnectionLimiter, ConnectionPermit};
+use crate::limits::{ConnectionLimiter, ConnectionPermit, ExtraPlace};
 use crate::link::{Link, MonitoredStream};
 use crate::log::Repeated;
 use crate::reload::Current;
@@ -178,13 +179,7 @@ impl Acceptor {
         }
     }
 
-    /// Waits until another connection of this address ends. `None` if none ends in time.
-    async fn wait_for_permit(&self, counted: Option<IpAddr>) -> Option<ConnectionPermit> {
-        let waiting = timeout(self.config.header_timeout, self.socket_limiter.acquire(counted));
-        self.shutdown.run_until_cancelled(waiting).await?.ok()?
-    }
-
-    /// Serves a connection that has to wait for its permit, or speaks TLS.
+    /// Serves a connection that has no permit, or speaks TLS.
     async fn serve(
         self,
         stream: MonitoredStream<TcpStream>,
@@ -192,24 +187,42 @@ impl Acceptor {
         counted: Option<IpAddr>,
         permit: Option<ConnectionPermit>,
     ) -> io::Result<()> {
-        let patience = self.config.header_timeout;
-        let shutdown = &self.shutdown;
-        let permit = match permit {
-            Some(permit) => Some(permit),
-            None => self.wait_for_permit(counted).await,
+        // Without a place the connection is closed: this many are above the limits of their addresses already.
+        let place = match &permit {
+            Some(_) => None,
+            None => match self.socket_limiter.try_extra() {
+                Some(place) => Some((counted, place)),
+                None => return Ok(()),
+            },
         };
-        let Some(_permit) = permit else { return Ok(()) };
         // Each stage is boxed, so that the connection's future is only as large as its current stage.
         let Some(tls) = &self.tls else {
-            Box::pin(self.connection_server.http1(stream, link)).await;
-            return Ok(());
+            return Box::pin(self.http1(stream, link, place)).await;
         };
+        let patience = self.config.header_timeout;
         let accepting = Box::pin(timeout(patience, TlsAcceptor::from(tls.get()).accept(stream)));
-        let Some(Ok(accepted)) = shutdown.run_until_cancelled(accepting).await else { return Ok(()) };
+        let Some(Ok(accepted)) = self.shutdown.run_until_cancelled(accepting).await else { return Ok(()) };
         let stream = accepted?;
         match stream.get_ref().1.alpn_protocol() {
+            // Each of its streams needs a permit.
             Some(b"h2") => Box::pin(self.connection_server.http2(stream, link, counted)).await,
-            _ => Box::pin(self.connection_server.http1(stream, link)).await,
+            _ => return Box::pin(self.http1(stream, link, place)).await,
+        }
+        Ok(())
+    }
+
+    async fn http1<S>(
+        &self,
+        stream: S,
+        link: Arc<Link>,
+        place: Option<(Option<IpAddr>, ExtraPlace)>,
+    ) -> io::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        match place {
+            None => self.connection_server.http1(stream, link).await,
+            Some(place) => self.connection_server.http1_above_limit(stream, link, place).await,
         }
         Ok(())
     }
@@ -247,6 +260,7 @@ mod tests {
         let config = Config { durability: Level::Memory, header_timeout: patience, ..Config::default() };
         let mut acceptor = Server::new(config, Clock::Wall).unwrap().entrance.acceptor;
         acceptor.socket_limiter = ConnectionLimiter::new(1);
+        acceptor.connection_server.socket_limiter = acceptor.socket_limiter.clone();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let accepting = acceptor.clone();
@@ -284,11 +298,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_above_the_limit_is_closed_if_no_other_one_ends() {
+    async fn a_connection_above_the_limit_is_refused_if_no_other_one_ends() {
         let (acceptor, address) = acceptor(Duration::from_millis(200)).await;
         let permit = acceptor.socket_limiter.try_acquire(Some(address.ip())).unwrap();
-        assert!(!is_answered(&mut ask(address).await).await);
+        let mut answer = String::new();
+        ask(address).await.read_to_string(&mut answer).await.unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 429") && answer.contains("--connections-per-address"),
+            "{answer}"
+        );
         drop(permit);
+    }
+
+    #[tokio::test]
+    async fn a_connection_without_a_place_is_closed() {
+        let (mut acceptor, _) = acceptor(Duration::from_secs(60)).await;
+        acceptor.socket_limiter = ConnectionLimiter::new(0).with_waiting(0);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { acceptor.accept_until_shutdown(listener).await });
+        assert_eq!(ask(address).await.read(&mut [0; 16]).await.unwrap_or(0), 0);
     }
 
     #[tokio::test]

@@ -125,6 +125,32 @@ async fn connections_beyond_the_limit_wait_and_are_served_later() {
     assert_eq!(soon(late).await.unwrap(), 200);
 }
 
+/// Its page would stop for good. Behind a proxy that is not trusted all pages have one address.
+#[tokio::test]
+async fn an_x0_page_above_the_limit_of_its_address_is_served() {
+    let args = ["--connections-per-address", "1", "--header-timeout", "1h", "--poll-timeout", "500ms"];
+    let server = TestServer::with(&args).await;
+    // So many connections are accepted at once with this limit.
+    let mut busy = Vec::new();
+    for _ in 0..66 {
+        let mut socket = Http::connect(server.address).await;
+        assert_eq!(socket.get("/healthz").await.status, 200);
+        busy.push(socket);
+    }
+    let mut page = server.http().await;
+    let forwarded = [("x-forwarded-for", "1.2.3.4"), ("content-type", "application/json")];
+    for _ in 0..2 {
+        let poll = page.request("POST", &x0_target(), &forwarded, x0_poll("A").to_string()).await;
+        assert_eq!(x0_messages(&poll), NOTHING);
+    }
+    let sent = page
+        .request("POST", &x0_target(), &forwarded, x0_set("B", "A", &json!({ "n": 1 })).to_string())
+        .await;
+    assert_eq!(sent.json()["status"], "ok");
+    assert_eq!(page.x0("A").await, [json!({ "n": 1 })]);
+    drop(busy);
+}
+
 #[tokio::test]
 async fn connections_of_one_session_are_limited() {
     let server = Guarded::with(&["--connections-per-session", "2"]).await;
