@@ -202,6 +202,7 @@ suite! {
         a_topic_keeps_nothing_longer_than_its_age
         a_retry_with_the_same_id_is_stored_once
         an_id_of_another_message_is_refused
+        a_clock_that_is_set_ends_nothing_early_nor_late
         a_hole_is_told_up_to_its_end;
     on [memory os fsync node] receipts:
         a_sender_that_asks_is_told_what_became_of_its_message
@@ -227,6 +228,7 @@ suite! {
     on [os fsync node] restart:
         what_is_stored_is_there_after_a_crash
         registrations_survive_restarts
+        a_clock_that_is_set_ends_nothing_over_restarts
         former_owners_survive_restarts;
     on [memory os fsync] memory:
         empty_addresses_cost_nothing_and_no_hole_goes_untold

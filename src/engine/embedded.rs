@@ -44,6 +44,7 @@ mod shared;
 mod stall;
 mod storage;
 mod store;
+mod store_clock;
 #[cfg(test)]
 mod tests;
 mod wal;
@@ -58,6 +59,7 @@ use reader::{ReadPool, TransientRead};
 use rows::store::{first_seq, random_epoch, random_secret};
 use shared::{DiskAccess, Shared};
 use store::{BROKEN, Stop, Store, StoreGuard};
+use store_clock::StoreClock;
 
 /// How often a read of the disk that failed is repeated, and after which pause.
 const READ_AGAIN: u32 = 2;
@@ -125,9 +127,10 @@ impl Embedded {
     pub fn in_memory(settings: Settings, hubs: Hubs) -> Self {
         let newest = first_seq(settings.clock);
         let secret = random_secret();
-        let index = Index::in_memory(settings, &secret, newest);
+        let clock = StoreClock::begin(settings.clock, None);
+        let index = Index::in_memory(settings, clock.clone(), &secret, newest);
         let store = (random_epoch(), newest, &secret);
-        Self::of(Shared::new(hubs, settings.clock, store, index, None))
+        Self::of(Shared::new(hubs, clock, store, index, None))
     }
 
     fn of(shared: Shared) -> Self {
@@ -196,7 +199,7 @@ impl Embedded {
         let access = DiskAccess { readers, durability, _lock: opened.lock };
         let identity = opened.identity;
         let store = (identity.epoch, identity.origin, &identity.secret);
-        let engine = Self::of(Shared::new(hubs, settings.clock, store, opened.index, Some(access)));
+        let engine = Self::of(Shared::new(hubs, opened.clock, store, opened.index, Some(access)));
         let shared = Arc::clone(&engine.shared);
         let writer = Writer::new(shared, opened.disk, opened.files, settings.dedup_window);
         Ok((engine, writer))
@@ -267,6 +270,7 @@ impl Embedded {
 
     /// See [`crate::engine::Engine::register`].
     pub fn register(&self, register: &Register) -> Commit<RegisterError> {
+        let register = &Register { by: self.shared.clock.registrar(register.by), ..register.clone() };
         let Some(mut store) = self.shared.store.lock() else { return unavailable(BROKEN) };
         if store.stop.is_some() {
             return stopping(&store);
@@ -369,7 +373,11 @@ impl Embedded {
     #[must_use]
     pub fn registration(&self, session: &SessionId) -> Option<Registration> {
         let store = self.shared.store.lock()?;
-        store.index.sessions().get(session, self.shared.clock.now()).cloned()
+        store
+            .index
+            .sessions()
+            .get(session, self.shared.clock.now())
+            .map(|known| self.shared.clock.shown(known))
     }
 
     /// See [`crate::engine::Engine::sessions_of`].

@@ -10,6 +10,7 @@
     clippy::large_futures
 )]
 
+mod clock;
 mod common;
 
 mod command_line;

@@ -99,3 +99,36 @@ pub(super) async fn former_owners_survive_restarts(lab: Lab) {
         }
     }
 }
+
+/// The machine's clock is set while the store is in use, or between two uses of it: to the right time, or back.
+pub(super) async fn a_clock_that_is_set_ends_nothing_over_restarts(lab: Lab) {
+    let (now, day) = (lab.clock.now(), 86_400_000);
+    for (first, second, in_use) in [
+        (1_000_000, now, true),
+        (1_000_000, now, false),
+        (now, 1_000_000, true),
+        (now, 1_000_000, false),
+        (now, now + day, true),
+        (now, now - day, true),
+        (now, now - day, false),
+    ] {
+        for crash in [false, true] {
+            let what = format!("{first} to {second}, in use: {in_use}, crash: {crash}");
+            lab.clock.set(first);
+            let (engine, _) = lab.engine();
+            let a = mailbox("A");
+            put_ttl(&engine, &a, "1", 100).await;
+            if in_use {
+                lab.clock.set(second);
+            }
+            // The clock is noted with this commit.
+            put(&engine, &mailbox("B"), "2").await;
+            let engine = lab.again(engine, crash);
+            lab.clock.set(second);
+            let engine = lab.again(engine, crash);
+            expect(&engine, &a, Seq::START, &["1"]).await;
+            lab.clock.advance(Duration::from_secs(100));
+            assert!(!found(&engine, &a, Seq::START).await.contains(&"1".to_owned()), "{what}");
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! Times to live, the age of a history, and the window in which ids are remembered.
 
 use super::*;
+use crate::engine::{Lookup, Register, Registrar};
 
 pub(super) async fn messages_end_with_their_time_and_every_hole_is_told_once_in_order(lab: Lab) {
     for swept in [false, true] {
@@ -88,4 +89,52 @@ pub(super) async fn a_hole_is_told_up_to_its_end(lab: Lab) {
     }
     assert_eq!(found(&engine, &a, first).await, [gap(first, third, GapReason::Expired), "4".into()]);
     assert_eq!(found(&engine, &a, second).await, [gap(second, third, GapReason::Expired), "4".into()]);
+}
+
+/// A store in which something of everything lasts for 100 s.
+async fn lasting(engine: &Engine) -> Seq {
+    let ttl = Duration::from_secs(100);
+    for name in ["ended", "user"] {
+        let session = SessionId::new(name).unwrap();
+        let user = Some(UserId::new("ann").unwrap());
+        engine.register(&Register { session, user, ttl, by: Registrar::Backend }).await.unwrap();
+    }
+    engine.end(&SessionId::new("ended").unwrap(), ttl).await.unwrap();
+    put_ttl(engine, &mailbox("A"), "1", 100).await;
+    put_id(engine, &mailbox("B"), "S", "c-1", "2").await
+}
+
+/// What of [`lasting`] is there.
+async fn is_there(engine: &Engine, retry: Seq) -> [bool; 4] {
+    let [user, ended] = ["user", "ended"].map(|name| SessionId::new(name).unwrap());
+    engine.confirm(Lookup::Session(&user)).await;
+    engine.confirm(Lookup::Session(&ended)).await;
+    [
+        items(engine, &mailbox("A"), 0).await.iter().any(|item| matches!(item, Item::Message(_))),
+        put_id(engine, &mailbox("B"), "S", "c-1", "2").await == retry,
+        engine.registration(&user).is_some(),
+        engine.is_revoked(&ended),
+    ]
+}
+
+/// Everything ends by the time that passes, whatever the machine's clock is set to meanwhile.
+pub(super) async fn a_clock_that_is_set_ends_nothing_early_nor_late(lab: Lab) {
+    let day = 86_400_000;
+    let now = lab.clock.now();
+    for jumps in [[0, now], [now + day, now - day]] {
+        let (engine, _) = lab.engine();
+        let retry = lasting(&engine).await;
+        for jump in jumps {
+            lab.clock.set(jump);
+            expire_all(&engine).await;
+            assert_eq!(is_there(&engine, retry).await, [true; 4], "{jumps:?}");
+            let user = SessionId::new("user").unwrap();
+            assert_eq!(engine.registration(&user).unwrap().expires_at, jump + 100_000, "as the clock is now");
+        }
+        lab.clock.advance(Duration::from_secs(100));
+        expire_all(&engine).await;
+        assert_eq!(is_there(&engine, retry).await, [false, true, false, false], "{jumps:?}");
+        lab.clock.advance(Duration::from_secs(20));
+        assert!(!is_there(&engine, retry).await[1], "ids last for 120 s");
+    }
 }

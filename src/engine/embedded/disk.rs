@@ -11,6 +11,7 @@
 //! | `floors` | the mailboxes and histories emptied by one commit, and how far they had got |
 //! | `directory` | one row for each registered session |
 //! | `state` | one row, changed by every commit: how many messages there are, and a sum of their seqs |
+//! | `clock` | one row: what the machine's clock and the store's showed at the last use |
 //! | `store` | one row: epoch, first seq, the secret of the ids, the file's inode |
 //!
 //! A store of format 1 is converted when it is opened for writing. Its ids have no content hash, and its registrations
@@ -26,6 +27,7 @@ use rusqlite::{Connection, Transaction};
 use crate::engine::Registration;
 use crate::engine::embedded::dedup::SendId;
 use crate::engine::embedded::index::{Floor, Pending, PlannedChange, Waiter};
+use crate::engine::embedded::rows::clock::{CLOCK_TABLE, ClockReading};
 use crate::engine::embedded::rows::message::{self, INSERT, MessageRow};
 use crate::engine::embedded::rows::registration::write_registration;
 use crate::engine::embedded::rows::store::{StoreIdentity, StoreTotals};
@@ -55,10 +57,12 @@ pub(super) struct CommitGroup {
     pub(super) newest: Seq,
     /// Logs up to here may have been forgotten.
     pub(super) forgotten: Seq,
-    /// Unix milliseconds.
+    /// In the store's time.
     pub(super) now: u64,
-    /// Until when its ids are remembered, in Unix milliseconds.
+    /// Until when its ids are remembered, in the store's time.
     pub(super) until: u64,
+    /// What the clocks show, if that is to be written.
+    pub(super) clock: Option<ClockReading>,
 }
 
 impl CommitGroup {
@@ -78,6 +82,7 @@ impl CommitGroup {
             && self.floors.is_empty()
             && self.registrations.is_empty()
             && self.changes.is_empty()
+            && self.clock.is_none()
     }
 }
 
@@ -187,6 +192,9 @@ impl Disk {
         let ids = self.ids.write(&transaction, &group.appends, totals.commits, (group.now, group.until))?;
         let (floors, forgotten) = self.floors.write(&transaction, &group.all_floors(), totals.commits)?;
         totals.forgotten = totals.forgotten.max(to_sql_int(forgotten.0));
+        if let Some(reading) = group.clock {
+            reading.write(&transaction)?;
+        }
         totals.write(&transaction)?;
         transaction.commit()?;
         self.totals = totals;
@@ -211,14 +219,16 @@ impl Disk {
     }
 
     /// Brings everything into the database file and closes it, so that no write-ahead log is left.
-    pub(super) fn close(self) -> rusqlite::Result<()> {
+    pub(super) fn close(self, last: ClockReading) -> rusqlite::Result<()> {
+        last.write(&self.connection)?;
         open::keep_log(&self.connection, false)?;
         self.connection.close().map_err(|(_, error)| error)
     }
 }
 
-/// Brings a store of an older format to this one, in one transaction.
+/// Brings a store of an older format to this one, in one transaction. Tables that older versions do without are made.
 fn convert(store: &Connection) -> Result<(), ReadError> {
+    store.execute_batch(CLOCK_TABLE)?;
     let found: i64 = store.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if found != 1 {
         return Ok(());

@@ -70,6 +70,7 @@ pub(super) fn commit(opened: &mut Opened, messages: usize, deletes: &[Seq]) -> V
             forgotten: Seq::START,
             now: 0,
             until: 0,
+            clock: None,
         };
         opened.disk.write(&group).unwrap();
     }

@@ -10,6 +10,7 @@ use crate::clock::millis;
 use crate::engine::embedded::dedup::{Dedup, SameContent, SendId};
 use crate::engine::embedded::handles::Handles;
 use crate::engine::embedded::registrations::{RegistrationChange, RegistrationTable};
+use crate::engine::embedded::store_clock::StoreClock;
 use crate::engine::{
     EngineError, Position, Register, RegisterError, Registration, RegistrationSource, Settings,
 };
@@ -72,6 +73,7 @@ const FORMER_RECHECK: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Index {
     settings: Settings,
+    clock: StoreClock,
     handles: Handles,
     /// The newest seq given.
     newest: Seq,
@@ -89,18 +91,23 @@ pub(super) struct Index {
     fullness: Fullness,
 }
 
-/// When something that is kept this long from `now` on expires, in Unix milliseconds. Fits SQLite's integers.
+/// When something that is kept this long from `now` on expires. Fits SQLite's integers.
 fn expiry(now: u64, age: Duration) -> u64 {
     now.saturating_add(millis(age)).min(i64::MAX.unsigned_abs())
 }
 
 impl Index {
     /// An empty index. Its first seq is the one after `newest`.
-    pub(super) fn in_memory(settings: Settings, secret: &[u8; 16], newest: Seq) -> Self {
-        Self::with(settings, secret, newest, Seq::START, Backing::memory())
+    pub(super) fn in_memory(settings: Settings, clock: StoreClock, secret: &[u8; 16], newest: Seq) -> Self {
+        Self::with((settings, clock), secret, (newest, Seq::START), Backing::memory())
     }
 
-    fn with(settings: Settings, secret: &[u8; 16], newest: Seq, forgotten: Seq, backing: Backing) -> Self {
+    fn with(
+        (settings, clock): (Settings, StoreClock),
+        secret: &[u8; 16],
+        (newest, forgotten): (Seq, Seq),
+        backing: Backing,
+    ) -> Self {
         let handles = Handles::new(secret);
         Self {
             handles: handles.clone(),
@@ -115,13 +122,14 @@ impl Index {
             changes: Changes::default(),
             expired: 0,
             fullness: Fullness::default(),
+            clock,
             settings,
         }
     }
 
-    /// When something that is kept this long from now on expires, in Unix milliseconds.
+    /// When something that is kept this long from now on expires.
     pub(super) fn expiry(&self, age: Duration) -> u64 {
-        expiry(self.settings.clock.now(), age)
+        expiry(self.clock.now(), age)
     }
 
     /// Whether an append is refused or known before it is looked at: the queue has no room for its author, or it is a
@@ -161,7 +169,7 @@ impl Index {
     /// `IdReused`: it was another message.
     fn sent_before(&mut self, address: &Address, id: Option<SendId>) -> Result<Option<Seq>, EngineError> {
         let Some(id) = id else { return Ok(None) };
-        match self.dedup.get(id, self.settings.clock.now()) {
+        match self.dedup.get(id, self.clock.now()) {
             // It was for an earlier owner of the mailbox, and is deleted.
             Some((seq, _)) if self.is_from_before(address, seq) => Ok(None),
             Some((_, SameContent(false))) => {
@@ -183,7 +191,7 @@ impl Index {
         append: PreparedAppend,
         waiter: Option<Waiter>,
     ) -> Result<Appended, EngineError> {
-        let now = self.settings.clock.now();
+        let now = self.clock.now();
         if let Some(seq) = self.sent_before(&append.address, append.send_id)? {
             if let Some(waiter) = waiter
                 && seq > self.committed
@@ -248,7 +256,7 @@ impl Index {
         if check(self).is_ok() {
             return Ok(());
         }
-        let now = self.settings.clock.now();
+        let now = self.clock.now();
         self.expire_at(address, now);
         if let Some(session) = receipt_for {
             self.expire_at(&Address::Session(session.clone()), now);
@@ -362,11 +370,12 @@ impl Index {
     /// A message has left for good: appends the receipt that its sender asked for. Returns the receipt's seq.
     fn emit_receipt(&mut self, seq: Seq, outcome: Outcome) -> Seq {
         let Some((session, id)) = self.receipts.take(seq) else { return Seq::START };
-        let now = self.settings.clock.now();
+        let now = self.clock.now();
         if self.sessions.is_revoked(&session, now) {
             return Seq::START;
         }
-        let message = Message::receipt(&id, outcome, now);
+        let ts = self.clock.wall();
+        let message = Message::receipt(&id, outcome, ts);
         let seq = self.next();
         if let Some(former) = self.sessions.raise_former(&session, seq) {
             self.backing.note_registration(&session, Some(former.clone()));
@@ -374,7 +383,7 @@ impl Index {
         let address = Address::Session(session);
         let publication = Arc::new(Publication::encode(&address, Some(seq), &message));
         let expires_at = expiry(now, self.settings.mailbox.age);
-        let (prev, ts, send_id, receipt, waiter) = (Seq::START, now, None, None, None);
+        let (prev, send_id, receipt, waiter) = (Seq::START, None, None, None);
         let payer = PayerId::NONE;
         self.place(Pending {
             seq,
@@ -393,7 +402,7 @@ impl Index {
 
     /// See [`crate::engine::Engine::read`].
     pub(super) fn read(&self, address: &Address, after: Seq, limit: usize) -> ReadPlan {
-        let (committed, now) = (self.committed, self.settings.clock.now());
+        let (committed, now) = (self.committed, self.clock.now());
         let request = ReadRequest { address, after, limit, committed, now };
         match self.logs.get(address) {
             Some(log) => ReadPlan::of(log, self.logs.holes(), &request, |seq| self.backing.get(seq)),
@@ -455,7 +464,7 @@ impl Index {
     ///
     /// Returns how many of both.
     pub(super) fn expire_slice(&mut self, hubs: &Hubs) -> usize {
-        let now = self.settings.clock.now();
+        let now = self.clock.now();
         let messages = self.expire_messages(now);
         let mut registrations = 0;
         while registrations < EXPIRY_SLICE {
@@ -526,12 +535,12 @@ impl Index {
 
     /// Forgets ids that are over, at most [`FORGET_IDS`]. Returns whether there are more.
     pub(super) fn forget_ids(&mut self) -> bool {
-        self.dedup.forget(self.settings.clock.now(), FORGET_IDS)
+        self.dedup.forget(self.clock.now(), FORGET_IDS)
     }
 
     /// What a registration changes.
     fn plan(&self, register: &Register, hubs: &Hubs) -> Result<Option<RegistrationChange>, RegisterError> {
-        let (limit, now) = (self.settings.sessions_per_user, self.settings.clock.now());
+        let (limit, now) = (self.settings.sessions_per_user, self.clock.now());
         let is_connected = |session: &SessionId| hubs.is_read(&Address::Session(session.clone()));
         let mut change = self.sessions.plan(register, (now, self.newest), limit, is_connected)?;
         if let Some(RegistrationChange { gives_way: Some((other, left)), .. }) = &mut change {
@@ -584,7 +593,7 @@ impl Index {
 
     /// What becomes of the registration of a session that ends.
     fn revoked(&self, session: &SessionId, revoked_for: Duration) -> Option<Registration> {
-        let now = self.settings.clock.now();
+        let now = self.clock.now();
         let known = self.sessions.entry(session);
         let registered_until = self.sessions.get(session, now).map_or(0, |known| known.expires_at);
         let tokens_until = known.map_or(0, |known| known.tokens_until);

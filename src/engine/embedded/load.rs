@@ -11,11 +11,13 @@ use crate::engine::embedded::disk::Disk;
 use crate::engine::embedded::disk::open::{self, APPLICATION, FORMAT};
 use crate::engine::embedded::files::Files;
 use crate::engine::embedded::index::{IndexBuilder, RestoredMessage, stored_cost};
+use crate::engine::embedded::rows::clock::ClockReading;
 use crate::engine::embedded::rows::message::{MessageRow, scan};
 use crate::engine::embedded::rows::registration::read_directory;
 use crate::engine::embedded::rows::store::{StoreIdentity, StoreTotals};
 use crate::engine::embedded::rows::{ReadError, from_sql_int};
 use crate::engine::embedded::storage::{Durability, OpenError};
+use crate::engine::embedded::store_clock::StoreClock;
 use crate::message::{Address, Seq};
 
 /// How long SQLite's own check of the file's structure may take, beside the reading of everything.
@@ -26,6 +28,7 @@ const STRUCTURE_CHECK: Duration = Duration::from_millis(250);
 pub(super) struct Loaded {
     pub(super) disk: Disk,
     pub(super) index: IndexBuilder,
+    pub(super) clock: StoreClock,
     pub(super) identity: StoreIdentity,
 }
 
@@ -57,9 +60,12 @@ pub(super) fn load(files: &Files, durability: Durability, settings: Settings) ->
     let identity = StoreIdentity::read(disk.connection())?;
     let totals = *disk.totals();
     let seq = |n: i64| Seq(u64::try_from(n).unwrap_or_default());
-    let mut index = IndexBuilder::new(settings, &identity.secret, seq(totals.newest), seq(totals.forgotten));
+    let last_reading = ClockReading::read(disk.connection())?;
+    let clock = StoreClock::begin(settings.clock, last_reading);
+    let seqs = (seq(totals.newest), seq(totals.forgotten));
+    let mut index = IndexBuilder::new(settings, clock.clone(), &identity.secret, seqs);
     index.reserve_ids(disk.count_ids()?);
-    disk.read_ids(settings.clock.now(), |id, seq, until| index.restore_id(id, seq, until))?;
+    disk.read_ids(clock.now(), |id, seq, until| index.restore_id(id, seq, until))?;
     disk.read_floors(|address, floor| index.restore_floor(&address, floor))?;
     let sessions = read_directory(disk.connection(), |session, registration| {
         index.restore_registration(session, registration);
@@ -74,7 +80,7 @@ pub(super) fn load(files: &Files, durability: Durability, settings: Settings) ->
     let (seen, index) = load_messages(disk.connection(), index, settings.shares)?;
     totals.verify(&seen)?;
     structure.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-    Ok(Loaded { disk, index, identity })
+    Ok(Loaded { disk, index, clock, identity })
 }
 
 fn verify_format(files: &Files, connection: &Connection) -> Result<(), LoadError> {

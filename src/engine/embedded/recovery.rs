@@ -22,6 +22,7 @@ use crate::engine::embedded::rows::store::{StoreIdentity, first_seq, random_epoc
 use crate::engine::embedded::running::begin;
 use crate::engine::embedded::salvage::{salvage, switch_to_salvaged};
 use crate::engine::embedded::storage::{Durability, OpenError};
+use crate::engine::embedded::store_clock::StoreClock;
 use crate::message::Seq;
 
 /// The seqs of a new epoch are this far above those of the old one.
@@ -32,6 +33,7 @@ const EPOCH_STEP: u64 = 1 << 32;
 pub(super) struct Opened {
     pub(super) disk: Disk,
     pub(super) index: Index,
+    pub(super) clock: StoreClock,
     pub(super) identity: StoreIdentity,
     pub(super) files: Files,
     /// Keeps other processes out.
@@ -58,7 +60,7 @@ pub(super) fn open(dir: &Path, durability: Durability, settings: Settings) -> Re
         let aside = switch_to_salvaged(&files)?;
         tracing::error!(aside = %aside.display(), "an interrupted recovery continues; the damaged files were put aside");
     }
-    let Loaded { disk, index, identity } = match (files.database.exists(), format) {
+    let Loaded { disk, index, clock, identity } = match (files.database.exists(), format) {
         (false, None) if !files.wal.exists() => create(&files, durability, settings)?,
         (false, _) => return Err(OpenError::Missing { path: files.database }),
         (true, None) if is_unfinished(&files) => {
@@ -72,8 +74,8 @@ pub(super) fn open(dir: &Path, durability: Durability, settings: Settings) -> Re
     if format != Some(FORMAT) {
         files.mark()?;
     }
-    begin(&files, &disk, durability);
-    Ok(Opened { disk, index: index.finish(), identity, files, lock })
+    begin(&files, &disk, durability, clock.reading());
+    Ok(Opened { disk, index: index.finish(), clock, identity, files, lock })
 }
 
 /// Whether the making of this store was interrupted before its first commit.
@@ -91,8 +93,10 @@ fn create(files: &Files, durability: Durability, settings: Settings) -> Result<L
     let disk = Disk::create(&files.database, durability, &identity, settings.dedup_ids);
     let disk = disk.map_err(|error| files.sqlite(error))?;
     sync_dir(&files.dir).map_err(|error| files.io("sync", &files.dir, error))?;
-    let index = IndexBuilder::new(settings, &identity.secret, identity.origin, Seq::START);
-    Ok(Loaded { disk, index, identity })
+    let clock = StoreClock::begin(settings.clock, None);
+    let seqs = (identity.origin, Seq::START);
+    let index = IndexBuilder::new(settings, clock.clone(), &identity.secret, seqs);
+    Ok(Loaded { disk, index, clock, identity })
 }
 
 fn reopen(files: &Files, durability: Durability, settings: Settings) -> Result<Loaded, OpenError> {
@@ -144,7 +148,7 @@ fn continue_or_renew(
     mut lost: Option<String>,
     aside: Option<PathBuf>,
 ) -> Result<(), OpenError> {
-    let Loaded { disk, index, identity } = loaded;
+    let Loaded { disk, index, identity, .. } = loaded;
     let inode = files.inode()?;
     if lost.is_none() && identity.inode != inode {
         lost = Some("the store is a copy of another one: a backup, perhaps".to_owned());

@@ -10,6 +10,7 @@ use crate::engine::embedded::disk::Disk;
 use crate::engine::embedded::disk::open::WAL_BYTES;
 use crate::engine::embedded::files::{Files, sync_dir};
 use crate::engine::embedded::private::{self, remove};
+use crate::engine::embedded::rows::clock::ClockReading;
 use crate::engine::embedded::storage::{Durability, OpenError};
 
 /// What the file `running` holds.
@@ -48,15 +49,14 @@ fn boot() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
-/// Makes the log as long as it is going to be and notes that the store is in use.
-pub(super) fn begin(files: &Files, disk: &Disk, durability: Durability) {
+/// Makes the log as long as it is going to be and notes that the store is in use, and what the clocks show.
+pub(super) fn begin(files: &Files, disk: &Disk, durability: Durability, clock: ClockReading) {
     // Restarts the log, so that leftover frames get a different salt and are never replayed.
     if let Err(error) = disk.restart_log() {
         tracing::warn!(%error, "the write-ahead log cannot be copied into the database now");
     }
     // The first commit makes the log.
-    let made = disk.connection().execute_batch("BEGIN IMMEDIATE; UPDATE state SET crc = crc; COMMIT");
-    if let Err(error) = made {
+    if let Err(error) = clock.write(disk.connection()) {
         tracing::warn!(%error, "the store cannot be written to now; the writer tries again");
     }
     let length = match lengthen(&files.wal) {
@@ -161,7 +161,7 @@ mod tests {
         let opened = open(dir.path()).unwrap();
         ending(&files, Durability::Fsync).unwrap();
         assert!(end(&files).is_err(), "the log is still in use");
-        opened.disk.close().unwrap();
+        opened.disk.close(opened.clock.reading()).unwrap();
         end(&files).unwrap();
         assert!(!files.wal.exists() && Running::read(&files).unwrap().is_none());
         assert!(!inspect_after_crash(&files).unwrap().crashed);

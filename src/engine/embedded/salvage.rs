@@ -13,6 +13,7 @@ use crate::engine::embedded::files::{Files, sync_dir};
 use crate::engine::embedded::place::ASIDE;
 use crate::engine::embedded::private::{self, remove};
 use crate::engine::embedded::rows::ReadError;
+use crate::engine::embedded::rows::clock::ClockReading;
 use crate::engine::embedded::rows::message::{INSERT_IF_ABSENT, insertion, scan_intact};
 use crate::engine::embedded::rows::registration::{read_directory, write_registration};
 use crate::engine::embedded::rows::store::{StoreIdentity, StoreTotals};
@@ -78,6 +79,9 @@ fn copy(views: &[Connection], to: &Connection) -> Result<StoreTotals, CopyError>
         return Err(ReadError::Damaged("everything in it".to_owned()).into());
     }
     copy_registrations(views.first(), to, &mut saved);
+    if let Some(reading) = views.iter().find_map(|view| ClockReading::read(view).ok().flatten()) {
+        reading.write(to)?;
+    }
     saved.newest = saved.newest.max(counted.map_or(0, |counted| counted.newest));
     saved.forgotten = saved.newest;
     let missing = counted.map(|counted| (counted.messages - saved.messages).max(0));

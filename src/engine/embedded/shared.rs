@@ -4,7 +4,6 @@ use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex};
 
-use crate::clock::Clock;
 use crate::engine::Fatal;
 use crate::engine::arrivals::Arrivals;
 use crate::engine::embedded::dedup::DedupHasher;
@@ -14,6 +13,7 @@ use crate::engine::embedded::reader::ReadPool;
 use crate::engine::embedded::stall::CommitTimer;
 use crate::engine::embedded::storage::Durability;
 use crate::engine::embedded::store::{Store, StoreLock};
+use crate::engine::embedded::store_clock::StoreClock;
 use crate::hub::{EndReason, Hubs};
 use crate::message::{Address, Epoch, Seq};
 use crate::sync::lock;
@@ -22,7 +22,7 @@ use crate::sync::lock;
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) hubs: Hubs,
-    pub(super) clock: Clock,
+    pub(super) clock: StoreClock,
     pub(super) epoch: Epoch,
     /// Where the seqs of this epoch begin.
     pub(super) origin: Seq,
@@ -57,7 +57,7 @@ pub(super) struct DiskAccess {
 impl Shared {
     pub(super) fn new(
         hubs: Hubs,
-        clock: Clock,
+        clock: StoreClock,
         (epoch, origin, secret): (Epoch, Seq, &[u8; 16]),
         index: Index,
         disk: Option<DiskAccess>,

@@ -108,10 +108,12 @@ mod tests {
 
     use super::*;
     use crate::engine::embedded::fixture::settings;
+    use crate::engine::embedded::store_clock::StoreClock;
     use crate::message::Seq;
 
     fn store() -> StoreLock {
-        StoreLock::new(Index::in_memory(settings(), &[7; 16], Seq(100)), Fatal::default())
+        let clock = StoreClock::begin(settings().clock, None);
+        StoreLock::new(Index::in_memory(settings(), clock, &[7; 16], Seq(100)), Fatal::default())
     }
 
     fn break_it(store: &StoreLock) {

@@ -14,10 +14,12 @@ use crate::engine::embedded::store::{Stop, Store};
 use crate::engine::{EngineError, Registration};
 
 mod backlog;
+mod clock_notes;
 mod explain;
 mod place;
 
 use backlog::DeleteBacklog;
+use clock_notes::ClockNotes;
 use explain::{NO_SPACE, explain, is_damage};
 use place::Place;
 
@@ -48,6 +50,7 @@ pub struct Writer {
     /// How long ids are remembered.
     window: Duration,
     deletes: DeleteBacklog,
+    clock: ClockNotes,
     /// Set after a failure.
     retry: Option<Retry>,
     /// When there was room, as last seen; `None` if there was none.
@@ -74,16 +77,17 @@ enum Step {
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, disk: Disk, files: Files, window: Duration) -> Self {
         Self {
-            shared,
             disk: Some(disk),
             place: Place::of(&files),
             files,
             window,
             deletes: DeleteBacklog::default(),
+            clock: ClockNotes::new(shared.clock.reading()),
             retry: None,
             room_seen: None,
             shrunk: Instant::now(),
             may_shrink: true,
+            shared,
         }
     }
 
@@ -123,7 +127,8 @@ impl Writer {
         let nothing = store.index.queued() == 0
             && store.index.staged() == 0
             && !store.index.has_writes()
-            && self.deletes.is_empty();
+            && self.deletes.is_empty()
+            && !self.clock.has_moved(&self.shared.clock);
         if store.stop == Some(Stop::AtOnce) || nothing {
             return false;
         }
@@ -189,7 +194,7 @@ impl Writer {
         if linger > Duration::ZERO {
             return ControlFlow::Continue(linger);
         }
-        if queued > 0 || writes {
+        if queued > 0 || writes || self.clock.has_moved(&self.shared.clock) {
             return ControlFlow::Break(Step::Commit(self.take(store)));
         }
         if stopping {
@@ -217,6 +222,7 @@ impl Writer {
             forgotten: store.index.forgotten(),
             now: self.shared.clock.now(),
             until: store.index.expiry(self.window),
+            clock: self.clock.due(&self.shared.clock),
         }
     }
 
@@ -272,6 +278,7 @@ impl Writer {
     fn committed(&mut self, group: CommitGroup) {
         self.may_shrink |= !group.deletes.is_empty();
         self.deletes.written(&group.deletes);
+        self.clock.written(group.clock);
         let shared = Arc::clone(&self.shared);
         // Without a store there are no waiters: see `StoreLock`.
         let Some(mut store) = shared.store.lock() else { return };
@@ -389,7 +396,7 @@ impl Writer {
         let waiters = self.shared.store.lock().map(|mut store| store.index.give_up());
         fail(waiters.unwrap_or_default(), &"the server is stopping".into());
         let ended = running::ending(&self.files, disk.durability())
-            .and_then(|()| disk.close().map_err(std::io::Error::other))
+            .and_then(|()| disk.close(self.shared.clock.reading()).map_err(std::io::Error::other))
             .and_then(|()| running::end(&self.files));
         if let Err(error) = ended {
             tracing::warn!(%error, "the store was not closed in order; the next start recovers it");

@@ -5,6 +5,7 @@ use std::path::Path;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
+use crate::engine::embedded::rows::clock::CLOCK_TABLE;
 use crate::engine::embedded::rows::store::{StoreIdentity, StoreTotals};
 use crate::engine::embedded::rows::to_sql_int;
 use crate::engine::embedded::storage::Durability;
@@ -117,6 +118,7 @@ fn fill<E: From<rusqlite::Error>>(
 ) -> Result<StoreTotals, E> {
     let transaction = connection.unchecked_transaction()?;
     transaction.execute_batch(SCHEMA)?;
+    transaction.execute_batch(CLOCK_TABLE)?;
     transaction.pragma_update(None, "application_id", APPLICATION)?;
     transaction.pragma_update(None, "user_version", FORMAT)?;
     identity.write(&transaction)?;

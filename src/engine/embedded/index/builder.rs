@@ -7,6 +7,7 @@ use crate::engine::embedded::index::Index;
 use crate::engine::embedded::index::address_log::LogEntry;
 use crate::engine::embedded::index::backing::Backing;
 use crate::engine::embedded::index::pending_writes::Floor;
+use crate::engine::embedded::store_clock::StoreClock;
 use crate::message::{Address, MessageId, Outcome, SenderName, Seq, SessionId};
 
 /// A message that was read back from the disk.
@@ -14,7 +15,7 @@ use crate::message::{Address, MessageId, Outcome, SenderName, Seq, SessionId};
 pub(crate) struct RestoredMessage {
     pub(crate) seq: Seq,
     pub(crate) prev: Seq,
-    /// In Unix milliseconds.
+    /// In the store's time.
     pub(crate) expires_at: u64,
     /// What it counts against the bounds.
     pub(crate) bytes: usize,
@@ -33,9 +34,9 @@ pub(crate) struct IndexBuilder {
 }
 
 impl IndexBuilder {
-    /// Nothing is restored yet. Seqs up to `newest` were given, and logs up to `forgotten` were forgotten.
-    pub(crate) fn new(settings: Settings, secret: &[u8; 16], newest: Seq, forgotten: Seq) -> Self {
-        let index = Index::with(settings, secret, newest, forgotten, Backing::disk());
+    /// Nothing is restored yet. Seqs up to the first one were given, and logs up to the second one were forgotten.
+    pub(crate) fn new(settings: Settings, clock: StoreClock, secret: &[u8; 16], seqs: (Seq, Seq)) -> Self {
+        let index = Index::with((settings, clock), secret, seqs, Backing::disk());
         Self { index, unsent_receipts: Vec::new() }
     }
 

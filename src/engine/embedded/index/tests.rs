@@ -28,8 +28,14 @@ fn settings() -> Settings {
     }
 }
 
+fn builder(seqs: (Seq, Seq)) -> IndexBuilder {
+    let settings = settings();
+    IndexBuilder::new(settings, StoreClock::begin(settings.clock, None), &[7; 16], seqs)
+}
+
 fn on_disk(settings: Settings) -> Index {
-    IndexBuilder::new(settings, &[7; 16], Seq(100), Seq::START).finish()
+    IndexBuilder::new(settings, StoreClock::begin(settings.clock, None), &[7; 16], (Seq(100), Seq::START))
+        .finish()
 }
 
 fn session(name: &str) -> SessionId {
@@ -232,7 +238,7 @@ async fn expired_messages_make_room_for_new_ones() {
 
 #[tokio::test(start_paused = true)]
 async fn a_rebuilt_index_continues_where_the_store_stopped() {
-    let mut builder = IndexBuilder::new(settings(), &[7; 16], Seq(50), Seq(5));
+    let mut builder = builder((Seq(50), Seq(5)));
     let (a, b) = (mailbox("A"), mailbox("B"));
     builder.restore_floor(&b, Floor { floor: Seq(60), expired: Seq::START });
     let receipt = Some((session("A"), MessageId::new("1").unwrap()));
@@ -351,7 +357,7 @@ async fn another_owner_gets_nothing_from_before_and_no_receipts() {
 /// A crash came after the commit of a registration, and before what was for the former owner was deleted.
 #[tokio::test(start_paused = true)]
 async fn what_was_for_a_former_owner_is_not_restored() {
-    let mut builder = IndexBuilder::new(settings(), &[7; 16], Seq(60), Seq::START);
+    let mut builder = builder((Seq(60), Seq::START));
     let (source, expires_at) = (RegistrationSource::Token, u64::MAX >> 1);
     let user = Some(crate::message::UserId::new("v").unwrap());
     let registration = Registration { user, expires_at, source, tokens_until: 0, since: Seq(20) };
@@ -485,8 +491,11 @@ async fn compare(seed: u64, steps: usize) {
     let bounds = Bounds { messages: 5, bytes: 1 << 20, age: Duration::from_secs(9) };
     let mailbox_bounds = Bounds { messages: 200, ..bounds };
     let settings = Settings { mailbox: mailbox_bounds, history: bounds, shares: true, ..settings() };
-    let mut index =
-        if random.bool() { on_disk(settings) } else { Index::in_memory(settings, &[7; 16], Seq(100)) };
+    let mut index = if random.bool() {
+        on_disk(settings)
+    } else {
+        Index::in_memory(settings, StoreClock::begin(settings.clock, None), &[7; 16], Seq(100))
+    };
     let (mut model, hubs) = (Model::default(), Hubs::new(2));
     let addresses = [mailbox("A"), mailbox("B"), topic("t")];
     for step in 0..steps {

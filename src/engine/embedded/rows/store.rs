@@ -6,8 +6,8 @@ use crate::clock::Clock;
 use crate::engine::embedded::rows::{Crc, ReadError, from_sql_int, to_sql_int};
 use crate::message::{Epoch, Seq};
 
-/// 2026-01-01T00:00:00Z in Unix milliseconds.
-const SEQ_EPOCH: u64 = 1_767_225_600_000;
+/// 2026-01-01T00:00:00Z in Unix milliseconds. A machine's clock that shows an earlier time was not set yet.
+pub(crate) const CLOCK_WAS_SET: u64 = 1_767_225_600_000;
 
 /// The row of `state`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -157,7 +157,7 @@ pub(crate) fn random_secret() -> [u8; 16] {
 ///
 /// So an old cursor or ack that comes without its epoch is below everything, and has no effect.
 pub(crate) fn first_seq(clock: Clock) -> Seq {
-    let seconds = clock.now().saturating_sub(SEQ_EPOCH) / 1000;
+    let seconds = clock.now().saturating_sub(CLOCK_WAS_SET) / 1000;
     Seq(seconds << 16)
 }
 
