@@ -25,6 +25,7 @@ use crate::sync::lock;
 mod crash;
 mod dedup;
 mod disk;
+mod file_id;
 mod files;
 #[cfg(test)]
 mod fixture;

@@ -27,6 +27,7 @@ mod fuzz;
 mod guarded;
 mod hosts;
 mod http;
+mod identity;
 mod legacy;
 mod legacy_guarded;
 mod legacy_receipt;

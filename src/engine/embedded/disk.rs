@@ -12,7 +12,7 @@
 //! | `directory` | one row for each registered session |
 //! | `state` | one row, changed by every commit: how many messages there are, and a sum of their seqs |
 //! | `clock` | one row: what the machine's clock and the store's showed at the last use |
-//! | `store` | one row: epoch, first seq, the secret of the ids, the file's inode |
+//! | `store` | one row: epoch, first seq, the secret of the ids, a number of the file (`file_id.rs`) |
 //!
 //! A store of format 1 is converted when it is opened for writing. Its ids have no content hash, and its registrations
 //! know no former owner.
@@ -148,6 +148,11 @@ impl Disk {
     /// What the store counts.
     pub(super) fn totals(&self) -> &StoreTotals {
         &self.totals
+    }
+
+    /// Writes which store this is.
+    pub(super) fn identify(&self, identity: &StoreIdentity) -> rusqlite::Result<()> {
+        identity.write(&self.connection)
     }
 
     /// Begins another epoch, whose seqs are above `newest`.

@@ -2,11 +2,11 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::engine::embedded::disk::open::FORMAT;
+use crate::engine::embedded::file_id::FileId;
 use crate::engine::embedded::private;
 use crate::engine::embedded::rows::ReadError;
 use crate::engine::embedded::storage::OpenError;
@@ -111,10 +111,10 @@ impl Files {
         }
     }
 
-    /// The inode of the database file.
-    pub(super) fn inode(&self) -> Result<u64, OpenError> {
+    /// Which file the database is.
+    pub(super) fn id(&self) -> Result<FileId, OpenError> {
         let metadata = fs::metadata(&self.database);
-        metadata.map(|data| data.ino()).map_err(|error| self.io("look at", &self.database, error))
+        metadata.map(|data| FileId::of(&data)).map_err(|error| self.io("look at", &self.database, error))
     }
 
     /// Writes the marker: the directory is a store from here on.

@@ -87,9 +87,9 @@ fn is_unfinished(files: &Files) -> bool {
 }
 
 fn create(files: &Files, durability: Durability, settings: Settings) -> Result<Loaded, OpenError> {
-    // The file comes first, since its inode is a part of the identity that goes into it.
+    // The file comes first, since its number is a part of the identity that goes into it.
     private::create(&files.database).map_err(|error| files.io("make", &files.database, error))?;
-    let identity = StoreIdentity::new(first_seq(settings.clock), files.inode()?);
+    let identity = StoreIdentity::new(first_seq(settings.clock), files.id()?.number());
     let disk = Disk::create(&files.database, durability, &identity, settings.dedup_ids);
     let disk = disk.map_err(|error| files.sqlite(error))?;
     sync_dir(&files.dir).map_err(|error| files.io("sync", &files.dir, error))?;
@@ -149,16 +149,25 @@ fn continue_or_renew(
     aside: Option<PathBuf>,
 ) -> Result<(), OpenError> {
     let Loaded { disk, index, identity, .. } = loaded;
-    let inode = files.inode()?;
-    if lost.is_none() && identity.inode != inode {
+    let file = files.id()?;
+    if lost.is_none() && !file.has(identity.file) {
         lost = Some("the store is a copy of another one: a backup, perhaps".to_owned());
     }
     // Seqs may skip, and time moves on: none is given twice, whichever backup the store was restored from.
     index.resume_after(index.newest().max(first_seq(settings.clock)));
-    let Some(why) = lost else { return Ok(()) };
+    let known_as = std::mem::replace(&mut identity.file, file.number());
+    let Some(why) = lost else {
+        // An older version stored another number.
+        if known_as != identity.file
+            && let Err(error) = disk.identify(identity)
+        {
+            tracing::warn!(%error, "the store cannot be written to now");
+        }
+        return Ok(());
+    };
     // A seq given before may be given to another message now. A new epoch makes old cursors invalid.
     let newest = Seq(index.newest().0 + EPOCH_STEP);
-    (identity.epoch, identity.inode) = (random_epoch(), inode);
+    identity.epoch = random_epoch();
     disk.renew(identity, newest).map_err(|error| files.sqlite(error))?;
     index.resume_after(newest);
     let aside = aside.map(|path| path.display().to_string());

@@ -2,13 +2,16 @@
 
    read-fails   reads of the store fail
    sync-hangs   nothing can be synced to the disk
-   clock        holds the seconds that the clock of the machine is behind */
+   clock        holds the seconds that the clock of the machine is behind
+   inode        the store's files have other inodes, as after another mount
+   no-birth-time  the file system does not know when the store's files were made */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -77,6 +80,17 @@ int clock_gettime(clockid_t clock, struct timespec *now) {
         char text[32] = {0};
         if (syscall(SYS_read, fd, text, sizeof text - 1) > 0) now->tv_sec -= atoll(text);
         syscall(SYS_close, fd);
+    }
+    errno = error;
+    return done;
+}
+
+int statx(int dir, const char *path, int flags, unsigned int mask, struct statx *found) {
+    int done = (int)syscall(SYS_statx, dir, path, flags, mask, found);
+    int error = errno;
+    if (done == 0 && path && strstr(path, "store.db")) {
+        if (is_on("inode")) found->stx_ino += 1000000007;
+        if (is_on("no-birth-time")) found->stx_mask &= ~STATX_BTIME;
     }
     errno = error;
     return done;

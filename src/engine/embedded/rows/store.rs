@@ -89,14 +89,14 @@ pub(crate) struct StoreIdentity {
     pub(crate) epoch: Epoch,
     pub(crate) origin: Seq,
     pub(crate) secret: [u8; 16],
-    /// The inode of the file that this was written into. A copy of the file has another one.
-    pub(crate) inode: u64,
+    /// A number of the file that this was written into, which its copies do not have; in the column `inode`.
+    pub(crate) file: u64,
 }
 
 impl StoreIdentity {
-    /// A new store's identity, in a new epoch, in the file with this inode.
-    pub(crate) fn new(origin: Seq, inode: u64) -> Self {
-        Self { epoch: random_epoch(), origin, secret: random_secret(), inode }
+    /// A new store's identity, in a new epoch, in the file with this number.
+    pub(crate) fn new(origin: Seq, file: u64) -> Self {
+        Self { epoch: random_epoch(), origin, secret: random_secret(), file }
     }
 
     pub(crate) fn crc(&self) -> Crc {
@@ -104,7 +104,7 @@ impl StoreIdentity {
             .text(Some(self.epoch.as_str()))
             .int(to_sql_int(self.origin.0))
             .bytes(&self.secret)
-            .int(to_sql_int(self.inode))
+            .int(to_sql_int(self.file))
     }
 
     pub(crate) fn read(connection: &Connection) -> Result<Self, ReadError> {
@@ -114,7 +114,7 @@ impl StoreIdentity {
                 epoch: Epoch::new(row.get_ref(0)?.as_str()?),
                 origin: Seq(from_sql_int(row.get(1)?)),
                 secret: row.get(2)?,
-                inode: from_sql_int(row.get(3)?),
+                file: from_sql_int(row.get(3)?),
             };
             Ok((identity, row.get(4)?))
         })?;
@@ -126,7 +126,7 @@ impl StoreIdentity {
         let crc = self.crc().value();
         connection.execute(
             "REPLACE INTO store VALUES (1, ?1, ?2, ?3, ?4, ?5)",
-            params![self.epoch.as_str(), to_sql_int(self.origin.0), self.secret, to_sql_int(self.inode), crc],
+            params![self.epoch.as_str(), to_sql_int(self.origin.0), self.secret, to_sql_int(self.file), crc],
         )?;
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::engine::embedded::file_id::FileId;
 use crate::engine::embedded::files::Files;
 
 /// The database file and its log.
@@ -19,8 +20,8 @@ pub(super) struct Place {
 #[derive(Debug)]
 struct PlacedFile {
     path: PathBuf,
-    /// Its device and inode; `None` until it was seen.
-    id: Option<(u64, u64)>,
+    /// Its device, and which file it is; `None` until it was seen.
+    id: Option<(u64, FileId)>,
 }
 
 impl Place {
@@ -48,8 +49,9 @@ impl PlacedFile {
     fn is_missing(&mut self) -> bool {
         match fs::metadata(&self.path) {
             Ok(data) => {
-                let id = (data.dev(), data.ino());
-                *self.id.get_or_insert(id) != id
+                let (device, file) = (data.dev(), FileId::of(&data));
+                let (before, id) = *self.id.get_or_insert((device, file));
+                device != before || !file.is(id)
             }
             Err(error) => self.id.is_some() && error.kind() == ErrorKind::NotFound,
         }
