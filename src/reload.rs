@@ -83,6 +83,11 @@ fn stamp(path: &Path) -> Stamp {
     std::fs::metadata(path).ok().map(|data| (data.len(), data.modified().ok(), data.ino()))
 }
 
+/// Whether there is something else than a file. At the start a pipe is fine, as of `<(command)` in a shell.
+fn is_no_file(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|data| !data.is_file())
+}
+
 /// Files, what they held when they were last read, and how they are read.
 struct WatchedFiles<T, F> {
     /// What the files hold, for the log.
@@ -106,6 +111,12 @@ impl<T, F> WatchedFiles<T, F> {
         }
         (self.stamps, self.emptied) = (stamps, None);
         let what = self.what;
+        if let Some(path) = self.paths.iter().find(|path| is_no_file(path)) {
+            // To open a pipe waits for its writer: nothing would be read again.
+            let error = format_args!("{} is not a regular file", path.display());
+            tracing::error!(what, %error, "cannot be read again; the previous ones stay in use");
+            return None;
+        }
         match (self.load)(&self.paths) {
             Ok(Loaded::Complete(value)) => {
                 tracing::info!(what, "read again");
@@ -228,6 +239,18 @@ mod tests {
 
     fn reload(files: &mut Watched) -> Option<u32> {
         files.reload(Instant::now())
+    }
+
+    #[test]
+    fn a_pipe_in_place_of_a_file_does_not_stop_the_watch() {
+        let (dir, mut files) = watched("7");
+        std::fs::remove_file(&files.paths[0]).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&files.paths[0]).status().unwrap();
+        assert!(made.success());
+        assert_eq!(reload(&mut files), None, "it returns");
+        std::fs::remove_file(&files.paths[0]).unwrap();
+        std::fs::write(dir.path().join("file"), "12").unwrap();
+        assert_eq!(reload(&mut files), Some(12));
     }
 
     #[test]

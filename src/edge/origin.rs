@@ -29,12 +29,14 @@ impl OriginCheck<'_> {
     /// Whether pages of the origin that the request names may use this server.
     #[must_use]
     pub(crate) fn origin_allowed(&self, access: &Access) -> bool {
-        let Some(origin) = self.headers.get(header::ORIGIN) else {
+        let mut origins = self.headers.get_all(header::ORIGIN).iter().peekable();
+        if origins.peek().is_none() {
             // A browser sends no origin where a page reads no answer, as for an image. It still names the site.
             let site = self.headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
             return !matches!(site, Some(b"cross-site" | b"same-site"));
-        };
-        origin.to_str().is_ok_and(|origin| self.is_ours(access, origin))
+        }
+        // A browser names one. With several, one of them may be the page's.
+        origins.all(|origin| origin.to_str().is_ok_and(|origin| self.is_ours(access, origin)))
     }
 
     /// Whether an origin is this server's own, or an allowed one.
@@ -143,7 +145,9 @@ mod tests {
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let pair = |(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value));
-        pairs.iter().copied().map(pair).collect()
+        let mut headers = HeaderMap::new();
+        pairs.iter().copied().map(pair).for_each(|(name, value)| _ = headers.append(name, value));
+        headers
     }
 
     fn allowed(access: &Access, uri: &str, peer: &str, pairs: &[(&'static str, &'static str)]) -> bool {
@@ -162,6 +166,15 @@ mod tests {
         assert!(!check("https://msg.example:8443", "msg.example"));
         assert!(!check("https://evil.example", "msg.example"));
         assert!(!check("null", "msg.example"));
+    }
+
+    #[test]
+    fn every_origin_that_a_request_names_counts() {
+        let check = |second| {
+            let pairs = [("host", "msg.example"), ("origin", "https://msg.example"), ("origin", second)];
+            allowed(&access(&[]), "/", "192.0.2.1", &pairs)
+        };
+        assert!(check("https://msg.example") && !check("https://evil.example"));
     }
 
     #[test]

@@ -8,6 +8,10 @@ use crate::grant::Grant;
 use crate::message::{Epoch, NameError, Seq, SessionId, TopicName};
 use crate::protocol::{MAX_SEQ, Resume};
 
+/// Parameters that have one value. Which of two counts is a matter of taste: a proxy may have checked the other one.
+const SINGLE: [&str; 8] =
+    ["session", "after", "epoch", "wait", "SYS_SESSION", "Type", "DestinationSession", "Payload"];
+
 /// The query of a request, as pairs.
 #[derive(Debug, Default)]
 pub(crate) struct Query(Vec<(String, String)>);
@@ -16,16 +20,31 @@ impl Query {
     /// Parses the query of a URI.
     ///
     /// # Errors
-    /// `bad_request` if it is not UTF-8: a decoder that replaces what it cannot read would make one name of many.
+    /// `bad_request` if it is not UTF-8: a decoder that replaces what it cannot read would make one name of many. Also if
+    /// a parameter that has one value is given twice.
     pub(crate) fn parse(uri: &Uri) -> Result<Self, Refusal> {
         if let Some(param) = uri.query().unwrap_or_default().split('&').find(|param| !is_utf8(param)) {
             let name = param.split('=').next().filter(|name| is_utf8(name)).unwrap_or("?");
             return Err(Refusal::bad_param(name, "must be UTF-8, percent-encoded"));
         }
-        Ok(axum::extract::Query::try_from_uri(uri).map(|query| Self(query.0)).unwrap_or_default())
+        let query = axum::extract::Query::try_from_uri(uri).map(|query| Self(query.0)).unwrap_or_default();
+        match query.repeated() {
+            Some(name) => Err(Refusal::bad_param(name, "must not be given twice")),
+            None => Ok(query),
+        }
     }
 
-    /// The first value of a parameter.
+    /// A parameter that has one value and is given twice.
+    fn repeated(&self) -> Option<&str> {
+        let names = || self.0.iter().map(|(name, _)| name.as_str());
+        let is_single = |name: &&str| SINGLE.contains(name) || name.starts_with("after.");
+        names()
+            .enumerate()
+            .filter(|(_, name)| is_single(name))
+            .find_map(|(index, name)| names().take(index).any(|before| before == name).then_some(name))
+    }
+
+    /// The value of a parameter.
     #[must_use]
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
@@ -140,14 +159,28 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_parameter_with_one_value_is_not_given_twice() {
+        for text in [
+            "session=A&session=B",
+            "session=A&topic=t&sessio%6e=A",
+            "after=1&wait=0&after=9",
+            "topic=t&after.t=1&after.t=2",
+            "Type=SET&Payload=a&Payload=b",
+        ] {
+            let refusal = Query::parse(&format!("/v1/messages?{text}").parse().unwrap()).unwrap_err();
+            assert!(refusal.message.contains("twice"), "{text}: {refusal:?}");
+        }
+    }
+
     fn open() -> Grant {
         Grant::Open { session: None, manages: false }
     }
 
     #[test]
     fn parameters_are_decoded_and_may_repeat() {
-        let query = query("topic=a%2Fb&session=A+B&topic=c&session=second");
-        assert_eq!(query.get("session"), Some("A B"), "the first one");
+        let query = query("topic=a%2Fb&session=A+B&topic=c&_=1&_=2");
+        assert_eq!(query.get("session"), Some("A B"));
         assert_eq!(query.all("topic").collect::<Vec<_>>(), ["a/b", "c"]);
         assert_eq!(query.get("epoch"), None);
         assert_eq!(Query::parse(&"/".parse().unwrap()).unwrap().get("session"), None);

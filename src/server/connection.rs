@@ -242,7 +242,7 @@ fn answer(
     link: Arc<Link>,
     request: hyper::Request<Incoming>,
 ) -> impl Future<Output = Result<Response, Infallible>> + Send + use<> {
-    if let Err(text) = head::check(request.version(), request.headers()) {
+    if let Err(text) = head::check(request.version(), request.uri(), request.headers()) {
         return Either::Left(Either::Left(ready(Ok(refuse_for_good(text)))));
     }
     let mut request: Request = request.map(body::Body::new);

@@ -2,15 +2,15 @@
 
 use axum::http::header::{HOST, TRANSFER_ENCODING};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderValue, Version};
+use axum::http::{HeaderMap, HeaderValue, Uri, Version};
 
-/// Whether a request names its host and its framing as RFC 9112 wants. HTTP/2 has its own rules, which h2 checks.
+/// Whether a request names its host and its framing as RFC 9112 wants. h2 checks most rules of HTTP/2.
 ///
 /// # Errors
 /// What is wrong with the request.
-pub(super) fn check(version: Version, headers: &HeaderMap) -> Result<(), &'static str> {
+pub(super) fn check(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), &'static str> {
     if version > Version::HTTP_11 {
-        return Ok(());
+        return check_host_of_http2(uri, headers);
     }
     check_host(version, headers)?;
     check_framing(headers)
@@ -25,6 +25,22 @@ fn check_host(version: Version, headers: &HeaderMap) -> Result<(), &'static str>
         (Some(_), Some(_)) => Err("the header Host is given twice"),
         (Some(host), None) if is_host(host) => Ok(()),
         (Some(_), None) => Err("the header Host is not a host with an optional port"),
+    }
+}
+
+/// RFC 9113 section 8.3.1: the host is in `:authority`, or in `Host`, or the same in both.
+fn check_host_of_http2(uri: &Uri, headers: &HeaderMap) -> Result<(), &'static str> {
+    let mut hosts = headers.get_all(HOST).iter();
+    match (uri.authority(), hosts.next(), hosts.next()) {
+        (_, Some(_), Some(_)) => Err("the header Host is given twice"),
+        (None, None, _) => Err("the host is missing: neither :authority nor the header Host names it"),
+        (None, Some(host), _) if !is_host(host) => Err("the header Host is not a host with an optional port"),
+        (Some(authority), Some(host), _)
+            if !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
+        {
+            Err("the header Host names another host than :authority")
+        }
+        _ => Ok(()),
     }
 }
 
@@ -56,6 +72,22 @@ fn check_framing(headers: &HeaderMap) -> Result<(), &'static str> {
 mod tests {
     use super::*;
 
+    /// Checks a request of HTTP/1 to a path.
+    fn check(version: Version, headers: &HeaderMap) -> Result<(), &'static str> {
+        super::check(version, &Uri::from_static("/"), headers)
+    }
+
+    #[test]
+    fn over_http_2_the_host_is_named_once() {
+        let check = |uri, hosts: &[&'static str]| {
+            super::check(Version::HTTP_2, &Uri::from_static(uri), &headers("host", hosts)).is_ok()
+        };
+        let (named, unnamed) = ("https://msg.example:8443/", "/");
+        assert!(check(named, &[]) && check(named, &["MSG.example:8443"]) && check(unnamed, &["msg.example"]));
+        assert!(!check(unnamed, &[]) && !check(unnamed, &["a b"]) && !check(unnamed, &["x", "x"]));
+        assert!(!check(named, &["msg.example"]) && !check(named, &["msg.example:8443", "msg.example:8443"]));
+    }
+
     fn headers(name: &'static str, values: &[&'static str]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for value in values {
@@ -76,10 +108,9 @@ mod tests {
     }
 
     #[test]
-    fn only_http_1_0_and_http_2_may_leave_the_host_out() {
+    fn only_http_1_0_may_leave_the_host_out() {
         let (none, two) = (HeaderMap::new(), headers("host", &["x", "x"]));
         assert_eq!(check(Version::HTTP_10, &none), Ok(()));
-        assert_eq!(check(Version::HTTP_2, &none), Ok(()));
         assert!(check(Version::HTTP_11, &none).is_err_and(|text| text.contains("missing")));
         for version in [Version::HTTP_10, Version::HTTP_11] {
             assert!(check(version, &two).is_err_and(|text| text.contains("twice")));

@@ -126,3 +126,28 @@ async fn a_page_that_the_browser_has_is_not_sent_again() {
         }
     }
 }
+
+/// Two proxies, or a proxy and the broker, may take another one of the two.
+#[tokio::test]
+async fn a_parameter_with_one_value_is_not_given_twice() {
+    let server = TestServer::start().await;
+    server.send("A", "B", json!(1)).await;
+    for target in [
+        "/v1/messages?session=A&session=B&wait=0",
+        "/v1/messages?session=B&after=0&after=9007199254740991&wait=0",
+        "/v1/events?session=A&session=B",
+        "/v1/messages?topic=t&after.t=1&after.t=2&wait=0",
+    ] {
+        let reply = server.get(target).await;
+        assert_eq!((reply.status, reply.code().as_str()), (400, "bad_request"), "{target}");
+        assert!(reply.body.contains("twice"), "{}", reply.body);
+    }
+    let body = json!({ "to": { "session": "B" }, "payload": 2 });
+    assert_eq!(server.post("/v1/messages?session=A&session=B", body).await.status, 400);
+    assert_eq!(server.ws("?session=A&session=B").await.error().await, "bad_request");
+    assert_eq!(server.get("/v1/messages?session=B&wait=0").await.payloads(), [1], "nothing was acknowledged");
+    // A poll of an x0 page is held and answered whatever its address says.
+    let server = TestServer::with(&["--poll-timeout", "200ms"]).await;
+    let reply = server.post(&format!("{}&session=A&session=B", x0_target()), x0_poll("A")).await;
+    assert_eq!((reply.status, reply.body.as_str()), (200, "{\"messages\":null}"));
+}

@@ -49,6 +49,11 @@ async fn pages_of_other_origins_are_refused_unless_configured() {
         let reply = server.http().await.request("POST", &x0_target(), &headers, body).await;
         assert_eq!((reply.status, reply.header("access-control-allow-origin")), (200, "*"));
     }
+    // With two origins, one of them may be the page's.
+    let headers = [("origin", own.as_str()), ("origin", "https://evil.example")];
+    let reply = server.http().await.request("GET", "/v1/messages?session=A&wait=0", &headers, "").await;
+    assert_eq!((reply.status, reply.code().as_str()), (403, "forbidden"));
+    assert_eq!(Ws::with_headers(server.address, "?session=A", &headers).await.closed().await.0, 4503);
     // The request of an image has no `Origin`, but `Sec-Fetch-Site` names another site.
     let headers = [("sec-fetch-site", "cross-site")];
     let reply = server.http().await.request("GET", "/v1/messages?session=B&wait=0", &headers, "").await;

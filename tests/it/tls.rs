@@ -96,6 +96,15 @@ async fn tls_carries_http_1_and_2_and_websockets_over_both() {
     assert_eq!(over_1.payload().await, "from h2");
     over_1.send_to("C", json!("from h1")).await;
     assert_eq!(over_2.payload().await, "from h1");
+    // A host that is named twice, and not the same, is nobody's.
+    for hosts in [&["localhost", "localhost"][..], &["rebind.example"], &["127.0.0.1"]] {
+        let mut two = request("GET", "/healthz");
+        for host in hosts {
+            two = two.header("host", *host);
+        }
+        let refused = soon(sender.send_request(two.body(Empty::new()).unwrap())).await.unwrap();
+        assert_eq!(refused.status(), 400, "{hosts:?}");
+    }
     // Over HTTP/2 the host is in the address. Another one than this broker's is refused.
     let other = |method: &str, target: &str| {
         hyper::Request::builder().method(method).uri(format!("https://rebind.example{target}"))

@@ -26,7 +26,11 @@ impl LegacyCors {
         if allowed.iter().any(|origin| origin == "*") {
             return Self::Any;
         }
-        match headers.get(header::ORIGIN) {
+        let mut origins = headers.get_all(header::ORIGIN).iter();
+        let (origin, another) = (origins.next(), origins.next());
+        match origin {
+            // A browser names one.
+            Some(_) if another.is_some() => Self::Foreign,
             Some(origin)
                 if allowed.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(origin.as_bytes())) =>
             {
@@ -133,6 +137,7 @@ mod tests {
         for (headers, foreign) in [
             (&[("origin", "http://other.test")][..], true),
             (&[("origin", "null")], true),
+            (&[("origin", "http://x0.test"), ("origin", "http://other.test")], true),
             (&[("sec-fetch-site", "cross-site")], true),
             (&[("sec-fetch-site", "same-site")], true),
             (&[("sec-fetch-site", "same-origin")], false),
