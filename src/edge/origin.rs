@@ -1,5 +1,6 @@
 //! Which pages may use this server: the check of a request's origin.
 
+use axum::extract::Request;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Uri, header};
 
@@ -25,6 +26,13 @@ impl<'a> From<&'a Parts> for OriginCheck<'a> {
     }
 }
 
+impl<'a> From<&'a Request> for OriginCheck<'a> {
+    fn from(request: &'a Request) -> Self {
+        let (uri, headers) = (request.uri(), request.headers());
+        Self { uri, headers, peer: peer_of(request.extensions()) }
+    }
+}
+
 impl OriginCheck<'_> {
     /// Whether pages of the origin that the request names may use this server.
     #[must_use]
@@ -41,9 +49,12 @@ impl OriginCheck<'_> {
 
     /// Whether an origin is this server's own, or an allowed one.
     fn is_ours(&self, access: &Access, origin: &str) -> bool {
-        if access.allowed_origins().any(|known| known == "*" || known.eq_ignore_ascii_case(origin)) {
-            return true;
-        }
+        access.allowed_origins().any(|known| known == "*" || known.eq_ignore_ascii_case(origin))
+            || self.is_own(access, origin)
+    }
+
+    /// Whether an origin is this server's own.
+    fn is_own(&self, access: &Access, origin: &str) -> bool {
         // Same origin. Schemes are not compared: a proxy may have changed the scheme.
         let authority = origin.split_once("://").map(|(_, authority)| strip_default_port(authority));
         let host = self.host(access).map(strip_default_port);
@@ -77,6 +88,21 @@ impl OriginCheck<'_> {
         match text("referer") {
             Some(page) => self.is_ours(access, origin_of(page)),
             None => !is_browser(text("user-agent"), text("accept-language"), text("accept")),
+        }
+    }
+
+    /// Whether a net event of the x0 client without an origin comes from one of these, or of this server, or from no
+    /// browser. Any page can cause such a GET with any `Accept`: only its `Referer` and the site tell.
+    #[must_use]
+    pub(crate) fn net_event_allowed(&self, access: &Access, allowed: &[String]) -> bool {
+        let text = |name: &str| self.headers.get(name).and_then(|value| value.to_str().ok());
+        match (text("sec-fetch-site"), text("referer")) {
+            (Some(site), _) => matches!(site, "same-origin" | "none"),
+            (None, Some(page)) => {
+                let origin = origin_of(page);
+                allowed.iter().any(|known| known.eq_ignore_ascii_case(origin)) || self.is_own(access, origin)
+            }
+            (None, None) => !is_browser(text("user-agent"), text("accept-language"), text("accept")),
         }
     }
 

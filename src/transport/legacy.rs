@@ -67,7 +67,7 @@ fn handle(
     request: Request,
 ) -> impl Future<Output = Response> {
     let gateway = &legacy.gateway;
-    let cors = LegacyCors::of(&gateway.config.access, request.method(), request.headers());
+    let cors = LegacyCors::of(&gateway.config.access, &request);
     let held_since = HeldSince::of(&request);
     let source = RequestSource::of(&gateway.config.access, &request);
     let bounds = gateway.body_bounds(gateway.config.max_payload + ENVELOPE, source.holder(gateway));

@@ -92,7 +92,16 @@ async fn a_net_event_of_another_site_is_not_executed_where_origins_are_configure
         assert!(reply.body.contains("--legacy-allow-origin"), "{headers:?}: {}", reply.body);
     }
     assert_eq!(server.get("/v1/messages?session=B&wait=0").await.payloads(), NOTHING);
-    let reply = server.http().await.request("GET", &target, &[json], "").await;
+    // A page may set `Accept` in a `fetch` without CORS.
+    let browser = [json, ("user-agent", "Mozilla/5.0 Firefox/140.0"), ("accept-language", "en")];
+    for referer in [None, Some(("referer", "http://evil.example/"))] {
+        let headers: Vec<_> = browser.into_iter().chain(referer).collect();
+        let reply = server.http().await.request("GET", &target, &headers, "").await;
+        assert!(reply.body.contains("--legacy-allow-origin"), "{referer:?}: {}", reply.body);
+    }
+    let headers: Vec<_> =
+        browser.into_iter().chain([("referer", "http://x0-app.x0.localnet/page")]).collect();
+    let reply = server.http().await.request("GET", &target, &headers, "").await;
     assert!(reply.body.contains("ok"), "the x0 client behind its proxy: {}", reply.body);
     assert_eq!(server.get("/v1/messages?session=B&wait=0").await.payloads().len(), 1);
 }

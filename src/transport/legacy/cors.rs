@@ -1,9 +1,11 @@
 //! Which pages may read the answers to x0 clients.
 
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::response::Response;
 
 use crate::config::Access;
+use crate::edge::OriginCheck;
 use crate::transport::legacy::shape::{LegacyError, LegacyRequest};
 
 const ANY: HeaderValue = HeaderValue::from_static("*");
@@ -21,7 +23,8 @@ pub(super) enum LegacyCors {
 }
 
 impl LegacyCors {
-    pub(super) fn of(access: &Access, method: &Method, headers: &HeaderMap) -> Self {
+    pub(super) fn of(access: &Access, request: &Request) -> Self {
+        let (method, headers) = (request.method(), request.headers());
         let allowed = &access.legacy_allow_origin;
         if allowed.iter().any(|origin| origin == "*") {
             return Self::Any;
@@ -39,7 +42,12 @@ impl LegacyCors {
             Some(_) => Self::Foreign,
             None if is_from_another_site(headers) => Self::Foreign,
             // A net event. Browsers do not name the site to a host of plain HTTP, as x0's is.
-            None if *method == Method::GET && !accepts_json(headers) => Self::Foreign,
+            None if *method == Method::GET
+                && !(accepts_json(headers)
+                    && OriginCheck::from(request).net_event_allowed(access, allowed)) =>
+            {
+                Self::Foreign
+            }
             None => Self::SameOrigin,
         }
     }
@@ -98,6 +106,7 @@ mod tests {
     use crate::message::Seq;
     use crate::transport::testing::{gateway, session};
 
+    const BROWSER: (&str, &str) = ("user-agent", "Mozilla/5.0 (X11; Linux x86_64) Firefox/140.0");
     const ONE: &[&str] = &["--legacy-allow-origin", "http://x0.test"];
 
     fn cors(flags: &[&str], headers: &[(&'static str, &'static str)]) -> LegacyCors {
@@ -105,8 +114,12 @@ mod tests {
     }
 
     fn cors_of(method: &Method, flags: &[&str], headers: &[(&'static str, &'static str)]) -> LegacyCors {
-        let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
-        LegacyCors::of(&gateway(flags).config.access, method, &headers.collect())
+        let mut request =
+            Request::builder().method(method).uri("/python/MsgHandler.py").header("host", "x0.test");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        LegacyCors::of(&gateway(flags).config.access, &request.body(Body::empty()).unwrap())
     }
 
     /// The allowed origin and the `vary` header of an answer.
@@ -160,6 +173,15 @@ mod tests {
             (&[("accept", "application/json"), ("sec-fetch-site", "same-origin")], false),
             (&[("accept", "application/json"), ("sec-fetch-site", "same-site")], true),
             (&[("accept", "*/*"), ("origin", "http://x0.test")], false),
+            // A page may set `Accept`, and may leave out its `Referer`.
+            (&[("accept", "application/json"), ("referer", "http://evil.test/page")], true),
+            (&[("accept", "application/json"), ("referer", "http://x0.test.evil.test/")], true),
+            (&[("accept", "application/json"), BROWSER, ("accept-language", "en")], true),
+            (
+                &[("accept", "application/json"), BROWSER, ("referer", "http://x0.test/page?x=http://y/")],
+                false,
+            ),
+            (&[("accept", "*/*"), ("referer", "http://x0.test/page")], true),
         ] {
             let cors = cors_of(&Method::GET, ONE, headers);
             assert_eq!(cors.is_foreign(), foreign, "{headers:?}");
