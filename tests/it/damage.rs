@@ -285,3 +285,57 @@ async fn check_reports_what_a_store_holds_and_changes_nothing() {
         assert!((bytes("store.db"), bytes("store.db-wal")) == before, "crash: {crash}");
     }
 }
+
+/// A reader that brings a position and no epoch is told once that messages may be missing after it, at each door, and gets
+/// the intact ones.
+#[tokio::test]
+async fn a_position_without_its_epoch_is_told_a_loss_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, backup) = (dir.path().join("store"), dir.path().join("backup"));
+    let to_all = async |server: &TestServer, n: u64| {
+        let mut seqs = [0; 3];
+        for (seq, session) in seqs.iter_mut().zip(["B", "C", "D"]) {
+            *seq = server.send("A", session, json!(n)).await;
+        }
+        seqs
+    };
+    let server = TestServer::at(&store, &[]).await;
+    let first = to_all(&server, 1).await;
+    let second = to_all(&server, 2).await;
+    server.stop().await;
+    copy(&store, &backup);
+    let server = TestServer::at(&store, &[]).await;
+    let lost = to_all(&server, 3).await;
+    server.stop().await;
+    let server = TestServer::at(&backup, &[]).await;
+    // On a socket, after the intact message and before what comes later.
+    let mut socket = server.ws(&format!("?session=B&after={}", first[0])).await;
+    assert_eq!(socket.recv().await["type"], "welcome");
+    assert_eq!(socket.payload().await, 2);
+    let gap = socket.recv().await;
+    assert_eq!((&gap["from"], &gap["reason"]), (&json!(second[0]), &json!("lost")), "{gap}");
+    let through = gap["to"].as_u64().unwrap();
+    assert!(through > lost[2]);
+    // On a stream, to a reader who had what is lost.
+    let mut events = Events::open(&server, "?session=C", Some(lost[1])).await;
+    assert_eq!(events.next().await.name, "welcome");
+    let told = events.next().await;
+    assert_eq!(told.name, "gap");
+    assert_eq!((&told.data["to"], &told.data["reason"]), (&json!(through), &json!("lost")), "{told:?}");
+    to_all(&server, 4).await;
+    assert_eq!(socket.payload().await, 4);
+    assert_eq!(events.next().await.data["payload"], 4);
+    // By polls: what comes after the gap is told without it.
+    let polled = server.get(&format!("/v1/messages?session=D&after={}&wait=0", second[2])).await;
+    assert_eq!(polled.payloads(), [4]);
+    let gap = &polled.json()["gaps"][0];
+    assert_eq!((&gap["to"], &gap["reason"]), (&json!(through), &json!("lost")), "{gap}");
+    let polled = server.get(&format!("/v1/messages?session=D&after={through}&wait=0")).await;
+    assert_eq!(polled.payloads(), [4]);
+    assert!(polled.json()["gaps"].as_array().is_none_or(Vec::is_empty), "{}", polled.body);
+    // What the broker remembers of it survives a restart.
+    server.kill().await;
+    let server = TestServer::at(&backup, &[]).await;
+    let polled = server.get(&format!("/v1/messages?session=B&after={}&wait=0", second[0])).await;
+    assert_eq!(polled.json()["gaps"][0]["reason"], "lost", "{}", polled.body);
+}

@@ -12,6 +12,7 @@
 //! | `directory` | one row for each registered session |
 //! | `state` | one row, changed by every commit: how many messages there are, and a sum of their seqs |
 //! | `clock` | one row: what the machine's clock and the store's showed at the last use |
+//! | `loss` | one row, if anything was lost: up to which seq messages may be missing |
 //! | `store` | one row: epoch, first seq, the secret of the ids, a number of the file (`file_id.rs`) |
 //!
 //! A store of format 1 is converted when it is opened for writing. Its ids have no content hash, and its registrations
@@ -28,6 +29,7 @@ use crate::engine::Registration;
 use crate::engine::embedded::dedup::SendId;
 use crate::engine::embedded::index::{Floor, Pending, PlannedChange, Waiter};
 use crate::engine::embedded::rows::clock::{CLOCK_TABLE, ClockReading};
+use crate::engine::embedded::rows::loss::{LOSS_TABLE, write_loss};
 use crate::engine::embedded::rows::message::{self, INSERT, MessageRow};
 use crate::engine::embedded::rows::registration::write_registration;
 use crate::engine::embedded::rows::store::{StoreIdentity, StoreTotals};
@@ -155,11 +157,12 @@ impl Disk {
         identity.write(&self.connection)
     }
 
-    /// Begins another epoch, whose seqs are above `newest`.
+    /// Begins another epoch, whose seqs are above `newest`. Messages up to there may be missing.
     pub(super) fn renew(&mut self, identity: &StoreIdentity, newest: Seq) -> rusqlite::Result<()> {
         self.totals.newest = to_sql_int(newest.0);
         let transaction = self.connection.unchecked_transaction()?;
         identity.write(&transaction)?;
+        write_loss(&transaction, newest)?;
         self.totals.write(&transaction)?;
         transaction.commit()
     }
@@ -234,6 +237,7 @@ impl Disk {
 /// Brings a store of an older format to this one, in one transaction. Tables that older versions do without are made.
 fn convert(store: &Connection) -> Result<(), ReadError> {
     store.execute_batch(CLOCK_TABLE)?;
+    store.execute_batch(LOSS_TABLE)?;
     let found: i64 = store.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if found != 1 {
         return Ok(());

@@ -79,6 +79,8 @@ pub(super) struct Index {
     newest: Seq,
     /// Up to here everything is committed or refused. What is above cannot be seen.
     committed: Seq,
+    /// Up to here messages may be missing, without a trace of them; [`Seq::START`] if none are.
+    lost: Seq,
     logs: AddressLogs,
     queue: CommitQueue,
     dedup: Dedup,
@@ -113,6 +115,7 @@ impl Index {
             handles: handles.clone(),
             newest,
             committed: newest,
+            lost: Seq::START,
             logs: AddressLogs::new(forgotten, settings.tallied()),
             queue: CommitQueue::new(settings.queue),
             dedup: Dedup::new(millis(settings.dedup_window), settings.dedup_ids),
@@ -403,7 +406,7 @@ impl Index {
     /// See [`crate::engine::Engine::read`].
     pub(super) fn read(&self, address: &Address, after: Seq, limit: usize) -> ReadPlan {
         let (committed, now) = (self.committed, self.clock.now());
-        let request = ReadRequest { address, after, limit, committed, now };
+        let request = ReadRequest { address, after, limit, committed, now, lost: self.lost };
         match self.logs.get(address) {
             Some(log) => ReadPlan::of(log, self.logs.holes(), &request, |seq| self.backing.get(seq)),
             None => ReadPlan::nothing(&request, self.logs.forgotten()),
@@ -725,7 +728,8 @@ impl Index {
 
     /// See [`crate::engine::Engine::position`].
     pub(super) fn position(&self, address: &Address) -> Position {
-        self.logs.position(address, self.committed)
+        let position = self.logs.position(address, self.committed);
+        Position { expired: position.expired.max(self.lost), ..position }
     }
 
     /// The newest seq anyone can have seen.

@@ -12,6 +12,7 @@ use crate::engine::embedded::disk::open::{self, APPLICATION, FORMAT};
 use crate::engine::embedded::files::Files;
 use crate::engine::embedded::index::{IndexBuilder, RestoredMessage, stored_cost};
 use crate::engine::embedded::rows::clock::ClockReading;
+use crate::engine::embedded::rows::loss::read_loss;
 use crate::engine::embedded::rows::message::{MessageRow, scan};
 use crate::engine::embedded::rows::registration::read_directory;
 use crate::engine::embedded::rows::store::{StoreIdentity, StoreTotals};
@@ -64,6 +65,7 @@ pub(super) fn load(files: &Files, durability: Durability, settings: Settings) ->
     let clock = StoreClock::begin(settings.clock, last_reading);
     let seqs = (seq(totals.newest), seq(totals.forgotten));
     let mut index = IndexBuilder::new(settings, clock.clone(), &identity.secret, seqs);
+    index.lost_through(read_loss(disk.connection())?);
     index.reserve_ids(disk.count_ids()?);
     disk.read_ids(clock.now(), |id, seq, until| index.restore_id(id, seq, until))?;
     disk.read_floors(|address, floor| index.restore_floor(&address, floor))?;

@@ -170,6 +170,7 @@ fn continue_or_renew(
     identity.epoch = random_epoch();
     disk.renew(identity, newest).map_err(|error| files.sqlite(error))?;
     index.resume_after(newest);
+    index.lost_through(newest);
     let aside = aside.map(|path| path.display().to_string());
     tracing::error!(
         why,

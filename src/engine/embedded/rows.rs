@@ -5,6 +5,7 @@
 use crate::message::{Address, SessionId, TopicName};
 
 pub(super) mod clock;
+pub(super) mod loss;
 pub(super) mod message;
 pub(super) mod registration;
 pub(super) mod store;

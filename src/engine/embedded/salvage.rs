@@ -14,6 +14,7 @@ use crate::engine::embedded::place::ASIDE;
 use crate::engine::embedded::private::{self, remove};
 use crate::engine::embedded::rows::ReadError;
 use crate::engine::embedded::rows::clock::ClockReading;
+use crate::engine::embedded::rows::loss::{read_loss, write_loss};
 use crate::engine::embedded::rows::message::{INSERT_IF_ABSENT, insertion, scan_intact};
 use crate::engine::embedded::rows::registration::{read_directory, write_registration};
 use crate::engine::embedded::rows::store::{StoreIdentity, StoreTotals};
@@ -81,6 +82,9 @@ fn copy(views: &[Connection], to: &Connection) -> Result<StoreTotals, CopyError>
     copy_registrations(views.first(), to, &mut saved);
     if let Some(reading) = views.iter().find_map(|view| ClockReading::read(view).ok().flatten()) {
         reading.write(to)?;
+    }
+    if let Some(through) = views.iter().find_map(|view| read_loss(view).ok()) {
+        write_loss(to, through)?;
     }
     saved.newest = saved.newest.max(counted.map_or(0, |counted| counted.newest));
     saved.forgotten = saved.newest;

@@ -6,6 +6,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::engine::embedded::rows::clock::CLOCK_TABLE;
+use crate::engine::embedded::rows::loss::LOSS_TABLE;
 use crate::engine::embedded::rows::store::{StoreIdentity, StoreTotals};
 use crate::engine::embedded::rows::to_sql_int;
 use crate::engine::embedded::storage::Durability;
@@ -119,6 +120,7 @@ fn fill<E: From<rusqlite::Error>>(
     let transaction = connection.unchecked_transaction()?;
     transaction.execute_batch(SCHEMA)?;
     transaction.execute_batch(CLOCK_TABLE)?;
+    transaction.execute_batch(LOSS_TABLE)?;
     transaction.pragma_update(None, "application_id", APPLICATION)?;
     transaction.pragma_update(None, "user_version", FORMAT)?;
     identity.write(&transaction)?;

@@ -40,6 +40,11 @@ impl IndexBuilder {
         Self { index, unsent_receipts: Vec::new() }
     }
 
+    /// Messages up to here may be missing.
+    pub(crate) fn lost_through(&mut self, through: Seq) {
+        self.index.lost = through;
+    }
+
     /// This many ids are going to be restored.
     pub(crate) fn reserve_ids(&mut self, ids: usize) {
         self.index.dedup.reserve(ids);

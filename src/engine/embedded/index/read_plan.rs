@@ -71,6 +71,8 @@ pub(super) struct ReadRequest<'a> {
     pub(super) committed: Seq,
     /// Messages that expire until then are told as a gap. Unix milliseconds.
     pub(super) now: u64,
+    /// Messages up to here may be missing, without a trace of them.
+    pub(super) lost: Seq,
 }
 
 impl ReadRequest<'_> {
@@ -151,6 +153,8 @@ impl ReadPlan {
     /// Nothing is stored; everything up to `forgotten` may have been.
     pub(super) fn nothing(request: &ReadRequest<'_>, forgotten: Seq) -> Self {
         let mut plan = Self { cursor: request.after, ..Self::default() };
+        // One gap is told, not two.
+        plan.skip(request.lost, GapReason::Lost);
         plan.skip(forgotten, GapReason::Acknowledged);
         plan
     }
@@ -178,6 +182,9 @@ impl ReadPlan {
                 return plan;
             }
             plan.skip(expired, GapReason::Expired);
+            if entry.seq > request.lost {
+                plan.skip(request.lost, GapReason::Lost);
+            }
             bytes += entry.bytes as usize;
             plan.slots.push(match at_hand(entry.seq) {
                 Some(publication) => ReadSlot::Ready(Item::Message(Arc::clone(publication))),
@@ -186,6 +193,7 @@ impl ReadPlan {
             plan.cursor = entry.seq;
         }
         plan.skip(expired.max(log.expired_since_last()), GapReason::Expired);
+        plan.skip(request.lost, GapReason::Lost);
         plan
     }
 
@@ -226,9 +234,18 @@ mod tests {
     }
 
     fn read(log: &AddressLog, holes: &Holes, after: u64, limit: usize) -> (Vec<String>, u64, bool) {
-        let request =
-            ReadRequest { address: &mailbox(), after: Seq(after), limit, committed: Seq(8), now: 10 };
-        let plan = ReadPlan::of(log, holes, &request, |_| None);
+        let request = ReadRequest {
+            address: &mailbox(),
+            after: Seq(after),
+            limit,
+            committed: Seq(8),
+            now: 10,
+            lost: Seq::START,
+        };
+        describe(&ReadPlan::of(log, holes, &request, |_| None))
+    }
+
+    fn describe(plan: &ReadPlan) -> (Vec<String>, u64, bool) {
         let told = plan.slots.iter().map(|slot| match slot {
             ReadSlot::OnDisk { seq, .. } => seq.to_string(),
             ReadSlot::Ready(Item::Gap(gap)) => format!("{}-{} {:?}", gap.from, gap.to, gap.reason),
@@ -267,6 +284,28 @@ mod tests {
     }
 
     #[test]
+    fn what_may_be_lost_is_told_once_after_what_is_intact() {
+        let mut holes = Holes::default();
+        let told = |log: &AddressLog, holes: &Holes, after| {
+            let request = ReadRequest {
+                address: &mailbox(),
+                after: Seq(after),
+                limit: 9,
+                committed: Seq(8),
+                now: 10,
+                lost: Seq(5),
+            };
+            describe(&ReadPlan::of(log, holes, &request, |_| None)).0
+        };
+        let mut log = log(&[(1, 99), (3, 99)], &mut holes);
+        assert_eq!(told(&log, &holes, 1), strings(&["3", "3-5 Lost"]));
+        assert_eq!(told(&log, &holes, 4), strings(&["4-5 Lost"]));
+        log.push(LogEntry::new(Seq(7), 99, 1), &mut holes);
+        assert_eq!(told(&log, &holes, 1), strings(&["3", "3-5 Lost", "7"]));
+        assert_eq!(told(&log, &holes, 5), strings(&["7"]));
+    }
+
+    #[test]
     fn a_limit_ends_the_read_before_a_message_and_before_its_gap() {
         let mut holes = Holes::default();
         let log = log(&[(1, 99), (2, 99), (3, 5), (4, 99)], &mut holes);
@@ -285,8 +324,14 @@ mod tests {
     fn room_is_taken_by_size_and_the_plan_ends_where_there_is_none() {
         let (mut holes, budget) = (Holes::default(), Budget::new(1_000_000));
         let log = log(&[(1, 99), (2, 99), (3, 5), (4, 99)], &mut holes);
-        let request =
-            ReadRequest { address: &mailbox(), after: Seq::START, limit: 9, committed: Seq(8), now: 10 };
+        let request = ReadRequest {
+            address: &mailbox(),
+            after: Seq::START,
+            limit: 9,
+            committed: Seq(8),
+            now: 10,
+            lost: Seq::START,
+        };
         let plan = || ReadPlan::of(&log, &holes, &request, |_| None);
         let (mut first, mut second) = (plan(), plan());
         assert_eq!((first.reserve(&budget, None), budget.used()), (Ok(()), 800_000));
@@ -304,7 +349,14 @@ mod tests {
 
     #[test]
     fn what_was_forgotten_is_told_as_acknowledged() {
-        let request = ReadRequest { address: &mailbox(), after: Seq(3), limit: 1, committed: Seq(9), now: 1 };
+        let request = ReadRequest {
+            address: &mailbox(),
+            after: Seq(3),
+            limit: 1,
+            committed: Seq(9),
+            now: 1,
+            lost: Seq::START,
+        };
         let plan = ReadPlan::nothing(&request, Seq(5));
         assert_eq!((plan.slots.len(), plan.cursor, plan.more), (1, Seq(5), false));
         assert_eq!(ReadPlan::nothing(&request, Seq(2)).slots.len(), 0);
