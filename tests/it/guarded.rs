@@ -85,15 +85,29 @@ impl Guarded {
     }
 
     pub async fn with(args: &[&str]) -> Self {
+        let (dir, args) = Self::prepare(args);
+        let server = Self::run(&dir, &args).await;
+        Self { server, dir, args }
+    }
+
+    /// One that meets these faults.
+    pub async fn with_faults(faults: &Faults, args: &[&str]) -> Self {
+        let (dir, args) = Self::prepare(args);
+        let all: Vec<&str> = args.iter().map(String::as_str).collect();
+        let server = faults.server(&dir.path().join("store"), &all).await;
+        Self { server, dir, args }
+    }
+
+    /// Its files and its arguments.
+    fn prepare(args: &[&str]) -> (TempDir, Vec<String>) {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("secret"), SECRET).unwrap();
         std::fs::write(dir.path().join("keys.toml"), key_file()).unwrap();
         let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
         let (secret, keys) = (path("secret"), path("keys.toml"));
         let own = ["--auth", "token", "--token-key-file", &secret, "--api-key-file", &keys];
-        let args: Vec<String> = own.iter().chain(args).map(|arg| (*arg).to_owned()).collect();
-        let server = Self::run(&dir, &args).await;
-        Self { server, dir, args }
+        let args = own.iter().chain(args).map(|arg| (*arg).to_owned()).collect();
+        (dir, args)
     }
 
     async fn run(dir: &TempDir, args: &[String]) -> TestServer {

@@ -1,5 +1,7 @@
 //! Fair shares: one author cannot take what all others need.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::common::*;
@@ -152,4 +154,49 @@ async fn bytes_count_in_the_rate_and_every_door_pays_for_each_mailbox() {
     assert_eq!(first.json()["status"], "ok", "{}", first.body);
     let second = http.post(&x0_target(), send(2)).await;
     assert_eq!((second.status, &second.json()["error"]), (200, &json!(true)), "{}", second.body);
+}
+
+/// While the disk does not answer, what one author sends to its 100 sessions takes its share of the queue. All others are stored
+/// as soon as the disk goes on.
+#[tokio::test]
+async fn an_author_that_fills_the_queue_leaves_room_to_others() {
+    let faults = Faults::new();
+    let rates = ["--send-rate", "0", "--send-bytes-rate", "0", "--memory-budget", "64MiB"];
+    let server = Guarded::with_faults(&faults, &rates).await;
+    for n in 0..100 {
+        server.register(&format!("ann-{n}"), json!({ "user": "ann", "ttl": 3600 })).await;
+    }
+    let mut others = Vec::new();
+    for n in 0..100 {
+        others.push(server.welcomed(&sender(&format!("user-{n}"))).await);
+    }
+    let bearer = token_with("ann", "ann-0", json!({ "send": ["*"] }));
+    let mut ann = server.welcomed(&bearer).await;
+    faults.set("sync-hangs", "");
+    let large = "x".repeat(1_000_000);
+    ann.send(json!({ "type": "send", "id": "1", "to": { "user": "ann" }, "payload": large })).await;
+    // A send that finds the share of the author taken is refused at once; one before that waits for the disk.
+    let refusal = soon(async {
+        loop {
+            let send = of_size(json!({ "topic": "ann" }), 10);
+            let call = server.call("POST", "/v1/messages", &bearer, send);
+            if let Ok(reply) = tokio::time::timeout(Duration::from_millis(100), call).await {
+                return reply;
+            }
+        }
+    });
+    let refusal = refusal.await;
+    assert_eq!((refusal.status, refusal.code()), (429, "quota_exceeded".to_owned()), "{}", refusal.body);
+    assert!(refusal.body.contains("--append-queue"), "{}", refusal.body);
+    for (n, other) in others.iter_mut().enumerate() {
+        let to = json!({ "topic": format!("t{n}") });
+        other.send(json!({ "type": "send", "id": "1", "to": to, "payload": n })).await;
+        // The send is taken and not refused when the answer comes.
+        other.ping().await;
+    }
+    faults.clear("sync-hangs");
+    for other in &mut others {
+        let answer = other.recv().await;
+        assert_eq!(answer["type"], "sent", "{answer}");
+    }
 }
