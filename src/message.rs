@@ -9,6 +9,7 @@ mod item;
 mod name;
 mod publication;
 mod seq;
+mod shared_text;
 
 pub use address::{Address, Author};
 pub(crate) use content::ReceiptFields;
@@ -16,6 +17,7 @@ pub use content::{Kind, Message, Outcome};
 pub use item::{Gap, GapReason, Item};
 pub use name::{Handle, MessageId, NameError, SenderName, SessionId, TopicName, UserId};
 pub(crate) use name::{MAX_NAME, taken_name};
+pub(crate) use publication::Draft;
 pub use publication::Publication;
-pub(crate) use publication::{Draft, hold};
 pub use seq::{Epoch, Seq};
+pub(crate) use shared_text::SharedText;

@@ -1,6 +1,6 @@
 //! JSON answers.
 
-use axum::body::Bytes;
+use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -15,7 +15,7 @@ pub(crate) fn json(status: StatusCode, body: impl Into<String>) -> Response {
 }
 
 /// The same, of a body that ends in its newline already.
-pub(crate) fn json_line(status: StatusCode, body: Bytes) -> Response {
+pub(crate) fn json_line(status: StatusCode, body: Body) -> Response {
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),

@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, Weak};
 
-use axum::body::Bytes;
 use axum::extract::ws::Utf8Bytes;
 use serde::Serialize;
 use utoipa::openapi::schema::{AllOfBuilder, AnyOfBuilder, ObjectBuilder, SchemaType};
@@ -232,7 +231,7 @@ impl Publication {
     }
 
     /// Whether its bytes count in the memory budget.
-    fn is_large(&self) -> bool {
+    pub(crate) fn is_large(&self) -> bool {
         self.large.is_some()
     }
 
@@ -270,6 +269,11 @@ impl Publication {
         }
     }
 
+    /// Where the payload begins in the frame.
+    pub(crate) fn payload_start(&self) -> usize {
+        self.payload_start
+    }
+
     /// The payload of the message that was encoded, also for a receipt.
     pub(crate) fn stored_payload(&self) -> Cow<'_, str> {
         match self.kind {
@@ -277,18 +281,6 @@ impl Publication {
             Kind::Receipt => Cow::Owned(format!("{{{}", &self.frame.as_str()[self.payload_start..])),
         }
     }
-}
-
-/// Text that was made from these publications. Their bytes count in the memory budget until it is dropped.
-pub(crate) fn hold(text: String, mut publications: Vec<Arc<Publication>>) -> Bytes {
-    struct Held(String, #[expect(dead_code, reason = "it is held")] Vec<Arc<Publication>>);
-    impl AsRef<[u8]> for Held {
-        fn as_ref(&self) -> &[u8] {
-            self.0.as_bytes()
-        }
-    }
-    publications.retain(|publication| publication.is_large());
-    if publications.is_empty() { text.into() } else { Bytes::from_owner(Held(text, publications)) }
 }
 
 #[cfg(test)]
@@ -398,11 +390,6 @@ mod tests {
         drop((one, other));
         assert_eq!(budget.used(), 0);
         drop(deliver(&second).unwrap());
-        // Nor is there while an answer made from the first one waits to be written.
-        let answer = hold("an answer".to_owned(), vec![deliver(&origin).unwrap()]);
-        assert_eq!(answer, "an answer");
-        assert!(deliver(&second).is_none());
-        drop(answer);
         // A small one is not counted.
         let small = Arc::new(Publication::encode(&mailbox, Some(Seq(3)), &message(None, "1")));
         assert!(Arc::ptr_eq(&small, &small.delivery(|_| None).unwrap()));

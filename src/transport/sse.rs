@@ -7,21 +7,23 @@ use std::convert::Infallible;
 use std::fmt::Write;
 use std::sync::Arc;
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, header};
 use axum::response::{IntoResponse, Response};
-use futures::stream;
-use tokio::time::{Instant, sleep};
+use futures::stream::{self, StreamExt};
+use tokio::time::{Instant, sleep, timeout};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::budget::Holder;
 use crate::edge::{ApiRequest, Caller, Gateway, Refusal, Refused, SessionPolicy};
 use crate::engine::EngineError;
 use crate::hub::Transport;
 use crate::limits::ConnectionPermit;
-use crate::message::{Epoch, Item, Kind, Publication, Seq, SessionId, TopicName, hold};
+use crate::link::WRITE_TIMEOUT;
+use crate::message::{Epoch, Item, Kind, Publication, Seq, SessionId, SharedText, TopicName};
 use crate::protocol::{Resume, ServerFrame};
 use crate::subscriber::Subscriber;
 use crate::transport::reading::{ReadFailures, acknowledge_cursor, check_cursor, next_item, proof_left};
@@ -29,6 +31,12 @@ use crate::transport::topics::TopicReaders;
 
 /// Bytes after which a chunk takes no more events.
 const CHUNK: usize = 16 * 1024;
+
+/// Bytes of an event for each line of its data: the name of the field, and the end of the line.
+const LINE: usize = "data: \n".len();
+
+/// A comment.
+const STILL_HERE: &str = ": still here\n\n";
 
 /// The routes of this transport.
 pub(crate) fn routes(gateway: Arc<Gateway>) -> OpenApiRouter {
@@ -78,7 +86,6 @@ pub(crate) async fn events(State(gateway): State<Arc<Gateway>>, head: Parts) -> 
         topics: TopicReaders::default(),
         pending,
         read_failures: ReadFailures::default(),
-        sending: Vec::new(),
         last_prolonged: Instant::now(),
         _permit: permit,
     };
@@ -114,8 +121,6 @@ struct EventStream {
     /// Events to be written first.
     pending: String,
     read_failures: ReadFailures,
-    /// The messages of the next chunk.
-    sending: Vec<Arc<Publication>>,
     /// When the registration of the caller's session was last prolonged.
     last_prolonged: Instant,
     /// Counts the connection for its address.
@@ -135,13 +140,13 @@ impl EventStream {
     fn into_response(self) -> Response {
         let chunks = stream::unfold(self, async |mut stream| {
             let chunk = stream.next_chunk().await?;
-            Some((Ok::<_, Infallible>(chunk), stream))
+            Some((stream::iter(chunk.into_pieces()), stream))
         });
-        event_stream(Body::from_stream(chunks))
+        event_stream(Body::from_stream(chunks.flatten().map(Ok::<_, Infallible>)))
     }
 
     /// The next events that are ready, or a comment after a heartbeat without any. `None` at the end of the stream.
-    async fn next_chunk(&mut self) -> Option<Bytes> {
+    async fn next_chunk(&mut self) -> Option<SharedText> {
         // The connection asks for a chunk when it has taken the one before.
         if let Some(mailbox) = &mut self.mailbox {
             mailbox.mark_sent(mailbox.delivered());
@@ -150,19 +155,20 @@ impl EventStream {
                 return None;
             }
         }
-        let mut chunk = std::mem::take(&mut self.pending);
+        let mut chunk = SharedText::default();
+        chunk.push_str(&std::mem::take(&mut self.pending));
         if chunk.is_empty() {
-            chunk = self.wait().await?;
+            self.wait(&mut chunk).await?;
         }
         while chunk.len() < CHUNK {
             let Some((topic, item)) = self.topics.try_next_after(self.mailbox.as_mut()) else { break };
-            chunk.push_str(&self.event_of(topic.as_ref(), item));
+            self.push_event(&mut chunk, topic.as_ref(), item).await?;
         }
-        Some(hold(chunk, std::mem::take(&mut self.sending)))
+        Some(chunk)
     }
 
     /// Waits for an item, at most for a heartbeat. `None` at the end of the stream.
-    async fn wait(&mut self) -> Option<String> {
+    async fn wait(&mut self, chunk: &mut SharedText) -> Option<()> {
         let heartbeat = self.gateway.config.heartbeat;
         let left = proof_left(&self.gateway, &self.caller);
         if left.is_zero() {
@@ -171,30 +177,62 @@ impl EventStream {
         if self.last_prolonged.elapsed() >= heartbeat {
             self.prolong();
         }
-        tokio::select! {
-            item = next_item(self.mailbox.as_mut()) => Some(self.event_of(None, item?)),
-            (topic, item) = self.topics.next() => Some(self.event_of(Some(&topic), item)),
-            () = sleep(heartbeat.min(left)) => Some(still_here()),
-            () = self.gateway.shutdown.cancelled() => None,
-        }
+        let (topic, item) = tokio::select! {
+            item = next_item(self.mailbox.as_mut()) => (None, item?),
+            (topic, item) = self.topics.next() => (Some(topic), item),
+            () = sleep(heartbeat.min(left)) => {
+                chunk.push_str(STILL_HERE);
+                return Some(());
+            }
+            () = self.gateway.shutdown.cancelled() => return None,
+        };
+        self.push_event(chunk, topic.as_ref(), item).await
     }
 
-    /// The event of an item. A failure that was told a moment ago is a comment, since a chunk is not empty.
-    fn event_of(&mut self, topic: Option<&TopicName>, item: Result<Item, EngineError>) -> String {
-        let item = match item {
-            Ok(item) => item,
+    /// Adds the event of an item; `None` at the end of the stream. A failure that was told a moment ago is a comment, since a chunk is not empty.
+    async fn push_event(
+        &mut self,
+        chunk: &mut SharedText,
+        topic: Option<&TopicName>,
+        item: Result<Item, EngineError>,
+    ) -> Option<()> {
+        match item {
             // Not named `error`: a browser would take it for the end of the connection.
-            Err(error) => {
-                let refusal = self.read_failures.note(error);
-                return refusal
-                    .map_or_else(still_here, |refusal| event(Some("failure"), None, &refusal.frame(None)));
+            Err(error) => match self.read_failures.note(error) {
+                Some(refusal) => chunk.push_str(&event(Some("failure"), None, &refusal.frame(None))),
+                None => chunk.push_str(STILL_HERE),
+            },
+            Ok(Item::Message(message)) if message.is_large() => {
+                return self.push_large(chunk, topic, message).await;
             }
-        };
-        let event = event_of(topic, &item, || self.gateway.broker.epoch());
-        if let Item::Message(message) = item {
-            self.sending.push(message);
+            Ok(item) => chunk.push_str(&event_of(topic, &item, || self.gateway.broker.epoch())),
         }
-        event
+        Some(())
+    }
+
+    /// Adds a large message. It is shared with the chunk if it is one line. Otherwise each line gets a prefix, and the event waits
+    /// for room in the memory budget. `None` if there is none: it holds room itself, so the stream ends, and the reader comes
+    /// back.
+    async fn push_large(
+        &mut self,
+        chunk: &mut SharedText,
+        topic: Option<&TopicName>,
+        message: Arc<Publication>,
+    ) -> Option<()> {
+        let frame = message.frame().as_str();
+        let lines = frame.split(['\n', '\r']).count();
+        if lines == 1 {
+            chunk.push_str(&fields(None, message.seq().filter(|_| topic.is_none())));
+            chunk.push_str("data: ");
+            chunk.push_frame(&message);
+            chunk.push_str("\n\n");
+            return Some(());
+        }
+        let room = self.gateway.budget.acquire(Holder::Proved, frame.len() + lines * LINE);
+        let permit = timeout(WRITE_TIMEOUT, room).await.ok()?;
+        let event = event_of(topic, &Item::Message(message), || self.gateway.broker.epoch());
+        chunk.push_counted(event, permit);
+        Some(())
     }
 
     fn prolong(&mut self) {
@@ -203,11 +241,6 @@ impl EventStream {
             self.gateway.prolong(client);
         }
     }
-}
-
-/// A comment.
-fn still_here() -> String {
-    ": still here\n\n".to_owned()
 }
 
 fn event_of(topic: Option<&TopicName>, item: &Item, epoch: impl FnOnce() -> Epoch) -> String {
@@ -222,16 +255,23 @@ fn event_of(topic: Option<&TopicName>, item: &Item, epoch: impl FnOnce() -> Epoc
     }
 }
 
+/// The fields of an event before its data.
+fn fields(name: Option<&str>, id: Option<Seq>) -> String {
+    let mut fields = String::new();
+    if let Some(name) = name {
+        _ = writeln!(fields, "event: {name}");
+    }
+    if let Some(id) = id {
+        _ = writeln!(fields, "id: {id}");
+    }
+    fields
+}
+
 /// One event. A payload may have line breaks between its tokens: each line becomes a `data` field, and the browser joins
 /// them again (HTML standard, section 9.2.6).
 fn event(name: Option<&str>, id: Option<Seq>, data: &str) -> String {
-    let mut event = String::with_capacity(data.len() + 48);
-    if let Some(name) = name {
-        _ = writeln!(event, "event: {name}");
-    }
-    if let Some(id) = id {
-        _ = writeln!(event, "id: {id}");
-    }
+    let mut event = fields(name, id);
+    event.reserve_exact(data.len() + 48);
     for line in data.split(['\n', '\r']) {
         _ = writeln!(event, "data: {line}");
     }

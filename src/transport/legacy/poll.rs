@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Bytes;
+use axum::body::Body;
 use tokio::time::Instant;
 
 use crate::config::Auth;
-use crate::message::{Handle, Item, Kind, Publication, Seq, SessionId, hold};
+use crate::message::{Handle, Item, Kind, Publication, Seq, SessionId, SharedText};
 use crate::subscriber::Subscriber;
 use crate::transport::lease::Claim;
 use crate::transport::legacy::Legacy;
 use crate::transport::legacy::answer::NOTHING;
-use crate::transport::legacy::payload::with_sender;
+use crate::transport::legacy::payload::{Part, parts_with_sender};
 use crate::transport::legacy::reader::{LegacyReader, PEER_TIMEOUT};
 use crate::transport::legacy::source::RequestSource;
 
@@ -34,7 +34,7 @@ impl Legacy {
         source: &RequestSource,
         ack: Option<Seq>,
         deadline: Instant,
-    ) -> Bytes {
+    ) -> Body {
         let Some(deadline) = self.registered(session, source, deadline).await else {
             return NOTHING.into();
         };
@@ -104,7 +104,7 @@ impl Legacy {
         claim: &mut Claim<LegacyReader>,
         source: &RequestSource,
         deadline: Instant,
-    ) -> Bytes {
+    ) -> Body {
         let first_seq = first.seq();
         let end = match first_seq {
             Some(seq) => tokio::select! {
@@ -135,40 +135,46 @@ fn message_of(item: Item) -> Option<Arc<Publication>> {
 
 /// The body of an answer with messages.
 struct AnswerBody {
-    json: String,
-    messages: Vec<Arc<Publication>>,
+    json: SharedText,
+    messages: usize,
 }
 
 impl AnswerBody {
     fn new(first: Arc<Publication>) -> Self {
-        let mut body = Self { json: r#"{"messages":["#.to_owned(), messages: Vec::new() };
-        body.push(first);
+        let mut body = Self { json: SharedText::default(), messages: 0 };
+        body.json.push_str(r#"{"messages":["#);
+        body.push(&first);
         body
     }
 
-    fn push(&mut self, message: Arc<Publication>) {
-        if !self.messages.is_empty() {
-            self.json.push(',');
+    fn push(&mut self, message: &Arc<Publication>) {
+        if self.messages > 0 {
+            self.json.push_str(",");
         }
-        self.json.push_str(&with_sender(message.payload(), message.from()));
-        self.messages.push(message);
+        for part in parts_with_sender(message.payload(), message.from()) {
+            match part {
+                Part::Payload(range) => self.json.push_payload(message, range),
+                Part::Text(text) => self.json.push_str(&text),
+            }
+        }
+        self.messages += 1;
     }
 
     /// Adds what the subscriber has ready, up to position `end`.
     fn fill(&mut self, subscriber: &mut Subscriber, end: Option<Seq>) {
-        while self.messages.len() < MAX_MESSAGES
+        while self.messages < MAX_MESSAGES
             && self.json.len() < ENOUGH_BYTES
             && end.is_none_or(|end| subscriber.delivered() < end)
         {
             let Some(item) = subscriber.try_next() else { break };
             if let Some(message) = message_of(item) {
-                self.push(message);
+                self.push(&message);
             }
         }
     }
 
-    fn finish(mut self, through: Seq) -> Bytes {
+    fn finish(mut self, through: Seq) -> Body {
         self.json.push_str(&format!(r#"],"seq":{through}}}"#));
-        hold(self.json, self.messages)
+        self.json.into()
     }
 }

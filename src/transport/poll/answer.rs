@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use crate::edge::encode;
 use crate::grant::Client;
-use crate::message::{Epoch, Gap, Handle, Item, Publication, Seq, SessionId, TopicName};
+use crate::message::{Epoch, Gap, Handle, Item, Publication, Seq, SessionId, SharedText, TopicName};
 use crate::protocol::Code;
 
 /// Most messages of one answer.
@@ -72,6 +72,9 @@ struct TopicGap {
     gap: Gap,
 }
 
+/// The field of messages of an answer without any.
+const NO_MESSAGES: &str = r#""messages":[]"#;
+
 /// What one answer carries.
 #[derive(Default)]
 pub(super) struct PollItems {
@@ -100,25 +103,35 @@ impl PollItems {
         self.messages.len() + self.gaps.len() >= MAX_MESSAGES || self.size >= ENOUGH_BYTES
     }
 
-    /// The answer as JSON, and the messages in it.
+    /// The answer as JSON.
     pub(super) fn encode(
         self,
         Told { errors, dedup_window, client }: Told<'_>,
         (epoch, seq): (&Epoch, Seq),
         topics: &BTreeMap<TopicName, Seq>,
-    ) -> (String, Vec<Arc<Publication>>) {
-        let raw = |text| serde_json::from_str(text).expect("a frame is JSON");
+    ) -> SharedText {
         let answer = encode(&PollAnswer {
             session: client.map(|client| &client.session),
             handle: client.map(|client| client.handle),
             epoch,
-            messages: self.messages.iter().map(|message| raw(message.frame().as_str())).collect(),
+            messages: Vec::new(),
             gaps: self.gaps,
             seq,
             topics,
             errors,
             dedup_window,
         });
-        (answer, self.messages)
+        // The frames are put in as they are. No other text holds these characters: its quotes are escaped.
+        let (head, tail) = answer.split_once(NO_MESSAGES).expect("the field is there");
+        let mut text = SharedText::default();
+        text.push_str(head);
+        text.push_str(&NO_MESSAGES[..NO_MESSAGES.len() - 1]);
+        for (n, message) in self.messages.iter().enumerate() {
+            text.push_str(if n > 0 { "," } else { "" });
+            text.push_frame(message);
+        }
+        text.push_str("]");
+        text.push_str(tail);
+        text
     }
 }

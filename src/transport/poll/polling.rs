@@ -15,7 +15,7 @@ use crate::broker::BrokerError;
 use crate::edge::{ApiRequest, Caller, Gateway, Query, Refusal, Refused, SessionPolicy, json, json_line};
 use crate::engine::EngineError;
 use crate::hub::{EndReason, Transport};
-use crate::message::{Publication, Seq, SessionId, TopicName, hold};
+use crate::message::{Seq, SessionId, SharedText, TopicName};
 use crate::protocol::{Code, Resume};
 use crate::subscriber::Subscriber;
 use crate::transport::lease::{Claim, ClaimError, IdleReader, Leases, MAX_READERS};
@@ -94,8 +94,9 @@ pub(crate) async fn poll(
     let request =
         PollRequest { caller, names_session, resume, topics, errors: Vec::new(), wait: wait(&query)? };
     let _permit = gateway.connection_permit(request.caller.address)?;
-    let (answer, held) = answer(&gateway, &readers, &request, &gateway.shutdown).await?;
-    Ok(json_line(StatusCode::OK, hold(answer + "\n", held)))
+    let mut answer = answer(&gateway, &readers, &request, &gateway.shutdown).await?;
+    answer.push_str("\n");
+    Ok(json_line(StatusCode::OK, answer.into()))
 }
 
 /// What one poll asks for.
@@ -110,13 +111,13 @@ pub(super) struct PollRequest {
     pub(super) wait: Duration,
 }
 
-/// The answer to a poll as JSON, and the messages in it. It comes early when `stop` fires.
+/// The answer to a poll as JSON. It comes early when `stop` fires.
 pub(super) async fn answer(
     gateway: &Gateway,
     readers: &PollReaders,
     request: &PollRequest,
     stop: &CancellationToken,
-) -> Result<(String, Vec<Arc<Publication>>), Refusal> {
+) -> Result<SharedText, Refusal> {
     let PollRequest { caller, topics, errors, .. } = request;
     // A refused topic is told at once.
     let wait = if errors.is_empty() { request.wait } else { Duration::ZERO };
@@ -150,7 +151,7 @@ async fn poll_topics(
     topics: &[(TopicName, Resume)],
     until: Until<'_>,
     told: Told<'_>,
-) -> Result<(String, Vec<Arc<Publication>>), Refusal> {
+) -> Result<SharedText, Refusal> {
     let epoch = gateway.broker.epoch();
     let mut reader = PollReader::default();
     let items = collect(gateway, None, &mut reader, (topics, until)).await?;

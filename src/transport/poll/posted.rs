@@ -1,6 +1,5 @@
 //! `POST /v1/messages/poll`: one poll, or several of one browser, in a body. No proxy logs it, and it fits any number of topics.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
@@ -15,7 +14,7 @@ use utoipa::ToSchema;
 use crate::broker::BrokerError;
 use crate::edge::{ErrorBody, Gateway, Refusal, Refused, SessionPolicy, json_line};
 use crate::grant::Grant;
-use crate::message::{Publication, TopicName, hold};
+use crate::message::{SharedText, TopicName};
 use crate::protocol::{Code, Malformed, PollBody, PollTopic, Resume, parse};
 use crate::transport::poll::answer::{PollAnswer, TopicError};
 use crate::transport::poll::polling::{DEFAULT_WAIT, MAX_WAIT, PollRequest, Polls, answer};
@@ -56,9 +55,6 @@ enum PollAnswers<'a> {
     Many(Vec<PollResult<'a>>),
 }
 
-/// An answer as JSON, and the messages in it.
-type Answered = (String, Vec<Arc<Publication>>);
-
 /// Read mailboxes and topics, with a long-poll
 #[utoipa::path(
     post, path = "/v1/messages/poll", tag = "messages",
@@ -75,7 +71,7 @@ pub(super) async fn poll(State(polls): State<Polls>, request: Request) -> Result
     let gateway = &polls.gateway;
     let holder = gateway.holder(&head).await?;
     let body = gateway.body_text(body, MAX_BODY, holder).await?;
-    let (answer, held) = match body.trim_start().starts_with('[') {
+    let mut answer = match body.trim_start().starts_with('[') {
         false => {
             let request = prepare(gateway, &head, &body).await?;
             drop(body);
@@ -84,11 +80,12 @@ pub(super) async fn poll(State(polls): State<Polls>, request: Request) -> Result
         }
         true => Box::pin(poll_many(&polls, &head, &body)).await?,
     };
-    Ok(json_line(StatusCode::OK, hold(answer + "\n", held)))
+    answer.push_str("\n");
+    Ok(json_line(StatusCode::OK, answer.into()))
 }
 
 /// Answers several polls as soon as one of them has something. A refused one does not end the others.
-async fn poll_many(polls: &Polls, head: &Parts, body: &str) -> Result<Answered, Refusal> {
+async fn poll_many(polls: &Polls, head: &Parts, body: &str) -> Result<SharedText, Refusal> {
     let Polls { gateway, readers } = polls;
     let items: Vec<&RawValue> = parse(body)?;
     if items.len() > MAX_POLLS || items.is_empty() {
@@ -115,10 +112,18 @@ async fn poll_many(polls: &Polls, head: &Parts, body: &str) -> Result<Answered, 
         };
         // It had something, or its time is over.
         stop.cancel();
-        answered.unwrap_or_else(|refusal| (refusal.body(), Vec::new()))
+        answered
     }));
-    let (texts, held): (Vec<_>, Vec<_>) = answers.await.into_iter().unzip();
-    Ok((format!("[{}]", texts.join(",")), held.into_iter().flatten().collect()))
+    let mut text = SharedText::default();
+    for (n, answered) in answers.await.into_iter().enumerate() {
+        text.push_str(if n > 0 { "," } else { "[" });
+        match answered {
+            Ok(answer) => text.push_text(answer),
+            Err(refusal) => text.push_str(&refusal.body()),
+        }
+    }
+    text.push_str("]");
+    Ok(text)
 }
 
 /// What a poll asks for, with its caller.
