@@ -172,7 +172,9 @@ impl Permit {
         grown
     }
 
-    fn grow(&mut self, bytes: usize) -> bool {
+    /// The same for one that can do with less: a lack of room is not logged.
+    #[must_use]
+    pub(crate) fn grow(&mut self, bytes: usize) -> bool {
         let missing = self.missing(bytes);
         if missing == 0 {
             return true;

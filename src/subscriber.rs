@@ -14,6 +14,7 @@ use sync_wrapper::SyncWrapper;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
+use crate::budget::Permit;
 use crate::engine::{Batch, Engine, EngineError};
 use crate::hub::{EndReason, HubEvent, Hubs, ReaderHandle, Transport};
 use crate::message::{Address, Epoch, Gap, GapReason, Item, Seq};
@@ -41,6 +42,8 @@ pub struct Subscriber {
     delivered: Seq,
     /// Read and not delivered: at most one read of the engine, and what the hub had ready.
     backlog: VecDeque<Item>,
+    /// The share of the small messages in `backlog` in the memory budget.
+    room: Option<Permit>,
     state: ReadState,
     /// A read of the engine that is under way. It goes on when the caller drops the future that waits for it. The
     /// wrapper makes it shareable, as everything is that a handler holds.
@@ -95,6 +98,7 @@ impl Subscriber {
             read: cursor,
             delivered: cursor,
             backlog: VecDeque::new(),
+            room: None,
             state: ReadState::Behind(Seq::START),
             reading: None,
             failure_told: false,
@@ -233,6 +237,9 @@ impl Subscriber {
         }
         self.fill(1);
         let item = self.backlog.pop_front()?;
+        if self.backlog.is_empty() {
+            self.room = None;
+        }
         match &item {
             Item::Message(message) => self.delivered = self.delivered.max(message.seq().unwrap_or_default()),
             Item::Gap(gap) => self.delivered = self.delivered.max(gap.to),
@@ -292,6 +299,7 @@ impl Subscriber {
         self.read = self.read.max(batch.cursor);
         let found_nothing = batch.items.is_empty();
         self.backlog.extend(batch.items);
+        self.room = batch.room;
         if batch.more {
             return Ok(());
         }

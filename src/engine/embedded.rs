@@ -224,7 +224,12 @@ impl Embedded {
         if shared.queue_may_refuse()
             && let Some(mut store) = shared.store.lock()
             && store.stop.is_none()
-            && let Some(refused) = store.index.refuses(&append.address, id, append.payer.as_ref())
+            && let Some(refused) = store.index.refuses(
+                &append.address,
+                id,
+                append.payer.as_ref(),
+                append.message.payload.get().len(),
+            )
         {
             return Commit::done(Err(refused));
         }

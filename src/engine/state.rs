@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::budget::Permit;
 use crate::message::{Item, Seq};
 
 /// What was removed because it had expired.
@@ -22,6 +23,8 @@ pub struct Batch {
     pub cursor: Seq,
     /// Whether the limit ended the read: there may be more.
     pub more: bool,
+    /// The share of the small messages together in the memory budget. A large one has its own.
+    pub(crate) room: Option<Permit>,
 }
 
 /// The position of a mailbox or history.

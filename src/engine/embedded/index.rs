@@ -142,17 +142,18 @@ impl Index {
         address: &Address,
         id: Option<SendId>,
         payer: Option<&SenderName>,
+        size: usize,
     ) -> Option<EngineError> {
         match self.sent_before(address, id) {
             Ok(Some(_)) => None,
-            Ok(None) => self.check_queue(payer).err(),
+            Ok(None) => self.check_queue(payer, size).err(),
             Err(refused) => Some(refused),
         }
     }
 
-    /// Whether the queue has room for another message of this author.
-    fn check_queue(&mut self, payer: Option<&SenderName>) -> Result<(), EngineError> {
-        self.queue.check_room(self.payer(payer)).inspect_err(|refused| self.fullness.note(refused))
+    /// Whether the queue has room for another message of this author, of so many bytes.
+    fn check_queue(&mut self, payer: Option<&SenderName>, size: usize) -> Result<(), EngineError> {
+        self.queue.check_room(self.payer(payer), size).inspect_err(|refused| self.fullness.note(refused))
     }
 
     /// What refuses messages because it is full.
@@ -204,7 +205,7 @@ impl Index {
             return Ok(Appended::Known(seq));
         }
         let PreparedAppend { address, draft, send_id, ttl, ts, receipt, payer } = append;
-        self.check_queue(payer.as_ref())?;
+        self.check_queue(payer.as_ref(), draft.len_with(self.next()))?;
         if let Some(session) = address.session()
             && self.sessions.has_expired(session, now)
         {

@@ -114,7 +114,7 @@ impl Legacy {
             None => None,
         };
         let (subscriber, reader) = claim.parts();
-        let mut answer = AnswerBody::new(first);
+        let mut answer = AnswerBody::new(&first);
         if subscriber.fill(MAX_MESSAGES) >= BACKLOG || end > first_seq {
             answer.fill(subscriber, end);
         }
@@ -140,10 +140,10 @@ struct AnswerBody {
 }
 
 impl AnswerBody {
-    fn new(first: Arc<Publication>) -> Self {
+    fn new(first: &Arc<Publication>) -> Self {
         let mut body = Self { json: SharedText::default(), messages: 0 };
         body.json.push_str(r#"{"messages":["#);
-        body.push(&first);
+        body.push(first);
         body
     }
 

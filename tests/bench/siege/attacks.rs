@@ -39,7 +39,7 @@ macro_rules! attack {
 
 const NO_RATE: [&str; 4] = ["--send-rate", "0", "--send-bytes-rate", "0"];
 
-pub(crate) const ATTACKS: [Attack; 16] = [
+pub(crate) const ATTACKS: [Attack; 17] = [
     attack!("500 unfinished bodies of 1 MB, HTTP/2", Tls, [], bodies_over_http_2),
     attack!("300 unfinished bodies of 1 MB, HTTP/1.1", Open, [], bodies_over_http_1),
     attack!("200 sockets without hello, unfinished 1 MB", Open, [], frames_before_hello),
@@ -59,6 +59,7 @@ pub(crate) const ATTACKS: [Attack; 16] = [
     attack!("400 polls of one 1 MB topic, window 0", Tls, [], history_nobody_takes),
     attack!("1,000 streams of pages, window 0", Tls, [], pages_nobody_takes),
     attack!("20 arrays of 1,000 sends at once, again and again", Open, [], arrays),
+    attack!("one author: 20 arrays of 1,000 sends at once, again and again", Token, NO_RATE, arrays),
     attack!("300 unfinished heads of 60 KB", Open, [], heads),
     attack!("500 stuck sockets with 1,000 messages of 4 KB each", Open, [], small_messages_nobody_reads),
 ];

@@ -26,6 +26,8 @@ const LOST: Duration = Duration::from_secs(30);
 #[derive(Default)]
 pub(crate) struct Seen {
     lost: AtomicU64,
+    /// Sends that were refused, and repeated.
+    refused: AtomicU64,
     /// The first failure.
     failure: Mutex<Option<String>>,
     /// From the send to the message.
@@ -37,6 +39,13 @@ impl Seen {
     pub(crate) fn reset(&self) {
         self.times.lock().expect("not poisoned").clear();
         self.lost.store(0, Ordering::Relaxed);
+        self.refused.store(0, Ordering::Relaxed);
+    }
+
+    /// A send is refused because the broker has too much to do: pauses, to send again.
+    async fn refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        sleep(PAUSE).await;
     }
 
     fn note(&self, begun: Instant, result: Result<Result<()>, tokio::time::error::Elapsed>) {
@@ -49,8 +58,8 @@ impl Seen {
         self.failure.lock().expect("not poisoned").get_or_insert(failure);
     }
 
-    /// Messages that came, those that did not, and p50 and p99 in milliseconds.
-    pub(crate) fn report(&self) -> (usize, u64, f64, f64) {
+    /// Messages that came, those that did not, refused sends, and p50 and p99 in milliseconds.
+    pub(crate) fn report(&self) -> (usize, u64, u64, f64, f64) {
         if let Some(failure) = &*self.failure.lock().expect("not poisoned") {
             println!("  a good client: {failure}");
         }
@@ -60,7 +69,8 @@ impl Seen {
             let time = times.get(times.len().saturating_sub(1) * percent / 100);
             time.map_or(0.0, |time| time.as_secs_f64() * 1000.0)
         };
-        (times.len(), self.lost.load(Ordering::Relaxed), at(50), at(99))
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (times.len(), count(&self.lost), count(&self.refused), at(50), at(99))
     }
 }
 
@@ -112,7 +122,7 @@ impl Pair {
 async fn run(mut client: Client, session: String, seen: Arc<Seen>) {
     for n in 0_u64.. {
         let begun = Instant::now();
-        let turn = timeout(LOST, client.turn(&session, n)).await;
+        let turn = timeout(LOST, client.turn(&session, n, &seen)).await;
         let failed = !matches!(turn, Ok(Ok(())));
         seen.note(begun, turn);
         if failed {
@@ -124,11 +134,11 @@ async fn run(mut client: Client, session: String, seen: Arc<Seen>) {
 
 impl Client {
     /// Sends a message and waits for it.
-    async fn turn(&mut self, session: &str, n: u64) -> Result<()> {
+    async fn turn(&mut self, session: &str, n: u64, seen: &Seen) -> Result<()> {
         match self {
-            Self::Socket(socket) => over_socket(socket, session, n).await,
-            Self::Poll(pair, cursor) => over_poll(pair, cursor, session, n).await,
-            Self::X0(pair) => of_x0(pair, session, n).await,
+            Self::Socket(socket) => over_socket(socket, session, n, seen).await,
+            Self::Poll(pair, cursor) => over_poll(pair, cursor, session, n, seen).await,
+            Self::X0(pair) => of_x0(pair, session, n, seen).await,
         }
     }
 }
@@ -162,7 +172,12 @@ pub(crate) async fn frame<S: Stream>(socket: &mut WebSocketStream<S>) -> Result<
     }
 }
 
-async fn over_socket(socket: &mut WebSocketStream<Box<dyn Stream>>, session: &str, n: u64) -> Result<()> {
+async fn over_socket(
+    socket: &mut WebSocketStream<Box<dyn Stream>>,
+    session: &str,
+    n: u64,
+    seen: &Seen,
+) -> Result<()> {
     let send = json!({ "type": "send", "id": n.to_string(), "to": { "session": session }, "payload": n });
     socket.send(Message::text(send.to_string())).await?;
     let (mut sent, mut came) = (false, false);
@@ -176,13 +191,17 @@ async fn over_socket(socket: &mut WebSocketStream<Box<dyn Stream>>, session: &st
                 socket.send(Message::text(ack.to_string())).await?;
                 came = true;
             }
+            Some("error") if frame["code"] == "overloaded" => {
+                seen.refused().await;
+                socket.send(Message::text(send.to_string())).await?;
+            }
             _ => anyhow::bail!("{frame}"),
         }
     }
     Ok(())
 }
 
-async fn over_poll(pair: &mut Pair, cursor: &mut u64, session: &str, n: u64) -> Result<()> {
+async fn over_poll(pair: &mut Pair, cursor: &mut u64, session: &str, n: u64, seen: &Seen) -> Result<()> {
     let Pair { poll, send } = pair;
     let receive = async {
         loop {
@@ -198,14 +217,20 @@ async fn over_poll(pair: &mut Pair, cursor: &mut u64, session: &str, n: u64) -> 
     };
     let sending = async {
         let body = json!({ "id": n.to_string(), "to": { "session": session }, "payload": n }).to_string();
-        let (status, answer) = send.call("POST", &format!("/v1/messages?session={session}"), body).await?;
-        ensure!(status == 200, "{status} {answer}");
-        Ok(())
+        let target = format!("/v1/messages?session={session}");
+        loop {
+            let (status, answer) = send.call("POST", &target, body.clone()).await?;
+            match status {
+                200 => return Ok(()),
+                503 => seen.refused().await,
+                _ => anyhow::bail!("{status} {answer}"),
+            }
+        }
     };
     tokio::try_join!(receive, sending).map(|_| ())
 }
 
-async fn of_x0(pair: &mut Pair, session: &str, n: u64) -> Result<()> {
+async fn of_x0(pair: &mut Pair, session: &str, n: u64, seen: &Seen) -> Result<()> {
     let Pair { poll, send } = pair;
     let target = || format!("/python/MsgHandler.py?a__={:010}", fastrand::u64(..10_000_000_000));
     let receive = async {
@@ -223,9 +248,14 @@ async fn of_x0(pair: &mut Pair, session: &str, n: u64) -> Result<()> {
         let payload = json!({ "n": n });
         let body =
             json!({ "type": "SET", "session_src": session, "session_dst": session, "payload": payload });
-        let (_, answer) = send.call("POST", &target(), body.to_string()).await?;
-        ensure!(answer["status"] == "ok", "{answer}");
-        Ok(())
+        loop {
+            let (_, answer) = send.call("POST", &target(), body.to_string()).await?;
+            match answer["exception_id"].as_str() {
+                None if answer["status"] == "ok" => return Ok(()),
+                Some("overloaded") => seen.refused().await,
+                _ => anyhow::bail!("{answer}"),
+            }
+        }
     };
     tokio::try_join!(receive, sending).map(|_| ())
 }

@@ -4,8 +4,9 @@
 //!
 //! Each attack of `attacks.rs` gets a release binary of its own with `--memory-budget 64MiB`. 100 clients (WebSockets, native
 //! polls, x0 pages) send and receive all the time: 3 seconds before the attack, and while it goes on. The table has the
-//! resident memory in MiB at rest, its peak with the good clients alone, its peak under attack and what is left of it after
-//! the attack, and the messages of the good clients, those lost, and the time from send to message.
+//! resident memory in MiB at rest, its peak with the good clients alone, its peak under attack and what is left of it 3
+//! seconds after, and the messages of the good clients, those lost, how often a send was refused as `overloaded` and repeated,
+//! and the time from the first send to the message.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -41,14 +42,13 @@ async fn measure(attack: &Attack) -> Result<()> {
     seen.reset();
     let attackers = (attack.start)(Arc::clone(&broker)).await?;
     sleep(DURING).await;
-    let peak = broker.memory("VmHWM");
     drop(attackers);
     sleep(AFTER).await;
-    let after = broker.memory("VmRSS");
-    let (came, lost, p50, p99) = seen.report();
+    let (peak, after) = (broker.memory("VmHWM"), broker.memory("VmRSS"));
+    let (came, lost, refused, p50, p99) = seen.report();
     clients.shutdown().await;
     println!(
-        "| {} | {rest:.0} | {good:.0} | {peak:.0} | {after:.0} | {came} | {lost} | {p50:.1} | {p99:.1} |",
+        "| {} | {rest:.0} | {good:.0} | {peak:.0} | {after:.0} | {came} | {lost} | {refused} | {p50:.1} | {p99:.1} |",
         attack.name
     );
     if broker.spent.load(Ordering::Relaxed) > 0 {
@@ -64,8 +64,10 @@ async fn measure(attack: &Attack) -> Result<()> {
 #[tokio::main]
 async fn main() {
     let part = std::env::args().skip(1).find(|arg| !arg.starts_with("--")).unwrap_or_default();
-    println!("| attack | at rest | good clients | peak | after | messages | lost | p50 ms | p99 ms |");
-    println!("|---|---|---|---|---|---|---|---|---|");
+    println!(
+        "| attack | at rest | good clients | peak | after | messages | lost | refused | p50 ms | p99 ms |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|");
     for attack in ATTACKS.iter().filter(|attack| attack.name.contains(&part)) {
         if let Err(error) = measure(attack).await {
             println!("  {}: {error:#}", attack.name);

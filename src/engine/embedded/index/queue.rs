@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use crate::budget::SMALL;
 use crate::engine::embedded::dedup::SendId;
 use crate::engine::embedded::index::payers::{PayerId, Tally};
 use crate::engine::{EngineError, QueueBounds, Share, Usage};
@@ -75,8 +76,9 @@ impl CommitQueue {
         self.pending.len()
     }
 
-    /// Whether another message may come, of this author. `None` is a backend, or somebody in `open` mode.
-    pub(super) fn check_room(&self, payer: Option<PayerId>) -> Result<(), EngineError> {
+    /// Whether another message may come, of this size and author. `None` is a backend, or somebody in `open` mode. A quarter of
+    /// the bytes is for small messages, so that large ones do not keep them out.
+    pub(super) fn check_room(&self, payer: Option<PayerId>, size: usize) -> Result<(), EngineError> {
         let (messages, bytes) = (self.pending.len(), self.bytes);
         let whole = Usage { messages: self.bounds.messages, bytes: self.bounds.bytes };
         let mut most = whole;
@@ -85,6 +87,9 @@ impl CommitQueue {
             let (used, more) = (Usage { messages, bytes }, Usage { messages: 1, bytes: 0 });
             Share::Queue.check(whole, used, self.tally.usage(payer), more)?;
             most = whole.for_authors();
+        }
+        if size > SMALL {
+            most.bytes = most.bytes / 4 * 3;
         }
         if messages >= most.messages || bytes >= most.bytes {
             let bounds = QueueBounds { messages: most.messages, bytes: most.bytes };
@@ -96,7 +101,7 @@ impl CommitQueue {
     /// Whether it may refuse somebody.
     pub(super) fn may_refuse(&self) -> bool {
         match self.tally.is_empty() {
-            true => self.check_room(None).is_err(),
+            true => self.check_room(None, usize::MAX).is_err(),
             false => self.is_half_full(),
         }
     }
@@ -190,11 +195,22 @@ mod tests {
     }
 
     #[test]
+    fn large_messages_leave_room_for_small_ones() {
+        let one = cost(&pending(1, None).publication);
+        let mut queue = CommitQueue::new(QueueBounds { messages: 99, bytes: 8 * one });
+        (1..=6).for_each(|seq| queue.push(pending(seq, None)));
+        assert!(matches!(queue.check_room(None, SMALL + 1), Err(EngineError::Overloaded { .. })));
+        assert!(queue.may_refuse() && queue.check_room(None, SMALL).is_ok());
+        (7..=8).for_each(|seq| queue.push(pending(seq, None)));
+        assert!(queue.check_room(None, SMALL).is_err());
+    }
+
+    #[test]
     fn a_full_queue_has_no_room_until_something_is_taken() {
         let mut queue = queue(3);
-        assert!(matches!(queue.check_room(None), Err(EngineError::Overloaded { messages: 3, .. })));
+        assert!(matches!(queue.check_room(None, 1), Err(EngineError::Overloaded { messages: 3, .. })));
         assert_eq!(queue.take(1, usize::MAX).len(), 1);
-        assert_eq!(queue.check_room(None), Ok(()));
+        assert_eq!(queue.check_room(None, 1), Ok(()));
     }
 
     #[test]
@@ -202,10 +218,10 @@ mod tests {
         let one = cost(&pending(1, None).publication);
         let mut queue = CommitQueue::new(QueueBounds { messages: 9, bytes: one + 1 });
         queue.push(pending(1, None));
-        assert_eq!(queue.check_room(None), Ok(()));
+        assert_eq!(queue.check_room(None, 1), Ok(()));
         queue.push(pending(2, None));
         assert!(
-            matches!(queue.check_room(None), Err(EngineError::Overloaded { bytes, .. }) if bytes == 2 * one)
+            matches!(queue.check_room(None, 1), Err(EngineError::Overloaded { bytes, .. }) if bytes == 2 * one)
         );
         queue.take(9, usize::MAX);
         assert_eq!((queue.bytes, queue.len()), (0, 0));
@@ -227,7 +243,7 @@ mod tests {
         let [ann, bob, cid] = ["ann", "bob", "cid"].map(|name| payers.enter(&SenderName::new(name).unwrap()));
         let mut queue = CommitQueue::new(QueueBounds { messages: 40, bytes: 1 << 20 });
         let fill = |queue: &mut CommitQueue, payer: Option<PayerId>| loop {
-            if let Err(refused) = queue.check_room(payer) {
+            if let Err(refused) = queue.check_room(payer, 1) {
                 return (queue.tally.usage(payer.unwrap_or_default()).messages, refused);
             }
             queue.push(Pending { payer: payer.unwrap_or_default(), ..pending(queue.len() as u64 + 1, None) });
@@ -257,12 +273,12 @@ mod tests {
         let mut queue = CommitQueue::new(QueueBounds { messages: 10, bytes: 1 << 20 });
         for n in 0..9 {
             let payer = payers.enter(&SenderName::new(&format!("user {n}")).unwrap());
-            assert_eq!(queue.check_room(Some(payer)), Ok(()));
+            assert_eq!(queue.check_room(Some(payer), 1), Ok(()));
             queue.push(Pending { payer, ..pending(n + 1, None) });
         }
-        let refused = queue.check_room(Some(PayerId::NONE)).unwrap_err();
+        let refused = queue.check_room(Some(PayerId::NONE), 1).unwrap_err();
         assert!(matches!(refused, EngineError::Overloaded { messages: 9, .. }), "{refused}");
-        assert_eq!(queue.check_room(None), Ok(()));
+        assert_eq!(queue.check_room(None, 1), Ok(()));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::budget::{Budget, Holder, Permit};
+use crate::budget::{Budget, Holder, Permit, SMALL};
 use crate::engine::embedded::index::address_log::{AddressLog, Holes};
 use crate::engine::{Batch, Position};
 use crate::message::{Address, Gap, GapReason, Item, Publication, Seq};
@@ -18,6 +18,8 @@ pub(crate) struct ReadPlan {
     pub(crate) cursor: Seq,
     /// Whether the limit ended the read.
     pub(crate) more: bool,
+    /// The share of the small messages together in the memory budget, once it is reserved.
+    pub(crate) room: Option<Permit>,
 }
 
 /// One item of a read.
@@ -49,6 +51,16 @@ impl ReadSlot {
             Self::OnDisk { bytes, permit, .. } => *permit = Some(acquire(*bytes).ok_or(*bytes)?),
         }
         Ok(())
+    }
+
+    /// The bytes of a message that is too small for a permit of its own.
+    fn small_bytes(&self) -> usize {
+        let bytes = match self {
+            Self::Ready(Item::Message(publication)) => publication.frame().len(),
+            Self::Ready(Item::Gap(_)) => 0,
+            Self::OnDisk { bytes, .. } => *bytes,
+        };
+        if bytes > SMALL { 0 } else { bytes }
     }
 
     /// How far a reader is that has read it.
@@ -105,8 +117,12 @@ impl ReadPlan {
             let granted = granted.take().filter(|permit| permit.covers(bytes));
             granted.or_else(|| budget.acquire_now(Holder::Proved, bytes))
         };
+        let (mut room, mut small) = (budget.permit(Holder::Proved), 0);
         for at in 0..self.slots.len() {
-            if let Err(missing) = self.slots[at].reserve(&mut acquire) {
+            let slot = &mut self.slots[at];
+            small += slot.small_bytes();
+            let reserved = if room.grow(small) { slot.reserve(&mut acquire) } else { Err(small) };
+            if let Err(missing) = reserved {
                 if at == 0 {
                     return Err(missing);
                 }
@@ -116,6 +132,7 @@ impl ReadPlan {
                 break;
             }
         }
+        self.room = Some(room);
         Ok(())
     }
 
@@ -147,7 +164,7 @@ impl ReadPlan {
             };
             items.push(item);
         }
-        Some(Batch { items, cursor: self.cursor, more: self.more })
+        Some(Batch { items, cursor: self.cursor, more: self.more, room: self.room })
     }
 
     /// Nothing is stored; everything up to `forgotten` may have been.
@@ -348,6 +365,24 @@ mod tests {
     }
 
     #[test]
+    fn small_messages_take_room_together() {
+        let (mut holes, budget) = (Holes::default(), Budget::new(100_000));
+        let held = budget.try_acquire(Holder::Proved, 70_000);
+        let mut log = AddressLog::after_forgotten(Seq::START);
+        (1..=20).for_each(|seq| _ = log.push(LogEntry::new(Seq(seq), 99, 3_000), &mut holes));
+        let request =
+            ReadRequest { address: &mailbox(), after: Seq::START, limit: 99, committed: Seq(99), now: 10 };
+        let plan = || ReadPlan::of(&log, &holes, &request, |_| None);
+        let (mut first, mut second) = (plan(), plan());
+        assert_eq!(first.reserve(&budget, None), Ok(()));
+        assert!(first.more && (5..11).contains(&first.slots.len()), "{}", first.slots.len());
+        // One that needs no room is always read.
+        assert_eq!((second.reserve(&budget, None), second.slots.len()), (Ok(()), 1));
+        drop((held, first.into_batch(Seq::START, vec![], |_| true)));
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
     fn what_was_forgotten_is_told_as_acknowledged() {
         let request = ReadRequest {
             address: &mailbox(),
@@ -367,7 +402,7 @@ mod tests {
         let plan = || ReadPlan {
             slots: [5, 7].map(|seq| ReadSlot::OnDisk { seq: Seq(seq), bytes: 9, permit: None }).into(),
             cursor: Seq(7),
-            more: false,
+            ..ReadPlan::default()
         };
         assert_eq!(plan().on_disk(), [Seq(5), Seq(7)]);
         let batch = plan().into_batch(Seq(3), vec![None, None], |_| true).unwrap();
