@@ -370,8 +370,14 @@ mod tests {
         let held = budget.try_acquire(Holder::Proved, 70_000);
         let mut log = AddressLog::after_forgotten(Seq::START);
         (1..=20).for_each(|seq| _ = log.push(LogEntry::new(Seq(seq), 99, 3_000), &mut holes));
-        let request =
-            ReadRequest { address: &mailbox(), after: Seq::START, limit: 99, committed: Seq(99), now: 10 };
+        let request = ReadRequest {
+            address: &mailbox(),
+            after: Seq::START,
+            limit: 99,
+            committed: Seq(99),
+            now: 10,
+            lost: Seq::START,
+        };
         let plan = || ReadPlan::of(&log, &holes, &request, |_| None);
         let (mut first, mut second) = (plan(), plan());
         assert_eq!(first.reserve(&budget, None), Ok(()));
