@@ -965,8 +965,8 @@ class Socket {
   probe() {
     if (this.#over || !this.#welcomed) return;
     const heard = this.#heard;
-    this.say({ type: "ping" });
     let left = this.#socket.bufferedAmount;
+    this.say({ type: "ping" });
     const judge = () => {
       if (this.#heard !== heard) return;
       const now = this.#socket.bufferedAmount;
@@ -1047,6 +1047,210 @@ async function call(base, path, body, { signal, ms, keepalive = false }, isAnswe
  * @property {{topic: string, after?: number, epoch?: string}[]} [topics]
  */
 
+// ── tabs ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** Most polls of one call. */
+const MOST_POLLS = 16;
+
+/** Most calls of a leader at the same time. */
+const MOST_CALLS = 3;
+
+/** How long a leader collects polls for one call, and how long it takes to answer whether it is there, in milliseconds. */
+const GATHER = 25;
+const GREETING = 150;
+
+/** How often a tab asks whether its leader is there, in milliseconds. */
+const LEADER_CHECK = 4_000;
+
+/**
+ * @typedef {object} SharedPoll a poll of a tab
+ * @property {PollItem} item
+ * @property {string} key
+ * @property {(result: any, reason?: string) => void} deliver
+ */
+
+/**
+ * Shares the polls of the tabs of an origin, since browsers open few connections to a host: one tab leads, and polls for
+ * all. Two leaders at a time do no harm, as each message has its position. So there is no lock, which only secure origins have.
+ */
+class Tabs {
+  #id = newId();
+  #channel;
+  #poll;
+  /** The tab that polls for this one; null if it is not known. @type {string | null} */ #leader = null;
+  /** Polls of this tab that another tab makes. @type {Map<string, ReturnType<typeof withResolvers>>} */ #asked = new Map();
+  /** When something was heard from the leader. */ #heard = 0;
+  /** Called when a leader answers. */ #greeted = () => {};
+
+  /** Polls that wait for a call. @type {SharedPoll[]} */ #waiting = [];
+  /** @type {Set<{polls: SharedPoll[], abort: () => void}>} */ #calls = new Set();
+  /** @type {ReturnType<typeof setTimeout> | undefined} */ #gathering;
+
+  /**
+   * @param {string} name
+   * @param {(items: PollItem[], signal: AbortSignal) => Promise<any[]>} poll
+   */
+  constructor(name, poll) {
+    this.#poll = poll;
+    this.#channel = new BroadcastChannel(name);
+    this.#channel.onmessage = ({ data }) => this.#hear(data);
+    globalThis.addEventListener?.("pagehide", this.#resign);
+    globalThis.document?.addEventListener("freeze", this.#resign);
+  }
+
+  /** @param {object} message */
+  #say(message) {
+    this.#channel.postMessage({ from: this.#id, ...message });
+  }
+
+  /** @param {any} data */
+  #hear({ kind, from, to, key, item, result, reason }) {
+    if (from === this.#leader) this.#heard = performance.now();
+    const leads = this.#leader === this.#id;
+    if (kind === "who" && leads) this.#say({ kind: "lead" });
+    else if (kind === "lead") {
+      // The lower id leads. The other one goes on with its calls, and gets no new ones.
+      if (leads && from > this.#id) return this.#say({ kind: "lead" });
+      this.#leader = from;
+      this.#greeted();
+    } else if (kind === "bye" && from === this.#leader) this.#lost();
+    else if (to !== this.#id) return;
+    else if (kind === "ask") {
+      if (leads) this.#serve(item, key, (result, reason) => this.#say({ kind: "answer", to: from, key, result, reason }));
+      else this.#say({ kind: "answer", to: from, key, reason: "moved" });
+    } else if (kind === "drop") this.#drop(key);
+    else if (kind === "ping" && leads) this.#say({ kind: "pong", to: from });
+    else if (kind === "answer") {
+      const asked = this.#asked.get(key);
+      this.#asked.delete(key);
+      if (reason === "moved") this.#leader = null;
+      asked?.resolve({ result, reason });
+    }
+  }
+
+  /** The leader is gone. */
+  #lost() {
+    this.#leader = null;
+    for (const { resolve } of this.#asked.values()) resolve({ reason: "moved" });
+    this.#asked.clear();
+  }
+
+  /** Leads no more: the others find a leader among themselves. */
+  #resign = () => {
+    if (this.#leader !== this.#id) return;
+    this.#leader = null;
+    this.#say({ kind: "bye" });
+    for (const call of this.#calls) call.abort();
+  };
+
+  /** This tab polls no more. */
+  close() {
+    this.#resign();
+    globalThis.removeEventListener?.("pagehide", this.#resign);
+    globalThis.document?.removeEventListener("freeze", this.#resign);
+    this.#channel.close();
+  }
+
+  async #findLeader() {
+    if (this.#leader !== null) return;
+    const { promise, resolve } = withResolvers();
+    this.#greeted = resolve;
+    this.#say({ kind: "who" });
+    const timer = setTimeout(resolve, jittered(GREETING));
+    await promise;
+    clearTimeout(timer);
+    if (this.#leader !== null) return;
+    this.#leader = this.#id;
+    this.#say({ kind: "lead" });
+  }
+
+  /** The result of one poll. Rejects if it could not be made. @param {PollItem} item @param {AbortSignal} signal */
+  async ask(item, signal) {
+    while (!signal.aborted) {
+      await this.#findLeader();
+      const [key, leader] = [newId(), this.#leader];
+      const asked = withResolvers();
+      const isOwn = leader === this.#id;
+      this.#heard = performance.now();
+      let unanswered = 0;
+      const check = setInterval(() => {
+        // A tab that was frozen, or has crashed, says no good-bye.
+        unanswered = performance.now() - this.#heard < LEADER_CHECK ? 0 : unanswered + 1;
+        if (unanswered > 2 && this.#leader === leader) this.#lost();
+        else if (!isOwn) this.#say({ kind: "ping", to: leader });
+      }, LEADER_CHECK);
+      const abort = () => asked.resolve({ reason: "aborted" });
+      signal.addEventListener("abort", abort);
+      if (signal.aborted) abort();
+      if (isOwn) {
+        clearInterval(check);
+        this.#serve(item, key, (result, reason) => asked.resolve({ result, reason }));
+      } else {
+        this.#asked.set(key, asked);
+        this.#say({ kind: "ask", to: leader, key, item });
+      }
+      const { result, reason } = await asked.promise;
+      clearInterval(check);
+      this.#asked.delete(key);
+      signal.removeEventListener("abort", abort);
+      if (signal.aborted) {
+        if (isOwn) this.#drop(key);
+        else this.#say({ kind: "drop", to: leader, key });
+      }
+      if (result !== undefined) return result;
+      if (reason !== "moved") throw new Error(reason);
+    }
+    throw new Error("aborted");
+  }
+
+  /** Polls for a tab. @param {PollItem} item @param {string} key @param {(result: any, reason?: string) => void} deliver */
+  #serve(item, key, deliver) {
+    this.#waiting.push({ item, key, deliver });
+    clearTimeout(this.#gathering);
+    this.#gathering = setTimeout(() => this.#callAll(), GATHER);
+  }
+
+  /** A tab no longer wants its poll. A call that nobody wants is aborted. @param {string} key */
+  #drop(key) {
+    this.#waiting = this.#waiting.filter((poll) => poll.key !== key);
+    for (const call of this.#calls) {
+      call.polls = call.polls.filter((poll) => poll.key !== key);
+      if (call.polls.length === 0) call.abort();
+    }
+  }
+
+  #callAll() {
+    while (this.#waiting.length > 0) {
+      if (this.#calls.size >= MOST_CALLS) {
+        // The smallest call makes room, and its polls come with the next one.
+        const [smallest] = [...this.#calls].sort((a, b) => a.polls.length - b.polls.length);
+        if (smallest.polls.length + this.#waiting.length > MOST_POLLS) return;
+        this.#waiting.push(...smallest.polls.splice(0));
+        smallest.abort();
+        this.#calls.delete(smallest);
+      }
+      this.#callOnce(this.#waiting.splice(0, MOST_POLLS));
+    }
+  }
+
+  /** @param {SharedPoll[]} polls */
+  async #callOnce(polls) {
+    const abort = new AbortController();
+    const call = { polls, abort: () => abort.abort() };
+    this.#calls.add(call);
+    const sent = [...polls];
+    try {
+      const results = await this.#poll(sent.map(({ item }) => item), abort.signal);
+      for (const [at, poll] of sent.entries()) if (call.polls.includes(poll)) poll.deliver(results[at]);
+    } catch (error) {
+      const reason = this.#leader === this.#id ? asError(error).message : "moved";
+      for (const { deliver } of call.polls) deliver(undefined, reason);
+    }
+    this.#calls.delete(call);
+    if (this.#waiting.length > 0) this.#callAll();
+  }
+}
+
 // ── the client ──────────────────────────────────────────────────────────────────────────────────────────────
 
 const CALLBACKS = /** @type {const} */ (["onMessage", "onReceipt", "onStatus", "onGap", "onAck", "onError"]);
@@ -1106,6 +1310,7 @@ export class Client {
   /** Why the last attempt failed. @type {string | null} */ #reason = null;
   /** Ends the current pause. @type {(() => void) | null} */ #wake = null;
 
+  /** Shares long polls with the other tabs. @type {Tabs | null} */ #tabs = null;
   /** The current poll. @type {{abort: () => void} | null} */ #asking = null;
   /** Whether the poll was aborted to ask again. */ #again = false;
   /** How many polls the broker has answered. */ #answers = 0;
@@ -1572,6 +1777,10 @@ export class Client {
   /** Polls until polling fails or WebSocket works again. @param {AbortSignal} outer */
   async #poll(outer) {
     const { signal, abort, release } = limited(outer);
+    // Workers and pages share the few connections of a browser. Node has no such limit.
+    if (globalThis.location && globalThis.BroadcastChannel) {
+      this.#tabs = new Tabs(`x0-msg-server ${this.#base}`, (items, signal) => this.#pollMany(items, signal));
+    }
     // Tries WebSocket in the meantime. When it opens, polling ends.
     if (this.#wanted === "auto" && this.#WebSocket) this.#returnToWebSocket(outer, signal, abort);
     try {
@@ -1600,7 +1809,30 @@ export class Client {
     } finally {
       abort();
       release();
+      this.#tabs?.close();
+      this.#tabs = null;
     }
+  }
+
+  /** The results of polls for several tabs, one each: an answer or `{ error }`. @param {PollItem[]} items @param {AbortSignal} signal */
+  async #pollMany(items, signal) {
+    const ms = Math.max(...items.map(({ wait }) => wait)) * 1000 + PONG + this.#outbox.bytes / SLOWEST;
+    const isResult = (/** @type {any} */ result) => isPollAnswer(result) || refusalIn(result) !== null;
+    const isAnswer = (/** @type {any} */ answer) =>
+      Array.isArray(answer) && answer.length === items.length && answer.every(isResult);
+    const answer = await call(this.#base, "v1/messages/poll", JSON.stringify(items), { signal, ms }, isAnswer);
+    if (answer instanceof Refused) throw answer;
+    return answer;
+  }
+
+  /** One poll of this client, alone or together with other tabs. @param {PollItem} item @param {AbortSignal} signal @param {number} ms */
+  async #pollOnce(item, signal, ms) {
+    // A poll that does not wait shows at once whether polling works.
+    if (!this.#tabs || item.wait === 0) {
+      return call(this.#base, "v1/messages/poll", JSON.stringify(item), { signal, ms }, isPollAnswer);
+    }
+    const result = await this.#tabs.ask(item, signal);
+    return refusalIn(result) ?? result;
   }
 
   /** @param {AbortSignal} outer @param {AbortSignal} polling @param {() => void} stop */
@@ -1653,7 +1885,7 @@ export class Client {
     try {
       // What is being sent takes from the same uplink.
       const ms = wait * 1000 + PONG + this.#outbox.bytes / SLOWEST;
-      const answer = await call(this.#base, "v1/messages/poll", JSON.stringify(item), { signal: limit.signal, ms }, isPollAnswer);
+      const answer = await this.#pollOnce(item, limit.signal, ms);
       if (!(answer instanceof Refused)) {
         this.#proof.refusals = 0;
         return answer;

@@ -65,8 +65,8 @@ export async function broker(listen = "127.0.0.1:0", ...args) {
 export const browserPath = process.env.CHROMIUM ?? "/usr/bin/chromium";
 export const browserArgs = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
 
-/** Starts Chromium. */
-export const browser = () => chromium.launch({ executablePath: browserPath, args: browserArgs });
+/** Starts Chromium, with further flags. */
+export const browser = (...flags) => chromium.launch({ executablePath: browserPath, args: [...browserArgs, ...flags] });
 
 /** Opens a page in a context of its own. An error in the page fails the test. */
 export async function openPage(chromium, url, options = {}) {
