@@ -23,9 +23,10 @@ macro_rules! file {
 }
 
 /// Path, content type and content of each file that is served as it is.
-const FILES: [(&str, &str, &str); 8] = [
+const FILES: [(&str, &str, &str); 9] = [
     file!("/", HTML, "index.html"),
     file!("/client.js", JAVASCRIPT, "client.js"),
+    file!("/client.d.ts", "text/plain; charset=utf-8", "client.d.ts"),
     file!("/demo.js", JAVASCRIPT, "demo.js"),
     file!("/docs.css", CSS, "docs.css"),
     file!("/docs.js", JAVASCRIPT, "docs.js"),
