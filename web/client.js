@@ -1608,7 +1608,9 @@ export class Client {
     /** @type {Socket} */ let socket;
     try {
       socket = new Socket(this.#WebSocket, address, hello, () => this.#outbox.bytes, (frame) => {
-        if (frame.type === "welcome") this.#welcome(socket, frame, token);
+        // A fresh token is answered by another welcome.
+        if (frame.type === "welcome" && this.#socket === socket) this.#status.welcome = frame;
+        else if (frame.type === "welcome") this.#welcome(socket, frame, token);
         else if (socket.welcomed) this.#socket === socket && this.#hear(frame);
         else {
           const refusal = refusalIn({ error: frame });
