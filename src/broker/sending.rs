@@ -49,9 +49,10 @@ impl Future for Sending {
 
 /// Who gets a message.
 enum Receivers {
-    One(Address),
+    /// A topic, or one session; of this user, if the sender may name the session only as its user.
+    One(Address, Option<UserId>),
     /// The sessions of a user.
-    Each(Vec<SessionId>),
+    Each(UserId, Vec<SessionId>),
 }
 
 impl Broker {
@@ -69,14 +70,15 @@ impl Broker {
         }
         let (author, payer) = (grant.author(), grant.payer());
         Ok(match receivers {
-            Receivers::One(address) => {
-                Sending::One(self.engine.append(Append { address, message, author, id, ttl, receipt, payer }))
+            Receivers::One(address, user) => {
+                let append = Append { address, message, author, id, ttl, receipt, payer, user };
+                Sending::One(self.engine.append(append))
             }
-            Receivers::Each(sessions) => Sending::each(sessions.into_iter().map(|session| {
+            Receivers::Each(user, sessions) => Sending::each(sessions.into_iter().map(|session| {
                 let (message, author, id, payer) =
                     (message.clone(), author.clone(), id.clone(), payer.clone());
-                let address = Address::Session(session);
-                self.engine.append(Append { address, message, author, id, ttl, receipt: false, payer })
+                let (address, user) = (Address::Session(session), Some(user.clone()));
+                self.engine.append(Append { address, message, author, id, ttl, receipt: false, payer, user })
             })),
         })
     }
@@ -96,8 +98,8 @@ impl Broker {
     /// All readers share one publication.
     fn publish_volatile(&self, receivers: Receivers, message: &Message) -> Result<Sending, BrokerError> {
         let (addresses, count) = match receivers {
-            Receivers::One(address) => (vec![address], None),
-            Receivers::Each(sessions) => {
+            Receivers::One(address, _) => (vec![address], None),
+            Receivers::Each(_, sessions) => {
                 let count = sessions.len();
                 (sessions.into_iter().map(Address::Session).collect(), Some(count))
             }
@@ -109,15 +111,20 @@ impl Broker {
     }
 
     async fn receivers(&self, grant: &Grant, to: To) -> Result<Receivers, BrokerError> {
-        let one = |session| Receivers::One(Address::Session(session));
+        // A client may name the sessions of its own user by their ids.
+        let one = |session, name: &SessionId| {
+            let user = grant.client().filter(|_| session == *name).and_then(|client| client.user.clone());
+            Receivers::One(Address::Session(session), user)
+        };
         match to {
             To::Session(name) => {
-                self.directory.find(grant, &name).await.map(one).ok_or(BrokerError::NoSuchSession)
+                let session = self.directory.find(grant, &name).await.ok_or(BrokerError::NoSuchSession)?;
+                Ok(one(session, &name))
             }
-            To::Topic(topic) => Ok(Receivers::One(Address::Topic(topic))),
+            To::Topic(topic) => Ok(Receivers::One(Address::Topic(topic), None)),
             To::User(user) => self.each_session_of(user).await,
             To::Peer(name) => match self.directory.find(grant, &name).await {
-                Some(session) => Ok(one(session)),
+                Some(session) => Ok(one(session, &name)),
                 None => {
                     let user = UserId::from(&name);
                     self.each_session_of(user).await.map_err(|_| BrokerError::NoSuchSession)
@@ -129,7 +136,7 @@ impl Broker {
     async fn each_session_of(&self, user: UserId) -> Result<Receivers, BrokerError> {
         match self.directory.sessions_of(&user).await {
             none if none.is_empty() => Err(BrokerError::NoSuchUser(user)),
-            sessions => Ok(Receivers::Each(sessions)),
+            sessions => Ok(Receivers::Each(user, sessions)),
         }
     }
 }
@@ -160,6 +167,7 @@ fn is_transient(error: &EngineError) -> bool {
         | EngineError::NoRoomForReceipt { .. }
         | EngineError::HistoryTooSmall { .. }
         | EngineError::TooManyTopics { .. }
+        | EngineError::AnotherUser
         | EngineError::IdReused { .. } => false,
     }
 }

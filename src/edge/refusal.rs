@@ -118,6 +118,7 @@ fn engine_code(error: &EngineError) -> Code {
         EngineError::MailboxFull { .. }
         | EngineError::NoRoomForReceipt { .. }
         | EngineError::HistoryTooSmall { .. } => Code::MailboxFull,
+        EngineError::AnotherUser => Code::NotFound,
         EngineError::IdReused { .. } => Code::BadRequest,
         EngineError::QuotaExceeded(_) | EngineError::TooManyTopics { .. } => Code::QuotaExceeded,
         EngineError::Overloaded { .. } => Code::Overloaded,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::message::{Address, Author, Message, MessageId, SenderName};
+use crate::message::{Address, Author, Message, MessageId, SenderName, UserId};
 
 /// A message to store.
 #[derive(Debug)]
@@ -22,4 +22,7 @@ pub struct Append {
     /// The author whose shares it counts against: the name that receivers see. `None` where there are no shares: for a
     /// backend, and in `open` mode.
     pub payer: Option<SenderName>,
+    /// The user that it is for: the session of its mailbox must be registered for this user when it is stored. `None` if it
+    /// is for whoever has the session.
+    pub user: Option<UserId>,
 }

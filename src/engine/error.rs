@@ -63,6 +63,11 @@ pub enum EngineError {
         /// How long ids are remembered.
         window: Duration,
     },
+    /// The session is not registered for the user that the message is for. It was a moment ago.
+    #[error(
+        "the session is not registered for this user any more; look its sessions up, or send to the user"
+    )]
+    AnotherUser,
     /// One message is larger than a topic's whole history.
     #[error(
         "the message takes {size} bytes, and the history of a topic keeps at most {limit} (see --topic-bytes); send a smaller one, or a volatile one"

@@ -51,6 +51,7 @@ impl Bench {
             ttl: None,
             receipt: false,
             payer: None,
+            user: None,
         };
         self.engine.append(append).await.unwrap()
     }

@@ -156,6 +156,24 @@ pub(super) async fn what_waits_is_for_the_owner_only(lab: Lab) {
     }
 }
 
+/// A session is found for a user, and changes hands before the message is stored.
+pub(super) async fn a_message_for_a_user_reaches_no_other_user(lab: Lab) {
+    let (engine, _) = lab.engine();
+    let (a, session) = (mailbox("A"), SessionId::new("A").unwrap());
+    let user = |name: &str| Some(UserId::new(name).unwrap());
+    let send = |name: &str, payload: &str| engine.append(Append { user: user(name), ..append(&a, payload) });
+    assert_eq!(send("ann", "0").await, Err(EngineError::AnotherUser), "nobody is registered");
+    engine.register(&of_backend(&session, "ann")).await.unwrap();
+    send("ann", "1").await.unwrap();
+    engine.end(&session, Duration::ZERO).await.unwrap();
+    assert_eq!(send("ann", "2").await, Err(EngineError::AnotherUser));
+    engine.register(&of_backend(&session, "bob")).await.unwrap();
+    assert_eq!(send("ann", "3").await, Err(EngineError::AnotherUser));
+    send("bob", "4").await.unwrap();
+    put(&engine, &a, "5").await;
+    expect(&engine, &a, Seq::START, &["4", "5"]).await;
+}
+
 /// The sessions of one token after the other give way when their user has too many. They keep their owner.
 pub(super) async fn a_session_that_gives_way_keeps_its_owner(lab: Lab) {
     let (engine, _) = lab.engine_with(Settings { sessions_per_user: 1, ..lab.settings() });

@@ -204,13 +204,18 @@ impl Index {
             }
             return Ok(Appended::Known(seq));
         }
-        let PreparedAppend { address, draft, send_id, ttl, ts, receipt, payer } = append;
+        let PreparedAppend { address, draft, send_id, ttl, ts, receipt, payer, user } = append;
         self.check_queue(payer.as_ref(), draft.len_with(self.next()))?;
         if let Some(session) = address.session()
             && self.sessions.has_expired(session, now)
         {
             // What comes from here on is not for its former owner.
             self.expire_registration(session, now, |_| true);
+        }
+        if let (Some(user), Some(session)) = (&user, address.session())
+            && self.sessions.get(session, now).and_then(|known| known.user.as_ref()) != Some(user)
+        {
+            return Err(EngineError::AnotherUser);
         }
         self.make_room(&address, &draft, receipt.as_ref().map(|(session, _)| session), payer.as_ref())
             .inspect_err(|refused| self.fullness.note(refused))?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::engine::Append;
 use crate::engine::embedded::dedup::SendId;
-use crate::message::{Address, Draft, MessageId, SenderName, Seq, SessionId};
+use crate::message::{Address, Draft, MessageId, SenderName, Seq, SessionId, UserId};
 
 /// An append with everything that can be computed before the lock is taken: its frame and its id.
 #[derive(Debug)]
@@ -20,14 +20,16 @@ pub(crate) struct PreparedAppend {
     pub(super) receipt: Option<(SessionId, MessageId)>,
     /// The author whose shares it counts against.
     pub(super) payer: Option<SenderName>,
+    /// The user that it is for.
+    pub(super) user: Option<UserId>,
 }
 
 impl PreparedAppend {
     /// Encodes a message whose seq is likely to be `expected`.
     pub(crate) fn new(append: Append, send_id: Option<SendId>, expected: Seq) -> Self {
-        let Append { address, message, author, id, ttl, receipt, payer } = append;
+        let Append { address, message, author, id, ttl, receipt, payer, user } = append;
         let draft = Draft::encode(&address, &message, expected);
         let receipt = if receipt { author.session().cloned().zip(id) } else { None };
-        Self { address, draft, send_id, ttl, ts: message.ts, receipt, payer }
+        Self { address, draft, send_id, ttl, ts: message.ts, receipt, payer, user }
     }
 }

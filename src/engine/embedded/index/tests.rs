@@ -61,6 +61,7 @@ fn message(to: &Address) -> Append {
         ttl: None,
         receipt: false,
         payer: None,
+        user: None,
     }
 }
 
