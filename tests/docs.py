@@ -44,7 +44,7 @@ TIMEOUT = 120
 PYTHON_BLOCK = """
 x0-msg-server 2>broker.log &
 broker=$!
-until x0-msg-server health >/dev/null 2>&1; do sleep 0.1; done
+until x0-msg-server health --ready >/dev/null 2>&1; do sleep 0.1; done
 python3 block.py
 kill $broker
 wait $broker

@@ -136,6 +136,12 @@ const SLOWEST = 8;
 /** How many bytes of sends may be on the way at once. One send may be larger. */
 const ON_THE_WAY = 256 * 1024;
 
+/**
+ * From how many characters on a body has its token in the header. The broker reads 64 KiB of a body before it has seen a
+ * proof. Smaller requests need no header, and so no preflight.
+ */
+const LARGE = 16_000;
+
 /** How many messages the broker hands out before they are acknowledged. */
 const WINDOW = 256;
 
@@ -1016,14 +1022,14 @@ class Foreign extends Error {
  * @param {URL} base
  * @param {string} path
  * @param {string} body
- * @param {{signal: AbortSignal, ms: number, keepalive?: boolean}} options
+ * @param {{signal: AbortSignal, ms: number, keepalive?: boolean, headers?: Record<string, string>}} options
  * @param {(answer: any) => boolean} isAnswer
  */
-async function call(base, path, body, { signal, ms, keepalive = false }, isAnswer) {
+async function call(base, path, body, { signal, ms, keepalive = false, headers = {} }, isAnswer) {
   const limit = limited(signal, ms);
   try {
     const address = new URL(path, base);
-    const request = { method: "POST", body, signal: limit.signal, keepalive, cache: /** @type {const} */ ("no-store") };
+    const request = { method: "POST", headers, body, signal: limit.signal, keepalive, cache: /** @type {const} */ ("no-store") };
     const response = await fetch(address, request);
     const answer = await response.json().catch((error) => {
       if (limit.signal.aborted) throw error;
@@ -1770,9 +1776,12 @@ export class Client {
    */
   async #request(path, body, options, isAnswer) {
     const token = await unlessAborted(this.#proof.get(), options.signal);
-    const proof = JSON.stringify({ session: this.#session, token }).slice(0, -1);
     const rest = (typeof body === "string" ? body : JSON.stringify(body)).slice(1);
-    const answer = await call(this.#base, path, `${proof}${proof.length > 1 && rest !== "}" ? "," : ""}${rest}`, options, isAnswer);
+    const isLarge = token !== undefined && rest.length > LARGE;
+    const proof = JSON.stringify(isLarge ? { session: this.#session } : { session: this.#session, token }).slice(0, -1);
+    const headers = isLarge ? { authorization: `Bearer ${token}` } : undefined;
+    const whole = `${proof}${proof.length > 1 && rest !== "}" ? "," : ""}${rest}`;
+    const answer = await call(this.#base, path, whole, { ...options, headers }, isAnswer);
     return answer instanceof Refused ? Object.assign(answer, { token }) : answer;
   }
 

@@ -109,6 +109,10 @@ for (const transport of ["websocket", "poll"]) {
     await page.waitForFunction(() => client.status.state === "online");
     const sent = await page.evaluate(() => client.send({ user: "ann" }, { hello: 1 }));
     assert.equal(sent.sessions, 1);
+    // The broker reads a large body only with the token in its header.
+    await page.evaluate(() => client.send({ user: "ann" }, "x".repeat(300_000)));
+    await page.waitForFunction(() => got.length === 2);
+    assert.equal(await page.evaluate(() => got.pop().payload.length), 300_000);
     await backend("POST", "/v1/messages", { to: { user: "ann" }, payload: "from the backend" });
     await page.waitForFunction(() => got.length === 2);
     assert.deepEqual(await page.evaluate(() => got.map(({ from }) => from)), ["ann", "the backend"]);

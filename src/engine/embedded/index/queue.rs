@@ -22,6 +22,11 @@ pub(super) fn frame_cost(frame: usize) -> usize {
     frame + OVERHEAD
 }
 
+/// The size of the frame of a message that costs so much.
+pub(super) fn frame_of(cost: usize) -> usize {
+    cost.saturating_sub(OVERHEAD)
+}
+
 /// What a message counts against the bounds, in bytes.
 pub(super) fn cost(publication: &Publication) -> usize {
     frame_cost(publication.frame().as_str().len())

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::budget::{Budget, Holder, Permit, SMALL};
 use crate::engine::embedded::index::address_log::{AddressLog, Holes};
+use crate::engine::embedded::index::queue::frame_of;
 use crate::engine::{Batch, Position};
 use crate::message::{Address, Gap, GapReason, Item, Publication, Seq};
 
@@ -29,7 +30,7 @@ pub(crate) enum ReadSlot {
     /// A message with its body on the disk.
     OnDisk {
         seq: Seq,
-        /// At least the size of its frame.
+        /// The size of its frame.
         bytes: usize,
         /// Its share of the memory budget, once it is reserved.
         permit: Option<Permit>,
@@ -205,7 +206,10 @@ impl ReadPlan {
             bytes += entry.bytes as usize;
             plan.slots.push(match at_hand(entry.seq) {
                 Some(publication) => ReadSlot::Ready(Item::Message(Arc::clone(publication))),
-                None => ReadSlot::OnDisk { seq: entry.seq, bytes: entry.bytes as usize, permit: None },
+                None => {
+                    let bytes = frame_of(entry.bytes as usize);
+                    ReadSlot::OnDisk { seq: entry.seq, bytes, permit: None }
+                }
             });
             plan.cursor = entry.seq;
         }
@@ -351,9 +355,9 @@ mod tests {
         };
         let plan = || ReadPlan::of(&log, &holes, &request, |_| None);
         let (mut first, mut second) = (plan(), plan());
-        assert_eq!((first.reserve(&budget, None), budget.used()), (Ok(()), 800_000));
+        assert_eq!((first.reserve(&budget, None), budget.used()), (Ok(()), 2 * (400_000 - 256)));
         assert_eq!((first.on_disk(), first.cursor, first.more), (vec![Seq(1), Seq(2)], Seq(3), true));
-        assert_eq!(second.reserve(&budget, None), Err(400_000));
+        assert_eq!(second.reserve(&budget, None), Err(400_000 - 256));
         drop(first);
         // With a permit that was waited for, for the first message.
         let held = budget.try_acquire(Holder::Proved, 600_000).unwrap();
