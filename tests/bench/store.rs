@@ -59,6 +59,7 @@ fn fill(dir: &Path, messages: usize, mailboxes: usize, with_ids: bool) {
                 ttl: None,
                 receipt: false,
                 payer: None,
+                user: None,
             };
             commits.push(engine.append(append));
             if commits.len() == 4000 {
