@@ -153,6 +153,7 @@ fn engine(dir: &Path, durability: Durability, time: Duration, runtime: &tokio::r
             ttl: None,
             receipt: false,
             payer: None,
+            user: None,
         });
         let acks = acks.clone();
         async move {
