@@ -8,16 +8,16 @@ import importlib
 import pkgutil
 
 import broker
-from broker.api.messages import ack, poll, send
+from broker.api.messages import ack, poll, post_poll, send
 from broker.api.operations import health
 from broker.api.sessions import end, look_up, look_up_user, register
-from broker.models import Ack, Code, ErrorBody, Registration, Send, SendWithReceipt, SendWithReceiptTo, ToSession, ToTopic, ToUser
+from broker.models import Ack, Code, ErrorBody, Poll, Registration, Send, SendWithReceipt, SendWithReceiptTo, ToSession, ToTopic, ToUser
 
 
 def poll_all(client, **query):
-    """What waits in the mailbox. Polls again, which acknowledges it."""
+    """What waits in the mailbox. Polls again, with a body, which acknowledges it."""
     answer = poll.sync(client=client, wait=0, **query)
-    after = poll.sync(client=client, wait=0, after=answer.seq, epoch=answer.epoch, **query)
+    after = post_poll.sync(client=client, body=Poll(wait=0, after=answer.seq, epoch=answer.epoch, **query))
     assert after.messages == [], after
     return answer.messages
 

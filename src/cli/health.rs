@@ -51,9 +51,9 @@ async fn get_health(args: &HealthArgs, authority: &str) -> Result<()> {
     let status = response.status();
     let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
     let body = body.map_err(|error| anyhow!("the answer is not that of a broker: {error}"))?.to_bytes();
-    print(String::from_utf8_lossy(&body).trim_end())?;
+    let text = String::from_utf8_lossy(&body);
     if !status.is_success() {
-        bail!("the broker answered {status}");
+        bail!("the broker answered {status}: {}", text.trim_end());
     }
-    Ok(())
+    print(text.trim_end())
 }

@@ -129,18 +129,26 @@ fn require_bearer(api: &mut OpenApi) {
     }
 }
 
-/// One message, or several. And a registration without a body.
+/// One message or poll, or several. And a registration without a body.
 fn describe_bodies(api: &mut OpenApi) {
-    let many = ArrayBuilder::new()
-        .items(ObjectBuilder::new().schema_type(SchemaType::AnyValue))
-        .description(Some("Up to 1,000 messages, each like a single one. The answer has one item for each"));
     let sends = OneOfBuilder::new()
         .item(Ref::from_schema_name("Send"))
         .item(Ref::from_schema_name("SendWithReceipt"))
-        .item(many);
-    let body = request_body(api, "/v1/messages", |item| &mut item.post);
-    body.content.insert("application/json".to_owned(), Content::new(Some(sends)).into());
+        .item(several("Up to 1,000 messages, each like a single one. The answer has one item for each"));
+    let polls = OneOfBuilder::new()
+        .item(Ref::from_schema_name("Poll"))
+        .item(several("Up to 16 polls, each like a single one. The answer has one item for each"));
+    for (path, bodies) in [("/v1/messages", sends), ("/v1/messages/poll", polls)] {
+        let body = request_body(api, path, |item| &mut item.post);
+        body.content.insert("application/json".to_owned(), Content::new(Some(bodies)).into());
+    }
     request_body(api, "/v1/sessions/{id}", |item| &mut item.put).required = Some(Required::False);
+}
+
+/// An array of what is checked by itself: a wrong item fails alone.
+fn several(description: &str) -> ArrayBuilder {
+    let items = ObjectBuilder::new().schema_type(SchemaType::AnyValue);
+    ArrayBuilder::new().items(items).description(Some(description))
 }
 
 fn request_body<'a>(
@@ -160,10 +168,13 @@ mod tests {
     use utoipa_axum::routes;
 
     use super::*;
-    use crate::protocol::{AckBody, SendRequest, SessionBody};
+    use crate::protocol::{AckBody, PollBody, SendRequest, SessionBody};
 
     #[utoipa::path(post, path = "/v1/messages", request_body = SendRequest)]
     async fn send() {}
+
+    #[utoipa::path(post, path = "/v1/messages/poll", request_body = PollBody)]
+    async fn post_poll() {}
 
     #[utoipa::path(post, path = "/v1/ack", request_body = AckBody)]
     async fn ack() {}
@@ -177,6 +188,7 @@ mod tests {
     fn described(config: &Config) -> Value {
         let router = described_router()
             .routes(routes!(send))
+            .routes(routes!(post_poll))
             .routes(routes!(ack))
             .routes(routes!(register))
             .routes(routes!(health));

@@ -18,7 +18,7 @@ use polling::Polls;
 pub(crate) fn routes(gateway: Arc<Gateway>, readers: PollReaders) -> OpenApiRouter {
     OpenApiRouter::default()
         .routes(routes!(polling::poll))
-        .routes(routes!(posted::poll))
+        .routes(routes!(posted::post_poll))
         .with_state(Polls { gateway, readers })
 }
 

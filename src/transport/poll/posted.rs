@@ -25,16 +25,6 @@ const MAX_BODY: usize = 256 * 1024;
 /// Most polls of one call.
 const MAX_POLLS: usize = 16;
 
-/// The body of the call.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "only its schema is used")]
-enum PollCall {
-    #[schema(title = "OnePoll")]
-    One(PollBody),
-    #[schema(title = "SeveralPolls")]
-    Many(Vec<PollBody>),
-}
-
 /// The answer to one of several polls.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
@@ -58,7 +48,7 @@ enum PollAnswers<'a> {
 /// Read mailboxes and topics, with a long-poll
 #[utoipa::path(
     post, path = "/v1/messages/poll", tag = "messages",
-    request_body = PollCall,
+    request_body = PollBody,
     responses(
         (status = 200, description = "Messages; none if none came in time. In an array each poll has its own answer, and all are answered when one has something", body = PollAnswers<'_>),
         Refusal,
@@ -66,7 +56,7 @@ enum PollAnswers<'a> {
         Refused<429>,
     )
 )]
-pub(super) async fn poll(State(polls): State<Polls>, request: Request) -> Result<Response, Refusal> {
+pub(super) async fn post_poll(State(polls): State<Polls>, request: Request) -> Result<Response, Refusal> {
     let (head, body) = request.into_parts();
     let gateway = &polls.gateway;
     let holder = gateway.holder(&head).await?;
