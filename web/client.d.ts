@@ -358,6 +358,14 @@ export type SharedPoll = {
     key: string;
     deliver: (result: any, reason?: string) => void;
 };
+export type AskedPoll = {
+    by: string;
+    heard: number;
+    resolve: (answer: {
+        result?: any;
+        reason?: string;
+    }) => void;
+};
 /**
  * Messages on their way to one handler, in order.
  *

@@ -1073,6 +1073,8 @@ const LEADER_CHECK = 4_000;
  * @property {PollItem} item
  * @property {string} key
  * @property {(result: any, reason?: string) => void} deliver
+ *
+ * @typedef {{by: string, heard: number, resolve: (answer: {result?: any, reason?: string}) => void}} AskedPoll
  */
 
 /**
@@ -1081,11 +1083,10 @@ const LEADER_CHECK = 4_000;
  */
 class Tabs {
   #id = newId();
-  #channel;
+  /** @type {BroadcastChannel | null} null once this tab polls no more */ #channel;
   #poll;
   /** The tab that polls for this one; null if it is not known. @type {string | null} */ #leader = null;
-  /** Polls of this tab that another tab makes. @type {Map<string, ReturnType<typeof withResolvers>>} */ #asked = new Map();
-  /** When something was heard from the leader. */ #heard = 0;
+  /** Polls of this tab that another tab makes: which one, and when it was heard. @type {Map<string, AskedPoll>} */ #asked = new Map();
   /** Called when a leader answers. */ #greeted = () => {};
 
   /** Polls that wait for a call. @type {SharedPoll[]} */ #waiting = [];
@@ -1106,12 +1107,12 @@ class Tabs {
 
   /** @param {object} message */
   #say(message) {
-    this.#channel.postMessage({ from: this.#id, ...message });
+    this.#channel?.postMessage({ from: this.#id, ...message });
   }
 
   /** @param {any} data */
   #hear({ kind, from, to, key, item, result, reason }) {
-    if (from === this.#leader) this.#heard = performance.now();
+    for (const asked of this.#asked.values()) if (asked.by === from) asked.heard = performance.now();
     const leads = this.#leader === this.#id;
     if (kind === "who" && leads) this.#say({ kind: "lead" });
     else if (kind === "lead") {
@@ -1119,13 +1120,13 @@ class Tabs {
       if (leads && from > this.#id) return this.#say({ kind: "lead" });
       this.#leader = from;
       this.#greeted();
-    } else if (kind === "bye" && from === this.#leader) this.#lost();
+    } else if (kind === "bye") this.#lost(from);
     else if (to !== this.#id) return;
     else if (kind === "ask") {
       if (leads) this.#serve(item, key, (result, reason) => this.#say({ kind: "answer", to: from, key, result, reason }));
       else this.#say({ kind: "answer", to: from, key, reason: "moved" });
     } else if (kind === "drop") this.#drop(key);
-    else if (kind === "ping" && leads) this.#say({ kind: "pong", to: from });
+    else if (kind === "ping" && (leads || this.#calls.size > 0)) this.#say({ kind: "pong", to: from });
     else if (kind === "answer") {
       const asked = this.#asked.get(key);
       this.#asked.delete(key);
@@ -1134,18 +1135,21 @@ class Tabs {
     }
   }
 
-  /** The leader is gone. */
-  #lost() {
-    this.#leader = null;
-    for (const { resolve } of this.#asked.values()) resolve({ reason: "moved" });
-    this.#asked.clear();
+  /** A tab that led is gone, or leads no more. @param {string} tab */
+  #lost(tab) {
+    if (this.#leader === tab) this.#leader = null;
+    for (const [key, { by, resolve }] of this.#asked) {
+      if (by !== tab) continue;
+      this.#asked.delete(key);
+      resolve({ reason: "moved" });
+    }
   }
 
-  /** Leads no more: the others find a leader among themselves. */
+  /** Polls for no other tab any more: they find a leader among themselves. A tab may have calls that another one has replaced as leader. */
   #resign = () => {
-    if (this.#leader !== this.#id) return;
-    this.#leader = null;
-    this.#say({ kind: "bye" });
+    const leads = this.#leader === this.#id;
+    if (leads) this.#leader = null;
+    if (leads || this.#calls.size + this.#waiting.length > 0) this.#say({ kind: "bye" });
     for (const call of this.#calls) call.abort();
   };
 
@@ -1154,7 +1158,9 @@ class Tabs {
     this.#resign();
     globalThis.removeEventListener?.("pagehide", this.#resign);
     globalThis.document?.removeEventListener("freeze", this.#resign);
-    this.#channel.close();
+    this.#channel?.close();
+    this.#channel = null;
+    clearTimeout(this.#gathering);
   }
 
   async #findLeader() {
@@ -1177,12 +1183,12 @@ class Tabs {
       const [key, leader] = [newId(), this.#leader];
       const asked = withResolvers();
       const isOwn = leader === this.#id;
-      this.#heard = performance.now();
+      const record = { by: leader ?? "", heard: performance.now(), resolve: asked.resolve };
       let unanswered = 0;
       const check = setInterval(() => {
         // A tab that was frozen, or has crashed, says no good-bye.
-        unanswered = performance.now() - this.#heard < LEADER_CHECK ? 0 : unanswered + 1;
-        if (unanswered > 2 && this.#leader === leader) this.#lost();
+        unanswered = performance.now() - record.heard < LEADER_CHECK ? 0 : unanswered + 1;
+        if (unanswered > 2) this.#lost(record.by);
         else if (!isOwn) this.#say({ kind: "ping", to: leader });
       }, LEADER_CHECK);
       const abort = () => asked.resolve({ reason: "aborted" });
@@ -1192,7 +1198,7 @@ class Tabs {
         clearInterval(check);
         this.#serve(item, key, (result, reason) => asked.resolve({ result, reason }));
       } else {
-        this.#asked.set(key, asked);
+        this.#asked.set(key, record);
         this.#say({ kind: "ask", to: leader, key, item });
       }
       const { result, reason } = await asked.promise;

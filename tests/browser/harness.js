@@ -7,7 +7,7 @@ import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { createServer, request as httpRequest } from "node:http";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { after, before } from "node:test";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
@@ -39,26 +39,40 @@ export function shared(start) {
   return things;
 }
 
-/** Starts a broker with a store of its own, on a free port. */
-export async function broker(listen = "127.0.0.1:0", ...args) {
-  const dir = mkdtempSync(join(tmpdir(), "x0-msg-"));
+/** Starts the binary on a directory; its process and address, once it is ready. */
+async function launch(dir, listen, args) {
   const child = spawn(binary, ["--listen", listen, "--data-dir", dir, ...args], { stdio: ["ignore", "ignore", "pipe"] });
   for await (const line of createInterface(child.stderr)) {
     const entry = JSON.parse(line);
     if (entry.message === "ready") {
       child.stderr.resume();
-      const { address } = entry;
-      const stop = async () => {
-        if (child.exitCode === null) {
-          child.kill("SIGTERM");
-          await once(child, "exit");
-        }
-        rmSync(dir, { recursive: true, force: true });
-      };
-      return { address, url: `http://${address}`, stop };
+      return { child, address: entry.address };
     }
   }
   throw new Error("the broker did not start");
+}
+
+/**
+ * Starts a broker with a store of its own, on a free port. `crash` kills it and starts it again with its store at its
+ * address; `signal` sends it a signal.
+ */
+export async function broker(listen = "127.0.0.1:0", ...args) {
+  const dir = mkdtempSync(join(tmpdir(), "x0-msg-"));
+  let { child, address } = await launch(dir, listen, args);
+  const end = async (signal) => {
+    if (child.exitCode !== null || child.signalCode !== null) return;
+    child.kill(signal);
+    await once(child, "exit");
+  };
+  const crash = async () => {
+    await end("SIGKILL");
+    ({ child } = await launch(dir, address, args));
+  };
+  const stop = async () => {
+    await end("SIGTERM");
+    rmSync(dir, { recursive: true, force: true });
+  };
+  return { address, url: `http://${address}`, stop, crash, signal: (signal) => child.kill(signal) };
 }
 
 /** Chromium, and the flags that it needs. */
@@ -73,9 +87,11 @@ export async function openPage(chromium, url, options = {}) {
   return openPageIn(await chromium.newContext(options), url);
 }
 
-/** Opens a page in this context. */
+/** Opens a page in this context. X0_MSG_CLIENT names a client.js that takes the place of the one in the binary. */
 export async function openPageIn(context, url) {
   const page = await context.newPage();
+  const { X0_MSG_CLIENT: path } = process.env;
+  if (path) await page.route("**/client.js", (route) => route.fulfill({ path: resolve(root, path), contentType: "text/javascript" }));
   page.setDefaultTimeout(DEADLINE);
   page.on("pageerror", (error) => assert.fail(error));
   await page.goto(url);

@@ -6,9 +6,11 @@ import { connect } from "node:net";
 
 /**
  * What it does can be changed at any time:
- * - `lie(request, body)` gives `{ status, body }` in place of the broker's answer, or nothing;
+ * - `lie(request, body)` gives `{ status, body }` in place of the broker's answer, or nothing; with `passed` the broker
+ *   gets the request all the same;
  * - `sockets` is "pass", "refuse", or after how many milliseconds a WebSocket is cut;
  * - `frozen` lets no byte through in either direction, and closes nothing;
+ * - `late` brings requests to the broker after the client has given them up;
  * - `uplink` is how many bytes a second go to the broker, over everything;
  * - `prefix` is the path below which it serves the broker.
  *
@@ -16,7 +18,7 @@ import { connect } from "node:net";
  */
 export async function liar(address, prefix = "") {
   const [host, port] = address.split(":");
-  const state = { lie: (_request, _body) => undefined, sockets: "pass", frozen: false, uplink: Infinity, prefix, upgrades: 0, requests: [], waiting: 0, most: 0 };
+  const state = { lie: (_request, _body) => undefined, sockets: "pass", frozen: false, late: false, uplink: Infinity, prefix, upgrades: 0, requests: [], waiting: 0, most: 0 };
   const open = new Set();
   const inner = (url) => (url.startsWith(state.prefix) ? url.slice(state.prefix.length) : "/nothing-is-here");
 
@@ -60,22 +62,28 @@ export async function liar(address, prefix = "") {
       return;
     }
     const body = Buffer.concat(chunks);
-    while (state.frozen && !outgoing.destroyed) await new Promise((done) => setTimeout(done, 50));
-    if (outgoing.destroyed) return;
+    while (state.frozen && (state.late || !outgoing.destroyed)) await new Promise((done) => setTimeout(done, 50));
+    if (outgoing.destroyed && !state.late) return;
+    /** Passes the request on to the broker. */
+    const pass = (onAnswer) => {
+      const onward = httpRequest({ host, port, method, path: inner(url), headers: { ...incoming.headers, "content-length": body.length } }, onAnswer);
+      onward.on("error", () => outgoing.destroy());
+      onward.end(body);
+      return onward;
+    };
     const lie = state.lie(incoming, body.toString());
     if (lie !== undefined) {
+      if (lie.passed) pass((answer) => answer.resume());
       return outgoing.writeHead(lie.status ?? 200, { "content-type": "application/json", "access-control-allow-origin": "*" }).end(lie.body ?? "");
     }
     const isPoll = url.includes("/v1/messages/poll");
     if (isPoll) state.most = Math.max(state.most, ++state.waiting);
     outgoing.on("close", () => isPoll && state.waiting--);
-    const onward = httpRequest({ host, port, method, path: inner(url), headers: { ...incoming.headers, "content-length": body.length } }, (answer) => {
+    const onward = pass((answer) => {
       outgoing.writeHead(answer.statusCode, answer.headers);
       copy(answer, outgoing, false);
     });
-    onward.on("error", () => outgoing.destroy());
-    outgoing.on("close", () => onward.destroy());
-    onward.end(body);
+    outgoing.on("close", () => state.late || onward.destroy());
   });
   server.on("connection", (socket) => (open.add(socket), socket.on("close", () => open.delete(socket))));
   server.on("upgrade", (incoming, socket, head) => {
