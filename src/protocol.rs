@@ -14,7 +14,7 @@ pub use client_frame::{
 };
 pub use code::{Close, Code};
 pub(crate) use json::present;
-pub(crate) use json::{MAX_SEQ, parse_object};
+pub(crate) use json::{MAX_SEQ, MAX_WINDOW, parse_object};
 pub use json::{Malformed, parse};
 pub use server_frame::{SendResult, ServerFrame};
 

@@ -19,6 +19,8 @@ use crate::engine::{Batch, Engine, EngineError};
 use crate::hub::{EndReason, HubEvent, Hubs, ReaderHandle, Transport};
 use crate::message::{Address, Epoch, Gap, GapReason, Item, Seq};
 
+mod held;
+
 /// How many items one read of the engine asks for.
 const READ: usize = 64;
 
@@ -187,15 +189,27 @@ impl Subscriber {
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
     pub(crate) async fn next_or_failure(&mut self) -> Option<Result<Item, EngineError>> {
+        self.next_if(|_| true).await
+    }
+
+    /// The same, if the next item is admitted. One that is not stays; then this waits for the end of the address.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub(crate) async fn next_if(
+        &mut self,
+        admits: impl Fn(&Item) -> bool,
+    ) -> Option<Result<Item, EngineError>> {
         loop {
             if self.ended().is_some() {
                 return None;
             }
-            if let Some(item) = self.try_next() {
+            if let Some(item) = self.try_next_if(&admits) {
                 return Some(Ok(item));
             }
             match self.state {
                 ReadState::Closed => return None,
+                _ if !self.backlog.is_empty() => self.hold().await,
                 ReadState::Behind(target) => match self.catch_up(target).await {
                     Ok(()) => {}
                     Err(error) if !self.failure_told => {
@@ -231,11 +245,19 @@ impl Subscriber {
 
     /// The next item if one is at hand.
     pub fn try_next(&mut self) -> Option<Item> {
+        self.try_next_if(|_| true)
+    }
+
+    /// The next item if one is at hand and admitted.
+    pub(crate) fn try_next_if(&mut self, admits: impl Fn(&Item) -> bool) -> Option<Item> {
         // What is left is for a session that was ended, or for another owner.
         if self.ended().is_some() {
             return None;
         }
         self.fill(1);
+        if !self.backlog.front().is_some_and(admits) {
+            return None;
+        }
         let item = self.backlog.pop_front()?;
         if self.backlog.is_empty() {
             self.room = None;

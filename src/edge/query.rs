@@ -6,7 +6,7 @@ use crate::broker::BrokerError;
 use crate::edge::refusal::Refusal;
 use crate::grant::Grant;
 use crate::message::{Epoch, NameError, Seq, SessionId, TopicName};
-use crate::protocol::{MAX_SEQ, Resume};
+use crate::protocol::{MAX_SEQ, MAX_WINDOW, Resume};
 
 /// Parameters that have one value. Which of two counts is a matter of taste: a proxy may have checked the other one.
 const SINGLE: [&str; 8] =
@@ -76,6 +76,18 @@ impl Query {
         let seq = value.parse().ok().filter(|seq| *seq <= MAX_SEQ).map(Seq);
         let invalid = || Refusal::bad_param(key, format_args!("must be a whole number from 0 to {MAX_SEQ}"));
         seq.ok_or_else(invalid).map(Some)
+    }
+
+    /// How many messages the connection may have that it has not acknowledged.
+    ///
+    /// # Errors
+    /// `bad_request` if it is not a number in range.
+    pub(crate) fn window(&self) -> Result<Option<u32>, Refusal> {
+        let Some(value) = self.get("window") else { return Ok(None) };
+        let window = value.parse().ok().filter(|window| (1..=MAX_WINDOW).contains(window));
+        let invalid =
+            || Refusal::bad_param("window", format_args!("must be a whole number from 1 to {MAX_WINDOW}"));
+        window.ok_or_else(invalid).map(Some)
     }
 
     /// Where to resume: the seq in parameter `key`, and `epoch`.

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use crate::message::{Epoch, MessageId, Seq, SessionId, TopicName, UserId, taken_name};
 use crate::protocol::json::{
-    Malformed, field, flag, name, optional, parse_object, present, required, seq, string, ttl,
+    Malformed, field, flag, name, optional, parse_object, present, required, seq, string, ttl, window,
 };
 
 mod poll;
@@ -78,6 +78,8 @@ pub enum ClientFrame {
         token: Option<String>,
         /// The position in the mailbox.
         resume: Resume,
+        /// How many messages the connection may have that it has not acknowledged.
+        window: Option<u32>,
     },
     /// Send a message.
     Send(SendRequest),
@@ -129,6 +131,8 @@ struct RawFields<'a> {
     seq: Option<&'a RawValue>,
     #[serde(borrow)]
     topic: Option<&'a RawValue>,
+    #[serde(borrow)]
+    window: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize, Default)]
@@ -205,7 +209,12 @@ impl RawFields<'_> {
     }
 
     fn hello(&self) -> Result<ClientFrame, Malformed> {
-        Ok(ClientFrame::Hello { session: self.session()?, token: self.token()?, resume: self.resume()? })
+        Ok(ClientFrame::Hello {
+            session: self.session()?,
+            token: self.token()?,
+            resume: self.resume()?,
+            window: optional(self.window).map(window).transpose()?,
+        })
     }
 
     fn frame(&self) -> Result<ClientFrame, Malformed> {

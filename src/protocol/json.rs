@@ -153,6 +153,16 @@ pub(super) fn flag(raw: Option<&RawValue>, name: &'static str) -> Result<bool, M
     optional(raw).map_or(Ok(false), |raw| field(raw, name, "true or false"))
 }
 
+/// Largest window of a connection.
+pub(crate) const MAX_WINDOW: u32 = 65_536;
+
+/// A window: how many messages.
+pub(super) fn window(raw: &RawValue) -> Result<u32, Malformed> {
+    let window = seq(raw, "window").ok().and_then(|Seq(window)| u32::try_from(window).ok());
+    let window = window.filter(|window| (1..=MAX_WINDOW).contains(window));
+    window.ok_or(Malformed::Wrong { field: "window", wanted: "a whole number from 1 to 65536" })
+}
+
 /// A time to live, in seconds on the wire; at least one millisecond.
 pub(super) fn ttl(raw: &RawValue) -> Result<Duration, Malformed> {
     const WANTED: &str = "a number of seconds, at least 0.001";
@@ -222,6 +232,15 @@ mod tests {
         for text in ["0", "0.0009", "-1", "\"1\"", "1e300"] {
             let error = ttl(&raw(text)).unwrap_err().to_string();
             assert_eq!(error, "field `ttl` must be a number of seconds, at least 0.001", "{text}");
+        }
+    }
+
+    #[test]
+    fn a_window_has_room_for_a_message() {
+        assert_eq!([window(&raw("1")), window(&raw("65536"))], [Ok(1), Ok(MAX_WINDOW)]);
+        for text in ["0", "65537", "-1", "1.5", "\"9\"", "true"] {
+            let error = window(&raw(text)).unwrap_err().to_string();
+            assert_eq!(error, "field `window` must be a whole number from 1 to 65536", "{text}");
         }
     }
 

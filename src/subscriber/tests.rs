@@ -6,6 +6,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::engine::{Append, Bounds, Cluster, Embedded, Node, QueueBounds, Settings};
 use crate::message::{Author, Kind, Message, Publication, SessionId};
+use crate::subscriber::held::HELD_BYTES;
 
 /// An engine with hubs of four slots, and one address.
 struct Bench {
@@ -283,4 +284,52 @@ async fn an_address_has_no_more_readers_than_allowed() {
     assert!(join().is_none());
     drop(one);
     assert!(join().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_admitted_stays_in_its_order() {
+    let bench = Bench::new();
+    let mut subscriber = bench.reader(Seq::START);
+    for n in 1..=20 {
+        bench.put(n).await;
+        assert!(subscriber.next_if(|_| false).now_or_never().is_none(), "{n}");
+    }
+    for n in 1..=20 {
+        assert_eq!(next(&mut subscriber).await, n.to_string());
+    }
+    assert!(subscriber.next().now_or_never().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_is_admitted_nothing_gives_back_what_is_large() {
+    let bench = Bench::new();
+    let mut subscriber = bench.reader(Seq::START);
+    let large = |n: u64| 10_u64.pow(18) + n;
+    for n in 0..READ as u64 {
+        bench.put(large(n)).await;
+    }
+    subscriber.ready().await.unwrap();
+    let read = subscriber.backlog.len();
+    subscriber.give_back();
+    assert_eq!(subscriber.backlog.len(), read, "all of it is small");
+    let padding = RawValue::from_string(format!("\"{}\"", "x".repeat(HELD_BYTES))).unwrap();
+    let message = Message { payload: padding, ..Bench::message(0) };
+    let publication = Publication::encode(&bench.address, None, &message).into();
+    subscriber.backlog.insert(3, Item::Message(publication));
+    subscriber.give_back();
+    assert_eq!(subscriber.backlog.len(), 3);
+    for n in 0..READ as u64 {
+        assert_eq!(next(&mut subscriber).await, large(n).to_string());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_is_admitted_nothing_is_told_the_end() {
+    let bench = Bench::new();
+    let mut subscriber = bench.reader(Seq::START);
+    bench.put(1).await;
+    let mut held = Box::pin(subscriber.next_if(|_| false));
+    assert!((&mut held).now_or_never().is_none());
+    bench.hubs.end(&bench.address, EndReason::SessionEnded);
+    assert!(held.await.is_none());
 }

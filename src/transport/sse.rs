@@ -161,7 +161,9 @@ impl EventStream {
             self.wait(&mut chunk).await?;
         }
         while chunk.len() < CHUNK {
-            let Some((topic, item)) = self.topics.try_next_after(self.mailbox.as_mut()) else { break };
+            let Some((topic, item)) = self.topics.try_next_after(self.mailbox.as_mut(), |_| true) else {
+                break;
+            };
             self.push_event(&mut chunk, topic.as_ref(), item).await?;
         }
         Some(chunk)

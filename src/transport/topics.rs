@@ -74,12 +74,13 @@ impl TopicReaders {
         if self.is_empty() { None } else { self.next().now_or_never() }
     }
 
-    /// The next item that is ready: of the mailbox, or else of any topic, which is named.
+    /// The next item that is ready: of the mailbox, if it is admitted, or else of any topic, which is named.
     pub(super) fn try_next_after(
         &mut self,
         mailbox: Option<&mut Subscriber>,
+        admits: impl Fn(&Item) -> bool,
     ) -> Option<(Option<TopicName>, Result<Item, EngineError>)> {
-        let item = mailbox.and_then(Subscriber::try_next).map(|item| (None, Ok(item)));
+        let item = mailbox.and_then(|mailbox| mailbox.try_next_if(admits)).map(|item| (None, Ok(item)));
         item.or_else(|| self.try_next().map(|(topic, item)| (Some(topic), item)))
     }
 }

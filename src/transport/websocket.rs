@@ -29,6 +29,7 @@ mod handshake;
 mod signs;
 pub(crate) mod socket;
 mod timers;
+mod window;
 
 /// The routes of this transport.
 pub(crate) fn routes(gateway: Arc<Gateway>) -> Router {

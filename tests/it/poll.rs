@@ -1,6 +1,6 @@
 //! The native long-poll: the cursor of the next poll acknowledges.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::common::*;
 use crate::guarded::*;
@@ -136,4 +136,46 @@ async fn head_changes_nothing_and_does_not_wait() {
     ] {
         assert_eq!(head(target, bearer).await.status, status, "{target}");
     }
+}
+
+#[tokio::test]
+async fn tabs_are_read_in_one_call_each_with_its_own_proof() {
+    let server = Guarded::start().await;
+    let (ann, bob) = (token("ann", "A"), token("bob", "B"));
+    let call = |after: [&Value; 2], wait: u64| {
+        let [a, b] = after;
+        let ann = json!({ "session": "A", "token": ann, "after": a, "wait": wait, "topics": [{ "topic": "secret" }] });
+        json!([ann, { "token": bob, "after": b, "wait": wait }, { "session": "A", "token": bob, "wait": wait }])
+    };
+    let first = server.call("POST", "/v1/messages/poll", "", call([&Value::Null; 2], 0)).await.json();
+    assert_eq!(first[0]["errors"][0]["code"], "forbidden", "{first}");
+    assert_eq!((&first[1]["session"], &first[1]["dedup_window"]), (&json!("B"), &json!(900)), "{first}");
+    assert_eq!(first[2]["error"]["code"], "forbidden", "{first}");
+    let sent = json!({ "token": ann, "to": { "user": "bob" }, "payload": 7 });
+    assert_eq!(server.call("POST", "/v1/messages", "", sent).await.status, 200);
+    let next = server
+        .call("POST", "/v1/messages/poll", "", call([&first[0]["seq"], &first[1]["seq"]], 20))
+        .await
+        .json();
+    assert_eq!(
+        (&next[1]["messages"][0]["payload"], &next[1]["messages"][0]["from"]),
+        (&json!(7), &json!("ann"))
+    );
+    assert_eq!(next[0]["messages"], json!([]));
+}
+
+#[tokio::test]
+async fn a_page_polls_without_a_preflight() {
+    let server = TestServer::with(&["--allow-origin", "http://app.test"]).await;
+    server.send("A", "B", json!(1)).await;
+    let mut http = server.http().await;
+    let body = json!({ "session": "B", "wait": 0 }).to_string();
+    let headers = |origin| [("content-type", "text/plain"), ("origin", origin)];
+    let reply = http.request("POST", "/v1/messages/poll", &headers("http://app.test"), body.clone()).await;
+    assert_eq!(
+        (reply.payloads(), reply.header("access-control-allow-origin")),
+        (vec![json!(1)], "http://app.test")
+    );
+    let reply = http.request("POST", "/v1/messages/poll", &headers("http://evil.test"), body).await;
+    assert_eq!((reply.status, reply.code()), (403, "forbidden".to_owned()));
 }

@@ -212,3 +212,72 @@ async fn a_gap_to_another_epoch_says_where_to_go_on() {
     assert_eq!(resumed.recv().await["type"], "welcome");
     assert_eq!(resumed.message().await["seq"], seq);
 }
+
+#[tokio::test]
+async fn a_window_holds_messages_back_until_this_socket_acknowledges() {
+    let server = TestServer::start().await;
+    let mut seqs = Vec::new();
+    for n in 0..4 {
+        seqs.push(server.send("B", "A", json!(n)).await);
+    }
+    let (mut hello, mut query) = (server.ws("").await, server.ws("?session=A&window=2").await);
+    hello.send(json!({ "type": "hello", "session": "A", "window": 2 })).await;
+    for ws in [&mut hello, &mut query] {
+        assert_eq!(ws.recv().await["type"], "welcome");
+        assert_eq!((ws.payload().await, ws.payload().await), (json!(0), json!(1)));
+        // The pong comes with no message before it.
+        ws.ping().await;
+    }
+    for ws in [&mut hello, &mut query] {
+        ws.send(json!({ "type": "ack", "seq": seqs[1] })).await;
+        assert_eq!((ws.payload().await, ws.payload().await), (json!(2), json!(3)));
+        ws.ping().await;
+    }
+    let mut plain = server.session("A").await;
+    assert_eq!((plain.payload().await, plain.payload().await), (json!(2), json!(3)));
+}
+
+#[tokio::test]
+async fn a_window_holds_no_receipt_no_topic_and_no_answer_back() {
+    let server = TestServer::start().await;
+    let mut b = server.session("B").await;
+    let mut ws = server.ws("?session=A&window=1").await;
+    assert_eq!(ws.recv().await["type"], "welcome");
+    ws.send(json!({ "type": "subscribe", "topic": "t" })).await;
+    assert_eq!(ws.recv().await["type"], "subscribed");
+    server.send("B", "A", json!(1)).await;
+    assert_eq!(ws.payload().await, 1);
+    ws.send(json!({ "type": "send", "id": "c-1", "to": { "session": "B" }, "payload": 2, "receipt": true }))
+        .await;
+    assert_eq!(ws.recv().await["type"], "sent");
+    let seq = b.message().await["seq"].clone();
+    b.send(json!({ "type": "ack", "seq": seq })).await;
+    assert_eq!(ws.recv().await["type"], "receipt");
+    b.send(json!({ "type": "send", "to": { "topic": "t" }, "payload": 3 })).await;
+    assert_eq!(ws.payload().await, 3);
+}
+
+#[tokio::test]
+async fn a_session_that_ends_closes_a_socket_whose_window_is_full() {
+    let server = TestServer::start().await;
+    let mut ws = server.ws("?session=A&window=1").await;
+    assert_eq!(ws.recv().await["type"], "welcome");
+    for n in 0..3 {
+        server.send("B", "A", json!(n)).await;
+    }
+    assert_eq!(ws.payload().await, 0);
+    ws.ping().await;
+    server.http().await.request("DELETE", "/v1/sessions/A", &[], "").await;
+    assert_eq!(ws.closed().await.0, 4502);
+}
+
+#[tokio::test]
+async fn a_wrong_window_is_refused() {
+    let server = TestServer::start().await;
+    let mut ws = server.ws("").await;
+    for window in [json!(0), json!(-1), json!("8"), json!(65_537)] {
+        ws.send(json!({ "type": "hello", "session": "A", "window": window })).await;
+        assert_eq!(ws.error().await, "bad_request", "{window}");
+    }
+    assert_eq!(server.ws("?session=A&window=x").await.error().await, "bad_request");
+}

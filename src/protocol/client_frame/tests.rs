@@ -32,10 +32,11 @@ fn a_null_payload_is_a_payload() {
 #[test]
 fn a_hello_brings_session_token_and_position() {
     let frame = r#"{"type":"hello","session":"A","token":"t","after":17,"epoch":"e1"}"#;
-    let ClientFrame::Hello { session, token, resume } = decode(frame) else { panic!("not a hello") };
+    let ClientFrame::Hello { session, token, resume, .. } = decode(frame) else { panic!("not a hello") };
     assert_eq!((session.unwrap().as_str(), token.as_deref()), ("A", Some("t")));
     assert_eq!(resume, Resume { after: Some(Seq(17)), epoch: Some(Epoch::new("e1")) });
-    let ClientFrame::Hello { session, token, resume } = decode(r#"{"type":"hello","session":null}"#) else {
+    let ClientFrame::Hello { session, token, resume, .. } = decode(r#"{"type":"hello","session":null}"#)
+    else {
         panic!("not a hello")
     };
     assert!(session.is_none() && token.is_none());

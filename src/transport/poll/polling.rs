@@ -1,6 +1,7 @@
 //! `GET /v1/messages`, and what every poll does: it claims its reader, waits, and takes what is there.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ pub(crate) struct PollReader {
     topics: TopicReaders,
     /// The last delivered seq of each topic.
     cursors: BTreeMap<TopicName, Seq>,
+    /// A hash of the refused topics that its last answer named.
+    refused: Option<u64>,
 }
 
 /// The readers of this transport.
@@ -119,15 +122,19 @@ pub(super) async fn answer(
     stop: &CancellationToken,
 ) -> Result<SharedText, Refusal> {
     let PollRequest { caller, topics, errors, .. } = request;
-    // A refused topic is told at once.
-    let wait = if errors.is_empty() { request.wait } else { Duration::ZERO };
-    let until = Until { deadline: Instant::now() + wait.min(proof_left(gateway, caller)), stop };
+    let refused = (!errors.is_empty()).then(|| hash_of(errors));
+    let until = |told_before| {
+        // A refused topic is told at once, but only once: the client may go on to name it.
+        let wait = if refused.is_none() || told_before { request.wait } else { Duration::ZERO };
+        Until { deadline: Instant::now() + wait.min(proof_left(gateway, caller)), stop }
+    };
     let told = Told { errors, dedup_window: gateway.config.dedup_window.as_secs(), client: None };
     let Some(session) = caller.mailbox(!topics.is_empty() || !errors.is_empty())? else {
-        return Box::pin(poll_topics(gateway, topics, until, told)).await;
+        return Box::pin(poll_topics(gateway, topics, until(false), told)).await;
     };
     let mut claim = Box::pin(claim_reader(gateway, readers, session, &request.resume)).await?;
     let (subscriber, reader) = claim.parts();
+    let until = until(reader.refused == refused);
     let items = collect(gateway, Some(subscriber), reader, (topics, until)).await?;
     let items = match claim.subscriber().ended() {
         None => items,
@@ -140,9 +147,17 @@ pub(super) async fn answer(
     let (subscriber, reader) = claim.parts();
     // The next poll has a cursor: that of this answer.
     reader.has_cursor = true;
+    reader.refused = refused;
     let answer = items.encode(told, (subscriber.epoch(), subscriber.delivered()), &reader.cursors);
     claim.answered();
     Ok(answer)
+}
+
+/// A hash of the refused topics.
+fn hash_of(errors: &[TopicError]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    errors.iter().for_each(|error| error.topic.hash(&mut hasher));
+    hasher.finish()
 }
 
 /// The answer to a poll without a mailbox. No reader is kept for the next one: it says where to go on in each topic.
@@ -322,7 +337,7 @@ async fn collect(
             cursors.insert(topic.clone(), seq);
         }
         items.push(topic, item);
-        next = if items.is_full() { None } else { topics.try_next_after(mailbox.as_deref_mut()) };
+        next = if items.is_full() { None } else { topics.try_next_after(mailbox.as_deref_mut(), |_| true) };
     }
     Ok(items)
 }

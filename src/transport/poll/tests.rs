@@ -241,4 +241,8 @@ async fn a_refused_topic_is_told_at_once_and_the_rest_is_read() {
     assert_eq!(told(0), (json!(""), json!("bad_request")));
     assert_eq!(told(1), (json!("second"), json!("forbidden")));
     assert!(answer["topics"]["news"].is_u64(), "{answer}");
+    // The client goes on to name them: it does not poll without pause.
+    let again = json!({ "session": "A", "after": answer["seq"], "topics": topics, "wait": 3 });
+    let (_, answer) = polls.post(&again).await;
+    assert_eq!((begun.elapsed().as_secs(), answer["errors"].as_array().map(Vec::len)), (3, Some(2)));
 }

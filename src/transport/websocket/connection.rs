@@ -20,15 +20,17 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::broker::{BrokerError, Sending};
 use crate::edge::{Gateway, Refusal};
+use crate::engine::EngineError;
 use crate::grant::Grant;
 use crate::limits::ConnectionPermit;
-use crate::message::MessageId;
+use crate::message::{Item, MessageId};
 use crate::protocol::{Close, SendResult};
-use crate::transport::reading::next_item;
+use crate::subscriber::Subscriber;
 use crate::transport::websocket::conversation::{Conversation, End, Identifying};
 use crate::transport::websocket::event::Event;
 use crate::transport::websocket::handshake::Handshake;
 use crate::transport::websocket::socket::{Frame, Output, Socket, SocketEvent};
+use crate::transport::websocket::window::Window;
 
 /// How long the closing handshake may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -88,7 +90,8 @@ async fn begin(
         conversation.timers.watch(link);
     }
     let (flow, permit) = match handshake {
-        Ok(Handshake { caller: Some((caller, resume)), permit, .. }) => {
+        Ok(Handshake { caller: Some((caller, resume)), permit, window, .. }) => {
+            conversation.window = Window::new(window);
             (conversation.begin(caller, &resume).await, Some(permit))
         }
         Ok(Handshake { caller: None, permit, .. }) => (ControlFlow::Continue(()), Some(permit)),
@@ -161,11 +164,22 @@ async fn next_event<S: AsyncRead + AsyncWrite + Unpin>(
             SocketEvent::Flushed(flushed) => Event::Flushed(flushed),
         },
         result = identity(conversation.identifying.as_mut()) => Event::Identified(result),
-        item = next_item(conversation.mailbox.as_mut()), if flushed => Event::Mailbox(item),
+        item = next_admitted(conversation.mailbox.as_mut(), &conversation.window), if flushed => Event::Mailbox(item),
         (topic, item) = conversation.topics.next(), if reads_topics => Event::Topic(topic, item),
         (id, result) = next_stored(&mut conversation.sends) => Event::Stored(id, result),
         () = tick => Event::Tick,
         () = shutdown => Event::Shutdown,
+    }
+}
+
+/// The next item of the mailbox that the window admits. Without a mailbox it waits for ever.
+async fn next_admitted(
+    mailbox: Option<&mut Subscriber>,
+    window: &Window,
+) -> Option<Result<Item, EngineError>> {
+    match mailbox {
+        Some(mailbox) => mailbox.next_if(|item| window.admits(item)).await,
+        None => pending().await,
     }
 }
 

@@ -20,6 +20,7 @@ use crate::transport::topics::TopicReaders;
 use crate::transport::websocket::event::Event;
 use crate::transport::websocket::socket::{Frame, Output, ReadError, Received};
 use crate::transport::websocket::timers::Timers;
+use crate::transport::websocket::window::Window;
 
 mod credentials;
 mod identifying;
@@ -85,6 +86,8 @@ pub(super) struct Conversation {
     /// The subscription to the caller's mailbox. A backend has none.
     pub(super) mailbox: Option<Subscriber>,
     pub(super) topics: TopicReaders,
+    /// How much of the mailbox may be on its way.
+    pub(super) window: Window,
     read_failures: ReadFailures,
     /// Frames to be written.
     pub(super) output: Output,
@@ -107,6 +110,7 @@ impl Conversation {
             expiry_notified: false,
             mailbox: None,
             topics: TopicReaders::default(),
+            window: Window::default(),
             read_failures: ReadFailures::default(),
             output: Output::default(),
             identifying: None,
@@ -229,13 +233,17 @@ impl Conversation {
         while self.session_ended().is_none()
             && self.output.blocked().is_none()
             && self.output.waiting() < BATCH
-            && let Some((topic, item)) = self.topics.try_next_after(self.mailbox.as_mut())
+            && let Some((topic, item)) =
+                self.topics.try_next_after(self.mailbox.as_mut(), |item| self.window.admits(item))
         {
             self.deliver(topic.as_ref(), item);
         }
     }
 
     fn deliver(&mut self, topic: Option<&TopicName>, item: Result<Item, EngineError>) {
+        if let (None, Ok(item)) = (topic, &item) {
+            self.window.delivered(item);
+        }
         self.output.push(match item {
             Ok(Item::Message(publication)) => Frame::publication(publication),
             Err(error) => match self.read_failures.note(error) {

@@ -21,6 +21,8 @@ pub(super) struct Handshake {
     /// The caller and its position, if the request identifies it. A browser cannot set the header: its first frame
     /// identifies it.
     pub(super) caller: Option<(Caller, Resume)>,
+    /// The window of that caller.
+    pub(super) window: Option<u32>,
     /// Counts the connection for its address.
     pub(super) permit: ConnectionPermit,
     /// The connection, if it carries this socket alone: over HTTP/2 it carries others too.
@@ -46,13 +48,13 @@ pub(super) async fn check(gateway: &Gateway, head: &Parts) -> Result<Handshake, 
     }
     let (session, bearer) = (query.session()?, gateway.bearer(headers)?);
     let identifies = bearer.is_some() || session.is_some() && gateway.identity.auth() == Auth::Open;
-    let mut caller = None;
+    let (mut caller, window) = (None, query.window()?);
     if identifies {
         let grant = gateway.identify(bearer, session, SessionPolicy::Create).await?;
         caller = Some((Caller { grant, address }, query.resume("after")?));
     }
     let link = head.extensions.get().filter(|_| head.version < Version::HTTP_2).cloned();
-    Ok(Handshake { address, caller, permit, link })
+    Ok(Handshake { address, caller, window, permit, link })
 }
 
 #[cfg(test)]
@@ -91,7 +93,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_wrong_query_is_refused() {
-        for target in ["/ws?session=", "/ws?session=%FF", "/ws?session=A&after=x", "/ws?token=abc"] {
+        for target in [
+            "/ws?session=",
+            "/ws?session=%FF",
+            "/ws?session=A&after=x",
+            "/ws?session=A&window=0",
+            "/ws?token=abc",
+        ] {
             assert_eq!(refused(check_request(&[], target, &[]).await).code, Code::BadRequest, "{target}");
         }
     }

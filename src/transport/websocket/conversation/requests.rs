@@ -10,6 +10,7 @@ use crate::hub::Transport;
 use crate::message::{Seq, TopicName};
 use crate::protocol::{ClientFrame, Code, Resume, SendRequest, ServerFrame};
 use crate::transport::websocket::conversation::{Conversation, End};
+use crate::transport::websocket::window::Window;
 
 impl Conversation {
     /// Acts on a text frame. Errors are answered; only a `hello` can end the conversation.
@@ -26,7 +27,10 @@ impl Conversation {
 
     async fn on_request(&mut self, frame: ClientFrame) -> ControlFlow<End> {
         match frame {
-            ClientFrame::Hello { session, token, resume } => {
+            ClientFrame::Hello { session, token, resume, window } => {
+                if self.caller.is_none() {
+                    self.window = Window::new(window);
+                }
                 return self.on_hello(session, token, resume).await;
             }
             ClientFrame::Ping => self.answer(&ServerFrame::Pong),
@@ -67,8 +71,9 @@ impl Conversation {
             Ok(session) => self.gateway.broker.ack(session, seq, None).await.map_err(Refusal::from),
             Err(refusal) => Err(refusal),
         };
-        if let Err(refusal) = acked {
-            self.refuse(None, &refusal);
+        match acked {
+            Ok(_) => self.window.acknowledged(seq),
+            Err(refusal) => self.refuse(None, &refusal),
         }
     }
 

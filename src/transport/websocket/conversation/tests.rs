@@ -490,3 +490,26 @@ async fn a_server_that_stops_says_so() {
     assert!(closes_with(&conversation.step(Event::Shutdown).await, Close::GoingAway));
     assert_eq!(conversation.mailbox.as_ref().unwrap().sent_through(), Seq::START);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_window_holds_what_is_not_acknowledged_back() {
+    let gateway = gateway(&[]);
+    let mut conversation = silent(&gateway);
+    say(&mut conversation, &json!({ "type": "hello", "session": "A", "window": 2 })).await;
+    assert_eq!(take(&mut conversation)["type"], "welcome");
+    let mut seqs = Vec::new();
+    for n in 0..5 {
+        seqs.push(send(&gateway, To::Session(session("A")), &json!(n), false).await);
+    }
+    conversation.mailbox.as_mut().unwrap().ready().await.unwrap();
+    let payloads =
+        |frames: Vec<Value>| frames.iter().map(|frame| frame["payload"].clone()).collect::<Vec<_>>();
+    assert_eq!(payloads(fill(&mut conversation)), [json!(0), json!(1)]);
+    say(&mut conversation, &json!({ "type": "ack", "seq": seqs[0] })).await;
+    assert_eq!(payloads(fill(&mut conversation)), [json!(2)]);
+    // Another tab's acknowledgement opens nothing.
+    gateway.broker.ack(&session("A"), seqs[2], None).await.unwrap();
+    assert_eq!(payloads(fill(&mut conversation)), Vec::<Value>::new());
+    say(&mut conversation, &json!({ "type": "ack", "seq": seqs[2] })).await;
+    assert_eq!(payloads(fill(&mut conversation)), [json!(3), json!(4)]);
+}

@@ -1,0 +1,54 @@
+//! A reader whose next item is not admitted: the window of its connection is full.
+
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::hub::HubEvent;
+use crate::message::{Item, Seq};
+use crate::subscriber::{READ, ReadState, Subscriber};
+
+/// Bytes of messages beyond which a reader that is admitted nothing gives back what it has read.
+pub(super) const HELD_BYTES: usize = 64 * 1024;
+
+impl Subscriber {
+    /// Waits for what the hub brings while the next item is not admitted. What does not fit is read from the engine later,
+    /// and volatile messages are lost.
+    pub(super) async fn hold(&mut self) {
+        self.give_back();
+        let has_room = self.state == ReadState::Live && self.backlog.len() < READ;
+        match self.receiver.recv().await {
+            Ok(HubEvent::Stored { publication, .. }) if !has_room => {
+                self.fall_behind(publication.seq().unwrap_or_default());
+            }
+            Ok(HubEvent::Available(seq)) if !has_room => self.fall_behind(seq),
+            Ok(HubEvent::Volatile(_)) if !has_room => {}
+            Ok(event) => self.accept(event),
+            Err(RecvError::Lagged(_)) => self.fall_behind(Seq::START),
+            Err(RecvError::Closed) => self.state = ReadState::Closed,
+        }
+    }
+
+    /// Gives back the messages beyond the first [`HELD_BYTES`], but never the first item.
+    pub(super) fn give_back(&mut self) {
+        let mut bytes = 0;
+        let beyond = self.backlog.iter().position(|item| {
+            let Item::Message(message) = item else { return false };
+            bytes += message.frame().len();
+            bytes > HELD_BYTES
+        });
+        let Some(kept) = beyond.map(|at| at.max(1)).filter(|kept| *kept < self.backlog.len()) else { return };
+        self.fall_behind(self.read);
+        self.backlog.truncate(kept);
+        let newest = self.backlog.iter().rev().find_map(|item| match item {
+            Item::Message(message) => message.seq(),
+            Item::Gap(gap) => Some(gap.to),
+        });
+        self.read = newest.unwrap_or(self.delivered);
+        self.reading = None;
+    }
+
+    /// The engine is read later, at least until this seq is met.
+    fn fall_behind(&mut self, seq: Seq) {
+        let known = if let ReadState::Behind(known) = self.state { known } else { Seq::START };
+        self.state = ReadState::Behind(known.max(seq));
+    }
+}
