@@ -1809,11 +1809,11 @@ export class Client {
         wait = 0;
         if (this.#again) continue;
         if (answer === null) return;
+        const isFirst = this.#status.transport !== "poll";
+        // Handlers that ask for the status are told of this transport.
+        if (isFirst) this.#tell({ state: "online", transport: "poll", ...this.#told(answer) });
         this.#take(answer);
-        if (this.#status.transport !== "poll") {
-          this.#tell({ state: "online", transport: "poll", ...this.#told(answer) });
-          this.#outbox.open((pending) => this.#post(pending, signal), 0);
-        }
+        if (isFirst) this.#outbox.open((pending) => this.#post(pending, signal), 0);
         // Acknowledges when the handlers have returned. The next poll would acknowledge too, but it comes later.
         const pause = limited(signal);
         await Promise.race([this.#inbox.untilDrained(), rest(STALLED, pause.signal, (wake) => (this.#wake = wake))]);
@@ -1934,6 +1934,13 @@ export class Client {
         const answer = await this.#request("v1/messages", body, options, (answer) => answer?.id === id);
         if (!(answer instanceof Refused)) return this.#outbox.settle(id, null, answer);
         const { token } = /** @type {any} */ (answer);
+        if (answer.code === "unavailable" && !volatile) {
+          // A broker that starts or stops refuses polls too. Then the send waits.
+          this.#askAgain();
+          await rest(jittered(pause), signal);
+          if (this.#answers > answers) return this.#outbox.settle(id, answer);
+          continue;
+        }
         // The polls count how often the token is refused.
         if (answer.code !== "unauthorized" || !this.#proof.renewable) return this.#outbox.settle(id, answer);
         this.#proof.refused(token);

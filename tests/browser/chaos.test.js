@@ -119,7 +119,8 @@ test(`each message is handled once and in order, through cuts, freezes, crashes,
       if (chance(0.5)) proxy.cut();
       proxy.frozen = false;
     }],
-    crash: [2, () => server.crash()],
+    crash: [2, () => server.restart("SIGKILL")],
+    restart: [1, () => server.restart()],
     stall: [1, async () => {
       server.signal("SIGSTOP");
       await pause(between(100, 3_000));
@@ -195,6 +196,7 @@ test(`each message is handled once and in order, through cuts, freezes, crashes,
     problems.push(...violations(mailbox, sent).map((text) => `${name}: ${text}`));
     problems.push(...violations(topics, topic.sent).map((text) => `${name}, topic: ${text}`));
     problems.push(...gaps.map((gap) => `${name}: ${JSON.stringify(gap)}`));
+    for (const { n, outcome } of sendsOf[at]) if (!/^(sent$|unknown:)/.test(outcome)) problems.push(`${name} ${n} is ${outcome}`);
     if (states.some(([state]) => state === "closed")) problems.push(`${name}: closed, ${JSON.stringify(states.at(-1))}`);
     const over = (transport) => states.filter((state) => state[0] === "online" && state[1] === transport).length;
     const given = sendsOf[at].filter(({ outcome }) => outcome !== "sent");

@@ -53,8 +53,8 @@ async function launch(dir, listen, args) {
 }
 
 /**
- * Starts a broker with a store of its own, on a free port. `crash` kills it and starts it again with its store at its
- * address; `signal` sends it a signal.
+ * Starts a broker with a store of its own, on a free port. `restart` ends it by a signal and starts it again with its
+ * store at its address; `signal` sends it a signal.
  */
 export async function broker(listen = "127.0.0.1:0", ...args) {
   const dir = mkdtempSync(join(tmpdir(), "x0-msg-"));
@@ -64,15 +64,15 @@ export async function broker(listen = "127.0.0.1:0", ...args) {
     child.kill(signal);
     await once(child, "exit");
   };
-  const crash = async () => {
-    await end("SIGKILL");
+  const restart = async (signal = "SIGTERM") => {
+    await end(signal);
     ({ child } = await launch(dir, address, args));
   };
   const stop = async () => {
     await end("SIGTERM");
     rmSync(dir, { recursive: true, force: true });
   };
-  return { address, url: `http://${address}`, stop, crash, signal: (signal) => child.kill(signal) };
+  return { address, url: `http://${address}`, stop, restart, signal: (signal) => child.kill(signal) };
 }
 
 /** Chromium, and the flags that it needs. */

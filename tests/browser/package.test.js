@@ -1,38 +1,27 @@
-// The package x0-msg-client: packed, installed into a TypeScript project, type-checked, run in Node, bundled.
+// The package x0-msg-client: packed, installed into a TypeScript project, type-checked, run in Node, Deno and Bun, bundled.
 
 import assert from "node:assert/strict";
-import { execFileSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 import { broker, shared } from "./harness.js";
+import { here, project, run, web } from "./project.js";
 
-const here = fileURLToPath(new URL(".", import.meta.url));
-const web = fileURLToPath(new URL("../../web", import.meta.url));
 const tsc = join(here, "node_modules/typescript/bin/tsc");
-const esbuild = join(here, "node_modules/.bin/esbuild");
+const tool = (name) => join(here, "node_modules/.bin", name);
 
-/** Runs a program; what it printed. */
-const run = (program, args, cwd) => execFileSync(program, args, { cwd, encoding: "utf8", stdio: ["ignore", "pipe", "inherit"] });
+const started = shared(async () => ({ server: await broker(), project: project() }));
 
-const started = shared(async () => {
-  const dir = mkdtempSync(join(tmpdir(), "x0-msg-package-"));
-  const tarball = run("npm", ["pack", "--silent", "--pack-destination", dir], web).trim();
-  writeFileSync(join(dir, "package.json"), '{"name":"project","private":true,"type":"module"}');
-  run("npm", ["install", "--silent", "--no-fund", "--no-audit", "--offline", join(dir, tarball)], dir);
-  return { server: await broker(), project: { dir, stop: () => rmSync(dir, { recursive: true, force: true }) } };
-});
-
-test("client.d.ts is what the comments of client.js say", () => {
+test("client.d.ts and react.d.ts are what the comments of client.js and react.js say", () => {
   const out = mkdtempSync(join(tmpdir(), "x0-msg-types-"));
-  const flags = ["--allowJs", "--declaration", "--emitDeclarationOnly", "--strict", "--target", "es2022", "--module", "es2022"];
-  run("node", [tsc, ...flags, "--moduleResolution", "bundler", "--lib", "es2023,dom,dom.iterable", "--outDir", out, join(web, "client.js")], here);
-  const made = readFileSync(join(out, "client.d.ts"), "utf8");
+  run("node", [tsc, "-p", "tsconfig.package.json", "--outDir", out], here);
+  for (const name of ["client.d.ts", "react.d.ts"]) {
+    const [made, kept] = [out, web].map((dir) => readFileSync(join(dir, name), "utf8"));
+    assert.equal(kept, made, "make it anew, in tests/browser: npm run declare");
+  }
   rmSync(out, { recursive: true });
-  assert.equal(readFileSync(join(web, "client.d.ts"), "utf8"), made, `make it anew: node ${tsc} ${flags.join(" ")} … web/client.js`);
 });
 
 test("the package type-checks in a strict project, and payloads have types", () => {
@@ -57,23 +46,46 @@ test("the package type-checks in a strict project, and payloads have types", () 
   run("node", [tsc, ...flags, "use.ts"], dir);
 });
 
-test("the package runs in Node, over polls where there is no WebSocket", async () => {
-  const { dir } = started.project;
-  writeFileSync(join(dir, "run.js"), `import { connect } from "x0-msg-client";
-    const [url] = process.argv.slice(2);
-    try { connect({ session: "A" }); } catch ({ message }) { console.log(message); }
-    const client = connect({ url, session: "node", onMessage: ({ payload }) => {
-      console.log(JSON.stringify([payload, client.status.transport]));
-      setTimeout(() => client.close());
-    } });
-    await client.send({ session: "node" }, "from node");
-  `);
-  const [refused, got] = run("node", ["run.js", started.server.url], dir).trim().split("\n");
+/** Sends to itself over each transport; prints what came over which. An argument names a package with a WebSocket class. */
+const PROGRAM = `import { connect } from "x0-msg-client";
+  const [url, session, classes] = process.argv.slice(2);
+  try { connect({ session }); } catch ({ message }) { console.log(message); }
+  const { WebSocket } = classes ? await import(classes) : {};
+  for (const transport of ["auto", "poll"]) {
+    let told;
+    const came = new Promise((done) => (told = done));
+    const client = connect({ url, session, transport, WebSocket, onMessage: ({ payload }) => void told([payload, client.status.transport]) });
+    await client.send({ session }, "to " + transport);
+    console.log(JSON.stringify(await came));
+    await new Promise((done) => setTimeout(done));
+    await client.flush();
+    client.close();
+  }
+`;
+
+/** Runs it; checks what it printed. `native`: whether there is a WebSocket. */
+function runProgram(program, args, native, ...rest) {
+  const { project: { dir }, server } = started;
+  writeFileSync(join(dir, "run.js"), PROGRAM);
+  const [refused, first, second] = run(program, [...args, "run.js", server.url, `on-${++number}`, ...rest], dir).trim().split("\n");
   assert.match(refused, /needs the `url` of the broker/);
-  assert.equal(JSON.parse(got)[0], "from node");
-  const native = process.versions.node.split(".")[0] >= "22";
-  assert.equal(JSON.parse(got)[1], native ? "websocket" : "poll");
+  assert.deepEqual(JSON.parse(first), ["to auto", native ? "websocket" : "poll"]);
+  assert.deepEqual(JSON.parse(second), ["to poll", "poll"]);
+}
+let number = 0;
+
+test("the package runs in Node, over polls where there is no WebSocket", () => {
+  runProgram("node", [], process.versions.node.split(".")[0] >= "22");
 });
+
+test("the package runs in Node with the WebSocket class of ws", () => {
+  started.project.link("ws");
+  runProgram("node", [], true, "ws");
+});
+
+test("the package runs in Deno", () => runProgram(tool("deno"), ["run", "--quiet", "--allow-all", "--no-lock", "--node-modules-dir=manual"], true));
+
+test("the package runs in Bun", () => runProgram(tool("bun"), [], true));
 
 test("the package is bundled by esbuild, below 12 KB minified and gzipped, and says that it needs a url", () => {
   const { dir } = started.project;
@@ -81,7 +93,7 @@ test("the package is bundled by esbuild, below 12 KB minified and gzipped, and s
   writeFileSync(join(dir, "page.js"), 'import { connect } from "x0-msg-client"; try { connect({ session: "A" }); } catch (error) { console.log(error.message); }');
   for (const format of ["esm", "iife"]) {
     const out = join(dir, `out/${format}.js`);
-    run(esbuild, ["page.js", "--bundle", "--minify", `--format=${format}`, `--outfile=${out}`, "--log-level=error"], dir);
+    run(tool("esbuild"), ["page.js", "--bundle", "--minify", `--format=${format}`, `--outfile=${out}`, "--log-level=error"], dir);
     assert.match(run("node", [out], dir), /needs the `url` of the broker/, format);
   }
   const [source, bundle] = [readFileSync(join(web, "client.js")), readFileSync(join(dir, "out/esm.js"))];
@@ -94,5 +106,5 @@ test("the broker serves the types and not the package", async () => {
   const types = await fetch(`${started.server.url}/client.d.ts`);
   assert.equal(types.status, 200);
   assert.equal(await types.text(), readFileSync(join(web, "client.d.ts"), "utf8"));
-  assert.equal((await fetch(`${started.server.url}/package.json`)).status, 404);
+  for (const name of ["package.json", "react.js"]) assert.equal((await fetch(`${started.server.url}/${name}`)).status, 404);
 });
