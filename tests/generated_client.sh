@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Generates a Python client from the /openapi.json of the running server with openapi-python-client, and sends, polls
-# and acknowledges with it: in `open` mode, and with a token and an API key.
+# and acknowledges with it, blocking and with asyncio: in `open` mode, and with a token and an API key.
 #
 #   tests/generated_client.sh [BINARY]
 set -euo pipefail
@@ -23,14 +23,23 @@ generate() {
         --output-path broker --fail-on-warning --config generator.yaml) >"$work/report" 2>&1 || { cat "$work/report"; exit 1; }
 }
 
+use() { PYTHONPATH=$work "$venv/bin/python" -B tests/generated_client.py "$url" "$@"; }
+
 start
 generate
-PYTHONPATH=$work "$venv/bin/python" -B tests/generated_client.py "$url"
+use
+stop
+start
+use --asyncio
 stop
 
 # shellcheck disable=SC2119 # It needs no further settings.
 start_guarded
 generate
-PYTHONPATH=$work "$venv/bin/python" -B tests/generated_client.py "$url" --token "$token" --key "$key"
+use --token "$token" --key "$key"
+stop
+# shellcheck disable=SC2119
+start_guarded
+use --asyncio --token "$token" --key "$key"
 stop
 echo "a generated client sends, polls and acknowledges"

@@ -14,7 +14,7 @@ target=${CARGO_TARGET_DIR:-$PWD/target}
 tools=$target/tools
 
 # In the order in which they run.
-parts=(lint circles deny docker unit it schemathesis generated_client docs browser)
+parts=(lint circles deny docker unit it schemathesis generated_client python docs browser)
 declare -A about=(
     [lint]="format, clippy, rustdoc, shellcheck"
     [circles]="imports between the files of src/, and the map in src/lib.rs"
@@ -24,6 +24,7 @@ declare -A about=(
     [it]="integration tests of the binary"
     [schemathesis]="HTTP calls as /openapi.json describes them"
     [generated_client]="a Python client that is generated from /openapi.json"
+    [python]="the programs for httpx in web/docs"
     [docs]="the commands in README.md, CONTRIBUTING.md and web/docs"
     [browser]="the pages: types, and tests in Chromium"
 )
@@ -80,7 +81,7 @@ lint() {
         cargo clippy --quiet --locked --all-targets --no-default-features -- -D warnings
     fi
     RUSTDOCFLAGS="-D warnings" cargo doc --quiet --locked --no-deps
-    shellcheck docker/*.sh tests/*.sh tests/fuzz/run.sh .ci/run
+    shellcheck docker/*.sh tests/*.sh tests/fuzz/run.sh tests/python/run.sh .ci/run
 }
 
 circles() {
@@ -112,6 +113,12 @@ generated_client() {
     need_venv
     binary
     tests/generated_client.sh
+}
+
+python() {
+    need_venv
+    binary
+    tests/python/run.sh
 }
 
 docs() {
