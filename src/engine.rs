@@ -47,6 +47,7 @@ use crate::message::{Address, Epoch, Handle, Publication, Seq, SessionId, UserId
 mod append;
 mod arrivals;
 mod commit;
+mod crypt;
 pub mod embedded;
 mod error;
 mod fatal;
@@ -64,6 +65,7 @@ use arrivals::Arrivals;
 pub use commit::Commit;
 #[cfg(test)]
 pub(crate) use contract::{Cluster, Node};
+pub use crypt::DecryptError;
 pub use embedded::Embedded;
 pub use error::{EngineError, RegisterError};
 pub use fatal::Fatal;
@@ -200,6 +202,21 @@ impl Engine {
     #[must_use]
     pub fn mac(&self, user: &UserId, bits: [u8; 16]) -> [u8; 16] {
         each!(self, engine => engine.mac(user, bits))
+    }
+
+    /// Encrypts something that comes back within `lifetime`, over restarts and at any node too. Nobody else can read or make
+    /// such a text; the same content gives another text each time.
+    #[must_use]
+    pub fn encrypt(&self, content: &[u8], lifetime: Duration) -> String {
+        each!(self, engine => engine.encrypt(content, lifetime))
+    }
+
+    /// The content of a text that was encrypted.
+    ///
+    /// # Errors
+    /// [`DecryptError::Foreign`], [`DecryptError::Expired`].
+    pub fn decrypt(&self, text: &str) -> Result<Vec<u8>, DecryptError> {
+        each!(self, engine => engine.decrypt(text))
     }
 
     /// How many messages wait in a mailbox.

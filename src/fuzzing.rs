@@ -41,7 +41,7 @@ fn check_send(send: SendRequest) {
         }
     };
     let payload = send.payload.get().to_owned();
-    let message = Message { kind: Kind::Message, from: None, payload: send.payload, ts: 0 };
+    let message = Message { kind: Kind::Message, from: None, payload: send.payload, ts: 0, reference: None };
     let publication = Publication::encode(&address, Some(Seq(1)), &message);
     assert_eq!(publication.payload(), payload);
     let frame: &serde_json::value::RawValue =

@@ -64,7 +64,13 @@ impl Broker {
         self.check(grant, &send)?;
         let SendRequest { id, to, payload, ttl, volatile, receipt } = send;
         let receivers = self.receivers(grant, to).await?;
-        let message = Message { kind: grant.kind(), from: grant.from(), payload, ts: self.clock.now() };
+        let message = Message {
+            kind: grant.kind(),
+            from: grant.from(),
+            payload,
+            ts: self.clock.now(),
+            reference: None,
+        };
         if volatile {
             return self.publish_volatile(receivers, &message);
         }

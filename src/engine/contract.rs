@@ -21,6 +21,7 @@ use crate::message::{
 use crate::subscriber::{Start, Subscriber};
 
 mod chance;
+mod crypt;
 mod feed;
 mod memory;
 mod messages;
@@ -224,6 +225,11 @@ suite! {
         an_author_has_messages_in_so_many_histories_at_most;
     on [os fsync] shares:
         shares_are_counted_over_restarts;
+    on [memory os fsync node] crypt:
+        an_encrypted_text_is_read_until_its_time_is_over
+        an_encrypted_text_is_read_by_its_own_store_only;
+    on [os fsync node] crypt:
+        an_encrypted_text_is_read_after_a_restart;
     on [memory os fsync node] seam:
         a_reader_gets_everything_once_and_in_order;
     on [os fsync node] restart:
@@ -260,6 +266,7 @@ fn from(sender: &str, payload: &str) -> Message {
         from: Some(SenderName::new(sender).unwrap()),
         payload: RawValue::from_string(payload.to_owned()).unwrap(),
         ts: 0,
+        reference: None,
     }
 }
 

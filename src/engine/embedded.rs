@@ -41,6 +41,7 @@ mod report;
 mod rows;
 mod running;
 mod salvage;
+mod secrets;
 mod shared;
 mod stall;
 mod storage;
@@ -349,18 +350,6 @@ impl Embedded {
     pub fn is_revoked(&self, session: &SessionId) -> bool {
         let now = self.shared.clock.now();
         self.shared.store.lock().is_some_and(|store| store.index.sessions().is_revoked(session, now))
-    }
-
-    /// See [`crate::engine::Engine::handle`].
-    #[must_use]
-    pub fn handle(&self, session: &SessionId) -> Handle {
-        self.shared.handles.of(session)
-    }
-
-    /// See [`crate::engine::Engine::mac`].
-    #[must_use]
-    pub fn mac(&self, user: &UserId, bits: [u8; 16]) -> [u8; 16] {
-        self.shared.handles.mac(user, bits)
     }
 
     /// See [`crate::engine::Engine::session_of`].

@@ -10,7 +10,7 @@ fn address(name: &str) -> Address {
 
 fn publication(seq: u64) -> Arc<Publication> {
     let payload = RawValue::from_string(seq.to_string()).unwrap();
-    let message = Message { kind: Kind::Message, from: None, payload, ts: 0 };
+    let message = Message { kind: Kind::Message, from: None, payload, ts: 0, reference: None };
     let seq = (seq > 0).then_some(Seq(seq));
     Arc::new(Publication::encode(&address("A"), seq, &message))
 }

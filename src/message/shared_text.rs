@@ -158,7 +158,7 @@ mod tests {
 
     fn publication(size: usize) -> Arc<Publication> {
         let payload = RawValue::from_string(format!("\"{}\"", "x".repeat(size - 2))).unwrap();
-        let message = Message { kind: Kind::Message, from: None, payload, ts: 1 };
+        let message = Message { kind: Kind::Message, from: None, payload, ts: 1, reference: None };
         let mailbox = Address::Session(SessionId::new("A").unwrap());
         Arc::new(Publication::encode(&mailbox, Some(Seq(1)), &message))
     }

@@ -39,7 +39,7 @@ impl Bench {
 
     fn message(payload: u64) -> Message {
         let payload = RawValue::from_string(payload.to_string()).unwrap();
-        Message { kind: Kind::Message, from: None, payload, ts: 0 }
+        Message { kind: Kind::Message, from: None, payload, ts: 0, reference: None }
     }
 
     async fn put(&self, payload: u64) -> Seq {

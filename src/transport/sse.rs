@@ -250,7 +250,11 @@ fn event_of(topic: Option<&TopicName>, item: &Item, epoch: impl FnOnce() -> Epoc
     let id = item.seq().filter(|_| topic.is_none());
     match item {
         Item::Message(message) => {
-            let name = (message.kind() == Kind::Receipt).then_some("receipt");
+            let name = match message.kind() {
+                Kind::Receipt => Some("receipt"),
+                Kind::Reply { .. } => Some("reply"),
+                _ => None,
+            };
             event(name, id, message.frame())
         }
         Item::Gap(gap) => event(Some("gap"), id, &ServerFrame::gap(topic, *gap, epoch).encode()),

@@ -141,8 +141,13 @@ fn engine(dir: &Path, durability: Durability, time: Duration, runtime: &tokio::r
     let from = SenderName::new("sender").expect("a name");
     let author = Author::Session(SessionId::new("sender").expect("a name"));
     let figures = runtime.block_on(closed_loop(time, move |mailbox| {
-        let message =
-            Message { kind: Kind::Message, from: Some(from.clone()), payload: payload.clone(), ts: 0 };
+        let message = Message {
+            kind: Kind::Message,
+            from: Some(from.clone()),
+            payload: payload.clone(),
+            ts: 0,
+            reference: None,
+        };
         let address = addresses[mailbox].clone();
         let author = author.clone();
         let commit = sender.append(Append {

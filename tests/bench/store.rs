@@ -48,6 +48,7 @@ fn fill(dir: &Path, messages: usize, mailboxes: usize, with_ids: bool) {
                 from: SenderName::new("sender").ok(),
                 payload: payload.clone(),
                 ts: Clock::Wall.now(),
+                reference: None,
             };
             let id = MessageId::new(&n.to_string()).ok().filter(|_| with_ids);
             let author = Author::Anonymous;

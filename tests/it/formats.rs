@@ -15,6 +15,27 @@ fn make_format_1(dir: &Path) {
     std::fs::write(dir.join("format"), "x0-msg-server store, format 1\n").unwrap();
 }
 
+/// A store of format 2 has the same tables.
+#[tokio::test]
+async fn a_store_of_format_2_is_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = TestServer::at(dir.path(), &[]).await;
+    server.send("S", "A", json!(1)).await;
+    server.stop().await;
+    let connection = Connection::open(dir.path().join("store.db")).unwrap();
+    connection.pragma_update(None, "user_version", 2).unwrap();
+    connection.close().unwrap();
+    std::fs::write(dir.path().join("format"), "x0-msg-server store, format 2\n").unwrap();
+    let server = TestServer::at(dir.path(), &[]).await;
+    assert_eq!(server.get("/v1/messages?session=A&wait=0").await.payloads(), [json!(1)]);
+    server.stop().await;
+    let marker = std::fs::read_to_string(dir.path().join("format")).unwrap();
+    assert_eq!(marker, "x0-msg-server store, format 3\n");
+    let connection = Connection::open(dir.path().join("store.db")).unwrap();
+    let format: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    assert_eq!(format, 3);
+}
+
 /// Messages, ids, registrations and receipts to come are there, and the store has the new format afterwards.
 #[tokio::test]
 async fn a_store_of_format_1_is_converted() {
@@ -33,7 +54,7 @@ async fn a_store_of_format_1_is_converted() {
         assert_eq!(server.post("/v1/messages?session=S", retry).await.json()["seq"], *seq);
         server.stop().await;
         let marker = std::fs::read_to_string(dir.path().join("format")).unwrap();
-        assert_eq!(marker, "x0-msg-server store, format 2\n");
+        assert_eq!(marker, "x0-msg-server store, format 3\n");
     }
     let server = TestServer::at(dir.path(), &[]).await;
     let seq = server.get("/v1/messages?session=A&wait=0").await.json()["seq"].clone();

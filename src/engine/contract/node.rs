@@ -11,11 +11,15 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+mod changes;
+
+use changes::carry_out;
+
 use super::chance::Chance;
 use super::feed::Feeds;
 use crate::engine::{
-    Append, Arrivals, Batch, Commit, Embedded, EngineError, Expired, Fatal, Health, Lookup, Position,
-    Register, RegisterError, Registration, Settings,
+    Append, Arrivals, Batch, Commit, DecryptError, Embedded, EngineError, Expired, Fatal, Health, Lookup,
+    Position, Register, RegisterError, Registration, Settings,
 };
 use crate::hub::{Connections, EndReason, Hubs};
 use crate::message::{Address, Epoch, Handle, Item, Publication, Seq, SessionId, UserId};
@@ -267,6 +271,14 @@ impl Node {
         self.primary().mac(user, bits)
     }
 
+    pub(crate) fn encrypt(&self, content: &[u8], lifetime: Duration) -> String {
+        self.primary().encrypt(content, lifetime)
+    }
+
+    pub(crate) fn decrypt(&self, text: &str) -> Result<Vec<u8>, DecryptError> {
+        self.primary().decrypt(text)
+    }
+
     pub(crate) async fn waiting(&self, session: &SessionId) -> usize {
         self.0.chance.delay().await;
         self.primary().waiting(session).await
@@ -323,85 +335,4 @@ impl Node {
 /// A session that nobody has.
 fn nobody() -> SessionId {
     SessionId::new("nobody").expect("a name")
-}
-
-/// Carries out the changes of a node, one after the other. Their answers take different times.
-async fn carry_out(node: std::sync::Weak<Inner>, mut changes: mpsc::UnboundedReceiver<Change>) {
-    while let Some(change) = changes.recv().await {
-        let Some(inner) = node.upgrade() else { return };
-        inner.chance.delay().await;
-        match change {
-            Change::Append(append, answer) => inner.append(append, answer).await,
-            Change::Register(register, answer) => inner.register(&register, answer).await,
-            Change::End(session, revoked_for, answer) => inner.end(&session, revoked_for, answer).await,
-        }
-    }
-}
-
-impl Inner {
-    async fn append(&self, append: Append, answer: oneshot::Sender<Result<Seq, EngineError>>) {
-        let address = append.address.clone();
-        let stored = self.cluster.engine().append(append).await;
-        if let Ok(seq) = stored {
-            let mut known = lock(&self.stored);
-            let newest = known.entry(address).or_default();
-            *newest = (*newest).max(seq);
-        }
-        self.answer(answer, stored);
-    }
-
-    async fn register(
-        self: &Arc<Self>,
-        register: &Register,
-        answer: oneshot::Sender<Result<Seq, RegisterError>>,
-    ) {
-        self.outdate(&register.session);
-        let registered = self.cluster.engine().register(register).await;
-        self.answer(answer, registered);
-    }
-
-    async fn end(
-        self: &Arc<Self>,
-        session: &SessionId,
-        revoked_for: Duration,
-        answer: oneshot::Sender<Result<Seq, EngineError>>,
-    ) {
-        self.outdate(session);
-        let address = Address::Session(session.clone());
-        self.feeds.close(Some(&address));
-        let ended = self.cluster.engine().end(session, revoked_for).await;
-        self.hubs.end(&address, EndReason::SessionEnded);
-        self.answer(answer, ended);
-    }
-
-    /// Keeps for a while what the copy of the directory says of a session before a change.
-    fn outdate(self: &Arc<Self>, session: &SessionId) {
-        let primary = self.cluster.engine();
-        let id = self.next_id.fetch_add(1, Ordering::SeqCst);
-        let old = || Outdated {
-            id,
-            registration: primary.registration(session),
-            is_revoked: primary.is_revoked(session),
-        };
-        lock(&self.outdated).entry(session.clone()).or_insert_with(old).id = id;
-        let (inner, session, late) = (Arc::clone(self), session.clone(), self.chance.up_to(20));
-        tokio::spawn(async move {
-            tokio::time::sleep(Duration::from_millis(late)).await;
-            let mut outdated = lock(&inner.outdated);
-            if outdated.get(&session).is_some_and(|old| old.id == id) {
-                outdated.remove(&session);
-            }
-            drop(outdated);
-            inner.arrivals.wake(&session);
-        });
-    }
-
-    fn answer<T: Send + 'static>(&self, answer: oneshot::Sender<T>, with: T) {
-        let chance = self.chance.clone();
-        tokio::spawn(async move {
-            chance.delay().await;
-            // Nobody may wait for it any more.
-            _ = answer.send(with);
-        });
-    }
 }

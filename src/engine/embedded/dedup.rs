@@ -270,7 +270,7 @@ mod tests {
         let mailbox = |name: &str| Address::Session(SessionId::new(name).unwrap());
         let message = |payload: &str| {
             let payload = RawValue::from_string(payload.to_owned()).unwrap();
-            Message { kind: Kind::Message, from: None, payload, ts: 1 }
+            Message { kind: Kind::Message, from: None, payload, ts: 1, reference: None }
         };
         let id = |id: &str| MessageId::new(id).unwrap();
         let author = |name: &str| Author::Session(SessionId::new(name).unwrap());

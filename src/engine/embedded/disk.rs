@@ -239,11 +239,14 @@ fn convert(store: &Connection) -> Result<(), ReadError> {
     store.execute_batch(CLOCK_TABLE)?;
     store.execute_batch(LOSS_TABLE)?;
     let found: i64 = store.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if found != 1 {
+    if found >= open::FORMAT {
         return Ok(());
     }
     let transaction = store.unchecked_transaction()?;
-    IdTable::convert_format_1(&transaction)?;
+    if found == 1 {
+        IdTable::convert_format_1(&transaction)?;
+    }
+    // Format 3 has requests and replies, which older versions take for damage.
     transaction.pragma_update(None, "user_version", open::FORMAT)?;
     transaction.commit()?;
     tracing::info!(from = found, to = open::FORMAT, "the store was converted to another format");

@@ -37,7 +37,7 @@ pub(super) fn open(dir: &Path) -> Result<Opened, OpenError> {
 fn pending(seq: Seq) -> Pending {
     let address = Address::Session(SessionId::new("A").unwrap());
     let payload = RawValue::from_string(format!("\"{}\"", "x".repeat(500))).unwrap();
-    let message = Message { kind: Kind::Message, from: None, payload, ts: 7 };
+    let message = Message { kind: Kind::Message, from: None, payload, ts: 7, reference: None };
     let publication = Publication::encode(&address, Some(seq), &message).into();
     let (prev, expires_at) = (Seq(seq.0 - 1), u64::MAX >> 1);
     Pending {

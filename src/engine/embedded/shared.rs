@@ -6,6 +6,7 @@ use std::sync::{Condvar, Mutex};
 
 use crate::engine::Fatal;
 use crate::engine::arrivals::Arrivals;
+use crate::engine::crypt::Cipher;
 use crate::engine::embedded::dedup::DedupHasher;
 use crate::engine::embedded::handles::Handles;
 use crate::engine::embedded::index::{Index, Pending, PlannedChange, Published, Waiter};
@@ -27,6 +28,7 @@ pub(super) struct Shared {
     /// Where the seqs of this epoch begin.
     pub(super) origin: Seq,
     pub(super) handles: Handles,
+    pub(super) cipher: Cipher,
     pub(super) hasher: DedupHasher,
     pub(super) arrivals: Arrivals,
     /// Tells when the store cannot go on.
@@ -69,6 +71,7 @@ impl Shared {
             epoch,
             origin,
             handles: index.handles().clone(),
+            cipher: Cipher::new(secret),
             hasher: DedupHasher::new(secret),
             arrivals: Arrivals::new(),
             newest: AtomicU64::new(index.committed().0),

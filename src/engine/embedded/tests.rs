@@ -33,7 +33,7 @@ fn session(name: &str) -> SessionId {
 
 fn message(to: &Address) -> Append {
     let payload = RawValue::from_string("7".to_owned()).unwrap();
-    let message = Message { kind: Kind::Message, from: None, payload, ts: 1 };
+    let message = Message { kind: Kind::Message, from: None, payload, ts: 1, reference: None };
     Append {
         address: to.clone(),
         message,

@@ -7,7 +7,7 @@ use axum::body::Body;
 use tokio::time::Instant;
 
 use crate::config::Auth;
-use crate::message::{Handle, Item, Kind, Publication, Seq, SessionId, SharedText};
+use crate::message::{Handle, Item, Publication, Seq, SessionId, SharedText};
 use crate::subscriber::Subscriber;
 use crate::transport::lease::Claim;
 use crate::transport::legacy::Legacy;
@@ -125,10 +125,10 @@ impl Legacy {
     }
 }
 
-/// The message in an item. The x0 client knows no gaps and no receipts.
+/// The message in an item. The x0 client knows no gaps, no receipts and no replies.
 fn message_of(item: Item) -> Option<Arc<Publication>> {
     match item {
-        Item::Message(message) if message.kind() != Kind::Receipt => Some(message),
+        Item::Message(message) if message.kind().is_message() => Some(message),
         Item::Message(_) | Item::Gap(_) => None,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::message::{GapReason, Item, Kind, Seq};
+use crate::message::{GapReason, Item, Seq};
 
 /// Most bytes of the messages that are not acknowledged. One message may be larger.
 const MAX_BYTES: usize = 4 << 20;
@@ -59,7 +59,7 @@ impl Window {
 /// Seq and size of an item that counts.
 fn counted(item: &Item) -> Option<(Seq, usize)> {
     match item {
-        Item::Message(message) if message.kind() != Kind::Receipt => {
+        Item::Message(message) if message.kind().is_message() => {
             message.seq().map(|seq| (seq, message.frame().len()))
         }
         Item::Message(_) | Item::Gap(_) => None,
@@ -73,7 +73,7 @@ mod tests {
     use serde_json::value::RawValue;
 
     use super::*;
-    use crate::message::{Address, Gap, Message, MessageId, Outcome, Publication, SessionId};
+    use crate::message::{Address, Gap, Kind, Message, MessageId, Outcome, Publication, SessionId};
 
     fn address() -> Address {
         Address::Session(SessionId::new("A").unwrap())
@@ -81,7 +81,7 @@ mod tests {
 
     fn item(seq: Option<u64>, size: usize) -> Item {
         let payload = RawValue::from_string(format!("\"{}\"", "x".repeat(size))).unwrap();
-        let message = Message { kind: Kind::Message, from: None, payload, ts: 1 };
+        let message = Message { kind: Kind::Message, from: None, payload, ts: 1, reference: None };
         Item::Message(Arc::new(Publication::encode(&address(), seq.map(Seq), &message)))
     }
 

@@ -12,7 +12,7 @@ use crate::engine::embedded::rows::to_sql_int;
 use crate::engine::embedded::storage::Durability;
 
 /// The format that this version writes. It reads older ones too.
-pub(crate) const FORMAT: i64 = 2;
+pub(crate) const FORMAT: i64 = 3;
 
 /// "x0ms": tells `file` and SQLite's tools what the file is.
 pub(crate) const APPLICATION: i64 = 0x7830_6d73;

@@ -46,7 +46,7 @@ mod tests {
     fn publication(seq: u64, size: usize) -> Arc<Publication> {
         let address = Address::Session(SessionId::new("A").unwrap());
         let payload = RawValue::from_string(format!("\"{}\"", "x".repeat(size))).unwrap();
-        let message = Message { kind: Kind::Message, from: None, payload, ts: 1 };
+        let message = Message { kind: Kind::Message, from: None, payload, ts: 1, reference: None };
         Arc::new(Publication::encode(&address, Some(Seq(seq)), &message))
     }
 

@@ -52,7 +52,7 @@ fn topic(name: &str) -> Address {
 
 fn message(to: &Address) -> Append {
     let payload = RawValue::from_string("7".to_owned()).unwrap();
-    let message = Message { kind: Kind::Message, from: None, payload, ts: 1 };
+    let message = Message { kind: Kind::Message, from: None, payload, ts: 1, reference: None };
     Append {
         address: to.clone(),
         message,

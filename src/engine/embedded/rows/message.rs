@@ -1,6 +1,7 @@
 //! Table `message`: one row for each stored message.
 
 use rusqlite::{CachedStatement, Connection, Row, params};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::engine::embedded::rows::store::StoreTotals;
@@ -78,7 +79,11 @@ impl<'a> MessageRow<'a> {
 
     /// The author that pays for it: clients do, backends do not.
     pub(crate) fn payer(&self) -> Option<SenderName> {
-        if self.kind == 0 { SenderName::new(self.sender?).ok() } else { None }
+        match kind_of(self.kind)? {
+            Kind::Receipt => None,
+            kind if kind.is_from_backend() => None,
+            _ => SenderName::new(self.sender?).ok(),
+        }
     }
 
     fn damaged(&self) -> ReadError {
@@ -86,17 +91,31 @@ impl<'a> MessageRow<'a> {
     }
 
     fn publication(&self) -> Result<Publication, ReadError> {
-        let kind = match self.kind {
-            0 => Kind::Message,
-            1 => Kind::Receipt,
-            2 => Kind::FromBackend,
-            _ => return Err(self.damaged()),
-        };
+        let kind = kind_of(self.kind).ok_or_else(|| self.damaged())?;
         let from = self.sender.map(SenderName::new).transpose().map_err(|_| self.damaged())?;
-        let payload = RawValue::from_string(self.payload.to_owned()).map_err(|_| self.damaged())?;
-        let message = Message { kind, from, payload, ts: from_sql_int(self.ts) };
+        let (payload, reference) = match kind {
+            Kind::Message | Kind::FromBackend | Kind::Receipt => {
+                (RawValue::from_string(self.payload.to_owned()).map_err(|_| self.damaged())?, None)
+            }
+            Kind::Request { .. } | Kind::Reply { .. } => {
+                let Referring { reference, payload } =
+                    serde_json::from_str(self.payload).map_err(|_| self.damaged())?;
+                (payload.to_owned(), Some(reference))
+            }
+        };
+        let message = Message { kind, from, payload, ts: from_sql_int(self.ts), reference };
         Ok(Publication::encode(&self.address()?, Some(Seq(from_sql_int(self.seq))), &message))
     }
+}
+
+/// What is stored as the payload of a request or a reply.
+#[derive(Deserialize)]
+struct Referring<'a> {
+    /// The `reply_to` of a request, the `id` of a reply.
+    #[serde(alias = "reply_to", alias = "id")]
+    reference: Box<str>,
+    #[serde(borrow)]
+    payload: &'a RawValue,
 }
 
 /// What kind a stored message is, as a number that never changes.
@@ -105,6 +124,24 @@ pub(crate) fn kind_number(kind: Kind) -> i64 {
         Kind::Message => 0,
         Kind::Receipt => 1,
         Kind::FromBackend => 2,
+        Kind::Request { backend: false } => 3,
+        Kind::Request { backend: true } => 4,
+        Kind::Reply { backend: false } => 5,
+        Kind::Reply { backend: true } => 6,
+    }
+}
+
+/// The inverse of [`kind_number`].
+fn kind_of(number: i64) -> Option<Kind> {
+    match number {
+        0 => Some(Kind::Message),
+        1 => Some(Kind::Receipt),
+        2 => Some(Kind::FromBackend),
+        3 => Some(Kind::Request { backend: false }),
+        4 => Some(Kind::Request { backend: true }),
+        5 => Some(Kind::Reply { backend: false }),
+        6 => Some(Kind::Reply { backend: true }),
+        _ => None,
     }
 }
 
@@ -237,12 +274,27 @@ mod tests {
 
     #[test]
     fn each_kind_is_read_back() {
-        let payload = r#"{"id":"1","state":"expired"}"#;
-        for kind in [Kind::Message, Kind::Receipt, Kind::FromBackend] {
+        let (request, reply) =
+            (r#"{"reply_to":"abc","payload":{"id":1}}"#, r#"{"id":"a\"b","payload":[1, 2]}"#);
+        let receipt = r#"{"id":"1","state":"expired"}"#;
+        for (kind, payload) in [
+            (Kind::Message, receipt),
+            (Kind::Receipt, receipt),
+            (Kind::FromBackend, receipt),
+            (Kind::Request { backend: false }, request),
+            (Kind::Request { backend: true }, request),
+            (Kind::Reply { backend: false }, reply),
+            (Kind::Reply { backend: true }, reply),
+        ] {
             let row = MessageRow { kind: kind_number(kind), payload, ..row(1) };
-            assert_eq!(row.publication().unwrap().kind(), kind);
+            let publication = row.publication().unwrap();
+            assert_eq!((publication.kind(), &*publication.stored_payload()), (kind, payload));
+            let pays = !kind.is_from_backend() && kind != Kind::Receipt;
+            assert_eq!(row.payer().is_some(), pays, "{kind:?}");
         }
-        assert!(MessageRow { kind: 3, ..row(1) }.publication().unwrap_err().is_damage());
+        for kind in [3, 5, 7] {
+            assert!(MessageRow { kind, ..row(1) }.publication().unwrap_err().is_damage(), "{kind}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::message::{Address, Kind, Message, Seq, SessionId};
 
 fn publication(size: usize) -> Arc<Publication> {
     let payload = RawValue::from_string(format!("\"{}\"", "x".repeat(size))).unwrap();
-    let message = Message { kind: Kind::Message, from: None, payload, ts: 1 };
+    let message = Message { kind: Kind::Message, from: None, payload, ts: 1, reference: None };
     Arc::new(Publication::encode(&Address::Session(SessionId::new("A").unwrap()), Some(Seq(1)), &message))
 }
 
