@@ -35,6 +35,7 @@ fn check_send(send: SendRequest) {
     let address = match send.to {
         To::Session(session) | To::Peer(session) => Address::Session(session),
         To::Topic(topic) => Address::Topic(topic),
+        To::Backend(backend) => Address::Backend(backend),
         To::User(user) => {
             let session = crate::message::SessionId::new(user.as_str()).expect("names follow the same rules");
             Address::Session(session)

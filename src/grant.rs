@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::message::{Author, Handle, Kind, SenderName, SessionId, TopicName, UserId};
+use crate::message::{Address, Author, BackendName, Handle, Kind, SenderName, SessionId, TopicName, UserId};
 use crate::protocol::To;
 
 mod pattern;
@@ -78,6 +78,8 @@ pub struct Backend {
     pub topics: Option<Patterns>,
     /// Whether the backend may register, look up and end sessions.
     pub sessions: bool,
+    /// The name of the backend's mailbox, if it has one.
+    pub mailbox: Option<BackendName>,
     /// The SHA-256 digest of its key. Digests have equal lengths, so that comparing them takes constant time.
     pub(crate) key_digest: [u8; 32],
 }
@@ -98,12 +100,30 @@ impl Grant {
         }
     }
 
+    /// The mailbox of the caller.
+    #[must_use]
+    pub fn mailbox(&self) -> Option<Address> {
+        match self {
+            Self::Backend(backend) => backend.mailbox.clone().map(Address::Backend),
+            grant => grant.session().map(Address::from),
+        }
+    }
+
     /// The client with a proved session.
     #[must_use]
     pub fn client(&self) -> Option<&Client> {
         match self {
             Self::Client(client) => Some(client),
             Self::Open { .. } | Self::Backend(_) => None,
+        }
+    }
+
+    /// The backend with an API key.
+    #[must_use]
+    pub fn backend(&self) -> Option<&Backend> {
+        match self {
+            Self::Backend(backend) => Some(backend),
+            Self::Open { .. } | Self::Client(_) => None,
         }
     }
 
@@ -150,7 +170,7 @@ impl Grant {
             Self::Open { .. } => return Ok(()),
             Self::Client(client) => match &client.send {
                 Some(send) => (send.allow(to), "the token's `send` list"),
-                None => (!matches!(to, To::Topic(_)), "a token without a `send` list"),
+                None => (!matches!(to, To::Topic(_) | To::Backend(_)), "a token without a `send` list"),
             },
             Self::Backend(backend) => {
                 (backend.send.as_ref().is_none_or(|send| send.allow(to)), "this API key's `send` list")
@@ -222,7 +242,15 @@ mod tests {
 
     fn backend(sessions: bool) -> Grant {
         let (name, key_digest) = ("shop".into(), [0; 32]);
-        Grant::Backend(Arc::new(Backend { name, from: None, send: None, topics: None, sessions, key_digest }))
+        Grant::Backend(Arc::new(Backend {
+            name,
+            from: None,
+            send: None,
+            topics: None,
+            sessions,
+            mailbox: None,
+            key_digest,
+        }))
     }
 
     fn topic(name: &str) -> TopicName {
@@ -237,6 +265,18 @@ mod tests {
         let denied = grant.may_send(&To::Topic(topic("news"))).unwrap_err();
         assert!(denied.0.contains("`topic:news`"), "{denied}");
         assert!(grant.may_read(&topic("news")).unwrap_err().0.contains("of the token"));
+    }
+
+    #[test]
+    fn a_client_needs_a_pattern_to_send_to_a_backend() {
+        let shop = To::Backend(BackendName::new("shop").unwrap());
+        let denied = client(Some("ann"), None, None).may_send(&shop).unwrap_err();
+        assert!(denied.0.contains("`backend:shop`"), "{denied}");
+        for (item, allowed) in [("backend:shop", true), ("backend:*", true), ("*", true), ("user:*", false)] {
+            assert_eq!(client(None, Some(&[item]), None).may_send(&shop).is_ok(), allowed, "{item}");
+        }
+        backend(false).may_send(&shop).unwrap();
+        Grant::Open { session: None, manages: false }.may_send(&shop).unwrap();
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::config::{Access, Auth};
 use crate::grant::Backend;
+use crate::message::BackendName;
 use crate::reload::{Current, SetupError};
 
 mod api_key;
@@ -54,7 +55,7 @@ impl Identity {
                         X0_MSG_TOKEN_SECRET, --api-key-file or X0_MSG_API_KEYS";
             return Err(SetupError(text.to_owned()));
         }
-        let has_api_keys = access.api_key_file.is_some() || access.secrets.api_keys.is_some();
+        let has_api_keys = access.has_api_keys();
         Ok(Self { auth: access.auth, tokens, api_keys, has_api_keys })
     }
 
@@ -80,6 +81,12 @@ impl Identity {
     #[must_use]
     pub(crate) fn knows_backend(&self, backend: &Backend) -> bool {
         self.api_keys.get().contains(backend)
+    }
+
+    /// Whether an API key gives this backend a mailbox.
+    #[must_use]
+    pub(crate) fn has_mailbox(&self, name: &BackendName) -> bool {
+        self.api_keys.get().has_mailbox(name)
     }
 
     /// Checks the bearer of an `Authorization` header, or the `token` of a `hello`. White space around it is ignored, as

@@ -15,7 +15,7 @@ pub use address::{Address, Author};
 pub(crate) use content::ReceiptFields;
 pub use content::{Kind, Message, Outcome};
 pub use item::{Gap, GapReason, Item};
-pub use name::{Handle, MessageId, NameError, SenderName, SessionId, TopicName, UserId};
+pub use name::{BackendName, Handle, MessageId, NameError, SenderName, SessionId, TopicName, UserId};
 pub(crate) use name::{MAX_NAME, taken_name};
 pub(crate) use publication::Draft;
 pub use publication::Publication;

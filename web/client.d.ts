@@ -72,6 +72,8 @@ export type Address = {
     user: string;
 } | {
     topic: string;
+} | {
+    backend: string;
 };
 export type Message<T = any> = {
     /**

@@ -19,7 +19,7 @@
  */
 
 /**
- * @typedef {{session: string} | {user: string} | {topic: string}} Address
+ * @typedef {{session: string} | {user: string} | {topic: string} | {backend: string}} Address
  */
 
 /**
@@ -240,8 +240,8 @@ const isName = (name) =>
 /** Why a value is no address; null if it is one. @param {any} to */
 function wrongAddress(to) {
   const kinds = to && typeof to === "object" ? Object.keys(to) : [];
-  if (kinds.length !== 1 || !["session", "user", "topic"].includes(kinds[0])) {
-    return 'the address must be an object like { session: "B" }, { user: "ann" } or { topic: "news" }';
+  if (kinds.length !== 1 || !["session", "user", "topic", "backend"].includes(kinds[0])) {
+    return 'the address must be an object like { session: "B" }, { user: "ann" }, { topic: "news" } or { backend: "shop" }';
   }
   if (isName(to[kinds[0]])) return null;
   return `the ${kinds[0]} of the address must be a string of 1 to 256 bytes without control characters`;

@@ -16,7 +16,7 @@ use crate::edge::{
     Caller, ErrorBody, ErrorFields, Gateway, Query, Refusal, Refused, SessionPolicy, encode, json,
 };
 use crate::grant::Grant;
-use crate::message::{MessageId, Seq, SessionId};
+use crate::message::{BackendName, MessageId, Seq, SessionId};
 use crate::protocol::{AckBody, Code, ENVELOPE, Malformed, SendRequest, SendResult, Sender, parse};
 
 /// Most messages in one call.
@@ -135,7 +135,11 @@ async fn send_many(gateway: &Gateway, caller: &Caller, body: &str) -> Result<Res
 /// The answer to an acknowledgement.
 #[derive(Serialize, ToSchema)]
 struct Acknowledged<'a> {
-    session: &'a SessionId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<&'a SessionId>,
+    /// The backend whose mailbox it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backend: Option<&'a BackendName>,
     /// The ack floor.
     seq: Seq,
 }
@@ -156,12 +160,15 @@ pub(super) async fn ack(State(gateway): State<Arc<Gateway>>, request: Request) -
     let body = AckBody::decode(&gateway.body_text(body, ENVELOPE, Holder::Unproved).await?)?;
     let caller =
         gateway.authenticate_as(&head, (body.session, body.token.as_deref()), SessionPolicy::Require).await?;
-    let session = match &caller.grant {
-        Grant::Open { session, .. } => session.as_ref().ok_or(Malformed::Missing("session"))?,
-        Grant::Client(_) | Grant::Backend(_) => caller.session()?,
+    let mailbox = match &caller.grant {
+        Grant::Open { session: None, .. } => return Err(Malformed::Missing("session").into()),
+        _ => caller.mailbox()?,
     };
-    let seq = gateway.broker.ack(session, body.seq, body.epoch.as_ref()).await?;
-    Ok(json(StatusCode::OK, encode(&Acknowledged { session, seq })))
+    let seq = gateway.broker.ack(&mailbox, body.seq, body.epoch.as_ref()).await?;
+    Ok(json(
+        StatusCode::OK,
+        encode(&Acknowledged { session: mailbox.session(), backend: mailbox.backend(), seq }),
+    ))
 }
 
 #[cfg(test)]

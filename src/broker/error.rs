@@ -3,7 +3,7 @@
 use crate::budget::SPENT;
 use crate::engine::{EngineError, RegisterError};
 use crate::grant::Denied;
-use crate::message::{Epoch, Seq, UserId};
+use crate::message::{BackendName, Epoch, Seq, UserId};
 
 /// Why a call was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,11 +26,16 @@ pub enum BrokerError {
     #[error("field `receipt` {0}")]
     NoReceipt(&'static str),
     /// A receipt was asked for by somebody without a mailbox.
-    #[error("field `receipt` needs a session, whose mailbox the receipt is put into; say which one sends")]
+    #[error(
+        "field `receipt` needs a mailbox, which the receipt is put into: say which session sends, or use an API key with `mailbox = true`"
+    )]
     ReceiptForNobody,
     /// Nobody registered a session of this user.
     #[error("user `{0}` has no registered session")]
     NoSuchUser(UserId),
+    /// No API key gives the backend a mailbox.
+    #[error("no backend `{0}` has a mailbox here; its API key needs `mailbox = true`")]
+    NoSuchBackend(BackendName),
     /// No session is known to this sender under that name.
     #[error(
         "no session is known here under this name; sessions of others are reached by their handle, or by their user"
@@ -47,7 +52,7 @@ pub enum BrokerError {
     Ended,
     /// The session has too many readers.
     #[error(
-        "this session has {limit} connections already, the most allowed (see --connections-per-session); close some first"
+        "this mailbox has {limit} readers already, the most allowed (see --connections-per-session); close some first"
     )]
     TooManyReaders {
         /// The limit.

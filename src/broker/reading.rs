@@ -39,11 +39,14 @@ impl StartPoint {
 
 impl Broker {
     /// The ack floor of a mailbox. What is acknowledged is below it, though a slower reader may still need it.
-    pub async fn floor(&self, session: &SessionId) -> Seq {
-        let address = Address::Session(session.clone());
+    pub async fn floor(&self, mailbox: impl Into<Address>) -> Seq {
+        self.floor_of(&mailbox.into()).await
+    }
+
+    async fn floor_of(&self, address: &Address) -> Seq {
         // The hub first: when its last reader leaves, the engine knows what the hub forgets.
-        let acknowledged = self.hubs.acknowledged(&address);
-        self.engine.position(&address).await.floor.max(acknowledged)
+        let acknowledged = self.hubs.acknowledged(address);
+        self.engine.position(address).await.floor.max(acknowledged)
     }
 
     /// Reads a mailbox: from the ack floor, or after the cursor that the reader brings.
@@ -52,25 +55,26 @@ impl Broker {
     /// [`BrokerError::TooManyReaders`], [`BrokerError::Ended`].
     pub async fn mailbox(
         &self,
-        session: &SessionId,
+        mailbox: impl Into<Address>,
         resume: &Resume,
         transport: Transport,
     ) -> Result<(Subscriber, Opening), BrokerError> {
+        let address = mailbox.into();
+        let session = address.session().cloned();
         // The epoch first: if it changes meanwhile, the subscriber begins again.
         let epoch = self.engine.epoch();
-        let floor = self.floor(session).await;
+        let floor = self.floor_of(&address).await;
         // 0 is where every mailbox starts.
         let after = resume.after.filter(|after| *after > Seq::START);
-        let address = Address::Session(session.clone());
         let from = self.start_point(address, after, resume.epoch.as_ref(), (floor, epoch)).await;
         let (opening, limit) = (from.opening, self.limits.readers);
         let subscriber =
             from.subscribe(self, transport, limit).ok_or(BrokerError::TooManyReaders { limit })?;
         // If the session was ended before the reader joined the hub, the end did not reach the reader.
-        if self.is_ended(session).await {
-            return Err(BrokerError::Ended);
+        match session {
+            Some(session) if self.is_ended(&session).await => Err(BrokerError::Ended),
+            _ => Ok((subscriber, opening)),
         }
-        Ok((subscriber, opening))
     }
 
     /// Whether a session was ended. What this node knows of that may be out of date.
@@ -124,8 +128,13 @@ impl Broker {
     }
 
     /// Whether a cursor of this mailbox belongs to this incarnation of the store.
-    pub(crate) async fn is_ours(&self, session: &SessionId, cursor: Seq, epoch: Option<&Epoch>) -> bool {
-        self.is_valid(&Address::Session(session.clone()), cursor, epoch).await
+    pub(crate) async fn is_ours(
+        &self,
+        mailbox: impl Into<Address>,
+        cursor: Seq,
+        epoch: Option<&Epoch>,
+    ) -> bool {
+        self.is_valid(&mailbox.into(), cursor, epoch).await
     }
 
     async fn is_valid(&self, address: &Address, cursor: Seq, epoch: Option<&Epoch>) -> bool {
@@ -145,7 +154,7 @@ impl Broker {
     /// [`BrokerError::AckBeyond`], [`BrokerError::WrongEpoch`].
     pub async fn ack(
         &self,
-        session: &SessionId,
+        mailbox: impl Into<Address>,
         seq: Seq,
         epoch: Option<&Epoch>,
     ) -> Result<Seq, BrokerError> {
@@ -154,7 +163,7 @@ impl Broker {
         {
             return Err(BrokerError::WrongEpoch { epoch: self.engine.epoch() });
         }
-        let address = Address::Session(session.clone());
+        let address = mailbox.into();
         let newest = self.engine.newest(&address, seq).await;
         if seq > newest {
             return Err(BrokerError::AckBeyond { seq, newest });
@@ -163,7 +172,7 @@ impl Broker {
             self.engine.trim(&address, through);
         }
         self.release_held(&address);
-        Ok(self.floor(session).await)
+        Ok(self.floor_of(&address).await)
     }
 
     /// Deletes what a slower reader holds back beyond what it may. It is told a gap when it reads on.

@@ -128,6 +128,7 @@ impl Broker {
                 Ok(one(session, &name))
             }
             To::Topic(topic) => Ok(Receivers::One(Address::Topic(topic), None)),
+            To::Backend(backend) => Ok(Receivers::One(Address::Backend(backend), None)),
             To::User(user) => self.each_session_of(user).await,
             To::Peer(name) => match self.directory.find(grant, &name).await {
                 Some(session) => Ok(one(session, &name)),
@@ -147,14 +148,14 @@ impl Broker {
     }
 }
 
-/// Whether there can be a receipt: one session acknowledges the message, and its sender can be told.
+/// Whether there can be a receipt: one reader acknowledges the message, and its sender can be told.
 fn may_have_receipt(grant: &Grant, send: &SendRequest) -> Result<(), BrokerError> {
     let why = match send.to {
-        To::Topic(_) => "is for messages to a session; nobody acknowledges a topic",
+        To::Topic(_) => "is for messages to a session or a backend; nobody acknowledges a topic",
         To::User(_) => "is for messages to one session; a user may have several",
         _ if send.volatile => "and `volatile` exclude each other: what is not stored is not acknowledged",
         _ if send.id.is_none() => "needs an `id`, which the receipt is going to name",
-        _ if grant.session().is_none() => return Err(BrokerError::ReceiptForNobody),
+        _ if grant.mailbox().is_none() => return Err(BrokerError::ReceiptForNobody),
         _ => return Ok(()),
     };
     Err(BrokerError::NoReceipt(why))

@@ -22,6 +22,8 @@ pub(super) struct ReceivedFrame<'a> {
     #[serde(default)]
     pub(super) session: Option<String>,
     #[serde(default)]
+    pub(super) backend: Option<BackendField>,
+    #[serde(default)]
     pub(super) user: Option<String>,
     #[serde(default)]
     pub(super) topic: Option<String>,
@@ -35,7 +37,26 @@ pub(super) struct ReceivedFrame<'a> {
     pub(super) payload: Option<&'a RawValue>,
 }
 
+/// Field `backend`: a name in `welcome`, and `true` in a message.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum BackendField {
+    /// The backend whose mailbox is read.
+    Mailbox(String),
+    /// Whether a backend sent it.
+    #[expect(dead_code, reason = "only the name is read")]
+    Sender(bool),
+}
+
 impl ReceivedFrame<'_> {
+    /// The backend whose mailbox a `welcome` names.
+    pub(super) fn mailbox_of_backend(&self) -> Option<&str> {
+        match &self.backend {
+            Some(BackendField::Mailbox(name)) => Some(name),
+            Some(BackendField::Sender(_)) | None => None,
+        }
+    }
+
     /// What an `error` frame says.
     pub(super) fn refusal(&self) -> anyhow::Error {
         let (code, text) = (self.code.as_deref(), self.message.as_deref());
@@ -97,6 +118,17 @@ mod tests {
             "forbidden: not yours"
         );
         assert_eq!(text(r#"{"type":"error"}"#), "error: refused");
+    }
+
+    #[test]
+    fn a_welcome_may_name_the_mailbox_of_a_backend() {
+        let named = |frame: &str| {
+            let frame: ReceivedFrame<'_> = serde_json::from_str(frame).unwrap();
+            frame.mailbox_of_backend().map(str::to_owned)
+        };
+        assert_eq!(named(r#"{"type":"welcome","backend":"shop"}"#).as_deref(), Some("shop"));
+        assert_eq!(named(r#"{"type":"message","backend":true,"payload":1}"#), None);
+        assert_eq!(named(r#"{"type":"welcome"}"#), None);
     }
 
     #[test]

@@ -23,7 +23,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(10);
 /// Settings of `listen`.
 #[derive(Debug, Clone, Args)]
 pub struct ListenArgs {
-    /// Session whose messages to read
+    /// Session whose messages to read. With an API key that has a mailbox, the mailbox of the backend is read
     #[arg(long, value_name = "SESSION")]
     session: Option<String>,
 
@@ -54,6 +54,8 @@ pub struct ListenArgs {
 #[derive(Debug, Default)]
 struct ListenState {
     session: Option<String>,
+    /// The backend whose mailbox is read.
+    backend: Option<String>,
     epoch: Option<String>,
     after: Option<u64>,
     topics: Vec<(String, Option<u64>)>,
@@ -203,7 +205,8 @@ impl ListenConnection<'_> {
     }
 
     fn has_nothing_to_read(&self) -> bool {
-        self.state.session.is_none() && self.state.topics.is_empty()
+        let ListenState { session, backend, topics, .. } = &*self.state;
+        session.is_none() && backend.is_none() && topics.is_empty()
     }
 
     /// Whether this connection got its `welcome`.
@@ -218,15 +221,20 @@ impl ListenConnection<'_> {
             }
             note(text);
         }
+        self.state.backend = frame.mailbox_of_backend().map(str::to_owned);
         self.state.on_welcome(frame.session, frame.epoch);
         if self.has_nothing_to_read() {
             bail!(
-                "nothing to listen to: an API key has no session; name a --topic, or show a token of a session"
+                "nothing to listen to: this API key has no mailbox (`mailbox = true`); name a --topic, or show a token of \
+                 a session"
             );
         }
         if std::io::stderr().is_terminal() {
-            let session = self.state.session.as_deref().unwrap_or("of none");
-            note(format_args!("listening as session {session}; Ctrl-C stops"));
+            let reader = match (&self.state.backend, &self.state.session) {
+                (Some(backend), _) => format!("backend {backend}"),
+                (None, session) => format!("session {}", session.as_deref().unwrap_or("of none")),
+            };
+            note(format_args!("listening as {reader}; Ctrl-C stops"));
         }
         Ok(())
     }

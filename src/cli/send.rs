@@ -32,6 +32,9 @@ struct Receiver {
     /// Topic to send to
     #[arg(long, value_name = "TOPIC")]
     topic: Option<String>,
+    /// Backend to send to, by the name of its API key, which needs a mailbox
+    #[arg(long, value_name = "NAME")]
+    backend: Option<String>,
 }
 
 /// Settings of `send`.
@@ -83,10 +86,10 @@ struct SendFrame<'a> {
 
 impl Receiver {
     fn address(&self) -> Value {
-        match (&self.to, &self.user, &self.topic) {
-            (Some(session), ..) => json!({ "session": session }),
-            (None, Some(user), _) => json!({ "user": user }),
-            (None, None, topic) => json!({ "topic": topic }),
+        let named = [("session", &self.to), ("user", &self.user), ("topic", &self.topic)];
+        match named.into_iter().find_map(|(kind, name)| Some((kind, name.as_ref()?))) {
+            Some((kind, name)) => json!({ kind: name }),
+            None => json!({ "backend": self.backend }),
         }
     }
 }
@@ -165,14 +168,14 @@ mod tests {
 
     #[test]
     fn a_receiver_is_one_address() {
-        let receiver = |to: Option<&str>, user: Option<&str>, topic: Option<&str>| Receiver {
-            to: to.map(str::to_owned),
-            user: user.map(str::to_owned),
-            topic: topic.map(str::to_owned),
+        let receiver = |kind: &str, name: &str| {
+            let named = |wanted| (kind == wanted).then(|| name.to_owned());
+            let (to, user) = (named("session"), named("user"));
+            Receiver { to, user, topic: named("topic"), backend: named("backend") }.address()
         };
-        assert_eq!(receiver(Some("A"), None, None).address(), json!({ "session": "A" }));
-        assert_eq!(receiver(None, Some("ann"), None).address(), json!({ "user": "ann" }));
-        assert_eq!(receiver(None, None, Some("news")).address(), json!({ "topic": "news" }));
+        for (kind, name) in [("session", "A"), ("user", "ann"), ("topic", "news"), ("backend", "shop")] {
+            assert_eq!(receiver(kind, name), json!({ kind: name }));
+        }
     }
 
     #[test]

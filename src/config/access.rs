@@ -186,6 +186,12 @@ impl Access {
         set.or(default).filter(|n| *n != T::default())
     }
 
+    /// Whether API keys are configured, even if their file holds none now.
+    #[must_use]
+    pub(crate) fn has_api_keys(&self) -> bool {
+        self.api_key_file.is_some() || self.secrets.api_keys.is_some()
+    }
+
     /// Whether the peer at this address is a trusted proxy. Many clients share its address.
     #[must_use]
     pub(crate) fn is_trusted_proxy(&self, address: IpAddr) -> bool {

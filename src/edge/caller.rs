@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use crate::edge::refusal::Refusal;
 use crate::grant::Grant;
 use crate::limits::RateKey;
-use crate::message::SessionId;
+use crate::message::Address;
 use crate::protocol::Code;
 
 /// The caller of a request.
@@ -18,28 +18,29 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// The session of the mailbox that the request reads.
+    /// The mailbox that the request reads or acknowledges.
     ///
     /// # Errors
-    /// `unauthorized` if it names none.
-    pub(crate) fn session(&self) -> Result<&SessionId, Refusal> {
+    /// `unauthorized` if the caller has none.
+    pub(crate) fn mailbox(&self) -> Result<Address, Refusal> {
         let how = match self.grant {
             Grant::Backend(_) => {
-                "an API key has no session; show a token of the session instead, or read topics with ?topic=…"
+                "this API key has no mailbox (`mailbox = true`) and no session; show a token of the session instead, or \
+                 read topics with ?topic=…"
             }
             _ => "the request names no session; add ?session=… to the address",
         };
-        self.grant.session().ok_or_else(|| Refusal::new(Code::Unauthorized, how))
+        self.grant.mailbox().ok_or_else(|| Refusal::new(Code::Unauthorized, how))
     }
 
-    /// The session of the mailbox that is read besides topics. A caller without a session may read topics alone.
+    /// The mailbox that is read besides topics. A caller without a mailbox may read topics alone.
     ///
     /// # Errors
     /// `unauthorized` if neither is read.
-    pub(crate) fn mailbox(&self, reads_topics: bool) -> Result<Option<&SessionId>, Refusal> {
-        match self.grant.session() {
+    pub(crate) fn mailbox_besides(&self, reads_topics: bool) -> Result<Option<Address>, Refusal> {
+        match self.grant.mailbox() {
             None if reads_topics => Ok(None),
-            _ => self.session().map(Some),
+            _ => self.mailbox().map(Some),
         }
     }
 
@@ -63,7 +64,7 @@ mod tests {
 
     use super::*;
     use crate::grant::{Backend, Client};
-    use crate::message::{Handle, UserId};
+    use crate::message::{BackendName, Handle, SessionId, UserId};
 
     fn session(name: &str) -> SessionId {
         SessionId::new(name).unwrap()
@@ -78,9 +79,10 @@ mod tests {
         caller(Grant::Client(Arc::new(Client::new(session("A"), Handle([7; 16]), user, 0))))
     }
 
-    fn backend() -> Caller {
+    fn backend(mailbox: Option<BackendName>) -> Caller {
         let (name, key_digest) = ("shop".into(), [0; 32]);
-        let backend = Backend { name, from: None, send: None, topics: None, sessions: true, key_digest };
+        let backend =
+            Backend { name, from: None, send: None, topics: None, sessions: true, mailbox, key_digest };
         caller(Grant::Backend(Arc::new(backend)))
     }
 
@@ -92,14 +94,17 @@ mod tests {
         let open = |session| caller(Grant::Open { session, manages: false });
         assert_eq!(open(Some(session("B"))).rate_key(), Some(RateKey::Session(session("B"))));
         assert_eq!(open(None).rate_key(), Some(RateKey::Address([192, 0, 2, 1].into())));
-        assert_eq!(backend().rate_key(), None);
+        assert_eq!(backend(None).rate_key(), None);
     }
 
     #[test]
-    fn a_mailbox_needs_a_session() {
-        assert_eq!(client(None).session().unwrap().as_str(), "A");
-        let refusal = caller(Grant::Open { session: None, manages: false }).session().unwrap_err();
+    fn a_mailbox_is_that_of_a_session_or_of_a_backend() {
+        assert_eq!(client(None).mailbox().unwrap(), Address::Session(session("A")));
+        let refusal = caller(Grant::Open { session: None, manages: false }).mailbox().unwrap_err();
         assert_eq!(refusal.code, Code::Unauthorized);
-        assert!(backend().session().unwrap_err().message.contains("API key"));
+        assert!(backend(None).mailbox().unwrap_err().message.contains("mailbox = true"));
+        assert_eq!(backend(None).mailbox_besides(true), Ok(None));
+        let name = BackendName::new("shop").unwrap();
+        assert_eq!(backend(Some(name.clone())).mailbox(), Ok(Address::Backend(name)));
     }
 }

@@ -6,16 +6,17 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::{Broker, Sending};
+use crate::broker::{Broker, BrokerError, Sending};
 use crate::budget::{Budget, Holder};
 use crate::config::Config;
 use crate::edge::caller::Caller;
 use crate::edge::refusal::Refusal;
 use crate::engine::size_text;
+use crate::grant::Grant;
 use crate::identity::Identity;
 use crate::limits::{ConnectionLimiter, ConnectionPermit, ProvedAddresses, Rated, Rates, TooFast};
 use crate::message::Seq;
-use crate::protocol::{Close, Code, SERVER, SendRequest, ServerFrame};
+use crate::protocol::{Close, Code, SERVER, SendRequest, ServerFrame, To};
 
 /// What every transport works with. Shared by reference count: each socket holds a reference.
 #[derive(Debug)]
@@ -53,6 +54,7 @@ impl Gateway {
         let client = caller.grant.client();
         ServerFrame::Welcome {
             session: caller.grant.session(),
+            backend: caller.grant.backend().and_then(|backend| backend.mailbox.as_ref()),
             user: client.and_then(|client| client.user.as_ref()),
             handle: client.map(|client| client.handle),
             epoch: &self.broker.epoch(),
@@ -69,10 +71,21 @@ impl Gateway {
     /// Sends a message of this caller, within its rate.
     ///
     /// # Errors
-    /// `rate_limited`, and the errors of [`Broker::send`].
+    /// `rate_limited`, `not_found` for a backend without a mailbox, and the errors of [`Broker::send`].
     pub(crate) async fn send(&self, caller: &Caller, send: SendRequest) -> Result<Sending, Refusal> {
         self.charge(caller, &send).map_err(|too_fast| self.too_fast(too_fast))?;
+        self.check_backend(&caller.grant, &send.to)?;
         Ok(self.broker.send(&caller.grant, send).await?)
+    }
+
+    /// Checks that a backend that is sent to has a mailbox. Who may not send to it does not learn that.
+    fn check_backend(&self, grant: &Grant, to: &To) -> Result<(), BrokerError> {
+        let To::Backend(name) = to else { return Ok(()) };
+        grant.may_send(to)?;
+        match self.identity.has_mailbox(name) {
+            true => Ok(()),
+            false => Err(BrokerError::NoSuchBackend(name.clone())),
+        }
     }
 
     /// Counts one message of this caller, and its bytes, for each mailbox that it goes to.

@@ -89,6 +89,7 @@ impl From<BrokerError> for Refusal {
             BrokerError::PayloadTooLarge { .. } => Code::TooLarge,
             BrokerError::TtlTooLong { .. } | BrokerError::NoReceipt(_) => Code::BadRequest,
             BrokerError::NoSuchUser(_)
+            | BrokerError::NoSuchBackend(_)
             | BrokerError::NoSuchSession
             | BrokerError::AckBeyond { .. }
             | BrokerError::WrongEpoch { .. } => Code::NotFound,

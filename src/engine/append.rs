@@ -17,7 +17,7 @@ pub struct Append {
     pub id: Option<MessageId>,
     /// How long it is kept; the bounds' age when absent.
     pub ttl: Option<Duration>,
-    /// Whether its author (who must have a session, and an id for it) gets a receipt when it leaves.
+    /// Whether its author (who must have a mailbox, and an id for it) gets a receipt when it leaves.
     pub receipt: bool,
     /// The author whose shares it counts against: the name that receivers see. `None` where there are no shares: for a
     /// backend, and in `open` mode.

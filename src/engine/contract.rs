@@ -20,6 +20,7 @@ use crate::message::{
 };
 use crate::subscriber::{Start, Subscriber};
 
+mod backends;
 mod chance;
 mod crypt;
 mod feed;
@@ -230,6 +231,11 @@ suite! {
         an_encrypted_text_is_read_by_its_own_store_only;
     on [os fsync node] crypt:
         an_encrypted_text_is_read_after_a_restart;
+    on [memory os fsync node] backends:
+        the_mailbox_of_a_backend_is_one_of_its_own
+        the_end_of_a_session_of_the_same_name_leaves_a_backend_alone;
+    on [os fsync node] backends:
+        the_mailbox_of_a_backend_survives_restarts;
     on [memory os fsync node] seam:
         a_reader_gets_everything_once_and_in_order;
     on [os fsync node] restart:

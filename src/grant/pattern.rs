@@ -31,7 +31,7 @@ impl Patterns {
     }
 }
 
-/// A list of allowed addresses. An item is `user:`, `session:` or `topic:` and a name. `*` allows every address.
+/// A list of allowed addresses. An item is `user:`, `session:`, `topic:` or `backend:` and a name. `*` allows every address.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Vec<String>")]
 pub struct SendPatterns(Patterns);
@@ -42,10 +42,10 @@ impl TryFrom<Vec<String>> for SendPatterns {
     fn try_from(items: Vec<String>) -> Result<Self, Self::Error> {
         for item in &items {
             let kind = item.split_once(':').map(|(kind, _)| kind);
-            if item != "*" && !matches!(kind, Some("user" | "session" | "topic")) {
+            if item != "*" && !matches!(kind, Some("user" | "session" | "topic" | "backend")) {
                 let item: String = item.chars().take(64).collect();
                 return Err(format!(
-                    "`send` holds `{item}`; its items begin with user:, session: or topic:, like topic:news or user:*"
+                    "`send` holds `{item}`; its items begin with user:, session:, topic: or backend:, like topic:news or user:*"
                 ));
             }
         }
@@ -73,6 +73,7 @@ impl SendPatterns {
             To::Session(name) | To::Peer(name) => format!("session:{name}"),
             To::User(name) => format!("user:{name}"),
             To::Topic(name) => format!("topic:{name}"),
+            To::Backend(name) => format!("backend:{name}"),
         }
     }
 }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::config::{Access, Secret};
 use crate::grant::{Backend, Patterns, SendPatterns};
-use crate::message::SenderName;
+use crate::message::{BackendName, SenderName, taken_name};
 use crate::reload::{Current, Loaded, SetupError, read_text_file, watch_files};
 
 /// Shortest key, in bytes. Shorter keys can be guessed.
@@ -37,6 +37,8 @@ struct ApiKeyEntry {
     topics: Option<Patterns>,
     #[serde(default = "yes")]
     sessions: bool,
+    #[serde(default)]
+    mailbox: bool,
 }
 
 fn yes() -> bool {
@@ -85,7 +87,15 @@ impl ApiKeys {
         {
             let (name, key) = item.split_once(':').ok_or("a key is written as name:key")?;
             let (name, key) = (name.to_owned(), key.to_owned());
-            self.add(ApiKeyEntry { name, key, from: None, send: None, topics: None, sessions: true })?;
+            self.add(ApiKeyEntry {
+                name,
+                key,
+                from: None,
+                send: None,
+                topics: None,
+                sessions: true,
+                mailbox: false,
+            })?;
         }
         Ok(())
     }
@@ -97,15 +107,15 @@ impl ApiKeys {
             let line = before.matches('\n').count() + 1;
             format!(
                 "line {line} is invalid: each [[key]] has strings `name` and `key`, and may have a string \
-                 `from`, a list `send` of addresses like topic:news or user:*, a list `topics`, and `sessions`, true or \
-                 false"
+                 `from`, a list `send` of addresses like topic:news or user:*, a list `topics`, and \
+                 `sessions` and `mailbox`, true or false"
             )
         })?;
         file.key.into_iter().try_for_each(|key| self.add(key))
     }
 
     fn add(&mut self, key: ApiKeyEntry) -> Result<(), String> {
-        let ApiKeyEntry { name, key, from, send, topics, sessions } = key;
+        let ApiKeyEntry { name, key, from, send, topics, sessions, mailbox } = key;
         // As the key that a request shows, see `Identity::check`.
         let key = key.trim();
         // The message names the number, not the name: if name and key are swapped, the name is secret.
@@ -122,8 +132,15 @@ impl ApiKeys {
         let from = from.map(|from| {
             SenderName::new(&from).map_err(|reason| format!("`from` of key number {number} {reason}"))
         });
-        let (name, from, key_digest) = (name.into(), from.transpose()?, hash(key));
-        self.0.push(Arc::new(Backend { name, from, send, topics, sessions, key_digest }));
+        let mailbox = mailbox.then(|| {
+            taken_name(&name, BackendName::new)
+                .map_err(|reason| format!("`name` of key number {number} {reason}, since it has a mailbox"))
+        });
+        let mailbox = mailbox.transpose()?;
+        // Receivers answer to the mailbox by its name.
+        let from = from.transpose()?.or_else(|| mailbox.as_ref().map(SenderName::from));
+        let (name, key_digest) = (name.into(), hash(key));
+        self.0.push(Arc::new(Backend { name, from, send, topics, sessions, mailbox, key_digest }));
         Ok(())
     }
 
@@ -146,9 +163,16 @@ impl ApiKeys {
         found.cloned()
     }
 
-    /// Whether the key of this backend is still known.
+    /// Whether the key of this backend is still known, with the same mailbox.
     pub(super) fn contains(&self, backend: &Backend) -> bool {
-        self.0.iter().any(|known| known.key_digest == backend.key_digest)
+        let is_same =
+            |known: &Backend| known.key_digest == backend.key_digest && known.mailbox == backend.mailbox;
+        self.0.iter().any(|known| is_same(known))
+    }
+
+    /// Whether a key gives this backend a mailbox.
+    pub(super) fn has_mailbox(&self, name: &BackendName) -> bool {
+        self.0.iter().any(|known| known.mailbox.as_ref() == Some(name))
     }
 }
 
@@ -178,6 +202,35 @@ mod tests {
         assert_eq!(&*all.find(&format!("{KEY}2")).unwrap().name, "bank");
         let blank = format!("[[key]]\nname = \"a\"\nkey = \"x{}\"", " ".repeat(MIN_KEY));
         assert!(all.read_file(&blank).unwrap_err().contains("has 1 characters"));
+    }
+
+    #[test]
+    fn a_mailbox_belongs_to_a_name_and_not_to_a_key() {
+        let mut all = ApiKeys::default();
+        let key = |name: &str, key: &str, more: &str| {
+            format!("[[key]]\nname = \"{name}\"\nkey = \"{key}\"\n{more}\n")
+        };
+        let (old, new, other) = (format!("{KEY}1"), format!("{KEY}2"), format!("{KEY}3"));
+        let text = key("shop", &old, "mailbox = true")
+            + &key("shop", &new, "mailbox = true\nfrom = \"the shop\"")
+            + &key("bank", &other, "");
+        all.read_file(&text).unwrap();
+        let name = |name| BackendName::new(name).unwrap();
+        assert!(all.has_mailbox(&name("shop")) && !all.has_mailbox(&name("bank")));
+        let [old, new, other] = [old, new, other].map(|key| all.find(&key).unwrap());
+        assert_eq!((&old.mailbox, &old.mailbox), (&Some(name("shop")), &new.mailbox));
+        let from = |backend: &Backend| backend.from.as_ref().map(|from| from.as_str().to_owned());
+        assert_eq!(from(&old).as_deref(), Some("shop"), "so that receivers can answer");
+        assert_eq!((from(&new).as_deref(), from(&other)), (Some("the shop"), None));
+        // A key that has lost its mailbox, or has another one, is not the same any more.
+        let mut changed = ApiKeys::default();
+        changed.read_file(&text.replace("mailbox = true\nfrom", "from")).unwrap();
+        assert!(changed.contains(&old) && !changed.contains(&new) && changed.contains(&other));
+        for name in ["h-BwcHBwcHBwcHBwcHBwcHBw".to_owned(), "x".repeat(257)] {
+            let reason = ApiKeys::default().read_file(&key(&name, KEY, "mailbox = true")).unwrap_err();
+            assert!(reason.contains("`name` of key number 1") && reason.contains("mailbox"), "{reason}");
+            ApiKeys::default().read_file(&key(&name, KEY, "")).unwrap();
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::message::{SessionId, TopicName};
+use crate::message::{BackendName, SessionId, TopicName};
 
 /// Who sends, for the server alone: receivers never see it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -25,15 +25,29 @@ impl Author {
             Self::Backend(_) | Self::Anonymous => None,
         }
     }
+
+    /// The mailbox of this author, for receipts. Whether a backend has one, its API key says.
+    #[must_use]
+    pub fn mailbox(&self) -> Option<Address> {
+        match self {
+            Self::Session(session) => Some(Address::Session(session.clone())),
+            Self::Backend(name) => BackendName::new(name).ok().map(Address::Backend),
+            Self::Anonymous => None,
+        }
+    }
 }
 
-/// Where committed messages live: the mailbox of a session, or the history of a topic.
+/// Where committed messages live: the mailbox of a session or of a backend, or the history of a topic.
+///
+/// The order of the variants is part of the stored ids of messages: a new one comes last.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Address {
     /// The mailbox of one session: kept until acknowledged.
     Session(SessionId),
     /// The history of one topic: a bounded tail.
     Topic(TopicName),
+    /// The mailbox of one backend: kept until acknowledged.
+    Backend(BackendName),
 }
 
 impl Address {
@@ -42,8 +56,35 @@ impl Address {
     pub fn session(&self) -> Option<&SessionId> {
         match self {
             Self::Session(session) => Some(session),
-            Self::Topic(_) => None,
+            Self::Topic(_) | Self::Backend(_) => None,
         }
+    }
+
+    /// The backend whose mailbox this is.
+    #[must_use]
+    pub fn backend(&self) -> Option<&BackendName> {
+        match self {
+            Self::Backend(backend) => Some(backend),
+            Self::Session(_) | Self::Topic(_) => None,
+        }
+    }
+
+    /// Whether it is a mailbox, and not the history of a topic.
+    #[must_use]
+    pub fn is_mailbox(&self) -> bool {
+        !matches!(self, Self::Topic(_))
+    }
+}
+
+impl From<&SessionId> for Address {
+    fn from(session: &SessionId) -> Self {
+        Self::Session(session.clone())
+    }
+}
+
+impl From<&Address> for Address {
+    fn from(address: &Address) -> Self {
+        address.clone()
     }
 }
 
@@ -52,6 +93,7 @@ impl fmt::Display for Address {
         match self {
             Self::Session(name) => write!(f, "session {name}"),
             Self::Topic(name) => write!(f, "topic {name}"),
+            Self::Backend(name) => write!(f, "backend {name}"),
         }
     }
 }

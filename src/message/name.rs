@@ -1,4 +1,4 @@
-//! Names of sessions, users, topics and messages, and the public handles of sessions.
+//! Names of sessions, users, topics, backends and messages, and the public handles of sessions.
 
 use std::fmt;
 use std::sync::Arc;
@@ -104,6 +104,10 @@ name! {
     TopicName
 }
 name! {
+    /// Names a backend: API keys with this name share its mailbox.
+    BackendName
+}
+name! {
     /// A sender's own name for a message. A retry with the same id stores nothing twice.
     MessageId
 }
@@ -163,6 +167,12 @@ impl From<&SessionId> for UserId {
 impl From<&SessionId> for SenderName {
     fn from(session: &SessionId) -> Self {
         Self(Arc::clone(&session.0))
+    }
+}
+
+impl From<&BackendName> for SenderName {
+    fn from(backend: &BackendName) -> Self {
+        Self(Arc::clone(&backend.0))
     }
 }
 

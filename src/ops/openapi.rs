@@ -49,6 +49,7 @@ pub(super) fn complete(mut api: OpenApi, config: &Config) -> String {
     limit_ttl(components, config);
     describe_receipts(components);
     match config.access.auth {
+        Auth::Open if config.access.has_api_keys() => {}
         Auth::Open => require_session_of_ack(components),
         Auth::Token => require_bearer(&mut api),
     }
@@ -93,11 +94,17 @@ fn limit_ttl(components: &mut Components, config: &Config) {
     }
 }
 
-/// A message with a receipt needs an id, goes to one session and is not volatile. Others say `receipt: false` at most:
+/// A message with a receipt needs an id, goes to one session or a backend, and is not volatile. Others say `receipt: false` at most:
 /// see [`CONSTANTS`].
 fn describe_receipts(components: &mut Components) {
     let name = || Ref::from_schema_name("Name");
-    let session = ObjectBuilder::new().property("session", name()).required("session");
+    let to = |kind: &str, title: &str| {
+        ObjectBuilder::new().title(Some(title)).property(kind, name()).required(kind)
+    };
+    let receiver = OneOfBuilder::new()
+        .item(to("session", "ReceiptFromSession"))
+        .item(to("backend", "ReceiptFromBackend"))
+        .build();
     let mut with_receipt = object(components, "Send").clone();
     with_receipt.description = Some(
         "A message to send, with a receipt. The receipt arrives in the sender's mailbox when the message is acknowledged \
@@ -107,11 +114,11 @@ fn describe_receipts(components: &mut Components) {
     with_receipt.required.extend(["id".to_owned(), "receipt".to_owned()]);
     let properties = &mut with_receipt.properties;
     properties.insert("id".to_owned(), name().into());
-    properties.insert("to".to_owned(), session.into());
+    properties.insert("to".to_owned(), Schema::OneOf(receiver).into());
     components.schemas.insert("SendWithReceipt".to_owned(), Schema::Object(with_receipt).into());
 }
 
-/// In `open` mode no token names the session of an acknowledgement.
+/// In `open` mode without API keys nothing else names the mailbox of an acknowledgement.
 fn require_session_of_ack(components: &mut Components) {
     let ack = object(components, "Ack");
     ack.required.push("session".to_owned());
@@ -206,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_receipt_needs_an_id_and_one_session() {
+    fn a_receipt_needs_an_id_and_one_mailbox() {
         let document = described(&Config::default());
         let schemas = &document["components"]["schemas"];
         let with_receipt = &schemas["SendWithReceipt"];
@@ -225,7 +232,9 @@ mod tests {
         for field in ["id", "receipt", "to", "payload"] {
             assert!(with_receipt["required"].as_array().unwrap().contains(&json!(field)), "{field}");
         }
-        assert_eq!(with_receipt["properties"]["to"]["required"], json!(["session"]));
+        let receivers = &with_receipt["properties"]["to"]["oneOf"];
+        assert_eq!(receivers[0]["required"], json!(["session"]));
+        assert_eq!(receivers[1]["required"], json!(["backend"]));
         let body = &document["paths"]["/v1/messages"]["post"]["requestBody"]["content"]["application/json"];
         assert_eq!(body["schema"]["oneOf"].as_array().unwrap().len(), 3);
     }

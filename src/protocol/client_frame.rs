@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use crate::message::{Epoch, MessageId, Seq, SessionId, TopicName, UserId, taken_name};
+use crate::message::{BackendName, Epoch, MessageId, Seq, SessionId, TopicName, UserId, taken_name};
 use crate::protocol::json::{
     Malformed, field, flag, name, optional, parse_object, present, required, seq, string, ttl, window,
 };
@@ -31,6 +31,9 @@ pub enum To {
     /// A topic.
     #[schema(title = "ToTopic")]
     Topic(TopicName),
+    /// The mailbox of a backend.
+    #[schema(title = "ToBackend")]
+    Backend(BackendName),
     /// A name from an x0 page in `token` mode: a handle, a session of the sender's own user, or a user.
     #[serde(skip)]
     Peer(SessionId),
@@ -144,6 +147,8 @@ struct RawTo<'a> {
     user: Option<&'a RawValue>,
     #[serde(borrow)]
     topic: Option<&'a RawValue>,
+    #[serde(borrow)]
+    backend: Option<&'a RawValue>,
 }
 
 impl RawFields<'_> {
@@ -183,12 +188,14 @@ impl RawFields<'_> {
     }
 
     fn to(&self) -> Result<To, Malformed> {
-        const WANTED: &str = r#"an object with one of `session`, `user` and `topic`, like {"session":"B"}"#;
+        const WANTED: &str =
+            r#"an object with one of `session`, `user`, `topic` and `backend`, like {"session":"B"}"#;
         let to: RawTo<'_> = field(required(self.to, "to")?, "to", WANTED)?;
-        match (optional(to.session), optional(to.user), optional(to.topic)) {
-            (Some(raw), None, None) => name(raw, "to.session", SessionId::new).map(To::Session),
-            (None, Some(raw), None) => name(raw, "to.user", UserId::new).map(To::User),
-            (None, None, Some(raw)) => name(raw, "to.topic", TopicName::new).map(To::Topic),
+        match [to.session, to.user, to.topic, to.backend].map(optional) {
+            [Some(raw), None, None, None] => name(raw, "to.session", SessionId::new).map(To::Session),
+            [None, Some(raw), None, None] => name(raw, "to.user", UserId::new).map(To::User),
+            [None, None, Some(raw), None] => name(raw, "to.topic", TopicName::new).map(To::Topic),
+            [None, None, None, Some(raw)] => name(raw, "to.backend", BackendName::new).map(To::Backend),
             _ => Err(Malformed::Wrong { field: "to", wanted: WANTED }),
         }
     }
@@ -284,7 +291,7 @@ impl Sender {
 #[derive(Debug, ToSchema)]
 #[schema(as = Ack)]
 pub struct AckBody {
-    /// The session of the mailbox; a token's own session if absent.
+    /// The session of the mailbox; a token's own session if absent, or the backend of an API key.
     pub session: Option<SessionId>,
     /// The proof; the bearer of the header `Authorization` if absent.
     pub token: Option<String>,

@@ -3,7 +3,9 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::message::{Epoch, Gap, GapReason, Handle, MessageId, Seq, SessionId, TopicName, UserId};
+use crate::message::{
+    BackendName, Epoch, Gap, GapReason, Handle, MessageId, Seq, SessionId, TopicName, UserId,
+};
 use crate::protocol::Code;
 
 /// The result of a send.
@@ -26,6 +28,9 @@ pub enum ServerFrame<'a> {
         /// The session of the mailbox; absent on a backend's connection.
         #[serde(skip_serializing_if = "Option::is_none")]
         session: Option<&'a SessionId>,
+        /// The backend of the mailbox; absent for a session, and for an API key without a mailbox.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        backend: Option<&'a BackendName>,
         /// The user that the session belongs to, if proved.
         #[serde(skip_serializing_if = "Option::is_none")]
         user: Option<&'a UserId>,
@@ -119,6 +124,7 @@ mod tests {
         let (session, epoch) = (SessionId::new("A").unwrap(), Epoch::new("e1"));
         let welcome = ServerFrame::Welcome {
             session: Some(&session),
+            backend: None,
             user: None,
             handle: None,
             epoch: &epoch,

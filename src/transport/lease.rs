@@ -4,6 +4,7 @@
 //! meanwhile. So an acknowledgement by another tab deletes nothing that this reader has not got, and volatile messages
 //! are kept for it.
 
+use std::hash::Hash;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,51 +24,52 @@ pub(crate) use table::GRACE;
 
 use table::LeaseTable;
 
-/// Most leases of one session. A new reader evicts the one that is idle the longest.
+/// Most leases of one mailbox. A new reader evicts the one that is idle the longest.
 pub(crate) const MAX_READERS: usize = 64;
 
-/// The leases of all sessions of one transport. `T` is the state that the transport keeps for each reader.
+/// The leases of all mailboxes of one transport. `T` is the state that the transport keeps for each reader, `K` names a
+/// mailbox: that of a session, or any.
 #[derive(Debug)]
-pub(crate) struct Leases<T> {
+pub(crate) struct Leases<T, K: Clone + Eq + Hash = SessionId> {
     /// Protects the leases. Held for look-ups only: neither across an await nor while a subscriber is made or dropped,
     /// which takes the locks of its hub.
-    table: Mutex<LeaseTable<T>>,
+    table: Mutex<LeaseTable<T, K>>,
 }
 
 /// A reader in use by one poll. Dropping it makes the reader idle again, also if the poll is aborted.
 #[derive(Debug)]
-pub(crate) struct Claim<T> {
-    leases: Arc<Leases<T>>,
-    session: SessionId,
+pub(crate) struct Claim<T, K: Clone + Eq + Hash = SessionId> {
+    leases: Arc<Leases<T, K>>,
+    mailbox: K,
     id: u64,
     /// `None` only during the drop.
     held: Option<(Subscriber, T)>,
     /// Whether the poll has its answer.
     answered: bool,
-    /// Notified when a reader of the session comes, goes or moves.
+    /// Notified when a reader of the mailbox comes, goes or moves.
     changed: Arc<Notify>,
 }
 
 /// Why a poll gets no reader.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ClaimError<E> {
-    /// [`MAX_READERS`] polls of the session are waiting.
+    /// [`MAX_READERS`] polls of the mailbox are waiting.
     TooManyPolls,
     /// There is no idle reader, and a new one cannot be made.
     NoNewReader(E),
 }
 
-impl<T> Default for Leases<T> {
+impl<T, K: Clone + Eq + Hash> Default for Leases<T, K> {
     fn default() -> Self {
         Self { table: Mutex::default() }
     }
 }
 
-impl<T> Leases<T> {
+impl<T, K: Clone + Eq + Hash> Leases<T, K> {
     /// Claims the idle reader with the highest score, or a new one if no idle reader has a score.
     ///
-    /// `score` is given the position of a reader's last answer. While `new` fails, idle readers of the session are
-    /// evicted one by one, since the session may be at its limit of readers.
+    /// `score` is given the position of a reader's last answer. While `new` fails, idle readers of the mailbox are
+    /// evicted one by one, since the mailbox may be at its limit of readers.
     ///
     /// # Errors
     /// [`ClaimError`] says why there is no reader.
@@ -76,63 +78,63 @@ impl<T> Leases<T> {
     /// Dropping the future has no effect, except that idle readers may have been evicted.
     pub(crate) async fn claim<S: Ord, E, F: Future<Output = Result<(Subscriber, T), E>>>(
         self: &Arc<Self>,
-        session: &SessionId,
+        mailbox: &K,
         score: impl Fn(Seq, &IdleReader<T>) -> Option<S>,
         new: impl Fn() -> F,
-    ) -> Result<Claim<T>, ClaimError<E>> {
-        let ended = lock(&self.table).evict_ended(session);
+    ) -> Result<Claim<T, K>, ClaimError<E>> {
+        let ended = lock(&self.table).evict_ended(mailbox);
         drop(ended);
-        let best = lock(&self.table).take_best(session, score);
+        let best = lock(&self.table).take_best(mailbox, score);
         if let Some((id, IdleReader { subscriber, state, .. }, changed)) = best {
-            return Ok(self.claimed(session, id, (subscriber, state), changed));
+            return Ok(self.claimed(mailbox, id, (subscriber, state), changed));
         }
         // Two claims that began at the same time may have made one reader too many: then more than one goes.
-        while lock(&self.table).readers_of(session) >= MAX_READERS {
-            drop(self.evict_longest_idle(session).ok_or(ClaimError::TooManyPolls)?);
+        while lock(&self.table).readers_of(mailbox) >= MAX_READERS {
+            drop(self.evict_longest_idle(mailbox).ok_or(ClaimError::TooManyPolls)?);
         }
         loop {
             match new().await {
                 Ok(held) => {
-                    let (id, changed) = lock(&self.table).insert(session, held.0.sent_through());
-                    return Ok(self.claimed(session, id, held, changed));
+                    let (id, changed) = lock(&self.table).insert(mailbox, held.0.sent_through());
+                    return Ok(self.claimed(mailbox, id, held, changed));
                 }
                 Err(error) => {
-                    let evicted = self.evict_longest_idle(session);
+                    let evicted = self.evict_longest_idle(mailbox);
                     drop(evicted.ok_or(ClaimError::NoNewReader(error))?);
                 }
             }
         }
     }
 
-    fn evict_longest_idle(&self, session: &SessionId) -> Option<IdleReader<T>> {
-        lock(&self.table).evict_longest_idle(session)
+    fn evict_longest_idle(&self, mailbox: &K) -> Option<IdleReader<T>> {
+        lock(&self.table).evict_longest_idle(mailbox)
     }
 
     fn claimed(
         self: &Arc<Self>,
-        session: &SessionId,
+        mailbox: &K,
         id: u64,
         held: (Subscriber, T),
         changed: Arc<Notify>,
-    ) -> Claim<T> {
+    ) -> Claim<T, K> {
         changed.notify_waiters();
-        let (leases, session) = (Arc::clone(self), session.clone());
-        Claim { leases, session, id, held: Some(held), answered: false, changed }
+        let (leases, mailbox) = (Arc::clone(self), mailbox.clone());
+        Claim { leases, mailbox, id, held: Some(held), answered: false, changed }
     }
 
-    /// Calls `visit` with each idle reader of a session.
-    pub(crate) fn each_idle(&self, session: &SessionId, visit: impl FnMut(&mut IdleReader<T>)) {
-        lock(&self.table).idle_readers(session).for_each(visit);
+    /// Calls `visit` with each idle reader of a mailbox.
+    pub(crate) fn each_idle(&self, mailbox: &K, visit: impl FnMut(&mut IdleReader<T>)) {
+        lock(&self.table).idle_readers(mailbox).for_each(visit);
     }
 
     /// Drops the readers whose lease is over, and returns their state. The server calls it every second.
-    pub(crate) fn sweep(&self) -> Vec<(SessionId, T)> {
+    pub(crate) fn sweep(&self) -> Vec<(K, T)> {
         let expired = lock(&self.table).evict_expired(Instant::now());
-        expired.into_iter().map(|(session, idle)| (session, idle.state)).collect()
+        expired.into_iter().map(|(mailbox, idle)| (mailbox, idle.state)).collect()
     }
 }
 
-impl<T> Claim<T> {
+impl<T, K: Clone + Eq + Hash> Claim<T, K> {
     /// The claimed reader.
     pub(crate) fn subscriber(&mut self) -> &mut Subscriber {
         self.parts().0
@@ -151,11 +153,11 @@ impl<T> Claim<T> {
 
     /// Notes the last seq that this reader is answered with.
     pub(crate) fn set_position(&self, position: Seq) {
-        lock(&self.leases.table).set_position(&self.session, self.id, position);
+        lock(&self.leases.table).set_position(&self.mailbox, self.id, position);
         self.changed.notify_waiters();
     }
 
-    /// Waits until each other reader of this session can be answered with `next` as well, or was answered with it. An
+    /// Waits until each other reader of this mailbox can be answered with `next` as well, or was answered with it. An
     /// idle reader is waited for until it is idle for `timeout`. No wait lasts beyond `deadline`.
     ///
     /// Returns the nearest position of those that were answered with `next` or more: the answer must end there.
@@ -176,7 +178,7 @@ impl<T> Claim<T> {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let peers = lock(&self.leases.table).peers(&self.session, self.id, next, called);
+            let peers = lock(&self.leases.table).peers(&self.mailbox, self.id, next, called);
             match peers.waiting_since.map(|since| (since + timeout).min(deadline)) {
                 Some(until) if until > Instant::now() => _ = timeout_at(until, changed).await,
                 _ => return peers.ahead,
@@ -185,11 +187,11 @@ impl<T> Claim<T> {
     }
 }
 
-impl<T> Drop for Claim<T> {
+impl<T, K: Clone + Eq + Hash> Drop for Claim<T, K> {
     fn drop(&mut self) {
         let Some((subscriber, state)) = self.held.take() else { return };
         let idle = IdleReader { subscriber, state, since: Instant::now(), aborted: !self.answered };
-        lock(&self.leases.table).make_idle(&self.session, self.id, idle);
+        lock(&self.leases.table).make_idle(&self.mailbox, self.id, idle);
         self.changed.notify_waiters();
     }
 }

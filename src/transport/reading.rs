@@ -10,9 +10,12 @@ use crate::edge::{Caller, Gateway, OriginCheck, Refusal, acknowledgement_refused
 use crate::engine::EngineError;
 use crate::grant::Grant;
 use crate::log::Repeated;
-use crate::message::{Item, Seq, SessionId};
-use crate::protocol::Resume;
+use crate::message::{Address, Item, Seq};
+use crate::protocol::{Code, Resume};
 use crate::subscriber::Subscriber;
+
+/// Why a backend reads no more.
+pub(super) const KEY_IS_GONE: &str = "this API key is no longer known, or has another mailbox";
 
 /// Checks that no page of another site caused a GET with this cursor, which acknowledges.
 ///
@@ -33,14 +36,14 @@ pub(super) fn check_cursor(gateway: &Gateway, head: &Parts, resume: &Resume) -> 
 /// Those of [`crate::broker::Broker::ack`].
 pub(super) async fn acknowledge_cursor(
     gateway: &Gateway,
-    session: &SessionId,
+    mailbox: &Address,
     resume: &Resume,
 ) -> Result<bool, Refusal> {
     let Some(cursor) = resume.after else { return Ok(true) };
     let epoch = resume.epoch.as_ref();
-    let ours = gateway.broker.is_ours(session, cursor, epoch).await;
+    let ours = gateway.broker.is_ours(mailbox, cursor, epoch).await;
     if ours && cursor > Seq::START {
-        gateway.broker.ack(session, cursor, epoch).await?;
+        gateway.broker.ack(mailbox, cursor, epoch).await?;
     }
     Ok(ours)
 }
@@ -54,6 +57,17 @@ pub(super) fn proof_left(gateway: &Gateway, caller: &Caller) -> Duration {
             Duration::from_millis(client.accepted_until().saturating_sub(gateway.broker.now()))
         }
         _ => Duration::MAX,
+    }
+}
+
+/// Checks that the caller's API key was not removed while it waited.
+///
+/// # Errors
+/// `unauthorized` if it was.
+pub(super) fn check_key(gateway: &Gateway, caller: &Caller) -> Result<(), Refusal> {
+    match caller.grant.backend().is_none_or(|backend| gateway.identity.knows_backend(backend)) {
+        true => Ok(()),
+        false => Err(Refusal::new(Code::Unauthorized, KEY_IS_GONE)),
     }
 }
 
@@ -116,11 +130,15 @@ mod tests {
             (Resume { after: Some(seq), epoch: Some(Epoch::new("other")) }, false),
             (Resume { after: Some(Seq(seq.0 + 1)), epoch: None }, false),
         ] {
-            assert_eq!(acknowledge_cursor(&gateway, &a, &resume).await, Ok(ours), "{resume:?}");
+            assert_eq!(
+                acknowledge_cursor(&gateway, &Address::from(&a), &resume).await,
+                Ok(ours),
+                "{resume:?}"
+            );
             assert!(gateway.broker.floor(&a).await < seq, "{resume:?}");
         }
         let resume = Resume { after: Some(seq), epoch: Some(gateway.broker.epoch()) };
-        assert_eq!(acknowledge_cursor(&gateway, &a, &resume).await, Ok(true));
+        assert_eq!(acknowledge_cursor(&gateway, &Address::from(&a), &resume).await, Ok(true));
         assert_eq!(gateway.broker.floor(&a).await, seq);
     }
 
@@ -143,6 +161,7 @@ mod tests {
             send: None,
             topics: None,
             sessions: true,
+            mailbox: None,
             key_digest: [0; 32],
         };
         let caller = Caller { grant: Grant::Backend(backend.into()), address: None };

@@ -47,7 +47,7 @@ pub(crate) fn routes(gateway: Arc<Gateway>) -> OpenApiRouter {
 #[utoipa::path(
     get, path = "/v1/events", tag = "messages",
     params(
-        ("session" = Option<SessionId>, Query, description = "The session of the mailbox; optional with a token. Without a mailbox, topics are read"),
+        ("session" = Option<SessionId>, Query, description = "The session of the mailbox; optional with a token, absent with an API key, which may have a mailbox itself. Without a mailbox, topics are read"),
         ("after" = Option<Seq>, Query, description = "The last seq that the client has; this acknowledges it"),
         ("epoch" = Option<String>, Query, description = "The epoch of `after`"),
         ("topic" = Option<Vec<TopicName>>, Query, description = "Topics to read as well, each after the seq in `after.<topic>`"),
@@ -66,16 +66,16 @@ pub(crate) async fn events(State(gateway): State<Arc<Gateway>>, head: Parts) -> 
     }
     let ApiRequest { query, caller } = gateway.authenticate(&head, SessionPolicy::Create).await?;
     let topics = query.topics(&caller.grant, gateway.config.max_topics)?;
-    let session = caller.mailbox(!topics.is_empty())?.cloned();
+    let address = caller.mailbox_besides(!topics.is_empty())?;
     let permit = gateway.connection_permit(caller.address)?;
     let last_event_id = last_event_id(&head.headers);
     let mut resume = query.resume("after")?;
     resume.after = last_event_id.or(resume.after);
     check_cursor(&gateway, &head, &resume)?;
     let (mut mailbox, mut floor) = (None, Seq::START);
-    if let Some(session) = &session {
-        acknowledge_cursor(&gateway, session, &resume).await?;
-        let (subscriber, opening) = gateway.broker.mailbox(session, &resume, Transport::Sse).await?;
+    if let Some(address) = &address {
+        acknowledge_cursor(&gateway, address, &resume).await?;
+        let (subscriber, opening) = gateway.broker.mailbox(address, &resume, Transport::Sse).await?;
         (mailbox, floor) = (Some(subscriber), opening.seq);
     }
     let pending = event(Some("welcome"), None, &gateway.welcome(&caller, floor));

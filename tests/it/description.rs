@@ -28,6 +28,7 @@ fn client_frames() -> Vec<Value> {
         json!({ "type": "send", "id": "c-1", "to": { "session": "A" }, "payload": { "any": ["thing"] }, "ttl": 60, "receipt": true }),
         json!({ "type": "send", "to": { "user": "ann" }, "payload": null, "volatile": true }),
         json!({ "type": "send", "to": { "topic": "news" }, "payload": 1 }),
+        json!({ "type": "send", "to": { "backend": "shop" }, "payload": 1 }),
         json!({ "type": "subscribe", "topic": "news", "after": 1, "epoch": "another" }),
         json!({ "type": "unsubscribe", "topic": "news" }),
         json!({ "type": "ack", "seq": 0 }),
@@ -72,8 +73,9 @@ async fn every_frame_is_as_asyncapi_describes_it() {
             for field in answer.as_object().unwrap().keys() {
                 assert!(described.get(field).is_some(), "{field} of {kind} is not described");
             }
-            if seen.insert(kind.to_owned()) && kind == "message" {
-                ws.ack(answer["seq"].as_u64().unwrap()).await;
+            seen.insert(kind.to_owned());
+            if let ("message", Some(seq)) = (kind, answer["seq"].as_u64()) {
+                ws.ack(seq).await;
             }
             if kind == "pong" {
                 break;
@@ -87,6 +89,9 @@ async fn every_frame_is_as_asyncapi_describes_it() {
         check(&document, payload(kind), &answer);
         seen.insert(kind.to_owned());
     }
+    let (_, welcome) = server.hello(SHOP).await;
+    check(&document, payload("welcome"), &welcome);
+    assert!(payload("welcome")["properties"].get("backend").is_some() && welcome["backend"] == "shop");
     let described: BTreeSet<String> = messages.keys().cloned().collect();
     assert_eq!(seen, described, "all that is described was seen, and the other way round");
 }
@@ -188,6 +193,8 @@ async fn every_answer_is_as_openapi_describes_it() {
         ("POST", "/v1/ack", "/v1/ack", "", json!({ "token": proof, "seq": 0 })),
         ("POST", "/v1/ack", "/v1/ack", &proof, json!({ "seq": 0 })),
         ("POST", "/v1/ack", "/v1/ack", &proof, json!({ "seq": 9_007_199_254_740_991_u64 })),
+        ("POST", "/v1/ack", "/v1/ack", SHOP, json!({ "seq": 0 })),
+        ("POST", "/v1/messages/poll", "/v1/messages/poll", SHOP, json!({ "wait": 0 })),
         ("GET", "/v1/events", "/v1/events?after=x", &proof, json!(null)),
         ("DELETE", "/v1/sessions/{id}", "/v1/sessions/A", KEY, json!(null)),
     ] {

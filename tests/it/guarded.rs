@@ -18,6 +18,10 @@ pub const SEND_ONLY: &str = "key-send-0123456789abcdef0123456789abcdef";
 pub const TOPICS_ONLY: &str = "key-topics-0123456789abcdef0123456789abcdef";
 pub const SESSIONS_ONLY: &str = "key-sessions-0123456789abcdef0123456789abcdef";
 
+/// Two API keys of one backend with a mailbox. The second one may send nowhere.
+pub const SHOP: &str = "key-shop-0123456789abcdef0123456789abcdef";
+pub const SHOP_READER: &str = "key-shop-reader-0123456789abcdef0123456789abcdef";
+
 pub fn key_file() -> String {
     format!(
         r#"
@@ -40,6 +44,17 @@ pub fn key_file() -> String {
         key = "{SESSIONS_ONLY}"
         send = []
         topics = []
+        [[key]]
+        name = "shop"
+        key = "{SHOP}"
+        mailbox = true
+        [[key]]
+        name = "shop"
+        key = "{SHOP_READER}"
+        mailbox = true
+        send = []
+        topics = []
+        sessions = false
         "#
     )
 }

@@ -10,6 +10,7 @@
     clippy::large_futures
 )]
 
+mod backend_mailbox;
 mod clock;
 mod common;
 

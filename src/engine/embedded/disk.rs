@@ -246,7 +246,7 @@ fn convert(store: &Connection) -> Result<(), ReadError> {
     if found == 1 {
         IdTable::convert_format_1(&transaction)?;
     }
-    // Format 3 has requests and replies, which older versions take for damage.
+    // Format 3 has requests, replies and mailboxes of backends, which older versions take for damage.
     transaction.pragma_update(None, "user_version", open::FORMAT)?;
     transaction.commit()?;
     tracing::info!(from = found, to = open::FORMAT, "the store was converted to another format");
@@ -257,7 +257,7 @@ fn insert(to: &Transaction<'_>, appends: &[Pending], totals: &mut StoreTotals) -
     let mut statement = message::insertion(to, INSERT)?;
     for pending in appends {
         let publication = &pending.publication;
-        let receipt = pending.receipt.as_ref().map(|(session, id)| message::receipt_text(session, id));
+        let receipt = pending.receipt.as_ref().and_then(|(mailbox, id)| message::receipt_text(mailbox, id));
         let row = MessageRow {
             seq: to_sql_int(pending.seq.0),
             address: &address_text(&pending.address),

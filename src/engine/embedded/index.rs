@@ -217,12 +217,12 @@ impl Index {
         {
             return Err(EngineError::AnotherUser);
         }
-        self.make_room(&address, &draft, receipt.as_ref().map(|(session, _)| session), payer.as_ref())
+        self.make_room(&address, &draft, receipt.as_ref().map(|(mailbox, _)| mailbox), payer.as_ref())
             .inspect_err(|refused| self.fullness.note(refused))?;
         let payer = self.logs.enter(payer.as_ref());
         let seq = self.next();
-        if let Some((session, id)) = receipt.clone() {
-            self.receipts.reserve(seq, session, id);
+        if let Some((mailbox, id)) = receipt.clone() {
+            self.receipts.reserve(seq, mailbox, id);
         }
         if let Some(id) = send_id {
             self.dedup.remember(id, seq, now);
@@ -255,7 +255,7 @@ impl Index {
         &mut self,
         address: &Address,
         draft: &Draft,
-        receipt_for: Option<&SessionId>,
+        receipt_for: Option<&Address>,
         payer: Option<&SenderName>,
     ) -> Result<(), EngineError> {
         let check = |index: &Self| {
@@ -267,8 +267,8 @@ impl Index {
         }
         let now = self.clock.now();
         self.expire_at(address, now);
-        if let Some(session) = receipt_for {
-            self.expire_at(&Address::Session(session.clone()), now);
+        if let Some(mailbox) = receipt_for {
+            self.expire_at(mailbox, now);
         }
         self.expire_messages(now);
         // Receipts of expired messages have taken seqs.
@@ -378,18 +378,19 @@ impl Index {
 
     /// A message has left for good: appends the receipt that its sender asked for. Returns the receipt's seq.
     fn emit_receipt(&mut self, seq: Seq, outcome: Outcome) -> Seq {
-        let Some((session, id)) = self.receipts.take(seq) else { return Seq::START };
+        let Some((address, id)) = self.receipts.take(seq) else { return Seq::START };
         let now = self.clock.now();
-        if self.sessions.is_revoked(&session, now) {
+        if address.session().is_some_and(|session| self.sessions.is_revoked(session, now)) {
             return Seq::START;
         }
         let ts = self.clock.wall();
         let message = Message::receipt(&id, outcome, ts);
         let seq = self.next();
-        if let Some(former) = self.sessions.raise_former(&session, seq) {
-            self.backing.note_registration(&session, Some(former.clone()));
+        if let Some(session) = address.session()
+            && let Some(former) = self.sessions.raise_former(session, seq)
+        {
+            self.backing.note_registration(session, Some(former.clone()));
         }
-        let address = Address::Session(session);
         let publication = Arc::new(Publication::encode(&address, Some(seq), &message));
         let expires_at = expiry(now, self.settings.mailbox.age);
         let (prev, send_id, receipt, waiter) = (Seq::START, None, None, None);
@@ -532,7 +533,7 @@ impl Index {
         let known = self.sessions.entry(session)?;
         let address = Address::Session(session.clone());
         let is_left = self.logs.get(&address).is_some_and(|log| !log.is_empty())
-            || self.receipts.knows(session)
+            || self.receipts.knows(&address)
             || is_read(&address);
         is_left.then(|| known.clone().into_former(self.newest, expiry(now, FORMER_RECHECK)))
     }
@@ -579,8 +580,8 @@ impl Index {
 
     /// Another user has a session now. What was for the former owner up to `through` is deleted, and the readers end.
     fn take_over(&mut self, session: &SessionId, through: Seq, hubs: &Hubs) {
-        self.receipts.void(session, through);
         let address = Address::Session(session.clone());
+        self.receipts.void(&address, through);
         if self.logs.end(&address, through) {
             self.expired += self.remove_ended(&address);
             self.note_floor(&address);
@@ -613,8 +614,8 @@ impl Index {
     }
 
     fn end_mailbox(&mut self, session: &SessionId) {
-        self.receipts.void(session, self.newest);
         let address = Address::Session(session.clone());
+        self.receipts.void(&address, self.newest);
         if self.logs.end(&address, self.newest) {
             self.remove_ended(&address);
             self.note_floor(&address);

@@ -2,7 +2,7 @@
 //!
 //! SQLite has no checksums of its own. Every row here has a CRC-32 over its fields, so that damage to it is noticed.
 
-use crate::message::{Address, SessionId, TopicName};
+use crate::message::{Address, BackendName, SessionId, TopicName};
 
 pub(super) mod clock;
 pub(super) mod loss;
@@ -93,6 +93,7 @@ pub(super) fn address_text(address: &Address) -> String {
     match address {
         Address::Session(name) => format!("s/{name}"),
         Address::Topic(name) => format!("t/{name}"),
+        Address::Backend(name) => format!("b/{name}"),
     }
 }
 
@@ -101,6 +102,7 @@ pub(super) fn parse_address(text: &str) -> Option<Address> {
     match text.split_once('/')? {
         ("s", name) => SessionId::new(name).ok().map(Address::Session),
         ("t", name) => TopicName::new(name).ok().map(Address::Topic),
+        ("b", name) => BackendName::new(name).ok().map(Address::Backend),
         _ => None,
     }
 }
@@ -111,7 +113,7 @@ mod tests {
 
     #[test]
     fn addresses_are_read_back_and_others_refused() {
-        for text in ["s/A", "t/a/b", "s/t/x"] {
+        for text in ["s/A", "t/a/b", "s/t/x", "b/shop"] {
             assert_eq!(address_text(&parse_address(text).unwrap()), text);
         }
         for text in ["", "s", "s/", "x/A", "t/a\nb"] {

@@ -105,7 +105,7 @@ pub(super) fn width(seq: Seq) -> usize {
 pub(super) fn encode(address: &Address, seq: Option<Seq>, message: &Message) -> (String, Places) {
     let topic = match address {
         Address::Topic(topic) => Some(topic),
-        Address::Session(_) => None,
+        Address::Session(_) | Address::Backend(_) => None,
     };
     let (r#type, backend) = (message.kind.into(), message.kind.is_from_backend());
     let head = Head { r#type, seq, topic, from: message.from.as_ref(), backend, ts: message.ts };

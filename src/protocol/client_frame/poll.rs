@@ -15,7 +15,8 @@ const EXAMPLE: &str = r#"{"session":"A","after":17,"epoch":"e1","wait":20}"#;
 #[derive(Debug, ToSchema)]
 #[schema(as = Poll)]
 pub struct PollBody {
-    /// The session of the mailbox; optional with a token. Without a mailbox, topics are read.
+    /// The session of the mailbox; optional with a token, absent with an API key, which may have a mailbox itself. Without a
+    /// mailbox, topics are read.
     pub session: Option<SessionId>,
     /// The proof; the bearer of the header `Authorization` if absent.
     pub token: Option<String>,

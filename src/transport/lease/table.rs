@@ -1,31 +1,33 @@
-//! The leases of one transport, without their lock: which readers a session has, and which of them are idle.
+//! The leases of one transport, without their lock: which readers a mailbox has, and which of them are idle.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::message::{Seq, SessionId};
+use crate::message::Seq;
 use crate::subscriber::Subscriber;
 use crate::sync::shrink;
 
 /// How long a lease lasts after a poll ends.
 pub(crate) const GRACE: Duration = Duration::from_secs(15);
 
-/// The leases of one transport. `T` is the state that the transport keeps for each reader.
+/// The leases of one transport. `T` is the state that the transport keeps for each reader, `K` names a mailbox: that of a
+/// session, or any.
 #[derive(Debug)]
-pub(super) struct LeaseTable<T> {
+pub(super) struct LeaseTable<T, K> {
     next_id: u64,
-    /// Sessions with at least one lease.
-    sessions: HashMap<SessionId, SessionLeases<T>>,
+    /// Mailboxes with at least one lease.
+    mailboxes: HashMap<K, MailboxLeases<T>>,
     /// When to check an idle lease, in order of time. Entries may be out of date.
-    deadlines: VecDeque<(Instant, SessionId, u64)>,
+    deadlines: VecDeque<(Instant, K, u64)>,
 }
 
 #[derive(Debug)]
-struct SessionLeases<T> {
+struct MailboxLeases<T> {
     leases: Vec<Lease<T>>,
     /// Notified when a reader comes, goes or moves.
     changed: Arc<Notify>,
@@ -52,7 +54,7 @@ pub(crate) struct IdleReader<T> {
     pub(super) aborted: bool,
 }
 
-/// How far the other readers of a session are.
+/// How far the other readers of a mailbox are.
 #[derive(Debug, Default)]
 pub(super) struct Peers {
     /// Since when the last one is waited for; `None` if all are ready.
@@ -86,7 +88,7 @@ impl<T> IdleReader<T> {
     }
 }
 
-impl<T> SessionLeases<T> {
+impl<T> MailboxLeases<T> {
     /// Takes the idle reader with the highest score.
     fn take_best<S: Ord>(
         &mut self,
@@ -111,127 +113,127 @@ impl<T> SessionLeases<T> {
     }
 }
 
-impl<T> Default for LeaseTable<T> {
+impl<T, K> Default for LeaseTable<T, K> {
     fn default() -> Self {
-        Self { next_id: 0, sessions: HashMap::new(), deadlines: VecDeque::new() }
+        Self { next_id: 0, mailboxes: HashMap::new(), deadlines: VecDeque::new() }
     }
 }
 
-impl<T> LeaseTable<T> {
-    /// Whether no session has a lease.
+impl<T, K: Clone + Eq + Hash> LeaseTable<T, K> {
+    /// Whether no mailbox has a lease.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.sessions.is_empty()
+        self.mailboxes.is_empty()
     }
 
-    /// How many leases a session has.
-    pub(super) fn readers_of(&self, session: &SessionId) -> usize {
-        self.sessions.get(session).map_or(0, |entry| entry.leases.len())
+    /// How many leases a mailbox has.
+    pub(super) fn readers_of(&self, mailbox: &K) -> usize {
+        self.mailboxes.get(mailbox).map_or(0, |entry| entry.leases.len())
     }
 
-    /// The idle readers of a session.
-    pub(super) fn idle_readers(&mut self, session: &SessionId) -> impl Iterator<Item = &mut IdleReader<T>> {
-        let leases = self.sessions.get_mut(session).map(|entry| entry.leases.iter_mut());
+    /// The idle readers of a mailbox.
+    pub(super) fn idle_readers(&mut self, mailbox: &K) -> impl Iterator<Item = &mut IdleReader<T>> {
+        let leases = self.mailboxes.get_mut(mailbox).map(|entry| entry.leases.iter_mut());
         leases.into_iter().flatten().filter_map(|lease| lease.idle.as_mut())
     }
 
-    /// Takes the idle reader of a session with the highest score; with the id of its lease, and what is notified when
-    /// the readers of the session change.
+    /// Takes the idle reader of a mailbox with the highest score; with the id of its lease, and what is notified when
+    /// the readers of the mailbox change.
     pub(super) fn take_best<S: Ord>(
         &mut self,
-        session: &SessionId,
+        mailbox: &K,
         score: impl Fn(Seq, &IdleReader<T>) -> Option<S>,
     ) -> Option<(u64, IdleReader<T>, Arc<Notify>)> {
-        let entry = self.sessions.get_mut(session)?;
+        let entry = self.mailboxes.get_mut(mailbox)?;
         let (id, idle) = entry.take_best(score)?;
         Some((id, idle, Arc::clone(&entry.changed)))
     }
 
-    /// Adds the lease of a reader that a poll holds. Returns its id, and what is notified when the readers of the session
+    /// Adds the lease of a reader that a poll holds. Returns its id, and what is notified when the readers of the mailbox
     /// change.
-    pub(super) fn insert(&mut self, session: &SessionId, position: Seq) -> (u64, Arc<Notify>) {
+    pub(super) fn insert(&mut self, mailbox: &K, position: Seq) -> (u64, Arc<Notify>) {
         let id = self.next_id;
         self.next_id += 1;
         let entry = self
-            .sessions
-            .entry(session.clone())
-            .or_insert_with(|| SessionLeases { leases: Vec::new(), changed: Arc::default() });
+            .mailboxes
+            .entry(mailbox.clone())
+            .or_insert_with(|| MailboxLeases { leases: Vec::new(), changed: Arc::default() });
         entry.leases.push(Lease { id, position, idle: None });
         (id, Arc::clone(&entry.changed))
     }
 
     /// Makes the reader of a lease idle, for [`GRACE`] at most.
-    pub(super) fn make_idle(&mut self, session: &SessionId, id: u64, idle: IdleReader<T>) {
-        if let Some(lease) = self.sessions.get_mut(session).and_then(|entry| entry.lease_mut(id)) {
-            self.deadlines.push_back((idle.since + GRACE, session.clone(), id));
+    pub(super) fn make_idle(&mut self, mailbox: &K, id: u64, idle: IdleReader<T>) {
+        if let Some(lease) = self.mailboxes.get_mut(mailbox).and_then(|entry| entry.lease_mut(id)) {
+            self.deadlines.push_back((idle.since + GRACE, mailbox.clone(), id));
             lease.idle = Some(idle);
         }
     }
 
     /// Notes the last seq that the reader of a lease is answered with.
-    pub(super) fn set_position(&mut self, session: &SessionId, id: u64, position: Seq) {
-        if let Some(lease) = self.sessions.get_mut(session).and_then(|entry| entry.lease_mut(id)) {
+    pub(super) fn set_position(&mut self, mailbox: &K, id: u64, position: Seq) {
+        if let Some(lease) = self.mailboxes.get_mut(mailbox).and_then(|entry| entry.lease_mut(id)) {
             lease.position = position;
         }
     }
 
-    /// Removes the reader of a session that is idle the longest.
-    pub(super) fn evict_longest_idle(&mut self, session: &SessionId) -> Option<IdleReader<T>> {
-        let entry = self.sessions.get_mut(session)?;
+    /// Removes the reader of a mailbox that is idle the longest.
+    pub(super) fn evict_longest_idle(&mut self, mailbox: &K) -> Option<IdleReader<T>> {
+        let entry = self.mailboxes.get_mut(mailbox)?;
         let since = |lease: &Lease<T>| lease.idle.as_ref().map(|idle| idle.since);
         let oldest = entry.leases.iter().filter_map(since).min()?;
         let evicted = entry.evict(|lease| since(lease) == Some(oldest));
-        self.remove_if_empty(session);
+        self.remove_if_empty(mailbox);
         evicted
     }
 
-    /// Removes the idle readers of a session that was ended. A new session of the same name begins without them.
-    pub(super) fn evict_ended(&mut self, session: &SessionId) -> Vec<IdleReader<T>> {
-        let Some(entry) = self.sessions.get_mut(session) else { return Vec::new() };
+    /// Removes the idle readers of a mailbox whose session was ended. A new session of the same name begins without them.
+    pub(super) fn evict_ended(&mut self, mailbox: &K) -> Vec<IdleReader<T>> {
+        let Some(entry) = self.mailboxes.get_mut(mailbox) else { return Vec::new() };
         let is_ended =
             |lease: &mut Lease<T>| lease.idle.as_ref().is_some_and(|idle| idle.subscriber.ended().is_some());
         let ended = entry.leases.extract_if(.., is_ended).filter_map(|lease| lease.idle).collect();
-        self.remove_if_empty(session);
+        self.remove_if_empty(mailbox);
         ended
     }
 
     /// Removes the readers that are idle for [`GRACE`].
-    pub(super) fn evict_expired(&mut self, now: Instant) -> Vec<(SessionId, IdleReader<T>)> {
+    pub(super) fn evict_expired(&mut self, now: Instant) -> Vec<(K, IdleReader<T>)> {
         let mut expired = Vec::new();
         while let Some((deadline, ..)) = self.deadlines.front()
             && *deadline <= now
         {
-            let Some((deadline, session, id)) = self.deadlines.pop_front() else { break };
-            if let Some(idle) = self.evict_idle_since(&session, id, deadline - GRACE) {
-                expired.push((session, idle));
+            let Some((deadline, mailbox, id)) = self.deadlines.pop_front() else { break };
+            if let Some(idle) = self.evict_idle_since(&mailbox, id, deadline - GRACE) {
+                expired.push((mailbox, idle));
             }
         }
-        shrink(&mut self.sessions);
+        shrink(&mut self.mailboxes);
         expired
     }
 
     /// Removes a lease if its reader is idle since `since`.
-    fn evict_idle_since(&mut self, session: &SessionId, id: u64, since: Instant) -> Option<IdleReader<T>> {
-        let entry = self.sessions.get_mut(session)?;
+    fn evict_idle_since(&mut self, mailbox: &K, id: u64, since: Instant) -> Option<IdleReader<T>> {
+        let entry = self.mailboxes.get_mut(mailbox)?;
         let is_expired =
             |lease: &Lease<T>| lease.id == id && lease.idle.as_ref().is_some_and(|idle| idle.since <= since);
         let idle = entry.evict(is_expired)?;
         entry.changed.notify_waiters();
-        self.remove_if_empty(session);
+        self.remove_if_empty(mailbox);
         Some(idle)
     }
 
-    fn remove_if_empty(&mut self, session: &SessionId) {
-        if self.readers_of(session) == 0 {
-            self.sessions.remove(session);
+    fn remove_if_empty(&mut self, mailbox: &K) {
+        if self.readers_of(mailbox) == 0 {
+            self.mailboxes.remove(mailbox);
         }
     }
 
-    /// Compares the other readers of a session with `next`. A peer that is behind the reader of lease `id` and in a poll
+    /// Compares the other readers of a mailbox with `next`. A peer that is behind the reader of lease `id` and in a poll
     /// counts as waited for since `called`.
-    pub(super) fn peers(&self, session: &SessionId, id: u64, next: Seq, called: Instant) -> Peers {
+    pub(super) fn peers(&self, mailbox: &K, id: u64, next: Seq, called: Instant) -> Peers {
         let mut peers = Peers::default();
-        let Some(entry) = self.sessions.get(session) else { return peers };
+        let Some(entry) = self.mailboxes.get(mailbox) else { return peers };
         let own = entry.leases.iter().find(|lease| lease.id == id).map_or(next, |lease| lease.position);
         for lease in entry.leases.iter().filter(|lease| lease.id != id) {
             if lease.position >= next {

@@ -16,12 +16,12 @@ use crate::broker::BrokerError;
 use crate::edge::{ApiRequest, Caller, Gateway, Query, Refusal, Refused, SessionPolicy, json, json_line};
 use crate::engine::EngineError;
 use crate::hub::{EndReason, Transport};
-use crate::message::{Seq, SessionId, SharedText, TopicName};
+use crate::message::{Address, Seq, SessionId, SharedText, TopicName};
 use crate::protocol::{Code, Resume};
 use crate::subscriber::Subscriber;
 use crate::transport::lease::{Claim, ClaimError, IdleReader, Leases, MAX_READERS};
 use crate::transport::poll::answer::{PollAnswer, PollItems, Told, TopicError};
-use crate::transport::reading::{acknowledge_cursor, check_cursor, next_item, proof_left};
+use crate::transport::reading::{acknowledge_cursor, check_cursor, check_key, next_item, proof_left};
 use crate::transport::topics::TopicReaders;
 
 /// How long a poll waits by default.
@@ -46,7 +46,9 @@ pub(crate) struct PollReader {
 }
 
 /// The readers of this transport.
-pub(crate) type PollReaders = Arc<Leases<PollReader>>;
+pub(crate) type PollReaders = Arc<Leases<PollReader, Address>>;
+
+type PollClaim = Claim<PollReader, Address>;
 
 #[derive(Clone)]
 pub(crate) struct Polls {
@@ -68,7 +70,7 @@ fn wait(query: &Query) -> Result<Duration, Refusal> {
 #[utoipa::path(
     get, path = "/v1/messages", tag = "messages",
     params(
-        ("session" = Option<SessionId>, Query, description = "The session of the mailbox; optional with a token. Without a mailbox, topics are read"),
+        ("session" = Option<SessionId>, Query, description = "The session of the mailbox; optional with a token, absent with an API key, which may have a mailbox itself. Without a mailbox, topics are read"),
         ("after" = Option<Seq>, Query, description = "The `seq` of the last answer; this acknowledges it"),
         ("epoch" = Option<String>, Query, description = "The epoch of `after`"),
         ("wait" = Option<f64>, Query, description = "How long to wait, in seconds; 10 by default", minimum = 0, maximum = 60),
@@ -129,13 +131,14 @@ pub(super) async fn answer(
         Until { deadline: Instant::now() + wait.min(proof_left(gateway, caller)), stop }
     };
     let told = Told { errors, dedup_window: gateway.config.dedup_window.as_secs(), client: None };
-    let Some(session) = caller.mailbox(!topics.is_empty() || !errors.is_empty())? else {
+    let Some(mailbox) = caller.mailbox_besides(!topics.is_empty() || !errors.is_empty())? else {
         return Box::pin(poll_topics(gateway, topics, until(false), told)).await;
     };
-    let mut claim = Box::pin(claim_reader(gateway, readers, session, &request.resume)).await?;
+    let mut claim = Box::pin(claim_reader(gateway, readers, &mailbox, &request.resume)).await?;
     let (subscriber, reader) = claim.parts();
     let until = until(reader.refused == refused);
     let items = collect(gateway, Some(subscriber), reader, (topics, until)).await?;
+    check_key(gateway, caller)?;
     let items = match claim.subscriber().ended() {
         None => items,
         Some(EndReason::SessionEnded) => return Err(BrokerError::Ended.into()),
@@ -193,24 +196,24 @@ async fn answer_head(gateway: &Gateway, head: &Parts) -> Result<Response, Refusa
 async fn claim_reader(
     gateway: &Gateway,
     readers: &PollReaders,
-    session: &SessionId,
+    mailbox: &Address,
     resume: &Resume,
-) -> Result<Claim<PollReader>, Refusal> {
+) -> Result<PollClaim, Refusal> {
     let cursor = resume.after;
     // A cursor of another epoch acknowledges nothing. Its reader is told a gap.
-    let valid = acknowledge_cursor(gateway, session, resume).await?;
+    let valid = acknowledge_cursor(gateway, mailbox, resume).await?;
     let new = || async {
-        let (subscriber, _) = gateway.broker.mailbox(session, resume, Transport::Poll).await?;
+        let (subscriber, _) = gateway.broker.mailbox(mailbox, resume, Transport::Poll).await?;
         Ok((subscriber, PollReader::default()))
     };
     let score = |_, idle: &IdleReader<PollReader>| if valid { match_score(idle, cursor) } else { None };
-    let mut claim = readers.claim(session, score, new).await.map_err(no_reader)?;
+    let mut claim = readers.claim(mailbox, score, new).await.map_err(no_reader)?;
     let (subscriber, reader) = claim.parts();
     reader.has_cursor = cursor.is_some();
     if valid {
         let from = match cursor.filter(|cursor| *cursor > Seq::START) {
             Some(cursor) => cursor,
-            None => gateway.broker.floor(session).await,
+            None => gateway.broker.floor(mailbox).await,
         };
         subscriber.mark_sent(from);
         subscriber.seek(from);
@@ -235,7 +238,7 @@ fn no_reader(error: ClaimError<BrokerError>) -> Refusal {
         ClaimError::NoNewReader(error) => error.into(),
         ClaimError::TooManyPolls => {
             let text =
-                format!("{MAX_READERS} polls of this session wait already, the most allowed; end some first");
+                format!("{MAX_READERS} polls of this mailbox wait already, the most allowed; end some first");
             Refusal::new(Code::Overloaded, text)
         }
     }

@@ -19,8 +19,8 @@ pub(crate) struct RestoredMessage {
     pub(crate) expires_at: u64,
     /// What it counts against the bounds.
     pub(crate) bytes: usize,
-    /// The session that gets a receipt, and its id for the message.
-    pub(crate) receipt: Option<(SessionId, MessageId)>,
+    /// The mailbox that gets a receipt, and the sender's id for the message.
+    pub(crate) receipt: Option<(Address, MessageId)>,
     /// The author that pays for it.
     pub(crate) payer: Option<SenderName>,
 }
@@ -79,10 +79,10 @@ impl IndexBuilder {
             self.index.logs.leave(payer);
         }
         // An earlier owner of the session that sent it gets no receipt any more.
-        let receipt = receipt.filter(|(session, _)| seq > self.since(session));
+        let receipt = receipt.filter(|(mailbox, _)| seq > self.since(mailbox));
         match receipt {
-            Some((session, id)) => {
-                self.index.receipts.reserve(seq, session, id);
+            Some((mailbox, id)) => {
+                self.index.receipts.reserve(seq, mailbox, id);
                 if is_waiting {
                     self.index.logs.restore_receipt(address);
                 } else {
@@ -94,15 +94,15 @@ impl IndexBuilder {
         }
     }
 
-    /// Since when a session has its owner.
-    fn since(&self, session: &SessionId) -> Seq {
-        self.index.sessions.entry(session).map_or(Seq::START, |known| known.since)
+    /// Since when a mailbox has its owner. That of a backend has one owner for ever.
+    fn since(&self, mailbox: &Address) -> Seq {
+        let known = mailbox.session().and_then(|session| self.index.sessions.entry(session));
+        known.map_or(Seq::START, |known| known.since)
     }
 
     /// What became of a message below the floor: it was acknowledged, unless its session was ended or has another owner.
     fn outcome_below_floor(&self, address: &Address, seq: Seq) -> Outcome {
-        let ended = address.session().is_some_and(|session| seq <= self.since(session));
-        if ended { Outcome::Expired } else { Outcome::Acknowledged }
+        if seq <= self.since(address) { Outcome::Expired } else { Outcome::Acknowledged }
     }
 
     /// The newest seq given so far.

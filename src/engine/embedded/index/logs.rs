@@ -210,7 +210,7 @@ impl AddressLogs {
     pub(super) fn position(&self, address: &Address, committed: Seq) -> Position {
         match (self.logs.get(address), address) {
             (Some(log), _) => log.position(),
-            (None, Address::Session(_)) => Position::default(),
+            (None, Address::Session(_) | Address::Backend(_)) => Position::default(),
             // A cursor to come back with: everything published from here on is above it.
             (None, Address::Topic(_)) => {
                 Position { floor: self.forgotten, newest: committed, ..Position::default() }
@@ -342,8 +342,8 @@ fn charge(payers: &mut Payers, log: &mut AddressLog, address: &Address, entry: &
                 payers.enter_topic(payer);
             }
         }
-        (Address::Session(_), Some(tally)) => _ = tally.add(payer, bytes),
-        (Address::Session(_), None) => {
+        (Address::Session(_) | Address::Backend(_), Some(tally)) => _ = tally.add(payer, bytes),
+        (Address::Session(_) | Address::Backend(_), None) => {
             if is_tallied(log, tallied) {
                 log.tally = Some(tally_of(log).into());
             }
@@ -373,7 +373,7 @@ fn discharge(payers: &mut Payers, log: &mut AddressLog, address: &Address, entry
 /// Drops the tally of a mailbox that is small again. Half of `tallied`, so that it is not made and dropped in turn.
 fn drop_needless_tally(log: &mut AddressLog, address: &Address, tallied: Usage) {
     let needless = match address {
-        Address::Session(_) => !is_tallied(log, tallied.half()),
+        Address::Session(_) | Address::Backend(_) => !is_tallied(log, tallied.half()),
         Address::Topic(_) => log.tally.as_ref().is_some_and(|tally| tally.is_empty()),
     };
     if needless {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::engine::Append;
 use crate::engine::embedded::dedup::SendId;
-use crate::message::{Address, Draft, MessageId, SenderName, Seq, SessionId, UserId};
+use crate::message::{Address, Draft, MessageId, SenderName, Seq, UserId};
 
 /// An append with everything that can be computed before the lock is taken: its frame and its id.
 #[derive(Debug)]
@@ -16,8 +16,8 @@ pub(crate) struct PreparedAppend {
     pub(super) ttl: Option<Duration>,
     /// In Unix milliseconds.
     pub(super) ts: u64,
-    /// The session that gets a receipt, and its id for the message.
-    pub(super) receipt: Option<(SessionId, MessageId)>,
+    /// The mailbox that gets a receipt, and the sender's id for the message.
+    pub(super) receipt: Option<(Address, MessageId)>,
     /// The author whose shares it counts against.
     pub(super) payer: Option<SenderName>,
     /// The user that it is for.
@@ -29,7 +29,7 @@ impl PreparedAppend {
     pub(crate) fn new(append: Append, send_id: Option<SendId>, expected: Seq) -> Self {
         let Append { address, message, author, id, ttl, receipt, payer, user } = append;
         let draft = Draft::encode(&address, &message, expected);
-        let receipt = if receipt { author.session().cloned().zip(id) } else { None };
+        let receipt = if receipt { author.mailbox().zip(id) } else { None };
         Self { address, draft, send_id, ttl, ts: message.ts, receipt, payer, user }
     }
 }

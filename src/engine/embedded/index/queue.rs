@@ -9,7 +9,7 @@ use crate::budget::SMALL;
 use crate::engine::embedded::dedup::SendId;
 use crate::engine::embedded::index::payers::{PayerId, Tally};
 use crate::engine::{EngineError, QueueBounds, Share, Usage};
-use crate::message::{Address, MessageId, Publication, Seq, SessionId};
+use crate::message::{Address, MessageId, Publication, Seq};
 
 /// What a stored message costs besides its frame, in bytes: table entries and reference counts.
 const OVERHEAD: usize = 256;
@@ -50,8 +50,8 @@ pub(crate) struct Pending {
     pub(crate) address: Address,
     pub(crate) publication: Arc<Publication>,
     pub(crate) send_id: Option<SendId>,
-    /// The session that gets a receipt, and its id for the message.
-    pub(crate) receipt: Option<(SessionId, MessageId)>,
+    /// The mailbox that gets a receipt, and the sender's id for the message.
+    pub(crate) receipt: Option<(Address, MessageId)>,
     /// `None` for a receipt, which has no waiter and must not be refused.
     pub(crate) waiter: Option<Waiter>,
     /// Who pays for it.
@@ -172,7 +172,7 @@ mod tests {
     use super::*;
     use crate::engine::OverShare;
     use crate::engine::embedded::index::payers::Payers;
-    use crate::message::{Message, Outcome, SenderName};
+    use crate::message::{Message, Outcome, SenderName, SessionId};
 
     fn pending(seq: u64, waiter: Option<Waiter>) -> Pending {
         let address = Address::Session(SessionId::new("A").unwrap());

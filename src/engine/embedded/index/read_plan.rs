@@ -92,7 +92,7 @@ impl ReadRequest<'_> {
     /// Why messages below the floor are gone.
     fn below_floor(&self) -> GapReason {
         match self.address {
-            Address::Session(_) => GapReason::Acknowledged,
+            Address::Session(_) | Address::Backend(_) => GapReason::Acknowledged,
             Address::Topic(_) => GapReason::Expired,
         }
     }

@@ -3,20 +3,20 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use crate::message::{MessageId, Seq, SessionId};
+use crate::message::{Address, MessageId, Seq};
 
 /// The receipts that are still to come.
 ///
-/// Invariant: `reserved` counts for each session the messages in `by_seq` that it gets receipts for, and those that it gets
-/// none for any more. Each receipt has its room reserved in the mailbox of its session.
+/// Invariant: `reserved` counts for each mailbox the messages in `by_seq` that it gets receipts for, and those that it gets
+/// none for any more. Each receipt has its room reserved in its mailbox.
 #[derive(Debug, Default)]
 pub(super) struct ReceiptLedger {
-    /// The session that gets the receipt of a stored message, and its id for the message.
-    by_seq: HashMap<Seq, (SessionId, MessageId)>,
-    reserved: HashMap<SessionId, Reserved>,
+    /// The mailbox that gets the receipt of a stored message, and the sender's id for the message.
+    by_seq: HashMap<Seq, (Address, MessageId)>,
+    reserved: HashMap<Address, Reserved>,
 }
 
-/// What a session has in the ledger.
+/// What a mailbox has in the ledger.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Reserved {
     /// Receipts to come.
@@ -28,16 +28,16 @@ struct Reserved {
 }
 
 impl ReceiptLedger {
-    /// A session gets a receipt for this message.
-    pub(super) fn reserve(&mut self, seq: Seq, session: SessionId, id: MessageId) {
-        self.reserved.entry(session.clone()).or_default().receipts += 1;
-        self.by_seq.insert(seq, (session, id));
+    /// A mailbox gets a receipt for this message.
+    pub(super) fn reserve(&mut self, seq: Seq, mailbox: Address, id: MessageId) {
+        self.reserved.entry(mailbox.clone()).or_default().receipts += 1;
+        self.by_seq.insert(seq, (mailbox, id));
     }
 
     /// A message has left or was refused: takes its receipt out and frees the reserved room.
-    pub(super) fn take(&mut self, seq: Seq) -> Option<(SessionId, MessageId)> {
-        let (session, id) = self.by_seq.remove(&seq)?;
-        let Entry::Occupied(mut entry) = self.reserved.entry(session.clone()) else { return None };
+    pub(super) fn take(&mut self, seq: Seq) -> Option<(Address, MessageId)> {
+        let (mailbox, id) = self.by_seq.remove(&seq)?;
+        let Entry::Occupied(mut entry) = self.reserved.entry(mailbox.clone()) else { return None };
         let reserved = entry.get_mut();
         let is_void = seq <= reserved.void_through;
         match is_void {
@@ -47,25 +47,25 @@ impl ReceiptLedger {
         if reserved.receipts + reserved.void == 0 {
             entry.remove();
         }
-        (!is_void).then_some((session, id))
+        (!is_void).then_some((mailbox, id))
     }
 
-    /// For how many receipts a session's mailbox keeps room.
-    pub(super) fn reserved_receipts(&self, session: &SessionId) -> usize {
-        self.reserved.get(session).map_or(0, |reserved| reserved.receipts)
+    /// For how many receipts a mailbox keeps room.
+    pub(super) fn reserved_receipts(&self, mailbox: &Address) -> usize {
+        self.reserved.get(mailbox).map_or(0, |reserved| reserved.receipts)
     }
 
-    /// Whether it knows messages that a session sent, even if it gets no receipts for them.
-    pub(super) fn knows(&self, session: &SessionId) -> bool {
-        self.reserved.contains_key(session)
+    /// Whether it knows messages that the holder of a mailbox sent, even if it gets no receipts for them.
+    pub(super) fn knows(&self, mailbox: &Address) -> bool {
+        self.reserved.contains_key(mailbox)
     }
 
     /// A session has ended, or has another owner: there are no receipts for what was sent up to `through`, which is all
     /// that it sent.
     ///
     /// Takes the same time for any number of them: they leave the ledger with their messages.
-    pub(super) fn void(&mut self, session: &SessionId, through: Seq) {
-        if let Some(reserved) = self.reserved.get_mut(session) {
+    pub(super) fn void(&mut self, mailbox: &Address, through: Seq) {
+        if let Some(reserved) = self.reserved.get_mut(mailbox) {
             reserved.void += std::mem::take(&mut reserved.receipts);
             reserved.void_through = reserved.void_through.max(through);
         }
@@ -75,13 +75,13 @@ impl ReceiptLedger {
     #[cfg(test)]
     pub(super) fn assert_consistent(&self) {
         let mut counted = HashMap::<_, (usize, usize)>::new();
-        for (seq, (session, _)) in &self.by_seq {
-            let (receipts, void) = counted.entry(session.clone()).or_default();
-            let is_void = self.reserved.get(session).is_some_and(|known| *seq <= known.void_through);
+        for (seq, (mailbox, _)) in &self.by_seq {
+            let (receipts, void) = counted.entry(mailbox.clone()).or_default();
+            let is_void = self.reserved.get(mailbox).is_some_and(|known| *seq <= known.void_through);
             *if is_void { void } else { receipts } += 1;
         }
         let known =
-            self.reserved.iter().map(|(session, known)| (session.clone(), (known.receipts, known.void)));
+            self.reserved.iter().map(|(mailbox, known)| (mailbox.clone(), (known.receipts, known.void)));
         assert_eq!(counted, known.collect());
     }
 }
@@ -89,12 +89,16 @@ impl ReceiptLedger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::{BackendName, SessionId};
 
-    fn ledger() -> (ReceiptLedger, SessionId, SessionId) {
-        let (a, b) = (SessionId::new("a").unwrap(), SessionId::new("b").unwrap());
+    fn ledger() -> (ReceiptLedger, Address, Address) {
+        let (a, b) = (
+            Address::Session(SessionId::new("a").unwrap()),
+            Address::Backend(BackendName::new("a").unwrap()),
+        );
         let mut ledger = ReceiptLedger::default();
-        for (seq, session) in [(1, &a), (2, &b), (3, &a)] {
-            ledger.reserve(Seq(seq), session.clone(), MessageId::new(&format!("c-{seq}")).unwrap());
+        for (seq, mailbox) in [(1, &a), (2, &b), (3, &a)] {
+            ledger.reserve(Seq(seq), mailbox.clone(), MessageId::new(&format!("c-{seq}")).unwrap());
         }
         ledger.assert_consistent();
         (ledger, a, b)
@@ -122,7 +126,7 @@ mod tests {
         assert_eq!((ledger.reserved_receipts(&a), ledger.reserved_receipts(&b)), (1, 1));
         assert_eq!((ledger.take(Seq(1)), ledger.take(Seq(3))), (None, None));
         ledger.assert_consistent();
-        assert_eq!(ledger.take(Seq(4)).map(|(session, _)| session), Some(a.clone()));
+        assert_eq!(ledger.take(Seq(4)).map(|(mailbox, _)| mailbox), Some(a.clone()));
         assert!(!ledger.knows(&a) && ledger.knows(&b), "nothing is kept for nobody");
     }
 }

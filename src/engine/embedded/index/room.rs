@@ -7,7 +7,7 @@ use crate::engine::embedded::index::payers::PayerId;
 use crate::engine::embedded::index::receipts::ReceiptLedger;
 use crate::engine::shares::MAX_TOPICS;
 use crate::engine::{Bounds, EngineError, Settings, Share, Usage};
-use crate::message::{Address, SessionId};
+use crate::message::Address;
 
 /// The room of mailboxes and of the store, as it is now.
 #[derive(Debug)]
@@ -27,14 +27,16 @@ impl Room<'_> {
         &self,
         address: &Address,
         cost: usize,
-        receipt_for: Option<&SessionId>,
+        receipt_for: Option<&Address>,
         payer: Option<PayerId>,
     ) -> Result<(), EngineError> {
         self.check_store(cost, payer)?;
-        let Address::Session(session) = address else { return self.check_history(address, cost, payer) };
-        let bounds = self.check_mailbox(session, cost, payer)?;
+        if !address.is_mailbox() {
+            return self.check_history(address, cost, payer);
+        }
+        let bounds = self.check_mailbox(address, cost, payer)?;
         if let Some(receiver) = receipt_for {
-            let own = usize::from(receiver == session);
+            let own = usize::from(receiver == address);
             let (messages, _) = self.held(receiver);
             if messages + own >= bounds.messages {
                 return Err(EngineError::NoRoomForReceipt { messages, limit: bounds.messages });
@@ -74,15 +76,15 @@ impl Room<'_> {
     /// Returns the bounds of the mailbox for this author.
     fn check_mailbox(
         &self,
-        session: &SessionId,
+        mailbox: &Address,
         cost: usize,
         payer: Option<PayerId>,
     ) -> Result<Bounds, EngineError> {
         let mut bounds = self.settings.mailbox;
-        let (messages, bytes) = self.held(session);
+        let (messages, bytes) = self.held(mailbox);
         if let Some(payer) = payer {
             let whole = Usage { messages: bounds.messages, bytes: bounds.bytes };
-            let own = self.own(&Address::Session(session.clone()), payer);
+            let own = self.own(mailbox, payer);
             Share::Mailbox.check(
                 whole,
                 Usage { messages, bytes },
@@ -105,10 +107,10 @@ impl Room<'_> {
     }
 
     /// How many messages and bytes a mailbox holds, with the room reserved for receipts.
-    pub(super) fn held(&self, session: &SessionId) -> (usize, usize) {
-        let log = self.logs.get(&Address::Session(session.clone()));
+    pub(super) fn held(&self, mailbox: &Address) -> (usize, usize) {
+        let log = self.logs.get(mailbox);
         let (messages, bytes) = log.map_or((0, 0), |log| (log.entries().len(), log.bytes()));
-        (messages + self.receipts.reserved_receipts(session), bytes)
+        (messages + self.receipts.reserved_receipts(mailbox), bytes)
     }
 
     /// How long a message is kept. A topic keeps none longer than its age limit.
@@ -116,7 +118,7 @@ impl Room<'_> {
         let Settings { mailbox, history, .. } = self.settings;
         match address {
             Address::Topic(_) => ttl.map_or(history.age, |ttl| ttl.min(history.age)),
-            Address::Session(_) => ttl.unwrap_or(mailbox.age),
+            Address::Session(_) | Address::Backend(_) => ttl.unwrap_or(mailbox.age),
         }
     }
 }
@@ -127,7 +129,7 @@ mod tests {
     use crate::clock::Clock;
     use crate::engine::QueueBounds;
     use crate::engine::embedded::index::address_log::LogEntry;
-    use crate::message::{MessageId, Seq, TopicName};
+    use crate::message::{MessageId, Seq, SessionId, TopicName};
 
     const SETTINGS: Settings = Settings {
         mailbox: Bounds { messages: 3, bytes: 100, age: Duration::from_secs(60) },
@@ -141,14 +143,14 @@ mod tests {
         clock: Clock::Wall,
     };
 
-    fn session(name: &str) -> SessionId {
-        SessionId::new(name).unwrap()
+    fn mailbox(name: &str) -> Address {
+        Address::Session(SessionId::new(name).unwrap())
     }
 
     fn logs(entries: &[(&str, u32)]) -> AddressLogs {
         let mut logs = AddressLogs::default();
         for (seq, (name, bytes)) in (1..).zip(entries) {
-            let address = Address::Session(session(name));
+            let address = mailbox(name);
             let (seq, bytes) = (Seq(seq), *bytes);
             logs.push(&address, LogEntry::new(seq, 9, bytes));
         }
@@ -163,7 +165,7 @@ mod tests {
         receipt_for: Option<&str>,
     ) -> Result<(), EngineError> {
         let room = Room { settings: &SETTINGS, logs, receipts };
-        room.check(&Address::Session(session(to)), cost, receipt_for.map(session).as_ref(), None)
+        room.check(&mailbox(to), cost, receipt_for.map(mailbox).as_ref(), None)
     }
 
     #[test]
@@ -186,14 +188,14 @@ mod tests {
     fn reserved_receipts_take_room() {
         let mut receipts = ReceiptLedger::default();
         for seq in 1..=2 {
-            receipts.reserve(Seq(seq), session("A"), MessageId::new("1").unwrap());
+            receipts.reserve(Seq(seq), mailbox("A"), MessageId::new("1").unwrap());
         }
         let logs = logs(&[("B", 1)]);
         assert_eq!(check(&logs, &receipts, "A", 1, None), Ok(()));
         assert_eq!(check(&logs, &receipts, "B", 1, Some("A")), Ok(()));
         let own = check(&logs, &receipts, "A", 1, Some("A"));
         assert_eq!(own, Err(EngineError::NoRoomForReceipt { messages: 2, limit: 3 }));
-        receipts.reserve(Seq(3), session("A"), MessageId::new("1").unwrap());
+        receipts.reserve(Seq(3), mailbox("A"), MessageId::new("1").unwrap());
         let refused = check(&logs, &receipts, "B", 1, Some("A"));
         assert_eq!(refused, Err(EngineError::NoRoomForReceipt { messages: 3, limit: 3 }));
         assert!(matches!(check(&logs, &receipts, "A", 1, None), Err(EngineError::MailboxFull { .. })));
@@ -209,7 +211,7 @@ mod tests {
         assert_eq!(refused, Err(EngineError::HistoryTooSmall { size: 51, limit: 50 }));
         let seconds =
             |address: &Address, ttl: Option<u64>| room.age(address, ttl.map(Duration::from_secs)).as_secs();
-        let mailbox = Address::Session(session("A"));
+        let mailbox = mailbox("A");
         assert_eq!([None, Some(10), Some(90)].map(|ttl| seconds(&topic, ttl)), [30, 10, 30]);
         assert_eq!([None, Some(10), Some(90)].map(|ttl| seconds(&mailbox, ttl)), [60, 10, 90]);
     }

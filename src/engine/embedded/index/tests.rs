@@ -106,7 +106,7 @@ fn message_seq(slot: &ReadSlot) -> Option<Seq> {
 fn assert_consistent(index: &Index) {
     index.logs.assert_consistent();
     index.receipts.assert_consistent();
-    let receipts: Vec<usize> = ["A", "B", "C"].map(|name| index.room().held(&session(name)).0).to_vec();
+    let receipts: Vec<usize> = ["A", "B", "C"].map(|name| index.room().held(&mailbox(name)).0).to_vec();
     assert!(receipts.iter().all(|held| *held <= index.settings.mailbox.messages), "{receipts:?}");
 }
 
@@ -148,7 +148,7 @@ async fn a_receipt_takes_the_room_that_was_reserved_for_it() {
     assert!(deletes.len() == 3 && deletes.iter().all(|delete| delete.receipt > through), "{deletes:?}");
     assert_eq!(commit(&mut index).len(), 3);
     assert_eq!(found(&index, &a).len(), 5);
-    assert_eq!(index.receipts.reserved_receipts(&session("A")), 0);
+    assert_eq!(index.receipts.reserved_receipts(&mailbox("A")), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -184,7 +184,7 @@ async fn a_refused_group_is_as_if_it_had_never_come_and_receipts_stay() {
     assert_eq!((waiters.len(), index.queued()), (1, 1), "the receipt stays");
     drop(waiters);
     assert!(told.try_recv().is_err());
-    assert_eq!(index.receipts.reserved_receipts(&session("B")), 0);
+    assert_eq!(index.receipts.reserved_receipts(&mailbox("B")), 0);
     assert_consistent(&index);
     // The same id is a first send again.
     let (waiter, _told) = tokio::sync::oneshot::channel();
@@ -242,7 +242,7 @@ async fn a_rebuilt_index_continues_where_the_store_stopped() {
     let mut builder = builder((Seq(50), Seq(5)));
     let (a, b) = (mailbox("A"), mailbox("B"));
     builder.restore_floor(&b, Floor { floor: Seq(60), expired: Seq::START });
-    let receipt = Some((session("A"), MessageId::new("1").unwrap()));
+    let receipt = Some((mailbox("A"), MessageId::new("1").unwrap()));
     let stored = |seq, prev, receipt| RestoredMessage {
         seq: Seq(seq),
         prev: Seq(prev),
@@ -264,7 +264,7 @@ async fn a_rebuilt_index_continues_where_the_store_stopped() {
     assert_eq!((deletes[0].seq, deletes[0].receipt), (Seq(30), Seq(81)));
     commit(&mut index);
     assert_eq!(found(&index, &a), [Seq(20), Seq(81)]);
-    assert_eq!(index.receipts.reserved_receipts(&session("A")), 1, "for message 70");
+    assert_eq!(index.receipts.reserved_receipts(&mailbox("A")), 1, "for message 70");
     let ann = index.payer(Some(&SenderName::new("ann").unwrap())).unwrap();
     assert_eq!(index.logs.payers().usage(ann).messages, 2, "not for what was deleted");
     assert_consistent(&index);
@@ -343,7 +343,7 @@ async fn another_owner_gets_nothing_from_before_and_no_receipts() {
     tokio::time::advance(AGE / 2).await;
     index.register(&owned("A", "v"), &hubs).unwrap();
     assert_eq!(found(&index, &mailbox("A")), []);
-    assert_eq!(index.receipts.reserved_receipts(&session("A")), 0);
+    assert_eq!(index.receipts.reserved_receipts(&mailbox("A")), 0);
     assert_eq!(commit(&mut index).len(), 1, "the receipt for S");
     assert_eq!((found(&index, &mailbox("A")), found(&index, &mailbox("S")).len()), (vec![], 1));
     index.trim(&mailbox("B"), sent);
@@ -365,7 +365,7 @@ async fn what_was_for_a_former_owner_is_not_restored() {
     builder.restore_registration(&session("A"), registration);
     let id = |id: &str| MessageId::new(id).unwrap();
     for (seq, to, receipt) in
-        [(10, "A", Some((session("S"), id("1")))), (15, "B", Some((session("A"), id("2")))), (30, "A", None)]
+        [(10, "A", Some((mailbox("S"), id("1")))), (15, "B", Some((mailbox("A"), id("2")))), (30, "A", None)]
     {
         let message =
             RestoredMessage { seq: Seq(seq), prev: Seq::START, expires_at, bytes: 9, receipt, payer: None };
@@ -376,7 +376,7 @@ async fn what_was_for_a_former_owner_is_not_restored() {
     assert!(published[0].publication.frame().as_str().contains("expired"));
     assert_eq!((published.len(), &published[0].address), (1, &mailbox("S")));
     assert_eq!((found(&index, &mailbox("A")), found(&index, &mailbox("B"))), (vec![Seq(30)], vec![Seq(15)]));
-    assert!(!index.receipts.knows(&session("A")));
+    assert!(!index.receipts.knows(&mailbox("A")));
     assert_consistent(&index);
 }
 
@@ -523,9 +523,9 @@ async fn compare(seed: u64, steps: usize) {
             }
             65..68 => {
                 let group = index.take(random.usize(..5), usize::MAX);
-                let reserved = ["A", "B"].map(|name| index.receipts.reserved_receipts(&session(name)));
+                let reserved = ["A", "B"].map(|name| index.receipts.reserved_receipts(&mailbox(name)));
                 index.refuse(group);
-                let left = ["A", "B"].map(|name| index.receipts.reserved_receipts(&session(name)));
+                let left = ["A", "B"].map(|name| index.receipts.reserved_receipts(&mailbox(name)));
                 model.receipts_wanted -= reserved.iter().sum::<usize>() - left.iter().sum::<usize>();
             }
             68..78 => {

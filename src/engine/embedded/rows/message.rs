@@ -6,7 +6,9 @@ use serde_json::value::RawValue;
 
 use crate::engine::embedded::rows::store::StoreTotals;
 use crate::engine::embedded::rows::{Crc, ReadError, from_sql_int, parse_address, to_sql_int};
-use crate::message::{Address, Kind, Message, MessageId, Publication, SenderName, Seq, SessionId};
+use crate::message::{
+    Address, BackendName, Kind, Message, MessageId, Publication, SenderName, Seq, SessionId,
+};
 
 const COLUMNS: &str = "seq, address, prev, ends, ts, kind, sender, receipt, payload, crc";
 
@@ -71,10 +73,14 @@ impl<'a> MessageRow<'a> {
         parse_address(self.address).ok_or_else(|| self.damaged())
     }
 
-    /// The session that gets a receipt for it, and the id that the session gave it.
-    pub(crate) fn receipt(&self) -> Option<(SessionId, MessageId)> {
-        let (session, id) = self.receipt?.split_once('\n')?;
-        Some((SessionId::new(session).ok()?, MessageId::new(id).ok()?))
+    /// The mailbox that gets a receipt for it, and the id that its sender gave it.
+    pub(crate) fn receipt(&self) -> Option<(Address, MessageId)> {
+        let (name, id) = self.receipt?.split_once('\n')?;
+        let mailbox = match name.strip_prefix(BACKEND) {
+            Some(name) => Address::Backend(BackendName::new(name).ok()?),
+            None => Address::Session(SessionId::new(name).ok()?),
+        };
+        Some((mailbox, MessageId::new(id).ok()?))
     }
 
     /// The author that pays for it: clients do, backends do not.
@@ -145,9 +151,16 @@ fn kind_of(number: i64) -> Option<Kind> {
     }
 }
 
-/// The session that gets a receipt, and its id for the message. Names hold no line breaks.
-pub(crate) fn receipt_text(session: &SessionId, id: &MessageId) -> String {
-    format!("{session}\n{id}")
+/// What the name of a backend begins with where that of a session can stand. Names hold no control characters.
+const BACKEND: char = '\t';
+
+/// The mailbox that gets a receipt, and the sender's id for the message. Topics send nothing.
+pub(crate) fn receipt_text(mailbox: &Address, id: &MessageId) -> Option<String> {
+    match mailbox {
+        Address::Session(session) => Some(format!("{session}\n{id}")),
+        Address::Backend(backend) => Some(format!("{BACKEND}{backend}\n{id}")),
+        Address::Topic(_) => None,
+    }
 }
 
 /// Inserts a row that must not be there yet.
@@ -265,11 +278,24 @@ mod tests {
             Ok(())
         });
         assert_eq!(totals.unwrap().messages, 2);
-        assert_eq!(seen[0], (SessionId::new("B").unwrap(), MessageId::new("c-1").unwrap()));
+        assert_eq!(seen[0], (Address::Session(SessionId::new("B").unwrap()), MessageId::new("c-1").unwrap()));
         let found = fetch(&connection, &[Seq(2), Seq(3)]).unwrap();
         let frame = found[0].as_ref().unwrap().as_ref().unwrap().frame().as_str().to_owned();
         assert_eq!(frame, r#"{"type":"message","seq":2,"from":"B","ts":7,"payload":{"a":1}}"#);
         assert!(found[1].as_ref().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_receipt_for_a_backend_is_told_from_one_for_a_session() {
+        let id = MessageId::new("c-1").unwrap();
+        for mailbox in [
+            Address::Session(SessionId::new("shop").unwrap()),
+            Address::Backend(BackendName::new("shop").unwrap()),
+        ] {
+            let text = receipt_text(&mailbox, &id).unwrap();
+            let row = MessageRow { receipt: Some(&text), ..row(1) };
+            assert_eq!(row.receipt(), Some((mailbox, id.clone())));
+        }
     }
 
     #[test]

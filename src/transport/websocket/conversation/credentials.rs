@@ -12,6 +12,7 @@ use crate::grant::{Grant, SKEW};
 use crate::hub::Transport;
 use crate::message::{Seq, SessionId};
 use crate::protocol::{Close, Code, Malformed, Resume, ServerFrame};
+use crate::transport::reading::KEY_IS_GONE;
 use crate::transport::websocket::conversation::identifying::Identifying;
 use crate::transport::websocket::conversation::{Conversation, End};
 use crate::transport::websocket::socket::Frame;
@@ -20,8 +21,8 @@ impl Conversation {
     /// Subscribes to the caller's mailbox, and welcomes it.
     pub(crate) async fn begin(&mut self, caller: Caller, resume: &Resume) -> ControlFlow<End> {
         let mut floor = Seq::START;
-        if let Some(session) = caller.grant.session() {
-            match self.gateway.broker.mailbox(session, resume, Transport::Websocket).await {
+        if let Some(address) = caller.grant.mailbox() {
+            match self.gateway.broker.mailbox(&address, resume, Transport::Websocket).await {
                 Ok((mailbox, opening)) => {
                     self.mailbox = Some(mailbox);
                     floor = opening.seq;
@@ -115,7 +116,7 @@ impl Conversation {
         match fresh? {
             fresh if same_holder(grant, &fresh) => Ok(Caller { grant: fresh, address: self.address }),
             _ => {
-                let text = "this token is for another session, or another user, than this socket speaks for; open another one";
+                let text = "this token is for another session, another user or another backend than this socket speaks for; open another one";
                 Err(Refusal::new(Code::Forbidden, text))
             }
         }
@@ -126,8 +127,8 @@ impl Conversation {
         // A token that expired within the allowed skew is accepted. The client is not asked for another one.
         self.expiry_notified =
             caller.grant.client().is_some_and(|client| client.expires_at <= self.gateway.broker.now());
-        let floor = match caller.grant.session() {
-            Some(session) => self.gateway.broker.floor(session).await,
+        let floor = match caller.grant.mailbox() {
+            Some(mailbox) => self.gateway.broker.floor(&mailbox).await,
             None => Seq::START,
         };
         let forbidden = self.topics.retain(|topic| caller.grant.may_read(topic).is_ok());
@@ -154,8 +155,7 @@ impl Conversation {
     pub(super) fn recheck_credentials(&mut self) -> ControlFlow<End> {
         match self.caller.as_ref().map(|caller| &caller.grant) {
             Some(Grant::Backend(backend)) if !self.gateway.identity.knows_backend(backend) => {
-                let text = "this API key is no longer known".to_owned();
-                ControlFlow::Break(End::Close(Close::Unauthorized, text))
+                ControlFlow::Break(End::Close(Close::Unauthorized, KEY_IS_GONE.to_owned()))
             }
             Some(Grant::Client(client)) => {
                 // The registration may end before the token expires.
@@ -183,8 +183,8 @@ impl Conversation {
     }
 }
 
-/// Whether two grants are of the same session and the same user.
+/// Whether two grants are of the same mailbox and the same user.
 fn same_holder(one: &Grant, other: &Grant) -> bool {
     let user = |grant: &Grant| grant.client().and_then(|client| client.user.clone());
-    one.session() == other.session() && user(one) == user(other)
+    one.mailbox() == other.mailbox() && user(one) == user(other)
 }

@@ -67,8 +67,8 @@ impl Conversation {
 
     async fn on_ack(&mut self, seq: Seq) {
         let Some(caller) = &self.caller else { return };
-        let acked = match caller.session() {
-            Ok(session) => self.gateway.broker.ack(session, seq, None).await.map_err(Refusal::from),
+        let acked = match caller.mailbox() {
+            Ok(mailbox) => self.gateway.broker.ack(&mailbox, seq, None).await.map_err(Refusal::from),
             Err(refusal) => Err(refusal),
         };
         match acked {

@@ -460,6 +460,7 @@ async fn a_backend_whose_key_is_gone_is_closed() {
         send: None,
         topics: None,
         sessions: false,
+        mailbox: None,
         key_digest: [0; 32],
     };
     let caller = Caller { grant: Grant::Backend(backend.into()), address: None };
