@@ -1,10 +1,21 @@
 //! Finds sessions by their ids, users and handles. What this node does not know is confirmed by the engine.
 
+use std::time::Duration;
+
 use crate::clock::Clock;
 use crate::engine::{Engine, Lookup, Registration, RegistrationSource};
-use crate::grant::{Client, Grant};
+use crate::grant::{Client, Grant, Proof};
 use crate::message::{Handle, SessionId, UserId};
 use crate::protocol::To;
+
+/// Where the id of a session is to be a proof.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdScope {
+    /// In requests of the x0 client: a backend has registered the session.
+    X0,
+    /// On every transport: a backend has registered the session with `proof`.
+    Everywhere,
+}
 
 /// The registered sessions; cheap to clone.
 #[derive(Debug, Clone)]
@@ -30,27 +41,48 @@ impl Directory {
         self.engine.registration(session)
     }
 
-    /// The holder of a session that a backend has registered: its id is the proof.
-    pub async fn holder(&self, session: &SessionId) -> Option<Client> {
-        let known = self.known_holder(session);
+    /// The holder of a session whose id is a proof in this scope.
+    pub async fn holder(&self, session: &SessionId, scope: IdScope) -> Option<Client> {
+        let known = self.known_holder(session, scope);
         if known.is_some() {
             return known;
         }
         self.engine.confirm(Lookup::Session(session)).await;
-        self.known_holder(session)
+        self.known_holder(session, scope)
     }
 
-    fn known_holder(&self, session: &SessionId) -> Option<Client> {
-        let registration = self.engine.registration(session)?;
-        let RegistrationSource::Backend { until } = registration.source else { return None };
-        if until <= self.clock.now() {
-            return None;
-        }
+    fn known_holder(&self, session: &SessionId, scope: IdScope) -> Option<Client> {
+        let (user, _) = self.known_proof(session, scope)?;
         let handle = self.engine.handle(session);
-        Some(Client::new(session.clone(), handle, registration.user, until))
+        Some(Client::new(session.clone(), handle, user, Proof::SessionId))
     }
 
-    /// The holder of a session, as soon as a backend has registered it.
+    /// The user of a session whose id is a proof in this scope, and for how long it is one.
+    fn known_proof(&self, session: &SessionId, scope: IdScope) -> Option<(Option<UserId>, Duration)> {
+        let registration = self.engine.registration(session)?;
+        let RegistrationSource::Backend { until, proof } = registration.source else { return None };
+        let left = Duration::from_millis(until.saturating_sub(self.clock.now()));
+        let accepted = !left.is_zero() && (proof || scope == IdScope::X0);
+        accepted.then_some((registration.user, left))
+    }
+
+    /// How long the id of a session is a proof in this scope, as far as this node knows at once; zero if it is none.
+    #[must_use]
+    pub fn id_left(&self, session: &SessionId, scope: IdScope) -> Duration {
+        self.known_proof(session, scope).map_or(Duration::ZERO, |(_, left)| left)
+    }
+
+    /// How long the id of a client's session goes on to prove on every transport that it is this client's; zero if the session
+    /// belongs to another user by now.
+    #[must_use]
+    pub(crate) fn proof_left(&self, client: &Client) -> Duration {
+        match self.known_proof(&client.session, IdScope::Everywhere) {
+            Some((user, left)) if user == client.user => left,
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// The holder of a session, as soon as a backend has registered it for x0 pages.
     ///
     /// # Cancel safety
     /// Dropping the future has no effect.
@@ -59,7 +91,7 @@ impl Directory {
             let arrived = self.engine.arrivals().next(session);
             tokio::pin!(arrived);
             arrived.as_mut().enable();
-            if let Some(client) = self.holder(session).await {
+            if let Some(client) = self.holder(session, IdScope::X0).await {
                 return client;
             }
             arrived.await;

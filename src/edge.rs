@@ -8,6 +8,7 @@ mod caller;
 mod gateway;
 mod host;
 mod origin;
+mod proof;
 mod query;
 mod refusal;
 
@@ -19,6 +20,7 @@ pub(crate) use caller::Caller;
 pub(crate) use gateway::Gateway;
 pub(crate) use host::ServedHosts;
 pub(crate) use origin::{OriginCheck, acknowledgement_refused, origin_refused};
+pub(crate) use proof::{NamedSession, Shown};
 pub(crate) use query::Query;
 pub(crate) use refusal::{ErrorBody, Refused};
 pub(crate) use refusal::{ErrorFields, Refusal};

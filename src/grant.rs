@@ -4,6 +4,7 @@
 //! an API key, or a session that a backend has registered. This module does not know how those are checked.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::message::{Address, Author, BackendName, Handle, Kind, SenderName, SessionId, TopicName, UserId};
 use crate::protocol::To;
@@ -46,22 +47,56 @@ pub struct Client {
     pub send: Option<SendPatterns>,
     /// Which topics the client may read. `None` allows no topic.
     pub topics: Option<Patterns>,
-    /// When the token or the registration expires, in Unix milliseconds.
-    pub expires_at: u64,
+    /// What proves that it holds the session.
+    pub proof: Proof,
+}
+
+/// What proves that a client holds its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// A token.
+    Token(TokenExpiry),
+    /// The id of the session, for as long as a backend has it registered. That may be prolonged and shortened, so no time is
+    /// kept here.
+    SessionId,
+}
+
+/// When a token expires.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenExpiry {
+    /// In Unix milliseconds.
+    pub at: u64,
+}
+
+impl TokenExpiry {
+    /// Until when the token is accepted, in Unix milliseconds. Clocks may differ by [`SKEW`].
+    #[must_use]
+    pub(crate) fn accepted_until(self) -> u64 {
+        self.at + SKEW * 1000
+    }
+
+    /// How long the token is accepted at this time, in Unix milliseconds.
+    #[must_use]
+    pub(crate) fn accepted_for(self, now: u64) -> Duration {
+        Duration::from_millis(self.accepted_until().saturating_sub(now))
+    }
 }
 
 impl Client {
-    /// A client whose token or registration expires at `expires_at`, in Unix milliseconds.
+    /// A client with this proof of its session.
     #[must_use]
-    pub fn new(session: SessionId, handle: Handle, user: Option<UserId>, expires_at: u64) -> Self {
+    pub fn new(session: SessionId, handle: Handle, user: Option<UserId>, proof: Proof) -> Self {
         let from = user.as_ref().map_or_else(|| handle.sender_name(), SenderName::from);
-        Self { session, handle, from, user, send: None, topics: None, expires_at }
+        Self { session, handle, from, user, send: None, topics: None, proof }
     }
 
-    /// Until when the token or the registration is accepted, in Unix milliseconds. Clocks may differ by [`SKEW`].
+    /// When its token expires; `None` if its proof is no token.
     #[must_use]
-    pub(crate) fn accepted_until(&self) -> u64 {
-        self.expires_at + SKEW * 1000
+    pub(crate) fn token_expiry(&self) -> Option<TokenExpiry> {
+        match self.proof {
+            Proof::Token(expiry) => Some(expiry),
+            Proof::SessionId => None,
+        }
     }
 }
 
@@ -233,7 +268,7 @@ mod tests {
 
     fn client(user: Option<&str>, send: Option<&[&str]>, topics: Option<&str>) -> Grant {
         let user = user.map(|name| UserId::new(name).unwrap());
-        let mut client = Client::new(session("A"), Handle([7; 16]), user, 1_000);
+        let mut client = Client::new(session("A"), Handle([7; 16]), user, Proof::SessionId);
         client.send = send
             .map(|items| items.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>().try_into().unwrap());
         client.topics = topics.map(|topics| serde_json::from_str(topics).unwrap());
@@ -336,7 +371,9 @@ mod tests {
 
     #[test]
     fn a_proof_is_accepted_until_clocks_can_have_passed_it() {
-        let client = Client::new(session("A"), Handle([7; 16]), None, 5_000);
-        assert_eq!(client.accepted_until(), 35_000);
+        let expiry = TokenExpiry { at: 5_000 };
+        assert_eq!(expiry.accepted_until(), 35_000);
+        assert_eq!(expiry.accepted_for(34_000), Duration::from_secs(1));
+        assert_eq!(expiry.accepted_for(36_000), Duration::ZERO);
     }
 }

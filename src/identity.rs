@@ -1,6 +1,7 @@
 //! Checks of tokens and API keys.
 //!
-//! In `open` mode a request needs no credentials. In `token` mode clients show a token and backends an API key.
+//! In `open` mode a request needs no credentials. In `token` mode clients show a token, or the id of a session that is
+//! registered with `proof`, and backends an API key.
 
 use std::sync::Arc;
 
@@ -10,13 +11,17 @@ use crate::message::BackendName;
 use crate::reload::{Current, SetupError};
 
 mod api_key;
+mod error;
+mod id_strength;
 mod jwks;
 mod key;
 mod token;
 
 use api_key::ApiKeys;
+pub(crate) use error::CredentialError;
+pub(crate) use id_strength::{WeakId, check_id_strength};
 pub(crate) use key::sign;
-pub(crate) use token::{Claims, CredentialError, TokenVerifier, verify_with_secret};
+pub(crate) use token::{Claims, TokenVerifier, verify_with_secret};
 
 /// The checked credentials of a request.
 #[derive(Debug)]
@@ -107,7 +112,13 @@ impl Identity {
             {
                 Ok(Credentials::None)
             }
-            None => Err(CredentialError::Invalid("this API key is not known here".to_owned())),
+            None if self.auth == Auth::Open => {
+                Err(CredentialError::Unknown("this API key is not known here".to_owned()))
+            }
+            None => Err(CredentialError::Unknown(
+                "this is not known here, neither as an API key nor as the id of a session that is registered with `proof`"
+                    .to_owned(),
+            )),
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::edge::Gateway;
 use crate::identity::Identity;
-use crate::limits::{ProvedAddresses, Rates};
+use crate::limits::{FailedProofs, ProvedAddresses, Rates};
 use crate::link::Link;
 use crate::reload::SetupError;
 use crate::transport::legacy::LegacyReceipts;
@@ -89,6 +89,7 @@ impl Server {
             rates: Rates::new(config.access.rate(), config.access.bytes_rate()),
             connection_limiter: entrance.connection_limiter.clone(),
             proved_addresses: ProvedAddresses::default(),
+            failed_proofs: FailedProofs::default(),
             config,
             shutdown: entrance.shutdown.clone(),
             tasks: TaskTracker::new(),

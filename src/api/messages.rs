@@ -13,7 +13,8 @@ use utoipa::ToSchema;
 use crate::broker::Sending;
 use crate::budget::Holder;
 use crate::edge::{
-    Caller, ErrorBody, ErrorFields, Gateway, Query, Refusal, Refused, SessionPolicy, encode, json,
+    Caller, ErrorBody, ErrorFields, Gateway, NamedSession, Query, Refusal, Refused, SessionPolicy, encode,
+    json,
 };
 use crate::grant::Grant;
 use crate::message::{BackendName, MessageId, Seq, SessionId};
@@ -103,7 +104,8 @@ async fn sender(gateway: &Gateway, head: &Parts, body: &str) -> Result<Caller, R
     };
     let (session, token) =
         named.as_ref().map(|sender| (sender.session.clone(), sender.token.as_deref())).unwrap_or_default();
-    let session = Query::parse(&head.uri)?.session()?.or(session);
+    let in_address = Query::parse(&head.uri)?.session()?.map(NamedSession::InAddress);
+    let session = in_address.or(session.map(NamedSession::Hidden));
     let caller = gateway.authenticate_as(head, (session, token), SessionPolicy::Require).await?;
     named?;
     Ok(caller)
@@ -158,8 +160,8 @@ struct Acknowledged<'a> {
 pub(super) async fn ack(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, Refusal> {
     let (head, body) = request.into_parts();
     let body = AckBody::decode(&gateway.body_text(body, ENVELOPE, Holder::Unproved).await?)?;
-    let caller =
-        gateway.authenticate_as(&head, (body.session, body.token.as_deref()), SessionPolicy::Require).await?;
+    let shown = (body.session.map(NamedSession::Hidden), body.token.as_deref());
+    let caller = gateway.authenticate_as(&head, shown, SessionPolicy::Require).await?;
     let mailbox = match &caller.grant {
         Grant::Open { session: None, .. } => return Err(Malformed::Missing("session").into()),
         _ => caller.mailbox()?,

@@ -13,7 +13,9 @@ use utoipa::ToSchema;
 use crate::broker::{BrokerError, SessionState};
 use crate::budget::Holder;
 use crate::edge::{ErrorBody, Gateway, Refusal, Refused, SessionPolicy, encode, json};
+use crate::engine::RegistrationSource;
 use crate::hub::Connections;
+use crate::identity::{WeakId, check_id_strength};
 use crate::message::{Handle, NameError, SessionId, UserId, taken_name};
 use crate::protocol::{Code, ENVELOPE, SessionBody};
 
@@ -28,6 +30,10 @@ struct SessionInfo<'a> {
     /// When the registration ends, in Unix milliseconds. Absent if the session is not registered.
     #[serde(skip_serializing_if = "Option::is_none")]
     expires: Option<u64>,
+    /// Whether the id is a proof on every transport. Absent if not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
+    proof: bool,
     connections: Connections,
     /// Unread messages of the session.
     pending: usize,
@@ -41,6 +47,9 @@ impl<'a> SessionInfo<'a> {
             handle: state.handle,
             user: registration.and_then(|registration| registration.user.as_ref()),
             expires: registration.map(|registration| registration.expires_at),
+            proof: registration.is_some_and(|registration| {
+                matches!(registration.source, RegistrationSource::Backend { proof: true, .. })
+            }),
             connections: state.connections,
             pending: state.waiting,
         }
@@ -74,6 +83,15 @@ fn name<T>(id: &str, new: impl Fn(&str) -> Result<T, NameError>) -> Result<T, Re
     new(id).map_err(|reason| Refusal::new(Code::BadRequest, format!("the id in the address {reason}")))
 }
 
+/// The refusal of a session whose id cannot be a proof.
+fn weak_proof(reason: &WeakId) -> Refusal {
+    let text = format!(
+        "field `proof`: the id in the address {reason}. An id that is a proof needs 128 random bits, like the output of \
+         `openssl rand -hex 16`"
+    );
+    Refusal::new(Code::BadRequest, text)
+}
+
 /// Refuses callers that may not manage sessions.
 async fn authorize(gateway: &Gateway, head: &Parts) -> Result<(), Refusal> {
     let caller = gateway.authenticate_as(head, (None, None), SessionPolicy::BackendOnly).await?;
@@ -100,8 +118,11 @@ pub(super) async fn register(
     authorize(&gateway, &head).await?;
     let session = name(&id, |id| taken_name(id, SessionId::new))?;
     let body = SessionBody::decode(&gateway.body_text(body, ENVELOPE, Holder::Proved).await?)?;
+    if body.proof {
+        check_id_strength(session.as_str()).map_err(|reason| weak_proof(&reason))?;
+    }
     let ttl = body.ttl.unwrap_or_else(|| gateway.config.access.session_ttl.min(gateway.config.max_ttl));
-    gateway.broker.register(&session, body.user, ttl).await?;
+    gateway.broker.register(&session, body.user, ttl, body.proof).await?;
     let state = gateway.broker.session(&session).await;
     Ok(json(StatusCode::OK, encode(&SessionInfo::new(&session, &state))))
 }

@@ -28,7 +28,8 @@ pub struct SessionState {
 }
 
 impl Broker {
-    /// Registers a session on a backend's word. Waits until that is stored.
+    /// Registers a session on a backend's word; as a `proof`, its id is enough on every transport, where sessions are proved
+    /// at all. Waits until that is stored.
     ///
     /// # Errors
     /// [`BrokerError::TtlTooLong`], [`BrokerError::Register`], [`BrokerError::Engine`].
@@ -37,11 +38,12 @@ impl Broker {
         session: &SessionId,
         user: Option<UserId>,
         ttl: Duration,
+        proof: bool,
     ) -> Result<(), BrokerError> {
         if ttl > self.limits.ttl {
             return Err(BrokerError::TtlTooLong { limit: self.limits.ttl.as_secs() });
         }
-        let by = if self.limits.secret_ids { Registrar::Backend } else { Registrar::Anyone };
+        let by = if self.limits.secret_ids { Registrar::Backend { proof } } else { Registrar::Anyone };
         let register = Register { session: session.clone(), user, ttl, by };
         self.engine.register(&register).await?;
         self.engine.confirm(Lookup::Session(session)).await;

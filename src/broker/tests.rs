@@ -1,15 +1,18 @@
 use serde_json::value::RawValue;
 
 use super::*;
+use crate::directory::IdScope;
 use crate::engine::{
     Bounds, Cluster, Embedded, EngineError, Lookup, Node, QueueBounds, Register, RegisterError, Registrar,
     RegistrationSource, Settings,
 };
-use crate::grant::{Client, Grant};
+use crate::grant::{Client, Grant, Proof};
 use crate::hub::{Connections, Transport};
 use crate::message::{Gap, GapReason, Item, MessageId, Seq, TopicName, UserId};
 use crate::protocol::{Resume, SendRequest, SendResult, To};
 use crate::subscriber::Subscriber;
+
+mod directory;
 
 const PAYLOAD: usize = 100;
 const TTL: Duration = Duration::from_secs(1000);
@@ -70,7 +73,7 @@ fn open(name: &str) -> Grant {
 fn client(broker: &Broker, name: &str, of: &str) -> Grant {
     let (session, user) = (session(name), Some(user(of)));
     let handle = broker.handle(&session);
-    Grant::Client(Client::new(session, handle, user, u64::MAX / 2).into())
+    Grant::Client(Client::new(session, handle, user, Proof::SessionId).into())
 }
 
 fn request(to: To, payload: &str) -> SendRequest {
@@ -109,7 +112,7 @@ async fn what_is_too_large_or_kept_too_long_is_refused() {
     assert!(send(&broker, &open("S"), ttl(TTL)).await.is_ok());
     let long = send(&broker, &open("S"), ttl(TTL + Duration::from_millis(1))).await.unwrap_err();
     assert_eq!(long, BrokerError::TtlTooLong { limit: TTL.as_secs() });
-    assert_eq!(broker.register(&session("A"), None, TTL * 2).await.unwrap_err(), long);
+    assert_eq!(broker.register(&session("A"), None, TTL * 2, false).await.unwrap_err(), long);
 }
 
 #[tokio::test]
@@ -146,7 +149,7 @@ async fn a_message_to_a_user_goes_to_all_sessions() {
     let unknown = send(&broker, &open("S"), to_ann()).await.unwrap_err();
     assert_eq!(unknown, BrokerError::NoSuchUser(user("ann")));
     for name in ["A", "B"] {
-        broker.register(&session(name), Some(user("ann")), TTL).await.unwrap();
+        broker.register(&session(name), Some(user("ann")), TTL, false).await.unwrap();
     }
     let sent = send(&broker, &open("S"), to_ann()).await.unwrap();
     assert_eq!((sent.seq, sent.sessions), (None, Some(2)));
@@ -171,7 +174,7 @@ async fn a_message_to_a_user_goes_to_all_sessions() {
 async fn clients_reach_sessions_of_others_by_handle_or_user() {
     let (broker, _) = broker(true);
     for (name, of) in [("A", "ann"), ("B", "bob"), ("B2", "bob")] {
-        broker.register(&session(name), Some(user(of)), TTL).await.unwrap();
+        broker.register(&session(name), Some(user(of)), TTL, false).await.unwrap();
     }
     let bob = client(&broker, "B", "bob");
     let by = async |to: To| send(&broker, &bob, request(to, "1")).await.map(|sent| sent.sessions);
@@ -277,7 +280,7 @@ async fn a_topic_says_whether_its_history_reaches_back() {
 async fn a_session_that_is_ended_has_no_readers_and_no_new_ones_by_token() {
     let (broker, clock) = broker(true);
     let (a, ann) = (session("A"), user("ann"));
-    broker.register(&a, Some(ann.clone()), TTL).await.unwrap();
+    broker.register(&a, Some(ann.clone()), TTL, false).await.unwrap();
     let (mut reader, _) = mailbox(&broker, "A", None).await;
     put(&broker, "A", "1").await;
     broker.end(&a).await.unwrap();
@@ -290,7 +293,7 @@ async fn a_session_that_is_ended_has_no_readers_and_no_new_ones_by_token() {
     assert_eq!((state.registration, state.waiting, state.connections), (None, 0, Connections::default()));
     clock.advance(TTL);
     assert_eq!(by_token().await, Ok(()));
-    let taken = broker.register(&a, Some(user("bob")), TTL).await.unwrap_err();
+    let taken = broker.register(&a, Some(user("bob")), TTL, false).await.unwrap_err();
     assert_eq!(taken, BrokerError::Register(RegisterError::Taken));
 }
 
@@ -326,29 +329,6 @@ fn logs_name_a_secret_session_by_its_handle() {
     assert_eq!(secret.public_name(&a), secret.handle(&a).to_string());
 }
 
-#[tokio::test]
-async fn only_a_backends_registration_makes_an_id_a_proof() {
-    let (broker, clock) = broker(true);
-    let (a, b) = (session("A"), session("B"));
-    broker.register_from_token(&a, &user("ann"), (TTL, 0)).decided().await.unwrap();
-    assert!(broker.directory().holder(&a).await.is_none());
-    assert_eq!(broker.directory().registration(&a).await.unwrap().source, RegistrationSource::Token);
-    let waiting = tokio::spawn({
-        let (broker, b) = (broker.clone(), b.clone());
-        async move { broker.directory().arrival(&b).await }
-    });
-    tokio::task::yield_now().await;
-    broker.register(&b, Some(user("bob")), TTL / 2).await.unwrap();
-    let holder = waiting.await.unwrap();
-    assert_eq!((holder.session.clone(), holder.user.clone()), (b.clone(), Some(user("bob"))));
-    // A token prolongs the registration, and not for how long the id is a proof.
-    broker.register_from_token(&b, &user("bob"), (TTL, 0)).decided().await.unwrap();
-    clock.advance(TTL / 2);
-    assert!(broker.directory().holder(&b).await.is_none());
-    assert_eq!(broker.directory().user_of(&b).await, Some(user("bob")));
-    assert_eq!(broker.directory().sessions_of(&user("bob")).await, [b]);
-}
-
 /// This node's copy of the directory is behind: nothing is refused for that.
 #[tokio::test]
 async fn what_a_node_does_not_know_yet_is_asked_before_it_is_refused() {
@@ -356,8 +336,12 @@ async fn what_a_node_does_not_know_yet_is_asked_before_it_is_refused() {
         println!("seed {seed}");
         let broker = on_a_node(seed);
         let (a, ann) = (session("A"), user("ann"));
-        let by_backend =
-            || Register { session: a.clone(), user: Some(ann.clone()), ttl: TTL, by: Registrar::Backend };
+        let by_backend = || Register {
+            session: a.clone(),
+            user: Some(ann.clone()),
+            ttl: TTL,
+            by: Registrar::Backend { proof: false },
+        };
         // Past the broker, which asks by itself after a registration.
         broker.engine.register(&by_backend()).await.unwrap();
         assert_eq!(broker.directory().user_of(&a).await, Some(ann.clone()));
@@ -369,7 +353,7 @@ async fn what_a_node_does_not_know_yet_is_asked_before_it_is_refused() {
         );
         broker.engine.register(&by_backend()).await.unwrap();
         assert!(broker.mailbox(&a, &Resume::default(), Transport::Poll).await.is_ok());
-        assert!(broker.directory().holder(&a).await.is_some());
+        assert!(broker.directory().holder(&a, IdScope::X0).await.is_some());
         assert_eq!(broker.directory().sessions_of(&ann).await, std::slice::from_ref(&a));
         let to_ann = send(&broker, &open("S"), request(To::User(ann), "1")).await.unwrap();
         assert_eq!(to_ann.sessions, Some(1));

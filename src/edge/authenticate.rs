@@ -1,5 +1,6 @@
 //! Authentication of requests: from a token, an API key or a session's name to a [`Grant`].
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::http::request::Parts;
@@ -11,10 +12,11 @@ use crate::config::Auth;
 use crate::edge::address::{client_address, peer_of};
 use crate::edge::caller::Caller;
 use crate::edge::gateway::Gateway;
+use crate::edge::proof::{NamedSession, Proved, Shown};
 use crate::edge::query::Query;
 use crate::edge::refusal::Refusal;
 use crate::engine::{Commit, RegisterError};
-use crate::grant::{Backend, Client, Grant};
+use crate::grant::{Backend, Client, Grant, Proof, TokenExpiry};
 use crate::identity::{Claims, Credentials};
 use crate::message::{Handle, NameError, SessionId, UserId};
 use crate::protocol::Code;
@@ -72,33 +74,73 @@ fn no_credentials() -> Refusal {
     Refusal::new(Code::Unauthorized, text)
 }
 
+/// The refusal of a session that is named in an address, without a proof.
+fn session_in_address() -> Refusal {
+    let text = "a session in the address proves nothing, since logs show addresses. Show a token; or the id of a session that is \
+                registered with `proof`, as `Authorization: Bearer …`, as `session` in a body, or over WebSocket in \
+                {\"type\":\"hello\",\"session\":\"…\"}";
+    Refusal::new(Code::Unauthorized, text)
+}
+
+/// The text for a session that is named without another proof, and is none itself.
+const NO_PROOF: &str = "no session is registered with `proof` under this id; show a token, or let a backend register the \
+                        session with \"proof\":true";
+
+/// The grant of a client that shows the id of its session.
+fn session_grant(
+    client: Client,
+    requested: Option<&SessionId>,
+    policy: SessionPolicy,
+) -> Result<Grant, Refusal> {
+    if policy == SessionPolicy::BackendOnly {
+        return Err(backends_only());
+    }
+    match requested {
+        Some(requested) if *requested != client.session => {
+            let text = "the bearer is the id of another session than the one asked for; leave `session` out";
+            Err(Refusal::new(Code::Forbidden, text))
+        }
+        _ => Ok(Grant::Client(client.into())),
+    }
+}
+
+fn backends_only() -> Refusal {
+    Refusal::new(Code::Forbidden, "sessions are managed by backends, with an API key")
+}
+
 impl Gateway {
-    /// The grant of a request that shows this bearer and names this session.
+    /// The grant of a request that shows a bearer or names a session.
     ///
     /// # Errors
-    /// `unauthorized` without credentials, or with invalid ones. `forbidden` for a session that is not the caller's, or
-    /// for a token where only backends are allowed. `bad_request` for a token without a session where `policy` requires
-    /// one. `unavailable` while the keys of tokens cannot be fetched.
-    pub(crate) async fn identify(
-        &self,
-        bearer: Option<&str>,
-        session: Option<SessionId>,
-        policy: SessionPolicy,
-    ) -> Result<Grant, Refusal> {
+    /// `unauthorized` without credentials, or with invalid ones. `rate_limited` after too many invalid ones. `forbidden` for a
+    /// session that is not the caller's, or for a client where only backends are allowed. `bad_request` for a token without
+    /// a session where `policy` requires one. `unavailable` while the keys of tokens cannot be fetched.
+    pub(crate) async fn identify(&self, shown: Shown<'_>, policy: SessionPolicy) -> Result<Grant, Refusal> {
+        let Shown { bearer, session: named, address } = shown;
         let open = self.identity.auth() == Auth::Open;
+        let session = named.as_ref().map(|named| named.id().clone());
         if open && session.as_ref().is_some_and(|session| Handle::has_shape(session.as_str())) {
             return Err(Refusal::new(Code::BadRequest, format!("field `session` {}", NameError::Handle)));
         }
-        match self.identity.check(bearer).await? {
-            Credentials::None if open => {
+        match self.check_bearer(bearer, address).await? {
+            Proved::Credentials(Credentials::None) if open => {
                 Ok(Grant::Open { session, manages: self.identity.manages_without_key() })
             }
-            Credentials::None => Err(no_credentials()),
-            Credentials::Backend(backend) => backend_grant(backend, session, open),
-            Credentials::Token(_) if policy == SessionPolicy::BackendOnly => {
-                Err(Refusal::new(Code::Forbidden, "sessions are managed by backends, with an API key"))
+            Proved::Credentials(Credentials::None) => match named {
+                None => Err(no_credentials()),
+                Some(NamedSession::InAddress(_)) => Err(session_in_address()),
+                Some(NamedSession::Hidden(session)) => {
+                    session_grant(self.check_id(&session, address, NO_PROOF).await?, None, policy)
+                }
+            },
+            Proved::Credentials(Credentials::Backend(backend)) => backend_grant(backend, session, open),
+            Proved::Credentials(Credentials::Token(_)) if policy == SessionPolicy::BackendOnly => {
+                Err(backends_only())
             }
-            Credentials::Token(claims) => self.token_grant(claims, session, policy).await,
+            Proved::Credentials(Credentials::Token(claims)) => {
+                self.token_grant(claims, session, policy).await
+            }
+            Proved::Session(client) => session_grant(client, session.as_ref(), policy),
         }
     }
 
@@ -132,7 +174,8 @@ impl Gateway {
             (None, requested) => self.session_of_user(&user, requested, policy).await?,
         };
         let handle = self.broker.handle(&session);
-        let mut client = Client::new(session, handle, Some(user), expires_at);
+        let mut client =
+            Client::new(session, handle, Some(user), Proof::Token(TokenExpiry { at: expires_at }));
         self.register_from_token(&client).await?;
         (client.send, client.topics) = (send, topics);
         Ok(Grant::Client(client.into()))
@@ -166,7 +209,7 @@ impl Gateway {
             || self.broker.directory().user_of(session).await.is_some_and(|owner| owner == *user)
     }
 
-    /// Keeps the session of a token registered for as long as the token is accepted.
+    /// Keeps the session of a token registered for as long as the token is accepted. The id of a session prolongs nothing.
     pub(crate) fn prolong(&self, client: &Client) {
         // An error cannot matter: the session is this user's, and an ended session has no reader any more.
         drop(self.registration_of(client));
@@ -180,8 +223,8 @@ impl Gateway {
     }
 
     fn registration_of(&self, client: &Client) -> Option<Commit<RegisterError>> {
-        let user = client.user.as_ref()?;
-        let until = client.accepted_until();
+        let (user, expiry) = (client.user.as_ref()?, client.token_expiry()?);
+        let until = expiry.accepted_until();
         let ttl = self.config.access.token_session_ttl(self.broker.now(), until);
         Some(self.broker.register_from_token(&client.session, user, (ttl, until)))
     }
@@ -193,16 +236,21 @@ impl Gateway {
     pub(crate) async fn authenticate_as(
         &self,
         head: &Parts,
-        (session, token): (Option<SessionId>, Option<&str>),
+        (session, token): (Option<NamedSession>, Option<&str>),
         policy: SessionPolicy,
     ) -> Result<Caller, Refusal> {
         let bearer = match token {
             Some(token) => Some(token.trim()),
             None => self.bearer(&head.headers)?,
         };
-        let grant = self.identify(bearer, session, policy).await?;
-        let address = client_address(&self.config.access, peer_of(&head.extensions), &head.headers);
+        let address = self.address(head);
+        let grant = self.identify(Shown { bearer, session, address }, policy).await?;
         Ok(Caller { grant, address })
+    }
+
+    /// The address of the client.
+    fn address(&self, head: &Parts) -> Option<IpAddr> {
+        client_address(&self.config.access, peer_of(&head.extensions), &head.headers)
     }
 
     /// The query and the caller of an HTTP request.
@@ -215,7 +263,7 @@ impl Gateway {
         policy: SessionPolicy,
     ) -> Result<ApiRequest, Refusal> {
         let query = Query::parse(&head.uri)?;
-        let session = query.session()?;
+        let session = query.session()?.map(NamedSession::InAddress);
         let caller = self.authenticate_as(head, (session, None), policy).await?;
         Ok(ApiRequest { query, caller })
     }
@@ -223,163 +271,33 @@ impl Gateway {
     /// How the body of a request counts in the memory budget: by the proof in the head.
     ///
     /// # Errors
-    /// `unauthorized` for a wrong proof. `unavailable` while the keys of tokens cannot be fetched.
+    /// `unauthorized` for a wrong proof, `rate_limited` after too many. `unavailable` while the keys of tokens cannot be
+    /// fetched.
     pub(crate) async fn holder(&self, head: &Parts) -> Result<Holder, Refusal> {
-        Ok(match self.identity.check(self.bearer(&head.headers)?).await? {
-            Credentials::None => Holder::Unproved,
-            Credentials::Token(_) | Credentials::Backend(_) => Holder::Proved,
+        Ok(match self.check_bearer(self.bearer(&head.headers)?, self.address(head)).await? {
+            Proved::Credentials(Credentials::None) => Holder::Unproved,
+            Proved::Credentials(Credentials::Token(_) | Credentials::Backend(_)) | Proved::Session(_) => {
+                Holder::Proved
+            }
         })
     }
 
     /// The query of a HEAD request. Its credentials are checked, and nothing changes: a token registers no session.
     ///
     /// # Errors
-    /// `unauthorized` without credentials, or with invalid ones. `bad_request` if the query is not UTF-8 or parameter
-    /// `session` is no name.
+    /// `unauthorized` without credentials, or with invalid ones, `rate_limited` after too many. `bad_request` if the query is
+    /// not UTF-8 or parameter `session` is no name.
     pub(crate) async fn check_head(&self, head: &Parts) -> Result<Query, Refusal> {
         let query = Query::parse(&head.uri)?;
-        query.session()?;
-        match self.identity.check(self.bearer(&head.headers)?).await? {
-            Credentials::None if self.identity.auth() == Auth::Token => Err(no_credentials()),
+        let session = query.session()?;
+        match self.check_bearer(self.bearer(&head.headers)?, self.address(head)).await? {
+            Proved::Credentials(Credentials::None) if self.identity.auth() == Auth::Token => {
+                Err(if session.is_some() { session_in_address() } else { no_credentials() })
+            }
             _ => Ok(query),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use axum::http::HeaderValue;
-    use serde_json::{Value, json};
-    use tokio_util::sync::CancellationToken;
-    use tokio_util::task::TaskTracker;
-
-    use super::*;
-    use crate::broker::Broker;
-    use crate::budget::Budget;
-    use crate::clock::Clock;
-    use crate::config::{Config, Level, Secret};
-    use crate::engine::embedded::Embedded;
-    use crate::hub::Hubs;
-    use crate::identity::{Identity, sign};
-    use crate::limits::{ConnectionLimiter, ProvedAddresses, Rates};
-    use crate::server::{broker_limits, engine_settings, storage};
-
-    const SECRET: &str = "0123456789abcdef0123456789abcdef";
-    const KEY: &str = "a-key-of-a-backend-0123456789abcdef";
-
-    fn gateway(auth: Auth) -> Gateway {
-        let mut config = Config { durability: Level::Memory, ..Config::default() };
-        config.access.auth = auth;
-        config.access.secrets.token = Some(Secret(SECRET.to_owned()));
-        config.access.secrets.api_keys = Some(Secret(format!("shop:{KEY}")));
-        let (hubs, limits) = (Hubs::new(4), broker_limits(&config));
-        let settings = engine_settings(&config, Clock::Wall);
-        let engine = Embedded::start(settings, hubs.clone(), &storage(&config)).unwrap();
-        Gateway {
-            broker: Broker::new(engine.into(), hubs, limits, Clock::Wall),
-            identity: Identity::new(&config.access).unwrap(),
-            rates: Rates::new(None, None),
-            connection_limiter: ConnectionLimiter::new(usize::MAX),
-            budget: Budget::new(Budget::MOST),
-            proved_addresses: ProvedAddresses::default(),
-            config: config.into(),
-            shutdown: CancellationToken::new(),
-            tasks: TaskTracker::new(),
-        }
-    }
-
-    fn session(name: &str) -> SessionId {
-        SessionId::new(name).unwrap()
-    }
-
-    fn token(user: &str, sid: Option<&str>) -> String {
-        let claims: Value = json!({ "sub": user, "sid": sid, "exp": Clock::Wall.now() / 1000 + 3600 });
-        sign(SECRET.as_bytes(), None, &claims).unwrap()
-    }
-
-    async fn code(
-        gateway: &Gateway,
-        bearer: Option<&str>,
-        session: Option<SessionId>,
-        policy: SessionPolicy,
-    ) -> Code {
-        gateway.identify(bearer, session, policy).await.unwrap_err().code
-    }
-
-    #[test]
-    fn a_bearer_is_a_token_or_a_key_and_nothing_else() {
-        let bearer = |value: &'static str| {
-            let headers = HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static(value))]);
-            super::bearer(&headers).map(|bearer| bearer.map(str::to_owned)).map_err(|refusal| refusal.code)
-        };
-        assert_eq!(bearer("Bearer a.b.c"), Ok(Some("a.b.c".to_owned())));
-        assert_eq!(bearer("bearer  key "), Ok(Some("key".to_owned())));
-        for wrong in ["Basic abc", "Bearer", "Bearer ", ""] {
-            assert_eq!(bearer(wrong), Err(Code::Unauthorized), "{wrong}");
-        }
-        assert_eq!(super::bearer(&HeaderMap::new()).unwrap(), None);
-    }
-
-    #[tokio::test]
-    async fn a_token_is_for_its_session_only() {
-        let gateway = gateway(Auth::Token);
-        let token = token("ann", Some("A"));
-        for requested in [None, Some(session("A"))] {
-            let grant = gateway.identify(Some(&token), requested, SessionPolicy::Require).await.unwrap();
-            assert_eq!(grant.session(), Some(&session("A")));
-        }
-        let other = Some(session("B"));
-        assert_eq!(code(&gateway, Some(&token), other, SessionPolicy::Require).await, Code::Forbidden);
-        assert_eq!(
-            gateway.broker.directory().user_of(&session("A")).await,
-            Some(UserId::new("ann").unwrap())
-        );
-    }
-
-    #[tokio::test]
-    async fn a_token_without_a_session_gets_one_that_only_its_user_may_name() {
-        let gateway = gateway(Auth::Token);
-        let (ann, bob) = (token("ann", None), token("bob", None));
-        let grant = gateway.identify(Some(&ann), None, SessionPolicy::Create).await.unwrap();
-        let created = grant.session().cloned();
-        let grant = gateway.identify(Some(&ann), created.clone(), SessionPolicy::Require).await.unwrap();
-        assert_eq!(grant.session().cloned(), created);
-        assert_eq!(code(&gateway, Some(&bob), created, SessionPolicy::Require).await, Code::Forbidden);
-        assert_eq!(code(&gateway, Some(&bob), None, SessionPolicy::Require).await, Code::BadRequest);
-    }
-
-    #[tokio::test]
-    async fn in_token_mode_credentials_are_required() {
-        let gateway = gateway(Auth::Token);
-        let named = Some(session("A"));
-        assert_eq!(code(&gateway, None, named, SessionPolicy::Create).await, Code::Unauthorized);
-        assert_eq!(code(&gateway, Some("a.b.c"), None, SessionPolicy::Create).await, Code::Unauthorized);
-    }
-
-    #[tokio::test]
-    async fn backends_manage_and_clients_do_not() {
-        let gateway = gateway(Auth::Token);
-        let grant = gateway.identify(Some(KEY), None, SessionPolicy::BackendOnly).await.unwrap();
-        grant.may_manage().unwrap();
-        let token = token("ann", Some("A"));
-        assert_eq!(code(&gateway, Some(&token), None, SessionPolicy::BackendOnly).await, Code::Forbidden);
-        let named = Some(session("A"));
-        assert_eq!(code(&gateway, Some(KEY), named, SessionPolicy::Require).await, Code::Forbidden);
-    }
-
-    #[tokio::test]
-    async fn in_open_mode_everyone_is_accepted_but_a_wrong_key() {
-        let gateway = gateway(Auth::Open);
-        let named = Some(session("A"));
-        let grant = gateway.identify(None, named.clone(), SessionPolicy::Require).await.unwrap();
-        assert_eq!(grant.session(), named.as_ref());
-        assert!(grant.may_manage().is_err(), "keys are configured");
-        let grant = gateway.identify(Some(KEY), named.clone(), SessionPolicy::Require).await.unwrap();
-        assert_eq!(grant.session(), named.as_ref());
-        grant.may_manage().unwrap();
-        assert_eq!(
-            code(&gateway, Some("another key"), None, SessionPolicy::Require).await,
-            Code::Unauthorized
-        );
-    }
-}
+mod tests;

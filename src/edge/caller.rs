@@ -63,7 +63,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::grant::{Backend, Client};
+    use crate::grant::{Backend, Client, Proof};
     use crate::message::{BackendName, Handle, SessionId, UserId};
 
     fn session(name: &str) -> SessionId {
@@ -76,7 +76,7 @@ mod tests {
 
     fn client(user: Option<&str>) -> Caller {
         let user = user.map(|name| UserId::new(name).unwrap());
-        caller(Grant::Client(Arc::new(Client::new(session("A"), Handle([7; 16]), user, 0))))
+        caller(Grant::Client(Arc::new(Client::new(session("A"), Handle([7; 16]), user, Proof::SessionId))))
     }
 
     fn backend(mailbox: Option<BackendName>) -> Caller {

@@ -14,7 +14,9 @@ use crate::edge::refusal::Refusal;
 use crate::engine::size_text;
 use crate::grant::Grant;
 use crate::identity::Identity;
-use crate::limits::{ConnectionLimiter, ConnectionPermit, ProvedAddresses, Rated, Rates, TooFast};
+use crate::limits::{
+    ConnectionLimiter, ConnectionPermit, FailedProofs, ProvedAddresses, Rated, Rates, TooFast,
+};
 use crate::message::Seq;
 use crate::protocol::{Close, Code, SERVER, SendRequest, ServerFrame, To};
 
@@ -33,6 +35,8 @@ pub(crate) struct Gateway {
     pub budget: Budget,
     /// The addresses from which registered sessions of x0 pages poll.
     pub proved_addresses: ProvedAddresses,
+    /// How many wrong proofs each client address has shown.
+    pub failed_proofs: FailedProofs,
     /// The settings.
     pub config: Arc<Config>,
     /// Fires when the server stops. Polls are answered and sockets closed then.

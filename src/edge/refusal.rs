@@ -138,7 +138,9 @@ impl From<Malformed> for Refusal {
 impl From<CredentialError> for Refusal {
     fn from(error: CredentialError) -> Self {
         match error {
-            CredentialError::Invalid(text) => Self::new(Code::Unauthorized, text),
+            CredentialError::Unknown(text) | CredentialError::Invalid(text) => {
+                Self::new(Code::Unauthorized, text)
+            }
             CredentialError::Unavailable(text) => Self::new(Code::Unavailable, text),
         }
     }

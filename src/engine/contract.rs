@@ -241,6 +241,7 @@ suite! {
     on [os fsync node] restart:
         what_is_stored_is_there_after_a_crash
         registrations_survive_restarts
+        a_backend_makes_an_id_a_proof
         a_clock_that_is_set_ends_nothing_over_restarts
         former_owners_survive_restarts;
     on [memory os fsync] memory:

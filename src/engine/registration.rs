@@ -21,7 +21,10 @@ pub struct Register {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Registrar {
     /// A backend. It may shorten a registration, and register a session again that was ended.
-    Backend,
+    Backend {
+        /// Whether the id is a proof on every transport from now on.
+        proof: bool,
+    },
     /// Anyone, in `open` mode. As a backend; and what was stored for a registration without a user goes to the next user.
     Anyone,
     /// The holder of a token. It may only prolong a registration.
@@ -49,10 +52,12 @@ pub struct Registration {
 /// Who registered a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RegistrationSource {
-    /// A backend registered it: its id is a proof.
+    /// A backend registered it: its id is a proof for x0's requests.
     Backend {
         /// Until when, in Unix milliseconds; tokens may keep it registered for longer.
         until: u64,
+        /// Whether its id is a proof on every transport.
+        proof: bool,
     },
     /// The holder of a token registered it.
     Token,

@@ -12,24 +12,17 @@ use serde::de::IgnoredAny;
 
 use crate::config::{Access, Secret};
 use crate::grant::{Patterns, SKEW, SendPatterns};
+use crate::identity::error::CredentialError;
 use crate::identity::jwks::Jwks;
 use crate::identity::key::{NO_KEY, VerificationKey, read_keys, secret_key};
 use crate::message::{SessionId, UserId, taken_name};
 use crate::reload::{Current, Loaded, SetupError, watch_files};
 
-/// Why a token or an API key was not accepted.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum CredentialError {
-    /// It is invalid. The text says why.
-    #[error("{0}")]
-    Invalid(String),
-    /// It cannot be checked now.
-    #[error("{0}")]
-    Unavailable(String),
-}
-
 /// Longest token, in bytes.
 const MAX_TOKEN: usize = 8 * 1024;
+
+const NOTHING_KNOWN: &str = "this is neither a known API key nor a token (a JWT signed with HS256, RS256, ES256 or EdDSA), nor the \
+     id of a session that is registered with `proof`";
 
 /// The claims of a valid token.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +65,8 @@ enum VerifyError {
     UnknownKey,
     /// A known key should have signed it, and did not.
     WrongSignature,
+    /// It is no token that this server could verify.
+    NoToken(String),
     /// The signature is right, but something else is wrong.
     Invalid(String),
 }
@@ -108,8 +103,8 @@ impl TokenVerifier {
     /// Verifies the signature, the times, the audience and the issuer of a token.
     ///
     /// # Errors
-    /// [`CredentialError::Invalid`] says what is wrong with the token. [`CredentialError::Unavailable`] means that the
-    /// JWK set was never fetched yet, or too long ago.
+    /// [`CredentialError::Unknown`] and [`CredentialError::Invalid`] say what is wrong with the token.
+    /// [`CredentialError::Unavailable`] means that the JWK set was never fetched yet, or too long ago.
     pub(crate) async fn verify(&self, token: &str) -> Result<Claims, CredentialError> {
         let mut verified = self.verify_with_known_keys(token);
         if let (Err(VerifyError::UnknownKey), Some(jwks)) = (&verified, &self.jwks) {
@@ -123,28 +118,29 @@ impl TokenVerifier {
                 ));
             }
         }
-        verified.map_err(|error| {
-            CredentialError::Invalid(match error {
-                VerifyError::UnknownKey => "no key that is known here signed the token".to_owned(),
-                VerifyError::WrongSignature => "the token's signature is wrong".to_owned(),
-                VerifyError::Invalid(reason) => reason,
-            })
+        verified.map_err(|error| match error {
+            VerifyError::UnknownKey => {
+                CredentialError::Unknown("no key that is known here signed the token".to_owned())
+            }
+            VerifyError::WrongSignature => {
+                CredentialError::Unknown("the token's signature is wrong".to_owned())
+            }
+            VerifyError::NoToken(reason) => CredentialError::Unknown(reason),
+            VerifyError::Invalid(reason) => CredentialError::Invalid(reason),
         })
     }
 
     fn verify_with_known_keys(&self, token: &str) -> Result<Claims, VerifyError> {
         if token.len() > MAX_TOKEN {
             let text = format!("the token is {} bytes long; at most {MAX_TOKEN} are allowed", token.len());
-            return Err(VerifyError::Invalid(text));
+            return Err(VerifyError::NoToken(text));
         }
-        let header = jsonwebtoken::decode_header(token).map_err(|_| {
-            let text = "this is neither a known API key nor a token (a JWT signed with HS256, RS256, ES256 or EdDSA)";
-            VerifyError::Invalid(text.to_owned())
-        })?;
+        let header =
+            jsonwebtoken::decode_header(token).map_err(|_| VerifyError::NoToken(NOTHING_KNOWN.to_owned()))?;
         if has_critical_extensions(token) {
             let text =
                 "the token's header has `crit`, but this server knows no extensions that it could name";
-            return Err(VerifyError::Invalid(text.to_owned()));
+            return Err(VerifyError::NoToken(text.to_owned()));
         }
         let (files, jwks) = (self.files.get(), self.jwks.as_ref().and_then(Jwks::keys));
         let keys = files.iter().chain(jwks.iter().flat_map(|keys| keys.iter()));
@@ -257,157 +253,4 @@ pub(crate) fn verify_with_secret(secret: &[u8], token: &str) -> Option<Claims> {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-    use crate::clock::Clock;
-    use crate::identity::key::sign;
-
-    const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
-    const OTHER: &[u8] = b"fedcba9876543210fedcba9876543210";
-
-    /// A verifier with these secrets; each has the id that stands beside it.
-    fn verifier(secrets: &[(&[u8], Option<&str>)]) -> TokenVerifier {
-        let key = |(secret, kid): &(&[u8], Option<&str>)| {
-            let kid = kid.map(str::to_owned);
-            VerificationKey { kid, ..secret_key(secret).unwrap() }
-        };
-        let files = Current::fixed(secrets.iter().map(key).collect());
-        TokenVerifier { files, jwks: None, audience: Vec::new(), issuer: Vec::new() }
-    }
-
-    fn now() -> u64 {
-        Clock::Wall.now() / 1000
-    }
-
-    /// A token of ann's for another hour, with these claims besides.
-    fn token(secret: &[u8], kid: Option<&str>, claims: Value) -> String {
-        let Value::Object(claims) = claims else { panic!("claims are an object") };
-        let mut all = json!({ "sub": "ann", "exp": now() + 3600 });
-        all.as_object_mut().unwrap().extend(claims);
-        sign(secret, kid.map(str::to_owned), &all).unwrap()
-    }
-
-    fn reason(verifier: &TokenVerifier, token: &str) -> String {
-        match verifier.verify_with_known_keys(token).unwrap_err() {
-            VerifyError::Invalid(reason) => reason,
-            error => format!("{error:?}"),
-        }
-    }
-
-    #[test]
-    fn a_valid_token_gives_its_claims() {
-        let claims = json!({ "sid": "A", "exp": 4_000_000_000_u64, "send": ["topic:*"], "topics": ["news"] });
-        let claims =
-            verifier(&[(SECRET, None)]).verify_with_known_keys(&token(SECRET, None, claims)).unwrap();
-        assert_eq!((claims.user.as_str(), claims.expires_at), ("ann", 4_000_000_000_000));
-        assert_eq!(claims.session, Some(SessionId::new("A").unwrap()));
-        assert!(claims.send.is_some() && claims.topics.unwrap().allow("news"));
-    }
-
-    #[test]
-    fn times_are_checked_with_some_skew() {
-        let verifier = verifier(&[(SECRET, None)]);
-        let verify = |claims| verifier.verify_with_known_keys(&token(SECRET, None, claims));
-        verify(json!({ "exp": now() - SKEW + 5 })).unwrap();
-        verify(json!({ "nbf": now() + SKEW - 5 })).unwrap();
-        assert!(
-            reason(&verifier, &token(SECRET, None, json!({ "exp": now() - SKEW - 5 }))).contains("`exp`")
-        );
-        assert!(
-            reason(&verifier, &token(SECRET, None, json!({ "nbf": now() + SKEW + 60 }))).contains("`nbf`")
-        );
-    }
-
-    #[test]
-    fn invalid_claims_are_named() {
-        let verifier = verifier(&[(SECRET, None)]);
-        for (claims, name) in [
-            (json!({ "sub": null }), "`sub`"),
-            (json!({ "sub": "" }), "`sub` must not be empty"),
-            (json!({ "sid": "a\nb" }), "`sid`"),
-            (json!({ "sub": "h-BwcHBwcHBwcHBwcHBwcHBw" }), "`sub` must not have the shape of a handle"),
-            (json!({ "sid": "h-BwcHBwcHBwcHBwcHBwcHBw" }), "`sid` must not have the shape of a handle"),
-            (json!({ "send": ["news"] }), "begin with user:"),
-            (json!({ "exp": "soon" }), "expected f64"),
-        ] {
-            let reason = reason(&verifier, &token(SECRET, None, claims.clone()));
-            assert!(reason.contains(name), "{claims}: {reason}");
-        }
-    }
-
-    #[test]
-    fn audience_and_issuer_must_be_among_those_that_are_set() {
-        let mut verifier = verifier(&[(SECRET, None)]);
-        verifier.audience = vec!["x0-msg".to_owned(), "other".to_owned()];
-        verifier.issuer = vec!["login".to_owned()];
-        let token = |aud: &str, iss: &str| token(SECRET, None, json!({ "aud": aud, "iss": iss }));
-        verifier.verify_with_known_keys(&token("other", "login")).unwrap();
-        assert!(reason(&verifier, &token("shop", "login")).contains("`aud`"));
-        assert!(reason(&verifier, &token("x0-msg", "nobody")).contains("`iss`"));
-    }
-
-    #[test]
-    fn a_key_id_selects_its_key_and_no_other() {
-        let verifier = verifier(&[(SECRET, Some("a")), (OTHER, Some("b"))]);
-        let verify = |secret, kid| verifier.verify_with_known_keys(&token(secret, kid, json!({})));
-        verify(SECRET, Some("a")).unwrap();
-        verify(OTHER, None).unwrap();
-        assert_eq!(verify(OTHER, Some("a")), Err(VerifyError::WrongSignature));
-        assert_eq!(verify(SECRET, Some("c")), Err(VerifyError::UnknownKey));
-    }
-
-    #[test]
-    fn a_key_without_an_id_accepts_any_id() {
-        let verifier = verifier(&[(SECRET, None)]);
-        verifier.verify_with_known_keys(&token(SECRET, Some("any"), json!({}))).unwrap();
-        let other = verifier.verify_with_known_keys(&token(OTHER, Some("any"), json!({})));
-        assert_eq!(other, Err(VerifyError::WrongSignature));
-    }
-
-    #[test]
-    fn a_token_chooses_no_algorithm_for_a_key() {
-        let verifier = verifier(&[(SECRET, None)]);
-        let valid = token(SECRET, None, json!({}));
-        let (_, rest) = valid.split_once('.').unwrap();
-        // {"alg":"none"} and {"alg":"RS256"}
-        for header in ["eyJhbGciOiJub25lIn0", "eyJhbGciOiJSUzI1NiJ9"] {
-            verifier.verify_with_known_keys(&format!("{header}.{rest}")).unwrap_err();
-        }
-    }
-
-    #[test]
-    fn critical_extensions_are_refused() {
-        let verifier = verifier(&[(SECRET, None)]);
-        let claims = json!({ "sub": "ann", "exp": now() + 60 });
-        for (crit, is_refused) in [
-            (None, false),
-            (Some(json!(["exp"])), true),
-            (Some(json!([])), true),
-            (Some(json!(["b64"])), true),
-        ] {
-            let mut header = json!({ "alg": "HS256", "typ": "JWT" });
-            header.as_object_mut().unwrap().extend(crit.map(|crit| ("crit".to_owned(), crit)));
-            let signed = [&header, &claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
-            let key = jsonwebtoken::EncodingKey::from_secret(SECRET);
-            let signature = jsonwebtoken::crypto::sign(signed.as_bytes(), &key, Algorithm::HS256).unwrap();
-            let token = format!("{signed}.{signature}");
-            match is_refused {
-                true => assert!(reason(&verifier, &token).contains("`crit`"), "{header}"),
-                false => assert!(verifier.verify_with_known_keys(&token).is_ok(), "{header}"),
-            }
-        }
-        let null = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","crit":null}"#);
-        assert!(has_critical_extensions(&format!("{null}.e30.")));
-    }
-
-    #[test]
-    fn other_texts_are_no_tokens() {
-        let verifier = verifier(&[(SECRET, None)]);
-        for text in ["", "hello", "a.b.c", &"x".repeat(100)] {
-            assert!(reason(&verifier, text).contains("neither a known API key nor a token"), "{text}");
-        }
-        assert!(reason(&verifier, &"x".repeat(MAX_TOKEN + 1)).contains("at most 8192"));
-    }
-}
+mod tests;

@@ -117,6 +117,8 @@ struct RawFields<'a> {
     #[serde(borrow)]
     user: Option<&'a RawValue>,
     #[serde(borrow)]
+    proof: Option<&'a RawValue>,
+    #[serde(borrow)]
     after: Option<&'a RawValue>,
     #[serde(borrow)]
     epoch: Option<&'a RawValue>,
@@ -322,6 +324,10 @@ pub struct SessionBody {
     /// How many seconds the session stays registered; the server has a default.
     #[schema(value_type = Option<f64>, minimum = 0.001)]
     pub ttl: Option<Duration>,
+    /// Whether the id of the session is a proof on every transport, until it is registered without this. The id must be able to
+    /// hold 128 random bits, like 32 hex digits. In `open` mode only that is checked: there an id proves nothing.
+    #[schema(value_type = Option<bool>)]
+    pub proof: bool,
 }
 
 impl SessionBody {
@@ -337,7 +343,7 @@ impl SessionBody {
         let user = optional(fields.user)
             .map(|raw| name(raw, "user", |user| taken_name(user, UserId::new)))
             .transpose()?;
-        Ok(Self { user, ttl: fields.ttl()? })
+        Ok(Self { user, ttl: fields.ttl()?, proof: flag(fields.proof, "proof")? })
     }
 }
 

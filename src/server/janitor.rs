@@ -43,6 +43,7 @@ impl Janitor {
         run_step("receipts of x0 pages", async { self.legacy_receipts.sweep() }).await;
         run_step("rates", async { self.gateway.rates.sweep() }).await;
         run_step("proofs of addresses", async { self.gateway.proved_addresses.sweep() }).await;
+        run_step("wrong proofs", async { self.gateway.failed_proofs.sweep() }).await;
     }
 }
 

@@ -14,6 +14,7 @@ use axum::routing::any;
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::Auth;
+use crate::directory::IdScope;
 use crate::edge::Gateway;
 use crate::message::{Handle, SessionId};
 use crate::protocol::ENVELOPE;
@@ -127,7 +128,7 @@ impl Legacy {
     /// Whether the id of this session is enough to read its mailbox: in `token` mode a backend must have registered it.
     async fn may_read(&self, session: &SessionId) -> bool {
         self.gateway.identity.auth() == Auth::Open && !Handle::has_shape(session.as_str())
-            || self.gateway.broker.directory().holder(session).await.is_some()
+            || self.gateway.broker.directory().holder(session, IdScope::X0).await.is_some()
     }
 
     /// Waits until this time, or until the server stops.

@@ -50,12 +50,10 @@ pub(super) async fn acknowledge_cursor(
 
 /// How long the caller's proof is accepted from now on; without a limit for a caller whose proof does not expire. An API
 /// key is accepted as long as it is known.
-pub(super) fn proof_left(gateway: &Gateway, caller: &Caller) -> Duration {
+pub(super) async fn proof_left(gateway: &Gateway, caller: &Caller) -> Duration {
     match &caller.grant {
         Grant::Backend(backend) if !gateway.identity.knows_backend(backend) => Duration::ZERO,
-        Grant::Client(client) => {
-            Duration::from_millis(client.accepted_until().saturating_sub(gateway.broker.now()))
-        }
+        Grant::Client(client) => gateway.proof_left(client).await,
         _ => Duration::MAX,
     }
 }
@@ -146,10 +144,10 @@ mod tests {
     async fn a_token_is_accepted_for_the_skew_after_its_expiry() {
         let gateway = gateway(&[]);
         let caller = token_caller(&gateway, "A", gateway.broker.now() + 5_000);
-        assert_eq!(proof_left(&gateway, &caller), Duration::from_secs(5 + SKEW));
+        assert_eq!(proof_left(&gateway, &caller).await, Duration::from_secs(5 + SKEW));
         tokio::time::advance(Duration::from_secs(6 + SKEW)).await;
-        assert_eq!(proof_left(&gateway, &caller), Duration::ZERO);
-        assert_eq!(proof_left(&gateway, &open_caller("A")), Duration::MAX);
+        assert_eq!(proof_left(&gateway, &caller).await, Duration::ZERO);
+        assert_eq!(proof_left(&gateway, &open_caller("A")).await, Duration::MAX);
     }
 
     #[tokio::test(start_paused = true)]
@@ -165,6 +163,6 @@ mod tests {
             key_digest: [0; 32],
         };
         let caller = Caller { grant: Grant::Backend(backend.into()), address: None };
-        assert_eq!(proof_left(&gateway, &caller), Duration::ZERO);
+        assert_eq!(proof_left(&gateway, &caller).await, Duration::ZERO);
     }
 }

@@ -172,7 +172,7 @@ impl EventStream {
     /// Waits for an item, at most for a heartbeat. `None` at the end of the stream.
     async fn wait(&mut self, chunk: &mut SharedText) -> Option<()> {
         let heartbeat = self.gateway.config.heartbeat;
-        let left = proof_left(&self.gateway, &self.caller);
+        let left = proof_left(&self.gateway, &self.caller).await;
         if left.is_zero() {
             return None;
         }

@@ -14,10 +14,10 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::edge::{Caller, Gateway};
 use crate::engine::Embedded;
-use crate::grant::{Client, Grant};
+use crate::grant::{Client, Grant, Proof, TokenExpiry};
 use crate::hub::Hubs;
 use crate::identity::Identity;
-use crate::limits::{ConnectionLimiter, ProvedAddresses, Rates};
+use crate::limits::{ConnectionLimiter, FailedProofs, ProvedAddresses, Rates};
 use crate::message::{Seq, SessionId, TopicName, UserId};
 use crate::protocol::{SendRequest, To};
 use crate::server::{broker_limits, engine_settings, storage};
@@ -43,6 +43,7 @@ pub(crate) fn gateway(flags: &[&str]) -> Arc<Gateway> {
         connection_limiter: ConnectionLimiter::new(config.access.max_connections_per_address()),
         budget,
         proved_addresses: ProvedAddresses::default(),
+        failed_proofs: FailedProofs::default(),
         config: config.into(),
         shutdown: CancellationToken::new(),
         tasks: TaskTracker::new(),
@@ -67,8 +68,8 @@ pub(crate) fn open_caller(name: &str) -> Caller {
 /// The holder of a session of user `u`, with a token that expires at this time, in Unix milliseconds.
 pub(crate) fn token_caller(gateway: &Gateway, name: &str, expires: u64) -> Caller {
     let (session, user) = (session(name), UserId::new("u").unwrap());
-    let handle = gateway.broker.handle(&session);
-    Caller { grant: Grant::Client(Client::new(session, handle, Some(user), expires).into()), address: None }
+    let (handle, proof) = (gateway.broker.handle(&session), Proof::Token(TokenExpiry { at: expires }));
+    Caller { grant: Grant::Client(Client::new(session, handle, Some(user), proof).into()), address: None }
 }
 
 /// Sends a message from session `sender`, and waits until it is stored. Returns its seq; 0 for a volatile one.

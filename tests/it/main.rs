@@ -44,6 +44,7 @@ mod parity;
 mod permissions;
 mod poll;
 mod private_store;
+mod proof;
 mod receipts;
 mod restart;
 mod secrets;

@@ -92,35 +92,37 @@ async fn bad_tokens_are_refused_everywhere() {
     let parts: Vec<&str> = good.split('.').collect();
     let other = part(&claims(json!({ "sub": "bob" })));
     let none = part(&json!({ "alg": "none", "typ": "JWT" }));
-    for token in [
+    let mut guesses = [
         encode(&Header::new(Algorithm::HS256), &claims(json!({})), &forged).unwrap(),
         format!("{}.{}.{}", parts[0], other, parts[2]),
         format!("{}.{}.{}", parts[0], parts[1], &parts[2][..parts[2].len() - 2]),
         format!("{}.{}.", parts[0], parts[1]),
-    ] {
-        refused(&server, &token, "signature").await;
-    }
+        // The public key of RSA used as a secret.
+        encode(
+            &Header::new(Algorithm::HS256),
+            &claims(json!({})),
+            &EncodingKey::from_secret(rsa.public_key_pem().as_bytes()),
+        )
+        .unwrap(),
+    ]
+    .map(|token| (token, "signature"))
+    .to_vec();
     for token in [format!("{none}.{}.", parts[1]), format!("{none}.{}.{}", parts[1], parts[2])] {
-        refused(&server, &token, "nor a token").await;
+        guesses.push((token, "nor a token"));
     }
-    // The public key of RSA used as a secret, and an algorithm without a key.
-    let confused = EncodingKey::from_secret(rsa.public_key_pem().as_bytes());
-    refused(
-        &server,
-        &encode(&Header::new(Algorithm::HS256), &claims(json!({})), &confused).unwrap(),
-        "signature",
-    )
-    .await;
+    // An algorithm without a key. An extension that a reader must know. Too large, and not a token.
     let secret = EncodingKey::from_secret(SECRET.as_bytes());
-    refused(&server, &encode(&Header::new(Algorithm::HS512), &claims(json!({})), &secret).unwrap(), "no key")
-        .await;
-    // An extension that a reader must know.
+    guesses.push((encode(&Header::new(Algorithm::HS512), &claims(json!({})), &secret).unwrap(), "no key"));
     let critical = Header { crit: Some(vec!["b64".to_owned()]), ..Header::new(Algorithm::HS256) };
-    refused(&server, &encode(&critical, &claims(json!({})), &secret).unwrap(), "crit").await;
-    // Too large, and not a token.
-    refused(&server, &signed(&claims(json!({ "fill": "x".repeat(8000) }))), "8192").await;
-    for token in ["x", "a.b.c", "..", &good[1..], "Bearer"] {
-        refused(&server, token, "nor a token").await;
+    guesses.push((encode(&critical, &claims(json!({})), &secret).unwrap(), "crit"));
+    guesses.push((signed(&claims(json!({ "fill": "x".repeat(8000) }))), "8192"));
+    guesses.extend(["x", "a.b.c", "..", &good[1..], "Bearer"].map(|text| (text.to_owned(), "nor a token")));
+    // One address may show so few of these to a server.
+    for guesses in guesses.chunks(3) {
+        let server = Guarded::with(&audience).await;
+        for (token, why) in guesses {
+            refused(&server, token, why).await;
+        }
     }
     // A token in the query is refused, since logs contain it.
     let mut ws = server.ws(&format!("?session=A&token={good}")).await;
@@ -262,7 +264,9 @@ async fn rotating_keys_keeps_sockets() {
         server.hello(&fresh("B")).await.1["type"] == "welcome"
     })
     .await;
-    assert_eq!(server.hello(&token("ann", "C")).await.1["code"], "unauthorized");
+    // The attempts above count as wrong ones.
+    let refused = server.hello(&token("ann", "C")).await.1["code"].clone();
+    assert!(refused == "unauthorized" || refused == "rate_limited", "{refused}");
     old.ping().await;
     // A file without a key does not replace the key.
     let log = server.log_from_here();
@@ -276,7 +280,8 @@ async fn rotating_keys_keeps_sockets() {
     let rotated = "a new key of the backend 0123456789";
     std::fs::write(server.path("keys.toml"), key_file().replace(KEY, rotated)).unwrap();
     until(async || server.call("POST", "/v1/messages", rotated, &body).await.status == 200).await;
-    assert_eq!(server.call("POST", "/v1/messages", KEY, &body).await.status, 401);
+    let refused = server.call("POST", "/v1/messages", KEY, &body).await.status;
+    assert!(refused == 401 || refused == 429, "{refused}");
     // The sockets of a removed API key are closed.
     assert_eq!(soon(backend).await.unwrap(), 4501);
     let log = server.stop().await;

@@ -29,7 +29,7 @@ pub(super) async fn is_revoked(engine: &Engine, session: &SessionId) -> bool {
 /// A registration of a backend.
 pub(super) fn of_backend(session: &SessionId, user: &str) -> Register {
     let (session, user) = (session.clone(), Some(UserId::new(user).unwrap()));
-    Register { session, user, ttl: Duration::from_secs(100), by: Registrar::Backend }
+    Register { session, user, ttl: Duration::from_secs(100), by: Registrar::Backend { proof: false } }
 }
 
 pub(super) async fn registered_sessions_are_found_by_their_user_until_they_end(lab: Lab) {
@@ -40,7 +40,7 @@ pub(super) async fn registered_sessions_are_found_by_their_user_until_they_end(l
     let register = |name: &str, user: Option<&UserId>, ttl, by| {
         engine.register(&Register { session: session(name), user: user.cloned(), ttl, by })
     };
-    let backend = Registrar::Backend;
+    let backend = Registrar::Backend { proof: false };
     register("1", Some(&ann), short, backend).await.unwrap();
     register("2", Some(&ann), long, backend).await.unwrap();
     register("3", None, long, backend).await.unwrap();
@@ -125,7 +125,7 @@ async fn outcomes(engine: &Engine, address: &Address, count: usize) -> Vec<bool>
 /// What waits for the owner of a session is there when the owner comes back, and gone when another one comes. What came
 /// while nobody was registered is for whoever comes.
 pub(super) async fn what_waits_is_for_the_owner_only(lab: Lab) {
-    for (swept, by) in [(false, Registrar::Backend), (true, Registrar::Token { until: 0 })] {
+    for (swept, by) in [(false, Registrar::Backend { proof: false }), (true, Registrar::Token { until: 0 })] {
         let (engine, _) = lab.engine();
         let (a, session, ttl) = (mailbox("A"), SessionId::new("A").unwrap(), Duration::from_secs(10));
         let register = |user: &str| {

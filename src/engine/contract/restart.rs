@@ -58,7 +58,8 @@ pub(super) async fn registrations_survive_restarts(lab: Lab) {
         let session = |n: usize| SessionId::new(&format!("S{n}")).unwrap();
         let ann = UserId::new("ann").unwrap();
         for n in 0..5 {
-            let (user, ttl, by) = (Some(ann.clone()), Duration::from_secs(100), Registrar::Backend);
+            let (user, ttl, by) =
+                (Some(ann.clone()), Duration::from_secs(100), Registrar::Backend { proof: false });
             engine.register(&Register { session: session(n), user, ttl, by }).await.unwrap();
         }
         engine.end(&session(3), Duration::from_secs(100)).await.unwrap();
@@ -72,6 +73,49 @@ pub(super) async fn registrations_survive_restarts(lab: Lab) {
     }
 }
 
+/// Whether the id of a session is a proof everywhere, and until when.
+async fn proof(engine: &Engine, session: &SessionId) -> Option<(bool, u64)> {
+    match registration(engine, session).await?.source {
+        RegistrationSource::Backend { until, proof } => Some((proof, until)),
+        _ => None,
+    }
+}
+
+/// The last word of a backend says whether an id is a proof, over restarts too. A token changes nothing about it.
+pub(super) async fn a_backend_makes_an_id_a_proof(lab: Lab) {
+    for crash in [false, true] {
+        let (engine, _) = lab.engine();
+        let session = SessionId::new("A").unwrap();
+        let (short, long) = (Duration::from_secs(10), Duration::from_secs(100));
+        let register = |user: &str, ttl, by| {
+            let user = Some(UserId::new(user).unwrap());
+            Register { session: session.clone(), user, ttl, by }
+        };
+        let backend = |proof| Registrar::Backend { proof };
+        let (token, start) = (Registrar::Token { until: 0 }, lab.clock.now());
+        engine.register(&register("ann", short, backend(true))).await.unwrap();
+        engine.register(&register("ann", long, token)).await.unwrap();
+        let (engine, until) = (lab.again(engine, crash), start + 10_000);
+        assert_eq!(proof(&engine, &session).await, Some((true, until)));
+        engine.register(&register("ann", long, backend(false))).await.unwrap();
+        let engine = lab.again(engine, crash);
+        assert_eq!(proof(&engine, &session).await, Some((false, start + 100_000)));
+        engine.register(&register("ann", short, backend(true))).await.unwrap();
+        // Who gets the session with a token afterwards does not get a proof.
+        lab.clock.advance(short);
+        // Until the next commit the store counts the one before as not finished.
+        put(&engine, &topic("t"), "1").await;
+        expire_all(&engine).await;
+        engine.register(&register("bob", long, token)).await.unwrap();
+        let engine = lab.again(engine, crash);
+        assert_eq!(proof(&engine, &session).await, None);
+        engine.end(&session, Duration::ZERO).await.unwrap();
+        engine.register(&register("ann", short, Registrar::Anyone)).await.unwrap();
+        assert_eq!(proof(&engine, &session).await.map(|(proof, _)| proof), Some(false));
+        engine.end(&session, Duration::ZERO).await.unwrap();
+    }
+}
+
 /// A restart changes nothing about whose messages wait, wherever it comes.
 pub(super) async fn former_owners_survive_restarts(lab: Lab) {
     for crash in [false, true] {
@@ -82,7 +126,7 @@ pub(super) async fn former_owners_survive_restarts(lab: Lab) {
                 session: session.clone(),
                 user: Some(UserId::new(user).unwrap()),
                 ttl: Duration::from_secs(10),
-                by: Registrar::Backend,
+                by: Registrar::Backend { proof: false },
             };
             engine.register(&register("ann")).await.unwrap();
             put(&engine, &a, "1").await;

@@ -97,7 +97,10 @@ async fn lasting(engine: &Engine) -> Seq {
     for name in ["ended", "user"] {
         let session = SessionId::new(name).unwrap();
         let user = Some(UserId::new("ann").unwrap());
-        engine.register(&Register { session, user, ttl, by: Registrar::Backend }).await.unwrap();
+        engine
+            .register(&Register { session, user, ttl, by: Registrar::Backend { proof: false } })
+            .await
+            .unwrap();
     }
     engine.end(&SessionId::new("ended").unwrap(), ttl).await.unwrap();
     put_ttl(engine, &mailbox("A"), "1", 100).await;

@@ -69,8 +69,8 @@ impl StoreClock {
         let ahead = self.ahead();
         let Registration { expires_at, source, tokens_until, .. } = *registration;
         let source = match source {
-            RegistrationSource::Backend { until } => {
-                RegistrationSource::Backend { until: shift(until, ahead) }
+            RegistrationSource::Backend { until, proof } => {
+                RegistrationSource::Backend { until: shift(until, ahead), proof }
             }
             other => other,
         };
@@ -160,15 +160,15 @@ mod tests {
         let time = StoreClock::begin(clock, None);
         let now = time.now();
         clock.set(now + HOUR);
-        let source = RegistrationSource::Backend { until: now + 8 };
+        let source = RegistrationSource::Backend { until: now + 8, proof: true };
         let registration =
             Registration { user: None, expires_at: now + 9, source, tokens_until: 0, since: Seq::START };
         let shown = time.shown(&registration);
-        let until = RegistrationSource::Backend { until: now + HOUR + 8 };
+        let until = RegistrationSource::Backend { until: now + HOUR + 8, proof: true };
         assert_eq!((shown.expires_at, shown.source, shown.tokens_until), (now + HOUR + 9, until, 0));
         let token = Registrar::Token { until: now + HOUR };
         assert_eq!(time.registrar(token), Registrar::Token { until: now });
-        for by in [Registrar::Backend, Registrar::Token { until: 0 }] {
+        for by in [Registrar::Backend { proof: true }, Registrar::Token { until: 0 }] {
             assert_eq!(time.registrar(by), by);
         }
     }

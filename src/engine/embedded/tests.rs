@@ -274,7 +274,7 @@ async fn a_failed_commit_refuses_messages_and_keeps_other_changes_for_the_next_o
 
 fn of_backend(name: &str, user: &str) -> Register {
     let (session, user) = (session(name), Some(UserId::new(user).unwrap()));
-    Register { session, user, ttl: Duration::from_secs(60), by: Registrar::Backend }
+    Register { session, user, ttl: Duration::from_secs(60), by: Registrar::Backend { proof: false } }
 }
 
 #[tokio::test]

@@ -1,12 +1,12 @@
 //! Polls of the x0 client.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body;
 use tokio::time::Instant;
 
 use crate::config::Auth;
+use crate::directory::IdScope;
 use crate::message::{Handle, Item, Publication, Seq, SessionId, SharedText};
 use crate::subscriber::Subscriber;
 use crate::transport::lease::Claim;
@@ -68,15 +68,18 @@ impl Legacy {
         if self.gateway.identity.auth() == Auth::Open && !Handle::has_shape(session.as_str()) {
             return Some(deadline);
         }
-        let client = Box::pin(async {
+        let directory = self.gateway.broker.directory();
+        let arrived = Box::pin(async {
             tokio::select! {
-                client = self.gateway.broker.directory().arrival(session) => Some(client),
-                () = self.hold(deadline) => None,
+                _ = directory.arrival(session) => true,
+                () = self.hold(deadline) => false,
             }
         });
-        let left = client.await?.expires_at.saturating_sub(self.gateway.broker.now());
+        if !arrived.await {
+            return None;
+        }
         source.prove(&self.gateway);
-        Some(deadline.min(Instant::now() + Duration::from_millis(left)))
+        Some(deadline.min(Instant::now() + directory.id_left(session, IdScope::X0)))
     }
 
     /// Waits for the next message; `None` when the time of the poll is over.

@@ -4,6 +4,7 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use crate::config::Auth;
+use crate::directory::IdScope;
 use crate::edge::{Caller, Refusal};
 use crate::grant::Grant;
 use crate::message::{Handle, MessageId, NameError, SessionId};
@@ -45,7 +46,7 @@ impl Legacy {
             return Ok(Grant::Open { session: from, manages: false });
         }
         let holder = match from {
-            Some(session) => self.gateway.broker.directory().holder(&session).await,
+            Some(session) => self.gateway.broker.directory().holder(&session, IdScope::X0).await,
             None => None,
         };
         let text = "the session of the sender is not registered; log in first";

@@ -125,10 +125,11 @@ pub(super) async fn answer(
 ) -> Result<SharedText, Refusal> {
     let PollRequest { caller, topics, errors, .. } = request;
     let refused = (!errors.is_empty()).then(|| hash_of(errors));
+    let (left, begun) = (proof_left(gateway, caller).await, Instant::now());
     let until = |told_before| {
         // A refused topic is told at once, but only once: the client may go on to name it.
         let wait = if refused.is_none() || told_before { request.wait } else { Duration::ZERO };
-        Until { deadline: Instant::now() + wait.min(proof_left(gateway, caller)), stop }
+        Until { deadline: Instant::now() + wait.min(left.saturating_sub(begun.elapsed())), stop }
     };
     let told = Told { errors, dedup_window: gateway.config.dedup_window.as_secs(), client: None };
     let Some(mailbox) = caller.mailbox_besides(!topics.is_empty() || !errors.is_empty())? else {

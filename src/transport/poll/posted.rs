@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::broker::BrokerError;
-use crate::edge::{ErrorBody, Gateway, Refusal, Refused, SessionPolicy, json_line};
+use crate::edge::{ErrorBody, Gateway, NamedSession, Refusal, Refused, SessionPolicy, json_line};
 use crate::grant::Grant;
 use crate::message::{SharedText, TopicName};
 use crate::protocol::{Code, Malformed, PollBody, PollTopic, Resume, parse};
@@ -120,7 +120,7 @@ async fn poll_many(polls: &Polls, head: &Parts, body: &str) -> Result<SharedText
 async fn prepare(gateway: &Gateway, head: &Parts, object: &str) -> Result<PollRequest, Refusal> {
     let poll = PollBody::decode(object);
     let (session, token) = match &poll {
-        Ok(poll) => (poll.session.clone(), poll.token.as_deref()),
+        Ok(poll) => (poll.session.clone().map(NamedSession::Hidden), poll.token.as_deref()),
         Err(_) => (None, None),
     };
     let names_session = session.is_some();

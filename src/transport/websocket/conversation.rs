@@ -140,7 +140,10 @@ impl Conversation {
             Event::Topic(topic, item) => self.deliver(Some(&topic), item),
             Event::Stored(id, result) => self.on_stored(id.as_ref(), result),
             Event::Flushed(Ok(())) => self.on_flushed(),
-            Event::Tick => return self.on_tick(Instant::now()),
+            Event::Tick => {
+                self.confirm_proof().await;
+                return self.on_tick(Instant::now());
+            }
             Event::Shutdown => {
                 let text = "the server is going away".to_owned();
                 return ControlFlow::Break(End::Close(Close::GoingAway, text));

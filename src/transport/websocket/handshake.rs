@@ -6,9 +6,9 @@ use std::sync::Arc;
 use axum::http::Version;
 use axum::http::request::Parts;
 
-use crate::config::Auth;
 use crate::edge::{
-    Caller, Gateway, OriginCheck, Query, Refusal, SessionPolicy, client_address, origin_refused, peer_of,
+    Caller, Gateway, NamedSession, OriginCheck, Query, Refusal, SessionPolicy, Shown, client_address,
+    origin_refused, peer_of,
 };
 use crate::limits::ConnectionPermit;
 use crate::link::Link;
@@ -47,10 +47,10 @@ pub(super) async fn check(gateway: &Gateway, head: &Parts) -> Result<Handshake, 
         return Err(Refusal::new(Code::BadRequest, text));
     }
     let (session, bearer) = (query.session()?, gateway.bearer(headers)?);
-    let identifies = bearer.is_some() || session.is_some() && gateway.identity.auth() == Auth::Open;
     let (mut caller, window) = (None, query.window()?);
-    if identifies {
-        let grant = gateway.identify(bearer, session, SessionPolicy::Create).await?;
+    if bearer.is_some() || session.is_some() {
+        let shown = Shown { bearer, session: session.map(NamedSession::InAddress), address };
+        let grant = gateway.identify(shown, SessionPolicy::Create).await?;
         caller = Some((Caller { grant, address }, query.resume("after")?));
     }
     let link = head.extensions.get().filter(|_| head.version < Version::HTTP_2).cloned();

@@ -168,7 +168,12 @@ mod tests {
 
     fn register(name: &str, owner: &str) -> StagedChange {
         let ttl = Duration::from_secs(9);
-        let register = Register { session: session(name), user: user(owner), ttl, by: Registrar::Backend };
+        let register = Register {
+            session: session(name),
+            user: user(owner),
+            ttl,
+            by: Registrar::Backend { proof: false },
+        };
         StagedChange::Register(register, oneshot::channel().0)
     }
 

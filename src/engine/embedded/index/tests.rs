@@ -293,7 +293,7 @@ async fn a_registration_of_a_token_gives_way_and_is_written() {
 
 fn owned(name: &str, user: &str) -> Register {
     let user = Some(crate::message::UserId::new(user).unwrap());
-    Register { session: session(name), user, ttl: AGE / 2, by: Registrar::Backend }
+    Register { session: session(name), user, ttl: AGE / 2, by: Registrar::Backend { proof: false } }
 }
 
 /// What is left of a former owner is told by its registration, and nothing is kept once all of it is gone.

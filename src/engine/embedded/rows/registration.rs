@@ -35,7 +35,8 @@ pub(crate) fn write_registration(
 fn encode(registration: &Registration) -> String {
     let Registration { user, source, tokens_until, since, .. } = registration;
     let source = match source {
-        RegistrationSource::Backend { until } => format!("b{until}"),
+        RegistrationSource::Backend { until, proof: false } => format!("b{until}"),
+        RegistrationSource::Backend { until, proof: true } => format!("p{until}"),
         RegistrationSource::Token => "t".to_owned(),
         RegistrationSource::Revoked => "r".to_owned(),
         RegistrationSource::Former { through } => format!("f{through}"),
@@ -54,7 +55,9 @@ fn decode(text: Option<&str>, expires_at: u64) -> Option<Registration> {
     let source = match words.next()? {
         "t" => RegistrationSource::Token,
         "r" => RegistrationSource::Revoked,
-        word if word.starts_with('b') => RegistrationSource::Backend { until: number(word)? },
+        word if word.starts_with(['b', 'p']) => {
+            RegistrationSource::Backend { until: number(word)?, proof: word.starts_with('p') }
+        }
         word if word.starts_with('f') => RegistrationSource::Former { through: Seq(number(word)?) },
         _ => return None,
     };
@@ -106,7 +109,8 @@ mod tests {
     #[test]
     fn a_registration_is_read_back_from_its_text_and_other_text_is_damage() {
         let sources = [
-            (RegistrationSource::Backend { until: 5 }, "b5"),
+            (RegistrationSource::Backend { until: 5, proof: false }, "b5"),
+            (RegistrationSource::Backend { until: 5, proof: true }, "p5"),
             (RegistrationSource::Token, "t"),
             (RegistrationSource::Revoked, "r"),
             (RegistrationSource::Former { through: Seq(8) }, "f8"),
@@ -120,7 +124,7 @@ mod tests {
             }
         }
         assert_eq!(decode(None, 99), Some(registration(RegistrationSource::Revoked)), "format 1");
-        for other in ["", "t", "b/u", "f-1/u", "z/u", "t,/u", "t,x/u", "t,z1/u", "é/u"] {
+        for other in ["", "t", "b/u", "p/u", "p-1/u", "f-1/u", "z/u", "t,/u", "t,x/u", "t,z1/u", "é/u"] {
             assert_eq!(decode(Some(other), 99), None, "{other}");
         }
     }
@@ -141,7 +145,7 @@ mod tests {
         connection.execute_batch(SCHEMA).unwrap();
         let mut totals = StoreTotals::default();
         let sources = [
-            RegistrationSource::Backend { until: 5 },
+            RegistrationSource::Backend { until: 5, proof: true },
             RegistrationSource::Token,
             RegistrationSource::Revoked,
         ];

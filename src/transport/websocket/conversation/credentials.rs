@@ -7,9 +7,10 @@ use std::time::Duration;
 use futures::FutureExt;
 
 use crate::config::Auth;
-use crate::edge::{Caller, Refusal, SessionPolicy};
-use crate::grant::{Grant, SKEW};
-use crate::hub::Transport;
+use crate::directory::IdScope;
+use crate::edge::{Caller, NamedSession, Refusal, SessionPolicy, Shown};
+use crate::grant::{Client, Grant, Proof, SKEW, TokenExpiry};
+use crate::hub::{EndReason, Transport};
 use crate::message::{Seq, SessionId};
 use crate::protocol::{Close, Code, Malformed, Resume, ServerFrame};
 use crate::transport::reading::KEY_IS_GONE;
@@ -76,8 +77,12 @@ impl Conversation {
         policy: SessionPolicy,
         resume: Resume,
     ) -> ControlFlow<End> {
-        let gateway = Arc::clone(&self.gateway);
-        let mut identity = async move { gateway.identify(token.as_deref(), session, policy).await }.boxed();
+        let (gateway, address) = (Arc::clone(&self.gateway), self.address);
+        let mut identity = async move {
+            let session = session.map(NamedSession::Hidden);
+            gateway.identify(Shown { bearer: token.as_deref(), session, address }, policy).await
+        }
+        .boxed();
         match (&mut identity).now_or_never() {
             Some(result) => self.identified(result, &resume).await,
             None => {
@@ -126,7 +131,7 @@ impl Conversation {
     pub(super) async fn renew(&mut self, caller: Caller) {
         // A token that expired within the allowed skew is accepted. The client is not asked for another one.
         self.expiry_notified =
-            caller.grant.client().is_some_and(|client| client.expires_at <= self.gateway.broker.now());
+            token_expiry(&caller).is_some_and(|expiry| expiry.at <= self.gateway.broker.now());
         let floor = match caller.grant.mailbox() {
             Some(mailbox) => self.gateway.broker.floor(&mailbox).await,
             None => Seq::START,
@@ -141,14 +146,28 @@ impl Conversation {
     /// When its token needs attention, in Unix milliseconds. At its expiry the client is told; after the allowed skew
     /// the connection is closed.
     pub(super) fn next_expiry(&self) -> Option<u64> {
-        let client = self.caller.as_ref()?.grant.client()?;
-        Some(if self.expiry_notified { client.accepted_until() } else { client.expires_at })
+        let expiry = token_expiry(self.caller.as_ref()?)?;
+        Some(if self.expiry_notified { expiry.accepted_until() } else { expiry.at })
     }
 
-    /// How long until [`Self::next_expiry`].
+    /// How long until [`Self::next_expiry`], or until the id of the session is no proof any more.
     pub(super) fn expires_in(&self) -> Option<Duration> {
-        let left = self.next_expiry()?.saturating_sub(self.gateway.broker.now());
-        Some(Duration::from_millis(left))
+        match self.caller.as_ref()?.grant.client()? {
+            Client { proof: Proof::Token(_), .. } => {
+                let left = self.next_expiry()?.saturating_sub(self.gateway.broker.now());
+                Some(Duration::from_millis(left))
+            }
+            client => Some(self.gateway.known_proof_left(client)),
+        }
+    }
+
+    /// Asks all nodes if this one does not know that the id of the session is still a proof.
+    pub(super) async fn confirm_proof(&mut self) {
+        let Some(Grant::Client(client)) = self.caller.as_ref().map(|caller| &caller.grant) else { return };
+        if client.proof == Proof::SessionId && self.gateway.known_proof_left(client).is_zero() {
+            let (gateway, client) = (Arc::clone(&self.gateway), Arc::clone(client));
+            gateway.proof_left(&client).await;
+        }
     }
 
     /// Checks that the caller's API key or token is still valid.
@@ -157,12 +176,30 @@ impl Conversation {
             Some(Grant::Backend(backend)) if !self.gateway.identity.knows_backend(backend) => {
                 ControlFlow::Break(End::Close(Close::Unauthorized, KEY_IS_GONE.to_owned()))
             }
+            Some(Grant::Client(client)) if client.proof == Proof::SessionId => {
+                match self.gateway.known_proof_left(client).is_zero() {
+                    true => ControlFlow::Break(self.end_of_proof(client)),
+                    false => ControlFlow::Continue(()),
+                }
+            }
             Some(Grant::Client(client)) => {
                 // The registration may end before the token expires.
                 self.gateway.prolong(client);
                 self.check_expiry()
             }
             _ => ControlFlow::Continue(()),
+        }
+    }
+
+    /// The end of a conversation whose session is not registered with `proof` for its user any more.
+    fn end_of_proof(&self, client: &Client) -> End {
+        let directory = self.gateway.broker.directory();
+        match directory.id_left(&client.session, IdScope::Everywhere).is_zero() {
+            true => {
+                let text = "the session is not registered with `proof` any more".to_owned();
+                End::Close(Close::SessionEnded, text)
+            }
+            false => End::of_session(EndReason::OwnerChanged),
         }
     }
 
@@ -181,6 +218,11 @@ impl Conversation {
         self.refuse(None, &Refusal::new(Code::Unauthorized, text));
         ControlFlow::Continue(())
     }
+}
+
+/// When the token of a caller expires.
+fn token_expiry(caller: &Caller) -> Option<TokenExpiry> {
+    caller.grant.client()?.token_expiry()
 }
 
 /// Whether two grants are of the same mailbox and the same user.

@@ -10,6 +10,8 @@ use crate::message::Seq;
 use crate::protocol::{Resume, To};
 use crate::transport::testing::{gateway, open_caller, send, session, token_caller, topic};
 
+mod credentials;
+
 const CONTINUE: ControlFlow<End> = ControlFlow::Continue(());
 
 /// A conversation that nobody has begun yet.
@@ -400,55 +402,6 @@ async fn a_peer_that_takes_nothing_is_disconnected() {
     block(&mut conversation);
     advance(WRITE_TIMEOUT).await;
     assert_eq!(conversation.step(Event::Tick).await, ControlFlow::Break(End::Disconnected));
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_expired_token_is_told_and_then_closes_the_connection() {
-    let gateway = gateway(&[]);
-    let mut conversation = silent(&gateway);
-    let expires = gateway.broker.now() + 5_000;
-    assert_eq!(conversation.begin(token_caller(&gateway, "A", expires), &Resume::default()).await, CONTINUE);
-    take(&mut conversation);
-    assert_eq!(conversation.step(Event::Tick).await, CONTINUE);
-    assert_eq!(conversation.timers.tick(), Instant::now() + Duration::from_secs(5));
-    advance(Duration::from_secs(5)).await;
-    assert_eq!(conversation.step(Event::Tick).await, CONTINUE);
-    assert_eq!(take(&mut conversation)["code"], "unauthorized");
-    advance(Duration::from_secs(SKEW)).await;
-    say(&mut conversation, &json!({ "type": "ping" })).await;
-    assert!(closes_with(&conversation.step(Event::Tick).await, Close::Unauthorized));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_fresh_token_is_welcomed_and_takes_away_what_it_does_not_allow() {
-    let gateway = gateway(&[]);
-    let caller = |expires, topics: &[&str]| {
-        let (session, user) = (session("A"), crate::message::UserId::new("u").unwrap());
-        let handle = gateway.broker.handle(&session);
-        let mut client = Client::new(session, handle, Some(user), expires);
-        client.topics = Some(serde_json::from_value(json!(topics)).unwrap());
-        Caller { grant: Grant::Client(client.into()), address: None }
-    };
-    let mut conversation = silent(&gateway);
-    let now = gateway.broker.now();
-    assert_eq!(conversation.begin(caller(now + 5_000, &["a", "b"]), &Resume::default()).await, CONTINUE);
-    take(&mut conversation);
-    for name in ["a", "b"] {
-        say(&mut conversation, &json!({ "type": "subscribe", "topic": name })).await;
-        assert_eq!(take(&mut conversation)["type"], "subscribed");
-    }
-    advance(Duration::from_secs(5)).await;
-    assert_eq!(conversation.step(Event::Tick).await, CONTINUE);
-    take(&mut conversation);
-    conversation.renew(caller(now + 60_000, &["a"])).await;
-    assert_eq!(take_next(&mut conversation)["type"], "welcome");
-    let unsubscribed = take(&mut conversation);
-    assert_eq!((&unsubscribed["type"], &unsubscribed["topic"]), (&json!("unsubscribed"), &json!("b")));
-    assert_eq!(conversation.next_expiry(), Some(now + 60_000));
-    advance(Duration::from_secs(SKEW)).await;
-    say(&mut conversation, &json!({ "type": "ping" })).await;
-    take(&mut conversation);
-    assert_eq!(conversation.step(Event::Tick).await, CONTINUE);
 }
 
 #[tokio::test(start_paused = true)]
