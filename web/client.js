@@ -906,6 +906,7 @@ class Socket {
   #over = false;
   #welcomed = 0;
   /** How many frames have come. */ #heard = 0;
+  /** How many had come when it was asked whether the connection is alive; -1 if it is not asked. */ #asked = -1;
   #stop = () => {};
   /** @type {ReturnType<typeof setInterval> | undefined} */ #heartbeat;
   #unconfirmed;
@@ -973,8 +974,11 @@ class Socket {
     const heard = this.#heard;
     let left = this.#socket.bufferedAmount;
     this.say({ type: "ping" });
+    // The first question counts until something comes: heartbeats do not prolong its deadline.
+    if (this.#asked === heard) return;
+    this.#asked = heard;
     const judge = () => {
-      if (this.#heard !== heard) return;
+      if (this.#heard !== heard) return void (this.#asked = -1);
       const now = this.#socket.bufferedAmount;
       if (now >= left) return this.end(4000, "the connection is dead");
       left = now;

@@ -4,7 +4,6 @@
 //! here.
 
 use serde_json::{Value, json};
-use utoipa::OpenApi as _;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::request_body::RequestBody;
 use utoipa::openapi::schema::{ArrayBuilder, Object, ObjectBuilder, OneOfBuilder, SchemaType};
@@ -12,10 +11,12 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{
     Components, Content, OpenApi, PathItem, Ref, RefOr, Required, Schema, SecurityRequirement,
 };
+use utoipa::{OpenApi as _, PartialSchema as _};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::config::{Auth, Config};
 use crate::edge::ErrorBody;
+use crate::protocol::Sender;
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -47,6 +48,7 @@ pub(super) fn complete(mut api: OpenApi, config: &Config) -> String {
         .description(Some("A token (JWT) of a client, or the API key of a backend"));
     components.add_security_scheme("bearer", SecurityScheme::Http(bearer.build()));
     limit_ttl(components, config);
+    describe_senders(components);
     describe_receipts(components);
     match config.access.auth {
         Auth::Open if config.access.has_api_keys() => {}
@@ -92,6 +94,14 @@ fn limit_ttl(components: &mut Components, config: &Config) {
             ttl.maximum = Some(config.max_ttl.as_secs_f64().into());
         }
     }
+}
+
+/// A send object may hold its sender. Over WebSocket, where `hello` names the sender, it does not.
+fn describe_senders(components: &mut Components) {
+    let RefOr::T(Schema::Object(sender)) = Sender::schema() else {
+        panic!("the schema of the sender is an object")
+    };
+    object(components, "Send").properties.extend(sender.properties);
 }
 
 /// A message with a receipt needs an id, goes to one session or a backend, and is not volatile. Others say `receipt: false` at most:
@@ -141,10 +151,16 @@ fn describe_bodies(api: &mut OpenApi) {
     let sends = OneOfBuilder::new()
         .item(Ref::from_schema_name("Send"))
         .item(Ref::from_schema_name("SendWithReceipt"))
-        .item(several("Up to 1,000 messages, each like a single one. The answer has one item for each"));
-    let polls = OneOfBuilder::new()
-        .item(Ref::from_schema_name("Poll"))
-        .item(several("Up to 16 polls, each like a single one. The answer has one item for each"));
+        .item(several(
+            "Up to 1,000 messages, each like a single one. The answer has one item for each",
+            0,
+            1_000,
+        ));
+    let polls = OneOfBuilder::new().item(Ref::from_schema_name("Poll")).item(several(
+        "Up to 16 polls, each like a single one. The answer has one item for each",
+        1,
+        16,
+    ));
     for (path, bodies) in [("/v1/messages", sends), ("/v1/messages/poll", polls)] {
         let body = request_body(api, path, |item| &mut item.post);
         body.content.insert("application/json".to_owned(), Content::new(Some(bodies)).into());
@@ -237,6 +253,17 @@ mod tests {
         assert_eq!(receivers[1]["required"], json!(["backend"]));
         let body = &document["paths"]["/v1/messages"]["post"]["requestBody"]["content"]["application/json"];
         assert_eq!(body["schema"]["oneOf"].as_array().unwrap().len(), 3);
+    }
+
+    #[test]
+    fn a_send_object_may_hold_its_sender() {
+        let document = described(&Config::default());
+        for name in ["Send", "SendWithReceipt"] {
+            let Value::Object(properties) = &document["components"]["schemas"][name]["properties"] else {
+                panic!("{name} has properties")
+            };
+            assert!(properties.contains_key("session") && properties.contains_key("token"), "{name}");
+        }
     }
 
     #[test]

@@ -270,11 +270,11 @@ impl SendRequest {
 }
 
 /// Who sends, as the body of `POST /v1/messages` may say: in a send object, beside the message.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, ToSchema)]
 pub(crate) struct Sender {
-    /// The session that sends.
+    /// The session that sends; the one in the address comes first.
     pub session: Option<SessionId>,
-    /// The proof.
+    /// The proof; the bearer of the header `Authorization` if absent.
     pub token: Option<String>,
 }
 

@@ -2,70 +2,21 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { LIES } from "./chaos.js";
+import { field } from "./field.js";
 import { broker, browser, DEADLINE, openPage, post, shared } from "./harness.js";
 import { liar } from "./liar.js";
 
-const started = shared(async () => ({ chromium: await browser(), server: await broker() }));
+const started = shared(async () => ({ browser: await browser(), server: await broker() }));
 
-let number = 0;
-
-/** A page behind a proxy of its own, with a client. `options` are JSON, or the text of an object in `script`. */
-async function client(options = {}, { prefix = "", script = "{}", wait = "online" } = {}) {
-  const proxy = await liar(started.server.address, prefix);
-  const page = await openPage(started.chromium, `${proxy.url}${prefix}/healthz`);
-  const session = `fault-${++number}`;
-  await page.evaluate(
-    async ([session, options, script, base]) => {
-      const { connect } = await import(`${base}/client.js`);
-      Object.assign(window, { got: [], errors: [], statuses: [], acked: 0 });
-      window.client = connect({
-        session,
-        onMessage: ({ payload }) => void got.push(payload),
-        onAck: (seq) => (window.acked = seq),
-        onError: (error, message) => errors.push({ code: error.code, text: error.message, payload: message?.payload }),
-        onStatus: (status) => statuses.push({ ...status, at: performance.now() }),
-        ...options,
-        ...eval(`(${script})`),
-      });
-    },
-    [session, options, script, `${proxy.url}${prefix}`],
-  );
-  if (wait) await page.waitForFunction((wait) => client.status.state === wait, wait);
-  const close = async () => {
-    await page.context().close();
-    proxy.stop();
-  };
-  return { page, session, proxy, close };
-}
-
-const toSelf = (session, payload) => post(started.server, { to: { session }, payload });
-
-/** The payloads that are not acknowledged yet. */
-const waiting = async (session) => {
-  const answer = await fetch(`${started.server.url}/v1/messages?session=${session}&wait=0`);
-  return (await answer.json()).messages.map(({ payload }) => payload);
-};
-
-const LIES = [
-  [200, "{}"],
-  [200, "[]"],
-  [200, "null"],
-  [200, '{"status":"maintenance"}'],
-  [200, "<html>Log in</html>"],
-  [403, '{"error":"forbidden"}'],
-  [404, '{"error":{"code":404,"message":"no route"}}'],
-  [408, '{"error":{"code":"timeout","message":"too slow"}}'],
-  [403, '{"error":{"code":"bad_request","message":"a code that does not belong to the status"}}'],
-  [401, "Proxy"],
-];
+const { client, toSelf, waiting } = field(started);
 
 test("answers that are not the broker's are tried again, for polls, sends and acknowledgements", async () => {
   const { page, session, proxy, close } = await client({ transport: "poll" });
   let lies = 0;
   proxy.lie = ({ url }) => {
     if (!url.startsWith("/v1/") || lies === LIES.length) return;
-    const [status, body] = LIES[lies++];
-    return { status, body };
+    return LIES[lies++];
   };
   await page.evaluate((session) => void client.send({ session }, "through").then(() => (window.sent = true)), session);
   // The page's pauses would add up to a minute.
@@ -86,36 +37,6 @@ test("a status that is not the broker's says what answered", async () => {
 });
 
 for (const transport of ["websocket", "poll"]) {
-  test(`a dead network is noticed within 10 s of an event, over ${transport}`, async () => {
-    const { page, session, proxy, close } = await client({ transport });
-    proxy.frozen = true;
-    const began = await page.evaluate(() => (dispatchEvent(new Event("online")), performance.now()));
-    await page.waitForFunction(() => statuses.some(({ state }) => state === "offline"));
-    const noticed = await page.evaluate(() => statuses.find(({ state }) => state === "offline").at);
-    assert.ok(noticed - began < 10_000, `${noticed - began} ms`);
-    proxy.cut();
-    proxy.frozen = false;
-    await toSelf(session, "back");
-    await page.waitForFunction(() => got.length === 1);
-    await close();
-  });
-
-  test(`900 kB on an uplink of 100 kB/s arrive once, without a reconnect, and small sends behind them, over ${transport}`, async () => {
-    const { page, session, proxy, close } = await client({ transport });
-    proxy.uplink = 100_000;
-    const answers = page.evaluate(async (session) => {
-      const large = client.send({ session }, "x".repeat(900_000));
-      const small = client.send({ session }, "small");
-      // It is still on its way after the time of a pong.
-      document.dispatchEvent(new Event("visibilitychange"));
-      return (await Promise.all([large, small])).map(({ seq }) => seq);
-    }, session);
-    assert.equal((await answers).length, 2);
-    await page.waitForFunction(() => got.length === 2);
-    assert.deepEqual(await page.evaluate(() => statuses.map(({ state }) => state)), ["connecting", "online"]);
-    await close();
-  });
-
   test(`a refused topic is told, and the rest goes on, over ${transport}`, async () => {
     const { page, session, close } = await client({ transport });
     await page.evaluate(() => {
@@ -283,7 +204,7 @@ test("a message whose handler always fails goes to onError with the message: ski
 test("a send whose first transmission is older than the dedup window is rejected as unknown, one that was never transmitted waits", async () => {
   const own = await broker("127.0.0.1:0", "--dedup-window", "3s");
   const proxy = await liar(own.address);
-  const page = await openPage(started.chromium, `${proxy.url}/healthz`);
+  const page = await openPage(started.browser, `${proxy.url}/healthz`);
   await page.evaluate(async () => {
     const { connect } = await import("/client.js");
     window.client = connect({ session: "window", transport: "poll" });
@@ -384,55 +305,4 @@ test("acknowledgements are coalesced", async () => {
   const acks = await page.evaluate(() => acks);
   assert.ok(acks <= 60, `${acks} acknowledgements for 500 messages`);
   await close();
-});
-
-test("8 tabs of an origin that is not secure, each with its session, share at most 4 polls; sends are quick, and a leader that goes is replaced", async () => {
-  const own = await browser("--host-resolver-rules=MAP pages.example 127.0.0.1");
-  const server = await broker("127.0.0.1:0", "--host", "pages.example");
-  const through = await liar(server.address);
-  const base = `http://pages.example:${new URL(through.url).port}`;
-  const context = await own.newContext();
-  const tabs = [];
-  for (let n = 0; n < 8; n++) {
-    const page = await context.newPage();
-    page.setDefaultTimeout(DEADLINE);
-    await page.goto(`${base}/healthz`);
-    assert.equal(await page.evaluate(() => isSecureContext), false);
-    await page.evaluate(async (session) => {
-      const { connect } = await import("/client.js");
-      window.got = [];
-      window.client = connect({ session, transport: "poll", onMessage: ({ payload }) => void got.push(payload) });
-    }, `tab-${n}`);
-    await page.waitForFunction(() => client.status.state === "online");
-    tabs.push(page);
-  }
-  /** Sends to all tabs, each from another one, and waits until all have it. */
-  const round = async (payload) => {
-    const began = Date.now();
-    await Promise.all(tabs.map((page, n) => page.evaluate(([to, payload]) => client.send({ session: to }, payload), [`tab-${(n + 1) % 8}`, payload])));
-    await Promise.all(tabs.map((page) => page.waitForFunction((payload) => got.includes(payload), payload)));
-    return Date.now() - began;
-  };
-  through.most = 0;
-  const times = [];
-  for (let n = 0; n < 3; n++) times.push(await round(`round ${n}`));
-  assert.ok(through.most <= 4, `${through.most} polls at once`);
-  assert.ok(Math.max(...times) < 10_000, `${times} ms`);
-  console.log(`8 tabs: ${through.most} polls at once, rounds of ${times.join(", ")} ms`);
-  // The first tab led, since it was alone at first.
-  const [leader] = tabs.splice(0, 1);
-  await leader.close();
-  const page = await context.newPage();
-  await page.goto(`${base}/healthz`);
-  await page.evaluate(async () => {
-    const { connect } = await import("/client.js");
-    window.got = [];
-    window.client = connect({ session: "tab-0", transport: "poll", onMessage: ({ payload }) => void got.push(payload) });
-  });
-  await page.waitForFunction(() => client.status.state === "online");
-  tabs.unshift(page);
-  await round("after the hand-over");
-  await own.close();
-  through.stop();
-  await server.stop();
 });

@@ -4,6 +4,13 @@ import { once } from "node:events";
 import { createServer, request as httpRequest } from "node:http";
 import { connect } from "node:net";
 
+/** Waits until a stream takes more, or is closed. */
+const drained = (stream) =>
+  new Promise((done) => {
+    const end = () => (stream.off("drain", end), stream.off("close", end), done());
+    stream.on("drain", end).on("close", end);
+  });
+
 /**
  * What it does can be changed at any time:
  * - `lie(request, body)` gives `{ status, body }` in place of the broker's answer, or nothing; with `passed` the broker
@@ -40,7 +47,7 @@ export async function liar(address, prefix = "") {
           if (slow) await passage(part.length);
           while (state.frozen && !to.destroyed) await new Promise((done) => setTimeout(done, 50));
           if (to.destroyed) return;
-          if (!to.write(part)) await Promise.race([once(to, "drain"), once(to, "close")]);
+          if (!to.write(part)) await drained(to);
         }
       }
     } catch {
