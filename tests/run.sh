@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the checks and tests of this repository. Installs what they need first, on Debian or Ubuntu, as root or with
-# sudo; elsewhere, install Chromium, Node.js and shellcheck yourself.
+# sudo; elsewhere, install Chromium, Firefox, Node.js and shellcheck yourself.
 #
 #   tests/run.sh            every part
 #   tests/run.sh PART...    these parts
@@ -26,7 +26,7 @@ declare -A about=(
     [generated_client]="a Python client that is generated from /openapi.json"
     [python]="the programs for httpx in web/docs"
     [docs]="the commands in README.md, CONTRIBUTING.md and web/docs"
-    [browser]="the pages: types, and tests in Chromium"
+    [browser]="the pages: types, and tests in Chromium; client.js in Firefox, Node, Deno and Bun too"
 )
 
 # Installs Debian packages: COMMAND:PACKAGE installs the package if the command is missing.
@@ -129,7 +129,7 @@ docs() {
 }
 
 browser() {
-    need chromium:chromium node:nodejs npm:npm
+    need chromium:chromium firefox-esr:firefox-esr node:nodejs npm:npm
     binary
     (
         cd tests/browser

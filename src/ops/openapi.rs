@@ -151,16 +151,10 @@ fn describe_bodies(api: &mut OpenApi) {
     let sends = OneOfBuilder::new()
         .item(Ref::from_schema_name("Send"))
         .item(Ref::from_schema_name("SendWithReceipt"))
-        .item(several(
-            "Up to 1,000 messages, each like a single one. The answer has one item for each",
-            0,
-            1_000,
-        ));
-    let polls = OneOfBuilder::new().item(Ref::from_schema_name("Poll")).item(several(
-        "Up to 16 polls, each like a single one. The answer has one item for each",
-        1,
-        16,
-    ));
+        .item(several("Up to 1,000 messages, each like a single one. The answer has one item for each"));
+    let polls = OneOfBuilder::new().item(Ref::from_schema_name("Poll")).item(
+        several("1 to 16 polls, each like a single one. The answer has one item for each").min_items(Some(1)),
+    );
     for (path, bodies) in [("/v1/messages", sends), ("/v1/messages/poll", polls)] {
         let body = request_body(api, path, |item| &mut item.post);
         body.content.insert("application/json".to_owned(), Content::new(Some(bodies)).into());

@@ -12,6 +12,7 @@ import { after, before } from "node:test";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
+import { firefox } from "./firefox.js";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const target = process.env.CARGO_TARGET_DIR ?? `${root}/target`;
@@ -79,8 +80,11 @@ export async function broker(listen = "127.0.0.1:0", ...args) {
 export const browserPath = process.env.CHROMIUM ?? "/usr/bin/chromium";
 export const browserArgs = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
 
-/** Starts Chromium, with further flags. */
-export const browser = (...flags) => chromium.launch({ executablePath: browserPath, args: [...browserArgs, ...flags] });
+/** Starts Chromium, with further flags. With X0_MSG_BROWSER=firefox, Firefox takes its place where flags are not needed. */
+export async function browser(...flags) {
+  if (process.env.X0_MSG_BROWSER === "firefox" && flags.length === 0) return firefox();
+  return chromium.launch({ executablePath: browserPath, args: [...browserArgs, ...flags] });
+}
 
 /** Opens a page in a context of its own. An error in the page fails the test. */
 export async function openPage(chromium, url, options = {}) {
