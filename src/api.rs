@@ -1,4 +1,4 @@
-//! `/v1` for senders and backends: messages, acknowledgements, sessions and users.
+//! `/v1` for senders and backends: messages, acknowledgements, sessions, users, and who reads topics.
 
 use std::sync::Arc;
 
@@ -8,7 +8,9 @@ use utoipa_axum::routes;
 use crate::edge::Gateway;
 
 mod messages;
+mod path;
 mod sessions;
+mod topics;
 
 /// The routes, with their description.
 pub(crate) fn routes(gateway: Arc<Gateway>) -> OpenApiRouter {
@@ -17,5 +19,6 @@ pub(crate) fn routes(gateway: Arc<Gateway>) -> OpenApiRouter {
         .routes(routes!(messages::ack))
         .routes(routes!(sessions::register, sessions::look_up, sessions::end))
         .routes(routes!(sessions::look_up_user))
+        .routes(routes!(topics::presence))
         .with_state(gateway)
 }

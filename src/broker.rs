@@ -11,14 +11,19 @@ use crate::hub::Hubs;
 use crate::message::{Epoch, SessionId};
 
 mod error;
+mod presence;
 mod reading;
 mod sending;
 mod sessions;
+mod watches;
 
 pub use error::BrokerError;
 pub use reading::Opening;
 pub use sending::Sending;
 pub use sessions::SessionState;
+pub(crate) use watches::PresenceReader;
+
+use watches::Watches;
 
 /// Limits of what is accepted.
 #[derive(Debug, Clone, Copy)]
@@ -43,13 +48,15 @@ pub struct Broker {
     hubs: Hubs,
     limits: Limits,
     clock: Clock,
+    watches: Watches,
 }
 
 impl Broker {
     /// A broker on this engine, which publishes to these hubs.
     #[must_use]
     pub fn new(engine: Engine, hubs: Hubs, limits: Limits, clock: Clock) -> Self {
-        Self { directory: Directory::new(engine.clone(), clock), engine, hubs, limits, clock }
+        let (directory, watches) = (Directory::new(engine.clone(), clock), Watches::default());
+        Self { engine, directory, hubs, limits, clock, watches }
     }
 
     /// The registered sessions.

@@ -11,6 +11,7 @@ mod origin;
 mod proof;
 mod query;
 mod refusal;
+mod topic;
 
 pub(crate) use address::{client_address, peer_of};
 pub(crate) use answer::{encode, json, json_line};
@@ -24,3 +25,4 @@ pub(crate) use proof::{NamedSession, Shown};
 pub(crate) use query::Query;
 pub(crate) use refusal::{ErrorBody, Refused};
 pub(crate) use refusal::{ErrorFields, Refusal};
+pub(crate) use topic::TopicRequest;

@@ -37,12 +37,15 @@
 //! 12. An append that names its payer counts against the shares of that author ([`Share`]), from the append until the
 //!     message leaves, over restarts too ([`Settings::shares`]). Other appends have a tenth of everything for themselves.
 //!     An author without stored messages costs nothing.
+//! 13. Who reads a topic is known on every node ([`Engine::members`]). Once a second each node says where its own members
+//!     changed ([`Engine::announce_members`]); the other nodes then hear of it ([`crate::hub::Members::changed_elsewhere`]),
+//!     perhaps late or twice, or without a change. So they do of the members of a node that is gone.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::hub::Connections;
-use crate::message::{Address, Epoch, Handle, Publication, Seq, SessionId, UserId};
+use crate::hub::{Connections, MemberPage};
+use crate::message::{Address, Epoch, Handle, Publication, SenderName, Seq, SessionId, TopicName, UserId};
 
 mod append;
 mod arrivals;
@@ -155,6 +158,17 @@ impl Engine {
     /// Who reads an address now, on all nodes.
     pub async fn presence(&self, address: &Address) -> Connections {
         each!(self, engine => engine.presence(address).await)
+    }
+
+    /// How many members a topic has on all nodes, and the first `limit` of them after a name. A name that reads it on several
+    /// nodes is one member.
+    pub async fn members(&self, topic: &TopicName, after: Option<&SenderName>, limit: usize) -> MemberPage {
+        each!(self, engine => engine.members(topic, after, limit).await)
+    }
+
+    /// Says to the other nodes that the members of these topics changed here. Cheap, not waited for.
+    pub fn announce_members(&self, topics: &[TopicName]) {
+        each!(self, engine => engine.announce_members(topics));
     }
 
     /// Brings what this node knows of the directory up to what all nodes together knew when this was called. Ask it

@@ -47,6 +47,8 @@ pub struct Client {
     pub send: Option<SendPatterns>,
     /// Which topics the client may read. `None` allows no topic.
     pub topics: Option<Patterns>,
+    /// Of which topics the client may see who reads them. `None` allows no topic.
+    pub presence: Option<Patterns>,
     /// What proves that it holds the session.
     pub proof: Proof,
 }
@@ -87,7 +89,7 @@ impl Client {
     #[must_use]
     pub fn new(session: SessionId, handle: Handle, user: Option<UserId>, proof: Proof) -> Self {
         let from = user.as_ref().map_or_else(|| handle.sender_name(), SenderName::from);
-        Self { session, handle, from, user, send: None, topics: None, proof }
+        Self { session, handle, from, user, send: None, topics: None, presence: None, proof }
     }
 
     /// When its token expires; `None` if its proof is no token.
@@ -111,6 +113,8 @@ pub struct Backend {
     pub send: Option<SendPatterns>,
     /// Which topics the backend may read. `None` allows every topic.
     pub topics: Option<Patterns>,
+    /// Of which topics the backend may see who reads them. `None` allows every topic.
+    pub presence: Option<Patterns>,
     /// Whether the backend may register, look up and end sessions.
     pub sessions: bool,
     /// The name of the backend's mailbox, if it has one.
@@ -181,6 +185,15 @@ impl Grant {
         }
     }
 
+    /// The name under which others see that the caller reads a topic. Backends and callers without a session have none.
+    #[must_use]
+    pub(crate) fn member(&self) -> Option<SenderName> {
+        match self {
+            Self::Backend(_) => None,
+            grant => grant.from(),
+        }
+    }
+
     /// What the caller's messages are. Receivers can tell a backend from a user of the same name.
     #[must_use]
     pub fn kind(&self) -> Kind {
@@ -225,21 +238,32 @@ impl Grant {
     /// # Errors
     /// [`Denied`] says what would allow it.
     pub(crate) fn may_read(&self, topic: &TopicName) -> Result<(), Denied> {
-        let (allowed, holder) = match self {
-            Self::Open { .. } => return Ok(()),
-            Self::Client(client) => {
-                (client.topics.as_ref().is_some_and(|topics| topics.allow(topic.as_str())), "token")
-            }
-            Self::Backend(backend) => {
-                (backend.topics.as_ref().is_none_or(|topics| topics.allow(topic.as_str())), "API key")
-            }
+        let allowed = |list: &Patterns| list.allow(topic.as_str());
+        let holder = match self {
+            Self::Client(client) if !client.topics.as_ref().is_some_and(allowed) => "token",
+            Self::Backend(backend) if !backend.topics.as_ref().is_none_or(allowed) => "API key",
+            _ => return Ok(()),
         };
-        match allowed {
-            true => Ok(()),
-            false => Err(Denied(format!(
-                "topic `{topic}` may not be read; the `topics` list of the {holder} needs it, or a prefix of it followed by *"
-            ))),
-        }
+        Err(Denied(format!(
+            "topic `{topic}` may not be read; the `topics` list of the {holder} needs it, or a prefix of it followed by *"
+        )))
+    }
+
+    /// Checks that the caller may see who reads this topic.
+    ///
+    /// # Errors
+    /// [`Denied`] says what would allow it.
+    pub(crate) fn may_see_members(&self, topic: &TopicName) -> Result<(), Denied> {
+        let allowed = |list: &Patterns| list.allow(topic.as_str());
+        let holder = match self {
+            Self::Client(client) if !client.presence.as_ref().is_some_and(allowed) => "token",
+            Self::Backend(backend) if !backend.presence.as_ref().is_none_or(allowed) => "API key",
+            _ => return Ok(()),
+        };
+        Err(Denied(format!(
+            "who reads topic `{topic}` may not be seen; the `presence` list of the {holder} needs it, or a prefix of it \
+             followed by *"
+        )))
     }
 
     /// Checks that the caller may register, look up and end sessions.
@@ -259,121 +283,4 @@ impl Grant {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn session(name: &str) -> SessionId {
-        SessionId::new(name).unwrap()
-    }
-
-    fn client(user: Option<&str>, send: Option<&[&str]>, topics: Option<&str>) -> Grant {
-        let user = user.map(|name| UserId::new(name).unwrap());
-        let mut client = Client::new(session("A"), Handle([7; 16]), user, Proof::SessionId);
-        client.send = send
-            .map(|items| items.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>().try_into().unwrap());
-        client.topics = topics.map(|topics| serde_json::from_str(topics).unwrap());
-        Grant::Client(Arc::new(client))
-    }
-
-    fn backend(sessions: bool) -> Grant {
-        let (name, key_digest) = ("shop".into(), [0; 32]);
-        Grant::Backend(Arc::new(Backend {
-            name,
-            from: None,
-            send: None,
-            topics: None,
-            sessions,
-            mailbox: None,
-            key_digest,
-        }))
-    }
-
-    fn topic(name: &str) -> TopicName {
-        TopicName::new(name).unwrap()
-    }
-
-    #[test]
-    fn a_client_without_lists_sends_to_all_but_topics_and_reads_no_topic() {
-        let grant = client(Some("ann"), None, None);
-        grant.may_send(&To::Session(session("B"))).unwrap();
-        grant.may_send(&To::User(UserId::new("bob").unwrap())).unwrap();
-        let denied = grant.may_send(&To::Topic(topic("news"))).unwrap_err();
-        assert!(denied.0.contains("`topic:news`"), "{denied}");
-        assert!(grant.may_read(&topic("news")).unwrap_err().0.contains("of the token"));
-    }
-
-    #[test]
-    fn a_client_needs_a_pattern_to_send_to_a_backend() {
-        let shop = To::Backend(BackendName::new("shop").unwrap());
-        let denied = client(Some("ann"), None, None).may_send(&shop).unwrap_err();
-        assert!(denied.0.contains("`backend:shop`"), "{denied}");
-        for (item, allowed) in [("backend:shop", true), ("backend:*", true), ("*", true), ("user:*", false)] {
-            assert_eq!(client(None, Some(&[item]), None).may_send(&shop).is_ok(), allowed, "{item}");
-        }
-        backend(false).may_send(&shop).unwrap();
-        Grant::Open { session: None, manages: false }.may_send(&shop).unwrap();
-    }
-
-    #[test]
-    fn lists_decide_where_they_are_given() {
-        let grant = client(Some("ann"), Some(&["topic:news"]), Some(r#"["room/*"]"#));
-        grant.may_send(&To::Topic(topic("news"))).unwrap();
-        assert!(grant.may_send(&To::Session(session("B"))).is_err());
-        grant.may_read(&topic("room/1")).unwrap();
-        assert!(grant.may_read(&topic("news")).is_err());
-    }
-
-    #[test]
-    fn a_backend_without_lists_may_do_everything() {
-        let grant = backend(true);
-        grant.may_send(&To::Topic(topic("news"))).unwrap();
-        grant.may_read(&topic("news")).unwrap();
-        grant.may_manage().unwrap();
-        assert!(backend(false).may_manage().unwrap_err().0.contains("sessions = false"));
-    }
-
-    #[test]
-    fn in_open_mode_only_managing_is_restricted() {
-        let open = |manages| Grant::Open { session: Some(session("A")), manages };
-        open(false).may_send(&To::Topic(topic("news"))).unwrap();
-        open(false).may_read(&topic("news")).unwrap();
-        open(true).may_manage().unwrap();
-        assert!(open(false).may_manage().is_err());
-        assert!(client(Some("ann"), None, None).may_manage().is_err());
-    }
-
-    #[test]
-    fn receivers_see_a_session_id_in_open_mode_only() {
-        let from = |grant: &Grant| grant.from().map(|name| name.as_str().to_owned());
-        let open = Grant::Open { session: Some(session("A")), manages: false };
-        assert_eq!(from(&open).as_deref(), Some("A"));
-        assert_eq!(from(&client(Some("ann"), None, None)).as_deref(), Some("ann"));
-        assert_eq!(from(&client(None, None, None)), Some(Handle([7; 16]).to_string()));
-        assert_eq!(from(&backend(true)), None);
-        assert_eq!((backend(true).kind(), open.kind()), (Kind::FromBackend, Kind::Message));
-    }
-
-    #[test]
-    fn authors_are_sessions_backends_or_anonymous() {
-        assert_eq!(client(None, None, None).author(), Author::Session(session("A")));
-        assert_eq!(backend(true).author(), Author::Backend("shop".into()));
-        assert_eq!(Grant::Open { session: None, manages: false }.author(), Author::Anonymous);
-    }
-
-    #[test]
-    fn users_and_sessions_without_a_user_pay_and_nobody_else_does() {
-        let payer = |grant: Grant| grant.payer().map(|name| name.as_str().to_owned());
-        assert_eq!(payer(client(Some("ann"), None, None)).as_deref(), Some("ann"));
-        assert_eq!(payer(client(None, None, None)), Some(Handle([7; 16]).to_string()));
-        assert_eq!(payer(backend(true)), None);
-        assert_eq!(payer(Grant::Open { session: Some(session("A")), manages: false }), None);
-    }
-
-    #[test]
-    fn a_proof_is_accepted_until_clocks_can_have_passed_it() {
-        let expiry = TokenExpiry { at: 5_000 };
-        assert_eq!(expiry.accepted_until(), 35_000);
-        assert_eq!(expiry.accepted_for(34_000), Duration::from_secs(1));
-        assert_eq!(expiry.accepted_for(36_000), Duration::ZERO);
-    }
-}
+mod tests;

@@ -17,44 +17,19 @@ use crate::budget::{Budget, Holder};
 use crate::message::{Address, Publication, Seq};
 use crate::sync::{lock, shrink};
 
+mod event;
 mod interest;
+mod members;
 mod presence;
 
+pub use event::{EndReason, HubEvent};
 pub use interest::Interest;
+pub use members::{ChangedTopics, MemberPage, Members, Membership};
 pub use presence::{Connections, Transport};
 
 /// Most bytes of a stored message that a hub holds until its slowest reader has taken it. Readers fetch a larger one from
 /// the engine.
 const MAX_HELD: usize = 64 * 1024;
-
-/// What goes through a hub.
-#[derive(Debug, Clone)]
-pub enum HubEvent {
-    /// A stored message.
-    Stored {
-        /// The seq that the address had before, [`Seq::START`] if it held nothing.
-        prev: Seq,
-        /// The message.
-        publication: Arc<Publication>,
-    },
-    /// A message that is not stored.
-    Volatile(Arc<Publication>),
-    /// The engine has something up to this seq: see [`Hubs::wake`].
-    Available(Seq),
-    /// The store begins anew: see [`Hubs::change_epoch`].
-    EpochChanged,
-    /// The address has ended: see [`Hubs::end`].
-    Ended(EndReason),
-}
-
-/// Why the readers of an address end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EndReason {
-    /// The session was ended.
-    SessionEnded,
-    /// The session has another owner now. Readers that may read for that owner come back.
-    OwnerChanged,
-}
 
 /// The live side of one address.
 #[derive(Debug)]
@@ -137,6 +112,7 @@ pub struct Hubs {
     /// Protects which hubs exist. Held while one is looked up, joined or published to.
     hubs: Arc<Mutex<HashMap<Address, Arc<Hub>>>>,
     slots: usize,
+    members: Members,
     /// Bounds the large messages on their way to readers.
     budget: Budget,
     /// Is told which addresses are read, under the lock of `hubs`.
@@ -147,7 +123,8 @@ impl Hubs {
     /// No hubs yet. Each will hold `slots` events (rounded up to a power of two by tokio).
     #[must_use]
     pub fn new(slots: usize) -> Self {
-        Self { hubs: Arc::default(), slots: slots.max(1), budget: Budget::new(Budget::MOST), interest: None }
+        let (hubs, slots, members) = (Arc::default(), slots.max(1), Members::default());
+        Self { hubs, slots, members, budget: Budget::new(Budget::MOST), interest: None }
     }
 
     /// The same hubs, whose large messages draw on this budget.
@@ -159,6 +136,18 @@ impl Hubs {
     /// Bounds the large messages on their way to readers.
     pub(crate) fn budget(&self) -> &Budget {
         &self.budget
+    }
+
+    /// Who reads topics here.
+    #[must_use]
+    pub fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// Whether these are the same hubs.
+    #[cfg(test)]
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.hubs, &other.hubs)
     }
 
     /// Hubs that tell which addresses are read.

@@ -12,8 +12,8 @@ mod seq;
 mod shared_text;
 
 pub use address::{Address, Author};
-pub(crate) use content::ReceiptFields;
 pub use content::{Kind, Message, Outcome};
+pub(crate) use content::{PresenceFields, ReceiptFields};
 pub use item::{Gap, GapReason, Item};
 pub use name::{BackendName, Handle, MessageId, NameError, SenderName, SessionId, TopicName, UserId};
 pub(crate) use name::{MAX_NAME, taken_name};

@@ -16,7 +16,7 @@ pub use code::{Close, Code};
 pub(crate) use json::present;
 pub(crate) use json::{MAX_SEQ, MAX_WINDOW, parse_object};
 pub use json::{Malformed, parse};
-pub use server_frame::{SendResult, ServerFrame};
+pub use server_frame::{Presence, SendResult, ServerFrame};
 
 /// The WebSocket subprotocol of this version.
 pub(crate) const SUBPROTOCOL: &str = "x0-msg.v1";

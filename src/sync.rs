@@ -8,7 +8,9 @@
 //! 3. The map of hubs: held while a hub is looked up, joined, left or published to.
 //! 4. The readers of one hub, or what an engine's `Interest` locks while it notes a reader.
 //!
-//! All other locks are held alone, for a look-up: the leases of polls, the answers of the x0 pages, the connections of
+//! The map of watched topics is held while what the watchers of one were told is looked at.
+//!
+//! All other locks are held alone, for a look-up: the leases of polls, the members of topics, the answers of the x0 pages, the connections of
 //! an address, idle connections to the disk, the handle of the writer's thread. No lock is held across an await or a
 //! disk access.
 //!

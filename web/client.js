@@ -48,6 +48,13 @@
  * @property {number} to
  * @property {"acknowledged" | "expired" | "epoch" | "lost"} reason
  *
+ * @typedef {object} Presence who reads a topic, and what has changed since the handler was called last
+ * @property {string} topic
+ * @property {number} count how many members the topic has
+ * @property {string[]} joined at first, all members
+ * @property {string[]} left
+ * @property {string[]} [members] all of them; absent if there are more than 1,000
+ *
  * @typedef {"connecting" | "online" | "offline" | "closed"} State
  * @typedef {"websocket" | "poll"} Transport
  *
@@ -732,6 +739,99 @@ class Inbox {
   }
 }
 
+// ── who reads a topic ───────────────────────────────────────────────────────────────────────────────────────
+
+/** Most members of a topic that the broker names. */
+const MOST_NAMED = 1000;
+
+/** Keeps the list of the members of one topic. */
+class Watch {
+  /** @type {Set<{call: (event: Presence) => void}>} */ #handlers = new Set();
+  /** Null until the list is known, and if there are too many members for one. @type {Set<string> | null} */ members = null;
+  /** Null until the handlers were told. @type {number | null} */ #count = null;
+  /** Changes that came while the list is read. @type {any[] | null} */ #late = null;
+  #reading = 0;
+  #topic;
+  #read;
+  #call;
+
+  /**
+   * @param {string} topic
+   * @param {() => Promise<{count: number, members: string[]} | null>} read reads the list; null if that failed
+   * @param {(callback: () => void) => void} call calls a callback of the page
+   */
+  constructor(topic, read, call) {
+    this.#topic = topic;
+    this.#read = read;
+    this.#call = call;
+  }
+
+  /** Adds a handler. The returned function removes it, and says whether it was the last. @param {(event: Presence) => void} handler */
+  add(handler) {
+    const entry = { call: handler };
+    this.#handlers.add(entry);
+    if (this.#count !== null) queueMicrotask(() => this.#tell([...(this.members ?? [])], [], [entry]));
+    return () => this.#handlers.delete(entry) && this.#handlers.size === 0;
+  }
+
+  /** No handler is called from now on. */
+  end() {
+    this.#handlers.clear();
+  }
+
+  /** Reads the list, until that works. What changes meanwhile is applied to it. */
+  async load() {
+    const reading = ++this.#reading;
+    const isCurrent = () => reading === this.#reading && this.#handlers.size > 0;
+    this.#late = [];
+    for (let pause = FIRST_PAUSE; isCurrent(); pause = Math.min(pause * 2, LONGEST_PAUSE)) {
+      const list = await this.#read();
+      if (!isCurrent()) return;
+      if (list) {
+        const late = /** @type {any[]} */ (this.#late);
+        this.#late = null;
+        this.#set(list.count, list.count > MOST_NAMED ? null : new Set(list.members));
+        for (const change of late) this.take(change);
+        return;
+      }
+      await new Promise((done) => setTimeout(done, jittered(pause)));
+    }
+  }
+
+  /** @param {any} change a frame `presence` */
+  take(change) {
+    const { count, joined, left } = change;
+    if (this.#late) this.#late.push(change);
+    else if (count > MOST_NAMED) this.#set(count, null);
+    else {
+      const members = joined && this.members ? new Set(this.members) : null;
+      for (const name of left ?? []) members?.delete(name);
+      for (const name of joined ?? []) members?.add(name);
+      if (members?.size === count) this.#set(count, members);
+      else this.load();
+    }
+  }
+
+  /** @param {number} count @param {Set<string> | null} members */
+  #set(count, members) {
+    const before = this.members ?? new Set();
+    const now = members ?? before;
+    const [joined, left] = [[...now].filter((name) => !before.has(name)), [...before].filter((name) => !now.has(name))];
+    const changed = count !== this.#count || joined.length + left.length > 0;
+    [this.#count, this.members] = [count, members];
+    if (changed) this.#tell(joined, left, this.#handlers);
+  }
+
+  /** @param {string[]} joined @param {string[]} left @param {Iterable<{call: (event: Presence) => void}>} handlers */
+  #tell(joined, left, handlers) {
+    const count = this.#count ?? 0;
+    for (const handler of handlers) {
+      const members = this.members ? { members: [...this.members].sort() } : {};
+      this.#call(() => this.#handlers.has(handler) && handler.call({ topic: this.#topic, count, joined, left, ...members }));
+    }
+  }
+}
+
 // ── sending ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 /**
@@ -1025,7 +1125,7 @@ class Foreign extends Error {
  *
  * @param {URL} base
  * @param {string} path
- * @param {string} body
+ * @param {string | undefined} body of a POST; a GET has none
  * @param {{signal: AbortSignal, ms: number, keepalive?: boolean, headers?: Record<string, string>}} options
  * @param {(answer: any) => boolean} isAnswer
  */
@@ -1033,7 +1133,8 @@ async function call(base, path, body, { signal, ms, keepalive = false, headers =
   const limit = limited(signal, ms);
   try {
     const address = new URL(path, base);
-    const request = { method: "POST", headers, body, signal: limit.signal, keepalive, cache: /** @type {const} */ ("no-store") };
+    const method = body === undefined ? "GET" : "POST";
+    const request = { method, headers, body, signal: limit.signal, keepalive, cache: /** @type {const} */ ("no-store") };
     const response = await fetch(address, request);
     const answer = await response.json().catch((error) => {
       if (limit.signal.aborted) throw error;
@@ -1054,7 +1155,7 @@ async function call(base, path, body, { signal, ms, keepalive = false, headers =
  * @property {number} [after]
  * @property {string} [epoch]
  * @property {number} wait
- * @property {{topic: string, after?: number, epoch?: string}[]} [topics]
+ * @property {{topic: string, after?: number, epoch?: string, presence?: true}[]} [topics]
  */
 
 // ── tabs ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -1326,6 +1427,9 @@ export class Client {
   /** Why the last attempt failed. @type {string | null} */ #reason = null;
   /** Ends the current pause. @type {(() => void) | null} */ #wake = null;
 
+  /** The topics whose members are watched. @type {Map<string, Watch>} */ #watches = new Map();
+  /** Whether the answer to a poll was lost, which may have had a change of members. */ #missed = false;
+
   /** Shares long polls with the other tabs. @type {Tabs | null} */ #tabs = null;
   /** The current poll. @type {{abort: () => void} | null} */ #asking = null;
   /** Whether the poll was aborted to ask again. */ #again = false;
@@ -1400,23 +1504,73 @@ export class Client {
    * @template [P=any]
    * @param {string} topic
    * @param {(message: Message<P>) => any} handler
-   * @param {{after?: number}} [options] `after` asks for what the topic's history holds after that seq
+   * @param {{after?: number, presence?: (event: Presence) => void}} [options] `after` asks for what the topic's history holds
+   *   after that seq. `presence` is called with those who read the topic, and whenever they change
    * @returns {() => void}
    */
-  subscribe(topic, handler, { after } = {}) {
+  subscribe(topic, handler, { after, presence } = {}) {
     if (!isName(topic)) throw new TypeError("the topic must be a string of 1 to 256 bytes without control characters");
     if (typeof handler !== "function") throw new TypeError("the handler of a topic must be a function");
     if (after !== undefined && !isSeq(after)) throw new TypeError("after must be a seq");
+    if (presence !== undefined && typeof presence !== "function") throw new TypeError("presence must be a function");
     const { asks, end } = this.#inbox.subscribe(topic, handler, after);
-    if (asks) {
-      if (this.#socket) this.#socket.say({ type: "subscribe", ...this.#inbox.position(topic) });
+    const ask = () => {
+      if (this.#socket) this.#socket.say({ type: "subscribe", ...this.#position(topic) });
       else this.#askAgain();
-    }
+    };
+    const watched = this.#watches.has(topic);
+    const unwatch = presence && this.#watch(topic, presence);
+    if (asks || (presence && !watched)) ask();
     return () => {
-      if (!end()) return;
+      const unwatched = unwatch?.() && this.#watches.delete(topic);
+      if (!end()) return unwatched && ask();
       if (this.#socket) this.#socket.say({ type: "unsubscribe", topic });
       else this.#askAgain();
     };
+  }
+
+  /**
+   * Who reads a topic that is subscribed to with `presence`. Undefined while that is not known, and above 1,000 members.
+   *
+   * @param {string} topic
+   * @returns {string[] | undefined}
+   */
+  presence(topic) {
+    const members = this.#watches.get(topic)?.members;
+    return members ? [...members].sort() : undefined;
+  }
+
+  /** @param {string} topic @param {(event: Presence) => void} handler */
+  #watch(topic, handler) {
+    let watch = this.#watches.get(topic);
+    if (!watch) {
+      watch = new Watch(topic, () => this.#readMembers(topic), (callback) => this.#call(callback));
+      this.#watches.set(topic, watch);
+    }
+    return watch.add(handler);
+  }
+
+  /** The members of a topic. Null if they cannot be read now. @param {string} topic */
+  async #readMembers(topic) {
+    const { signal } = this.#run;
+    try {
+      const token = await unlessAborted(this.#proof.get(), signal);
+      const headers = token === undefined ? undefined : { authorization: `Bearer ${token}` };
+      const path = `v1/topics/${encodeURIComponent(topic)}/presence?limit=${MOST_NAMED}`;
+      const options = { signal, ms: ANSWER, headers };
+      const answer = await call(this.#base, path, undefined, options, ({ count, members }) => isSeq(count) && Array.isArray(members));
+      if (!(answer instanceof Refused)) return answer;
+      if (answer.code === "unauthorized") this.#proof.refused(token);
+      else if (!PASSING.includes(answer.code)) this.#report(answer);
+    } catch {
+      // The next attempt may work.
+    }
+    return null;
+  }
+
+  /** What is asked for of a topic. @param {string} name */
+  #position(name) {
+    return { ...this.#inbox.position(name), ...(this.#watches.has(name) ? { presence: /** @type {const} */ (true) } : {}) };
   }
 
   /**
@@ -1496,6 +1650,7 @@ export class Client {
     this.#tell({ state: "closed", transport: null, reason });
     this.#stop();
     this.#outbox.close(reason);
+    for (const watch of this.#watches.values()) watch.end();
     if (error) this.#report(error);
   }
 
@@ -1682,7 +1837,7 @@ export class Client {
     this.#inbox.enter(welcome.epoch);
     for (const [name, topic] of this.#inbox.topics) {
       topic.refused = false;
-      socket.say({ type: "subscribe", ...this.#inbox.position(name) });
+      socket.say({ type: "subscribe", ...this.#position(name) });
     }
     // Acknowledge what was handled while there was no socket.
     this.#inbox.acknowledged = Math.min(this.#inbox.handled, welcome.seq ?? 0);
@@ -1699,11 +1854,14 @@ export class Client {
       case "message":
       case "receipt":
         return this.#inbox.take(frame);
+      case "presence":
+        return this.#watches.get(frame.topic)?.take(frame);
       case "sent":
         return this.#outbox.settle(frame.id, null, frame);
       case "gap":
         return this.#inbox.gap(frame);
       case "subscribed":
+        if (frame.presence) this.#watches.get(frame.topic)?.load();
         return this.#inbox.positioned(frame.topic, frame.seq, frame.recovered);
       case "error": {
         const refusal = new Refused(String(frame.code), String(frame.message));
@@ -1882,7 +2040,9 @@ export class Client {
     this.#session ??= answer.session; // The broker names the session that it made for the token.
     this.#outbox.dedupWindow = answer.dedup_window ?? this.#outbox.dedupWindow;
     for (const gap of answer.gaps ?? []) this.#inbox.gap(gap);
-    for (const message of answer.messages) this.#inbox.take(message);
+    for (const message of answer.messages) this.#hear(message);
+    for (const [topic, watch] of this.#watches) if (this.#missed || answer.presence?.[topic]) watch.load();
+    this.#missed = false;
     for (const [topic, seq] of Object.entries(answer.topics ?? {})) this.#inbox.advance(topic, seq);
     // The end of this answer, which may be a gap.
     this.#inbox.reached(answer.seq);
@@ -1898,7 +2058,7 @@ export class Client {
     const proof = await this.#token(signal);
     if (proof === null || signal.aborted) return null;
     const { epoch, handled } = this.#inbox;
-    const topics = [...this.#inbox.topics].filter(([, { refused }]) => !refused).map(([name]) => this.#inbox.position(name));
+    const topics = [...this.#inbox.topics].filter(([, { refused }]) => !refused).map(([name]) => this.#position(name));
     const resume = epoch === null ? {} : { after: handled, epoch };
     const item = { session: this.#session, token: proof.token, ...resume, wait, ...(topics.length ? { topics } : {}) };
     const limit = limited(signal);
@@ -1918,6 +2078,7 @@ export class Client {
       this.#asking = null;
       limit.release();
     }
+    this.#missed = true;
     return null;
   }
 

@@ -2,21 +2,21 @@
 
 use std::sync::Arc;
 
-use axum::extract::rejection::PathRejection;
-use axum::extract::{FromRequestParts, Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::api::path::{PathId, name};
 use crate::broker::{BrokerError, SessionState};
 use crate::budget::Holder;
 use crate::edge::{ErrorBody, Gateway, Refusal, Refused, SessionPolicy, encode, json};
 use crate::engine::RegistrationSource;
 use crate::hub::Connections;
 use crate::identity::{WeakId, check_id_strength};
-use crate::message::{Handle, NameError, SessionId, UserId, taken_name};
+use crate::message::{Handle, SessionId, UserId, taken_name};
 use crate::protocol::{Code, ENVELOPE, SessionBody};
 
 /// A session, as backends see it.
@@ -63,24 +63,6 @@ struct UserInfo<'a> {
     /// Of all sessions together.
     connections: Connections,
     sessions: Vec<SessionInfo<'a>>,
-}
-
-/// The id in the address.
-pub(super) struct PathId(String);
-
-impl<S: Send + Sync> FromRequestParts<S> for PathId {
-    type Rejection = Refusal;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
-        let invalid = |rejection: PathRejection| {
-            Refusal::new(Code::BadRequest, format!("the id in the address: {}", rejection.body_text()))
-        };
-        Path::from_request_parts(parts, state).await.map(|Path(id)| Self(id)).map_err(invalid)
-    }
-}
-
-fn name<T>(id: &str, new: impl Fn(&str) -> Result<T, NameError>) -> Result<T, Refusal> {
-    new(id).map_err(|reason| Refusal::new(Code::BadRequest, format!("the id in the address {reason}")))
 }
 
 /// The refusal of a session whose id cannot be a proof.

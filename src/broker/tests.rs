@@ -13,6 +13,7 @@ use crate::protocol::{Resume, SendRequest, SendResult, To};
 use crate::subscriber::Subscriber;
 
 mod directory;
+mod presence;
 
 const PAYLOAD: usize = 100;
 const TTL: Duration = Duration::from_secs(1000);

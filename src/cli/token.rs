@@ -47,6 +47,11 @@ pub struct TokenArgs {
     #[arg(long, value_name = "TOPIC")]
     topic: Vec<String>,
 
+    /// Topic of which the token may see who reads it, like news or room/*. May be given several times. Without it the token
+    /// may see that of no topic
+    #[arg(long, value_name = "TOPIC")]
+    presence: Vec<String>,
+
     /// Audience of the token (`aud`)
     #[arg(long, value_name = "NAME")]
     audience: Option<String>,
@@ -71,6 +76,8 @@ struct NewClaims {
     send: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     topics: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    presence: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     aud: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -106,6 +113,7 @@ fn make_token(args: TokenArgs) -> Result<String> {
         exp: now.saturating_add(args.ttl).as_secs(),
         send: args.send,
         topics: args.topic,
+        presence: args.presence,
         aud: args.audience,
         iss: args.issuer,
     };
@@ -157,10 +165,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
         let flags = ["--new-key", "--user", "ann", "--session", "A", "--send", "topic:*", "--topic", "news"];
+        let flags = [&flags[..], &["--presence", "room/*"]].concat();
         let token = make_token(args(&path, &flags)).unwrap();
         let claims = verify_with_secret(&std::fs::read(&path).unwrap(), &token).unwrap();
         assert_eq!((claims.user.as_str(), claims.session.unwrap().as_str()), ("ann", "A"));
         assert!(claims.send.is_some() && claims.topics.unwrap().allow("news"));
+        assert!(claims.presence.unwrap().allow("room/1"));
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let again = make_token(args(&path, &flags)).unwrap();
         assert!(verify_with_secret(&std::fs::read(&path).unwrap(), &again).is_some(), "the key is kept");

@@ -28,6 +28,8 @@ pub(crate) enum SessionPolicy {
     Create,
     /// The request is refused: its answer has no place to name a new session.
     Require,
+    /// The request has to do with no session. None is created.
+    Unneeded,
     /// Every token is refused: the call is for backends.
     BackendOnly,
 }
@@ -163,7 +165,8 @@ impl Gateway {
         requested: Option<SessionId>,
         policy: SessionPolicy,
     ) -> Result<Grant, Refusal> {
-        let Claims { user, session, expires_at, send, topics } = claims;
+        let Claims { user, session, expires_at, send, topics, presence } = claims;
+        let is_lasting = session.is_some() || requested.is_some() || policy != SessionPolicy::Unneeded;
         let session = match (session, requested) {
             (Some(session), None) => session,
             (Some(session), Some(requested)) if session == requested => session,
@@ -176,8 +179,10 @@ impl Gateway {
         let handle = self.broker.handle(&session);
         let mut client =
             Client::new(session, handle, Some(user), Proof::Token(TokenExpiry { at: expires_at }));
-        self.register_from_token(&client).await?;
-        (client.send, client.topics) = (send, topics);
+        if is_lasting {
+            self.register_from_token(&client).await?;
+        }
+        (client.send, client.topics, client.presence) = (send, topics, presence);
         Ok(Grant::Client(client.into()))
     }
 
@@ -194,7 +199,7 @@ impl Gateway {
                 Code::Forbidden,
                 "no session of this user is registered under this name; leave `session` out to get a new one",
             )),
-            None if policy == SessionPolicy::Create => Ok(self.broker.make_session(user)),
+            None if policy != SessionPolicy::Require => Ok(self.broker.make_session(user)),
             None => Err(Refusal::new(
                 Code::BadRequest,
                 "the token names no session (`sid`): name one of its user's, like the one that `welcome` names over \

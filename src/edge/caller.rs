@@ -81,8 +81,16 @@ mod tests {
 
     fn backend(mailbox: Option<BackendName>) -> Caller {
         let (name, key_digest) = ("shop".into(), [0; 32]);
-        let backend =
-            Backend { name, from: None, send: None, topics: None, sessions: true, mailbox, key_digest };
+        let backend = Backend {
+            name,
+            from: None,
+            send: None,
+            topics: None,
+            presence: None,
+            sessions: true,
+            mailbox,
+            key_digest,
+        };
         caller(Grant::Backend(Arc::new(backend)))
     }
 

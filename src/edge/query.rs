@@ -4,6 +4,7 @@ use axum::http::Uri;
 
 use crate::broker::BrokerError;
 use crate::edge::refusal::Refusal;
+use crate::edge::topic::TopicRequest;
 use crate::grant::Grant;
 use crate::message::{Epoch, NameError, Seq, SessionId, TopicName};
 use crate::protocol::{MAX_SEQ, MAX_WINDOW, Resume};
@@ -98,23 +99,29 @@ impl Query {
         Ok(Resume { after: self.seq(key)?, epoch: self.get("epoch").map(Epoch::new) })
     }
 
-    /// The topics to read. Each resumes at its own `after.<topic>`.
+    /// The topics to read. Each resumes at its own `after.<topic>`. Those in `presence` are watched as well.
     ///
     /// # Errors
-    /// `bad_request` for an invalid name or number. `forbidden` for a topic that may not be read, and for more than
-    /// `limit` topics.
-    pub(crate) fn topics(&self, grant: &Grant, limit: usize) -> Result<Vec<(TopicName, Resume)>, Refusal> {
-        let mut topics = Vec::new();
+    /// `bad_request` for an invalid name or number. `forbidden` for a topic that may not be read or watched, and for
+    /// more than `limit` topics.
+    pub(crate) fn topics(&self, grant: &Grant, limit: usize) -> Result<Vec<TopicRequest>, Refusal> {
+        let mut topics = Vec::<TopicRequest>::new();
         for text in self.all("topic") {
             let topic = TopicName::new(text).map_err(|reason| Refusal::bad_param("topic", reason))?;
-            if topics.iter().any(|(known, _)| *known == topic) {
+            if topics.iter().any(|known| known.topic == topic) {
                 continue;
             }
             if topics.len() >= limit {
                 return Err(Refusal::too_many_topics(limit));
             }
-            grant.may_read(&topic).map_err(BrokerError::from)?;
-            topics.push((topic, self.resume(&format!("after.{text}"))?));
+            let presence = self.all("presence").any(|watched| watched == text);
+            let request = TopicRequest { topic, resume: self.resume(&format!("after.{text}"))?, presence };
+            request.check(grant).map_err(BrokerError::from)?;
+            topics.push(request);
+        }
+        let is_read = |watched: &str| topics.iter().any(|request| request.topic.as_str() == watched);
+        if !self.all("presence").all(is_read) {
+            return Err(Refusal::bad_param("presence", "names a topic that is not read: add topic=… for it"));
         }
         Ok(topics)
     }
@@ -219,9 +226,23 @@ mod tests {
     }
 
     #[test]
+    fn presence_is_asked_for_topics_that_are_read() {
+        let topics = query("topic=a&topic=b&presence=b").topics(&open(), 9).unwrap();
+        assert_eq!(topics.iter().map(|request| request.presence).collect::<Vec<_>>(), [false, true]);
+        for text in ["presence=a", "topic=a&presence=b"] {
+            let refusal = query(text).topics(&open(), 9).unwrap_err();
+            assert!(
+                refusal.code == Code::BadRequest && refusal.message.contains("`presence`"),
+                "{refusal:?}"
+            );
+        }
+    }
+
+    #[test]
     fn each_topic_has_its_own_position() {
         let topics = query("topic=a&topic=b&topic=a&after.b=7").topics(&open(), 2).unwrap();
-        let positions: Vec<_> = topics.iter().map(|(topic, resume)| (topic.as_str(), resume.after)).collect();
+        let positions: Vec<_> =
+            topics.iter().map(|request| (request.topic.as_str(), request.resume.after)).collect();
         assert_eq!(positions, [("a", None), ("b", Some(Seq(7)))]);
         let refusal = query("topic=a&topic=b").topics(&open(), 1).unwrap_err();
         assert_eq!(refusal.code, Code::Forbidden);

@@ -27,6 +27,7 @@ mod feed;
 mod memory;
 mod messages;
 mod node;
+mod presence;
 mod receipts;
 mod registrations;
 mod restart;
@@ -251,6 +252,10 @@ suite! {
         expired_messages_are_counted;
     on [os fsync] memory:
         a_reader_of_the_disk_sees_what_one_of_the_memory_sees;
+    on [memory node] presence:
+        members_are_found_by_name_and_once;
+    on [node] presence:
+        a_node_knows_the_members_of_the_others_and_hears_of_changes;
     on [node] seam:
         an_address_is_subscribed_to_before_its_first_read_and_for_a_grace_after_its_last
         a_new_epoch_is_told_and_reading_begins_at_the_floor

@@ -18,7 +18,7 @@ use crate::engine::{
     Append, Arrivals, Batch, Commit, EngineError, Expired, Fatal, Health, Lookup, Position, Register,
     RegisterError, Registrar, Registration, Settings,
 };
-use crate::hub::{Connections, EndReason, Hubs};
+use crate::hub::{EndReason, Hubs};
 use crate::message::{Address, Epoch, Handle, Publication, Seq, SessionId, UserId};
 use crate::sync::lock;
 
@@ -33,6 +33,7 @@ mod handles;
 mod index;
 mod load;
 mod place;
+mod presence;
 mod private;
 mod reader;
 mod recovery;
@@ -331,11 +332,6 @@ impl Embedded {
         writes.waiters.push(waiter);
         self.shared.work.notify_one();
         Commit::accepted(commit)
-    }
-
-    /// See [`crate::engine::Engine::presence`].
-    pub async fn presence(&self, address: &Address) -> Connections {
-        self.shared.hubs.presence(address)
     }
 
     /// See [`crate::engine::Engine::confirm`]: what is known here is all there is.

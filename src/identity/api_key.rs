@@ -35,6 +35,7 @@ struct ApiKeyEntry {
     from: Option<String>,
     send: Option<SendPatterns>,
     topics: Option<Patterns>,
+    presence: Option<Patterns>,
     #[serde(default = "yes")]
     sessions: bool,
     #[serde(default)]
@@ -93,6 +94,7 @@ impl ApiKeys {
                 from: None,
                 send: None,
                 topics: None,
+                presence: None,
                 sessions: true,
                 mailbox: false,
             })?;
@@ -107,7 +109,7 @@ impl ApiKeys {
             let line = before.matches('\n').count() + 1;
             format!(
                 "line {line} is invalid: each [[key]] has strings `name` and `key`, and may have a string \
-                 `from`, a list `send` of addresses like topic:news or user:*, a list `topics`, and \
+                 `from`, a list `send` of addresses like topic:news or user:*, lists `topics` and `presence`, and \
                  `sessions` and `mailbox`, true or false"
             )
         })?;
@@ -115,7 +117,7 @@ impl ApiKeys {
     }
 
     fn add(&mut self, key: ApiKeyEntry) -> Result<(), String> {
-        let ApiKeyEntry { name, key, from, send, topics, sessions, mailbox } = key;
+        let ApiKeyEntry { name, key, from, send, topics, presence, sessions, mailbox } = key;
         // As the key that a request shows, see `Identity::check`.
         let key = key.trim();
         // The message names the number, not the name: if name and key are swapped, the name is secret.
@@ -140,7 +142,7 @@ impl ApiKeys {
         // Receivers answer to the mailbox by its name.
         let from = from.transpose()?.or_else(|| mailbox.as_ref().map(SenderName::from));
         let (name, key_digest) = (name.into(), hash(key));
-        self.0.push(Arc::new(Backend { name, from, send, topics, sessions, mailbox, key_digest }));
+        self.0.push(Arc::new(Backend { name, from, send, topics, presence, sessions, mailbox, key_digest }));
         Ok(())
     }
 

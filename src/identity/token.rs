@@ -37,6 +37,8 @@ pub(crate) struct Claims {
     pub send: Option<SendPatterns>,
     /// Which topics the token may read (`topics`).
     pub topics: Option<Patterns>,
+    /// Of which topics the token may see who reads them (`presence`).
+    pub presence: Option<Patterns>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -46,6 +48,7 @@ struct RawClaims {
     exp: f64,
     send: Option<SendPatterns>,
     topics: Option<Patterns>,
+    presence: Option<Patterns>,
 }
 
 /// Verifies tokens with the keys of files, of the environment and of a JWK set.
@@ -232,16 +235,16 @@ fn verify_error(error: &ErrorKind) -> VerifyError {
 }
 
 fn claims(raw: RawClaims) -> Result<Claims, String> {
-    let user = raw.sub.ok_or("the token has no claim `sub`, which names its user")?;
-    let user =
-        taken_name(&user, UserId::new).map_err(|reason| format!("the token's claim `sub` {reason}"))?;
-    let session = raw.sid.map(|sid| {
-        taken_name(&sid, SessionId::new).map_err(|reason| format!("the token's claim `sid` {reason}"))
+    let user = raw.sub.as_deref().ok_or("the token has no claim `sub`, which names its user")?;
+    let user = taken_name(user, UserId::new).map_err(|reason| format!("the token's claim `sub` {reason}"))?;
+    let session = raw.sid.as_deref().map(|sid| {
+        taken_name(sid, SessionId::new).map_err(|reason| format!("the token's claim `sid` {reason}"))
     });
     // Whole milliseconds, within the integers of 64 bits and of JavaScript.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let expires_at = (raw.exp * 1000.0).clamp(0.0, 9.0e15) as u64;
-    Ok(Claims { user, session: session.transpose()?, expires_at, send: raw.send, topics: raw.topics })
+    let RawClaims { send, topics, presence, .. } = raw;
+    Ok(Claims { user, session: session.transpose()?, expires_at, send, topics, presence })
 }
 
 /// Verifies a token with one secret, for fuzzing.

@@ -25,6 +25,8 @@ pub enum Kind {
         /// Whether a backend sent it with its API key.
         backend: bool,
     },
+    /// How the members of a topic have changed. Its payload is [`PresenceFields`]. It is never stored.
+    Presence,
 }
 
 impl Kind {
@@ -32,7 +34,7 @@ impl Kind {
     #[must_use]
     pub fn is_from_backend(self) -> bool {
         match self {
-            Self::Message | Self::Receipt => false,
+            Self::Message | Self::Receipt | Self::Presence => false,
             Self::FromBackend => true,
             Self::Request { backend } | Self::Reply { backend } => backend,
         }
@@ -43,7 +45,7 @@ impl Kind {
     pub fn is_message(self) -> bool {
         match self {
             Self::Message | Self::FromBackend | Self::Request { .. } => true,
-            Self::Receipt | Self::Reply { .. } => false,
+            Self::Receipt | Self::Reply { .. } | Self::Presence => false,
         }
     }
 }
@@ -81,6 +83,27 @@ impl Message {
         let payload = serde_json::value::to_raw_value(&fields).expect("strings always encode");
         Self { kind: Kind::Receipt, from: None, payload, reference: None, ts }
     }
+
+    /// What the members of a topic are told.
+    #[must_use]
+    pub(crate) fn presence(fields: &PresenceFields<'_>, ts: u64) -> Self {
+        let payload = serde_json::value::to_raw_value(fields).expect("strings and numbers always encode");
+        Self { kind: Kind::Presence, from: None, payload, reference: None, ts }
+    }
+}
+
+/// How the members of a topic have changed: fields of a frame.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct PresenceFields<'a> {
+    /// In presence: how many members the topic has.
+    pub(crate) count: usize,
+    /// In presence: who is a member now and was none before. Absent, as `left`, above 1,000 members, and if changes were
+    /// missed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) joined: Option<&'a [SenderName]>,
+    /// In presence: who is no member any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) left: Option<&'a [SenderName]>,
 }
 
 /// What a receipt says: its payload in the store, and fields of its frame.

@@ -92,7 +92,7 @@ impl Draft {
 }
 
 impl Publication {
-    /// Encodes a message as the native `message` (or `receipt`, or `reply`) frame; `seq` is `None` for a volatile one.
+    /// Encodes a message as the native frame of its kind; `seq` is `None` for a volatile one.
     #[must_use]
     pub fn encode(address: &Address, seq: Option<Seq>, message: &Message) -> Self {
         match seq {
@@ -172,18 +172,18 @@ impl Publication {
         self.from.as_ref()
     }
 
-    /// The native `message`, `receipt` or `reply` frame.
+    /// The native frame.
     #[must_use]
     pub fn frame(&self) -> &Utf8Bytes {
         &self.frame
     }
 
-    /// The sender's payload, a slice of the frame. Empty for a receipt.
+    /// The sender's payload, a slice of the frame. Empty for a receipt and for presence.
     #[must_use]
     pub fn payload(&self) -> &str {
         let text = self.frame.as_str();
         match self.kind {
-            Kind::Receipt => "",
+            Kind::Receipt | Kind::Presence => "",
             _ => &text[self.places.payload..text.len() - 1],
         }
     }
@@ -197,7 +197,7 @@ impl Publication {
     pub(crate) fn stored_payload(&self) -> Cow<'_, str> {
         match self.kind {
             Kind::Message | Kind::FromBackend => Cow::Borrowed(self.payload()),
-            Kind::Receipt | Kind::Request { .. } | Kind::Reply { .. } => {
+            Kind::Receipt | Kind::Request { .. } | Kind::Reply { .. } | Kind::Presence => {
                 Cow::Owned(format!("{{{}", &self.frame.as_str()[self.places.fields..]))
             }
         }

@@ -28,6 +28,7 @@ use crate::protocol::Sender;
     components(schemas(ErrorBody<'_>)),
     tags(
         (name = "messages", description = "Sending, reading and acknowledging"),
+        (name = "topics", description = "Who reads topics"),
         (name = "sessions", description = "For backends: registered sessions and their connections"),
         (name = "operations", description = "For operators")
     )

@@ -94,6 +94,8 @@ pub enum ClientFrame {
         topic: TopicName,
         /// The position in its history; without `after`, only new messages.
         resume: Resume,
+        /// Tell how the members of the topic change.
+        presence: bool,
     },
     /// Unsubscribe from a topic.
     Unsubscribe(TopicName),
@@ -138,6 +140,8 @@ struct RawFields<'a> {
     topic: Option<&'a RawValue>,
     #[serde(borrow)]
     window: Option<&'a RawValue>,
+    #[serde(borrow)]
+    presence: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize, Default)]
@@ -232,7 +236,11 @@ impl RawFields<'_> {
             "send" => ClientFrame::Send(self.send()?),
             "ack" => ClientFrame::Ack(self.seq()?),
             "hello" => self.hello()?,
-            "subscribe" => ClientFrame::Subscribe { topic: self.topic()?, resume: self.resume()? },
+            "subscribe" => ClientFrame::Subscribe {
+                topic: self.topic()?,
+                resume: self.resume()?,
+                presence: flag(self.presence, "presence")?,
+            },
             "unsubscribe" => ClientFrame::Unsubscribe(self.topic()?),
             "ping" => ClientFrame::Ping,
             _ => return Err(Malformed::UnknownType(kind.chars().take(64).collect())),

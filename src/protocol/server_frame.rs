@@ -19,6 +19,13 @@ pub struct SendResult {
     pub sessions: Option<usize>,
 }
 
+/// Who reads a topic, as a subscription begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Presence {
+    /// How many members the topic has.
+    pub count: usize,
+}
+
 /// A frame from the server. [`crate::message::Publication`] encodes `message` and `receipt` frames.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -69,6 +76,9 @@ pub enum ServerFrame<'a> {
         seq: Seq,
         /// Whether its history still holds everything after the requested position.
         recovered: bool,
+        /// The members, if the client asked to be told of them.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        presence: Option<Presence>,
     },
     /// A subscription to a topic ends.
     Unsubscribed {
@@ -159,8 +169,14 @@ mod tests {
     #[test]
     fn frames_of_topics_name_the_topic() {
         let topic = TopicName::new("news").unwrap();
-        let subscribed = ServerFrame::Subscribed { topic: &topic, seq: Seq(130), recovered: true };
-        assert_eq!(subscribed.encode(), r#"{"type":"subscribed","topic":"news","seq":130,"recovered":true}"#);
+        let subscribed = |presence| {
+            ServerFrame::Subscribed { topic: &topic, seq: Seq(130), recovered: true, presence }.encode()
+        };
+        assert_eq!(subscribed(None), r#"{"type":"subscribed","topic":"news","seq":130,"recovered":true}"#);
+        assert_eq!(
+            subscribed(Some(Presence { count: 2 })),
+            r#"{"type":"subscribed","topic":"news","seq":130,"recovered":true,"presence":{"count":2}}"#
+        );
         let unsubscribed = ServerFrame::Unsubscribed { topic: &topic };
         assert_eq!(unsubscribed.encode(), r#"{"type":"unsubscribed","topic":"news"}"#);
         let gap = Gap { from: Seq(12), to: Seq(17), reason: GapReason::Expired };

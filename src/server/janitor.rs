@@ -38,6 +38,8 @@ impl Janitor {
     }
 
     async fn clean(&self) {
+        // First, so that its rounds are a second apart.
+        run_step("presence", self.gateway.broker.tell_presence()).await;
         run_step("messages", self.gateway.broker.expire()).await;
         run_step("polls", async { drop(self.poll_readers.sweep()) }).await;
         run_step("receipts of x0 pages", async { self.legacy_receipts.sweep() }).await;

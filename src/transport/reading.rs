@@ -158,6 +158,7 @@ mod tests {
             from: None,
             send: None,
             topics: None,
+            presence: None,
             sessions: true,
             mailbox: None,
             key_digest: [0; 32],

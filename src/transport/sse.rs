@@ -1,7 +1,7 @@
 //! `GET /v1/events`: Server-Sent Events. The id of an event is its seq; `Last-Event-ID` resumes and acknowledges.
 //!
-//! Messages are unnamed events, so that `onmessage` gets nothing else. `welcome`, `subscribed`, `receipt`, `gap`
-//! and `failure` are named events.
+//! Messages are unnamed events, so that `onmessage` gets nothing else. `welcome`, `subscribed`, `receipt`,
+//! `presence`, `gap` and `failure` are named events.
 
 use std::convert::Infallible;
 use std::fmt::Write;
@@ -18,13 +18,13 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::budget::Holder;
-use crate::edge::{ApiRequest, Caller, Gateway, Refusal, Refused, SessionPolicy};
+use crate::edge::{ApiRequest, Caller, Gateway, Refusal, Refused, SessionPolicy, TopicRequest};
 use crate::engine::EngineError;
 use crate::hub::Transport;
 use crate::limits::ConnectionPermit;
 use crate::link::WRITE_TIMEOUT;
 use crate::message::{Epoch, Item, Kind, Publication, Seq, SessionId, SharedText, TopicName};
-use crate::protocol::{Resume, ServerFrame};
+use crate::protocol::ServerFrame;
 use crate::subscriber::Subscriber;
 use crate::transport::reading::{ReadFailures, acknowledge_cursor, check_cursor, next_item, proof_left};
 use crate::transport::topics::TopicReaders;
@@ -51,10 +51,11 @@ pub(crate) fn routes(gateway: Arc<Gateway>) -> OpenApiRouter {
         ("after" = Option<Seq>, Query, description = "The last seq that the client has; this acknowledges it"),
         ("epoch" = Option<String>, Query, description = "The epoch of `after`"),
         ("topic" = Option<Vec<TopicName>>, Query, description = "Topics to read as well, each after the seq in `after.<topic>`"),
+        ("presence" = Option<Vec<TopicName>>, Query, description = "Topics of `topic` to tell the members of: in `subscribed`, and in events `presence`"),
         ("Last-Event-ID" = Option<String>, Header, description = "Sent by a reconnecting browser; replaces `after`"),
     ),
     responses(
-        (status = 200, description = "Messages are unnamed events with their seq as id. `welcome`, `subscribed`, `receipt`, `gap` and `failure` are named events", content_type = "text/event-stream", body = String),
+        (status = 200, description = "Messages are unnamed events with their seq as id. `welcome`, `subscribed`, `receipt`, `presence`, `gap` and `failure` are named events", content_type = "text/event-stream", body = String),
         Refusal,
         Refused<429>,
     )
@@ -89,8 +90,8 @@ pub(crate) async fn events(State(gateway): State<Arc<Gateway>>, head: Parts) -> 
         last_prolonged: Instant::now(),
         _permit: permit,
     };
-    for (topic, resume) in &topics {
-        stream.subscribe(topic, resume, last_event_id.is_some()).await;
+    for request in topics {
+        stream.subscribe(request, last_event_id.is_some()).await;
     }
     Ok(stream.into_response())
 }
@@ -128,13 +129,17 @@ struct EventStream {
 }
 
 impl EventStream {
-    async fn subscribe(&mut self, topic: &TopicName, resume: &Resume, reconnected: bool) {
-        let (subscriber, opening) = self.gateway.broker.topic(topic, resume, Transport::Sse).await;
+    async fn subscribe(&mut self, request: TopicRequest, reconnected: bool) {
+        let TopicRequest { topic, resume, presence } = request;
+        let broker = &self.gateway.broker;
+        let member = self.caller.grant.member().map(|name| broker.join(&topic, name));
+        let (subscriber, opening) = broker.topic(&topic, &resume, Transport::Sse).await;
         // A reconnecting browser has no cursor in a topic. What it missed is not known.
         let recovered = opening.recovered && (!reconnected || resume.after.is_some());
-        let frame = ServerFrame::Subscribed { topic, seq: opening.seq, recovered };
+        self.topics.insert(topic.clone(), subscriber, member);
+        let presence = self.topics.set_watched(broker, &topic, presence).await;
+        let frame = ServerFrame::Subscribed { topic: &topic, seq: opening.seq, recovered, presence };
         self.pending.push_str(&event(Some("subscribed"), None, &frame.encode()));
-        self.topics.insert(topic.clone(), subscriber);
     }
 
     fn into_response(self) -> Response {
@@ -224,7 +229,7 @@ impl EventStream {
         let frame = message.frame().as_str();
         let lines = frame.split(['\n', '\r']).count();
         if lines == 1 {
-            chunk.push_str(&fields(None, message.seq().filter(|_| topic.is_none())));
+            chunk.push_str(&fields(event_name(message.kind()), message.seq().filter(|_| topic.is_none())));
             chunk.push_str("data: ");
             chunk.push_frame(&message);
             chunk.push_str("\n\n");
@@ -245,18 +250,21 @@ impl EventStream {
     }
 }
 
+/// The name of the event of a message. Messages that were sent have none, so that `onmessage` gets them.
+fn event_name(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::Message | Kind::FromBackend | Kind::Request { .. } => None,
+        Kind::Receipt => Some("receipt"),
+        Kind::Reply { .. } => Some("reply"),
+        Kind::Presence => Some("presence"),
+    }
+}
+
 fn event_of(topic: Option<&TopicName>, item: &Item, epoch: impl FnOnce() -> Epoch) -> String {
     // Only a seq of the mailbox is an id: the browser sends it back, and it acknowledges.
     let id = item.seq().filter(|_| topic.is_none());
     match item {
-        Item::Message(message) => {
-            let name = match message.kind() {
-                Kind::Receipt => Some("receipt"),
-                Kind::Reply { .. } => Some("reply"),
-                _ => None,
-            };
-            event(name, id, message.frame())
-        }
+        Item::Message(message) => event(event_name(message.kind()), id, message.frame()),
         Item::Gap(gap) => event(Some("gap"), id, &ServerFrame::gap(topic, *gap, epoch).encode()),
     }
 }

@@ -1,19 +1,30 @@
-//! The topics that one connection reads, merged into one stream.
+//! The topics that one connection reads, and those whose members it watches, merged into one stream.
 
 use futures::FutureExt;
 use futures::future::pending;
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio_stream::StreamMap;
 
+use crate::broker::{Broker, PresenceReader};
 use crate::engine::EngineError;
+use crate::hub::Membership;
 use crate::message::{Item, TopicName};
+use crate::protocol::Presence;
 use crate::subscriber::Subscriber;
 
 /// The subscriptions of one connection to topics. The caller bounds their number.
 ///
 /// The map begins each search at a random topic, so a busy topic does not starve the others.
 #[derive(Default)]
-pub(super) struct TopicReaders(StreamMap<TopicName, BoxStream<'static, Result<Item, EngineError>>>);
+pub(super) struct TopicReaders(StreamMap<(TopicName, Part), BoxStream<'static, Result<Item, EngineError>>>);
+
+/// What is read of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Part {
+    Messages,
+    /// How its members change.
+    Presence,
+}
 
 impl std::fmt::Debug for TopicReaders {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -22,8 +33,14 @@ impl std::fmt::Debug for TopicReaders {
 }
 
 impl TopicReaders {
+    /// How many topics are read.
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.topics().count()
+    }
+
+    /// The topics that are read.
+    fn topics(&self) -> impl Iterator<Item = &TopicName> {
+        self.0.keys().filter(|(_, part)| *part == Part::Messages).map(|(topic, _)| topic)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -31,29 +48,78 @@ impl TopicReaders {
     }
 
     pub(super) fn contains(&self, topic: &TopicName) -> bool {
-        self.0.contains_key(topic)
+        self.has(topic, Part::Messages)
     }
 
-    /// Reads a topic from the position of the subscriber. Replaces a subscription to the same topic.
-    pub(super) fn insert(&mut self, topic: TopicName, subscriber: Subscriber) {
+    /// Whether changes of the members of a topic are read.
+    pub(super) fn watches(&self, topic: &TopicName) -> bool {
+        self.has(topic, Part::Presence)
+    }
+
+    fn has(&self, topic: &TopicName, part: Part) -> bool {
+        self.0.keys().any(|(name, of)| name == topic && *of == part)
+    }
+
+    /// Reads a topic from the position of the subscriber. Replaces a subscription to the same topic. The reader is a member
+    /// as long.
+    pub(super) fn insert(&mut self, topic: TopicName, subscriber: Subscriber, member: Option<Membership>) {
         // One allocation for each subscription, none for each message.
-        let items = stream::unfold(subscriber, async |mut subscriber| {
+        let items = stream::unfold((subscriber, member), async |(mut subscriber, member)| {
             let item = subscriber.next_or_failure().await?;
-            Some((item, subscriber))
+            Some((item, (subscriber, member)))
         });
-        self.0.insert(topic, items.boxed());
+        self.0.insert((topic, Part::Messages), items.boxed());
+    }
+
+    /// Reads how the members of a topic change, from now on, or stops that. Answers how many they are.
+    pub(super) async fn set_watched(
+        &mut self,
+        broker: &Broker,
+        topic: &TopicName,
+        watched: bool,
+    ) -> Option<Presence> {
+        if !watched {
+            self.unwatch(topic);
+            return None;
+        }
+        let (presence, count) = broker.watch(topic).await;
+        self.watch(topic.clone(), presence);
+        Some(Presence { count })
+    }
+
+    fn watch(&mut self, topic: TopicName, presence: PresenceReader) {
+        let items = stream::unfold(presence, async |mut presence| {
+            let event = presence.next().await;
+            Some((Ok(Item::Message(event)), presence))
+        });
+        self.0.insert((topic, Part::Presence), items.boxed());
+    }
+
+    fn unwatch(&mut self, topic: &TopicName) {
+        self.0.remove(&(topic.clone(), Part::Presence));
     }
 
     /// Stops reading a topic. Returns whether it was read.
     pub(super) fn remove(&mut self, topic: &TopicName) -> bool {
-        self.0.remove(topic).is_some()
+        self.unwatch(topic);
+        self.0.remove(&(topic.clone(), Part::Messages)).is_some()
     }
 
     /// Stops reading all topics except those that `keep` accepts. Returns those that are no longer read.
     pub(super) fn retain(&mut self, keep: impl Fn(&TopicName) -> bool) -> Vec<TopicName> {
-        let removed: Vec<_> = self.0.keys().filter(|topic| !keep(topic)).cloned().collect();
+        let removed: Vec<_> = self.topics().filter(|topic| !keep(topic)).cloned().collect();
         for topic in &removed {
-            self.0.remove(topic);
+            self.remove(topic);
+        }
+        removed
+    }
+
+    /// Stops reading how members change, except of topics that `keep` accepts. Returns those.
+    pub(super) fn retain_watched(&mut self, keep: impl Fn(&TopicName) -> bool) -> Vec<TopicName> {
+        let watched = self.0.keys().filter(|(_, part)| *part == Part::Presence).map(|(topic, _)| topic);
+        let removed: Vec<_> = watched.filter(|topic| !keep(topic)).cloned().collect();
+        for topic in &removed {
+            self.unwatch(topic);
         }
         removed
     }
@@ -64,7 +130,7 @@ impl TopicReaders {
     /// Nothing is lost when the future is dropped.
     pub(super) async fn next(&mut self) -> (TopicName, Result<Item, EngineError>) {
         match self.0.next().await {
-            Some(item) => item,
+            Some(((topic, _), item)) => (topic, item),
             None => pending().await,
         }
     }
@@ -98,7 +164,7 @@ mod tests {
     async fn read(gateway: &Gateway, topics: &mut TopicReaders, name: &str) {
         let (subscriber, _) =
             gateway.broker.topic(&topic(name), &Resume::default(), Transport::Websocket).await;
-        topics.insert(topic(name), subscriber);
+        topics.insert(topic(name), subscriber, None);
     }
 
     async fn publish(gateway: &Gateway, name: &str, payload: u32) {

@@ -31,8 +31,9 @@ fn client_frames() -> Vec<Value> {
         json!({ "type": "send", "to": { "backend": "shop" }, "payload": 1 }),
         json!({ "type": "subscribe", "topic": "news", "after": 1, "epoch": "another" }),
         json!({ "type": "unsubscribe", "topic": "news" }),
+        json!({ "type": "subscribe", "topic": "room", "presence": true }),
         json!({ "type": "ack", "seq": 0 }),
-        json!({ "type": "hello", "session": "A", "token": token_with("ann", "A", json!({ "topics": ["*"], "send": ["*"] })) }),
+        json!({ "type": "hello", "session": "A", "token": token_with("ann", "A", json!({ "topics": ["*"], "send": ["*"], "presence": ["*"] })) }),
     ]
 }
 
@@ -82,8 +83,10 @@ async fn every_frame_is_as_asyncapi_describes_it() {
             }
         }
     }
-    // The receipt comes soon after the acknowledgement.
-    while !seen.contains("receipt") {
+    let mut other = server.welcomed(&token_with("bob", "B", json!({ "topics": ["room"] }))).await;
+    other.send(json!({ "type": "subscribe", "topic": "room" })).await;
+    // The receipt comes soon after the acknowledgement, and presence within a second.
+    while !(seen.contains("receipt") && seen.contains("presence")) {
         let answer = ws.recv().await;
         let kind = answer["type"].as_str().unwrap();
         check(&document, payload(kind), &answer);
@@ -152,7 +155,7 @@ async fn every_answer_is_as_openapi_describes_it() {
     let server = Guarded::start().await;
     let document = server.get("/openapi.json").await.json();
     assert_eq!(document["openapi"], "3.1.0");
-    let proof = token_with("ann", "A", json!({ "topics": ["*"] }));
+    let proof = token_with("ann", "A", json!({ "topics": ["*"], "presence": ["news"] }));
     let send = json!({ "id": "c-1", "to": { "session": "A" }, "payload": [1], "receipt": true });
     let mut seen = BTreeSet::new();
     for (method, path, target, bearer, body) in [
@@ -171,6 +174,10 @@ async fn every_answer_is_as_openapi_describes_it() {
         ("POST", "/v1/messages", "/v1/messages", KEY, json!({ "to": { "user": "ann" }, "payload": 1 })),
         ("POST", "/v1/messages", "/v1/messages", KEY, json!({ "to": { "user": "nobody" }, "payload": 1 })),
         ("GET", "/v1/messages", "/v1/messages?topic=news&wait=0", &proof, json!(null)),
+        ("GET", "/v1/messages", "/v1/messages?topic=news&presence=news&wait=9", &proof, json!(null)),
+        ("GET", "/v1/topics/{name}/presence", "/v1/topics/news/presence?limit=1", &proof, json!(null)),
+        ("GET", "/v1/topics/{name}/presence", "/v1/topics/other/presence", &proof, json!(null)),
+        ("GET", "/v1/topics/{name}/presence", "/v1/topics/news/presence?limit=0", KEY, json!(null)),
         ("GET", "/v1/messages", "/v1/messages?after=3&epoch=another&wait=0", &proof, json!(null)),
         ("GET", "/v1/messages", "/v1/messages?wait=61", &proof, json!(null)),
         ("POST", "/v1/messages/poll", "/v1/messages/poll", "", json!({ "token": proof, "wait": 0 })),

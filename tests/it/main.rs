@@ -43,6 +43,7 @@ mod pages;
 mod parity;
 mod permissions;
 mod poll;
+mod presence;
 mod private_store;
 mod proof;
 mod receipts;

@@ -21,9 +21,11 @@ use crate::engine::{
     Append, Arrivals, Batch, Commit, DecryptError, Embedded, EngineError, Expired, Fatal, Health, Lookup,
     Position, Register, RegisterError, Registration, Settings,
 };
-use crate::hub::{Connections, EndReason, Hubs};
+use crate::hub::{EndReason, Hubs};
 use crate::message::{Address, Epoch, Handle, Item, Publication, Seq, SessionId, UserId};
 use crate::sync::lock;
+
+mod members;
 
 /// The slots of a primary's hubs.
 const SLOTS: usize = 64;
@@ -32,11 +34,13 @@ const SLOTS: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Cluster {
     primary: Mutex<(Embedded, Hubs)>,
+    /// The hubs of each node.
+    hubs: Mutex<Vec<Hubs>>,
 }
 
 impl Cluster {
     pub(crate) fn new(settings: Settings) -> Arc<Self> {
-        Arc::new(Self { primary: Mutex::new(Self::primary(settings)) })
+        Arc::new(Self { primary: Mutex::new(Self::primary(settings)), hubs: Mutex::default() })
     }
 
     fn primary(settings: Settings) -> (Embedded, Hubs) {
@@ -97,6 +101,7 @@ impl Node {
     pub(crate) fn start(cluster: &Arc<Cluster>, settings: Settings, slots: usize, seed: u64) -> (Self, Hubs) {
         let feeds = Arc::new(Feeds::default());
         let hubs = Hubs::watched(slots, feeds.clone());
+        lock(&cluster.hubs).push(hubs.clone());
         let (changes, receiver) = mpsc::unbounded_channel();
         let chance = Chance::new(seed);
         let inner = Arc::new(Inner {
@@ -201,11 +206,6 @@ impl Node {
 
     pub(crate) fn held_too_long(&self, address: &Address, acknowledged: Seq) -> Seq {
         self.primary().held_too_long(address, acknowledged)
-    }
-
-    pub(crate) async fn presence(&self, address: &Address) -> Connections {
-        self.0.chance.delay().await;
-        self.0.hubs.presence(address)
     }
 
     pub(crate) async fn confirm(&self, lookup: Lookup<'_>) {

@@ -5,12 +5,12 @@ use utoipa::openapi::schema::{AllOfBuilder, AnyOfBuilder, ObjectBuilder, SchemaT
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::message::{Address, Kind, Message, ReceiptFields, SenderName, Seq, TopicName};
+use crate::message::{Address, Kind, Message, PresenceFields, ReceiptFields, SenderName, Seq, TopicName};
 
 /// Where things begin in a frame.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Places {
-    /// What the sender says, and the engine stores: the fields of a receipt, or the reference, or the payload.
+    /// What the sender says, and the engine stores: the fields of a receipt or of presence, or the reference, or the payload.
     pub(super) fields: usize,
     /// The payload; in a receipt its fields.
     pub(super) payload: usize,
@@ -23,6 +23,7 @@ enum FrameType {
     Message,
     Receipt,
     Reply,
+    Presence,
 }
 
 impl From<Kind> for FrameType {
@@ -31,6 +32,7 @@ impl From<Kind> for FrameType {
             Kind::Message | Kind::FromBackend | Kind::Request { .. } => Self::Message,
             Kind::Receipt => Self::Receipt,
             Kind::Reply { .. } => Self::Reply,
+            Kind::Presence => Self::Presence,
         }
     }
 }
@@ -56,15 +58,17 @@ struct Head<'a> {
 }
 
 /// The frame: the head, then the payload (in a request after its `reply_to`, in a reply after the `id`) or the fields of a
-/// receipt. All are in one list of properties, since generators
+/// receipt or of presence. All are in one list of properties, since generators
 /// of clients do not look for them elsewhere.
 pub(super) fn schema() -> RefOr<Schema> {
     let payload = ObjectBuilder::new().schema_type(SchemaType::AnyValue);
     let mut frame = properties(Head::schema()).property("payload", payload).build();
     let receipt = properties(ReceiptFields::schema()).build();
     let rest = AnyOfBuilder::new().item(ObjectBuilder::new().required("payload"));
-    let rest = rest.item(receipt.required.iter().fold(ObjectBuilder::new(), ObjectBuilder::required));
+    let presence = properties(PresenceFields::schema()).required("topic").build();
+    let rest = rest.item(require(&receipt.required)).item(require(&presence.required));
     frame.properties.extend(receipt.properties);
+    frame.properties.extend(presence.properties);
     let reply_to = ObjectBuilder::new().schema_type(SchemaType::new(Type::String));
     let reply_to = reply_to.description(Some("In a request: what its one answer is sent to."));
     frame.properties.insert("reply_to".to_owned(), reply_to.into());
@@ -75,6 +79,12 @@ pub(super) fn schema() -> RefOr<Schema> {
 pub(super) fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
     Head::schemas(schemas);
     ReceiptFields::schemas(schemas);
+    PresenceFields::schemas(schemas);
+}
+
+/// An object that has these fields.
+fn require(fields: &[String]) -> ObjectBuilder {
+    fields.iter().fold(ObjectBuilder::new(), ObjectBuilder::required)
 }
 
 fn properties(schema: RefOr<Schema>) -> ObjectBuilder {
@@ -90,6 +100,7 @@ pub(super) fn seq_start(kind: Kind) -> usize {
         FrameType::Message => r#"{"type":"message","seq":"#.len(),
         FrameType::Receipt => r#"{"type":"receipt","seq":"#.len(),
         FrameType::Reply => r#"{"type":"reply","seq":"#.len(),
+        FrameType::Presence => r#"{"type":"presence","seq":"#.len(),
     }
 }
 
@@ -100,8 +111,8 @@ pub(super) fn width(seq: Seq) -> usize {
 
 /// The frame of a message, of exactly the right size, and where its parts start.
 ///
-/// The payload comes last, so that it can be handed out as a slice of the frame. A receipt's fields are fields of the
-/// frame itself.
+/// The payload comes last, so that it can be handed out as a slice of the frame. The fields of a receipt and of presence are
+/// fields of the frame itself.
 pub(super) fn encode(address: &Address, seq: Option<Seq>, message: &Message) -> (String, Places) {
     let topic = match address {
         Address::Topic(topic) => Some(topic),
@@ -112,7 +123,7 @@ pub(super) fn encode(address: &Address, seq: Option<Seq>, message: &Message) -> 
     let head = serde_json::to_string(&head).expect("strings and numbers always encode");
     let head = &head[..head.len() - 1];
     let payload = message.payload.get();
-    if message.kind == Kind::Receipt {
+    if matches!(message.kind, Kind::Receipt | Kind::Presence) {
         let fields = head.len() + 1;
         return ([head, ",", &payload[1..]].concat(), Places { fields, payload: fields });
     }
@@ -126,7 +137,7 @@ pub(super) fn encode(address: &Address, seq: Option<Seq>, message: &Message) -> 
 /// The field of a request or a reply that others do not have, after a comma. Empty if it has none.
 fn reference_field(message: &Message) -> String {
     let name = match message.kind {
-        Kind::Message | Kind::FromBackend | Kind::Receipt => return String::new(),
+        Kind::Message | Kind::FromBackend | Kind::Receipt | Kind::Presence => return String::new(),
         Kind::Request { .. } => "reply_to",
         Kind::Reply { .. } => "id",
     };

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use crate::message::{Epoch, NameError, Seq, SessionId, TopicName};
 use crate::protocol::client_frame::{RawFields, Resume};
-use crate::protocol::json::{Malformed, field, optional, parse_object, required, string};
+use crate::protocol::json::{Malformed, field, flag, optional, parse_object, required, string};
 
 /// An example of the body.
 const EXAMPLE: &str = r#"{"session":"A","after":17,"epoch":"e1","wait":20}"#;
@@ -45,6 +45,9 @@ pub struct PollTopic {
     /// The epoch of `after`.
     #[schema(value_type = Option<String>)]
     pub epoch: Option<Epoch>,
+    /// Tell how the members of the topic change.
+    #[schema(value_type = Option<bool>)]
+    pub presence: bool,
 }
 
 impl PollTopic {
@@ -52,7 +55,8 @@ impl PollTopic {
         let fields: RawFields<'_> = parse_object(object, r#"{"topic":"news","after":120,"epoch":"e1"}"#)?;
         let topic = string(required(fields.topic, "topic")?, "topic")?;
         let Resume { after, epoch } = fields.resume()?;
-        Ok(Self { topic, after, epoch })
+        let presence = flag(fields.presence, "presence")?;
+        Ok(Self { topic, after, epoch, presence })
     }
 
     /// The name, and where to go on.
@@ -113,11 +117,12 @@ mod tests {
 
     #[test]
     fn a_poll_has_the_fields_of_the_query_and_the_proof() {
-        let text = r#"{"session":"A","token":"t","after":17,"epoch":"e1","wait":2.5,"topics":[{"topic":"news","after":3},{"topic":""}]}"#;
+        let text = r#"{"session":"A","token":"t","after":17,"epoch":"e1","wait":2.5,"topics":[{"topic":"news","after":3,"presence":true},{"topic":""}]}"#;
         let poll = PollBody::decode(text).unwrap();
         assert_eq!((poll.session, poll.token.as_deref()), (SessionId::new("A").ok(), Some("t")));
         assert_eq!((poll.after, poll.epoch, poll.wait), (Some(Seq(17)), Some(Epoch::new("e1")), Some(2.5)));
         assert_eq!(poll.topics[0].position().unwrap().1.after, Some(Seq(3)));
+        assert!(poll.topics[0].presence && !poll.topics[1].presence);
         assert!(poll.topics[1].position().is_err(), "a bad name does not end the poll");
     }
 
@@ -128,6 +133,7 @@ mod tests {
             (r#"{"topics":{}}"#, "`topics`"),
             (r#"{"topics":[{"after":1}]}"#, "`topic`"),
             (r#"{"topics":["news"]}"#, "JSON object"),
+            (r#"{"topics":[{"topic":"news","presence":1}]}"#, "`presence`"),
             (r#"{"session":1}"#, "`session`"),
             ("[]", "JSON object"),
         ] {

@@ -46,8 +46,10 @@ fn a_hello_brings_session_token_and_position() {
 #[test]
 fn topics_are_subscribed_to_from_a_position() {
     let frame = r#"{"type":"subscribe","topic":"news","after":0}"#;
-    let ClientFrame::Subscribe { topic, resume } = decode(frame) else { panic!("not a subscribe") };
-    assert_eq!((topic.as_str(), resume.after), ("news", Some(Seq::START)));
+    let ClientFrame::Subscribe { topic, resume, presence } = decode(frame) else { panic!("not a subscribe") };
+    assert_eq!((topic.as_str(), resume.after, presence), ("news", Some(Seq::START), false));
+    let frame = r#"{"type":"subscribe","topic":"news","presence":true}"#;
+    assert!(matches!(decode(frame), ClientFrame::Subscribe { presence: true, .. }));
     assert!(matches!(decode(r#"{"type":"unsubscribe","topic":"news"}"#), ClientFrame::Unsubscribe(_)));
     assert_eq!(reason(r#"{"type":"subscribe"}"#), "field `topic` is missing");
 }

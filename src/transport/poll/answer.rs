@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use crate::edge::encode;
 use crate::grant::Client;
 use crate::message::{Epoch, Gap, Handle, Item, Publication, Seq, SessionId, SharedText, TopicName};
-use crate::protocol::Code;
+use crate::protocol::{Code, Presence};
 
 /// Most messages of one answer.
 pub(super) const MAX_MESSAGES: usize = 100;
@@ -38,6 +38,10 @@ pub(super) struct PollAnswer<'a> {
     /// The `after.<topic>` of the next call.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     topics: &'a BTreeMap<TopicName, Seq>,
+    /// The topics whose members are told from this poll on. Read the list of members then.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(required = false)]
+    presence: BTreeMap<TopicName, Presence>,
     /// Topics that are not read. The others are.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     #[schema(value_type = Vec<TopicError>, required = false)]
@@ -80,6 +84,8 @@ const NO_MESSAGES: &str = r#""messages":[]"#;
 pub(super) struct PollItems {
     messages: Vec<Arc<Publication>>,
     gaps: Vec<TopicGap>,
+    /// The topics whose members are watched from this poll on.
+    pub(super) presence: BTreeMap<TopicName, Presence>,
     /// Bytes of the messages.
     size: usize,
 }
@@ -118,6 +124,7 @@ impl PollItems {
             gaps: self.gaps,
             seq,
             topics,
+            presence: self.presence,
             errors,
             dedup_window,
         });

@@ -13,11 +13,13 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::BrokerError;
-use crate::edge::{ApiRequest, Caller, Gateway, Query, Refusal, Refused, SessionPolicy, json, json_line};
+use crate::edge::{
+    ApiRequest, Caller, Gateway, Query, Refusal, Refused, SessionPolicy, TopicRequest, json, json_line,
+};
 use crate::engine::EngineError;
 use crate::hub::{EndReason, Transport};
 use crate::message::{Address, Seq, SessionId, SharedText, TopicName};
-use crate::protocol::{Code, Resume};
+use crate::protocol::{Code, Presence, Resume};
 use crate::subscriber::Subscriber;
 use crate::transport::lease::{Claim, ClaimError, IdleReader, Leases, MAX_READERS};
 use crate::transport::poll::answer::{PollAnswer, PollItems, Told, TopicError};
@@ -75,6 +77,7 @@ fn wait(query: &Query) -> Result<Duration, Refusal> {
         ("epoch" = Option<String>, Query, description = "The epoch of `after`"),
         ("wait" = Option<f64>, Query, description = "How long to wait, in seconds; 10 by default", minimum = 0, maximum = 60),
         ("topic" = Option<Vec<TopicName>>, Query, description = "Topics to read as well, each after the seq in `after.<topic>`"),
+        ("presence" = Option<Vec<TopicName>>, Query, description = "Topics of `topic` to tell the members of: at once in `presence`, then in frames `presence` among the messages"),
     ),
     responses(
         (status = 200, description = "Messages; none if none came in time", body = PollAnswer<'_>),
@@ -110,7 +113,7 @@ pub(super) struct PollRequest {
     /// Whether the client knows its session.
     pub(super) names_session: bool,
     pub(super) resume: Resume,
-    pub(super) topics: Vec<(TopicName, Resume)>,
+    pub(super) topics: Vec<TopicRequest>,
     /// Topics that are refused.
     pub(super) errors: Vec<TopicError>,
     pub(super) wait: Duration,
@@ -133,12 +136,15 @@ pub(super) async fn answer(
     };
     let told = Told { errors, dedup_window: gateway.config.dedup_window.as_secs(), client: None };
     let Some(mailbox) = caller.mailbox_besides(!topics.is_empty() || !errors.is_empty())? else {
-        return Box::pin(poll_topics(gateway, topics, until(false), told)).await;
+        if let Some(request) = topics.iter().find(|request| request.presence) {
+            return Err(no_presence(&request.topic));
+        }
+        return Box::pin(poll_topics(gateway, request, until(false), told)).await;
     };
     let mut claim = Box::pin(claim_reader(gateway, readers, &mailbox, &request.resume)).await?;
     let (subscriber, reader) = claim.parts();
     let until = until(reader.refused == refused);
-    let items = collect(gateway, Some(subscriber), reader, (topics, until)).await?;
+    let items = collect(gateway, Some(subscriber), reader, (request, until)).await?;
     check_key(gateway, caller)?;
     let items = match claim.subscriber().ended() {
         None => items,
@@ -167,14 +173,23 @@ fn hash_of(errors: &[TopicError]) -> u64 {
 /// The answer to a poll without a mailbox. No reader is kept for the next one: it says where to go on in each topic.
 async fn poll_topics(
     gateway: &Gateway,
-    topics: &[(TopicName, Resume)],
+    request: &PollRequest,
     until: Until<'_>,
     told: Told<'_>,
 ) -> Result<SharedText, Refusal> {
     let epoch = gateway.broker.epoch();
     let mut reader = PollReader::default();
-    let items = collect(gateway, None, &mut reader, (topics, until)).await?;
+    let items = collect(gateway, None, &mut reader, (request, until)).await?;
     Ok(items.encode(told, (&epoch, Seq::START), &reader.cursors))
+}
+
+/// The refusal of a poll that asks for presence and keeps no reader: what changes between its polls would be lost.
+fn no_presence(topic: &TopicName) -> Refusal {
+    let text = format!(
+        "`presence` of topic `{topic}`: polls tell it to readers of a mailbox only; read GET /v1/topics/{topic}/presence, or use \
+         WebSocket or events"
+    );
+    Refusal::new(Code::BadRequest, text)
 }
 
 /// When a poll is answered at the latest.
@@ -246,28 +261,46 @@ fn no_reader(error: ClaimError<BrokerError>) -> Refusal {
 }
 
 impl PollReader {
-    /// Reads the topics of a poll, each from its cursor. Keeps the subscriptions that are there already.
+    /// Reads the topics of a poll, each from its cursor. Keeps the subscriptions that are there already. Notes the topics
+    /// whose members are watched from now on.
     async fn read_topics(
         &mut self,
         gateway: &Gateway,
-        topics: &[(TopicName, Resume)],
+        PollRequest { caller, topics, .. }: &PollRequest,
+        watched: &mut BTreeMap<TopicName, Presence>,
     ) -> Result<(), EngineError> {
-        self.topics.retain(|topic| topics.iter().any(|(name, _)| name == topic));
-        for (topic, resume) in topics {
-            let same = resume.after.is_none_or(|after| self.cursors.get(topic) == Some(&after));
-            if self.topics.contains(topic) && same {
-                continue;
+        self.topics.retain(|topic| topics.iter().any(|request| request.topic == *topic));
+        for TopicRequest { topic, resume, presence } in topics {
+            self.read_topic(gateway, caller, topic, resume).await?;
+            if self.topics.watches(topic) != *presence {
+                let members = self.topics.set_watched(&gateway.broker, topic, *presence).await;
+                watched.extend(members.map(|members| (topic.clone(), members)));
             }
-            // A topic that could not be read goes on where it was.
-            let after = resume.after.or(self.cursors.get(topic).copied());
-            let resume = Resume { after, epoch: resume.epoch.clone() };
-            let (mut subscriber, opening) = gateway.broker.topic(topic, &resume, Transport::Poll).await;
-            // A poll that does not wait gets what is stored.
-            subscriber.ready().await?;
-            self.topics.insert(topic.clone(), subscriber);
-            self.cursors.insert(topic.clone(), after.unwrap_or(opening.seq));
         }
         self.cursors.retain(|topic, _| self.topics.contains(topic));
+        Ok(())
+    }
+
+    async fn read_topic(
+        &mut self,
+        gateway: &Gateway,
+        caller: &Caller,
+        topic: &TopicName,
+        resume: &Resume,
+    ) -> Result<(), EngineError> {
+        let same = resume.after.is_none_or(|after| self.cursors.get(topic) == Some(&after));
+        if self.topics.contains(topic) && same {
+            return Ok(());
+        }
+        // A topic that could not be read goes on where it was.
+        let after = resume.after.or(self.cursors.get(topic).copied());
+        let resume = Resume { after, epoch: resume.epoch.clone() };
+        let member = caller.grant.member().map(|name| gateway.broker.join(topic, name));
+        let (mut subscriber, opening) = gateway.broker.topic(topic, &resume, Transport::Poll).await;
+        // A poll that does not wait gets what is stored.
+        subscriber.ready().await?;
+        self.topics.insert(topic.clone(), subscriber, member);
+        self.cursors.insert(topic.clone(), after.unwrap_or(opening.seq));
         Ok(())
     }
 }
@@ -278,10 +311,11 @@ async fn read_stored(
     gateway: &Gateway,
     mailbox: Option<&mut Subscriber>,
     reader: &mut PollReader,
-    (topics, deadline): (&[(TopicName, Resume)], Instant),
+    (request, watched): (&PollRequest, &mut BTreeMap<TopicName, Presence>),
+    deadline: Instant,
 ) -> Result<bool, Refusal> {
     let reading = async {
-        reader.read_topics(gateway, topics).await?;
+        reader.read_topics(gateway, request, watched).await?;
         match mailbox {
             Some(mailbox) => mailbox.ready().await,
             None => Ok(()),
@@ -309,11 +343,16 @@ async fn collect(
     gateway: &Gateway,
     mut mailbox: Option<&mut Subscriber>,
     reader: &mut PollReader,
-    (wanted, Until { deadline, stop }): (&[(TopicName, Resume)], Until<'_>),
+    (request, Until { mut deadline, stop }): (&PollRequest, Until<'_>),
 ) -> Result<PollItems, Refusal> {
     let mut items = PollItems::default();
-    if !read_stored(gateway, mailbox.as_deref_mut(), reader, (wanted, deadline)).await? {
+    let watched = (request, &mut items.presence);
+    if !read_stored(gateway, mailbox.as_deref_mut(), reader, watched, deadline).await? {
         return Ok(items);
+    }
+    if !items.presence.is_empty() {
+        // The client reads the list of members now.
+        deadline = Instant::now();
     }
     let PollReader { topics, cursors, .. } = reader;
     let mut next = tokio::select! {

@@ -12,10 +12,12 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::broker::BrokerError;
-use crate::edge::{ErrorBody, Gateway, NamedSession, Refusal, Refused, SessionPolicy, json_line};
+use crate::edge::{
+    ErrorBody, Gateway, NamedSession, Refusal, Refused, SessionPolicy, TopicRequest, json_line,
+};
 use crate::grant::Grant;
-use crate::message::{SharedText, TopicName};
-use crate::protocol::{Code, Malformed, PollBody, PollTopic, Resume, parse};
+use crate::message::SharedText;
+use crate::protocol::{Code, Malformed, PollBody, PollTopic, parse};
 use crate::transport::poll::answer::{PollAnswer, TopicError};
 use crate::transport::poll::polling::{DEFAULT_WAIT, MAX_WAIT, PollRequest, Polls, answer};
 
@@ -142,17 +144,18 @@ fn wait(seconds: Option<f64>) -> Result<Duration, Refusal> {
 }
 
 /// The topics that the poll reads, and those that are refused.
-fn topics(wanted: &[PollTopic], grant: &Grant, limit: usize) -> (Vec<(TopicName, Resume)>, Vec<TopicError>) {
-    let (mut topics, mut errors) = (Vec::<(TopicName, Resume)>::new(), Vec::new());
+fn topics(wanted: &[PollTopic], grant: &Grant, limit: usize) -> (Vec<TopicRequest>, Vec<TopicError>) {
+    let (mut topics, mut errors) = (Vec::<TopicRequest>::new(), Vec::new());
     for topic in wanted {
         let result = match topic.position() {
             Err(reason) => Err(Malformed::Name { field: "topic", reason }.into()),
-            Ok((name, _)) if topics.iter().any(|(known, _)| *known == name) => continue,
+            Ok((name, _)) if topics.iter().any(|known| known.topic == name) => continue,
             Ok(_) if topics.len() >= limit => Err(Refusal::too_many_topics(limit)),
-            Ok((name, resume)) => match grant.may_read(&name) {
-                Ok(()) => Ok((name, resume)),
-                Err(denied) => Err(BrokerError::from(denied).into()),
-            },
+            Ok((name, resume)) => {
+                let request = TopicRequest { topic: name, resume, presence: topic.presence };
+                let allowed = request.check(grant).map_err(BrokerError::from);
+                allowed.map(|()| request).map_err(Refusal::from)
+            }
         };
         match result {
             Ok(topic) => topics.push(topic),

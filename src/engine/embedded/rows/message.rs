@@ -100,7 +100,7 @@ impl<'a> MessageRow<'a> {
         let kind = kind_of(self.kind).ok_or_else(|| self.damaged())?;
         let from = self.sender.map(SenderName::new).transpose().map_err(|_| self.damaged())?;
         let (payload, reference) = match kind {
-            Kind::Message | Kind::FromBackend | Kind::Receipt => {
+            Kind::Message | Kind::FromBackend | Kind::Receipt | Kind::Presence => {
                 (RawValue::from_string(self.payload.to_owned()).map_err(|_| self.damaged())?, None)
             }
             Kind::Request { .. } | Kind::Reply { .. } => {
@@ -134,6 +134,8 @@ pub(crate) fn kind_number(kind: Kind) -> i64 {
         Kind::Request { backend: true } => 4,
         Kind::Reply { backend: false } => 5,
         Kind::Reply { backend: true } => 6,
+        // Never stored, and not read.
+        Kind::Presence => 7,
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 
+use crate::broker::BrokerError;
 use crate::config::Auth;
 use crate::directory::IdScope;
 use crate::edge::{Caller, NamedSession, Refusal, SessionPolicy, Shown};
@@ -137,9 +138,15 @@ impl Conversation {
             None => Seq::START,
         };
         let forbidden = self.topics.retain(|topic| caller.grant.may_read(topic).is_ok());
+        let unseen = self.topics.retain_watched(|topic| caller.grant.may_see_members(topic).is_ok());
+        let unseen = unseen.iter().filter_map(|topic| caller.grant.may_see_members(topic).err());
+        let unseen: Vec<Refusal> = unseen.map(|denied| BrokerError::from(denied).into()).collect();
         self.welcome(caller, floor);
         for topic in &forbidden {
             self.answer(&ServerFrame::Unsubscribed { topic });
+        }
+        for refusal in &unseen {
+            self.refuse(None, refusal);
         }
     }
 

@@ -5,10 +5,10 @@ use std::ops::ControlFlow;
 use futures::FutureExt;
 
 use crate::broker::{BrokerError, Sending};
-use crate::edge::Refusal;
+use crate::edge::{Refusal, TopicRequest};
 use crate::hub::Transport;
 use crate::message::{Seq, TopicName};
-use crate::protocol::{ClientFrame, Code, Resume, SendRequest, ServerFrame};
+use crate::protocol::{ClientFrame, Code, SendRequest, ServerFrame};
 use crate::transport::websocket::conversation::{Conversation, End};
 use crate::transport::websocket::window::Window;
 
@@ -37,7 +37,9 @@ impl Conversation {
             frame if self.caller.is_none() => self.refuse_before_hello(&frame),
             ClientFrame::Send(send) => self.on_send(send).await,
             ClientFrame::Ack(seq) => self.on_ack(seq).await,
-            ClientFrame::Subscribe { topic, resume } => self.on_subscribe(&topic, &resume).await,
+            ClientFrame::Subscribe { topic, resume, presence } => {
+                self.on_subscribe(TopicRequest { topic, resume, presence }).await;
+            }
             ClientFrame::Unsubscribe(topic) => self.on_unsubscribe(&topic),
         }
         ControlFlow::Continue(())
@@ -77,19 +79,23 @@ impl Conversation {
         }
     }
 
-    async fn on_subscribe(&mut self, topic: &TopicName, resume: &Resume) {
+    async fn on_subscribe(&mut self, request: TopicRequest) {
+        let TopicRequest { topic, resume, presence } = &request;
         let limit = self.gateway.config.max_topics;
         if self.topics.len() >= limit && !self.topics.contains(topic) {
             return self.refuse(None, &Refusal::too_many_topics(limit));
         }
         let Some(caller) = &self.caller else { return };
-        if let Err(denied) = caller.grant.may_read(topic) {
+        if let Err(denied) = request.check(&caller.grant) {
             return self.refuse(None, &BrokerError::from(denied).into());
         }
-        let (subscriber, opening) = self.gateway.broker.topic(topic, resume, Transport::Websocket).await;
-        self.topics.insert(topic.clone(), subscriber);
+        let broker = &self.gateway.broker;
+        let member = caller.grant.member().map(|name| broker.join(topic, name));
+        let (subscriber, opening) = broker.topic(topic, resume, Transport::Websocket).await;
+        self.topics.insert(topic.clone(), subscriber, member);
+        let presence = self.topics.set_watched(broker, topic, *presence).await;
         let (seq, recovered) = (opening.seq, opening.recovered);
-        self.answer(&ServerFrame::Subscribed { topic, seq, recovered });
+        self.answer(&ServerFrame::Subscribed { topic, seq, recovered, presence });
     }
 
     fn on_unsubscribe(&mut self, topic: &TopicName) {

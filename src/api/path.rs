@@ -1,0 +1,31 @@
+//! The id in the address of a request.
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequestParts, Path};
+use axum::http::request::Parts;
+
+use crate::edge::Refusal;
+use crate::message::NameError;
+use crate::protocol::Code;
+
+/// The id in the address.
+pub(super) struct PathId(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for PathId {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let invalid = |rejection: PathRejection| {
+            Refusal::new(Code::BadRequest, format!("the id in the address: {}", rejection.body_text()))
+        };
+        Path::from_request_parts(parts, state).await.map(|Path(id)| Self(id)).map_err(invalid)
+    }
+}
+
+/// The name that the id in the address is.
+///
+/// # Errors
+/// `bad_request` if it breaks a rule of names.
+pub(super) fn name<T>(id: &str, new: impl Fn(&str) -> Result<T, NameError>) -> Result<T, Refusal> {
+    new(id).map_err(|reason| Refusal::new(Code::BadRequest, format!("the id in the address {reason}")))
+}
