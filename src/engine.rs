@@ -15,6 +15,7 @@
 //!    A topic's history drops its oldest messages when it is full, and messages older than its age limit.
 //! 5. The same sender, id, address and payload within the dedup window answer the first append's seq and store
 //!    nothing. With another payload they are refused. Senders without a name are told apart by their payloads.
+//!    The last 1,000 ids of each author are known for the whole window, whatever others send.
 //! 6. [`Engine::read`] answers in seq order, at most the asked number of items, and reports every hole above
 //!    the cursor exactly once, in order. A read shorter than its limit has reached the end, as far as the
 //!    answering machine knows: it finds what this node stored, and may not find yet what a hub heard of.
@@ -73,6 +74,7 @@ pub use embedded::Embedded;
 pub use error::{EngineError, RegisterError};
 pub use fatal::Fatal;
 pub use registration::{Lookup, Register, Registrar, Registration, RegistrationSource};
+pub(crate) use settings::IdLimits;
 pub use settings::{Bounds, QueueBounds, Settings};
 pub use shares::{OverShare, Share};
 pub use state::{Batch, Expired, Health, Position};

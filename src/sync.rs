@@ -18,7 +18,7 @@
 //! by [`lock`], which ignores poison.
 
 use std::collections::HashMap;
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Locks a std mutex and ignores poison. Only for critical sections that cannot leave half-done state.
@@ -27,7 +27,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Frees the memory of a table that is almost empty; cheap if it is not.
-pub(crate) fn shrink<K: Eq + Hash, V>(table: &mut HashMap<K, V>) {
+pub(crate) fn shrink<K: Eq + Hash, V, S: BuildHasher>(table: &mut HashMap<K, V, S>) {
     if table.capacity() > 8192 && table.len() < table.capacity() / 8 {
         table.shrink_to(2 * table.len());
     }

@@ -199,6 +199,7 @@ suite! {
         a_history_drops_its_oldest_and_says_so
         a_refused_message_is_not_remembered_as_sent
         remembered_ids_are_bounded
+        a_flood_pushes_out_only_the_ids_of_its_author
         a_reader_behind_everything_ends_even_if_what_it_waits_for_is_gone;
     on [memory os fsync node] time:
         messages_end_with_their_time_and_every_hole_is_told_once_in_order
@@ -241,6 +242,7 @@ suite! {
         a_reader_gets_everything_once_and_in_order;
     on [os fsync node] restart:
         what_is_stored_is_there_after_a_crash
+        an_authors_last_ids_survive_a_flood_and_a_crash
         registrations_survive_restarts
         a_backend_makes_an_id_a_proof
         a_clock_that_is_set_ends_nothing_over_restarts

@@ -28,6 +28,23 @@ pub struct QueueBounds {
 /// What a slower reader of a mailbox may hold back of what others acknowledged: messages, and bytes.
 const HELD: (usize, usize) = (1_000, 8 << 20);
 
+/// How many ids of each author are remembered for the whole window.
+const AUTHOR_IDS: usize = 1_000;
+
+/// How many times the usual number of ids are remembered at most, if all of them are the last ones of their authors.
+const HARD_LIMIT: usize = 4;
+
+/// How many ids of senders are remembered at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct IdLimits {
+    /// Of all authors. Beyond that the oldest go that are not the last ones of their author.
+    pub(crate) all: usize,
+    /// Each author's last ids, which stay for the whole window.
+    pub(crate) of_author: usize,
+    /// Beyond this the oldest go, whosever they are.
+    pub(crate) hard: usize,
+}
+
 /// Everything an engine is told at its start.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
@@ -39,7 +56,8 @@ pub struct Settings {
     pub total_bytes: usize,
     /// How long a sender's id is remembered.
     pub dedup_window: Duration,
-    /// How many ids are remembered at most; the oldest are forgotten first.
+    /// How many ids are remembered. Beyond that the oldest are forgotten that are not among the last 1,000 of their author;
+    /// beyond four times as many, the oldest of all. Each author has at most half of it for itself.
     pub dedup_ids: usize,
     /// How many registered sessions one user may have.
     pub sessions_per_user: usize,
@@ -52,6 +70,12 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// How many ids are remembered at most.
+    pub(super) fn id_limits(&self) -> IdLimits {
+        let all = self.dedup_ids;
+        IdLimits { all, of_author: AUTHOR_IDS.min(all / 2), hard: HARD_LIMIT * all }
+    }
+
     /// How much a slower reader of a mailbox may hold back of what others acknowledged: messages, and bytes. At most half
     /// of a mailbox, so that a slow reader never fills it.
     pub(super) fn held(&self) -> (usize, usize) {

@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use disk::Disk;
 use load::{Load, MAILBOXES};
 use readers::{Name, name};
+use serde_json::json;
 
 use crate::common::*;
 
@@ -39,6 +40,32 @@ async fn a_killed_server_loses_nothing_and_repeats_no_send() {
     println!("{sent} messages, {rounds} kills");
     let report = check_json(dir.path());
     assert_eq!(report["intact"], true, "{report}");
+    server.stop().await;
+}
+
+/// A sender's last 1,000 ids are known after a kill, though another one sent more.
+#[tokio::test]
+async fn a_killed_server_knows_the_last_thousand_ids_of_each_sender() {
+    let dir = tempfile::tempdir().unwrap();
+    let array = |sender: &str, round: usize| -> serde_json::Value {
+        let send =
+            |n| json!({ "id": format!("{sender}-{round}-{n}"), "to": { "session": "A" }, "payload": n });
+        (0..1000).map(send).collect()
+    };
+    let send = async |server: &TestServer, sender: &str, round| {
+        let sent = server.post(&format!("/v1/messages?session={sender}"), array(sender, round)).await;
+        assert_eq!(sent.status, 200);
+        sent.json()
+    };
+    let server = TestServer::at(dir.path(), &MANY).await;
+    let sent = send(&server, "S", 0).await;
+    for round in 0..3 {
+        send(&server, "F", round).await;
+    }
+    server.kill().await;
+    let server = TestServer::at(dir.path(), &MANY).await;
+    assert_eq!(send(&server, "S", 0).await, sent);
+    assert_eq!(server.get("/v1/sessions/A").await.json()["pending"], 4000);
     server.stop().await;
 }
 

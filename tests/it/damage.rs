@@ -218,9 +218,9 @@ async fn a_store_in_use_or_of_a_newer_format_or_another_program_is_refused() {
     let (intact, report) = check(dir.path());
     assert!(intact && report.contains("a server uses this store now"), "{report}");
     server.stop().await;
-    fs::write(dir.path().join("format"), "x0-msg-server store, format 3\n").unwrap();
+    fs::write(dir.path().join("format"), "x0-msg-server store, format 4\n").unwrap();
     let log = TestServer::try_at(dir.path()).await.err().unwrap();
-    assert!(log.contains("format 3") && log.contains("newer"), "{log}");
+    assert!(log.contains("format 4") && log.contains("newer"), "{log}");
     fs::write(dir.path().join("format"), "x0-msg-server store, format 1\n").unwrap();
     TestServer::try_at(dir.path()).await.unwrap().stop().await;
 

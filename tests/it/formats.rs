@@ -7,40 +7,29 @@ use serde_json::json;
 
 use crate::common::*;
 
-/// Makes the store of format 1, as an older version left it.
-fn make_format_1(dir: &Path) {
+/// Makes the store of an older format, as an older version left it.
+fn make(dir: &Path, format: usize) {
     let connection = Connection::open(dir.join("store.db")).unwrap();
-    connection.execute_batch(include_str!("format_1.sql")).unwrap();
+    let sql = [include_str!("format_1.sql"), include_str!("format_2.sql")][format - 1];
+    connection.execute_batch(sql).unwrap();
     connection.close().unwrap();
-    std::fs::write(dir.join("format"), "x0-msg-server store, format 1\n").unwrap();
+    std::fs::write(dir.join("format"), format!("x0-msg-server store, format {format}\n")).unwrap();
 }
 
-/// A store of format 2 has the same tables.
 #[tokio::test]
-async fn a_store_of_format_2_is_opened() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = TestServer::at(dir.path(), &[]).await;
-    server.send("S", "A", json!(1)).await;
-    server.stop().await;
-    let connection = Connection::open(dir.path().join("store.db")).unwrap();
-    connection.pragma_update(None, "user_version", 2).unwrap();
-    connection.close().unwrap();
-    std::fs::write(dir.path().join("format"), "x0-msg-server store, format 2\n").unwrap();
-    let server = TestServer::at(dir.path(), &[]).await;
-    assert_eq!(server.get("/v1/messages?session=A&wait=0").await.payloads(), [json!(1)]);
-    server.stop().await;
-    let marker = std::fs::read_to_string(dir.path().join("format")).unwrap();
-    assert_eq!(marker, "x0-msg-server store, format 3\n");
-    let connection = Connection::open(dir.path().join("store.db")).unwrap();
-    let format: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
-    assert_eq!(format, 3);
+async fn a_store_of_format_1_is_converted() {
+    is_converted(1).await;
+}
+
+#[tokio::test]
+async fn a_store_of_format_2_is_converted() {
+    is_converted(2).await;
 }
 
 /// Messages, ids, registrations and receipts to come are there, and the store has the new format afterwards.
-#[tokio::test]
-async fn a_store_of_format_1_is_converted() {
+async fn is_converted(format: usize) {
     let dir = tempfile::tempdir().unwrap();
-    make_format_1(dir.path());
+    make(dir.path(), format);
     let mut check = std::process::Command::new(BINARY);
     let checked = check.arg("check").arg("--data-dir").arg(dir.path()).output().unwrap();
     assert!(checked.status.success(), "`check` reads it as it is: {checked:?}");
@@ -52,6 +41,10 @@ async fn a_store_of_format_1_is_converted() {
         let seq = &polled.json()["messages"][0]["seq"];
         let retry = json!({ "id": "c-1", "to": { "session": "A" }, "payload": { "n": 1 } });
         assert_eq!(server.post("/v1/messages?session=S", retry).await.json()["seq"], *seq);
+        let other = json!({ "id": "c-1", "to": { "session": "A" }, "payload": 7 });
+        if format > 1 {
+            assert_eq!(server.post("/v1/messages?session=S", other).await.code(), "bad_request");
+        }
         server.stop().await;
         let marker = std::fs::read_to_string(dir.path().join("format")).unwrap();
         assert_eq!(marker, "x0-msg-server store, format 3\n");

@@ -177,6 +177,23 @@ pub(super) async fn remembered_ids_are_bounded(lab: Lab) {
     assert_ne!(put_id(&engine, &topic("t"), "S", "c-0", "0").await, first, "the oldest is forgotten first");
 }
 
+/// The last ids of an author are known for the whole window, however many another author sends.
+pub(super) async fn a_flood_pushes_out_only_the_ids_of_its_author(lab: Lab) {
+    let (engine, _) = lab.engine_with(Settings { dedup_ids: 20, ..lab.settings() });
+    let mut mine = Vec::new();
+    for n in 0..10 {
+        mine.push(put_id(&engine, &topic("t"), "S", &format!("c-{n}"), "1").await);
+    }
+    let first = put_id(&engine, &topic("t"), "F", "f-0", "1").await;
+    for n in 1..=100 {
+        put_id(&engine, &topic("t"), "F", &format!("f-{n}"), "1").await;
+    }
+    for (n, seq) in mine.iter().enumerate() {
+        assert_eq!(put_id(&engine, &topic("t"), "S", &format!("c-{n}"), "1").await, *seq, "c-{n}");
+    }
+    assert_ne!(put_id(&engine, &topic("t"), "F", "f-0", "1").await, first);
+}
+
 pub(super) async fn a_reader_behind_everything_ends_even_if_what_it_waits_for_is_gone(lab: Lab) {
     let (engine, hubs) = lab.engine();
     let a = mailbox("A");

@@ -52,6 +52,28 @@ pub(super) async fn what_is_stored_is_there_after_a_crash(lab: Lab) {
     }
 }
 
+/// An author's last ids are there after a crash, though another author sent many times what is remembered.
+pub(super) async fn an_authors_last_ids_survive_a_flood_and_a_crash(lab: Lab) {
+    let settings = Settings { dedup_ids: 20, ..lab.settings() };
+    let (mut engine, _) = lab.engine_with(settings);
+    let mut mine = Vec::new();
+    for n in 0..10 {
+        mine.push(put_id(&engine, &topic("t"), "S", &format!("c-{n}"), "1").await);
+    }
+    for crash in [true, false] {
+        let mut last = Seq::START;
+        for n in 0..300 {
+            last = put_id(&engine, &topic("t"), "F", &format!("{crash}-{n}"), "1").await;
+        }
+        engine = lab.again_with(settings, engine, crash);
+        assert_eq!(put_id(&engine, &topic("t"), "F", &format!("{crash}-299"), "1").await, last);
+        for (n, seq) in mine.iter().enumerate() {
+            let again = put_id(&engine, &topic("t"), "S", &format!("c-{n}"), "1").await;
+            assert_eq!(again, *seq, "c-{n}, crash: {crash}");
+        }
+    }
+}
+
 pub(super) async fn registrations_survive_restarts(lab: Lab) {
     for crash in [false, true] {
         let (engine, _) = lab.engine();

@@ -1,15 +1,16 @@
 //! The senders' ids of the dedup window, so that a retry is stored once.
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 use crate::engine::Append;
-use crate::message::{Address, Author, Message, MessageId, Seq};
+use crate::message::{Address, Author, Message, MessageId};
 
-/// How many ids that are over one send forgets. The janitor forgets the rest soon: until then they count.
-const FORGET_ON_SEND: usize = 64;
+mod slots;
+mod window;
+
+pub(super) use window::Dedup;
 
 /// A keyed hash of (receiver, sender, id). Without the key no sender can find an id that collides with another one.
 ///
@@ -56,11 +57,35 @@ impl ContentHash {
     }
 }
 
+/// A keyed hash of an author. Two authors that have the same one share a number of ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct AuthorKey(u32);
+
+impl AuthorKey {
+    /// The author is not known. Ids of formats 1 and 2 have none.
+    pub(super) const UNKNOWN: Self = Self(0);
+
+    pub(super) fn to_bytes(self) -> [u8; 4] {
+        self.0.to_le_bytes()
+    }
+
+    pub(super) fn from_bytes(bytes: [u8; 4]) -> Self {
+        Self(u32::from_le_bytes(bytes))
+    }
+}
+
+impl Hash for AuthorKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(u64::from(self.0) << 32 | u64::from(self.0));
+    }
+}
+
 /// What tells whether an append was made before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SendId {
     pub(super) key: DedupKey,
     pub(super) content: ContentHash,
+    pub(super) author: AuthorKey,
 }
 
 /// Whether an id that is known was for the same content.
@@ -98,7 +123,15 @@ impl DedupHasher {
     pub(super) fn id_of(&self, append: &Append) -> Option<SendId> {
         let id = append.id.as_ref()?;
         let key = self.key(&append.address, &append.author, &append.message, id);
-        Some(SendId { key, content: self.content(&append.message) })
+        Some(SendId { key, content: self.content(&append.message), author: self.author(&append.author) })
+    }
+
+    /// Senders without a name are one author.
+    fn author(&self, author: &Author) -> AuthorKey {
+        let mut hasher = self.0;
+        author.hash(&mut hasher);
+        let [.., a, b, c, d] = hasher.finish().to_le_bytes();
+        AuthorKey(u32::from_le_bytes([a, b, c, d]).max(1))
     }
 
     fn content(&self, message: &Message) -> ContentHash {
@@ -120,149 +153,11 @@ impl DedupHasher {
     }
 }
 
-/// The ids of the dedup window, the seqs that they got, and the content that they were for.
-///
-/// Invariant: each key in `known` is in `order` at least once, unless it was revoked.
-#[derive(Debug)]
-pub(super) struct Dedup {
-    known: HashMap<DedupKey, (Seq, ContentHash), BuildHasherDefault<IdentityHasher>>,
-    /// Oldest first, with the time at which it is forgotten, in Unix milliseconds.
-    order: VecDeque<(u64, DedupKey)>,
-    window: u64,
-    max_ids: usize,
-}
-
-impl Dedup {
-    /// Remembers ids for `window` milliseconds, and at most `max_ids` of them.
-    pub(super) fn new(window: u64, max_ids: usize) -> Self {
-        Self { known: HashMap::default(), order: VecDeque::new(), window, max_ids }
-    }
-
-    /// Forgets expired ids, and the oldest ones beyond the limit: at most so many, since the caller holds the store's lock.
-    /// Returns whether there are more.
-    pub(super) fn forget(&mut self, now: u64, most: usize) -> bool {
-        for _ in 0..most {
-            let Some((_, oldest)) = self.order.front().filter(|oldest| self.is_forgotten(oldest, now)) else {
-                break;
-            };
-            self.known.remove(oldest);
-            self.order.pop_front();
-        }
-        // A busy minute must not hold its memory for ever.
-        if self.known.capacity() > 4 * self.known.len().max(256) {
-            self.known.shrink_to(2 * self.known.len());
-            self.order.shrink_to(2 * self.order.len());
-        }
-        self.order.front().is_some_and(|oldest| self.is_forgotten(oldest, now))
-    }
-
-    fn is_forgotten(&self, (until, _): &(u64, DedupKey), now: u64) -> bool {
-        *until <= now || self.order.len() > self.max_ids
-    }
-
-    /// The seq of the message that was sent with this id before, and whether it was this one.
-    pub(super) fn get(&mut self, id: SendId, now: u64) -> Option<(Seq, SameContent)> {
-        self.forget(now, FORGET_ON_SEND);
-        let (seq, content) = self.known.get(&id.key)?;
-        Some((*seq, SameContent(content.matches(id.content))))
-    }
-
-    /// Remembers an id for the window.
-    pub(super) fn remember(&mut self, id: SendId, seq: Seq, now: u64) {
-        self.restore(id, seq, now.saturating_add(self.window));
-    }
-
-    /// Reserves memory for ids that are restored.
-    pub(super) fn reserve(&mut self, ids: usize) {
-        self.known.reserve(ids.min(self.max_ids));
-        self.order.reserve(ids.min(self.max_ids));
-    }
-
-    /// Remembers an id until the given time.
-    pub(super) fn restore(&mut self, id: SendId, seq: Seq, until: u64) {
-        self.known.insert(id.key, (seq, id.content));
-        self.order.push_back((until, id.key));
-    }
-
-    /// A message was not stored: its retry is a first send.
-    pub(super) fn revoke(&mut self, key: DedupKey) {
-        self.known.remove(&key);
-        // It is one of the newest.
-        if let Some(at) = self.order.iter().rposition(|(_, known)| *known == key) {
-            self.order.remove(at);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::message::{Kind, SessionId};
     use serde_json::value::RawValue;
-
-    fn key(n: u8) -> DedupKey {
-        DedupKey::from_bytes([n; 16])
-    }
-
-    fn id(n: u8) -> SendId {
-        SendId { key: key(n), content: ContentHash(7) }
-    }
-
-    fn seq(dedup: &mut Dedup, n: u8, now: u64) -> Option<Seq> {
-        dedup.get(id(n), now).map(|(seq, _)| seq)
-    }
-
-    #[test]
-    fn ids_are_remembered_for_the_window() {
-        let mut dedup = Dedup::new(100, 9);
-        dedup.remember(id(1), Seq(1), 0);
-        dedup.remember(id(2), Seq(2), 50);
-        assert_eq!([1, 2].map(|n| seq(&mut dedup, n, 99)), [Some(Seq(1)), Some(Seq(2))]);
-        assert_eq!([1, 2].map(|n| seq(&mut dedup, n, 100)), [None, Some(Seq(2))]);
-        assert!(!dedup.forget(150, 9));
-        assert!(dedup.known.is_empty() && dedup.order.is_empty());
-    }
-
-    #[test]
-    fn the_oldest_ids_are_forgotten_beyond_the_limit() {
-        let mut dedup = Dedup::new(100, 2);
-        for n in 1..=3 {
-            dedup.remember(id(n), Seq(n.into()), 0);
-        }
-        assert_eq!([1, 2, 3].map(|n| seq(&mut dedup, n, 0)), [None, Some(Seq(2)), Some(Seq(3))]);
-    }
-
-    #[test]
-    fn ids_are_forgotten_in_slices() {
-        let mut dedup = Dedup::new(100, 1000);
-        (1..=200).for_each(|n| dedup.remember(id(n), Seq(n.into()), 0));
-        assert_eq!([1, 200].map(|n| seq(&mut dedup, n, 100).is_some()), [false, true]);
-        assert!(dedup.forget(100, 10));
-        assert!(!dedup.forget(100, 190) && dedup.order.is_empty());
-    }
-
-    #[test]
-    fn a_revoked_id_is_new_again_and_does_not_end_its_successor() {
-        let mut dedup = Dedup::new(100, 9);
-        dedup.remember(id(1), Seq(1), 0);
-        dedup.revoke(key(1));
-        assert_eq!(seq(&mut dedup, 1, 0), None);
-        dedup.remember(id(1), Seq(2), 50);
-        assert_eq!(seq(&mut dedup, 1, 120), Some(Seq(2)), "the first time was over at 100");
-    }
-
-    #[test]
-    fn a_known_id_with_other_content_is_no_retry() {
-        let mut dedup = Dedup::new(100, 9);
-        dedup.remember(id(1), Seq(1), 0);
-        let other = |n, content| SendId { key: key(n), content };
-        assert_eq!(dedup.get(id(1), 0), Some((Seq(1), SameContent(true))));
-        assert_eq!(dedup.get(other(1, ContentHash(8)), 0), Some((Seq(1), SameContent(false))));
-        assert_eq!(dedup.get(other(1, ContentHash(8)), 100), None, "forgotten");
-        dedup.restore(other(2, ContentHash::UNKNOWN), Seq(2), 300);
-        let known = dedup.get(other(2, ContentHash(8)), 200);
-        assert_eq!(known, Some((Seq(2), SameContent(true))), "as format 1 stored it");
-    }
 
     #[test]
     fn keys_differ_by_receiver_sender_and_id_and_anonymous_ones_by_payload() {
@@ -289,5 +184,7 @@ mod tests {
         let anonymous = |payload| hasher.key(&mailbox("A"), &Author::Anonymous, &message(payload), &id("x"));
         assert!(anonymous("1") == anonymous("1") && anonymous("1") != anonymous("2"));
         assert_eq!(DedupKey::from_bytes(first.to_bytes()), first);
+        let [s, t] = ["S", "T"].map(|name| hasher.author(&author(name)));
+        assert!(s != t && s != AuthorKey::UNKNOWN && s == AuthorKey::from_bytes(s.to_bytes()));
     }
 }

@@ -1,13 +1,13 @@
 //! The store's file: an SQLite database in WAL mode, written by one connection.
 //!
-//! # Format 2
+//! # Format 3
 //! Messages are keyed by their seq, which is unique in the store. So appends go to the right edge of one B-tree, and
 //! deletions of messages that are read soon hit the same pages. The index in memory knows the messages of an address.
 //!
 //! | table | holds |
 //! |---|---|
 //! | `message` | one row for each stored message, with a CRC-32 over all of it |
-//! | `ids` | the senders' ids of one commit: 16 bytes of keyed hash, 8 of seq and 8 of content hash for each |
+//! | `ids` | the senders' ids of one commit: 16 bytes of keyed hash, 8 of seq, 8 of content hash and 4 of author hash for each |
 //! | `floors` | the mailboxes and histories emptied by one commit, and how far they had got |
 //! | `directory` | one row for each registered session |
 //! | `state` | one row, changed by every commit: how many messages there are, and a sum of their seqs |
@@ -15,8 +15,8 @@
 //! | `loss` | one row, if anything was lost: up to which seq messages may be missing |
 //! | `store` | one row: epoch, first seq, the secret of the ids, a number of the file (`file_id.rs`) |
 //!
-//! A store of format 1 is converted when it is opened for writing. Its ids have no content hash, and its registrations
-//! know no former owner.
+//! A store of an older format is converted when it is opened for writing. Ids of format 2 have no author, those of format 1
+//! no content hash either; registrations of format 1 know no former owner.
 //!
 //! A damaged row fails its checksum. A lost row is missing from the sums in `state`.
 
@@ -25,7 +25,6 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, Transaction};
 
-use crate::engine::Registration;
 use crate::engine::embedded::dedup::SendId;
 use crate::engine::embedded::index::{Floor, Pending, PlannedChange, Waiter};
 use crate::engine::embedded::rows::clock::{CLOCK_TABLE, ClockReading};
@@ -35,13 +34,17 @@ use crate::engine::embedded::rows::registration::write_registration;
 use crate::engine::embedded::rows::store::{StoreIdentity, StoreTotals};
 use crate::engine::embedded::rows::{ReadError, address_text, to_sql_int};
 use crate::engine::embedded::storage::Durability;
+use crate::engine::{IdLimits, Registration};
 use crate::message::{Address, SenderName, Seq, SessionId};
 
 mod batches;
+mod ids;
 pub(super) mod open;
 mod space;
 
-use batches::{FloorTable, IdTable};
+use batches::FloorTable;
+pub(super) use ids::IdRow;
+use ids::IdTable;
 
 /// What is committed together.
 #[derive(Debug)]
@@ -63,6 +66,10 @@ pub(super) struct CommitGroup {
     pub(super) now: u64,
     /// Until when its ids are remembered, in the store's time.
     pub(super) until: u64,
+    /// How many ids are remembered in memory.
+    pub(super) remembered: usize,
+    /// Rows of ids without those that are forgotten.
+    pub(super) cleaned: Vec<IdRow>,
     /// What the clocks show, if that is to be written.
     pub(super) clock: Option<ClockReading>,
 }
@@ -100,28 +107,28 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// Makes a new store's file, which remembers at most `max_ids` ids.
+    /// Makes a new store's file.
     pub(super) fn create(
         path: &Path,
         durability: Durability,
         identity: &StoreIdentity,
-        max_ids: usize,
+        id_limits: IdLimits,
     ) -> rusqlite::Result<Self> {
         let (connection, totals) = open::create(path, durability, identity)?;
-        Ok(Self::of(connection, path, durability, totals, max_ids))
+        Ok(Self::of(connection, path, durability, totals, id_limits))
     }
 
     /// Opens a store's file, if `verify` accepts it. Its ids and floors must be read before the first commit.
     pub(super) fn open<E: From<ReadError> + From<rusqlite::Error>>(
         path: &Path,
         durability: Durability,
-        max_ids: usize,
+        id_limits: IdLimits,
         verify: impl FnOnce(&Connection) -> Result<(), E>,
     ) -> Result<Self, E> {
         let connection = open::open_to_write(path, durability, verify)?;
         convert(&connection)?;
         let totals = StoreTotals::read(&connection)?;
-        Ok(Self::of(connection, path, durability, totals, max_ids))
+        Ok(Self::of(connection, path, durability, totals, id_limits))
     }
 
     fn of(
@@ -129,9 +136,9 @@ impl Disk {
         path: &Path,
         durability: Durability,
         totals: StoreTotals,
-        max_ids: usize,
+        id_limits: IdLimits,
     ) -> Self {
-        let (ids, floors) = (IdTable::new(max_ids), FloorTable::default());
+        let (ids, floors) = (IdTable::new(id_limits), FloorTable::default());
         Self { connection, durability, path: path.to_owned(), totals, ids, floors }
     }
 
@@ -177,6 +184,11 @@ impl Disk {
         self.ids.read(&self.connection, now, each)
     }
 
+    /// Rows that hold ids which are forgotten, if there are many of those.
+    pub(super) fn rows_to_clean(&self, group: &CommitGroup) -> Result<Vec<IdRow>, ReadError> {
+        self.ids.rows_to_clean(&self.connection, group.remembered, group.appends.len())
+    }
+
     /// Reads the floors of emptied addresses, oldest first.
     pub(super) fn read_floors(&mut self, each: impl FnMut(Address, Floor)) -> Result<(), ReadError> {
         self.floors.read(&self.connection, each)
@@ -197,7 +209,8 @@ impl Disk {
         for (session, registration) in group.changes.iter().flat_map(PlannedChange::registrations) {
             write_registration(&transaction, session, registration, &mut totals)?;
         }
-        let ids = self.ids.write(&transaction, &group.appends, totals.commits, (group.now, group.until))?;
+        let ids = (&group.appends[..], &group.cleaned[..]);
+        let ids = self.ids.write(&transaction, ids, totals.commits, (group.now, group.until))?;
         let (floors, forgotten) = self.floors.write(&transaction, &group.all_floors(), totals.commits)?;
         totals.forgotten = totals.forgotten.max(to_sql_int(forgotten.0));
         if let Some(reading) = group.clock {
@@ -239,14 +252,12 @@ fn convert(store: &Connection) -> Result<(), ReadError> {
     store.execute_batch(CLOCK_TABLE)?;
     store.execute_batch(LOSS_TABLE)?;
     let found: i64 = store.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if found >= open::FORMAT {
+    if !(1..open::FORMAT).contains(&found) {
         return Ok(());
     }
     let transaction = store.unchecked_transaction()?;
-    if found == 1 {
-        IdTable::convert_format_1(&transaction)?;
-    }
-    // Format 3 has requests, replies and mailboxes of backends, which older versions take for damage.
+    // Format 3 also has requests, replies and mailboxes of backends, which older versions take for damage.
+    IdTable::convert(&transaction, found)?;
     transaction.pragma_update(None, "user_version", open::FORMAT)?;
     transaction.commit()?;
     tracing::info!(from = found, to = open::FORMAT, "the store was converted to another format");

@@ -60,6 +60,8 @@ pub(super) fn commit(opened: &mut Opened, messages: usize, deletes: &[Seq]) -> V
     let seqs: Vec<Seq> = (1..=messages as u64).map(|n| Seq(newest + n)).collect();
     for seq in &seqs {
         let group = CommitGroup {
+            remembered: 0,
+            cleaned: Vec::new(),
             appends: vec![pending(*seq)],
             deletes: deletes.to_vec(),
             floors: Vec::new(),

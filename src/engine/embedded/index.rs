@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::millis;
-use crate::engine::embedded::dedup::{Dedup, SameContent, SendId};
+use crate::engine::embedded::dedup::{Dedup, SendId};
 use crate::engine::embedded::handles::Handles;
 use crate::engine::embedded::registrations::{RegistrationChange, RegistrationTable};
 use crate::engine::embedded::store_clock::StoreClock;
@@ -23,6 +23,7 @@ mod builder;
 mod changes;
 mod expiry;
 mod fullness;
+mod ids;
 mod logs;
 mod outcome;
 mod payers;
@@ -32,6 +33,7 @@ mod queue;
 mod read_plan;
 mod receipts;
 mod recent;
+mod refuse;
 mod room;
 #[cfg(test)]
 mod tests;
@@ -62,9 +64,6 @@ pub(super) const EMPTY_LOGS: usize = MAX_FLOORS;
 
 /// How many messages one slice of expiry removes while it holds the lock, and the rest of one address more.
 const EXPIRY_SLICE: usize = 512;
-
-/// How many ids that are over one slice of expiry forgets.
-const FORGET_IDS: usize = 4096;
 
 /// How often it is looked whether something of a former owner is left.
 const FORMER_RECHECK: Duration = Duration::from_secs(60);
@@ -118,7 +117,7 @@ impl Index {
             lost: Seq::START,
             logs: AddressLogs::new(forgotten, settings.tallied()),
             queue: CommitQueue::new(settings.queue),
-            dedup: Dedup::new(millis(settings.dedup_window), settings.dedup_ids),
+            dedup: Dedup::new(millis(settings.dedup_window), settings.id_limits()),
             receipts: ReceiptLedger::default(),
             backing,
             sessions: RegistrationTable::new(handles),
@@ -165,28 +164,6 @@ impl Index {
     /// The author that pays for a message. [`PayerId::NONE`] if it has no messages yet.
     fn payer(&self, name: Option<&SenderName>) -> Option<PayerId> {
         name.map(|name| self.logs.payers().find(name))
-    }
-
-    /// The seq of the message that was sent with this id before.
-    ///
-    /// # Errors
-    /// `IdReused`: it was another message.
-    fn sent_before(&mut self, address: &Address, id: Option<SendId>) -> Result<Option<Seq>, EngineError> {
-        let Some(id) = id else { return Ok(None) };
-        match self.dedup.get(id, self.clock.now()) {
-            // It was for an earlier owner of the mailbox, and is deleted.
-            Some((seq, _)) if self.is_from_before(address, seq) => Ok(None),
-            Some((_, SameContent(false))) => {
-                Err(EngineError::IdReused { window: self.settings.dedup_window })
-            }
-            known => Ok(known.map(|(seq, _)| seq)),
-        }
-    }
-
-    /// Whether a message was stored before the present owner of a mailbox had it.
-    fn is_from_before(&self, address: &Address, seq: Seq) -> bool {
-        let known = address.session().and_then(|session| self.sessions.entry(session));
-        known.is_some_and(|known| seq <= known.since)
     }
 
     /// Gives a message its seq, if there is room for it.
@@ -322,57 +299,6 @@ impl Index {
             publications.push(Published { address, publication, prev });
         }
         waiters.extend(self.queue.take_repeats(last));
-        waiters
-    }
-
-    /// These messages could not be stored, nor can those behind them: removes them and returns their waiters.
-    ///
-    /// Receipts stay in the queue for a later commit.
-    pub(super) fn refuse(&mut self, group: Vec<Pending>) -> Vec<Waiter> {
-        let mut receipts = Vec::new();
-        let mut waiters = Vec::new();
-        let queued = self.queue.take(usize::MAX, usize::MAX);
-        // The newest first: it is the last one of its log, and of the ids. So each is found at once.
-        for mut pending in group.into_iter().chain(queued).rev() {
-            match pending.waiter.take() {
-                None => receipts.push(pending),
-                Some(waiter) => {
-                    waiters.push(waiter);
-                    self.take_back(&pending);
-                }
-            }
-        }
-        for mut pending in receipts.into_iter().rev() {
-            let log = self.logs.get(&pending.address).expect("a queued message is in its log");
-            pending.prev = log.before(pending.seq);
-            self.queue.push(pending);
-        }
-        // Everything else is refused by now: what is above can be seen.
-        let visible = self.queue.first().map_or(self.newest, |first| Seq(first.0 - 1));
-        self.committed = self.committed.max(visible);
-        waiters.extend(self.queue.take_repeats(Seq(u64::MAX)).into_iter().map(|(_, waiter)| waiter));
-        waiters
-    }
-
-    /// Undoes an append, as if the message had never come.
-    fn take_back(&mut self, pending: &Pending) {
-        if let Some(id) = pending.send_id {
-            self.dedup.revoke(id.key);
-        }
-        let entry = self.logs.remove(&pending.address, pending.seq).expect("a queued message is in its log");
-        if entry.receipt() {
-            self.receipts.take(entry.seq);
-        }
-        self.note_floor_if_empty(&pending.address);
-    }
-
-    /// Nothing is committed any more: returns all waiters.
-    pub(super) fn give_up(&mut self) -> Vec<Waiter> {
-        let mut waiters = self.queue.give_up();
-        waiters.append(&mut self.changes.give_up());
-        if let Some(writes) = self.backing.writes_mut() {
-            waiters.append(&mut writes.waiters);
-        }
         waiters
     }
 
@@ -541,11 +467,6 @@ impl Index {
     /// How many messages expired since the last call.
     pub(super) fn take_expired(&mut self) -> usize {
         std::mem::take(&mut self.expired)
-    }
-
-    /// Forgets ids that are over, at most [`FORGET_IDS`]. Returns whether there are more.
-    pub(super) fn forget_ids(&mut self) -> bool {
-        self.dedup.forget(self.clock.now(), FORGET_IDS)
     }
 
     /// What a registration changes.

@@ -57,7 +57,7 @@ impl From<rusqlite::Error> for LoadError {
 /// Reads everything and verifies it.
 pub(super) fn load(files: &Files, durability: Durability, settings: Settings) -> Result<Loaded, LoadError> {
     let verify = |connection: &Connection| verify_format(files, connection);
-    let mut disk = Disk::open(&files.database, durability, settings.dedup_ids, verify)?;
+    let mut disk = Disk::open(&files.database, durability, settings.id_limits(), verify)?;
     let identity = StoreIdentity::read(disk.connection())?;
     let totals = *disk.totals();
     let seq = |n: i64| Seq(u64::try_from(n).unwrap_or_default());

@@ -90,7 +90,7 @@ fn create(files: &Files, durability: Durability, settings: Settings) -> Result<L
     // The file comes first, since its number is a part of the identity that goes into it.
     private::create(&files.database).map_err(|error| files.io("make", &files.database, error))?;
     let identity = StoreIdentity::new(first_seq(settings.clock), files.id()?.number());
-    let disk = Disk::create(&files.database, durability, &identity, settings.dedup_ids);
+    let disk = Disk::create(&files.database, durability, &identity, settings.id_limits());
     let disk = disk.map_err(|error| files.sqlite(error))?;
     sync_dir(&files.dir).map_err(|error| files.io("sync", &files.dir, error))?;
     let clock = StoreClock::begin(settings.clock, None);

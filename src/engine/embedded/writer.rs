@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::engine::embedded::disk::{CommitGroup, Disk};
-use crate::engine::embedded::files::{Files, try_read};
-use crate::engine::embedded::index::{Pending, PlannedChange, Waiter};
+use crate::engine::embedded::files::Files;
+use crate::engine::embedded::index::{PlannedChange, Waiter};
 use crate::engine::embedded::running;
 use crate::engine::embedded::shared::Shared;
 use crate::engine::embedded::store::{Stop, Store};
@@ -16,11 +16,13 @@ use crate::engine::{EngineError, Registration};
 mod backlog;
 mod clock_notes;
 mod explain;
+mod ids;
 mod place;
+mod refusing;
 
 use backlog::DeleteBacklog;
 use clock_notes::ClockNotes;
-use explain::{NO_SPACE, explain, is_damage};
+use explain::NO_SPACE;
 use place::Place;
 
 /// Messages, and bytes of them, that are committed together at most.
@@ -69,7 +71,7 @@ struct Retry {
 
 /// What the writer does next.
 enum Step {
-    Commit(CommitGroup),
+    Commit(Box<CommitGroup>),
     Idle,
     Stop(Stop),
 }
@@ -102,7 +104,7 @@ impl Writer {
     fn work(mut self) {
         loop {
             match self.wait() {
-                Step::Commit(group) => self.commit(group),
+                Step::Commit(group) => self.commit(*group),
                 Step::Stop(how) => return self.end(how),
                 Step::Idle => {
                     self.check_place();
@@ -195,7 +197,7 @@ impl Writer {
             return ControlFlow::Continue(linger);
         }
         if queued > 0 || writes || self.clock.has_moved(&self.shared.clock) {
-            return ControlFlow::Break(Step::Commit(self.take(store)));
+            return ControlFlow::Break(Step::Commit(Box::new(self.take(store))));
         }
         if stopping {
             return ControlFlow::Break(Step::Stop(Stop::InOrder));
@@ -222,6 +224,8 @@ impl Writer {
             forgotten: store.index.forgotten(),
             now: self.shared.clock.now(),
             until: store.index.expiry(self.window),
+            remembered: store.index.remembered_ids(),
+            cleaned: Vec::new(),
             clock: self.clock.due(&self.shared.clock),
         }
     }
@@ -252,6 +256,7 @@ impl Writer {
                 return;
             }
         }
+        self.clean_ids(&mut group);
         let Some(disk) = &mut self.disk else { return };
         match disk.write(&group) {
             Ok(()) if self.check_place() => self.committed(group),
@@ -300,54 +305,6 @@ impl Writer {
         self.recovered();
     }
 
-    /// A commit failed: its messages are refused, as are registrations and ends that somebody waits for. Its other changes
-    /// wait for a later commit.
-    fn failed(&mut self, group: CommitGroup, error: &rusqlite::Error) {
-        tracing::debug!(%error, "a commit failed");
-        if let Some(mut store) = self.shared.store.lock()
-            && let Some(writes) = store.index.writes()
-        {
-            writes.requeue(group.floors, group.registrations);
-        }
-        let reason: Arc<str> = explain(error).into();
-        self.refuse(group.appends, &reason);
-        fail(group.waiters, &reason);
-        fail_changes(group.changes, &reason);
-        // The next start saves what is intact. A disk that cannot be read may be readable soon.
-        if is_damage(error) && try_read(&self.files.database).is_ok() {
-            stop_for_good(&self.shared, &reason);
-        }
-    }
-
-    /// The disk is full: refuses messages and registrations, and keeps what makes room or is small.
-    ///
-    /// Receipts are small, and the messages that they are about make room: there is headroom for both.
-    fn keep_what_makes_room(&mut self, group: &mut CommitGroup) {
-        let reason: Arc<str> = NO_SPACE.into();
-        self.refuse(std::mem::take(&mut group.appends), &reason);
-        let registrations = std::mem::take(&mut group.registrations);
-        let (refused, ends) =
-            std::mem::take(&mut group.changes).into_iter().partition(PlannedChange::registers);
-        group.changes = ends;
-        fail_changes(refused, &reason);
-        let (held, ended): (Vec<_>, Vec<_>) = registrations.into_iter().partition(|(_, to)| is_new(to));
-        group.registrations = ended;
-        let shared = Arc::clone(&self.shared);
-        let Some(mut store) = shared.store.lock() else { return };
-        group.appends = store.index.take(MAX_MESSAGES, MAX_BYTES);
-        group.newest = group.appends.last().map_or(group.newest, |last| last.seq.max(group.newest));
-        self.retry = Some(Retry { at: Instant::now() + RETRY, queued: store.index.queued() });
-        if held.is_empty() {
-            return;
-        }
-        // Requeues registrations of tokens for a later commit and fails their waiters.
-        if let Some(writes) = store.index.writes() {
-            writes.requeue([], held);
-        }
-        drop(store);
-        fail(std::mem::take(&mut group.waiters), &reason);
-    }
-
     /// A commit succeeded or there may be room again: if there is room, the store works again.
     fn recovered(&mut self) {
         let shared = Arc::clone(&self.shared);
@@ -359,21 +316,6 @@ impl Writer {
             }
             tracing::info!("the store takes messages again");
         }
-    }
-
-    /// Refuses these messages and those behind them, and tells their senders why. Receipts stay in the queue.
-    fn refuse(&mut self, appends: Vec<Pending>, reason: &Arc<str>) {
-        let shared = Arc::clone(&self.shared);
-        let Some(mut store) = shared.store.lock() else { return };
-        if store.failing.as_ref() != Some(reason) {
-            tracing::error!(%reason, "the store cannot take messages now");
-        }
-        store.failing = Some(Arc::clone(reason));
-        let waiters = store.index.refuse(appends);
-        shared.copy_counters(&store);
-        self.retry = Some(Retry { at: Instant::now() + RETRY, queued: store.index.queued() });
-        drop(store);
-        fail(waiters, reason);
     }
 
     fn shrink(&mut self, pages: i64) {

@@ -1,179 +1,61 @@
-//! Tables `ids` and `floors`: each row holds what one commit added, and leaves as a whole.
+//! Table `floors`, and what it and table `ids` share: each row holds what one commit added.
 
 use std::collections::VecDeque;
 
 use rusqlite::{Connection, Transaction, params};
 
-use crate::engine::embedded::dedup::{ContentHash, DedupKey, SendId};
-use crate::engine::embedded::index::{EMPTY_LOGS, Floor, Pending};
-use crate::engine::embedded::rows::{Crc, ReadError, address_text, from_sql_int, parse_address, to_sql_int};
+use crate::engine::embedded::index::{EMPTY_LOGS, Floor};
+use crate::engine::embedded::rows::{Crc, ReadError, address_text, parse_address};
 use crate::message::{Address, Seq};
 
 /// Emptied addresses remembered on the disk.
 const MAX_FLOORS: usize = EMPTY_LOGS;
 
-/// Bytes of one id in table `ids`: its hash, its seq and the hash of its content.
-const ID_BYTES: usize = 32;
-
-/// Bytes of one id in format 1: its hash and its seq.
-const FORMAT_1_ID_BYTES: usize = 24;
-
 /// One row of `ids` or `floors`.
 #[derive(Debug, Clone, Copy)]
-struct BatchRow {
-    n: i64,
+pub(super) struct BatchRow {
+    pub(super) n: i64,
     /// How many ids or floors it has.
-    count: usize,
+    pub(super) count: usize,
     /// For ids: when they are forgotten, in Unix milliseconds. For floors: the highest seq among them.
-    mark: u64,
+    pub(super) mark: u64,
 }
 
 /// What a commit changes in a table of batches. Applied once the commit has succeeded.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct BatchChange {
-    dropped: usize,
-    added: Option<BatchRow>,
+    pub(super) dropped: usize,
+    /// Rows that hold less now, and how much.
+    pub(super) reduced: Vec<(i64, usize)>,
+    pub(super) added: Option<BatchRow>,
 }
 
 /// The rows of a table of batches, oldest first.
 #[derive(Debug, Default)]
-struct BatchTable {
-    rows: VecDeque<BatchRow>,
+pub(super) struct BatchTable {
+    pub(super) rows: VecDeque<BatchRow>,
     /// What they hold together.
-    count: usize,
+    pub(super) count: usize,
 }
 
 impl BatchTable {
-    fn add(&mut self, row: BatchRow) {
+    pub(super) fn add(&mut self, row: BatchRow) {
         self.count += row.count;
         self.rows.push_back(row);
     }
 
-    fn apply(&mut self, change: &BatchChange) {
+    pub(super) fn apply(&mut self, change: &BatchChange) {
         self.count -= self.rows.drain(..change.dropped).map(|row| row.count).sum::<usize>();
+        for (n, count) in &change.reduced {
+            if let Ok(at) = self.rows.binary_search_by_key(n, |row| row.n) {
+                self.count = self.count - self.rows[at].count + count;
+                self.rows[at].count = *count;
+            }
+        }
         if let Some(row) = change.added {
             self.add(row);
         }
     }
-}
-
-/// Table `ids`: the senders' ids of the last minutes.
-#[derive(Debug)]
-pub(super) struct IdTable {
-    table: BatchTable,
-    max_ids: usize,
-}
-
-impl IdTable {
-    /// Nothing is read yet. At most `max_ids` are kept; the oldest are dropped first.
-    pub(super) fn new(max_ids: usize) -> Self {
-        Self { table: BatchTable::default(), max_ids }
-    }
-
-    /// Writes the ids of these appends, which are forgotten at `until`, as row `n`; drops those that are forgotten `now`.
-    pub(super) fn write(
-        &self,
-        to: &Transaction<'_>,
-        appends: &[Pending],
-        n: i64,
-        (now, until): (u64, u64),
-    ) -> rusqlite::Result<BatchChange> {
-        let mut batch = Vec::new();
-        for pending in appends {
-            if let Some(SendId { key, content }) = pending.send_id {
-                batch.extend_from_slice(&key.to_bytes());
-                batch.extend_from_slice(&pending.seq.0.to_le_bytes());
-                batch.extend_from_slice(&content.to_bytes());
-            }
-        }
-        let mut change = BatchChange { dropped: 0, added: None };
-        let mut kept = self.table.count;
-        for row in &self.table.rows {
-            if row.mark > now && kept <= self.max_ids {
-                break;
-            }
-            kept -= row.count;
-            change.dropped += 1;
-            to.prepare_cached("DELETE FROM ids WHERE n = ?1")?.execute([row.n])?;
-        }
-        if !batch.is_empty() {
-            let mark = to_sql_int(until);
-            let crc = id_row_crc(n, mark, &batch).value();
-            to.prepare_cached("INSERT INTO ids VALUES (?1, ?2, ?3, ?4)")?
-                .execute(params![n, mark, batch, crc])?;
-            change.added = Some(BatchRow { n, count: batch.len() / ID_BYTES, mark: until });
-        }
-        Ok(change)
-    }
-
-    pub(super) fn apply(&mut self, change: &BatchChange) {
-        self.table.apply(change);
-    }
-
-    /// How many ids are stored.
-    pub(super) fn count(from: &Connection) -> rusqlite::Result<usize> {
-        let sql = "SELECT coalesce(sum(length(batch)), 0) FROM ids";
-        let bytes: i64 = from.query_row(sql, [], |row| row.get(0))?;
-        Ok(usize::try_from(bytes).unwrap_or_default() / ID_BYTES)
-    }
-
-    /// Reads the ids that are remembered `now`, with their seqs and until when.
-    pub(super) fn read(
-        &mut self,
-        from: &Connection,
-        now: u64,
-        mut each: impl FnMut(SendId, Seq, u64),
-    ) -> Result<(), ReadError> {
-        read_id_rows(from, |n, until, batch| {
-            let until = from_sql_int(until);
-            self.table.add(BatchRow { n, count: batch.len() / ID_BYTES, mark: until });
-            if until <= now {
-                return Ok(());
-            }
-            for (key, rest) in batch.chunks_exact(ID_BYTES).filter_map(<[u8]>::split_first_chunk) {
-                let Some((seq, content)) = rest.split_first_chunk() else { continue };
-                let content = content.try_into().map_or(ContentHash::UNKNOWN, ContentHash::from_bytes);
-                let id = SendId { key: DedupKey::from_bytes(*key), content };
-                each(id, Seq(u64::from_le_bytes(*seq)), until);
-            }
-            Ok(())
-        })
-    }
-
-    /// Gives the ids of format 1, which have no hash of their content, an unknown one.
-    pub(super) fn convert_format_1(store: &Connection) -> Result<(), ReadError> {
-        let mut update = store.prepare("UPDATE ids SET batch = ?2, crc = ?3 WHERE n = ?1")?;
-        read_id_rows(store, |n, until, batch| {
-            let converted: Vec<u8> = batch
-                .chunks_exact(FORMAT_1_ID_BYTES)
-                .flat_map(|id| [id, &ContentHash::UNKNOWN.to_bytes()].concat())
-                .collect();
-            let crc = id_row_crc(n, until, &converted);
-            update.execute(params![n, converted, crc.value()])?;
-            Ok(())
-        })
-    }
-}
-
-fn id_row_crc(n: i64, until: i64, batch: &[u8]) -> Crc {
-    Crc::default().int(n).int(until).bytes(batch)
-}
-
-/// Reads the rows of table `ids`, oldest first: number, time and ids.
-fn read_id_rows(
-    from: &Connection,
-    mut each: impl FnMut(i64, i64, &[u8]) -> Result<(), ReadError>,
-) -> Result<(), ReadError> {
-    let mut statement = from.prepare("SELECT n, until, batch, crc FROM ids ORDER BY n")?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        let (n, until) = (row.get::<_, i64>(0)?, row.get::<_, i64>(1)?);
-        let damaged = || format!("row {n} of table `ids`");
-        let batch = row.get_ref(2)?.as_blob().map_err(|_| ReadError::Damaged(damaged()))?;
-        id_row_crc(n, until, batch).verify(row.get(3)?, damaged)?;
-        each(n, until, batch)?;
-    }
-    Ok(())
 }
 
 /// Table `floors`: how far emptied mailboxes and histories had got.
@@ -188,7 +70,7 @@ impl FloorTable {
         floors: &[(Address, Floor)],
         n: i64,
     ) -> rusqlite::Result<(BatchChange, Seq)> {
-        let mut change = BatchChange { dropped: 0, added: None };
+        let mut change = BatchChange::default();
         let mut forgotten = Seq::START;
         if floors.is_empty() {
             return Ok((change, forgotten));
@@ -275,8 +157,7 @@ fn split_floor(rest: &mut &[u8]) -> Option<(Address, Floor)> {
 mod tests {
     use super::*;
     use crate::engine::embedded::disk::open::SCHEMA;
-    use crate::engine::embedded::index::PayerId;
-    use crate::message::{Message, MessageId, Outcome, Publication, SessionId};
+    use crate::message::SessionId;
 
     fn store() -> Connection {
         let connection = Connection::open_in_memory().unwrap();
@@ -286,55 +167,6 @@ mod tests {
 
     fn mailbox(name: &str) -> Address {
         Address::Session(SessionId::new(name).unwrap())
-    }
-
-    fn append(seq: u64) -> Pending {
-        let address = mailbox("A");
-        let message = Message::receipt(&MessageId::new("1").unwrap(), Outcome::Expired, 1);
-        let publication = Publication::encode(&address, Some(Seq(seq)), &message).into();
-        let key = DedupKey::from_bytes([u8::try_from(seq).unwrap(); 16]);
-        let send_id = Some(SendId { key, content: ContentHash::from_bytes([7; 8]) });
-        let (prev, expires_at, ts) = (Seq::START, 9, 1);
-        Pending {
-            seq: Seq(seq),
-            prev,
-            expires_at,
-            ts,
-            address,
-            publication,
-            send_id,
-            receipt: None,
-            waiter: None,
-            payer: PayerId::NONE,
-        }
-    }
-
-    fn write_ids(ids: &mut IdTable, to: &Connection, seqs: &[u64], n: i64, times: (u64, u64)) {
-        let appends: Vec<Pending> = seqs.iter().copied().map(append).collect();
-        let transaction = to.unchecked_transaction().unwrap();
-        let change = ids.write(&transaction, &appends, n, times).unwrap();
-        transaction.commit().unwrap();
-        ids.apply(&change);
-    }
-
-    fn read_ids(from: &Connection, now: u64) -> Vec<u64> {
-        let mut seqs = Vec::new();
-        IdTable::new(9).read(from, now, |_, seq, _| seqs.push(seq.0)).unwrap();
-        seqs
-    }
-
-    #[test]
-    fn ids_are_kept_for_their_time_and_up_to_their_number() {
-        let connection = store();
-        let mut ids = IdTable::new(3);
-        write_ids(&mut ids, &connection, &[1, 2], 1, (0, 10));
-        write_ids(&mut ids, &connection, &[3, 4], 2, (5, 15));
-        assert_eq!(read_ids(&connection, 5), [1, 2, 3, 4]);
-        assert_eq!(read_ids(&connection, 10), [3, 4], "the first row is over");
-        write_ids(&mut ids, &connection, &[], 3, (6, 16));
-        assert_eq!((read_ids(&connection, 6), ids.table.count), (vec![3, 4], 2), "there were too many");
-        write_ids(&mut ids, &connection, &[], 4, (15, 25));
-        assert_eq!((IdTable::count(&connection).unwrap(), ids.table.rows.len()), (0, 0));
     }
 
     #[test]
@@ -363,13 +195,11 @@ mod tests {
     #[test]
     fn damage_to_a_batch_is_noticed() {
         let connection = store();
-        write_ids(&mut IdTable::new(3), &connection, &[1], 1, (0, 10));
         let transaction = connection.unchecked_transaction().unwrap();
         let floor = Floor { floor: Seq(1), expired: Seq(0) };
         FloorTable::default().write(&transaction, &[(mailbox("a"), floor)], 1).unwrap();
         transaction.commit().unwrap();
-        connection.execute_batch("UPDATE ids SET until = 11; UPDATE floors SET n = 2").unwrap();
-        assert!(IdTable::new(3).read(&connection, 0, |_, _, _| {}).unwrap_err().is_damage());
+        connection.execute_batch("UPDATE floors SET n = 2").unwrap();
         assert!(FloorTable::default().read(&connection, |_, _| {}).unwrap_err().is_damage());
     }
 

@@ -1,0 +1,77 @@
+//! Commits that fail, and what becomes of what they held.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::engine::embedded::disk::CommitGroup;
+use crate::engine::embedded::files::try_read;
+use crate::engine::embedded::index::{Pending, PlannedChange};
+use crate::engine::embedded::writer::explain::{NO_SPACE, explain, is_damage};
+use crate::engine::embedded::writer::{
+    MAX_BYTES, MAX_MESSAGES, RETRY, Retry, Writer, fail, fail_changes, is_new, stop_for_good,
+};
+
+impl Writer {
+    /// A commit failed: its messages are refused, as are registrations and ends that somebody waits for. Its other changes
+    /// wait for a later commit.
+    pub(super) fn failed(&mut self, group: CommitGroup, error: &rusqlite::Error) {
+        tracing::debug!(%error, "a commit failed");
+        if let Some(mut store) = self.shared.store.lock()
+            && let Some(writes) = store.index.writes()
+        {
+            writes.requeue(group.floors, group.registrations);
+        }
+        let reason: Arc<str> = explain(error).into();
+        self.refuse(group.appends, &reason);
+        fail(group.waiters, &reason);
+        fail_changes(group.changes, &reason);
+        // The next start saves what is intact. A disk that cannot be read may be readable soon.
+        if is_damage(error) && try_read(&self.files.database).is_ok() {
+            stop_for_good(&self.shared, &reason);
+        }
+    }
+
+    /// The disk is full: refuses messages and registrations, and keeps what makes room or is small.
+    ///
+    /// Receipts are small, and the messages that they are about make room: there is headroom for both.
+    pub(super) fn keep_what_makes_room(&mut self, group: &mut CommitGroup) {
+        let reason: Arc<str> = NO_SPACE.into();
+        self.refuse(std::mem::take(&mut group.appends), &reason);
+        let registrations = std::mem::take(&mut group.registrations);
+        let (refused, ends) =
+            std::mem::take(&mut group.changes).into_iter().partition(PlannedChange::registers);
+        group.changes = ends;
+        fail_changes(refused, &reason);
+        let (held, ended): (Vec<_>, Vec<_>) = registrations.into_iter().partition(|(_, to)| is_new(to));
+        group.registrations = ended;
+        let shared = Arc::clone(&self.shared);
+        let Some(mut store) = shared.store.lock() else { return };
+        group.appends = store.index.take(MAX_MESSAGES, MAX_BYTES);
+        group.newest = group.appends.last().map_or(group.newest, |last| last.seq.max(group.newest));
+        self.retry = Some(Retry { at: Instant::now() + RETRY, queued: store.index.queued() });
+        if held.is_empty() {
+            return;
+        }
+        // Requeues registrations of tokens for a later commit and fails their waiters.
+        if let Some(writes) = store.index.writes() {
+            writes.requeue([], held);
+        }
+        drop(store);
+        fail(std::mem::take(&mut group.waiters), &reason);
+    }
+
+    /// Refuses these messages and those behind them, and tells their senders why. Receipts stay in the queue.
+    pub(super) fn refuse(&mut self, appends: Vec<Pending>, reason: &Arc<str>) {
+        let shared = Arc::clone(&self.shared);
+        let Some(mut store) = shared.store.lock() else { return };
+        if store.failing.as_ref() != Some(reason) {
+            tracing::error!(%reason, "the store cannot take messages now");
+        }
+        store.failing = Some(Arc::clone(reason));
+        let waiters = store.index.refuse(appends);
+        shared.copy_counters(&store);
+        self.retry = Some(Retry { at: Instant::now() + RETRY, queued: store.index.queued() });
+        drop(store);
+        fail(waiters, reason);
+    }
+}
