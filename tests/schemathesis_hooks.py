@@ -8,6 +8,8 @@ def before_call(context, case, kwargs):
     """Polls in bodies do not wait. A wait that is not valid stays what it is."""
     if case.operation.path != "/v1/messages/poll":
         return
+    if isinstance(case.body, list) and case.meta.generation.mode.is_positive:
+        del case.body[16:]  # Schemathesis 4.32.5 takes an array with one item more than `maxItems` for valid.
     for poll in case.body if isinstance(case.body, list) else [case.body]:
         if isinstance(poll, dict):
             wait = poll.get("wait")

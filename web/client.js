@@ -294,6 +294,25 @@ function deadline(ms, late) {
 }
 
 /**
+ * Runs a function after a short time. Browsers may delay the timers of hidden pages by many seconds, Firefox by 15: there it runs
+ * as the next task. Returns a function that stops it.
+ *
+ * @param {number} ms
+ * @param {() => void} run
+ */
+function soon(ms, run) {
+  if (globalThis.document?.visibilityState !== "hidden") {
+    const timer = setTimeout(run, ms);
+    return () => clearTimeout(timer);
+  }
+  const { port1, port2 } = new MessageChannel();
+  const stop = () => port1.close();
+  port1.onmessage = () => (stop(), run());
+  port2.postMessage(null);
+  return stop;
+}
+
+/**
  * A pause. The signal ends it early, and so does the function that `early` gets.
  *
  * @param {number} ms
@@ -1196,7 +1215,7 @@ class Tabs {
 
   /** Polls that wait for a call. @type {SharedPoll[]} */ #waiting = [];
   /** @type {Set<{polls: SharedPoll[], abort: () => void}>} */ #calls = new Set();
-  /** @type {ReturnType<typeof setTimeout> | undefined} */ #gathering;
+  /** Stops the gathering of polls. */ #gathering = () => {};
 
   /**
    * @param {string} name
@@ -1265,7 +1284,7 @@ class Tabs {
     globalThis.document?.removeEventListener("freeze", this.#resign);
     this.#channel?.close();
     this.#channel = null;
-    clearTimeout(this.#gathering);
+    this.#gathering();
   }
 
   async #findLeader() {
@@ -1323,8 +1342,8 @@ class Tabs {
   /** Polls for a tab. @param {PollItem} item @param {string} key @param {(result: any, reason?: string) => void} deliver */
   #serve(item, key, deliver) {
     this.#waiting.push({ item, key, deliver });
-    clearTimeout(this.#gathering);
-    this.#gathering = setTimeout(() => this.#callAll(), GATHER);
+    this.#gathering();
+    this.#gathering = soon(GATHER, () => this.#callAll());
   }
 
   /** A tab no longer wants its poll. A call that nobody wants is aborted. @param {string} key */

@@ -154,7 +154,9 @@ fn describe_bodies(api: &mut OpenApi) {
         .item(Ref::from_schema_name("SendWithReceipt"))
         .item(several("Up to 1,000 messages, each like a single one. The answer has one item for each"));
     let polls = OneOfBuilder::new().item(Ref::from_schema_name("Poll")).item(
-        several("1 to 16 polls, each like a single one. The answer has one item for each").min_items(Some(1)),
+        several("1 to 16 polls, each like a single one. The answer has one item for each")
+            .min_items(Some(1))
+            .max_items(Some(16)),
     );
     for (path, bodies) in [("/v1/messages", sends), ("/v1/messages/poll", polls)] {
         let body = request_body(api, path, |item| &mut item.post);

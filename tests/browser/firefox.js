@@ -8,7 +8,8 @@ export async function firefox() {
   const browser = await puppeteer.launch({ browser: "firefox", executablePath, headless: true });
   return {
     newContext: async () => contextOf(await browser.createBrowserContext()),
-    close: () => browser.close(),
+    // Firefox may still write to its profile while that is removed.
+    close: () => browser.close().catch(() => {}),
   };
 }
 

@@ -91,11 +91,11 @@ export async function openPage(chromium, url, options = {}) {
   return openPageIn(await chromium.newContext(options), url);
 }
 
-/** Opens a page in this context. X0_MSG_CLIENT names a client.js that takes the place of the one in the binary. */
+/** Opens a page in this context. X0_MSG_CLIENT names a client.js that takes the place of the one in the binary; in liar.js too. */
 export async function openPageIn(context, url) {
   const page = await context.newPage();
   const { X0_MSG_CLIENT: path } = process.env;
-  if (path) await page.route("**/client.js", (route) => route.fulfill({ path: resolve(root, path), contentType: "text/javascript" }));
+  if (path && page.route) await page.route("**/client.js", (route) => route.fulfill({ path: resolve(root, path), contentType: "text/javascript" }));
   page.setDefaultTimeout(DEADLINE);
   page.on("pageerror", (error) => assert.fail(error));
   await page.goto(url);

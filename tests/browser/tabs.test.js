@@ -103,3 +103,19 @@ test("a tab that polls for others leaves polls without an error, also when anoth
   await round(tabs, "after it left");
   await context.close();
 });
+
+test("the polls of a hidden page do not wait for its timers, which browsers delay", async () => {
+  const context = await started.browser.newContext();
+  await context.addInitScript(() => {
+    Object.defineProperty(document, "visibilityState", { value: "hidden" });
+    const { setTimeout } = globalThis;
+    // As Firefox does it, at its worst.
+    globalThis.setTimeout = (run, ms, ...rest) => setTimeout(run, ms < 100 ? 15_000 : ms, ...rest);
+  });
+  const hidden = [await tab(context, "tab-0")];
+  for (let n = 0; n < 3; n++) {
+    const ms = await round(hidden, `to a hidden page, ${n}`);
+    assert.ok(ms < 10_000, `${ms} ms`);
+  }
+  await context.close();
+});
