@@ -1,4 +1,4 @@
-//! `/v1` for senders and backends: messages, acknowledgements, sessions, users, and who reads topics.
+//! `/v1` for senders and backends: messages, acknowledgements, sessions, users, backends, and who reads topics.
 
 use std::sync::Arc;
 
@@ -7,6 +7,7 @@ use utoipa_axum::routes;
 
 use crate::edge::Gateway;
 
+mod backends;
 mod messages;
 mod path;
 mod sessions;
@@ -20,5 +21,6 @@ pub(crate) fn routes(gateway: Arc<Gateway>) -> OpenApiRouter {
         .routes(routes!(sessions::register, sessions::look_up, sessions::end))
         .routes(routes!(sessions::look_up_user))
         .routes(routes!(topics::presence))
+        .routes(routes!(backends::look_up))
         .with_state(gateway)
 }

@@ -236,8 +236,8 @@ impl Engine {
     }
 
     /// How many messages wait in a mailbox.
-    pub async fn waiting(&self, session: &SessionId) -> usize {
-        each!(self, engine => engine.waiting(session).await)
+    pub async fn waiting(&self, mailbox: &Address) -> usize {
+        each!(self, engine => engine.waiting(mailbox).await)
     }
 
     /// Where an address stands.

@@ -99,11 +99,13 @@ impl Broker {
 
     /// What is known of a session.
     pub async fn session(&self, session: &SessionId) -> SessionState {
-        SessionState {
-            registration: self.directory.registration(session).await,
-            handle: self.engine.handle(session),
-            connections: self.engine.presence(&Address::Session(session.clone())).await,
-            waiting: self.engine.waiting(session).await,
-        }
+        let registration = self.directory.registration(session).await;
+        let (connections, waiting) = self.mailbox_state(&session.into()).await;
+        SessionState { registration, handle: self.engine.handle(session), connections, waiting }
+    }
+
+    /// Who reads a mailbox, and how many messages wait in it.
+    pub async fn mailbox_state(&self, mailbox: &Address) -> (Connections, usize) {
+        (self.engine.presence(mailbox).await, self.engine.waiting(mailbox).await)
     }
 }

@@ -356,8 +356,8 @@ impl Embedded {
     }
 
     /// See [`crate::engine::Engine::waiting`].
-    pub async fn waiting(&self, session: &SessionId) -> usize {
-        self.shared.store.lock().map_or(0, |store| store.index.waiting(session))
+    pub async fn waiting(&self, mailbox: &Address) -> usize {
+        self.shared.store.lock().map_or(0, |store| store.index.waiting(mailbox))
     }
 
     /// See [`crate::engine::Engine::registration`].

@@ -293,6 +293,31 @@ async fn until_stored(server: &Guarded, payload: &Value) {
 }
 
 #[tokio::test]
+async fn the_mailbox_of_a_backend_is_looked_up_and_counted() {
+    let server = Guarded::start().await;
+    let look_up = async |name: &str, key: &str| {
+        let reply = server.call("GET", &format!("/v1/backends/{name}"), key, "").await;
+        if reply.status == 200 { reply.json() } else { json!(reply.code()) }
+    };
+    for n in 0..2 {
+        send(&server, &buyer("a"), json!(n)).await;
+    }
+    let _shop = server.welcomed(SHOP).await;
+    let none = json!({ "websocket": 0, "sse": 0, "poll": 0, "legacy": 0 });
+    let state = look_up("shop", SHOP_READER).await;
+    assert_eq!((&state["backend"], &state["pending"]), (&json!("shop"), &json!(2)), "{state}");
+    assert!(state["connections"]["websocket"] == 1 && state["connections"] != none, "{state}");
+    assert_eq!(look_up("shop", SESSIONS_ONLY).await, state, "a key that manages sessions");
+    assert_eq!(look_up("shop", SEND_ONLY).await, "forbidden");
+    assert_eq!(look_up("shop", &buyer("a")).await, "forbidden");
+    assert_eq!(look_up("all", KEY).await, "not_found");
+    // `check` counts it as a mailbox.
+    let report = check_json(&server.path("store"));
+    assert_eq!((&report["intact"], &report["mailboxes"]), (&json!(true), &json!(1)), "{report}");
+    assert_eq!((&report["topics"], &report["messages"]), (&json!(0), &json!(2)), "{report}");
+}
+
+#[tokio::test]
 async fn readers_of_a_backend_end_with_its_key() {
     let server = Guarded::with(&["--heartbeat", "1s"]).await;
     let mut shop = server.welcomed(SHOP).await;

@@ -200,6 +200,8 @@ async fn every_answer_is_as_openapi_describes_it() {
         ("POST", "/v1/ack", "/v1/ack", "", json!({ "token": proof, "seq": 0 })),
         ("POST", "/v1/ack", "/v1/ack", &proof, json!({ "seq": 0 })),
         ("POST", "/v1/ack", "/v1/ack", &proof, json!({ "seq": 9_007_199_254_740_991_u64 })),
+        ("GET", "/v1/backends/{name}", "/v1/backends/shop", SHOP, json!(null)),
+        ("GET", "/v1/backends/{name}", "/v1/backends/nobody", KEY, json!(null)),
         ("POST", "/v1/ack", "/v1/ack", SHOP, json!({ "seq": 0 })),
         ("POST", "/v1/messages/poll", "/v1/messages/poll", SHOP, json!({ "wait": 0 })),
         ("GET", "/v1/events", "/v1/events?after=x", &proof, json!(null)),

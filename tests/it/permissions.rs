@@ -24,12 +24,14 @@ enum Who {
     SendOnly,
     TopicsOnly,
     SessionsOnly,
+    /// Another backend, which has a mailbox.
+    Shop,
 }
 
 use Who::*;
 
-const EVERYBODY: [Who; 9] =
-    [Nobody, Ann, AnnElsewhere, Eve, EveNarrowed, Key, SendOnly, TopicsOnly, SessionsOnly];
+const EVERYBODY: [Who; 10] =
+    [Nobody, Ann, AnnElsewhere, Eve, EveNarrowed, Key, SendOnly, TopicsOnly, SessionsOnly, Shop];
 
 impl Who {
     fn bearer(self) -> String {
@@ -41,12 +43,13 @@ impl Who {
             EveNarrowed => token_with(
                 "eve",
                 "e2",
-                json!({ "send": ["user:bob", "topic:news"], "topics": ["news", "room/*"] }),
+                json!({ "send": ["user:bob", "topic:news", "backend:shop"], "topics": ["news", "room/*"] }),
             ),
             Key => KEY.to_owned(),
             SendOnly => SEND_ONLY.to_owned(),
             TopicsOnly => TOPICS_ONLY.to_owned(),
             SessionsOnly => SESSIONS_ONLY.to_owned(),
+            Shop => SHOP.to_owned(),
         }
     }
 
@@ -68,6 +71,8 @@ enum What {
     SendToNobody,
     SendToNews,
     SendToOtherTopic,
+    /// To a backend with a mailbox.
+    SendToShop,
     ReadOwnMailbox,
     /// The mailbox of the session `a1`.
     ReadA1,
@@ -87,38 +92,41 @@ fn expected(who: Who, what: What) -> &'static str {
     match (what, who) {
         (_, Nobody) => "unauthorized",
         // Only its user and backends can address a session by its id.
-        (SendToId, Ann | AnnElsewhere | Key | SendOnly) => "ok",
+        (SendToId, Ann | AnnElsewhere | Key | SendOnly | Shop) => "ok",
         (SendToId, Eve) => "not_found",
-        (SendToHandle, Ann | AnnElsewhere | Eve | Key | SendOnly) => "ok",
+        (SendToHandle, Ann | AnnElsewhere | Eve | Key | SendOnly | Shop) => "ok",
         (SendToId | SendToHandle, EveNarrowed | TopicsOnly | SessionsOnly) => "forbidden",
         (SendToBob, TopicsOnly | SessionsOnly) => "forbidden",
         (SendToBob, _) => "ok",
         (SendToNobody, EveNarrowed | TopicsOnly | SessionsOnly) => "forbidden",
         (SendToNobody, _) => "not_found",
-        (SendToNews, EveNarrowed | Key | SendOnly | TopicsOnly) => "ok",
+        (SendToNews, EveNarrowed | Key | SendOnly | TopicsOnly | Shop) => "ok",
         (SendToNews, _) => "forbidden",
-        (SendToOtherTopic, Key | SendOnly | TopicsOnly) => "ok",
+        (SendToOtherTopic, Key | SendOnly | TopicsOnly | Shop) => "ok",
         (SendToOtherTopic, _) => "forbidden",
-        (ReadOwnMailbox, Ann | AnnElsewhere | Eve | EveNarrowed) => "ok",
-        // An API key has no mailbox.
+        (SendToShop, EveNarrowed | Key | SendOnly | Shop) => "ok",
+        (SendToShop, _) => "forbidden",
+        (ReadOwnMailbox, Ann | AnnElsewhere | Eve | EveNarrowed | Shop) => "ok",
+        // Other API keys have no mailbox.
         (ReadOwnMailbox, _) => "unauthorized",
         (ReadA1 | AckA1, Ann) => "ok",
         (ReadA1 | AckA1, _) => "forbidden",
-        (ReadNews, Ann | EveNarrowed | Key | TopicsOnly) => "ok",
-        (ReadRoom, EveNarrowed | Key | TopicsOnly) => "ok",
+        (ReadNews, Ann | EveNarrowed | Key | TopicsOnly | Shop) => "ok",
+        (ReadRoom, EveNarrowed | Key | TopicsOnly | Shop) => "ok",
         (ReadNews | ReadRoom, _) => "forbidden",
-        (Register | LookUp | LookUpUser | End, Key | SessionsOnly) => "ok",
+        (Register | LookUp | LookUpUser | End, Key | SessionsOnly | Shop) => "ok",
         (Register | LookUp | LookUpUser | End, _) => "forbidden",
     }
 }
 
-const EVERYTHING: [What; 15] = [
+const EVERYTHING: [What; 16] = [
     SendToId,
     SendToHandle,
     SendToBob,
     SendToNobody,
     SendToNews,
     SendToOtherTopic,
+    SendToShop,
     ReadOwnMailbox,
     ReadA1,
     AckA1,
@@ -138,6 +146,7 @@ fn address(what: What, handle: &str) -> Option<Value> {
         SendToNobody => json!({ "user": "nobody" }),
         SendToNews => json!({ "topic": "news" }),
         SendToOtherTopic => json!({ "topic": "other" }),
+        SendToShop => json!({ "backend": "shop" }),
         _ => return None,
     })
 }

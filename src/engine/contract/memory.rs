@@ -133,5 +133,5 @@ pub(super) async fn expired_messages_are_counted(lab: Lab) {
     assert_eq!(engine.expire(), Expired { messages: 0, more: false });
     lab.clock.advance(Duration::from_secs(3590));
     assert_eq!(engine.expire().messages, 2);
-    assert_eq!(engine.waiting(&SessionId::new("A").unwrap()).await, 0);
+    assert_eq!(engine.waiting(&mailbox("A")).await, 0);
 }

@@ -279,9 +279,9 @@ impl Node {
         self.primary().decrypt(text)
     }
 
-    pub(crate) async fn waiting(&self, session: &SessionId) -> usize {
+    pub(crate) async fn waiting(&self, mailbox: &Address) -> usize {
         self.0.chance.delay().await;
-        self.primary().waiting(session).await
+        self.primary().waiting(mailbox).await
     }
 
     pub(crate) async fn position(&self, address: &Address) -> Position {

@@ -649,8 +649,8 @@ impl Index {
     }
 
     /// How many messages wait in a mailbox.
-    pub(super) fn waiting(&self, session: &SessionId) -> usize {
-        let log = self.logs.get(&Address::Session(session.clone()));
+    pub(super) fn waiting(&self, mailbox: &Address) -> usize {
+        let log = self.logs.get(mailbox);
         log.map_or(0, |log| log.committed(self.committed))
     }
 

@@ -123,7 +123,7 @@ fn look_at_rows(connection: &Connection, report: &mut Report) -> Result<(), Read
         report.oldest = Some(report.oldest.map_or(ts, |oldest| oldest.min(ts)));
         if !seen.contains(row.address) {
             seen.insert(row.address.to_owned());
-            match row.address.starts_with("s/") {
+            match row.address()?.is_mailbox() {
                 true => report.mailboxes += 1,
                 false => report.topics += 1,
             }

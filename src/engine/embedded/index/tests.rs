@@ -210,7 +210,7 @@ fn time_to_refuse(messages: usize) -> Duration {
     let started = std::time::Instant::now();
     let waiters = index.refuse(Vec::new());
     let took = started.elapsed();
-    assert_eq!((waiters.len(), index.queued(), index.waiting(&session("A"))), (messages, 0, messages));
+    assert_eq!((waiters.len(), index.queued(), index.waiting(&mailbox("A"))), (messages, 0, messages));
     took
 }
 
