@@ -38,7 +38,7 @@ pub struct TokenArgs {
     ttl: Duration,
 
     /// Address that the token may send to, like topic:news, user:* or *. May be given several times. Without it the token
-    /// may send to all users, to all handles and to the sessions of its own user, and to no topic
+    /// may send to all users, to all handles and to the sessions of its own user, and to no topic and no backend
     #[arg(long, value_name = "ADDRESS")]
     send: Vec<String>,
 
