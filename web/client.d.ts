@@ -46,12 +46,21 @@ export class Client<T = any> {
      * @template [P=any]
      * @param {string} topic
      * @param {(message: Message<P>) => any} handler
-     * @param {{after?: number}} [options] `after` asks for what the topic's history holds after that seq
+     * @param {{after?: number, presence?: (event: Presence) => void}} [options] `after` asks for what the topic's history holds
+     *   after that seq. `presence` is called with those who read the topic, and whenever they change
      * @returns {() => void}
      */
-    subscribe<P = any>(topic: string, handler: (message: Message<P>) => any, { after }?: {
+    subscribe<P = any>(topic: string, handler: (message: Message<P>) => any, { after, presence }?: {
         after?: number;
+        presence?: (event: Presence) => void;
     }): () => void;
+    /**
+     * Who reads a topic that is subscribed to with `presence`. Undefined while that is not known, and above 1,000 members.
+     *
+     * @param {string} topic
+     * @returns {string[] | undefined}
+     */
+    presence(topic: string): string[] | undefined;
     /**
      * Chooses the transport: "websocket", "poll", or "auto" for WebSocket if it works.
      *
@@ -129,6 +138,25 @@ export type Gap = {
     from: number;
     to: number;
     reason: "acknowledged" | "expired" | "epoch" | "lost";
+};
+/**
+ * who reads a topic, and what has changed since the handler was called last
+ */
+export type Presence = {
+    topic: string;
+    /**
+     * how many members the topic has
+     */
+    count: number;
+    /**
+     * at first, all members
+     */
+    joined: string[];
+    left: string[];
+    /**
+     * all of them; absent if there are more than 1,000
+     */
+    members?: string[] | undefined;
 };
 export type State = "connecting" | "online" | "offline" | "closed";
 export type Transport = "websocket" | "poll";
@@ -350,6 +378,7 @@ export type PollItem = {
         topic: string;
         after?: number;
         epoch?: string;
+        presence?: true;
     }[] | undefined;
 };
 /**
