@@ -13,6 +13,8 @@ use crate::message::{Epoch, SessionId};
 mod error;
 mod presence;
 mod reading;
+mod receivers;
+mod requests;
 mod sending;
 mod sessions;
 mod watches;
@@ -36,6 +38,8 @@ pub struct Limits {
     pub readers: usize,
     /// For how long no token registers a session again that was ended; zero where sessions are not proved.
     pub revoked_for: Duration,
+    /// How long a request can be answered: as long as the engine recognises a second answer.
+    pub reply_window: Duration,
     /// Whether session ids are secrets, which logs name by their handles.
     pub secret_ids: bool,
 }

@@ -36,6 +36,7 @@ fn check_send(send: SendRequest) {
         To::Session(session) | To::Peer(session) => Address::Session(session),
         To::Topic(topic) => Address::Topic(topic),
         To::Backend(backend) => Address::Backend(backend),
+        To::Reply(_) => Address::Session(crate::message::SessionId::new("A").expect("a name")),
         To::User(user) => {
             let session = crate::message::SessionId::new(user.as_str()).expect("names follow the same rules");
             Address::Session(session)

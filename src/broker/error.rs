@@ -30,6 +30,20 @@ pub enum BrokerError {
         "field `receipt` needs a mailbox, which the receipt is put into: say which session sends, or use an API key with `mailbox = true`"
     )]
     ReceiptForNobody,
+    /// A request where there can be no answer.
+    #[error("field `request` {0}")]
+    NoRequest(&'static str),
+    /// A request of somebody without a mailbox.
+    #[error(
+        "field `request` needs a mailbox, which the reply is put into: say which session sends, or use an API key with `mailbox = true`"
+    )]
+    RequestOfNobody,
+    /// The time to answer a request is over.
+    #[error("the time to answer this request is over")]
+    RequestExpired,
+    /// The session that asked has ended, or belongs to another user.
+    #[error("the session that made this request has ended")]
+    RequesterGone,
     /// Nobody registered a session of this user.
     #[error("user `{0}` has no registered session")]
     NoSuchUser(UserId),

@@ -7,10 +7,12 @@ use std::task::{Context, Poll};
 
 use futures::future::{JoinAll, join_all};
 
+use crate::broker::receivers::Receivers;
+use crate::broker::requests::{Asking, answered, may_request};
 use crate::broker::{Broker, BrokerError};
 use crate::engine::{Append, Commit, EngineError, OverShare, Share};
 use crate::grant::Grant;
-use crate::message::{Address, Message, Publication, Seq, SessionId, UserId};
+use crate::message::{Address, Message, Publication, Seq};
 use crate::protocol::{SendRequest, SendResult, To};
 
 /// What a sender waits for. Resolves when the message is stored.
@@ -23,6 +25,8 @@ pub enum Sending {
     One(Commit),
     /// The same message for each session of a user.
     Each(JoinAll<Commit>),
+    /// The answer to a request, to be stored unless there is one.
+    Reply(Commit),
     /// Handed to the current readers; if sent to a user, to those of so many sessions.
     Volatile(Option<usize>),
 }
@@ -41,18 +45,15 @@ impl Future for Sending {
             Self::One(commit) => {
                 Pin::new(commit).poll(cx).map(|seq| Ok(SendResult { seq: Some(seq?), sessions: None }))
             }
+            Self::Reply(commit) => Pin::new(commit).poll(cx).map(|seq| match seq {
+                Ok(seq) => Ok(SendResult { seq: Some(seq), sessions: None }),
+                Err(EngineError::IdReused { .. }) => Err(answered()),
+                Err(error) => Err(error.into()),
+            }),
             Self::Volatile(sessions) => Poll::Ready(Ok(SendResult { seq: None, sessions: *sessions })),
             Self::Each(commits) => Pin::new(commits).poll(cx).map(to_user),
         }
     }
-}
-
-/// Who gets a message.
-enum Receivers {
-    /// A topic, or one session; of this user, if the sender may name the session only as its user.
-    One(Address, Option<UserId>),
-    /// The sessions of a user.
-    Each(UserId, Vec<SessionId>),
 }
 
 impl Broker {
@@ -62,28 +63,40 @@ impl Broker {
     /// What is wrong with the message, or who does not exist.
     pub async fn send(&self, grant: &Grant, send: SendRequest) -> Result<Sending, BrokerError> {
         self.check(grant, &send)?;
-        let SendRequest { id, to, payload, ttl, volatile, receipt } = send;
-        let receivers = self.receivers(grant, to).await?;
-        let message = Message {
-            kind: grant.kind(),
-            from: grant.from(),
-            payload,
-            ts: self.clock.now(),
-            reference: None,
-        };
+        if matches!(send.to, To::Reply(_)) {
+            let volatile = send.volatile;
+            let append = self.answer(grant, send).await?;
+            return match volatile {
+                true => self.publish_volatile(Receivers::One(append.address, None), &append.message, None),
+                false => Ok(Sending::Reply(self.engine.append(append))),
+            };
+        }
+        let receivers = self.receivers(grant, &send.to).await?;
+        let asking = self.asking(grant, &send, &receivers);
+        let ttl = self.stored_for(&send);
+        let SendRequest { id, payload, volatile, receipt, .. } = send;
+        let (kind, from, ts) = (grant.kind(), grant.from(), self.clock.now());
+        let message = Message { kind, from, payload, ts, reference: None };
         if volatile {
-            return self.publish_volatile(receivers, &message);
+            return self.publish_volatile(receivers, &message, asking.as_ref());
         }
         let (author, payer) = (grant.author(), grant.payer());
         Ok(match receivers {
             Receivers::One(address, user) => {
+                let message = match &asking {
+                    Some(asking) => asking.message(self, &message, &address),
+                    None => message,
+                };
                 let append = Append { address, message, author, id, ttl, receipt, payer, user };
                 Sending::One(self.engine.append(append))
             }
             Receivers::Each(user, sessions) => Sending::each(sessions.into_iter().map(|session| {
-                let (message, author, id, payer) =
-                    (message.clone(), author.clone(), id.clone(), payer.clone());
+                let (author, id, payer) = (author.clone(), id.clone(), payer.clone());
                 let (address, user) = (Address::Session(session), Some(user.clone()));
+                let message = match &asking {
+                    Some(asking) => asking.message(self, &message, &address),
+                    None => message.clone(),
+                };
                 self.engine.append(Append { address, message, author, id, ttl, receipt: false, payer, user })
             })),
         })
@@ -98,11 +111,19 @@ impl Broker {
             return Err(BrokerError::TtlTooLong { limit: self.limits.ttl.as_secs() });
         }
         grant.may_send(&send.to)?;
+        if send.request {
+            may_request(grant, send)?;
+        }
         if send.receipt { may_have_receipt(grant, send) } else { Ok(()) }
     }
 
-    /// All readers share one publication.
-    fn publish_volatile(&self, receivers: Receivers, message: &Message) -> Result<Sending, BrokerError> {
+    /// All readers share one publication. Of a request, those of one mailbox.
+    fn publish_volatile(
+        &self,
+        receivers: Receivers,
+        message: &Message,
+        asking: Option<&Asking>,
+    ) -> Result<Sending, BrokerError> {
         let (addresses, count) = match receivers {
             Receivers::One(address, _) => (vec![address], None),
             Receivers::Each(_, sessions) => {
@@ -111,40 +132,18 @@ impl Broker {
             }
         };
         let Some(first) = addresses.first() else { return Ok(Sending::Volatile(count)) };
-        let publication = Arc::new(Publication::encode(first, None, message));
-        let has_room = addresses.iter().all(|address| self.engine.publish_volatile(address, &publication));
-        if has_room { Ok(Sending::Volatile(count)) } else { Err(BrokerError::NoMemory) }
-    }
-
-    async fn receivers(&self, grant: &Grant, to: To) -> Result<Receivers, BrokerError> {
-        // A client may name the sessions of its own user by their ids.
-        let one = |session, name: &SessionId| {
-            let user = grant.client().filter(|_| session == *name).and_then(|client| client.user.clone());
-            Receivers::One(Address::Session(session), user)
-        };
-        match to {
-            To::Session(name) => {
-                let session = self.directory.find(grant, &name).await.ok_or(BrokerError::NoSuchSession)?;
-                Ok(one(session, &name))
+        let has_room = match asking {
+            None => {
+                let publication = Arc::new(Publication::encode(first, None, message));
+                addresses.iter().all(|address| self.engine.publish_volatile(address, &publication))
             }
-            To::Topic(topic) => Ok(Receivers::One(Address::Topic(topic), None)),
-            To::Backend(backend) => Ok(Receivers::One(Address::Backend(backend), None)),
-            To::User(user) => self.each_session_of(user).await,
-            To::Peer(name) => match self.directory.find(grant, &name).await {
-                Some(session) => Ok(one(session, &name)),
-                None => {
-                    let user = UserId::from(&name);
-                    self.each_session_of(user).await.map_err(|_| BrokerError::NoSuchSession)
-                }
-            },
-        }
-    }
-
-    async fn each_session_of(&self, user: UserId) -> Result<Receivers, BrokerError> {
-        match self.directory.sessions_of(&user).await {
-            none if none.is_empty() => Err(BrokerError::NoSuchUser(user)),
-            sessions => Ok(Receivers::Each(user, sessions)),
-        }
+            Some(asking) => addresses.iter().all(|address| {
+                let request = asking.message(self, message, address);
+                let publication = Arc::new(Publication::encode(address, None, &request));
+                self.engine.publish_volatile(address, &publication)
+            }),
+        };
+        if has_room { Ok(Sending::Volatile(count)) } else { Err(BrokerError::NoMemory) }
     }
 }
 
@@ -153,6 +152,7 @@ fn may_have_receipt(grant: &Grant, send: &SendRequest) -> Result<(), BrokerError
     let why = match send.to {
         To::Topic(_) => "is for messages to a session or a backend; nobody acknowledges a topic",
         To::User(_) => "is for messages to one session; a user may have several",
+        To::Reply(_) => "is not for replies",
         _ if send.volatile => "and `volatile` exclude each other: what is not stored is not acknowledged",
         _ if send.id.is_none() => "needs an `id`, which the receipt is going to name",
         _ if grant.mailbox().is_none() => return Err(BrokerError::ReceiptForNobody),

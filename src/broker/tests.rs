@@ -36,7 +36,8 @@ fn settings(clock: Clock) -> Settings {
 
 fn limits(secret_ids: bool) -> Limits {
     let revoked_for = if secret_ids { TTL } else { Duration::ZERO };
-    Limits { payload: PAYLOAD, ttl: TTL, readers: READERS, revoked_for, secret_ids }
+    let reply_window = TTL;
+    Limits { payload: PAYLOAD, ttl: TTL, readers: READERS, revoked_for, reply_window, secret_ids }
 }
 
 /// A broker in memory, where session ids are secrets or not, and its clock.
@@ -79,7 +80,7 @@ fn client(broker: &Broker, name: &str, of: &str) -> Grant {
 
 fn request(to: To, payload: &str) -> SendRequest {
     let payload = RawValue::from_string(payload.to_owned()).unwrap();
-    SendRequest { id: None, to, payload, ttl: None, volatile: false, receipt: false }
+    SendRequest { id: None, to, payload, ttl: None, volatile: false, receipt: false, request: false }
 }
 
 async fn send(broker: &Broker, grant: &Grant, request: SendRequest) -> Result<SendResult, BrokerError> {

@@ -16,6 +16,8 @@ const CLOSED_FOR_GOOD: u16 = 4500;
 pub(super) struct ReceivedFrame<'a> {
     pub(super) r#type: String,
     #[serde(default)]
+    pub(super) id: Option<String>,
+    #[serde(default)]
     pub(super) seq: Option<u64>,
     #[serde(default)]
     pub(super) sessions: Option<u64>,

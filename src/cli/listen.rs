@@ -182,7 +182,7 @@ impl ListenConnection<'_> {
                     token = self.renew_token(token, &text).await?;
                 }
                 "error" => return Err(frame.refusal()),
-                "message" | "receipt" => match self.on_message(&frame, &text).await? {
+                "message" | "receipt" | "reply" => match self.on_message(&frame, &text).await? {
                     Flow::Continue => {}
                     Flow::Stop => return Ok(Flow::Stop),
                 },

@@ -35,6 +35,9 @@ struct Receiver {
     /// Backend to send to, by the name of its API key, which needs a mailbox
     #[arg(long, value_name = "NAME")]
     backend: Option<String>,
+    /// Request to answer: the `reply_to` of the message
+    #[arg(long, value_name = "REPLY_TO")]
+    reply: Option<String>,
 }
 
 /// Settings of `send`.
@@ -65,6 +68,10 @@ pub struct SendArgs {
     #[arg(long)]
     volatile: bool,
 
+    /// Ask for a reply, wait for it as long as --ttl says (15 s by default), and print its payload
+    #[arg(long)]
+    request: bool,
+
     #[command(flatten)]
     credential: CredentialArgs,
 
@@ -82,28 +89,33 @@ struct SendFrame<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     ttl: Option<f64>,
     volatile: bool,
+    request: bool,
 }
 
 impl Receiver {
     fn address(&self) -> Value {
-        let named = [("session", &self.to), ("user", &self.user), ("topic", &self.topic)];
+        let Self { to, user, topic, backend, reply } = self;
+        let named = [("session", to), ("user", user), ("topic", topic), ("reply", reply)];
         match named.into_iter().find_map(|(kind, name)| Some((kind, name.as_ref()?))) {
             Some((kind, name)) => json!({ kind: name }),
-            None => json!({ "backend": self.backend }),
+            None => json!({ "backend": backend }),
         }
     }
 }
 
-/// Sends one message and waits until it is stored.
+/// Sends one message and waits until it is stored, or until its reply is here.
 ///
 /// # Errors
-/// The message is no JSON, the broker cannot be reached or does not answer in time, or it refuses the message.
+/// The message is no JSON, the broker cannot be reached or does not answer in time, or it refuses the message. No reply comes.
 pub async fn send(args: SendArgs) -> Result<()> {
     let payload = payload(args.payload.clone())?;
     let id = args.id.clone().map_or_else(generated_name, Ok)?;
-    let no_answer =
-        |_| anyhow!("no confirmation within {} s; send again with --id {id}", ANSWER_TIMEOUT.as_secs());
-    timeout(ANSWER_TIMEOUT, send_and_confirm(&args, &id, payload)).await.map_err(no_answer)?
+    let wait = if args.request { args.ttl.unwrap_or(ANSWER_TIMEOUT) } else { ANSWER_TIMEOUT };
+    let no_answer = |_| match args.request {
+        true => anyhow!("no reply within {} s", wait.as_secs_f64()),
+        false => anyhow!("no confirmation within {} s; send again with --id {id}", wait.as_secs()),
+    };
+    timeout(wait, send_and_confirm(&args, &id, payload)).await.map_err(no_answer)?
 }
 
 fn payload(mut text: String) -> Result<Box<RawValue>> {
@@ -126,13 +138,25 @@ async fn send_and_confirm(args: &SendArgs, id: &str, payload: Box<RawValue>) -> 
     let session = session_or_generated(from, token.as_deref())?;
     let mut socket = args.target.connect().await?;
     send_frame(&mut socket, &json!({ "type": "hello", "session": session, "token": token })).await?;
-    let (to, ttl, volatile) = (args.receiver.address(), args.ttl.map(|ttl| ttl.as_secs_f64()), args.volatile);
-    send_frame(&mut socket, &SendFrame { r#type: "send", id, to, payload, ttl, volatile }).await?;
+    let SendArgs { receiver, volatile, request, .. } = args;
+    let (to, volatile, request) = (receiver.address(), *volatile, *request);
+    let ttl = args.ttl.or_else(|| request.then_some(ANSWER_TIMEOUT)).map(|ttl| ttl.as_secs_f64());
+    send_frame(&mut socket, &SendFrame { r#type: "send", id, to, payload, ttl, volatile, request }).await?;
     while let Some(text) = next_frame(&mut socket).await? {
         let frame: ReceivedFrame<'_> = serde_json::from_str(&text)?;
         match frame.r#type.as_str() {
+            "sent" if request => {}
             "sent" => {
                 print(confirmation(&frame))?;
+                _ = socket.close(None).await;
+                return Ok(());
+            }
+            "reply" if frame.id.as_deref() == Some(id) => {
+                print(frame.payload.map_or("null", RawValue::get))?;
+                // A session that was named may have older messages, which this would acknowledge too.
+                if let (None, Some(seq)) = (&args.from, frame.seq) {
+                    send_frame(&mut socket, &json!({ "type": "ack", "seq": seq })).await?;
+                }
                 _ = socket.close(None).await;
                 return Ok(());
             }
@@ -171,9 +195,12 @@ mod tests {
         let receiver = |kind: &str, name: &str| {
             let named = |wanted| (kind == wanted).then(|| name.to_owned());
             let (to, user) = (named("session"), named("user"));
-            Receiver { to, user, topic: named("topic"), backend: named("backend") }.address()
+            Receiver { to, user, topic: named("topic"), backend: named("backend"), reply: named("reply") }
+                .address()
         };
-        for (kind, name) in [("session", "A"), ("user", "ann"), ("topic", "news"), ("backend", "shop")] {
+        for (kind, name) in
+            [("session", "A"), ("user", "ann"), ("topic", "news"), ("backend", "shop"), ("reply", "x")]
+        {
             assert_eq!(receiver(kind, name), json!({ kind: name }));
         }
     }

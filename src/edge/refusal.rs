@@ -87,15 +87,20 @@ impl From<BrokerError> for Refusal {
     fn from(error: BrokerError) -> Self {
         let code = match &error {
             BrokerError::PayloadTooLarge { .. } => Code::TooLarge,
-            BrokerError::TtlTooLong { .. } | BrokerError::NoReceipt(_) => Code::BadRequest,
+            BrokerError::TtlTooLong { .. } | BrokerError::NoReceipt(_) | BrokerError::NoRequest(_) => {
+                Code::BadRequest
+            }
             BrokerError::NoSuchUser(_)
             | BrokerError::NoSuchBackend(_)
             | BrokerError::NoSuchSession
+            | BrokerError::RequestExpired
+            | BrokerError::RequesterGone
             | BrokerError::AckBeyond { .. }
             | BrokerError::WrongEpoch { .. } => Code::NotFound,
             BrokerError::Denied(_)
             | BrokerError::Register(RegisterError::Taken | RegisterError::TooMany { .. }) => Code::Forbidden,
             BrokerError::ReceiptForNobody
+            | BrokerError::RequestOfNobody
             | BrokerError::Ended
             | BrokerError::Register(RegisterError::Ended) => Code::Unauthorized,
             BrokerError::TooManyReaders { .. } => Code::RateLimited,

@@ -74,6 +74,7 @@ impl SendPatterns {
             To::User(name) => format!("user:{name}"),
             To::Topic(name) => format!("topic:{name}"),
             To::Backend(name) => format!("backend:{name}"),
+            To::Reply(_) => "reply".to_owned(),
         }
     }
 }

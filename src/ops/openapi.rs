@@ -50,6 +50,7 @@ pub(super) fn complete(mut api: OpenApi, config: &Config) -> String {
     components.add_security_scheme("bearer", SecurityScheme::Http(bearer.build()));
     limit_ttl(components, config);
     describe_senders(components);
+    describe_requests(components);
     describe_receipts(components);
     match config.access.auth {
         Auth::Open if config.access.has_api_keys() => {}
@@ -61,8 +62,12 @@ pub(super) fn complete(mut api: OpenApi, config: &Config) -> String {
 }
 
 /// Fields with one value: the schema, the field and the value.
-const CONSTANTS: [(&str, &str, bool); 3] = [
+const CONSTANTS: [(&str, &str, bool); 7] = [
     ("Send", "receipt", false),
+    ("Send", "request", false),
+    ("SendWithReceipt", "request", false),
+    ("SendRequest", "request", true),
+    ("SendRequest", "receipt", false),
     ("SendWithReceipt", "receipt", true),
     ("SendWithReceipt", "volatile", false),
 ];
@@ -129,6 +134,28 @@ fn describe_receipts(components: &mut Components) {
     components.schemas.insert("SendWithReceipt".to_owned(), Schema::Object(with_receipt).into());
 }
 
+/// A request needs an id, and goes to a session, a user or a backend. Others say `request: false` at most: see [`CONSTANTS`].
+fn describe_requests(components: &mut Components) {
+    let name = || Ref::from_schema_name("Name");
+    let to = |kind: &str, title: &str| {
+        ObjectBuilder::new().title(Some(title)).property(kind, name()).required(kind)
+    };
+    let receiver = OneOfBuilder::new()
+        .item(to("session", "RequestToSession"))
+        .item(to("user", "RequestToUser"))
+        .item(to("backend", "RequestToBackend"))
+        .build();
+    let mut request = object(components, "Send").clone();
+    request.description = Some(
+        "A message that asks for one answer. The reply arrives in the sender's mailbox, with the id of the request."
+            .to_owned(),
+    );
+    request.required.extend(["id".to_owned(), "request".to_owned()]);
+    request.properties.insert("id".to_owned(), name().into());
+    request.properties.insert("to".to_owned(), Schema::OneOf(receiver).into());
+    components.schemas.insert("SendRequest".to_owned(), Schema::Object(request).into());
+}
+
 /// In `open` mode without API keys nothing else names the mailbox of an acknowledgement.
 fn require_session_of_ack(components: &mut Components) {
     let ack = object(components, "Ack");
@@ -152,6 +179,7 @@ fn describe_bodies(api: &mut OpenApi) {
     let sends = OneOfBuilder::new()
         .item(Ref::from_schema_name("Send"))
         .item(Ref::from_schema_name("SendWithReceipt"))
+        .item(Ref::from_schema_name("SendRequest"))
         .item(several("Up to 1,000 messages, each like a single one. The answer has one item for each"));
     let polls = OneOfBuilder::new().item(Ref::from_schema_name("Poll")).item(
         several("1 to 16 polls, each like a single one. The answer has one item for each")

@@ -18,6 +18,9 @@ pub use poll::{PollBody, PollTopic};
 /// An example of a send object.
 const SEND_EXAMPLE: &str = r#"{"to":{"session":"B"},"payload":{"any":"JSON"}}"#;
 
+/// Longest `reply_to`, in bytes. With names of the longest kind it has about 1,500.
+const MAX_REPLY_TO: usize = 2048;
+
 /// The receiver of a message.
 #[derive(Debug, Clone, PartialEq, Eq, ToSchema)]
 #[schema(rename_all = "lowercase")]
@@ -34,6 +37,9 @@ pub enum To {
     /// The mailbox of a backend.
     #[schema(title = "ToBackend")]
     Backend(BackendName),
+    /// The answer to a request: the `reply_to` of that.
+    #[schema(title = "ToReply")]
+    Reply(String),
     /// A name from an x0 page in `token` mode: a handle, a session of the sender's own user, or a user.
     #[serde(skip)]
     Peer(SessionId),
@@ -59,6 +65,9 @@ pub struct SendRequest {
     /// Put a receipt into the sender's mailbox when the message is acknowledged or expires.
     #[schema(value_type = Option<bool>)]
     pub receipt: bool,
+    /// Ask for one answer, which comes as a frame of type `reply` with this `id`. The receiver gets a `reply_to`.
+    #[schema(value_type = Option<bool>)]
+    pub request: bool,
 }
 
 /// The position from which a client resumes reading.
@@ -135,6 +144,8 @@ struct RawFields<'a> {
     #[serde(borrow)]
     receipt: Option<&'a RawValue>,
     #[serde(borrow)]
+    request: Option<&'a RawValue>,
+    #[serde(borrow)]
     seq: Option<&'a RawValue>,
     #[serde(borrow)]
     topic: Option<&'a RawValue>,
@@ -155,6 +166,8 @@ struct RawTo<'a> {
     topic: Option<&'a RawValue>,
     #[serde(borrow)]
     backend: Option<&'a RawValue>,
+    #[serde(borrow)]
+    reply: Option<&'a RawValue>,
 }
 
 impl RawFields<'_> {
@@ -194,14 +207,14 @@ impl RawFields<'_> {
     }
 
     fn to(&self) -> Result<To, Malformed> {
-        const WANTED: &str =
-            r#"an object with one of `session`, `user`, `topic` and `backend`, like {"session":"B"}"#;
+        const WANTED: &str = r#"an object with one of `session`, `user`, `topic`, `backend` and `reply`, like {"session":"B"}"#;
         let to: RawTo<'_> = field(required(self.to, "to")?, "to", WANTED)?;
-        match [to.session, to.user, to.topic, to.backend].map(optional) {
-            [Some(raw), None, None, None] => name(raw, "to.session", SessionId::new).map(To::Session),
-            [None, Some(raw), None, None] => name(raw, "to.user", UserId::new).map(To::User),
-            [None, None, Some(raw), None] => name(raw, "to.topic", TopicName::new).map(To::Topic),
-            [None, None, None, Some(raw)] => name(raw, "to.backend", BackendName::new).map(To::Backend),
+        match [to.session, to.user, to.topic, to.backend, to.reply].map(optional) {
+            [Some(raw), None, None, None, None] => name(raw, "to.session", SessionId::new).map(To::Session),
+            [None, Some(raw), None, None, None] => name(raw, "to.user", UserId::new).map(To::User),
+            [None, None, Some(raw), None, None] => name(raw, "to.topic", TopicName::new).map(To::Topic),
+            [None, None, None, Some(raw), None] => name(raw, "to.backend", BackendName::new).map(To::Backend),
+            [None, None, None, None, Some(raw)] => reply_to(raw).map(To::Reply),
             _ => Err(Malformed::Wrong { field: "to", wanted: WANTED }),
         }
     }
@@ -214,6 +227,7 @@ impl RawFields<'_> {
             ttl: self.ttl()?,
             volatile: flag(self.volatile, "volatile")?,
             receipt: flag(self.receipt, "receipt")?,
+            request: flag(self.request, "request")?,
         })
     }
 
@@ -245,6 +259,16 @@ impl RawFields<'_> {
             "ping" => ClientFrame::Ping,
             _ => return Err(Malformed::UnknownType(kind.chars().take(64).collect())),
         })
+    }
+}
+
+/// The `reply_to` of a request. Whether it is one, only the broker knows.
+fn reply_to(raw: &RawValue) -> Result<String, Malformed> {
+    const WANTED: &str = "the `reply_to` of a request";
+    let text: String = field(raw, "to.reply", WANTED)?;
+    match text.len() {
+        1..=MAX_REPLY_TO => Ok(text),
+        _ => Err(Malformed::Wrong { field: "to.reply", wanted: WANTED }),
     }
 }
 

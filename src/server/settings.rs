@@ -63,6 +63,7 @@ pub fn broker_limits(config: &Config) -> Limits {
         ttl: config.max_ttl,
         readers: config.access.max_connections_per_session(),
         revoked_for: config.access.revoked_for(),
+        reply_window: config.dedup_window,
         secret_ids: config.access.auth == Auth::Token,
     }
 }

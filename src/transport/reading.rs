@@ -30,7 +30,7 @@ pub(super) fn check_cursor(gateway: &Gateway, head: &Parts, resume: &Resume) -> 
 }
 
 /// Acknowledges everything up to the cursor of a request. Returns whether the cursor belongs to this store: a foreign
-/// one acknowledges nothing.
+/// one acknowledges nothing, nor does one of a request that is not to acknowledge.
 ///
 /// # Errors
 /// Those of [`crate::broker::Broker::ack`].
@@ -38,11 +38,12 @@ pub(super) async fn acknowledge_cursor(
     gateway: &Gateway,
     mailbox: &Address,
     resume: &Resume,
+    acknowledges: bool,
 ) -> Result<bool, Refusal> {
     let Some(cursor) = resume.after else { return Ok(true) };
     let epoch = resume.epoch.as_ref();
     let ours = gateway.broker.is_ours(mailbox, cursor, epoch).await;
-    if ours && cursor > Seq::START {
+    if acknowledges && ours && cursor > Seq::START {
         gateway.broker.ack(mailbox, cursor, epoch).await?;
     }
     Ok(ours)
@@ -129,14 +130,16 @@ mod tests {
             (Resume { after: Some(Seq(seq.0 + 1)), epoch: None }, false),
         ] {
             assert_eq!(
-                acknowledge_cursor(&gateway, &Address::from(&a), &resume).await,
+                acknowledge_cursor(&gateway, &Address::from(&a), &resume, true).await,
                 Ok(ours),
                 "{resume:?}"
             );
             assert!(gateway.broker.floor(&a).await < seq, "{resume:?}");
         }
         let resume = Resume { after: Some(seq), epoch: Some(gateway.broker.epoch()) };
-        assert_eq!(acknowledge_cursor(&gateway, &Address::from(&a), &resume).await, Ok(true));
+        assert_eq!(acknowledge_cursor(&gateway, &Address::from(&a), &resume, false).await, Ok(true));
+        assert!(gateway.broker.floor(&a).await < seq, "it is asked not to");
+        assert_eq!(acknowledge_cursor(&gateway, &Address::from(&a), &resume, true).await, Ok(true));
         assert_eq!(gateway.broker.floor(&a).await, seq);
     }
 

@@ -75,7 +75,7 @@ pub(crate) async fn events(State(gateway): State<Arc<Gateway>>, head: Parts) -> 
     check_cursor(&gateway, &head, &resume)?;
     let (mut mailbox, mut floor) = (None, Seq::START);
     if let Some(address) = &address {
-        acknowledge_cursor(&gateway, address, &resume).await?;
+        acknowledge_cursor(&gateway, address, &resume, true).await?;
         let (subscriber, opening) = gateway.broker.mailbox(address, &resume, Transport::Sse).await?;
         (mailbox, floor) = (Some(subscriber), opening.seq);
     }

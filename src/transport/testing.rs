@@ -75,7 +75,7 @@ pub(crate) fn token_caller(gateway: &Gateway, name: &str, expires: u64) -> Calle
 /// Sends a message from session `sender`, and waits until it is stored. Returns its seq; 0 for a volatile one.
 pub(crate) async fn send(gateway: &Gateway, to: To, payload: &Value, volatile: bool) -> Seq {
     let payload = RawValue::from_string(payload.to_string()).unwrap();
-    let send = SendRequest { id: None, to, payload, ttl: None, volatile, receipt: false };
+    let send = SendRequest { id: None, to, payload, ttl: None, volatile, receipt: false, request: false };
     let grant = Grant::Open { session: Some(session("sender")), manages: false };
     gateway.broker.send(&grant, send).await.unwrap().await.unwrap().seq.unwrap_or_default()
 }

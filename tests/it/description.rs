@@ -28,6 +28,7 @@ fn client_frames() -> Vec<Value> {
         json!({ "type": "send", "id": "c-1", "to": { "session": "A" }, "payload": { "any": ["thing"] }, "ttl": 60, "receipt": true }),
         json!({ "type": "send", "to": { "user": "ann" }, "payload": null, "volatile": true }),
         json!({ "type": "send", "to": { "topic": "news" }, "payload": 1 }),
+        json!({ "type": "send", "id": "c-2", "to": { "session": "A" }, "payload": 1, "request": true }),
         json!({ "type": "send", "to": { "backend": "shop" }, "payload": 1 }),
         json!({ "type": "subscribe", "topic": "news", "after": 1, "epoch": "another" }),
         json!({ "type": "unsubscribe", "topic": "news" }),
@@ -74,6 +75,9 @@ async fn every_frame_is_as_asyncapi_describes_it() {
             for field in answer.as_object().unwrap().keys() {
                 assert!(described.get(field).is_some(), "{field} of {kind} is not described");
             }
+            if let Some(reply_to) = answer["reply_to"].as_str() {
+                ws.send(json!({ "type": "send", "to": { "reply": reply_to }, "payload": 1 })).await;
+            }
             seen.insert(kind.to_owned());
             if let ("message", Some(seq)) = (kind, answer["seq"].as_u64()) {
                 ws.ack(seq).await;
@@ -85,8 +89,8 @@ async fn every_frame_is_as_asyncapi_describes_it() {
     }
     let mut other = server.welcomed(&token_with("bob", "B", json!({ "topics": ["room"] }))).await;
     other.send(json!({ "type": "subscribe", "topic": "room" })).await;
-    // The receipt comes soon after the acknowledgement, and presence within a second.
-    while !(seen.contains("receipt") && seen.contains("presence")) {
+    // The receipt comes soon after the acknowledgement, the reply after the request, and presence within a second.
+    while !["receipt", "reply", "presence"].iter().all(|kind| seen.contains(*kind)) {
         let answer = ws.recv().await;
         let kind = answer["type"].as_str().unwrap();
         check(&document, payload(kind), &answer);
@@ -172,6 +176,14 @@ async fn every_answer_is_as_openapi_describes_it() {
         ("POST", "/v1/messages", "/v1/messages", &proof, send.clone()),
         ("POST", "/v1/messages", "/v1/messages", &proof, json!([send, 7])),
         ("POST", "/v1/messages", "/v1/messages", KEY, json!({ "to": { "user": "ann" }, "payload": 1 })),
+        (
+            "POST",
+            "/v1/messages",
+            "/v1/messages",
+            &proof,
+            json!({ "id": "c-2", "to": { "user": "ann" }, "payload": 1, "request": true }),
+        ),
+        ("POST", "/v1/messages", "/v1/messages", KEY, json!({ "to": { "reply": "x" }, "payload": 1 })),
         ("POST", "/v1/messages", "/v1/messages", KEY, json!({ "to": { "user": "nobody" }, "payload": 1 })),
         ("GET", "/v1/messages", "/v1/messages?topic=news&wait=0", &proof, json!(null)),
         ("GET", "/v1/messages", "/v1/messages?topic=news&presence=news&wait=9", &proof, json!(null)),

@@ -47,6 +47,7 @@ mod presence;
 mod private_store;
 mod proof;
 mod receipts;
+mod request;
 mod restart;
 mod secrets;
 mod send;

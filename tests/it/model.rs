@@ -86,6 +86,7 @@ async fn send(broker: &Broker, to: &SessionId, payload: usize) -> Seq {
         ttl: None,
         volatile: false,
         receipt: false,
+        request: false,
     };
     let sending: Sending = broker.send(&Grant::Open { session: None, manages: false }, send).await.unwrap();
     sending.await.unwrap().seq.unwrap()

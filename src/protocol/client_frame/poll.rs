@@ -26,6 +26,9 @@ pub struct PollBody {
     /// The epoch of `after`.
     #[schema(value_type = Option<String>)]
     pub epoch: Option<Epoch>,
+    /// False: `after` acknowledges nothing. For a client that reads on while it works on messages.
+    #[schema(value_type = Option<bool>)]
+    pub ack: bool,
     /// How long to wait, in seconds; 10 by default.
     #[schema(minimum = 0, maximum = 60)]
     pub wait: Option<f64>,
@@ -74,6 +77,8 @@ impl PollTopic {
 #[serde(default)]
 struct PollFields<'a> {
     #[serde(borrow)]
+    ack: Option<&'a RawValue>,
+    #[serde(borrow)]
     wait: Option<&'a RawValue>,
     #[serde(borrow)]
     topics: Option<&'a RawValue>,
@@ -88,6 +93,7 @@ impl PollBody {
         let shared: RawFields<'_> = parse_object(object, EXAMPLE)?;
         let own: PollFields<'_> = parse_object(object, EXAMPLE)?;
         let Resume { after, epoch } = shared.resume()?;
+        let ack = optional(own.ack).map(|raw| field(raw, "ack", "true or false"));
         let wait = optional(own.wait).map(|raw| field(raw, "wait", "a number of seconds from 0 to 60"));
         let topics = optional(own.topics)
             .map(|raw| field(raw, "topics", "an array of objects like {\"topic\":\"news\"}"));
@@ -97,6 +103,7 @@ impl PollBody {
             token: shared.token()?,
             after,
             epoch,
+            ack: ack.transpose()?.unwrap_or(true),
             wait: wait.transpose()?,
             topics: topics
                 .into_iter()
@@ -123,6 +130,7 @@ mod tests {
         assert_eq!((poll.after, poll.epoch, poll.wait), (Some(Seq(17)), Some(Epoch::new("e1")), Some(2.5)));
         assert_eq!(poll.topics[0].position().unwrap().1.after, Some(Seq(3)));
         assert!(poll.topics[0].presence && !poll.topics[1].presence);
+        assert!(poll.ack && !PollBody::decode(r#"{"ack":false}"#).unwrap().ack);
         assert!(poll.topics[1].position().is_err(), "a bad name does not end the poll");
     }
 
@@ -130,6 +138,7 @@ mod tests {
     fn a_wrong_field_is_named() {
         for (text, name) in [
             (r#"{"wait":"x"}"#, "`wait`"),
+            (r#"{"ack":0}"#, "`ack`"),
             (r#"{"topics":{}}"#, "`topics`"),
             (r#"{"topics":[{"after":1}]}"#, "`topic`"),
             (r#"{"topics":["news"]}"#, "JSON object"),

@@ -21,6 +21,21 @@ fn a_send_keeps_its_payload_byte_for_byte() {
 }
 
 #[test]
+fn a_request_is_a_send_and_its_answer_goes_to_its_reply_to() {
+    let text = r#"{"type":"send","id":"c-1","to":{"user":"ann"},"payload":1,"request":true}"#;
+    let ClientFrame::Send(send) = decode(text) else { panic!("not a send") };
+    assert!(send.request && send.id.is_some());
+    let reply = |reply_to: &str| format!(r#"{{"type":"send","to":{{"reply":{reply_to}}},"payload":1}}"#);
+    let ClientFrame::Send(send) = decode(&reply("\"abc\"")) else { panic!("not a send") };
+    assert_eq!((send.to, send.request), (To::Reply("abc".to_owned()), false));
+    let (long, longest) = ("x".repeat(MAX_REPLY_TO + 1), "x".repeat(MAX_REPLY_TO));
+    for wrong in ["\"\"", "7", &format!("\"{long}\"")] {
+        assert_eq!(reason(&reply(wrong)), "field `to.reply` must be the `reply_to` of a request");
+    }
+    decode(&reply(&format!("\"{longest}\"")));
+}
+
+#[test]
 fn a_null_payload_is_a_payload() {
     let ClientFrame::Send(send) = decode(r#"{"type":"send","to":{"topic":"t"},"payload":null}"#) else {
         panic!("not a send")

@@ -30,7 +30,8 @@ impl Legacy {
         let payload = RawValue::from_string(with_sender(payload.get(), caller.grant.from().as_ref()))
             .expect("an object with one member set is JSON");
         let id = source.request_id.as_deref().and_then(message_id);
-        let send = SendRequest { id, to, payload, ttl: None, volatile: false, receipt: false };
+        let send =
+            SendRequest { id, to, payload, ttl: None, volatile: false, receipt: false, request: false };
         self.wait_for_rate(&caller, &send).await?;
         self.gateway.broker.send(&caller.grant, send).await?.await?;
         Ok(())

@@ -99,8 +99,15 @@ pub(crate) async fn poll(
     check_cursor(&gateway, &head, &resume)?;
     let topics = query.topics(&caller.grant, gateway.config.max_topics)?;
     let names_session = query.get("session").is_some();
-    let request =
-        PollRequest { caller, names_session, resume, topics, errors: Vec::new(), wait: wait(&query)? };
+    let request = PollRequest {
+        caller,
+        names_session,
+        resume,
+        acknowledges: true,
+        topics,
+        errors: Vec::new(),
+        wait: wait(&query)?,
+    };
     let _permit = gateway.connection_permit(request.caller.address)?;
     let mut answer = answer(&gateway, &readers, &request, &gateway.shutdown).await?;
     answer.push_str("\n");
@@ -113,6 +120,8 @@ pub(super) struct PollRequest {
     /// Whether the client knows its session.
     pub(super) names_session: bool,
     pub(super) resume: Resume,
+    /// Whether its cursor acknowledges.
+    pub(super) acknowledges: bool,
     pub(super) topics: Vec<TopicRequest>,
     /// Topics that are refused.
     pub(super) errors: Vec<TopicError>,
@@ -141,7 +150,7 @@ pub(super) async fn answer(
         }
         return Box::pin(poll_topics(gateway, request, until(false), told)).await;
     };
-    let mut claim = Box::pin(claim_reader(gateway, readers, &mailbox, &request.resume)).await?;
+    let mut claim = Box::pin(claim_reader(gateway, readers, &mailbox, request)).await?;
     let (subscriber, reader) = claim.parts();
     let until = until(reader.refused == refused);
     let items = collect(gateway, Some(subscriber), reader, (request, until)).await?;
@@ -213,11 +222,11 @@ async fn claim_reader(
     gateway: &Gateway,
     readers: &PollReaders,
     mailbox: &Address,
-    resume: &Resume,
+    PollRequest { resume, acknowledges, .. }: &PollRequest,
 ) -> Result<PollClaim, Refusal> {
     let cursor = resume.after;
     // A cursor of another epoch acknowledges nothing. Its reader is told a gap.
-    let valid = acknowledge_cursor(gateway, mailbox, resume).await?;
+    let valid = acknowledge_cursor(gateway, mailbox, resume, *acknowledges).await?;
     let new = || async {
         let (subscriber, _) = gateway.broker.mailbox(mailbox, resume, Transport::Poll).await?;
         Ok((subscriber, PollReader::default()))

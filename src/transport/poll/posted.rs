@@ -130,7 +130,7 @@ async fn prepare(gateway: &Gateway, head: &Parts, object: &str) -> Result<PollRe
     let poll = poll?;
     let (topics, errors) = topics(&poll.topics, &caller.grant, gateway.config.max_topics);
     let (resume, wait) = (poll.resume(), wait(poll.wait)?);
-    Ok(PollRequest { caller, names_session, resume, topics, errors, wait })
+    Ok(PollRequest { caller, names_session, resume, acknowledges: poll.ack, topics, errors, wait })
 }
 
 /// How long the poll waits.
