@@ -36,6 +36,17 @@ export class Client<T = any> {
      */
     send(to: Address, payload: any, options?: SendOptions): Promise<Sent>;
     /**
+     * Sends a request, and waits for its reply: the receiver calls `message.reply(payload)`. Rejects with {@link Refused}, whose `code` is
+     * "timeout" if no reply came, or with the reason of the signal. It may be called, and awaited, in a handler.
+     *
+     * @template [P=any]
+     * @param {Address} to a session, a user or a backend
+     * @param {any} payload any JSON value
+     * @param {RequestOptions} [options]
+     * @returns {Promise<Reply<P>>}
+     */
+    request<P = any>(to: Address, payload: any, options?: RequestOptions): Promise<Reply<P>>;
+    /**
      * Waits until everything that was sent before is answered or refused, and acknowledges what was handled. For a page that
      * is being left.
      */
@@ -75,6 +86,10 @@ export class Client<T = any> {
     close(): void;
     #private;
 }
+/**
+ * `reply`: the
+ *   `reply_to` of a request
+ */
 export type Address = {
     session: string;
 } | {
@@ -83,6 +98,8 @@ export type Address = {
     topic: string;
 } | {
     backend: string;
+} | {
+    reply: string;
 };
 export type Message<T = any> = {
     /**
@@ -110,7 +127,45 @@ export type Message<T = any> = {
      * what was sent
      */
     payload: T;
+    /**
+     * in a request: what its one answer is sent to
+     */
+    reply_to?: string | undefined;
+    /**
+     * in a request: sends its one answer
+     */
+    reply?: ((payload: any, options?: SendOptions) => Promise<Sent>) | undefined;
     type?: "message" | undefined;
+};
+/**
+ * the answer to a request
+ */
+export type Reply<T = any> = {
+    /**
+     * the name of the request
+     */
+    id: string;
+    /**
+     * its position; absent when volatile
+     */
+    seq?: number | undefined;
+    /**
+     * who answered, as in a message
+     */
+    from?: string | undefined;
+    /**
+     * a backend answered; absent otherwise
+     */
+    backend?: true | undefined;
+    /**
+     * when it was accepted, in Unix milliseconds
+     */
+    ts: number;
+    /**
+     * what was answered
+     */
+    payload: T;
+    type?: "reply" | undefined;
 };
 /**
  * what became of a message that was sent with `receipt: true`
@@ -278,6 +333,24 @@ export type SendOptions = {
      */
     signal?: AbortSignal | undefined;
 };
+export type RequestOptions = {
+    /**
+     * how long to wait for the reply, in milliseconds; 10,000 by default
+     */
+    timeout?: number | undefined;
+    /**
+     * ends the waiting
+     */
+    signal?: AbortSignal | undefined;
+    /**
+     * your own name for the request. Do not use it again
+     */
+    id?: string | undefined;
+    /**
+     * store nothing, and reach only current readers
+     */
+    volatile?: boolean | undefined;
+};
 /**
  * `sessions`: sent to a user, in how many mailboxes
  */
@@ -372,6 +445,10 @@ export type PollItem = {
     session?: string | undefined;
     token?: string | undefined;
     after?: number | undefined;
+    /**
+     * `after` does not acknowledge
+     */
+    ack?: false | undefined;
     epoch?: string | undefined;
     wait: number;
     topics?: {
@@ -417,6 +494,7 @@ declare class Lane {
     done: (entry: Entry) => void;
     /** @param {Entry} entry */
     push(entry: Entry): void;
+    get length(): number;
     get empty(): boolean;
     /** Tries again what is held. */
     retry(): void;

@@ -19,7 +19,8 @@
  */
 
 /**
- * @typedef {{session: string} | {user: string} | {topic: string} | {backend: string}} Address
+ * @typedef {{session: string} | {user: string} | {topic: string} | {backend: string} | {reply: string}} Address `reply`: the
+ *   `reply_to` of a request
  */
 
 /**
@@ -32,7 +33,21 @@
  * @property {true} [backend] a backend sent it, with an API key; absent otherwise
  * @property {number} ts when it was accepted, in Unix milliseconds
  * @property {T} payload what was sent
+ * @property {string} [reply_to] in a request: what its one answer is sent to
+ * @property {(payload: any, options?: SendOptions) => Promise<Sent>} [reply] in a request: sends its one answer
  * @property {"message"} [type]
+ */
+
+/**
+ * @template [T=any]
+ * @typedef {object} Reply the answer to a request
+ * @property {string} id the name of the request
+ * @property {number} [seq] its position; absent when volatile
+ * @property {string} [from] who answered, as in a message
+ * @property {true} [backend] a backend answered; absent otherwise
+ * @property {number} ts when it was accepted, in Unix milliseconds
+ * @property {T} payload what was answered
+ * @property {"reply"} [type]
  */
 
 /**
@@ -108,6 +123,12 @@
  * @property {boolean} [volatile] store nothing, and reach only current readers
  * @property {AbortSignal} [signal] ends the waiting. What was transmitted already may be stored
  *
+ * @typedef {object} RequestOptions
+ * @property {number} [timeout] how long to wait for the reply, in milliseconds; 10,000 by default
+ * @property {AbortSignal} [signal] ends the waiting
+ * @property {string} [id] your own name for the request. Do not use it again
+ * @property {boolean} [volatile] store nothing, and reach only current readers
+ *
  * @typedef {{id: string, seq?: number, sessions?: number}} Sent `sessions`: sent to a user, in how many mailboxes
  */
 
@@ -170,6 +191,12 @@ const REFUSALS = 5;
 
 /** How often a send is repeated that a proxy refuses while the broker answers polls. */
 const FOREIGN_ANSWERS = 5;
+
+/** The longest time of a request, in milliseconds: timers take no more. */
+const LONGEST_REPLY = 2 ** 31 - 1;
+
+/** How long a request waits for its reply, in milliseconds, if the page does not say. */
+const REPLY = 10_000;
 
 /** How often to poll while messages wait for their handler, in milliseconds. It keeps the reader at the broker. */
 const STALLED = 10_000;
@@ -247,6 +274,9 @@ const isName = (name) =>
 /** Why a value is no address; null if it is one. @param {any} to */
 function wrongAddress(to) {
   const kinds = to && typeof to === "object" ? Object.keys(to) : [];
+  if (kinds.length === 1 && kinds[0] === "reply") {
+    return typeof to.reply === "string" && to.reply ? null : "the reply of the address must be the reply_to of a request";
+  }
   if (kinds.length !== 1 || !["session", "user", "topic", "backend"].includes(kinds[0])) {
     return 'the address must be an object like { session: "B" }, { user: "ann" }, { topic: "news" } or { backend: "shop" }';
   }
@@ -488,6 +518,10 @@ class Lane {
     if (!this.#running && !this.#held) this.#run();
   }
 
+  get length() {
+    return this.#queue.length;
+  }
+
   get empty() {
     return this.#queue.length === 0;
   }
@@ -557,6 +591,8 @@ class Inbox {
   #call;
   #onHandled;
   #closed = false;
+  #onReply;
+  #answer;
   #mailbox = new Lane((entry) => this.#handleMailbox(entry), (entry) => this.#reach(entry));
   #receipts = new Lane((entry) => this.#handle(entry, this.#options.onReceipt));
 
@@ -564,11 +600,15 @@ class Inbox {
    * @param {Options} options
    * @param {(callback: () => void) => void} call calls a callback of the page
    * @param {() => void} onHandled called when `handled` has grown
+   * @param {(reply: any) => void} onReply called with each reply, on arrival
+   * @param {(replyTo: string, payload: any, options?: SendOptions) => Promise<Sent>} answer answers a request
    */
-  constructor(options, call, onHandled) {
+  constructor(options, call, onHandled, onReply, answer) {
     this.#options = options;
     this.#call = call;
     this.#onHandled = onHandled;
+    this.#onReply = onReply;
+    this.#answer = answer;
   }
 
   /** No handler is called from now on. */
@@ -608,13 +648,32 @@ class Inbox {
     this.#mailbox.filter(({ seq }) => seq === undefined);
   }
 
-  /** @param {any} frame a message or a receipt */
+  /** The newest seq that has come. */
+  get queued() {
+    return this.#queued;
+  }
+
+  /** Whether there is room for messages that come before the handlers have returned. */
+  get hasRoom() {
+    return this.#mailbox.length < WINDOW;
+  }
+
+  /** @param {any} frame a message, a receipt or a reply */
   take(frame) {
     const { seq, topic } = frame;
     if (topic !== undefined) return this.#takeTopic(topic, frame);
     if (seq !== undefined) {
       if (!isSeq(seq) || seq <= this.#queued) return; // A repetition of one that is being handled.
       this.#queued = seq;
+    }
+    if (frame.type === "reply") {
+      // On arrival, since a handler may wait for it. Its position is acknowledged after the messages before it.
+      if (seq !== undefined) this.#mailbox.push({ seq, epoch: this.epoch });
+      return this.#onReply(frame);
+    }
+    if (typeof frame.reply_to === "string") {
+      const value = (/** @type {any} */ payload, /** @type {any} */ options) => this.#answer(frame.reply_to, payload, options);
+      Object.defineProperty(frame, "reply", { value });
     }
     const entry = { message: frame, seq, epoch: this.epoch };
     if (frame.type !== "receipt") return this.#mailbox.push(entry);
@@ -888,8 +947,14 @@ class Outbox {
     return bytes;
   }
 
-  /** @param {any} to @param {any} payload @param {any} options @param {() => string | null} obstacle why nothing can be sent now */
-  add(to, payload, options, obstacle) {
+  /**
+   * @param {any} to
+   * @param {any} payload
+   * @param {any} options
+   * @param {() => string | null} obstacle why nothing can be sent now
+   * @param {boolean} [request] whether it asks for a reply
+   */
+  add(to, payload, options, obstacle, request = false) {
     const bad = (/** @type {string} */ text) => Promise.reject(new Refused("bad_request", text));
     if (typeof options !== "object" || options === null) return bad("the options must be an object");
     const { id = newId(), ttl, receipt = false, volatile = false, signal } = options;
@@ -922,7 +987,7 @@ class Outbox {
     }
     if (signal?.aborted) return Promise.reject(signal.reason);
     const body = `{"type":"send","id":${JSON.stringify(id)},"to":${JSON.stringify(to)},"payload":${json}${
-      ttl === undefined ? "" : `,"ttl":${ttl}`},"receipt":${receipt},"volatile":${volatile}}`;
+      ttl === undefined ? "" : `,"ttl":${ttl}`},"receipt":${receipt},"volatile":${volatile}${request ? ',"request":true' : ""}}`;
     const { promise, resolve, reject } = withResolvers();
     const [size, bytes] = [utf8.encode(body).length, utf8.encode(json).length];
     /** @type {Pending} */
@@ -1014,6 +1079,59 @@ class Outbox {
   /** Waits until everything that was sent before is answered or refused. */
   async flush() {
     await Promise.allSettled([...this.#pending.values()].map(({ promise }) => promise));
+  }
+}
+
+/** Requests that wait for their replies. */
+class Requests {
+  /** @type {Map<string, {promise: Promise<any>, resolve: (reply: any) => void, reject: (error: unknown) => void}>} */ #waiting = new Map();
+
+  get count() {
+    return this.#waiting.size;
+  }
+
+  /** The promise of a request that waits already. @param {string} id */
+  get(id) {
+    return this.#waiting.get(id)?.promise;
+  }
+
+  /**
+   * Waits for the reply to a request.
+   *
+   * @param {string} id
+   * @param {number} timeout
+   * @param {AbortSignal | undefined} signal
+   * @param {() => void} done called when it does not wait any more
+   */
+  add(id, timeout, signal, done) {
+    const { promise, resolve, reject } = withResolvers();
+    this.#waiting.set(id, { promise, resolve, reject });
+    const stop = deadline(timeout, () => reject(new Refused("timeout", `no reply came within ${timeout} ms`)));
+    const abort = () => reject(signal?.reason);
+    signal?.addEventListener("abort", abort);
+    const release = () => {
+      stop();
+      signal?.removeEventListener("abort", abort);
+      this.#waiting.delete(id);
+      done();
+    };
+    promise.then(release, release);
+    return promise;
+  }
+
+  /** A reply is here. Nobody may wait for it any more, or another tab may. @param {any} reply */
+  take(reply) {
+    this.#waiting.get(reply.id)?.resolve(reply);
+  }
+
+  /** @param {string} id @param {unknown} error */
+  fail(id, error) {
+    this.#waiting.get(id)?.reject(error);
+  }
+
+  /** @param {string} reason */
+  close(reason) {
+    for (const { reject } of this.#waiting.values()) reject(new Refused("unavailable", reason));
   }
 }
 
@@ -1172,6 +1290,7 @@ async function call(base, path, body, { signal, ms, keepalive = false, headers =
  * @property {string} [session]
  * @property {string} [token]
  * @property {number} [after]
+ * @property {false} [ack] `after` does not acknowledge
  * @property {string} [epoch]
  * @property {number} wait
  * @property {{topic: string, after?: number, epoch?: string, presence?: true}[]} [topics]
@@ -1434,6 +1553,7 @@ export class Client {
   #proof;
   #inbox;
   #outbox = new Outbox();
+  #requests = new Requests();
   /** The token that was sent last over the socket. @type {string | undefined} */ #shown;
   #renewing = false;
 
@@ -1452,6 +1572,7 @@ export class Client {
   /** Shares long polls with the other tabs. @type {Tabs | null} */ #tabs = null;
   /** The current poll. @type {{abort: () => void} | null} */ #asking = null;
   /** Whether the poll was aborted to ask again. */ #again = false;
+  /** Called when a request begins while messages wait for their handler. @type {(() => void) | null} */ #asked = null;
   /** How many polls the broker has answered. */ #answers = 0;
 
   /** @type {ReturnType<typeof setTimeout> | null} */ #ackTimer = null;
@@ -1469,7 +1590,13 @@ export class Client {
     }
     this.#session = options.session;
     this.#proof = new Proof(options.token);
-    this.#inbox = new Inbox(options, (callback) => this.#call(callback), () => this.#onHandled());
+    this.#inbox = new Inbox(
+      options,
+      (callback) => this.#call(callback),
+      () => this.#onHandled(),
+      (reply) => this.#requests.take(reply),
+      (replyTo, payload, options) => this.send({ reply: replyTo }, payload, options),
+    );
     globalThis.addEventListener?.("online", this.#check);
     globalThis.addEventListener?.("offline", this.#check);
     globalThis.addEventListener?.("pageshow", this.#check);
@@ -1503,10 +1630,37 @@ export class Client {
    * @returns {Promise<Sent>}
    */
   async send(to, payload, options = {}) {
-    return this.#outbox.add(to, payload, options, () =>
-      this.#status.state === "closed" ? (this.#status.reason ?? "the client is closed") : null,
-    );
+    return this.#outbox.add(to, payload, options, this.#obstacle);
   }
+
+  /**
+   * Sends a request, and waits for its reply: the receiver calls `message.reply(payload)`. Rejects with {@link Refused}, whose `code` is
+   * "timeout" if no reply came, or with the reason of the signal. It may be called, and awaited, in a handler.
+   *
+   * @template [P=any]
+   * @param {Address} to a session, a user or a backend
+   * @param {any} payload any JSON value
+   * @param {RequestOptions} [options]
+   * @returns {Promise<Reply<P>>}
+   */
+  async request(to, payload, options = {}) {
+    const { timeout = REPLY, signal, volatile, id = newId() } = options ?? {};
+    if (!(typeof timeout === "number" && timeout > 0 && timeout <= LONGEST_REPLY)) {
+      throw new Refused("bad_request", `timeout must be a number of milliseconds above 0, at most ${LONGEST_REPLY}`);
+    }
+    const known = this.#requests.get(id);
+    if (known) return known;
+    if (signal?.aborted) throw signal.reason;
+    const sent = this.#outbox.add(to, payload, { id, ttl: timeout / 1000, volatile }, this.#obstacle, true);
+    const late = new Refused("timeout", "the request is over");
+    const reply = this.#requests.add(id, timeout, signal, () => this.#outbox.settle(id, late));
+    sent.catch((error) => this.#requests.fail(id, error));
+    this.#asked?.();
+    return reply;
+  }
+
+  /** Why nothing can be sent; null if it can. */
+  #obstacle = () => (this.#status.state === "closed" ? (this.#status.reason ?? "the client is closed") : null);
 
   /**
    * Waits until everything that was sent before is answered or refused, and acknowledges what was handled. For a page that
@@ -1670,6 +1824,7 @@ export class Client {
     this.#stop();
     this.#outbox.close(reason);
     for (const watch of this.#watches.values()) watch.end();
+    this.#requests.close(reason);
     if (error) this.#report(error);
   }
 
@@ -1872,6 +2027,7 @@ export class Client {
     switch (frame.type) {
       case "message":
       case "receipt":
+      case "reply":
         return this.#inbox.take(frame);
       case "presence":
         return this.#watches.get(frame.topic)?.take(frame);
@@ -1983,11 +2139,12 @@ export class Client {
     if (this.#wanted === "auto" && this.#WebSocket) this.#returnToWebSocket(outer, signal, abort);
     try {
       let wait = 0; // The first poll shows at once whether polling works.
+      let beyond = false;
       while (!signal.aborted) {
         this.#again = false;
-        const answer = await this.#ask(wait, signal);
+        const answer = await this.#ask(wait, beyond, signal);
         if (signal.aborted) return;
-        wait = 0;
+        [wait, beyond] = [0, false];
         if (this.#again) continue;
         if (answer === null) return;
         const isFirst = this.#status.transport !== "poll";
@@ -1997,11 +2154,19 @@ export class Client {
         if (isFirst) this.#outbox.open((pending) => this.#post(pending, signal), 0);
         // Acknowledges when the handlers have returned. The next poll would acknowledge too, but it comes later.
         const pause = limited(signal);
-        await Promise.race([this.#inbox.untilDrained(), rest(STALLED, pause.signal, (wake) => (this.#wake = wake))]);
+        const asked = withResolvers();
+        const mayReadOn = () => this.#requests.count > 0 && this.#inbox.hasRoom;
+        this.#asked = () => mayReadOn() && asked.resolve();
+        this.#asked();
+        const stalled = rest(STALLED, pause.signal, (wake) => (this.#wake = wake));
+        await Promise.race([this.#inbox.untilDrained(), asked.promise, stalled]);
+        this.#asked = null;
         pause.abort();
         pause.release();
         if (signal.aborted) return;
-        if (this.#inbox.idle) wait = WAIT;
+        // A handler that waits for a reply holds its message, and the reply is behind it.
+        beyond = !this.#inbox.idle && mayReadOn();
+        if (this.#inbox.idle || beyond) wait = WAIT;
         await this.#ackOverHttp(signal);
       }
     } finally {
@@ -2072,16 +2237,19 @@ export class Client {
     }
   }
 
-  /** One poll. Null if it failed. @param {number} wait @param {AbortSignal} signal */
-  async #ask(wait, signal) {
+  /** One poll. Null if it failed. @param {number} wait @param {boolean} beyond what waits for its handler, and without acknowledging @param {AbortSignal} signal */
+  async #ask(wait, beyond, signal) {
     const proof = await this.#token(signal);
     if (proof === null || signal.aborted) return null;
-    const { epoch, handled } = this.#inbox;
+    const { epoch, handled, queued } = this.#inbox;
     const topics = [...this.#inbox.topics].filter(([, { refused }]) => !refused).map(([name]) => this.#position(name));
-    const resume = epoch === null ? {} : { after: handled, epoch };
+    const position = beyond ? { after: queued, ack: false } : { after: handled };
+    const resume = epoch === null ? {} : { ...position, epoch };
     const item = { session: this.#session, token: proof.token, ...resume, wait, ...(topics.length ? { topics } : {}) };
     const limit = limited(signal);
     this.#asking = limit;
+    // Then it is time to acknowledge.
+    if (beyond) this.#inbox.untilDrained().then(() => this.#asking === limit && this.#askAgain());
     try {
       // What is being sent takes from the same uplink.
       const ms = wait * 1000 + PONG + this.#outbox.bytes / SLOWEST;

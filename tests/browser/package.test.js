@@ -36,11 +36,13 @@ test("the package type-checks in a strict project, and payloads have types", () 
     });
     const sent: Promise<{ id: string; seq?: number }> = client.send({ session: "B" }, { total: 1 });
     const end: () => void = client.subscribe<string>("news", ({ payload }) => console.log(payload.length));
+    const price: Promise<number> = client.request<{ price: number }>({ backend: "shop" }, 1, { timeout: 5 }).then(({ payload }) => payload.price);
+    connect<Order>({ session: "B", onMessage: (message) => message.reply?.({ price: message.payload.total }) });
     // @ts-expect-error: payloads of this client are orders
     connect<Order>({ session: "A", onMessage: ({ payload }) => payload.nothing });
     // @ts-expect-error: an address names a session, a user or a topic
     client.send({ nobody: "x" }, 1);
-    void sent, end;
+    void sent, end, price;
   `);
   const flags = ["--strict", "--noEmit", "--target", "es2022", "--module", "nodenext", "--moduleResolution", "nodenext", "--lib", "es2022,dom"];
   run("node", [tsc, ...flags, "use.ts"], dir);
