@@ -15,6 +15,8 @@ use crate::subscriber::Subscriber;
 mod directory;
 mod presence;
 
+mod requests;
+
 const PAYLOAD: usize = 100;
 const TTL: Duration = Duration::from_secs(1000);
 const READERS: usize = 2;
