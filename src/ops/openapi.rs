@@ -277,7 +277,16 @@ mod tests {
         assert_eq!(receivers[0]["required"], json!(["session"]));
         assert_eq!(receivers[1]["required"], json!(["backend"]));
         let body = &document["paths"]["/v1/messages"]["post"]["requestBody"]["content"]["application/json"];
-        assert_eq!(body["schema"]["oneOf"].as_array().unwrap().len(), 3);
+        assert_eq!(body["schema"]["oneOf"].as_array().unwrap().len(), 4);
+        let request = &schemas["SendRequest"];
+        assert_eq!(
+            (&schemas["Send"]["properties"]["request"], &with_receipt["properties"]["request"]),
+            (&no, &no)
+        );
+        assert_eq!(request["properties"]["request"], json!({ "type": "boolean", "const": true }));
+        for field in ["id", "request", "to", "payload"] {
+            assert!(request["required"].as_array().unwrap().contains(&json!(field)), "{field}");
+        }
     }
 
     #[test]

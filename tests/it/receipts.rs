@@ -97,7 +97,7 @@ async fn an_impossible_receipt_is_refused_with_the_reason() {
         (with("to", json!({ "topic": "t" })), "?session=S", "to a session"),
         (with("volatile", json!(true)), "?session=S", "exclude each other"),
         (with("receipt", json!(1)), "?session=S", "true or false"),
-        (ask("c-1", "R"), "", "needs a session"),
+        (ask("c-1", "R"), "", "needs a mailbox"),
     ] {
         let reply = server.post(&format!("/v1/messages{session}"), &send).await;
         // Without a session the answer is 401; all other cases are bad requests of any session.
