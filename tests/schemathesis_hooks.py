@@ -9,6 +9,8 @@ import schemathesis
 def before_call(context, case, kwargs):
     if case.operation.path == "/v1/messages/poll":
         post_poll(case)
+    elif case.operation.path == "/v1/messages" and case.operation.method == "get":
+        poll(case)
     elif case.operation.method == "put" and case.operation.path == "/v1/sessions/{id}":
         register(case)
 
@@ -22,6 +24,13 @@ def post_poll(case):
             wait = poll.get("wait")
             if wait is None or (isinstance(wait, (int, float)) and 0 <= wait <= 60):
                 poll["wait"] = 0
+
+
+def poll(case):
+    """Presence is told of topics that are read."""
+    if case.query and case.query.get("presence") is not None and case.meta.generation.mode.is_positive:
+        presence = case.query["presence"]
+        case.query["topic"] = presence if isinstance(presence, list) else [presence]
 
 
 def register(case):

@@ -21,12 +21,15 @@ function contextOf(context) {
   return own;
 }
 
+/** Firefox reports a connection that fails as an error of the page. */
+const CONNECTION = /^(Firefox can.t establish a connection|The connection to ws)/;
+
 /** @param {import("puppeteer-core").Page} page */
 function pageOf(page, context) {
   return {
     context: () => context,
     close: () => page.close(),
-    on: (event, listener) => page.on(event, listener),
+    on: (event, listener) => page.on(event, (error) => CONNECTION.test(error.message) || listener(error)),
     goto: (url) => page.goto(url),
     setDefaultTimeout: (ms) => page.setDefaultTimeout(ms),
     evaluate: (script, argument) => page.evaluate(script, argument),
