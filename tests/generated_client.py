@@ -12,7 +12,7 @@ import broker
 from broker.api.messages import ack, poll, post_poll, send
 from broker.api.operations import health
 from broker.api.sessions import end, look_up, look_up_user, register
-from broker.models import Ack, Code, ErrorBody, Poll, Registration, Send, SendWithReceipt, ReceiptFromSession, ToSession, ToTopic, ToUser
+from broker.models import Ack, Code, ErrorBody, Poll, Registration, Send, SendWithReceipt, SendWithReceiptToSession, ToSession, ToTopic, ToUser
 
 
 loop = None  # The event loop, with --asyncio.
@@ -42,7 +42,7 @@ def exchange(client, reader, session):
     assert sent.id == "c-1" and sent.seq > 0, sent
     again = call(send, client=client, body=Send(to=ToSession(session="A"), payload={"n": 1}, id="c-1", ttl=60.0), **session)
     assert again.seq == sent.seq, (sent, again)
-    receipt = SendWithReceipt(to=ReceiptFromSession(session="A"), payload=[2], id="c-2", receipt=True)
+    receipt = SendWithReceipt(to=SendWithReceiptToSession(session="A"), payload=[2], id="c-2", receipt=True)
     many = [Send(to=ToSession(session="A"), payload=3).to_dict(), {"to": 7}]
     answers = call(send, client=client, body=many, **session)
     assert answers[0].seq > sent.seq and answers[1].error.code == Code.BAD_REQUEST, answers

@@ -118,8 +118,8 @@ fn describe_receipts(components: &mut Components) {
         ObjectBuilder::new().title(Some(title)).property(kind, name()).required(kind)
     };
     let receiver = OneOfBuilder::new()
-        .item(to("session", "ReceiptFromSession"))
-        .item(to("backend", "ReceiptFromBackend"))
+        .item(to("session", "ToSession"))
+        .item(to("backend", "ToBackend"))
         .build();
     let mut with_receipt = object(components, "Send").clone();
     with_receipt.description = Some(
