@@ -19,7 +19,10 @@ use crate::engine::{Batch, Engine, EngineError};
 use crate::hub::{EndReason, HubEvent, Hubs, ReaderHandle, Transport};
 use crate::message::{Address, Epoch, Gap, GapReason, Item, Seq};
 
+mod ahead;
 mod held;
+
+use ahead::Ahead;
 
 /// How many items one read of the engine asks for.
 const READ: usize = 64;
@@ -52,6 +55,8 @@ pub struct Subscriber {
     reading: Option<SyncWrapper<BoxFuture<'static, Result<ReadResult, EngineError>>>>,
     /// Whether the caller was told that the engine cannot be read.
     failure_told: bool,
+    /// What is behind an item that is not admitted.
+    ahead: Option<Box<Ahead>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,10 +92,9 @@ impl Subscriber {
         engine: &Engine,
         hubs: &Hubs,
         address: &Address,
-        start: Start,
+        Start { cursor, epoch }: Start,
         (transport, most): (Transport, usize),
     ) -> Option<Self> {
-        let Start { cursor, epoch } = start;
         let (handle, receiver) = hubs.join(address, cursor, transport, most)?;
         Some(Self {
             engine: engine.clone(),
@@ -104,6 +108,7 @@ impl Subscriber {
             state: ReadState::Behind(Seq::START),
             reading: None,
             failure_told: false,
+            ahead: None,
         })
     }
 
@@ -144,9 +149,7 @@ impl Subscriber {
         }
     }
 
-    /// Goes back (or on) to `cursor`: what is stored after it is delivered again.
-    ///
-    /// Volatile messages that are not delivered yet stay.
+    /// Goes back (or on) to `cursor`: what is stored after it is delivered again. Volatile messages stay.
     pub(crate) fn seek(&mut self, cursor: Seq) {
         if cursor == self.delivered {
             // What the hub kept while nobody read may have expired: the engine knows.
@@ -156,6 +159,7 @@ impl Subscriber {
             return;
         }
         self.drop_stored();
+        self.ahead = None;
         self.read = cursor;
         self.delivered = cursor;
         self.state = ReadState::Behind(Seq::START);
@@ -192,7 +196,8 @@ impl Subscriber {
         self.next_if(|_| true).await
     }
 
-    /// The same, if the next item is admitted. One that is not stays; then this waits for the end of the address.
+    /// The same, if the next item is admitted. One that is not stays. Meanwhile volatile messages pass it, and so do copies of
+    /// receipts and replies, without their seqs.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
@@ -209,7 +214,11 @@ impl Subscriber {
             }
             match self.state {
                 ReadState::Closed => return None,
-                _ if !self.backlog.is_empty() => self.hold().await,
+                _ if !self.backlog.is_empty() => {
+                    if let Some(passing) = self.hold().await {
+                        return Some(Ok(passing));
+                    }
+                }
                 ReadState::Behind(target) => match self.catch_up(target).await {
                     Ok(()) => {}
                     Err(error) if !self.failure_told => {
@@ -352,6 +361,7 @@ impl Subscriber {
     /// Begins at the ack floor of another epoch.
     fn restart(&mut self, epoch: Epoch, floor: Seq) {
         self.drop_stored();
+        self.ahead = None;
         self.backlog.push_back(Item::Gap(Gap { from: self.delivered, to: floor, reason: GapReason::Epoch }));
         self.epoch = epoch;
         self.read = floor;

@@ -177,9 +177,9 @@ export type Receipt = {
     id: string;
     state: "acknowledged" | "expired";
     /**
-     * its position in the mailbox of the sender
+     * its position in the mailbox of the sender; none if it came past messages that wait for this page
      */
-    seq: number;
+    seq?: number | undefined;
     /**
      * when that happened, in Unix milliseconds
      */

@@ -54,7 +54,7 @@
  * @typedef {object} Receipt what became of a message that was sent with `receipt: true`
  * @property {string} id the sender's name for it
  * @property {"acknowledged" | "expired"} state
- * @property {number} seq its position in the mailbox of the sender
+ * @property {number} [seq] its position in the mailbox of the sender; none if it came past messages that wait for this page
  * @property {number} ts when that happened, in Unix milliseconds
  *
  * @typedef {object} Gap messages after `from`, up to and including `to`, are not coming
@@ -593,6 +593,7 @@ class Inbox {
   #closed = false;
   #onReply;
   #answer;
+  /** Receipts that came early, past a full window. They come again in their place. @type {Set<string>} */ #early = new Set();
   #mailbox = new Lane((entry) => this.#handleMailbox(entry), (entry) => this.#reach(entry));
   #receipts = new Lane((entry) => this.#handle(entry, this.#options.onReceipt));
 
@@ -645,6 +646,7 @@ class Inbox {
   /** The mailbox goes on after this position. @param {number} seq */
   #begin(seq) {
     [this.#queued, this.handled, this.acknowledged] = [seq, seq, seq];
+    this.#early.clear();
     this.#mailbox.filter(({ seq }) => seq === undefined);
   }
 
@@ -679,7 +681,10 @@ class Inbox {
     if (frame.type !== "receipt") return this.#mailbox.push(entry);
     // On arrival: a receipt does not wait for the messages before it. Its position does.
     const { onReceipt, onMessage } = this.#options;
-    if (onReceipt) this.#receipts.push(entry);
+    const name = JSON.stringify([frame.id, frame.state, frame.ts]);
+    const known = seq === undefined ? this.#early.has(name) : this.#early.delete(name);
+    if (onReceipt && !known) this.#receipts.push(entry);
+    if (seq === undefined) return void this.#early.add(name);
     const after = onReceipt || onMessage ? this.#receipts.untilDrained() : undefined;
     this.#mailbox.push({ seq, epoch: this.epoch, after: after ?? new Promise(() => {}) });
   }

@@ -149,6 +149,20 @@ impl Publication {
         }
     }
 
+    /// A copy without a seq, for a reader whose turn for it has not come.
+    pub(crate) fn without_seq(&self) -> Self {
+        let digits = seq_start(self.kind);
+        let field = match self.seq {
+            Some(seq) => digits - r#""seq":"#.len()..digits + width(seq) + 1,
+            None => 0..0,
+        };
+        let moved = |place: usize| place - field.len();
+        let places = Places { fields: moved(self.places.fields), payload: moved(self.places.payload) };
+        let mut frame = self.frame.to_string();
+        frame.replace_range(field, "");
+        Self::new(None, self.kind, self.from.clone(), frame, places)
+    }
+
     /// Whether its bytes count in the memory budget.
     pub(crate) fn is_large(&self) -> bool {
         self.large.is_some()

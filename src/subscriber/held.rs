@@ -1,30 +1,65 @@
 //! A reader whose next item is not admitted: the window of its connection is full.
 
+use std::sync::Arc;
+
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::hub::HubEvent;
 use crate::message::{Item, Seq};
+use crate::subscriber::ahead::Ahead;
 use crate::subscriber::{READ, ReadState, Subscriber};
 
 /// Bytes of messages beyond which a reader that is admitted nothing gives back what it has read.
 pub(super) const HELD_BYTES: usize = 64 * 1024;
 
 impl Subscriber {
-    /// Waits for what the hub brings while the next item is not admitted. What does not fit is read from the engine later,
-    /// and volatile messages are lost.
-    pub(super) async fn hold(&mut self) {
+    /// Waits for what the hub brings while the next item is not admitted. What does not fit is read from the engine later.
+    ///
+    /// Returns what need not wait for its turn: a volatile message, or a copy of a receipt or reply without its seq. The
+    /// receipt or reply itself comes in its place.
+    pub(super) async fn hold(&mut self) -> Option<Item> {
         self.give_back();
+        if let Some(volatile) = self.take_volatile() {
+            return Some(volatile);
+        }
         let has_room = self.state == ReadState::Live && self.backlog.len() < READ;
-        match self.receiver.recv().await {
+        let delivered = self.delivered;
+        let ahead = self.ahead.get_or_insert_with(|| Box::new(Ahead::after(delivered)));
+        if let Some(found) = ahead.take(delivered) {
+            return Some(Item::Message(Arc::new(found.without_seq())));
+        }
+        if ahead.is_behind() {
+            ahead.read(&self.engine, self.handle.address()).await;
+            return None;
+        }
+        let event = self.receiver.recv().await;
+        match &event {
+            Ok(event) => ahead.note(event),
+            Err(RecvError::Lagged(_)) => ahead.missed(Seq::START),
+            Err(RecvError::Closed) => {}
+        }
+        match event {
+            Ok(HubEvent::Volatile(publication)) => return Some(Item::Message(publication)),
             Ok(HubEvent::Stored { publication, .. }) if !has_room => {
                 self.fall_behind(publication.seq().unwrap_or_default());
             }
             Ok(HubEvent::Available(seq)) if !has_room => self.fall_behind(seq),
-            Ok(HubEvent::Volatile(_)) if !has_room => {}
+            Ok(HubEvent::EpochChanged) => {
+                self.ahead = None;
+                self.accept(HubEvent::EpochChanged);
+            }
             Ok(event) => self.accept(event),
             Err(RecvError::Lagged(_)) => self.fall_behind(Seq::START),
             Err(RecvError::Closed) => self.state = ReadState::Closed,
         }
+        None
+    }
+
+    /// A volatile message that waits behind the next item.
+    fn take_volatile(&mut self) -> Option<Item> {
+        let is_volatile = |item: &Item| matches!(item, Item::Message(message) if message.seq().is_none());
+        let at = self.backlog.iter().position(is_volatile)?;
+        self.backlog.remove(at)
     }
 
     /// Gives back the messages beyond the first [`HELD_BYTES`], but never the first item.

@@ -5,7 +5,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::clock::Clock;
 use crate::engine::{Append, Bounds, Cluster, Embedded, Node, QueueBounds, Settings};
-use crate::message::{Author, Kind, Message, Publication, SessionId};
+use crate::message::{Author, Kind, Message, MessageId, Outcome, Publication, SessionId};
 use crate::subscriber::held::HELD_BYTES;
 
 /// An engine with hubs of four slots, and one address.
@@ -43,7 +43,19 @@ impl Bench {
     }
 
     async fn put(&self, payload: u64) -> Seq {
-        let (address, message) = (self.address.clone(), Self::message(payload));
+        self.store(Self::message(payload)).await
+    }
+
+    /// Stores a receipt. Its fields.
+    async fn receipt(&self, id: &str) -> String {
+        let receipt = Message::receipt(&MessageId::new(id).unwrap(), Outcome::Acknowledged, 0);
+        let fields = receipt.payload.get().to_owned();
+        self.store(receipt).await;
+        fields
+    }
+
+    async fn store(&self, message: Message) -> Seq {
+        let address = self.address.clone();
         let append = Append {
             address,
             message,
@@ -332,4 +344,45 @@ async fn a_reader_that_is_admitted_nothing_is_told_the_end() {
     assert!((&mut held).now_or_never().is_none());
     bench.hubs.end(&bench.address, EndReason::SessionEnded);
     assert!(held.await.is_none());
+}
+
+/// The text of what passes a reader that is admitted no message: a receipt's state, or a payload.
+async fn passing(subscriber: &mut Subscriber) -> Option<String> {
+    let item = timeout(Duration::from_secs(1), subscriber.next_if(|_| false)).await.ok()??.unwrap();
+    let Item::Message(message) = item else { panic!("{item:?}") };
+    assert_eq!(message.seq(), None);
+    Some(message.stored_payload().into_owned())
+}
+
+#[tokio::test(start_paused = true)]
+async fn receipts_and_volatile_messages_pass_what_is_not_admitted() {
+    let bench = Bench::new();
+    let mut subscriber = bench.reader(Seq::START);
+    // Deep in the mailbox, beyond the first read.
+    for n in 0..100 {
+        bench.put(n).await;
+    }
+    let first = bench.receipt("c-1").await;
+    assert_eq!(passing(&mut subscriber).await.as_deref(), Some(first.as_str()));
+    assert_eq!(passing(&mut subscriber).await, None);
+    // Live, after messages that lag the hub, and volatile.
+    for n in 100..120 {
+        bench.put(n).await;
+    }
+    let second = bench.receipt("c-2").await;
+    assert_eq!(passing(&mut subscriber).await.as_deref(), Some(second.as_str()));
+    let third = bench.receipt("c-3").await;
+    assert_eq!(passing(&mut subscriber).await.as_deref(), Some(third.as_str()));
+    bench.put_volatile(7);
+    assert_eq!(passing(&mut subscriber).await.as_deref(), Some("7"));
+    assert_eq!(passing(&mut subscriber).await, None);
+    // Everything comes in its place.
+    let mut all = Vec::new();
+    while let Some(Some(item)) = subscriber.next().now_or_never() {
+        let Item::Message(message) = item else { panic!("{item:?}") };
+        assert!(message.seq().is_some());
+        all.push(message.stored_payload().into_owned());
+    }
+    let numbers = |range: std::ops::Range<u64>| range.map(|n| n.to_string()).collect::<Vec<_>>();
+    assert_eq!(all, [numbers(0..100), vec![first], numbers(100..120), vec![second, third]].concat());
 }

@@ -179,3 +179,17 @@ async fn a_page_polls_without_a_preflight() {
     let reply = http.request("POST", "/v1/messages/poll", &headers("http://evil.test"), body).await;
     assert_eq!((reply.status, reply.code()), (403, "forbidden".to_owned()));
 }
+
+/// Each of several polls is a reader of its session: a call does not pass the limit.
+#[tokio::test]
+async fn several_polls_of_a_session_in_one_call_count_as_its_readers() {
+    let server = TestServer::with(&["--connections-per-session", "4"]).await;
+    let _ws = server.session("A").await;
+    let polls: Value = (0..16).map(|_| json!({ "session": "A", "wait": 20 })).collect();
+    let answers = server.post("/v1/messages/poll", polls).await.json();
+    let refused = answers.as_array().unwrap().iter().filter(|answer| answer.get("error").is_some());
+    let codes: Vec<_> = refused.map(|answer| answer["error"]["code"].clone()).collect();
+    assert!(!codes.is_empty() && codes.iter().all(|code| *code == "rate_limited"), "{answers}");
+    let connections = server.get("/v1/sessions/A").await.json()["connections"].clone();
+    assert_eq!((&connections["websocket"], &connections["poll"]), (&json!(1), &json!(3)), "{connections}");
+}

@@ -257,6 +257,41 @@ async fn a_window_holds_no_receipt_no_topic_and_no_answer_back() {
     assert_eq!(ws.payload().await, 3);
 }
 
+/// A receipt does not wait behind messages for which the window has no room: its first copy has no seq.
+#[tokio::test]
+async fn a_receipt_and_a_volatile_message_pass_a_window_that_is_full() {
+    let server = TestServer::start().await;
+    let mut b = server.session("B").await;
+    let mut ws = server.ws("?session=A&window=1").await;
+    assert_eq!(ws.recv().await["type"], "welcome");
+    for n in 1..=3 {
+        server.send("B", "A", json!(n)).await;
+    }
+    let first = ws.message().await;
+    assert_eq!(first["payload"], 1);
+    ws.send(json!({ "type": "send", "id": "c-1", "to": { "session": "B" }, "payload": 4, "receipt": true }))
+        .await;
+    assert_eq!(ws.recv().await["type"], "sent");
+    let seq = b.message().await["seq"].clone();
+    b.send(json!({ "type": "ack", "seq": seq })).await;
+    let early = ws.recv().await;
+    assert_eq!(
+        (&early["type"], &early["id"], &early["state"]),
+        (&json!("receipt"), &json!("c-1"), &json!("acknowledged"))
+    );
+    assert!(early.get("seq").is_none(), "{early}");
+    b.send(json!({ "type": "send", "to": { "session": "A" }, "payload": 5, "volatile": true })).await;
+    assert_eq!(ws.payload().await, 5);
+    ws.send(json!({ "type": "ack", "seq": first["seq"] })).await;
+    let second = ws.message().await;
+    ws.send(json!({ "type": "ack", "seq": second["seq"] })).await;
+    let third = ws.message().await;
+    assert_eq!((&second["payload"], &third["payload"]), (&json!(2), &json!(3)));
+    let receipt = ws.recv().await;
+    assert!(receipt["seq"].as_u64() > third["seq"].as_u64(), "{receipt}");
+    assert_eq!((&receipt["type"], &receipt["ts"]), (&early["type"], &early["ts"]));
+}
+
 #[tokio::test]
 async fn a_session_that_ends_closes_a_socket_whose_window_is_full() {
     let server = TestServer::start().await;

@@ -151,3 +151,17 @@ fn sealing_with_the_expected_width_moves_nothing() {
     let at = draft.frame.as_ptr();
     assert_eq!(draft.seal(Seq(9_999)).frame().as_str().as_ptr(), at);
 }
+
+#[test]
+fn a_copy_without_a_seq_is_the_volatile_frame() {
+    let mailbox = Address::Session(SessionId::new("A").unwrap());
+    let receipt = Message::receipt(&MessageId::new("c-1").unwrap(), Outcome::Acknowledged, 7);
+    for message in [message(Some("B"), r#"{"seq":1}"#), receipt] {
+        for seq in [Some(Seq(9)), Some(Seq(12_345)), None] {
+            let copy = Publication::encode(&mailbox, seq, &message).without_seq();
+            let volatile = Publication::encode(&mailbox, None, &message);
+            assert_eq!((copy.frame(), copy.seq()), (volatile.frame(), None));
+            assert_eq!(copy.stored_payload(), volatile.stored_payload());
+        }
+    }
+}
