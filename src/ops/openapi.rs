@@ -117,10 +117,8 @@ fn describe_receipts(components: &mut Components) {
     let to = |kind: &str, title: &str| {
         ObjectBuilder::new().title(Some(title)).property(kind, name()).required(kind)
     };
-    let receiver = OneOfBuilder::new()
-        .item(to("session", "ToSession"))
-        .item(to("backend", "ToBackend"))
-        .build();
+    let receiver =
+        OneOfBuilder::new().item(to("session", "ToSession")).item(to("backend", "ToBackend")).build();
     let mut with_receipt = object(components, "Send").clone();
     with_receipt.description = Some(
         "A message to send, with a receipt. The receipt arrives in the sender's mailbox when the message is acknowledged \
