@@ -4,8 +4,8 @@
 //! that is queued and commits it as one transaction. Then the messages are visible, go to the hubs in commit order, and
 //! their senders are told. At level `memory` a message is committed under the lock, and published after it.
 //!
-//! Deletions are written with the next commit, or after a moment. A crash before that makes an acknowledged message come
-//! again; it does not lose an unacknowledged one.
+//! Deletions are held back for a moment, and written together. A crash before that makes an acknowledged message come again; it
+//! does not lose an unacknowledged one.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -245,7 +245,7 @@ impl Embedded {
 
     fn append_in_memory(&self, mut store: StoreGuard<'_>, append: PreparedAppend) -> Commit {
         let appended = store.index.append(append, None);
-        self.settle_and_publish(store);
+        self.release(store);
         Commit::done(appended.map(|(Appended::New(seq) | Appended::Known(seq))| seq))
     }
 
@@ -260,17 +260,20 @@ impl Embedded {
             Err(error) => Commit::done(Err(error)),
             Ok(Appended::Known(seq)) if seq <= store.index.committed() => Commit::done(Ok(seq)),
             Ok(_) => {
-                self.shared.work.notify_one();
+                self.release(store);
                 Commit::accepted(commit)
             }
         }
     }
 
-    /// Commits at level `memory` what a change has queued, releases the lock, and publishes.
-    fn settle_and_publish(&self, mut store: StoreGuard<'_>) {
+    /// Releases the lock after a change. Commits and publishes what is queued at level `memory`; wakes the writer at others.
+    fn release(&self, mut store: StoreGuard<'_>) {
         self.shared.settle(&mut store);
-        let is_empty = store.outbox.is_empty();
+        let (wakes, is_empty) = (store.must_wake_writer(), store.outbox.is_empty());
         drop(store);
+        if wakes {
+            self.shared.work.notify_one();
+        }
         if !is_empty {
             self.shared.publish_outbox();
         }
@@ -289,7 +292,7 @@ impl Embedded {
             return match store.index.stage_registration(register, &self.shared.hubs, waiter) {
                 Err(refused) => Commit::done(Err(refused)),
                 Ok(()) => {
-                    self.shared.work.notify_one();
+                    self.release(store);
                     Commit::undecided(commit)
                 }
             };
@@ -299,7 +302,7 @@ impl Embedded {
             Ok(false) => return Commit::done(Ok(store.index.committed())),
             Ok(true) => self.after_commit(&mut store),
         };
-        self.settle_and_publish(store);
+        self.release(store);
         self.shared.arrivals.wake(&register.session);
         commit
     }
@@ -314,12 +317,12 @@ impl Embedded {
         if self.shared.disk.is_some() {
             let (waiter, commit) = oneshot::channel();
             store.index.stage_end(session, revoked_for, waiter);
-            self.shared.work.notify_one();
+            self.release(store);
             return Commit::accepted(commit);
         }
         store.index.end(session, revoked_for);
         let commit = Commit::done(Ok(store.index.committed()));
-        self.settle_and_publish(store);
+        self.release(store);
         self.shared.hubs.end(&Address::Session(session.clone()), EndReason::SessionEnded);
         commit
     }
@@ -330,7 +333,6 @@ impl Embedded {
         let Some(writes) = store.index.writes() else { return Commit::done(Ok(committed)) };
         let (waiter, commit) = oneshot::channel();
         writes.waiters.push(waiter);
-        self.shared.work.notify_one();
         Commit::accepted(commit)
     }
 
@@ -430,8 +432,7 @@ impl Embedded {
         let Some(mut store) = self.shared.store.lock() else { return };
         store.index.trim(address, through);
         store.index.forget_empty(&self.shared.hubs, EMPTY_LOGS, FORGET_ON_TRIM);
-        self.shared.wake_writer(&store);
-        self.settle_and_publish(store);
+        self.release(store);
     }
 
     /// See [`crate::engine::Engine::held_too_long`].
@@ -496,8 +497,7 @@ impl Embedded {
         store.index.forget_empty(&self.shared.hubs, EMPTY_LOGS, FORGET_SLICE);
         let more = store.index.forget_ids() | (store.index.expire_slice(&self.shared.hubs) > 0);
         let messages = store.index.take_expired();
-        self.shared.wake_writer(&store);
-        self.settle_and_publish(store);
+        self.release(store);
         Expired { messages, more }
     }
 

@@ -234,8 +234,7 @@ async fn a_crash_loses_nothing_and_repeats_only_what_was_not_confirmed() {
     let mut page = server.http().await;
     assert_eq!(page.x0("B").await, [json!({ "n": 0 })]);
     assert_eq!(page.x0("B").await, [json!({ "n": 1 })], "which confirms the first");
-    // The acknowledgement is written with the next commit.
-    server.send("A", "C", json!(1)).await;
+    server.acks_stored().await;
     server.kill().await;
     let server = TestServer::at(dir.path(), &polls).await;
     // The browser repeats the last request, since its connection died.

@@ -45,7 +45,7 @@ async fn receipts_wait_for_a_sender_that_is_away_on_every_transport_and_over_a_r
     // The cursor of the next poll acknowledges.
     let reply = server.get(&format!("/v1/messages?session=R&after={seq}&wait=0")).await;
     assert_eq!(reply.payloads(), NOTHING);
-    // The acknowledgement is written with the next commit.
+    // The acknowledgements are written with their receipts, which the next commit stores at the latest.
     server.send("A", "B", json!(1)).await;
     server.kill().await;
     let server = TestServer::at(dir.path(), &[]).await;

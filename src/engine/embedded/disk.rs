@@ -84,6 +84,13 @@ impl CommitGroup {
         }
     }
 
+    /// Whether it needs room on the disk that it does not make itself.
+    pub(super) fn grows(&self) -> bool {
+        self.appends.iter().any(|pending| pending.waiter.is_some())
+            || self.registrations.iter().any(|(_, to)| is_new(to))
+            || self.changes.iter().any(PlannedChange::registers)
+    }
+
     /// Whether there is nothing to write.
     pub(super) fn is_empty(&self) -> bool {
         self.appends.is_empty()
@@ -93,6 +100,11 @@ impl CommitGroup {
             && self.changes.is_empty()
             && self.clock.is_none()
     }
+}
+
+/// Whether this change stores a registration, and not that one ended.
+pub(super) fn is_new(to: &Option<Registration>) -> bool {
+    to.as_ref().is_some_and(Registration::registers)
 }
 
 /// The one connection that writes.

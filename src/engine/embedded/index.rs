@@ -565,11 +565,6 @@ impl Index {
         self.changes.stage(StagedChange::End(session.clone(), revoked_for, waiter));
     }
 
-    /// How many registrations and ends wait for a commit.
-    pub(super) fn staged(&self) -> usize {
-        self.changes.len()
-    }
-
     /// Takes registrations and ends to commit next, with messages up to `through`. Those that are refused are told.
     pub(super) fn begin_changes(&mut self, hubs: &Hubs, through: Seq) -> Vec<PlannedChange> {
         let mut planned = Vec::new();
@@ -678,6 +673,11 @@ impl Index {
     /// Whether the queue has no room for some author.
     pub(super) fn queue_may_refuse(&self) -> bool {
         self.queue.may_refuse()
+    }
+
+    /// How much is to be written that somebody waits for, receipts included.
+    pub(super) fn awaited(&self) -> usize {
+        self.queued() + self.changes.len() + self.backing.writes().map_or(0, |writes| writes.waiters.len())
     }
 
     /// Whether anything but messages is to be written.

@@ -164,11 +164,4 @@ impl Shared {
             }
         }
     }
-
-    /// Wakes the writer up if there is something new for it.
-    pub(super) fn wake_writer(&self, store: &Store) {
-        if self.disk.is_some() && (store.index.queued() > 0 || store.index.has_writes()) {
-            self.work.notify_one();
-        }
-    }
 }

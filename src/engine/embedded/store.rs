@@ -19,6 +19,33 @@ pub(super) struct Store {
     pub(super) stop: Option<Stop>,
     /// Committed at level `memory` and not published yet, in commit order.
     pub(super) outbox: Vec<Published>,
+    pub(super) writer: WriterState,
+}
+
+/// Whether the writer sleeps, and what for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WriterState {
+    /// It looks at everything before it sleeps. There may also be no writer.
+    Awake,
+    /// Only what somebody waits for wakes it: the rest is held back for a moment.
+    Holding,
+    /// Anything to write wakes it.
+    Idle,
+}
+
+impl Store {
+    /// Whether the writer must be woken for what is to be written: once, and by the caller, without the lock.
+    pub(super) fn must_wake_writer(&mut self) -> bool {
+        let wakes = match self.writer {
+            WriterState::Awake => false,
+            WriterState::Holding => self.index.awaited() > 0,
+            WriterState::Idle => self.index.awaited() > 0 || self.index.has_writes(),
+        };
+        if wakes {
+            self.writer = WriterState::Awake;
+        }
+        wakes
+    }
 }
 
 /// How the writer ends.
@@ -48,7 +75,8 @@ pub(super) struct StoreGuard<'a>(MutexGuard<'a, Option<Store>>);
 
 impl StoreLock {
     pub(super) fn new(index: Index, fatal: Fatal) -> Self {
-        let store = Store { index, failing: None, stop: None, outbox: Vec::new() };
+        let store =
+            Store { index, failing: None, stop: None, outbox: Vec::new(), writer: WriterState::Awake };
         Self { store: Mutex::new(Some(store)), fatal }
     }
 
@@ -106,10 +134,12 @@ impl DerefMut for StoreGuard<'_> {
 mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
+    use tokio::sync::oneshot;
+
     use super::*;
     use crate::engine::embedded::fixture::settings;
     use crate::engine::embedded::store_clock::StoreClock;
-    use crate::message::Seq;
+    use crate::message::{Seq, SessionId};
 
     fn store() -> StoreLock {
         let clock = StoreClock::begin(settings().clock, None);
@@ -134,6 +164,22 @@ mod tests {
         assert_eq!(store.fatal.reason(), None, "nobody has noticed yet");
         assert!(store.lock().is_none() && store.lock().is_none(), "for ever");
         assert_eq!(store.fatal.reason().as_deref(), Some(BROKEN));
+    }
+
+    #[test]
+    fn a_writer_is_woken_once_and_only_for_what_it_sleeps_for() {
+        let locked = store();
+        let mut store = locked.lock().unwrap();
+        let (waiter, _commit) = oneshot::channel();
+        store.writer = WriterState::Holding;
+        assert!(!store.must_wake_writer(), "nobody waits for anything");
+        store.index.stage_end(&SessionId::new("A").unwrap(), Duration::ZERO, waiter);
+        store.writer = WriterState::Awake;
+        assert!(!store.must_wake_writer(), "it is awake");
+        for asleep in [WriterState::Holding, WriterState::Idle] {
+            store.writer = asleep;
+            assert!(store.must_wake_writer() && !store.must_wake_writer(), "{asleep:?}");
+        }
     }
 
     #[test]

@@ -5,13 +5,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::engine::EngineError;
 use crate::engine::embedded::disk::{CommitGroup, Disk};
 use crate::engine::embedded::files::Files;
 use crate::engine::embedded::index::{PlannedChange, Waiter};
 use crate::engine::embedded::running;
 use crate::engine::embedded::shared::Shared;
-use crate::engine::embedded::store::{Stop, Store};
-use crate::engine::{EngineError, Registration};
+use crate::engine::embedded::store::{Stop, Store, WriterState};
 
 mod backlog;
 mod clock_notes;
@@ -126,15 +126,14 @@ impl Writer {
     pub fn turn(&mut self) -> bool {
         let shared = Arc::clone(&self.shared);
         let Some(mut store) = shared.store.lock() else { return false };
-        let nothing = store.index.queued() == 0
-            && store.index.staged() == 0
+        let nothing = store.index.awaited() == 0
             && !store.index.has_writes()
             && self.deletes.is_empty()
             && !self.clock.has_moved(&self.shared.clock);
         if store.stop == Some(Stop::AtOnce) || nothing {
             return false;
         }
-        let group = self.take(&mut store);
+        let group = self.take(&mut store, true);
         drop(store);
         self.commit(group);
         true
@@ -161,11 +160,14 @@ impl Writer {
                 ControlFlow::Break(step) => return step,
                 ControlFlow::Continue(wait) => wait,
             };
+            let is_idle = wait == SHRINK_EVERY;
+            store.writer = if is_idle { WriterState::Idle } else { WriterState::Holding };
             let Some((guard, timed_out)) = shared.store.wait(store, &shared.work, wait) else {
                 return Step::Stop(Stop::AtOnce);
             };
             store = guard;
-            self.may_shrink |= timed_out && wait == SHRINK_EVERY;
+            store.writer = WriterState::Awake;
+            self.may_shrink |= timed_out && is_idle;
         }
     }
 
@@ -175,8 +177,7 @@ impl Writer {
             return ControlFlow::Break(Step::Stop(Stop::AtOnce));
         }
         let writes = store.index.has_writes() || !self.deletes.is_empty();
-        let waiters = store.index.writes().map_or(0, |writes| writes.waiters.len());
-        let queued = store.index.queued() + store.index.staged() + waiters;
+        let queued = store.index.awaited();
         let stopping = store.stop.is_some();
         let now = Instant::now();
         if let Some(Retry { at, queued: before }) = self.retry {
@@ -188,16 +189,17 @@ impl Writer {
                 return ControlFlow::Break(Step::Stop(Stop::InOrder));
             }
         }
-        let linger = if writes && queued == 0 && self.retry.is_none() && !stopping {
-            self.deletes.linger(now)
+        let linger = if writes && self.retry.is_none() && !stopping {
+            self.deletes.linger(now, store.index.writes().as_deref())
         } else {
             Duration::ZERO
         };
-        if linger > Duration::ZERO {
+        if linger > Duration::ZERO && queued == 0 {
             return ControlFlow::Continue(linger);
         }
         if queued > 0 || writes || self.clock.has_moved(&self.shared.clock) {
-            return ControlFlow::Break(Step::Commit(Box::new(self.take(store))));
+            let group = self.take(store, linger.is_zero());
+            return ControlFlow::Break(Step::Commit(Box::new(group)));
         }
         if stopping {
             return ControlFlow::Break(Step::Stop(Stop::InOrder));
@@ -205,16 +207,17 @@ impl Writer {
         if self.may_shrink { ControlFlow::Break(Step::Idle) } else { ControlFlow::Continue(SHRINK_EVERY) }
     }
 
-    /// Takes what the next commit writes.
-    fn take(&mut self, store: &mut Store) -> CommitGroup {
+    /// Takes what the next commit writes; deletions only if they are due.
+    fn take(&mut self, store: &mut Store, deletes_are_due: bool) -> CommitGroup {
         let appends = store.index.take(MAX_MESSAGES, MAX_BYTES);
         self.shared.copy_counters(store);
         let committed = store.index.committed();
         let through = appends.last().map_or(committed, |last| last.seq);
-        let writes = store.index.writes().map(std::mem::take).unwrap_or_default();
+        let writes = store.index.writes().map(|writes| writes.take(deletes_are_due)).unwrap_or_default();
         self.deletes.add(writes.deletes);
+        let deletes = if deletes_are_due { self.deletes.next(appends.len(), through) } else { Vec::new() };
         CommitGroup {
-            deletes: self.deletes.next(appends.len(), through),
+            deletes,
             appends,
             floors: writes.floors.into_iter().collect(),
             registrations: writes.registrations.into_iter().collect(),
@@ -250,7 +253,7 @@ impl Writer {
     }
 
     fn try_commit(&mut self, mut group: CommitGroup) {
-        if grows(&group) && !self.has_room() {
+        if group.grows() && !self.has_room() {
             self.keep_what_makes_room(&mut group);
             if group.is_empty() {
                 return;
@@ -357,18 +360,6 @@ fn stop_for_good(shared: &Shared, reason: &str) {
         fail(waiters, &reason);
     }
     shared.fatal.declare(&reason);
-}
-
-/// Whether a commit needs room on the disk that it does not make itself.
-fn grows(group: &CommitGroup) -> bool {
-    group.appends.iter().any(|pending| pending.waiter.is_some())
-        || group.registrations.iter().any(|(_, to)| is_new(to))
-        || group.changes.iter().any(PlannedChange::registers)
-}
-
-/// Whether this change stores a registration, and not that one ended.
-fn is_new(to: &Option<Registration>) -> bool {
-    to.as_ref().is_some_and(Registration::registers)
 }
 
 fn fail_changes(changes: Vec<PlannedChange>, reason: &Arc<str>) {

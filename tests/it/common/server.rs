@@ -202,6 +202,17 @@ impl TestServer {
         assert_eq!(reply.status, 200, "{}", reply.body);
         reply.json()["seq"].as_u64().unwrap()
     }
+
+    /// Waits until the acknowledgements so far are stored. One of a message with a receipt is stored with its receipt, and those
+    /// before with it.
+    pub async fn acks_stored(&self) {
+        let to = json!({ "session": "flush" });
+        let body = json!({ "id": "flush", "to": to, "payload": 0, "receipt": true });
+        let seq = self.post("/v1/messages?session=flush", body).await.json()["seq"].clone();
+        let reply = self.post("/v1/ack", json!({ "session": "flush", "seq": seq })).await;
+        assert_eq!(reply.status, 200, "{}", reply.body);
+        self.send("flush", "flushed", json!(0)).await;
+    }
 }
 
 /// What the server has logged so far.

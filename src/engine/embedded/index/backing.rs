@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::engine::Registration;
-use crate::engine::embedded::index::pending_writes::{Floor, PendingDelete, PendingWrites};
+use crate::engine::embedded::index::pending_writes::{Floor, PendingWrites};
 use crate::engine::embedded::index::recent::RecentPublications;
 use crate::message::{Address, Publication, Seq, SessionId};
 use crate::sync::shrink;
@@ -53,7 +53,7 @@ impl Backing {
     pub(super) fn delete(&mut self, seq: Seq, receipt: Seq) {
         match self {
             Self::Memory(publications) => drop(publications.remove(&seq)),
-            Self::Disk { writes, .. } => writes.deletes.push(PendingDelete { seq, receipt }),
+            Self::Disk { writes, .. } => writes.note_delete(seq, receipt),
         }
     }
 
@@ -97,6 +97,7 @@ impl Backing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::embedded::index::pending_writes::PendingDelete;
     use crate::message::{Message, MessageId, Outcome};
 
     fn publication(seq: Seq) -> Arc<Publication> {

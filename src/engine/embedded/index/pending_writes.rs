@@ -28,6 +28,8 @@ pub(crate) struct PendingDelete {
 #[derive(Debug, Default)]
 pub(crate) struct PendingWrites {
     pub(crate) deletes: Vec<PendingDelete>,
+    /// Whether a receipt goes with one of them.
+    pub(crate) has_receipts: bool,
     pub(crate) floors: HashMap<Address, Floor>,
     /// Registrations that changed; `None` for one that is no more.
     pub(crate) registrations: HashMap<SessionId, Option<Registration>>,
@@ -39,6 +41,22 @@ impl PendingWrites {
     /// Whether there is nothing to write.
     pub(crate) fn is_empty(&self) -> bool {
         self.deletes.is_empty() && self.floors.is_empty() && self.registrations.is_empty()
+    }
+
+    /// Notes a deletion, and the seq of its receipt.
+    pub(super) fn note_delete(&mut self, seq: Seq, receipt: Seq) {
+        self.has_receipts |= receipt > Seq::START;
+        self.deletes.push(PendingDelete { seq, receipt });
+    }
+
+    /// Takes the deletions, with the floors that go with them, if they are due.
+    pub(crate) fn take(&mut self, deletes_are_due: bool) -> Self {
+        if deletes_are_due {
+            return std::mem::take(self);
+        }
+        let (registrations, waiters) =
+            (std::mem::take(&mut self.registrations), std::mem::take(&mut self.waiters));
+        Self { registrations, waiters, ..Self::default() }
     }
 
     /// Notes a floor. If there are too many, all are dropped: returns the highest seq that they covered.
@@ -88,6 +106,20 @@ mod tests {
         assert_eq!((writes.floors[&mailbox(1)], writes.floors[&mailbox(2)]), (floor(9), floor(6)));
         assert_eq!(writes.registrations[&session], None);
         assert!(!writes.is_empty());
+    }
+
+    #[test]
+    fn floors_are_written_with_the_deletions_that_they_stand_for() {
+        let mut writes = PendingWrites::default();
+        writes.note_delete(Seq(3), Seq::START);
+        writes.note_floor(&mailbox(1), floor(3));
+        writes.registrations.insert(SessionId::new("s").unwrap(), None);
+        let taken = writes.take(false);
+        assert_eq!((taken.deletes.len(), taken.floors.len(), taken.registrations.len()), (0, 0, 1));
+        let taken = writes.take(true);
+        assert_eq!((taken.deletes.len(), taken.floors.len(), taken.has_receipts), (1, 1, false));
+        writes.note_delete(Seq(4), Seq(5));
+        assert!(writes.has_receipts);
     }
 
     #[test]

@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::engine::embedded::index::PendingDelete;
+use crate::engine::embedded::index::{PendingDelete, PendingWrites};
 use crate::message::Seq;
 
-/// How long deletions wait for a commit to ride on.
+/// How long deletions are held back: one commit for many of them changes fewer pages. After `kill -9` the messages that were
+/// acknowledged meanwhile come again.
 const LINGER: Duration = Duration::from_millis(50);
+
+/// So many deletions are not held back.
+const ENOUGH: usize = 512;
 
 /// Messages deleted by one commit at most, each of which may be on a page of its own: few while appends wait.
 const MAX_DELETES: usize = 1024;
@@ -18,7 +22,7 @@ const MAX_DELETES_IDLE: usize = 2048;
 pub(super) struct DeleteBacklog {
     /// Each with the seq of the receipt that must be stored no later.
     by_seq: BTreeMap<Seq, Seq>,
-    /// When a deletion was first seen waiting for a commit to ride on.
+    /// Since when something is held back.
     since: Option<Instant>,
 }
 
@@ -49,9 +53,15 @@ impl DeleteBacklog {
         }
     }
 
-    /// How long deletions still wait for a commit to ride on. Called when something is to be deleted.
-    pub(super) fn linger(&mut self, now: Instant) -> Duration {
+    /// How long deletions are still held back, with these that are not added yet. Called when something is to be written that
+    /// nobody waits for. One that goes with a receipt is not held back: the two are stored together.
+    pub(super) fn linger(&mut self, now: Instant, noted: Option<&PendingWrites>) -> Duration {
         let since = *self.since.get_or_insert(now);
+        let (count, has_receipts) =
+            noted.map_or((0, false), |noted| (noted.deletes.len(), noted.has_receipts));
+        if has_receipts || self.by_seq.len() + count >= ENOUGH {
+            return Duration::ZERO;
+        }
         (since + LINGER).saturating_duration_since(now)
     }
 }
@@ -88,10 +98,23 @@ mod tests {
     fn deletions_wait_for_a_moment_and_not_longer() {
         let mut backlog = backlog(1, 0);
         let start = Instant::now();
-        assert_eq!(backlog.linger(start), LINGER);
-        assert_eq!(backlog.linger(start + LINGER / 2), LINGER / 2);
-        assert_eq!(backlog.linger(start + 2 * LINGER), Duration::ZERO);
+        assert_eq!(backlog.linger(start, None), LINGER);
+        assert_eq!(backlog.linger(start + LINGER / 2, None), LINGER / 2);
+        assert_eq!(backlog.linger(start + 2 * LINGER, None), Duration::ZERO);
         backlog.written(&[Seq(1)]);
-        assert_eq!(backlog.linger(start + 2 * LINGER), LINGER, "the next ones wait anew");
+        assert_eq!(backlog.linger(start + 2 * LINGER, None), LINGER, "the next ones wait anew");
+    }
+
+    #[test]
+    fn many_deletions_and_those_with_receipts_are_not_held_back() {
+        let (mut backlog, now) = (backlog(1, 0), Instant::now());
+        let noted = |count: usize, has_receipts| PendingWrites {
+            deletes: vec![PendingDelete { seq: Seq(2), receipt: Seq::START }; count],
+            has_receipts,
+            ..PendingWrites::default()
+        };
+        assert_eq!(backlog.linger(now, Some(&noted(ENOUGH - 2, false))), LINGER);
+        assert_eq!(backlog.linger(now, Some(&noted(ENOUGH - 1, false))), Duration::ZERO);
+        assert_eq!(backlog.linger(now, Some(&noted(1, true))), Duration::ZERO);
     }
 }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::engine::embedded::disk::CommitGroup;
+use crate::engine::embedded::disk::{CommitGroup, is_new};
 use crate::engine::embedded::files::try_read;
 use crate::engine::embedded::index::{Pending, PlannedChange};
 use crate::engine::embedded::writer::explain::{NO_SPACE, explain, is_damage};
 use crate::engine::embedded::writer::{
-    MAX_BYTES, MAX_MESSAGES, RETRY, Retry, Writer, fail, fail_changes, is_new, stop_for_good,
+    MAX_BYTES, MAX_MESSAGES, RETRY, Retry, Writer, fail, fail_changes, stop_for_good,
 };
 
 impl Writer {
