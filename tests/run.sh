@@ -76,12 +76,14 @@ slowest() {
 lint() {
     need shellcheck:shellcheck
     cargo fmt --check
+    cargo fmt --check --manifest-path tests/bench/load/Cargo.toml
+    cargo clippy --quiet --locked --manifest-path tests/bench/load/Cargo.toml --target-dir "$target/load" -- -D warnings
     cargo clippy --quiet --locked --all-targets --all-features -- -D warnings
     if grep -q '^\[features\]' Cargo.toml; then
         cargo clippy --quiet --locked --all-targets --no-default-features -- -D warnings
     fi
     RUSTDOCFLAGS="-D warnings" cargo doc --quiet --locked --no-deps
-    shellcheck docker/*.sh tests/*.sh tests/fuzz/run.sh tests/python/run.sh .ci/run
+    shellcheck docker/*.sh tests/*.sh tests/fuzz/run.sh tests/python/run.sh tests/bench/peers/*.sh .ci/run
 }
 
 circles() {
