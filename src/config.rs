@@ -111,8 +111,8 @@ pub struct Config {
     pub access: Access,
 
     /// Slots of the broadcast channel of each address
-    #[arg(long, env = "X0_MSG_HUB_SLOTS", value_name = "N", default_value_t = 16, hide = true)]
-    pub hub_slots: usize,
+    #[arg(long, env = "X0_MSG_HUB_SLOTS", value_name = "N", hide = true)]
+    pub hub_slots: Option<usize>,
 }
 
 /// Where a message is stored before its sender gets "sent".

@@ -21,11 +21,13 @@ mod event;
 mod interest;
 mod members;
 mod presence;
+mod slots;
 
 pub use event::{EndReason, HubEvent};
 pub use interest::Interest;
 pub use members::{ChangedTopics, MemberPage, Members, Membership};
 pub use presence::{Connections, Transport};
+pub use slots::Slots;
 
 /// Most bytes of a stored message that a hub holds until its slowest reader has taken it. Readers fetch a larger one from
 /// the engine.
@@ -34,7 +36,7 @@ const MAX_HELD: usize = 64 * 1024;
 /// The live side of one address.
 #[derive(Debug)]
 struct Hub {
-    /// Holds as many events as [`Hubs::new`] says. When it is full, the slowest reader loses one and reads the engine.
+    /// Holds as many events as [`Slots`] says. When it is full, the slowest reader loses one and reads the engine.
     tx: broadcast::Sender<HubEvent>,
     /// Protects the list of readers. Held for a few instructions, never across an await.
     readers: Mutex<HubReaders>,
@@ -111,7 +113,7 @@ impl HubReaders {
 pub struct Hubs {
     /// Protects which hubs exist. Held while one is looked up, joined or published to.
     hubs: Arc<Mutex<HashMap<Address, Arc<Hub>>>>,
-    slots: usize,
+    slots: Slots,
     members: Members,
     /// Bounds the large messages on their way to readers.
     budget: Budget,
@@ -120,10 +122,10 @@ pub struct Hubs {
 }
 
 impl Hubs {
-    /// No hubs yet. Each will hold `slots` events (rounded up to a power of two by tokio).
+    /// No hubs yet.
     #[must_use]
-    pub fn new(slots: usize) -> Self {
-        let (hubs, slots, members) = (Arc::default(), slots.max(1), Members::default());
+    pub fn new(slots: impl Into<Slots>) -> Self {
+        let (hubs, slots, members) = (Arc::default(), slots.into(), Members::default());
         Self { hubs, slots, members, budget: Budget::new(Budget::MOST), interest: None }
     }
 
@@ -152,7 +154,7 @@ impl Hubs {
 
     /// Hubs that tell which addresses are read.
     #[must_use]
-    pub fn watched(slots: usize, interest: Arc<dyn Interest>) -> Self {
+    pub fn watched(slots: impl Into<Slots>, interest: Arc<dyn Interest>) -> Self {
         Self { interest: Some(interest), ..Self::new(slots) }
     }
 
@@ -189,7 +191,9 @@ impl Hubs {
     }
 
     fn tell(&self, address: &Address, event: impl FnOnce() -> HubEvent) {
-        if let Some(hub) = lock(&self.hubs).get(address) {
+        // Waking up many readers takes long: nobody waits for the lock meanwhile.
+        let hub = lock(&self.hubs).get(address).cloned();
+        if let Some(hub) = hub {
             // An error means that no reader listens at this moment. It reads the store later.
             _ = hub.tx.send(event());
         }
@@ -242,7 +246,7 @@ impl Hubs {
                 if let Some(interest) = &self.interest {
                     interest.first_reader(address);
                 }
-                place.insert(Arc::new(Hub::new(self.slots)))
+                place.insert(Arc::new(Hub::new(self.slots.of(address))))
             }
         };
         let position = Arc::new(AtomicU64::new(position.0));

@@ -1,3 +1,7 @@
+use std::pin::pin;
+use std::sync::atomic::AtomicBool;
+use std::task::{Context, Wake, Waker};
+
 use serde_json::value::RawValue;
 use tokio::sync::broadcast::error::TryRecvError;
 
@@ -255,4 +259,24 @@ fn deletions_follow_acks_and_readers() {
             assert_eq!(deleted.max(acked.min(slowest)), deleted, "seed {seed}: nothing waits in vain");
         }
     }
+}
+
+/// Notes whether the lock of all hubs is free when a reader is woken.
+struct FreeLock(Hubs, AtomicBool);
+
+impl Wake for FreeLock {
+    fn wake(self: Arc<Self>) {
+        self.1.store(self.0.hubs.try_lock().is_ok(), Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn readers_are_woken_without_the_lock_of_all_hubs() {
+    let hubs = Hubs::new(4);
+    let (_reader, mut receiver) = join(&hubs, 0);
+    let is_free = Arc::new(FreeLock(hubs.clone(), AtomicBool::new(false)));
+    let (waker, mut waiting) = (Waker::from(Arc::clone(&is_free)), pin!(receiver.recv()));
+    assert!(waiting.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    hubs.publish(&address("A"), &publication(1), Seq::START);
+    assert!(is_free.1.load(Ordering::SeqCst));
 }

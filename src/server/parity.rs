@@ -52,9 +52,9 @@ impl Nodes {
     }
 
     async fn start_node(&mut self) -> (SocketAddr, Node) {
-        let config = Config { hub_slots: 4, ..Config::default() };
+        let (config, slots) = (Config::default(), 4);
         let settings = Self::settings(self.clock);
-        let (node, hubs) = Node::start(&self.cluster, settings, config.hub_slots, self.seed);
+        let (node, hubs) = Node::start(&self.cluster, settings, slots, self.seed);
         self.seed += 1000;
         let engine = Engine::Replicated(node.clone());
         let broker = Broker::new(engine, hubs, broker_limits(&config), self.clock);

@@ -94,7 +94,7 @@ async fn send(broker: &Broker, to: &SessionId, payload: usize) -> Seq {
 
 async fn run(seed: u64, hub_slots: usize) {
     let mut random = fastrand::Rng::with_seed(seed);
-    let config = Config { hub_slots, ..Config::default() };
+    let config = Config { hub_slots: Some(hub_slots), ..Config::default() };
     let (broker, _dir) = broker(&config);
     let session = SessionId::new("B").unwrap();
     let mut model = Model { sent: Vec::new(), floor: Seq::START };
@@ -189,7 +189,7 @@ async fn a_usual_hub_under_random_use_loses_and_repeats_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn lagging_readers_lose_and_repeat_nothing() {
     const MESSAGES: usize = 5_000;
-    let config = Config { hub_slots: 2, ..Config::default() };
+    let config = Config { hub_slots: Some(2), ..Config::default() };
     let (broker, _dir) = broker(&config);
     let session = SessionId::new("B").unwrap();
     let mut readers = Vec::new();

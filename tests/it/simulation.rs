@@ -62,7 +62,7 @@ impl Ledger {
 /// A broker on a store that survives its crash. Its writer takes as long as a disk.
 async fn broker(dir: PathBuf, seed: u64) -> Result<(), Failure> {
     let mut random = Rng::with_seed(seed);
-    let config = Config { hub_slots: 2, ..Config::default() };
+    let config = Config { hub_slots: Some(2), ..Config::default() };
     let hubs = Hubs::new(config.hub_slots);
     let settings = engine_settings(&config, Clock::Wall);
     let (engine, mut writer) = Embedded::open_stepped(settings, hubs.clone(), &dir, Durability::Os)?;
