@@ -36,7 +36,7 @@ const MAX_HELD: usize = 64 * 1024;
 /// The live side of one address.
 #[derive(Debug)]
 struct Hub {
-    /// Holds as many events as [`Slots`] says. When it is full, the slowest reader loses one and reads the engine.
+    /// Full, its slowest reader loses an event and reads the engine.
     tx: broadcast::Sender<HubEvent>,
     /// Protects the list of readers. Held for a few instructions, never across an await.
     readers: Mutex<HubReaders>,
@@ -191,12 +191,10 @@ impl Hubs {
     }
 
     fn tell(&self, address: &Address, event: impl FnOnce() -> HubEvent) {
-        // Waking up many readers takes long: nobody waits for the lock meanwhile.
-        let hub = lock(&self.hubs).get(address).cloned();
-        if let Some(hub) = hub {
-            // An error means that no reader listens at this moment. It reads the store later.
-            _ = hub.tx.send(event());
-        }
+        // Without the lock, since waking up many readers takes long.
+        let Some(hub) = lock(&self.hubs).get(address).cloned() else { return };
+        // An error means that no reader listens at this moment. It reads the store later.
+        _ = hub.tx.send(event());
     }
 
     /// Tells all readers that the epoch of the store is another one now. What was acknowledged is forgotten.

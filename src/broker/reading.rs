@@ -147,32 +147,49 @@ impl Broker {
 
     /// Acknowledges everything up to `seq`. Answers the new ack floor.
     ///
-    /// It is deleted as soon as no attached reader of the session on this node is still behind it. A slower reader holds
-    /// back no more than [`crate::engine::Engine::held_too_long`] says.
-    ///
     /// # Errors
-    /// [`BrokerError::AckBeyond`], [`BrokerError::WrongEpoch`].
+    /// Those of [`Self::acknowledge`].
     pub async fn ack(
         &self,
         mailbox: impl Into<Address>,
         seq: Seq,
         epoch: Option<&Epoch>,
     ) -> Result<Seq, BrokerError> {
+        let address = mailbox.into();
+        self.acknowledge(&address, seq, epoch).await?;
+        Ok(self.floor_of(&address).await)
+    }
+
+    /// Acknowledges everything up to `seq`.
+    ///
+    /// It is deleted as soon as no attached reader of the session on this node is still behind it. A slower reader holds
+    /// back no more than [`crate::engine::Engine::held_too_long`] says.
+    ///
+    /// # Errors
+    /// [`BrokerError::AckBeyond`], [`BrokerError::WrongEpoch`].
+    pub async fn acknowledge(
+        &self,
+        address: &Address,
+        seq: Seq,
+        epoch: Option<&Epoch>,
+    ) -> Result<(), BrokerError> {
         if let Some(epoch) = epoch
             && *epoch != self.engine.epoch()
         {
             return Err(BrokerError::WrongEpoch { epoch: self.engine.epoch() });
         }
-        let address = mailbox.into();
-        let newest = self.engine.newest(&address, seq).await;
+        let newest = self.engine.newest(address, seq).await;
         if seq > newest {
             return Err(BrokerError::AckBeyond { seq, newest });
         }
-        if let Some(through) = self.hubs.acknowledge(&address, seq) {
-            self.engine.trim(&address, through);
+        let trimmable = self.hubs.acknowledge(address, seq);
+        if let Some(through) = trimmable {
+            self.engine.trim(address, through);
         }
-        self.release_held(&address);
-        Ok(self.floor_of(&address).await)
+        if trimmable < Some(seq) {
+            self.release_held(address);
+        }
+        Ok(())
     }
 
     /// Deletes what a slower reader holds back beyond what it may. It is told a gap when it reads on.

@@ -33,7 +33,7 @@ pub(super) fn check_cursor(gateway: &Gateway, head: &Parts, resume: &Resume) -> 
 /// one acknowledges nothing, nor does one of a request that is not to acknowledge.
 ///
 /// # Errors
-/// Those of [`crate::broker::Broker::ack`].
+/// Those of [`crate::broker::Broker::acknowledge`].
 pub(super) async fn acknowledge_cursor(
     gateway: &Gateway,
     mailbox: &Address,
@@ -44,7 +44,7 @@ pub(super) async fn acknowledge_cursor(
     let epoch = resume.epoch.as_ref();
     let ours = gateway.broker.is_ours(mailbox, cursor, epoch).await;
     if acknowledges && ours && cursor > Seq::START {
-        gateway.broker.ack(mailbox, cursor, epoch).await?;
+        gateway.broker.acknowledge(mailbox, cursor, epoch).await?;
     }
     Ok(ours)
 }

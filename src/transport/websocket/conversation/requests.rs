@@ -70,7 +70,7 @@ impl Conversation {
     async fn on_ack(&mut self, seq: Seq) {
         let Some(caller) = &self.caller else { return };
         let acked = match caller.mailbox() {
-            Ok(mailbox) => self.gateway.broker.ack(&mailbox, seq, None).await.map_err(Refusal::from),
+            Ok(mailbox) => self.gateway.broker.acknowledge(&mailbox, seq, None).await.map_err(Refusal::from),
             Err(refusal) => Err(refusal),
         };
         match acked {
