@@ -48,12 +48,8 @@ struct Hub {
 
 impl Hub {
     fn new(slots: usize) -> Self {
-        Self {
-            tx: broadcast::Sender::new(slots),
-            readers: Mutex::default(),
-            acked: AtomicU64::new(0),
-            ended: OnceLock::new(),
-        }
+        let (tx, readers) = (broadcast::Sender::new(slots), Mutex::default());
+        Self { tx, readers, acked: AtomicU64::new(0), ended: OnceLock::new() }
     }
 }
 

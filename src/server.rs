@@ -17,7 +17,7 @@ use crate::identity::Identity;
 use crate::limits::{FailedProofs, ProvedAddresses, Rates};
 use crate::link::Link;
 use crate::reload::SetupError;
-use crate::transport::legacy::LegacyReceipts;
+use crate::transport::legacy::{Legacy, LegacyReceipts};
 use crate::transport::poll::PollReaders;
 
 mod connection;
@@ -52,6 +52,7 @@ pub struct Server {
     gateway: Arc<Gateway>,
     /// All routes, without the check of hosts.
     router: Router,
+    x0: Legacy,
     entrance: Entrance,
     /// Stops the janitor when the last clone is dropped.
     _janitor: Arc<DropGuard>,
@@ -95,9 +96,10 @@ impl Server {
             tasks: TaskTracker::new(),
         });
         let (poll_readers, legacy_receipts) = (PollReaders::default(), Arc::<LegacyReceipts>::default());
-        let router = router::router(&gateway, &poll_readers, &legacy_receipts);
+        let x0 = Legacy::new(Arc::clone(&gateway), Arc::clone(&legacy_receipts));
+        let router = router::router(&gateway, &poll_readers, &x0);
         let janitor = Janitor { gateway: Arc::clone(&gateway), poll_readers, legacy_receipts };
-        Self { gateway, router, entrance, _janitor: Arc::new(janitor.start()) }
+        Self { gateway, router, x0, entrance, _janitor: Arc::new(janitor.start()) }
     }
 
     /// The routes, for tests without a socket.
@@ -128,7 +130,7 @@ impl Server {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        self.entrance.routes.open(self.router.clone());
+        self.entrance.routes.open(self.router.clone(), Some(self.x0.clone()));
         self.entrance.acceptor.connection_server.http1(stream, link)
     }
 
@@ -151,7 +153,7 @@ impl Server {
         addresses: &Addresses,
     ) -> Result<(), ServeError> {
         let router = router::with_host_check(self.router.clone(), &self.gateway, addresses.first().ip());
-        self.entrance.routes.open(router);
+        self.entrance.routes.open(router, Some(self.x0.clone()));
         addresses.log_ready(self.entrance.acceptor.tls.is_some(), self.gateway.broker.durability());
         let fatal = self.gateway.broker.fatal().clone();
         tokio::select! {

@@ -30,7 +30,7 @@ use crate::limits::{ConnectionLimiter, ConnectionPermit, ExtraPlace};
 use crate::link::Link;
 use crate::protocol::Code;
 use crate::server::head;
-use crate::server::routes::Routes;
+use crate::server::routes::{OpenRoutes, Routes};
 use crate::server::streams::{self, Streams, TrackedBody};
 use crate::sync::lock;
 use crate::transport::legacy;
@@ -247,9 +247,12 @@ fn answer(
     }
     let mut request: Request = request.map(body::Body::new);
     request.extensions_mut().insert(link);
-    match routes.get() {
-        Some(router) => Either::Right(router.clone().oneshot(request)),
-        None => Either::Left(Either::Right(Box::pin(routes.clone().answer_early(request).map(Ok)))),
+    let Some(OpenRoutes { router, x0 }) = routes.get() else {
+        return Either::Left(Either::Right(routes.clone().answer_early(request).boxed().map(Ok)));
+    };
+    match x0.as_ref().zip(legacy::path_of(request.uri().path())) {
+        Some((x0, path)) => Either::Left(Either::Right(x0.answer(path, request).map(Ok))),
+        None => Either::Right(router.clone().oneshot(request)),
     }
 }
 
@@ -294,7 +297,7 @@ mod tests {
         };
         let (config, shutdown) = (Config::default(), CancellationToken::new());
         let routes = Routes::new(config.into(), Budget::new(Budget::MOST), shutdown.clone());
-        routes.open(Router::new().route("/", get(async || "hello")).route("/wait", get(wait)));
+        routes.open(Router::new().route("/", get(async || "hello")).route("/wait", get(wait)), None);
         ConnectionServer {
             routes,
             shutdown,

@@ -17,7 +17,7 @@ use utoipa::openapi::OpenApi;
 use crate::config::Access;
 use crate::edge::{Gateway, OriginCheck, Refusal, ServedHosts, json, origin_refused, peer_of};
 use crate::protocol::Code;
-use crate::transport::legacy::{self, LegacyReceipts};
+use crate::transport::legacy::{self, Legacy};
 use crate::transport::poll::{self, PollReaders};
 use crate::transport::{sse, websocket};
 use crate::{api, assets, ops};
@@ -26,11 +26,7 @@ use crate::{api, assets, ops};
 const PREFLIGHT: Duration = Duration::from_secs(3600);
 
 /// All routes of a server.
-pub(super) fn router(
-    gateway: &Arc<Gateway>,
-    poll_readers: &PollReaders,
-    legacy_receipts: &Arc<LegacyReceipts>,
-) -> Router {
+pub(super) fn router(gateway: &Arc<Gateway>, poll_readers: &PollReaders, x0: &Legacy) -> Router {
     let (health, health_api) = ops::routes(Arc::clone(gateway)).split_for_parts();
     let (v1, mut api) = v1(gateway, poll_readers);
     api.merge(health_api);
@@ -39,7 +35,7 @@ pub(super) fn router(
         .merge(health)
         .merge(ops::descriptions(api, &gateway.config))
         .merge(websocket::routes(Arc::clone(gateway)))
-        .merge(legacy::routes(Arc::clone(gateway), Arc::clone(legacy_receipts)))
+        .merge(x0.clone().routes())
         .merge(assets::routes())
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)

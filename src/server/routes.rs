@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::edge::Refusal;
 use crate::ops;
 use crate::protocol::Code;
-use crate::transport::legacy::{self, HeldSince};
+use crate::transport::legacy::{self, HeldSince, Legacy};
 
 /// How long a request waits for the store, unless it comes from the x0 client. Most stores are opened sooner.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -27,10 +27,20 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub(super) struct Routes(Arc<Inner>);
 
+/// What answers requests once the store is open.
+#[derive(Debug)]
+pub(super) struct OpenRoutes {
+    /// Takes every request.
+    pub(super) router: Router,
+    /// Takes the requests of the x0 client first: each of its polls and sends would be matched with all routes otherwise. The
+    /// checks of the other routes are not for them.
+    pub(super) x0: Option<Legacy>,
+}
+
 #[derive(Debug)]
 struct Inner {
     /// Set when the store is open.
-    router: SetOnce<Router>,
+    open: SetOnce<OpenRoutes>,
     config: Arc<Config>,
     budget: Budget,
     shutdown: CancellationToken,
@@ -39,18 +49,18 @@ struct Inner {
 impl Routes {
     /// The routes of a server whose store is not open yet.
     pub(super) fn new(config: Arc<Config>, budget: Budget, shutdown: CancellationToken) -> Self {
-        Self(Arc::new(Inner { router: SetOnce::new(), config, budget, shutdown }))
+        Self(Arc::new(Inner { open: SetOnce::new(), config, budget, shutdown }))
     }
 
     /// Opens the routes. Requests that wait go on.
-    pub(super) fn open(&self, router: Router) {
+    pub(super) fn open(&self, router: Router, x0: Option<Legacy>) {
         // They are opened once.
-        _ = self.0.router.set(router);
+        _ = self.0.open.set(OpenRoutes { router, x0 });
     }
 
     /// The routes, if they are open.
-    pub(super) fn get(&self) -> Option<&Router> {
-        self.0.router.get()
+    pub(super) fn get(&self) -> Option<&OpenRoutes> {
+        self.0.open.get()
     }
 
     /// Answers a request that has come before the routes were open.
@@ -81,7 +91,7 @@ impl Routes {
     async fn opened_within(&self, patience: Duration) -> Option<&Router> {
         tokio::select! {
             biased;
-            router = self.0.router.wait() => Some(router),
+            open = self.0.open.wait() => Some(&open.router),
             () = self.0.shutdown.cancelled() => None,
             () = sleep(patience) => None,
         }
@@ -165,7 +175,7 @@ mod tests {
         };
         let opening = async {
             sleep(PATIENCE / 2).await;
-            routes.open(Router::new().fallback(any(waited)));
+            routes.open(Router::new().fallback(any(waited)), None);
         };
         let (_, native, x0) = tokio::join!(
             opening,

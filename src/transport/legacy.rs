@@ -11,6 +11,7 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::any;
+use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::Auth;
@@ -34,7 +35,7 @@ mod starting;
 
 pub(crate) use payload::with_sender;
 pub(crate) use receipts::LegacyReceipts;
-pub(crate) use request::is_path;
+pub(crate) use request::{is_path, path_of};
 pub(crate) use starting::{HeldSince, answer_without_store, needs_store};
 
 use answer::{NOTHING, SENT, answer, failure, refuse};
@@ -43,19 +44,34 @@ use request::{PATHS, Read, read};
 use shape::{LegacyError, LegacyPath, LegacyRequest};
 use source::RequestSource;
 
-#[derive(Clone)]
-struct Legacy {
+/// This transport. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Legacy {
     gateway: Arc<Gateway>,
     receipts: Arc<LegacyReceipts>,
 }
 
-/// The routes of this transport.
-pub(crate) fn routes(gateway: Arc<Gateway>, receipts: Arc<LegacyReceipts>) -> Router {
-    let mut router = Router::new();
-    for (address, path) in PATHS {
-        router = router.route(address, any(move |state, request| handle(state, path, request)));
+impl Legacy {
+    /// This transport. A server has one.
+    pub(crate) fn new(gateway: Arc<Gateway>, receipts: Arc<LegacyReceipts>) -> Self {
+        Self { gateway, receipts }
     }
-    router.with_state(Legacy { gateway, receipts })
+
+    /// The routes of this transport.
+    pub(crate) fn routes(self) -> Router {
+        let mut router = Router::new();
+        for (address, path) in PATHS {
+            router = router.route(address, any(move |state, request| handle(state, path, request)));
+        }
+        router.with_state(self)
+    }
+
+    /// Answers a request to one of [`PATHS`] without a look at the routes.
+    ///
+    /// Boxed: the connection makes room for the largest of its answers before its first request.
+    pub(crate) fn answer(&self, path: LegacyPath, request: Request) -> BoxFuture<'static, Response> {
+        Box::pin(handle(State(self.clone()), path, request))
+    }
 }
 
 /// Reads a request, then acts on it.

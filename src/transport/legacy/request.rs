@@ -21,7 +21,7 @@ pub(crate) fn is_path(path: &str) -> bool {
 }
 
 /// What the path of an address implies.
-pub(super) fn path_of(path: &str) -> Option<LegacyPath> {
+pub(crate) fn path_of(path: &str) -> Option<LegacyPath> {
     PATHS.iter().find(|(address, _)| *address == path).map(|(_, path)| *path)
 }
 

@@ -22,7 +22,7 @@ impl LegacySite {
     }
 
     async fn request(&self, request: Builder, body: &Value) -> (StatusCode, String) {
-        let routes = routes(Arc::clone(&self.gateway), Arc::clone(&self.receipts));
+        let routes = Legacy::new(Arc::clone(&self.gateway), Arc::clone(&self.receipts)).routes();
         let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
         let response = routes.oneshot(request.body(body).unwrap()).await.unwrap();
         let status = response.status();

@@ -108,6 +108,8 @@ pub(crate) async fn poll(
         errors: Vec::new(),
         wait: wait(&query)?,
     };
+    // A waiting poll does not hold them.
+    drop((head, query));
     let _permit = gateway.connection_permit(request.caller.address)?;
     let mut answer = answer(&gateway, &readers, &request, &gateway.shutdown).await?;
     answer.push_str("\n");
