@@ -1,4 +1,4 @@
-//! The targets of fuzzers. Each parses bytes from outside, and checks what holds for all bytes.
+//! The targets of fuzzers, and what benchmarks need. Each target parses bytes from outside, and checks what holds for all bytes.
 
 use axum::http::Uri;
 use serde_json::Value;
@@ -87,6 +87,12 @@ fn check_x0_payload(payload: &str) {
     }
     let twice = with_sender(&object, Some(&sender));
     assert_eq!(twice, object, "the sender is set once");
+}
+
+/// The object that an x0 page gets for a payload, for benchmarks.
+#[must_use]
+pub fn x0_object(payload: &str, from: Option<&SenderName>) -> String {
+    with_sender(payload, from)
 }
 
 /// A token against a secret that the fuzzer does not know.
