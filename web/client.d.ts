@@ -262,7 +262,8 @@ export type WebSocketClass = {
 };
 export type Options<T = any> = {
     /**
-     * the session to read and to send as; a token may name it instead
+     * the session to read and to send as; a token may name it instead. In `token` mode its id is the proof
+     * if the backend registered it with `"proof": true`
      */
     session?: string | undefined;
     /**

@@ -97,7 +97,8 @@
 /**
  * @template [T=any]
  * @typedef {object} Options
- * @property {string} [session] the session to read and to send as; a token may name it instead
+ * @property {string} [session] the session to read and to send as; a token may name it instead. In `token` mode its id is the proof
+ *   if the backend registered it with `"proof": true`
  * @property {string | (() => string | undefined | Promise<string | undefined>)} [token] the proof. A function is called when the
  *   client has no token, when its token was refused, and shortly before it expires
  * @property {string | URL} [url] the broker; by default the one that served this module
@@ -1560,6 +1561,7 @@ export class Client {
   #outbox = new Outbox();
   #requests = new Requests();
   /** The token that was sent last over the socket. @type {string | undefined} */ #shown;
+  /** Whether the broker takes the id of the session as the proof. */ #provesById = false;
   #renewing = false;
 
   /** The socket that carries messages. @type {Socket | null} */ #socket = null;
@@ -2013,6 +2015,8 @@ export class Client {
     this.#socket = socket;
     [this.#shown, this.#proof.refusals] = [token, 0];
     this.#session = welcome.session ?? this.#session;
+    // A broker that asks for no proofs gives no handles.
+    this.#provesById = welcome.handle !== undefined && token === undefined;
     this.#inbox.enter(welcome.epoch);
     for (const [name, topic] of this.#inbox.topics) {
       topic.refused = false;
@@ -2121,16 +2125,24 @@ export class Client {
    * @param {object | string} body an object, or the JSON of one
    * @param {{signal: AbortSignal, ms: number, keepalive?: boolean}} options
    * @param {(answer: any) => boolean} isAnswer
+   * @returns {Promise<any>}
    */
   async #request(path, body, options, isAnswer) {
     const token = await unlessAborted(this.#proof.get(), options.signal);
     const rest = (typeof body === "string" ? body : JSON.stringify(body)).slice(1);
-    const isLarge = token !== undefined && rest.length > LARGE;
+    const bearer = token ?? (this.#provesById ? this.#session : undefined);
+    const isLarge = bearer !== undefined && rest.length > LARGE;
     const proof = JSON.stringify(isLarge ? { session: this.#session } : { session: this.#session, token }).slice(0, -1);
-    const headers = isLarge ? { authorization: `Bearer ${token}` } : undefined;
+    const headers = isLarge ? { authorization: `Bearer ${bearer}` } : undefined;
     const whole = `${proof}${proof.length > 1 && rest !== "}" ? "," : ""}${rest}`;
     const answer = await call(this.#base, path, whole, { ...options, headers }, isAnswer);
-    return answer instanceof Refused ? Object.assign(answer, { token }) : answer;
+    if (!(answer instanceof Refused)) return answer;
+    if (answer.code === "unauthorized" && bearer === undefined && rest.length > LARGE) {
+      // The broker does not read so much before it has seen a proof.
+      this.#provesById = true;
+      return this.#request(path, body, options, isAnswer);
+    }
+    return Object.assign(answer, { token });
   }
 
   /** Polls until polling fails or WebSocket works again. @param {AbortSignal} outer */

@@ -76,7 +76,6 @@ impl PendingSend {
         (status = 404, description = "No such receiver", body = ErrorBody<'_>),
         Refusal,
         Refused<413>,
-        Refused<429>,
         Refused<507>,
     )
 )]

@@ -14,7 +14,8 @@ use crate::config::parse::{above_zero, at_least_one, claim, host, network, numbe
 pub enum Auth {
     /// Everyone who names a session may use it
     Open,
-    /// Clients show a token and backends an API key. x0 pages use sessions that a backend has registered
+    /// Clients show a token, or the id of a session that a backend registered as a proof, and backends an API key. x0 pages
+    /// use sessions that a backend has registered
     Token,
 }
 

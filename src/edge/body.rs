@@ -214,8 +214,8 @@ fn no_room() -> Refusal {
 
 fn unproved_body(most: usize) -> Refusal {
     let text = format!(
-        "a request body of more than {most} bytes needs a proof first: a token, an API key, or a registered session that polls \
-         from this address"
+        "a request body of more than {most} bytes needs a proof first: a token, an API key or the id of a session that is registered \
+         with `proof` in the header `Authorization`, or a registered session that polls from this address"
     );
     Refusal::new(Code::Unauthorized, text)
 }

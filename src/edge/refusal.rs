@@ -231,6 +231,7 @@ impl IntoResponses for Refusal {
             Refused::<401>::responses(),
             Refused::<403>::responses(),
             Refused::<421>::responses(),
+            Refused::<429>::responses(),
             Refused::<503>::responses(),
         ];
         common.into_iter().flatten().collect()
@@ -312,6 +313,9 @@ mod tests {
         let response = serde_json::to_value(&responses["413"]).unwrap();
         let schema = &response["content"]["application/json"]["schema"]["$ref"];
         assert_eq!(schema, "#/components/schemas/ErrorBody");
-        assert_eq!(Refusal::responses().into_keys().collect::<Vec<_>>(), ["400", "401", "403", "421", "503"]);
+        assert_eq!(
+            Refusal::responses().into_keys().collect::<Vec<_>>(),
+            ["400", "401", "403", "421", "429", "503"]
+        );
     }
 }

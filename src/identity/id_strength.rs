@@ -11,6 +11,9 @@ const UUID_BITS: u32 = 122;
 /// Why the id of a session can be guessed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum WeakId {
+    /// It cannot be a bearer.
+    #[error("has spaces or characters that are not ASCII, so it cannot be sent as a bearer")]
+    NoBearer,
     /// It is a UUID, or a UUID is most of it.
     #[error("is a UUID, which has {UUID_BITS} random bits at most, or fewer: its neighbours may be known")]
     Uuid,
@@ -27,21 +30,23 @@ pub(crate) enum WeakId {
 /// # Errors
 /// [`WeakId`] says why it cannot.
 pub(crate) fn check_id_strength(id: &str) -> Result<(), WeakId> {
+    if !id.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(WeakId::NoBearer);
+    }
     let rest = without_uuids(id);
     let bits = bits(&rest);
     if bits < NEEDED {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 128")]
         return Err(if rest.len() < id.len() { WeakId::Uuid } else { WeakId::Short(bits as u32) });
     }
-    let bytes: Vec<u8> = rest.bytes().collect();
-    match few_distinct(&bytes) || counts(&bytes) || repeats(&bytes) {
+    match few_distinct(&rest) || counts(&rest) || repeats(&rest) {
         true => Err(WeakId::Pattern),
         false => Ok(()),
     }
 }
 
 /// The id without the UUIDs in it.
-fn without_uuids(id: &str) -> String {
+fn without_uuids(id: &str) -> Vec<u8> {
     let bytes = id.as_bytes();
     let (mut rest, mut at) = (Vec::with_capacity(bytes.len()), 0);
     while at < bytes.len() {
@@ -52,8 +57,7 @@ fn without_uuids(id: &str) -> String {
             at += 1;
         }
     }
-    // A UUID is ASCII, so what is left is UTF-8.
-    String::from_utf8_lossy(&rest).into_owned()
+    rest
 }
 
 const UUID_LENGTH: usize = 36;
@@ -66,14 +70,14 @@ fn is_uuid(text: &[u8]) -> bool {
 }
 
 /// The most random bits that this text can hold, by its alphabet and its length.
-fn bits(text: &str) -> f64 {
-    let has = |test: fn(&u8) -> bool| text.bytes().any(|byte| test(&byte));
+fn bits(text: &[u8]) -> f64 {
+    let has = |test: fn(&u8) -> bool| text.iter().any(test);
     let (lower, upper, digit) =
         (has(u8::is_ascii_lowercase), has(u8::is_ascii_uppercase), has(u8::is_ascii_digit));
-    let hex = text.bytes().filter(u8::is_ascii_alphanumeric).all(|byte| byte.is_ascii_hexdigit());
+    let hex = text.iter().filter(|byte| byte.is_ascii_alphanumeric()).all(u8::is_ascii_hexdigit);
     // In base64url, `-` and `_` are digits. Elsewhere they separate.
     let is_base64 = lower && upper && !hex;
-    let counted = text.bytes().filter(|byte| {
+    let counted = text.iter().filter(|byte| {
         byte.is_ascii_alphanumeric() || is_base64 && matches!(byte, b'-' | b'_' | b'+' | b'/')
     });
     let of_each = match (hex, is_base64) {
@@ -165,9 +169,19 @@ mod tests {
             ("pJ4kX0vQmZ8rT1sW3yB5n", 126),
             ("20261126143337000123456789012345678901", 126),
             ("____________________________________________-A", 4),
-            ("ééééééééééééééééééééééééééééééééééééé", 0),
         ] {
             assert_eq!(check_id_strength(id), Err(WeakId::Short(bits)), "{id}");
+        }
+    }
+
+    #[test]
+    fn an_id_that_no_header_carries_is_no_proof() {
+        for id in [
+            "5f3c9a1be07d42886c0e9b7d13fa2465 é",
+            "5f3c9a1be07d42886c0e9b7d13fa246 5",
+            "5f3c9a1be07d42886c0e9b7d13fa2465é",
+        ] {
+            assert_eq!(check_id_strength(id), Err(WeakId::NoBearer), "{id}");
         }
     }
 

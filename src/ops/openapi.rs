@@ -46,7 +46,7 @@ pub(super) fn complete(mut api: OpenApi, config: &Config) -> String {
     let components = api.components.get_or_insert_default();
     let bearer = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
-        .description(Some("A token (JWT) of a client, or the API key of a backend"));
+        .description(Some("A token (JWT) of a client, the id of a session that is registered with `proof`, or the API key of a backend"));
     components.add_security_scheme("bearer", SecurityScheme::Http(bearer.build()));
     limit_ttl(components, config);
     describe_senders(components);

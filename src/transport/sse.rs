@@ -18,7 +18,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::budget::Holder;
-use crate::edge::{ApiRequest, Caller, Gateway, Refusal, Refused, SessionPolicy, TopicRequest};
+use crate::edge::{ApiRequest, Caller, Gateway, Refusal, SessionPolicy, TopicRequest};
 use crate::engine::EngineError;
 use crate::hub::Transport;
 use crate::limits::ConnectionPermit;
@@ -57,7 +57,6 @@ pub(crate) fn routes(gateway: Arc<Gateway>) -> OpenApiRouter {
     responses(
         (status = 200, description = "Messages are unnamed events with their seq as id. `welcome`, `subscribed`, `receipt`, `presence`, `gap` and `failure` are named events", content_type = "text/event-stream", body = String),
         Refusal,
-        Refused<429>,
     )
 )]
 pub(crate) async fn events(State(gateway): State<Arc<Gateway>>, head: Parts) -> Result<Response, Refusal> {

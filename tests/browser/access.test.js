@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
+import { randomBytes } from "node:crypto";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -224,3 +225,38 @@ test("the demo wants a token where the broker does, and two tabs meet by their h
     await page.context().close();
   }
 });
+
+for (const transport of ["websocket", "poll"]) {
+  test(`over ${transport}, the id of a session that is registered as a proof needs no token, until it is registered without`, async () => {
+    const id = randomBytes(16).toString("base64url");
+    assert.equal((await backend("PUT", `/v1/sessions/${id}`, { user: transport, proof: true })).status, 200);
+    const page = await pageAt(`${started.guarded.url}/healthz`);
+    const addresses = [];
+    page.on("request", (request) => addresses.push(request.url()));
+    const sent = await page.evaluate(
+      async ({ id, transport }) => {
+        const { connect } = await import("/client.js");
+        const [got, errors] = [[], []];
+        const closed = new Promise((done) => {
+          const onStatus = (status) => status.state === "closed" && done(status.reason);
+          const onMessage = ({ payload, from }) => got.push([payload.length, from]);
+          window.client = connect({ session: id, transport, onMessage, onStatus, onError: (error) => errors.push(error.message) });
+        });
+        Object.assign(window, { got, clientClosed: closed });
+        // More than the broker reads before it has seen a proof.
+        for (const size of [1, 200_000, 100_000]) await window.client.send({ user: transport }, "x".repeat(size));
+        return errors;
+      },
+      { id, transport },
+    );
+    assert.deepEqual(sent, []);
+    await page.waitForFunction(() => window.got.length === 3);
+    const expected = [1, 200_000, 100_000].map((size) => [size, transport]);
+    assert.deepEqual(await page.evaluate(() => window.got), expected);
+    assert.ok(addresses.every((address) => !address.includes(id)), "the id is in no address");
+    assert.equal((await backend("DELETE", `/v1/sessions/${id}`)).status, 204);
+    assert.equal((await backend("PUT", `/v1/sessions/${id}`, {})).status, 200);
+    assert.match(await page.evaluate(() => window.clientClosed), /proof|ended/);
+    await page.context().close();
+  });
+}

@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
+import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
@@ -271,20 +272,53 @@ test("the page returns to WebSocket when its own polling ends or a pause is over
   await context.close();
 });
 
-test("with tokens: the id of a registered session that is no proof works at x0's door only, so the page polls by itself", async () => {
+/** A broker in `token` mode that knows one API key and no keys of tokens, its backend, and a browser for it. */
+async function guarded() {
   const dir = mkdtempSync(join(tmpdir(), "x0-msg-x0-"));
   writeFileSync(join(dir, "keys.toml"), `[[key]]\nname = "login"\nkey = "${KEY}"\n`);
-  const guarded = await broker("127.0.0.1:0", "--auth", "token", "--api-key-file", join(dir, "keys.toml"), "--poll-timeout", "1s");
-  const browser = await x0Browser(guarded.address, started.app.address);
+  const server = await broker("127.0.0.1:0", "--auth", "token", "--api-key-file", join(dir, "keys.toml"), "--poll-timeout", "1s");
+  const browser = await x0Browser(server.address, started.app.address);
   const backend = (method, path, body) =>
-    fetch(`${guarded.url}${path}`, { method, headers: { authorization: `Bearer ${KEY}` }, body: JSON.stringify(body) });
+    fetch(`${server.url}${path}`, { method, headers: { authorization: `Bearer ${KEY}` }, body: JSON.stringify(body) });
+  const stop = async () => {
+    await browser.close();
+    await server.stop();
+    rmSync(dir, { recursive: true });
+  };
+  return { browser, backend, server, stop };
+}
+
+test("with tokens: the id of a registered session that is no proof works at x0's door only, so the page polls by itself", async () => {
+  const { browser, backend, stop } = await guarded();
   const page = await x0Page("0a34cb20-weak", { browser });
   await page.waitForFunction(() => polls > 0);
   assert.equal((await backend("PUT", "/v1/sessions/0a34cb20-weak", { user: "ann" })).status, 200);
   assert.equal((await backend("POST", "/v1/messages", { to: { user: "ann" }, payload: { n: 1 } })).status, 200);
   assert.deepEqual(await gotAll(page, 1), ['{"n":1,"session_src":null}']);
   assert.equal(await page.evaluate(() => stopped), false);
-  await browser.close();
-  await guarded.stop();
-  rmSync(dir, { recursive: true });
+  await stop();
+});
+
+test("with tokens: a page with a random id that is registered as a proof receives over WebSocket, and survives a restart", async () => {
+  const { browser, backend, server, stop } = await guarded();
+  const id = randomBytes(16).toString("hex");
+  const registered = await backend("PUT", `/v1/sessions/${id}`, { user: "ann", proof: true });
+  assert.equal((await registered.json()).proof, true);
+  const page = await x0Page(id, { browser });
+  const toAnn = (n) => backend("POST", "/v1/messages", { to: { user: "ann" }, payload: { n } });
+  assert.equal((await toAnn(1)).status, 200);
+  await gotAll(page, 1);
+  await server.restart("SIGKILL");
+  assert.equal((await toAnn(2)).status, 200);
+  assert.deepEqual(await gotAll(page, 2), ['{"n":1,"session_src":null}', '{"n":2,"session_src":null}']);
+  assert.ok(page.transports.includes("websocket"));
+  assert.equal(await page.evaluate(() => polls), 0);
+  // Without the proof the id still works at x0's door.
+  await page.close();
+  assert.equal((await backend("PUT", `/v1/sessions/${id}`, {})).status, 200);
+  const weak = await x0Page(id, { browser });
+  await weak.waitForFunction(() => polls > 0);
+  assert.equal((await toAnn(3)).status, 200);
+  assert.deepEqual(await gotAll(weak, 1), ['{"n":3,"session_src":null}']);
+  await stop();
 });

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::BrokerError;
 use crate::edge::{
-    ApiRequest, Caller, Gateway, Query, Refusal, Refused, SessionPolicy, TopicRequest, json, json_line,
+    ApiRequest, Caller, Gateway, Query, Refusal, SessionPolicy, TopicRequest, json, json_line,
 };
 use crate::engine::EngineError;
 use crate::hub::{EndReason, Transport};
@@ -82,7 +82,6 @@ fn wait(query: &Query) -> Result<Duration, Refusal> {
     responses(
         (status = 200, description = "Messages; none if none came in time", body = PollAnswer<'_>),
         Refusal,
-        Refused<429>,
     )
 )]
 pub(crate) async fn poll(

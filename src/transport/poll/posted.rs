@@ -55,7 +55,6 @@ enum PollAnswers<'a> {
         (status = 200, description = "Messages; none if none came in time. In an array each poll has its own answer, and all are answered when one has something", body = PollAnswers<'_>),
         Refusal,
         Refused<413>,
-        Refused<429>,
     )
 )]
 pub(super) async fn post_poll(State(polls): State<Polls>, request: Request) -> Result<Response, Refusal> {
