@@ -10,7 +10,7 @@ mod server_frame;
 
 pub(crate) use client_frame::Sender;
 pub use client_frame::{
-    AckBody, BadFrame, ClientFrame, PollBody, PollTopic, Resume, SendRequest, SessionBody, To,
+    AckBody, BadFrame, ClientFrame, PollBody, PollTopic, ReplyTo, Resume, SendRequest, SessionBody, To,
 };
 pub use code::{Close, Code};
 pub(crate) use json::present;

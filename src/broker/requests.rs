@@ -158,7 +158,7 @@ impl Broker {
         let SendRequest { to: To::Reply(reply_to), payload, ttl, .. } = send else {
             return Err(foreign());
         };
-        let asked = self.asked(&reply_to)?;
+        let asked = self.asked(reply_to.as_str())?;
         if grant.mailbox().as_ref() != Some(&asked.answerer) {
             let text = "field `to.reply` is for the reader of the mailbox that got the request; answer as its session, or with \
                         the API key of its backend";

@@ -139,9 +139,9 @@ fn describe_requests(components: &mut Components) {
         ObjectBuilder::new().title(Some(title)).property(kind, name()).required(kind)
     };
     let receiver = OneOfBuilder::new()
-        .item(to("session", "RequestToSession"))
-        .item(to("user", "RequestToUser"))
-        .item(to("backend", "RequestToBackend"))
+        .item(to("session", "ToSession"))
+        .item(to("user", "ToUser"))
+        .item(to("backend", "ToBackend"))
         .build();
     let mut request = object(components, "Send").clone();
     request.description = Some(

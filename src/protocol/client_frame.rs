@@ -21,6 +21,24 @@ const SEND_EXAMPLE: &str = r#"{"to":{"session":"B"},"payload":{"any":"JSON"}}"#;
 /// Longest `reply_to`, in bytes. With names of the longest kind it has about 1,500.
 const MAX_REPLY_TO: usize = 2048;
 
+/// The `reply_to` of a request. Whether it is one, only the broker knows.
+#[derive(Debug, Clone, PartialEq, Eq, ToSchema)]
+#[schema(value_type = String, min_length = 1, max_length = 2048, pattern = "^[A-Za-z0-9_-]+$")]
+pub struct ReplyTo(String);
+
+impl ReplyTo {
+    /// Takes base64url that is not too long; `None` for other text.
+    pub(crate) fn new(text: String) -> Option<Self> {
+        let is_base64 = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+        (is_base64 && (1..=MAX_REPLY_TO).contains(&text.len())).then_some(Self(text))
+    }
+
+    /// The text.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// The receiver of a message.
 #[derive(Debug, Clone, PartialEq, Eq, ToSchema)]
 #[schema(rename_all = "lowercase")]
@@ -39,7 +57,7 @@ pub enum To {
     Backend(BackendName),
     /// The answer to a request: the `reply_to` of that.
     #[schema(title = "ToReply")]
-    Reply(String),
+    Reply(ReplyTo),
     /// A name from an x0 page in `token` mode: a handle, a session of the sender's own user, or a user.
     #[serde(skip)]
     Peer(SessionId),
@@ -262,14 +280,10 @@ impl RawFields<'_> {
     }
 }
 
-/// The `reply_to` of a request. Whether it is one, only the broker knows.
-fn reply_to(raw: &RawValue) -> Result<String, Malformed> {
+fn reply_to(raw: &RawValue) -> Result<ReplyTo, Malformed> {
     const WANTED: &str = "the `reply_to` of a request";
-    let text: String = field(raw, "to.reply", WANTED)?;
-    match text.len() {
-        1..=MAX_REPLY_TO => Ok(text),
-        _ => Err(Malformed::Wrong { field: "to.reply", wanted: WANTED }),
-    }
+    let text = field(raw, "to.reply", WANTED)?;
+    ReplyTo::new(text).ok_or(Malformed::Wrong { field: "to.reply", wanted: WANTED })
 }
 
 /// A refused frame, with the `id` that its sender may wait for.

@@ -1,6 +1,7 @@
 //! Requests and their answers.
 
 use super::*;
+use crate::protocol::ReplyTo;
 
 fn asking(to: To, id: &str) -> SendRequest {
     SendRequest { id: MessageId::new(id).ok(), request: true, ..request(to, "1") }
@@ -20,7 +21,7 @@ async fn reply_to(broker: &Broker, name: &str) -> String {
 }
 
 async fn answer(broker: &Broker, grant: &Grant, reply_to: &str, payload: &str) -> Result<Seq, BrokerError> {
-    let send = request(To::Reply(reply_to.to_owned()), payload);
+    let send = request(To::Reply(ReplyTo::new(reply_to.to_owned()).unwrap()), payload);
     broker.send(grant, send).await?.await.map(|result| result.seq.unwrap())
 }
 

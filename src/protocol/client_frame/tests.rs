@@ -27,9 +27,9 @@ fn a_request_is_a_send_and_its_answer_goes_to_its_reply_to() {
     assert!(send.request && send.id.is_some());
     let reply = |reply_to: &str| format!(r#"{{"type":"send","to":{{"reply":{reply_to}}},"payload":1}}"#);
     let ClientFrame::Send(send) = decode(&reply("\"abc\"")) else { panic!("not a send") };
-    assert_eq!((send.to, send.request), (To::Reply("abc".to_owned()), false));
+    assert_eq!((send.to, send.request), (To::Reply(ReplyTo::new("abc".to_owned()).unwrap()), false));
     let (long, longest) = ("x".repeat(MAX_REPLY_TO + 1), "x".repeat(MAX_REPLY_TO));
-    for wrong in ["\"\"", "7", &format!("\"{long}\"")] {
+    for wrong in ["\"\"", "7", "\"a b\"", "\"ä\"", &format!("\"{long}\"")] {
         assert_eq!(reason(&reply(wrong)), "field `to.reply` must be the `reply_to` of a request");
     }
     decode(&reply(&format!("\"{longest}\"")));
