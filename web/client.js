@@ -2295,7 +2295,7 @@ export class Client {
   /** Posts a send until it is answered, or until polling ends. @param {Pending} pending @param {AbortSignal} signal */
   async #post(pending, signal) {
     const { id, body, size, volatile } = pending;
-    let foreign = 0;
+    let [foreign, refusals] = [0, 0];
     for (let pause = FIRST_PAUSE; !signal.aborted && this.#outbox.has(pending); pause = Math.min(pause * 2, LONGEST_PAUSE)) {
       const answers = this.#answers;
       try {
@@ -2307,7 +2307,8 @@ export class Client {
           // A broker that starts or stops refuses polls too. Then the send waits.
           this.#askAgain();
           await rest(jittered(pause), signal);
-          if (this.#answers > answers) return this.#outbox.settle(id, answer);
+          // It may have started since: a broker that is there refuses twice.
+          if (this.#answers > answers && ++refusals > 1) return this.#outbox.settle(id, answer);
           continue;
         }
         // The polls count how often the token is refused.
