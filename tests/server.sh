@@ -36,6 +36,6 @@ stop() {
 start_guarded() {
     key=a-key-of-a-backend-0123456789abcdef
     printf '[[key]]\nname = "backend"\nkey = "%s"\n' "$key" >"$work/keys.toml"
-    token=$("$binary" token --key-file "$work/secret" --new-key --user ann --session A --topic '*' --send '*' 2>/dev/null)
+    token=$("$binary" token --key-file "$work/secret" --new-key --user ann --session A --topic '*' --presence '*' --send '*' 2>/dev/null)
     start --auth token --token-key-file "$work/secret" --api-key-file "$work/keys.toml" --send-rate 0 "$@"
 }
