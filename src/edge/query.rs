@@ -99,14 +99,15 @@ impl Query {
         Ok(Resume { after: self.seq(key)?, epoch: self.get("epoch").map(Epoch::new) })
     }
 
-    /// The topics to read. Each resumes at its own `after.<topic>`. Those in `presence` are watched as well.
+    /// The topics to read. Each resumes at its own `after.<topic>`. Those in `presence` are watched as well, and
+    /// need not be in `topic`.
     ///
     /// # Errors
     /// `bad_request` for an invalid name or number. `forbidden` for a topic that may not be read or watched, and for
     /// more than `limit` topics.
     pub(crate) fn topics(&self, grant: &Grant, limit: usize) -> Result<Vec<TopicRequest>, Refusal> {
         let mut topics = Vec::<TopicRequest>::new();
-        for text in self.all("topic") {
+        for text in self.all("topic").chain(self.all("presence")) {
             let topic = TopicName::new(text).map_err(|reason| Refusal::bad_param("topic", reason))?;
             if topics.iter().any(|known| known.topic == topic) {
                 continue;
@@ -118,10 +119,6 @@ impl Query {
             let request = TopicRequest { topic, resume: self.resume(&format!("after.{text}"))?, presence };
             request.check(grant).map_err(BrokerError::from)?;
             topics.push(request);
-        }
-        let is_read = |watched: &str| topics.iter().any(|request| request.topic.as_str() == watched);
-        if !self.all("presence").all(is_read) {
-            return Err(Refusal::bad_param("presence", "names a topic that is not read: add topic=… for it"));
         }
         Ok(topics)
     }
@@ -226,16 +223,12 @@ mod tests {
     }
 
     #[test]
-    fn presence_is_asked_for_topics_that_are_read() {
-        let topics = query("topic=a&topic=b&presence=b").topics(&open(), 9).unwrap();
-        assert_eq!(topics.iter().map(|request| request.presence).collect::<Vec<_>>(), [false, true]);
-        for text in ["presence=a", "topic=a&presence=b"] {
-            let refusal = query(text).topics(&open(), 9).unwrap_err();
-            assert!(
-                refusal.code == Code::BadRequest && refusal.message.contains("`presence`"),
-                "{refusal:?}"
-            );
-        }
+    fn presence_is_asked_for_topics_which_are_read_then() {
+        let topics = query("topic=a&topic=b&presence=b&presence=c&after.c=7").topics(&open(), 9).unwrap();
+        let asked = topics.iter().map(|request| (request.topic.as_str(), request.presence));
+        assert_eq!(asked.collect::<Vec<_>>(), [("a", false), ("b", true), ("c", true)]);
+        assert_eq!(topics[2].resume.after, Some(Seq(7)));
+        assert!(query("topic=a&presence=b").topics(&open(), 1).unwrap_err().message.contains("at most 1"));
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub(crate) fn routes(gateway: Arc<Gateway>) -> OpenApiRouter {
         ("after" = Option<Seq>, Query, description = "The last seq that the client has; this acknowledges it"),
         ("epoch" = Option<String>, Query, description = "The epoch of `after`"),
         ("topic" = Option<Vec<TopicName>>, Query, description = "Topics to read as well, each after the seq in `after.<topic>`"),
-        ("presence" = Option<Vec<TopicName>>, Query, description = "Topics of `topic` to tell the members of: in `subscribed`, and in events `presence`"),
+        ("presence" = Option<Vec<TopicName>>, Query, description = "Topics to read as well, and to tell the members of: in `subscribed`, and in events `presence`"),
         ("Last-Event-ID" = Option<String>, Header, description = "Sent by a reconnecting browser; replaces `after`"),
     ),
     responses(

@@ -292,10 +292,14 @@ async fn a_fresh_token_without_the_permission_ends_the_events() {
 async fn a_poll_without_a_session_is_told_where_the_list_is() {
     let server = TestServer::start().await;
     let reply = server.get("/v1/messages?topic=news&presence=news&wait=0").await;
-    assert_eq!((reply.status, reply.code().as_str()), (400, "bad_request"));
+    assert_eq!((reply.status, reply.code().as_str()), (401, "unauthorized"));
     assert!(reply.body.contains("/v1/topics/news/presence"), "{}", reply.body);
-    let reply = server.get("/v1/messages?session=A&presence=news&wait=0").await;
-    assert!(reply.status == 400 && reply.body.contains("`presence`"), "{}", reply.body);
+    let body = json!({ "topics": [{ "topic": "news", "presence": true }], "wait": 0 });
+    assert_eq!(server.post("/v1/messages/poll", body).await.code(), "unauthorized");
+    // Presence reads the topic as well.
+    let answer = server.get("/v1/messages?session=A&presence=news&wait=9").await.json();
+    assert_eq!(answer["presence"], json!({ "news": { "count": 1 } }));
+    assert!(answer["topics"]["news"].is_u64(), "{answer}");
 }
 
 #[tokio::test]

@@ -77,7 +77,7 @@ fn wait(query: &Query) -> Result<Duration, Refusal> {
         ("epoch" = Option<String>, Query, description = "The epoch of `after`"),
         ("wait" = Option<f64>, Query, description = "How long to wait, in seconds; 10 by default", minimum = 0, maximum = 60),
         ("topic" = Option<Vec<TopicName>>, Query, description = "Topics to read as well, each after the seq in `after.<topic>`"),
-        ("presence" = Option<Vec<TopicName>>, Query, description = "Topics of `topic` to tell the members of: at once in `presence`, then in frames `presence` among the messages"),
+        ("presence" = Option<Vec<TopicName>>, Query, description = "Topics to read as well, and to tell the members of: at once in `presence`, then in frames `presence` among the messages"),
     ),
     responses(
         (status = 200, description = "Messages; none if none came in time", body = PollAnswer<'_>),
@@ -199,7 +199,7 @@ fn no_presence(topic: &TopicName) -> Refusal {
         "`presence` of topic `{topic}`: polls tell it to readers of a mailbox only; read GET /v1/topics/{topic}/presence, or use \
          WebSocket or events"
     );
-    Refusal::new(Code::BadRequest, text)
+    Refusal::new(Code::Unauthorized, text)
 }
 
 /// When a poll is answered at the latest.
