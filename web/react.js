@@ -47,6 +47,7 @@ export function useBroker(options) {
   // Without a handler nothing is acknowledged.
   const handles = options.onMessage !== undefined;
   useEffect(() => {
+    let ended = false;
     const client = /** @type {Client<T>} */ (connect({
       session, url, transport, poison, WebSocket,
       token: token === ask ? () => /** @type {() => any} */ (latest.current.token)() : token,
@@ -61,7 +62,6 @@ export function useBroker(options) {
         latest.current.onStatus?.(status);
       },
     }));
-    let ended = false;
     setState({ client, status: client.status });
     return () => {
       ended = true;

@@ -25,7 +25,7 @@ pub enum Kind {
         /// Whether a backend sent it with its API key.
         backend: bool,
     },
-    /// How the members of a topic have changed. Its payload is [`PresenceFields`]. It is never stored.
+    /// How the members of a topic have changed. Its payload says how many they are, and who came and left. It is never stored.
     Presence,
 }
 
