@@ -247,7 +247,7 @@ async fn a_listener_that_can_get_nothing_says_what_is_missing() {
         output(cli(&server, &args))
     };
     let (ok, _, text) = listen(&[]).await;
-    assert!(!ok && text.contains("an API key has no session") && text.contains("--topic"), "{text}");
+    assert!(!ok && text.contains("this API key has no mailbox") && text.contains("--topic"), "{text}");
     let (ok, _, text) = listen(&["--session", "B"]).await;
     assert!(!ok && text.contains("API key"), "{text}");
     // With a topic it listens.
