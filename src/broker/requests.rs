@@ -181,16 +181,19 @@ impl Broker {
         Asked::decode(&content).ok_or_else(foreign)
     }
 
-    /// Where sessions are proved, an answer is for the user who asked. The append compares users; a session without a user
-    /// must still be registered, and without one.
+    /// Where an answer to this request goes; `None` if it is no request of this broker.
+    pub(crate) fn requester(&self, reply_to: &str) -> Option<Address> {
+        self.asked(reply_to).ok().map(|asked| asked.requester)
+    }
+
+    /// Where sessions are proved, an answer is for the user who asked: the session must be registered, and for that user. An
+    /// append compares the user once more, under the lock of the store.
     async fn check_requester(&self, asked: &Asked) -> Result<(), BrokerError> {
-        let Some(session) =
-            asked.requester.session().filter(|_| self.limits.secret_ids && asked.user.is_none())
-        else {
+        let Some(session) = asked.requester.session().filter(|_| self.limits.secret_ids) else {
             return Ok(());
         };
         match self.directory.registration(session).await {
-            Some(registration) if registration.user.is_none() => Ok(()),
+            Some(registration) if registration.user == asked.user => Ok(()),
             _ => Err(BrokerError::RequesterGone),
         }
     }

@@ -17,7 +17,7 @@ use crate::identity::Identity;
 use crate::limits::{
     ConnectionLimiter, ConnectionPermit, FailedProofs, ProvedAddresses, Rated, Rates, TooFast,
 };
-use crate::message::Seq;
+use crate::message::{Address, Seq};
 use crate::protocol::{Close, Code, SERVER, SendRequest, ServerFrame, To};
 
 /// What every transport works with. Shared by reference count: each socket holds a reference.
@@ -82,13 +82,23 @@ impl Gateway {
         Ok(self.broker.send(&caller.grant, send).await?)
     }
 
-    /// Checks that a backend that is sent to has a mailbox. Who may not send to it does not learn that.
+    /// Checks that a backend that is sent to, or answered, has a mailbox. Who may not send to it does not learn that.
     fn check_backend(&self, grant: &Grant, to: &To) -> Result<(), BrokerError> {
-        let To::Backend(name) = to else { return Ok(()) };
-        grant.may_send(to)?;
-        match self.identity.has_mailbox(name) {
-            true => Ok(()),
-            false => Err(BrokerError::NoSuchBackend(name.clone())),
+        match to {
+            To::Backend(name) => {
+                grant.may_send(to)?;
+                match self.identity.has_mailbox(name) {
+                    true => Ok(()),
+                    false => Err(BrokerError::NoSuchBackend(name.clone())),
+                }
+            }
+            To::Reply(reply_to) => match self.broker.requester(reply_to.as_str()) {
+                Some(Address::Backend(name)) if !self.identity.has_mailbox(&name) => {
+                    Err(BrokerError::RequesterGone)
+                }
+                _ => Ok(()),
+            },
+            _ => Ok(()),
         }
     }
 

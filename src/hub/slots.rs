@@ -10,10 +10,11 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// Few for a session, since each one that is connected has a hub. More for a topic: when many read it, the last one is still
+    /// Few for a session, since each one that is connected has a hub; not fewer, since a burst of volatile messages is as long
+    /// at most. More for a topic: when many read it, the last one is still
     /// waking up while the next messages come, and reads the store for each that it finds gone. A backend has one mailbox for
     /// the messages of all its clients.
-    const DEFAULT: Self = Self { session: 4, other: 64 };
+    const DEFAULT: Self = Self { session: 16, other: 64 };
 
     pub(super) fn of(self, address: &Address) -> usize {
         match address {
@@ -48,6 +49,6 @@ mod tests {
         let mailbox = Address::Session(SessionId::new("A").unwrap());
         let topic = Address::Topic(TopicName::new("news").unwrap());
         let slots = |set| [&mailbox, &topic].map(|address| Slots::from(set).of(address));
-        assert_eq!((slots(None), slots(Some(2)), slots(Some(0))), ([4, 64], [2, 2], [1, 1]));
+        assert_eq!((slots(None), slots(Some(2)), slots(Some(0))), ([16, 64], [2, 2], [1, 1]));
     }
 }

@@ -69,7 +69,7 @@ async fn a_request_is_over_with_its_time_and_with_its_requester() {
     clock.advance(TTL / 2);
     broker.register(&session("B"), Some(user("bob")), TTL, false).await.unwrap();
     broker.end(&session("A")).await.unwrap();
-    assert_eq!(answer(&broker, &bob, &late, "1").await, Err(EngineError::AnotherUser.into()));
+    assert_eq!(answer(&broker, &bob, &late, "1").await, Err(BrokerError::RequesterGone));
 }
 
 #[tokio::test]
