@@ -10,10 +10,10 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// Few for a session, since each one that is connected has a hub; not fewer, since a burst of volatile messages is as long
-    /// at most. More for a topic: when many read it, the last one is still
-    /// waking up while the next messages come, and reads the store for each that it finds gone. A backend has one mailbox for
-    /// the messages of all its clients.
+    /// Few for a session, since each one that is connected has a hub; not fewer, since of a burst of volatile messages no more
+    /// than these wait for a reader. More for a topic: when many read it, the last one is still waking up while the next
+    /// messages come, and reads the store for each that it finds gone. A backend has one mailbox for the messages of all its
+    /// clients.
     const DEFAULT: Self = Self { session: 16, other: 64 };
 
     pub(super) fn of(self, address: &Address) -> usize {
