@@ -326,6 +326,11 @@ async fn readers_of_a_backend_end_with_its_key() {
     send(&server, KEY, json!(1)).await;
     let seq = shop.message().await["seq"].clone();
     assert_eq!(events.next().await.data["payload"], 1);
+    let ann = token("ann", "asked");
+    let mut asked = server.welcomed(&ann).await;
+    let ask = json!({ "id": "q", "to": { "user": "ann" }, "payload": 1, "request": true });
+    assert_eq!(server.call("POST", "/v1/messages", SHOP, ask).await.status, 200);
+    let answer = json!({ "to": { "reply": asked.message().await["reply_to"] }, "payload": "late" });
     let key_files = key_file();
     let target = format!("/v1/messages?after={seq}&wait=20");
     let waiting = server.call("GET", &target, SHOP, "");
@@ -361,6 +366,8 @@ async fn readers_of_a_backend_end_with_its_key() {
     })
     .await;
     assert_eq!((refused.status, refused.code()), (404, "not_found".to_owned()));
+    let refused = server.call("POST", "/v1/messages", &ann, answer).await;
+    assert_eq!(refused.code(), "not_found", "an answer needs the mailbox too");
     assert_eq!(other.closed().await.0, 4501);
     std::fs::write(server.path("keys.toml"), key_files).unwrap();
     server.signal(1);

@@ -35,6 +35,19 @@ async fn the_query_identifies_too() {
 }
 
 #[tokio::test]
+async fn a_burst_of_16_volatile_messages_reaches_a_waiting_reader() {
+    let server = TestServer::start().await;
+    let mut ws = server.ws("?session=A").await;
+    assert_eq!(ws.recv().await["type"], "welcome");
+    let burst: Vec<_> =
+        (0..16).map(|n| json!({ "to": { "session": "A" }, "payload": n, "volatile": true })).collect();
+    assert_eq!(server.post("/v1/messages?session=B", json!(burst)).await.status, 200);
+    for n in 0..16 {
+        assert_eq!(ws.payload().await, n);
+    }
+}
+
+#[tokio::test]
 async fn the_subprotocol_is_named_and_not_required() {
     let server = TestServer::start().await;
     let mut request = format!("ws://{}/ws", server.address).into_client_request().unwrap();
