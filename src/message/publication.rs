@@ -14,7 +14,7 @@ use crate::sync::lock;
 
 mod frame;
 
-use frame::{Places, encode, seq_start, width};
+use frame::{Places, encode, seq_start};
 
 /// One message as subscribers get it: committed (or volatile), encoded once.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl ToSchema for Publication {
 }
 
 /// A message encoded as a frame before its seq is known, so that nobody waits for the encoding.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Draft {
     kind: Kind,
     from: Option<SenderName>,
@@ -70,13 +70,13 @@ impl Draft {
     pub(crate) fn encode(address: &Address, message: &Message, expected: Seq) -> Self {
         let (frame, places) = encode(address, Some(expected), message);
         let start = seq_start(message.kind);
-        let digits = start..start + width(expected);
+        let digits = start..start + expected.width();
         Self { kind: message.kind, from: message.from.clone(), frame, digits, places }
     }
 
     /// The length of the frame with this seq, in bytes.
     pub(crate) fn len_with(&self, seq: Seq) -> usize {
-        self.frame.len() - self.digits.len() + width(seq)
+        self.frame.len() - self.digits.len() + seq.width()
     }
 
     /// Writes the seq over the expected one.
@@ -153,7 +153,7 @@ impl Publication {
     pub(crate) fn without_seq(&self) -> Self {
         let digits = seq_start(self.kind);
         let field = match self.seq {
-            Some(seq) => digits - r#""seq":"#.len()..digits + width(seq) + 1,
+            Some(seq) => digits - r#""seq":"#.len()..digits + seq.width() + 1,
             None => 0..0,
         };
         let moved = |place: usize| place - field.len();

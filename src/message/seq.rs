@@ -21,6 +21,11 @@ pub struct Seq(pub u64);
 impl Seq {
     /// Before every message.
     pub const START: Self = Self(0);
+
+    /// How many digits it has.
+    pub(crate) fn width(self) -> usize {
+        self.0.checked_ilog10().map_or(1, |log| log as usize + 1)
+    }
 }
 
 impl fmt::Display for Seq {

@@ -57,6 +57,11 @@ impl SharedText {
         self.tail.push_str(text);
     }
 
+    /// What comes last, to be written at. It becomes a piece as it is if it has no spare capacity.
+    pub(crate) fn tail(&mut self) -> &mut String {
+        &mut self.tail
+    }
+
     /// Adds the frame of a message.
     pub(crate) fn push_frame(&mut self, publication: &Arc<Publication>) {
         self.push_slice(publication, 0..publication.frame().as_str().len());
@@ -103,16 +108,20 @@ impl SharedText {
     }
 
     /// The pieces, none of which is empty.
-    pub(crate) fn into_pieces(mut self) -> Vec<Bytes> {
-        self.flush();
-        self.pieces
+    pub(crate) fn into_pieces(self) -> impl Iterator<Item = Bytes> {
+        let tail = (!self.tail.is_empty()).then(|| self.tail.into());
+        self.pieces.into_iter().chain(tail)
     }
 }
 
 impl From<SharedText> for Body {
     fn from(text: SharedText) -> Self {
         let left = text.len() as u64;
-        match <[Bytes; 1]>::try_from(text.into_pieces()) {
+        if text.pieces.is_empty() {
+            return text.tail.into();
+        }
+        let pieces = text.into_pieces().collect::<Vec<_>>();
+        match <[Bytes; 1]>::try_from(pieces) {
             Ok([piece]) => piece.into(),
             Err(pieces) => Self::new(Pieces { pieces: pieces.into_iter(), left }),
         }
@@ -184,7 +193,7 @@ mod tests {
         outer.push_text(text);
         let text = outer;
         assert_eq!(text.len(), len);
-        let pieces = text.into_pieces();
+        let pieces: Vec<Bytes> = text.into_pieces().collect();
         assert_eq!(pieces.concat(), format!("[{whole}]").into_bytes());
         assert_eq!((pieces.len(), pieces.concat().len()), (5, len));
         assert_eq!(pieces[1].as_ptr(), large.frame().as_str().as_ptr());
@@ -197,7 +206,7 @@ mod tests {
     async fn a_body_tells_its_length_and_text_of_its_own_is_counted() {
         let budget = Budget::new(100_000);
         let mut text = SharedText::default();
-        assert!(text.is_empty() && SharedText::default().into_pieces().is_empty());
+        assert!(text.is_empty() && SharedText::default().into_pieces().next().is_none());
         text.push_str("ab");
         text.push_counted("c".repeat(9_000), budget.try_acquire(Holder::Proved, 20_000).unwrap());
         let body = Body::from(text);

@@ -4,7 +4,7 @@
 //! `presence`, `gap` and `failure` are named events.
 
 use std::convert::Infallible;
-use std::fmt::Write;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -13,7 +13,8 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, header};
 use axum::response::{IntoResponse, Response};
 use futures::stream::{self, StreamExt};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -23,17 +24,17 @@ use crate::engine::EngineError;
 use crate::hub::Transport;
 use crate::limits::ConnectionPermit;
 use crate::link::WRITE_TIMEOUT;
-use crate::message::{Epoch, Item, Kind, Publication, Seq, SessionId, SharedText, TopicName};
+use crate::message::{Item, Kind, Publication, Seq, SessionId, SharedText, TopicName};
 use crate::protocol::ServerFrame;
 use crate::subscriber::Subscriber;
 use crate::transport::reading::{ReadFailures, acknowledge_cursor, check_cursor, next_item, proof_left};
+use crate::transport::sse::event::{line_breaks, push_event, push_fields};
 use crate::transport::topics::TopicReaders;
+
+mod event;
 
 /// Bytes after which a chunk takes no more events.
 const CHUNK: usize = 16 * 1024;
-
-/// Bytes of an event for each line of its data: the name of the field, and the end of the line.
-const LINE: usize = "data: \n".len();
 
 /// A comment.
 const STILL_HERE: &str = ": still here\n\n";
@@ -78,17 +79,7 @@ pub(crate) async fn events(State(gateway): State<Arc<Gateway>>, head: Parts) -> 
         let (subscriber, opening) = gateway.broker.mailbox(address, &resume, Transport::Sse).await?;
         (mailbox, floor) = (Some(subscriber), opening.seq);
     }
-    let pending = event(Some("welcome"), None, &gateway.welcome(&caller, floor));
-    let mut stream = EventStream {
-        gateway,
-        caller,
-        mailbox,
-        topics: TopicReaders::default(),
-        pending,
-        read_failures: ReadFailures::default(),
-        last_prolonged: Instant::now(),
-        _permit: permit,
-    };
+    let mut stream = EventStream::new(gateway, (caller, permit), (mailbox, floor));
     for request in topics {
         stream.subscribe(request, last_event_id.is_some()).await;
     }
@@ -119,7 +110,11 @@ struct EventStream {
     mailbox: Option<Subscriber>,
     topics: TopicReaders,
     /// Events to be written first.
-    pending: String,
+    pending: SharedText,
+    /// Fires when the server stops. It waits once for all events.
+    shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Never later than what is waited for ends. It is set anew only when it has fired: most waits end before.
+    timer: Pin<Box<Sleep>>,
     read_failures: ReadFailures,
     /// When the registration of the caller's session was last prolonged.
     last_prolonged: Instant,
@@ -128,6 +123,28 @@ struct EventStream {
 }
 
 impl EventStream {
+    /// Begins with a `welcome`. The mailbox is acknowledged up to `floor`.
+    fn new(
+        gateway: Arc<Gateway>,
+        (caller, permit): (Caller, ConnectionPermit),
+        (mailbox, floor): (Option<Subscriber>, Seq),
+    ) -> Self {
+        let mut pending = SharedText::default();
+        push_event(pending.tail(), Some("welcome"), None, &gateway.welcome(&caller, floor));
+        Self {
+            caller,
+            mailbox,
+            topics: TopicReaders::default(),
+            pending,
+            shutdown: Box::pin(gateway.shutdown.clone().cancelled_owned()),
+            timer: Box::pin(sleep(gateway.config.heartbeat)),
+            read_failures: ReadFailures::default(),
+            last_prolonged: Instant::now(),
+            _permit: permit,
+            gateway,
+        }
+    }
+
     async fn subscribe(&mut self, request: TopicRequest, reconnected: bool) {
         let TopicRequest { topic, resume, presence } = request;
         let broker = &self.gateway.broker;
@@ -138,11 +155,12 @@ impl EventStream {
         self.topics.insert(topic.clone(), subscriber, member);
         let presence = self.topics.set_watched(broker, &topic, presence).await;
         let frame = ServerFrame::Subscribed { topic: &topic, seq: opening.seq, recovered, presence };
-        self.pending.push_str(&event(Some("subscribed"), None, &frame.encode()));
+        push_event(self.pending.tail(), Some("subscribed"), None, &frame.encode());
     }
 
     fn into_response(self) -> Response {
-        let chunks = stream::unfold(self, async |mut stream| {
+        // Boxed, as it moves with each chunk.
+        let chunks = stream::unfold(Box::new(self), async |mut stream| {
             let chunk = stream.next_chunk().await?;
             Some((stream::iter(chunk.into_pieces()), stream))
         });
@@ -159,8 +177,7 @@ impl EventStream {
                 return None;
             }
         }
-        let mut chunk = SharedText::default();
-        chunk.push_str(&std::mem::take(&mut self.pending));
+        let mut chunk = std::mem::take(&mut self.pending);
         if chunk.is_empty() {
             self.wait(&mut chunk).await?;
         }
@@ -168,7 +185,7 @@ impl EventStream {
             let Some((topic, item)) = self.topics.try_next_after(self.mailbox.as_mut(), |_| true) else {
                 break;
             };
-            self.push_event(&mut chunk, topic.as_ref(), item).await?;
+            self.push_item(&mut chunk, topic.as_ref(), item).await?;
         }
         Some(chunk)
     }
@@ -180,23 +197,35 @@ impl EventStream {
         if left.is_zero() {
             return None;
         }
-        if self.last_prolonged.elapsed() >= heartbeat {
-            self.prolong();
+        let now = Instant::now();
+        if now.duration_since(self.last_prolonged) >= heartbeat {
+            self.prolong(now);
         }
-        let (topic, item) = tokio::select! {
-            item = next_item(self.mailbox.as_mut()) => (None, item?),
-            (topic, item) = self.topics.next() => (Some(topic), item),
-            () = sleep(heartbeat.min(left)) => {
-                chunk.push_str(STILL_HERE);
-                return Some(());
-            }
-            () = self.gateway.shutdown.cancelled() => return None,
-        };
-        self.push_event(chunk, topic.as_ref(), item).await
+        let deadline = now + heartbeat.min(left);
+        if self.timer.deadline() > deadline {
+            self.timer.as_mut().reset(deadline);
+        }
+        loop {
+            let (topic, item) = tokio::select! {
+                item = next_item(self.mailbox.as_mut()) => (None, item?),
+                (topic, item) = self.topics.next() => (Some(topic), item),
+                () = self.timer.as_mut() => {
+                    let is_over = self.timer.deadline() >= deadline;
+                    self.timer.as_mut().reset(if is_over { deadline + heartbeat } else { deadline });
+                    if !is_over {
+                        continue;
+                    }
+                    chunk.push_str(STILL_HERE);
+                    return Some(());
+                }
+                () = self.shutdown.as_mut() => return None,
+            };
+            return self.push_item(chunk, topic.as_ref(), item).await;
+        }
     }
 
     /// Adds the event of an item; `None` at the end of the stream. A failure that was told a moment ago is a comment, since a chunk is not empty.
-    async fn push_event(
+    async fn push_item(
         &mut self,
         chunk: &mut SharedText,
         topic: Option<&TopicName>,
@@ -205,13 +234,21 @@ impl EventStream {
         match item {
             // Not named `error`: a browser would take it for the end of the connection.
             Err(error) => match self.read_failures.note(error) {
-                Some(refusal) => chunk.push_str(&event(Some("failure"), None, &refusal.frame(None))),
+                Some(refusal) => push_event(chunk.tail(), Some("failure"), None, &refusal.frame(None)),
                 None => chunk.push_str(STILL_HERE),
             },
-            Ok(Item::Message(message)) if message.is_large() => {
-                return self.push_large(chunk, topic, message).await;
+            Ok(Item::Message(message)) => {
+                // Only a seq of the mailbox is an id: the browser sends it back, and it acknowledges.
+                let id = message.seq().filter(|_| topic.is_none());
+                if message.is_large() {
+                    return self.push_large(chunk, id, message).await;
+                }
+                push_event(chunk.tail(), event_name(message.kind()), id, message.frame());
             }
-            Ok(item) => chunk.push_str(&event_of(topic, &item, || self.gateway.broker.epoch())),
+            Ok(Item::Gap(gap)) => {
+                let frame = ServerFrame::gap(topic, gap, || self.gateway.broker.epoch()).encode();
+                push_event(chunk.tail(), Some("gap"), Some(gap.to).filter(|_| topic.is_none()), &frame);
+            }
         }
         Some(())
     }
@@ -222,27 +259,27 @@ impl EventStream {
     async fn push_large(
         &mut self,
         chunk: &mut SharedText,
-        topic: Option<&TopicName>,
+        id: Option<Seq>,
         message: Arc<Publication>,
     ) -> Option<()> {
-        let frame = message.frame().as_str();
-        let lines = frame.split(['\n', '\r']).count();
-        if lines == 1 {
-            chunk.push_str(&fields(event_name(message.kind()), message.seq().filter(|_| topic.is_none())));
+        let (frame, name) = (message.frame().as_str(), event_name(message.kind()));
+        if line_breaks(frame) == 0 {
+            push_fields(chunk.tail(), name, id);
             chunk.push_str("data: ");
             chunk.push_frame(&message);
             chunk.push_str("\n\n");
             return Some(());
         }
-        let room = self.gateway.budget.acquire(Holder::Proved, frame.len() + lines * LINE);
+        let room = self.gateway.budget.acquire(Holder::Proved, event::size(name, id, frame));
         let permit = timeout(WRITE_TIMEOUT, room).await.ok()?;
-        let event = event_of(topic, &Item::Message(message), || self.gateway.broker.epoch());
+        let mut event = String::new();
+        push_event(&mut event, name, id, frame);
         chunk.push_counted(event, permit);
         Some(())
     }
 
-    fn prolong(&mut self) {
-        self.last_prolonged = Instant::now();
+    fn prolong(&mut self, now: Instant) {
+        self.last_prolonged = now;
         if let Some(client) = self.caller.grant.client() {
             self.gateway.prolong(client);
         }
@@ -257,39 +294,6 @@ fn event_name(kind: Kind) -> Option<&'static str> {
         Kind::Reply { .. } => Some("reply"),
         Kind::Presence => Some("presence"),
     }
-}
-
-fn event_of(topic: Option<&TopicName>, item: &Item, epoch: impl FnOnce() -> Epoch) -> String {
-    // Only a seq of the mailbox is an id: the browser sends it back, and it acknowledges.
-    let id = item.seq().filter(|_| topic.is_none());
-    match item {
-        Item::Message(message) => event(event_name(message.kind()), id, message.frame()),
-        Item::Gap(gap) => event(Some("gap"), id, &ServerFrame::gap(topic, *gap, epoch).encode()),
-    }
-}
-
-/// The fields of an event before its data.
-fn fields(name: Option<&str>, id: Option<Seq>) -> String {
-    let mut fields = String::new();
-    if let Some(name) = name {
-        _ = writeln!(fields, "event: {name}");
-    }
-    if let Some(id) = id {
-        _ = writeln!(fields, "id: {id}");
-    }
-    fields
-}
-
-/// One event. A payload may have line breaks between its tokens: each line becomes a `data` field, and the browser joins
-/// them again (HTML standard, section 9.2.6).
-fn event(name: Option<&str>, id: Option<Seq>, data: &str) -> String {
-    let mut event = fields(name, id);
-    event.reserve_exact(data.len() + 48);
-    for line in data.split(['\n', '\r']) {
-        _ = writeln!(event, "data: {line}");
-    }
-    event.push('\n');
-    event
 }
 
 #[cfg(test)]

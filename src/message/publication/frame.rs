@@ -104,11 +104,6 @@ pub(super) fn seq_start(kind: Kind) -> usize {
     }
 }
 
-/// How many digits a seq has.
-pub(super) fn width(seq: Seq) -> usize {
-    seq.0.checked_ilog10().map_or(1, |log| log as usize + 1)
-}
-
 /// The frame of a message, of exactly the right size, and where its parts start.
 ///
 /// The payload comes last, so that it can be handed out as a slice of the frame. The fields of a receipt and of presence are

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use axum::Router;
 use axum::body::to_bytes;
 use axum::http::{Request, StatusCode};
@@ -7,9 +9,10 @@ use serde_json::json;
 use tower::ServiceExt;
 
 use super::*;
-use crate::message::{Gap, GapReason, SessionId};
+use crate::grant::SKEW;
+use crate::message::SessionId;
 use crate::protocol::To;
-use crate::transport::testing::{gateway, send, session, topic};
+use crate::transport::testing::{gateway, send, session, token_caller, topic};
 
 /// The answer to a request for events.
 async fn request(gateway: &Arc<Gateway>, target: &str, last_event_id: Option<&str>) -> Response {
@@ -30,21 +33,22 @@ async fn send_to_a(gateway: &Gateway, payload: &serde_json::Value) -> Seq {
     send(gateway, To::Session(session("A")), payload, false).await
 }
 
-#[test]
-fn each_line_of_a_payload_is_a_data_field() {
-    assert_eq!(
-        event(None, None, "{\"a\":\n1,\r\n\"b\":2}"),
-        "data: {\"a\":\ndata: 1,\ndata: \ndata: \"b\":2}\n\n"
-    );
-    assert_eq!(event(Some("gap"), Some(Seq(17)), "{}"), "event: gap\nid: 17\ndata: {}\n\n");
-}
-
-#[test]
-fn only_seqs_of_the_mailbox_are_ids() {
-    let gap = Item::Gap(Gap { from: Seq(12), to: Seq(17), reason: GapReason::Expired });
-    let epoch = || Epoch::new("e1");
-    assert!(event_of(None, &gap, epoch).starts_with("event: gap\nid: 17\ndata: {"));
-    assert!(event_of(Some(&topic("t")), &gap, epoch).starts_with("event: gap\ndata: {"));
+#[tokio::test(start_paused = true)]
+async fn only_seqs_of_the_mailbox_are_ids() {
+    let gateway = gateway(&[]);
+    let first = send_to_a(&gateway, &json!(1)).await;
+    let topic_seq = send(&gateway, To::Topic(topic("t")), &json!(7), false).await;
+    let last = send_to_a(&gateway, &json!(2)).await;
+    gateway.broker.ack(&session("A"), last, None).await.unwrap();
+    let target = format!("/v1/events?session=A&after={first}&topic=t&after.t=0");
+    let mut response = request(&gateway, &target, None).await;
+    let mut events = String::new();
+    while !events.contains("event: gap\n") || !events.contains("\"type\":\"message\"") {
+        events.push_str(&chunk(&mut response).await.unwrap());
+    }
+    assert!(events.contains(&format!("event: gap\nid: {last}\ndata: {{")), "{events}");
+    let of_topic = format!("\n\ndata: {{\"type\":\"message\",\"seq\":{topic_seq},\"topic\"");
+    assert!(events.contains(&of_topic), "{events}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -97,6 +101,25 @@ async fn a_comment_is_sent_after_a_heartbeat_of_silence() {
     let begun = Instant::now();
     assert_eq!(chunk(&mut response).await.unwrap(), ": still here\n\n");
     assert_eq!(begun.elapsed().as_secs(), 25);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    send_to_a(&gateway, &json!(1)).await;
+    chunk(&mut response).await.unwrap();
+    let begun = Instant::now();
+    for silences in 1..=2 {
+        assert_eq!(chunk(&mut response).await.unwrap(), ": still here\n\n");
+        assert_eq!(begun.elapsed().as_secs(), 25 * silences);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_stream_ends_with_the_proof_of_its_reader() {
+    let gateway = gateway(&[]);
+    let caller = token_caller(&gateway, "A", gateway.broker.now() + 5_000);
+    let permit = gateway.connection_permit(None).unwrap();
+    let mut stream = EventStream::new(gateway, (caller, permit), (None, Seq::START));
+    let begun = Instant::now();
+    while stream.next_chunk().await.is_some() {}
+    assert_eq!(begun.elapsed().as_secs(), 5 + SKEW);
 }
 
 #[tokio::test(start_paused = true)]
