@@ -41,19 +41,44 @@ pub(crate) fn for_connections() -> usize {
     usize::try_from(limit - RESERVE.min(limit / 2)).unwrap_or(usize::MAX)
 }
 
-/// Fails if another connection would leave too few descriptors to the store.
-///
-/// # Errors
-/// Says which limit is reached; or no descriptor is free.
-pub(crate) fn room_for_connection(listener: &impl AsFd) -> io::Result<()> {
-    let next = listener.as_fd().try_clone_to_owned()?;
-    let connections = for_connections();
-    if is_below(&next, connections.saturating_add(opened_early())) {
-        return Ok(());
+/// Whether another connection leaves enough descriptors to the store.
+#[derive(Debug)]
+pub(crate) struct RoomForConnections {
+    /// Below this number there is much room.
+    ample: usize,
+    /// Whether the last connection had such a number. Only near the limit the next number is asked for: that takes several
+    /// system calls.
+    is_ample: bool,
+}
+
+impl RoomForConnections {
+    pub(crate) fn new() -> Self {
+        Self { ample: for_connections() / 4 * 3, is_ample: false }
     }
-    Err(io::Error::other(format!(
-        "the limit of open files allows {connections} connections; `ulimit -Hn` or LimitNOFILE= raises it"
-    )))
+
+    /// Fails if another connection would leave too few descriptors to the store.
+    ///
+    /// # Errors
+    /// Says which limit is reached; or no descriptor is free.
+    pub(crate) fn check(&self, listener: &impl AsFd) -> io::Result<()> {
+        if self.is_ample {
+            return Ok(());
+        }
+        let next = listener.as_fd().try_clone_to_owned()?;
+        let connections = for_connections();
+        if is_below(&next, connections.saturating_add(opened_early())) {
+            return Ok(());
+        }
+        Err(io::Error::other(format!(
+            "the limit of open files allows {connections} connections; `ulimit -Hn` or LimitNOFILE= raises it"
+        )))
+    }
+
+    /// Notes a connection that was accepted.
+    pub(crate) fn note(&mut self, connection: &impl AsFd) {
+        // Between two connections no more than a few files are opened.
+        self.is_ample = is_below(connection, self.ample);
+    }
 }
 
 /// Whether a second descriptor of a connection leaves enough of them to new connections.
@@ -66,8 +91,8 @@ fn opened_early() -> usize {
     usize::try_from((RESERVE - ON_DEMAND).min(limit() / 4)).unwrap_or(usize::MAX)
 }
 
-fn is_below(descriptor: &OwnedFd, most: usize) -> bool {
-    usize::try_from(descriptor.as_raw_fd()).is_ok_and(|number| number < most)
+fn is_below(descriptor: &impl AsFd, most: usize) -> bool {
+    usize::try_from(descriptor.as_fd().as_raw_fd()).is_ok_and(|number| number < most)
 }
 
 /// How many may be open.
@@ -84,7 +109,11 @@ mod tests {
         let connections = for_connections() as u64;
         assert!(connections + RESERVE.min(limit() / 2) == limit(), "{connections} of {}", limit());
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        room_for_connection(&listener).unwrap();
+        let mut room = RoomForConnections::new();
+        room.check(&listener).unwrap();
+        room.note(&listener);
+        assert!(room.is_ample, "{listener:?}");
+        room.check(&listener).unwrap();
         let second = listener.as_fd().try_clone_to_owned().unwrap();
         assert!(room_for_second(&second));
         assert!(!is_below(&second, usize::try_from(second.as_raw_fd()).unwrap()));

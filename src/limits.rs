@@ -139,17 +139,22 @@ impl Rates {
     }
 }
 
-/// Counts the open connections of each client address, and refuses those above the limit.
+/// Counts the open connections of each client address, and refuses those above the limit. Cheap to clone: each permit has one.
 #[derive(Debug, Clone)]
 pub(crate) struct ConnectionLimiter {
     /// Most connections of one address.
     limit: usize,
+    counted: Arc<CountedConnections>,
+}
+
+#[derive(Debug)]
+struct CountedConnections {
     /// Protects the counts; held for one look-up. An address without connections has no entry.
-    counts: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    counts: Mutex<HashMap<IpAddr, usize>>,
     /// Notified when an address that was at its limit releases a permit.
-    released: Arc<Notify>,
+    released: Notify,
     /// Bounds the waiting connections, since each release wakes all of them.
-    waiting: Arc<Semaphore>,
+    waiting: Semaphore,
     /// Bounds the connections that are served without a permit.
     extra: Arc<Semaphore>,
 }
@@ -178,16 +183,21 @@ impl ConnectionLimiter {
     /// A limiter that allows `limit` connections for each address; `usize::MAX` disables counting.
     #[must_use]
     pub(crate) fn new(limit: usize) -> Self {
-        let (waiting, extra) = (Semaphore::new(MAX_WAITING).into(), Semaphore::new(MAX_WAITING).into());
-        Self { limit, counts: Arc::default(), released: Arc::default(), waiting, extra }
+        Self::with(limit, MAX_WAITING)
     }
 
-    /// The same limiter, in which at most this many connections wait for a permit, and as many have none, over all
-    /// addresses together.
+    fn with(limit: usize, waiting: usize) -> Self {
+        let (waiting, extra) = (Semaphore::new(waiting), Semaphore::new(waiting).into());
+        let counted =
+            CountedConnections { counts: Mutex::default(), released: Notify::new(), waiting, extra };
+        Self { limit, counted: Arc::new(counted) }
+    }
+
+    /// A limiter with the same limit, in which at most this many connections wait for a permit, and as many have none, over
+    /// all addresses together.
     #[must_use]
     pub(crate) fn with_waiting(self, most: usize) -> Self {
-        let semaphore = || Arc::new(Semaphore::new(most.min(MAX_WAITING)));
-        Self { waiting: semaphore(), extra: semaphore(), ..self }
+        Self::with(self.limit, most.min(MAX_WAITING))
     }
 
     /// The most connections of one address.
@@ -201,7 +211,7 @@ impl ConnectionLimiter {
     pub(crate) fn try_acquire(&self, address: Option<IpAddr>) -> Option<ConnectionPermit> {
         let address = address.filter(|_| self.limit < usize::MAX).map(counted_as);
         if let Some(address) = address {
-            let mut counts = lock(&self.counts);
+            let mut counts = lock(&self.counted.counts);
             let count = counts.entry(address).or_default();
             if *count >= self.limit {
                 return None;
@@ -214,7 +224,7 @@ impl ConnectionLimiter {
     /// A place without a permit, for a connection of an address that is at its limit. `None` if too many have one.
     #[must_use]
     pub(crate) fn try_extra(&self) -> Option<ExtraPlace> {
-        Arc::clone(&self.extra).try_acquire_owned().ok().map(ExtraPlace)
+        Arc::clone(&self.counted.extra).try_acquire_owned().ok().map(ExtraPlace)
     }
 
     /// Waits for a permit; `None` at once if too many connections wait already.
@@ -222,9 +232,9 @@ impl ConnectionLimiter {
     /// # Cancel safety
     /// Dropping the future has no effect.
     pub(crate) async fn acquire(&self, address: Option<IpAddr>) -> Option<ConnectionPermit> {
-        let _waiting = self.waiting.try_acquire().ok()?;
+        let _waiting = self.counted.waiting.try_acquire().ok()?;
         loop {
-            let released = self.released.notified();
+            let released = self.counted.released.notified();
             tokio::pin!(released);
             released.as_mut().enable();
             if let Some(permit) = self.try_acquire(address) {
@@ -238,7 +248,7 @@ impl ConnectionLimiter {
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let Some(address) = self.address else { return };
-        let mut counts = lock(&self.limiter.counts);
+        let mut counts = lock(&self.limiter.counted.counts);
         let Some(count) = counts.get_mut(&address) else { return };
         let was_full = *count == self.limiter.limit;
         *count -= 1;
@@ -248,7 +258,7 @@ impl Drop for ConnectionPermit {
         }
         drop(counts);
         if was_full {
-            self.limiter.released.notify_waiters();
+            self.limiter.counted.released.notify_waiters();
         }
     }
 }

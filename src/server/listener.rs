@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
-use futures::future::join_all;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Listen};
-use crate::descriptors;
+use crate::descriptors::RoomForConnections;
 use crate::limits::{ConnectionLimiter, ConnectionPermit, ExtraPlace};
 use crate::link::{Link, MonitoredStream};
 use crate::log::Repeated;
@@ -104,6 +104,9 @@ fn is_missing(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
+/// Whether a connection has TCP_NODELAY if its listener has it. Otherwise it takes a system call for each one.
+const INHERITS_NODELAY: bool = cfg!(target_os = "linux");
+
 /// Accepts connections and serves each in a task of its own. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Acceptor {
@@ -123,17 +126,28 @@ pub(super) struct Acceptor {
 impl Acceptor {
     /// Accepts connections of all listeners until the shutdown.
     pub(super) async fn accept_all_until_shutdown(&self, listeners: Vec<TcpListener>) {
-        join_all(listeners.into_iter().map(|listener| self.accept_until_shutdown(listener))).await;
+        // In tasks: whoever waits here may do so on another thread than those that serve connections. Then each connection
+        // would wake up two threads.
+        let mut accepting = JoinSet::new();
+        for listener in listeners {
+            let acceptor = self.clone();
+            accepting.spawn(async move { acceptor.accept_until_shutdown(listener).await });
+        }
+        while accepting.join_next().await.is_some() {}
     }
 
     /// Accepts connections until the shutdown.
     async fn accept_until_shutdown(&self, listener: TcpListener) {
-        let shutdown = self.shutdown.clone();
-        let mut failures = Repeated::every(REPORT_INTERVAL);
+        if let Err(error) = SockRef::from(&listener).set_tcp_nodelay(INHERITS_NODELAY) {
+            tracing::warn!(%error, "no TCP_NODELAY for the connections of a listener");
+        }
+        self.shutdown.run_until_cancelled(self.accept_all(listener)).await;
+    }
+
+    async fn accept_all(&self, listener: TcpListener) {
+        let (mut failures, mut room) = (Repeated::every(REPORT_INTERVAL), RoomForConnections::new());
         loop {
-            let accepting = without_panic(self.accept_one(&listener));
-            let Some(accepted) = shutdown.run_until_cancelled(accepting).await else { return };
-            match accepted {
+            match without_panic(self.accept_one(&listener, &mut room)).await {
                 Ok(()) => {}
                 Err(error) if is_peer_error(&error) => tracing::debug!(%error, "not accepted"),
                 Err(error) => {
@@ -146,14 +160,17 @@ impl Acceptor {
         }
     }
 
-    async fn accept_one(&self, listener: &TcpListener) -> io::Result<()> {
-        let (stream, peer) = accept_within_limit(listener).await?;
+    async fn accept_one(&self, listener: &TcpListener, room: &mut RoomForConnections) -> io::Result<()> {
+        // What is left is for the store.
+        room.check(listener)?;
+        let (stream, peer) = listener.accept().await?;
+        room.note(&stream);
         self.accept(stream, peer);
         Ok(())
     }
 
     fn accept(&self, stream: TcpStream, peer: SocketAddr) {
-        if let Err(error) = stream.set_nodelay(true) {
+        if !INHERITS_NODELAY && let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%peer, %error, "no TCP_NODELAY");
         }
         let link = Link::with_peer(Some(peer.ip()));
@@ -232,12 +249,6 @@ impl Acceptor {
 async fn without_panic(accepting: impl Future<Output = io::Result<()>>) -> io::Result<()> {
     let accepted = AssertUnwindSafe(accepting).catch_unwind().await;
     accepted.unwrap_or_else(|_| Err(io::Error::other("accepting has panicked")))
-}
-
-/// Accepts a connection, but only while it leaves enough descriptors to the store.
-async fn accept_within_limit(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-    descriptors::room_for_connection(listener)?;
-    listener.accept().await
 }
 
 /// Whether the peer ended the connection before it was accepted.
