@@ -120,7 +120,8 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
         }
         conversation.fill();
         conversation.timers.watch_write(conversation.output.blocked());
-        if tick.is_elapsed() || tick.deadline() != conversation.timers.tick() {
+        // A tick that comes early does nothing, and sets the next one. Most connections end before.
+        if tick.is_elapsed() || tick.deadline() > conversation.timers.tick() {
             tick.as_mut().reset(conversation.timers.tick());
         }
         let event = next_event(conversation, socket, tick.as_mut(), shutdown.as_mut()).await;

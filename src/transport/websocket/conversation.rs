@@ -195,8 +195,7 @@ impl Conversation {
         if self.timers.write_timed_out(now, blocked) {
             return ControlFlow::Break(End::Disconnected);
         }
-        let hello_awaited = self.caller.is_none() && self.identifying.is_none();
-        if hello_awaited && self.timers.hello_timed_out(now) {
+        if self.hello_awaited() && self.timers.hello_timed_out(now) {
             let text = format!("no hello within {} s", self.gateway.config.hello_timeout.as_secs_f32());
             return ControlFlow::Break(End::Close(Close::NoHello, text));
         }
@@ -210,9 +209,17 @@ impl Conversation {
         if self.timers.take_ping(now) && blocked.is_none() {
             self.output.push(Frame::ping());
         }
-        let expires_in = self.expires_in();
-        self.timers.schedule_tick(now, hello_awaited, expires_in);
+        self.schedule_tick(now);
         ControlFlow::Continue(())
+    }
+
+    fn hello_awaited(&self) -> bool {
+        self.caller.is_none() && self.identifying.is_none()
+    }
+
+    /// Sets the next tick.
+    fn schedule_tick(&mut self, now: Instant) {
+        self.timers.schedule_tick(now, self.hello_awaited(), self.expires_in());
     }
 
     /// The most bytes of the next message; `None` while nothing more may be read from the peer.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
+use tokio::time::Instant;
 
 use crate::broker::BrokerError;
 use crate::config::Auth;
@@ -34,7 +35,7 @@ impl Conversation {
         }
         self.welcome(caller, floor);
         // The token of this caller has an expiry of its own.
-        self.timers.tick_now();
+        self.schedule_tick(Instant::now());
         ControlFlow::Continue(())
     }
 
