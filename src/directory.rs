@@ -143,9 +143,9 @@ impl Directory {
     pub(crate) fn known_mailboxes(&self, grant: &Grant, to: &To) -> usize {
         match to {
             To::Session(_) | To::Topic(_) | To::Backend(_) | To::Reply(_) => 1,
-            To::User(user) => self.known_sessions_of(user).len(),
+            To::User(user) => self.engine.count_sessions_of(user),
             To::Peer(name) if self.means_one_session(grant, name) => 1,
-            To::Peer(name) => self.known_sessions_of(&UserId::from(name)).len(),
+            To::Peer(name) => self.engine.count_sessions_of(&UserId::from(name)),
         }
     }
 

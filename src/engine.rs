@@ -114,6 +114,12 @@ impl Engine {
         each!(self, engine => engine.append(append))
     }
 
+    /// Stores a message in its mailbox, and then in each of these, as appends one after the other would. All commits are in
+    /// this order. Cheaper than as many appends.
+    pub fn append_each(&self, append: Append, others: Vec<Address>) -> Vec<Commit> {
+        each!(self, engine => engine.append_each(append, others))
+    }
+
     /// Hands a message to the current readers of the address, and stores nothing. `false` if there is no room for it in the
     /// memory budget.
     pub fn publish_volatile(&self, address: &Address, publication: &Arc<Publication>) -> bool {
@@ -130,6 +136,13 @@ impl Engine {
     /// Dropping the future has no effect.
     pub async fn read(&self, address: &Address, after: Seq, limit: usize) -> Result<Batch, EngineError> {
         each!(self, engine => engine.read(address, after, limit).await)
+    }
+
+    /// What [`Self::read`] finds, if it has to wait for nothing: neither for the disk or another machine, nor for room in the
+    /// memory budget.
+    #[must_use]
+    pub fn read_at_hand(&self, address: &Address, after: Seq, limit: usize) -> Option<Batch> {
+        each!(self, engine => engine.read_at_hand(address, after, limit))
     }
 
     /// Deletes everything up to and including `through`. Cheap, not waited for, idempotent. The reads of this node
@@ -206,6 +219,12 @@ impl Engine {
     #[must_use]
     pub fn sessions_of(&self, user: &UserId) -> Vec<SessionId> {
         each!(self, engine => engine.sessions_of(user))
+    }
+
+    /// How many they are. Cheaper than to list them.
+    #[must_use]
+    pub fn count_sessions_of(&self, user: &UserId) -> usize {
+        each!(self, engine => engine.count_sessions_of(user))
     }
 
     /// The public name of a session.

@@ -21,6 +21,7 @@ use crate::message::{Address, Epoch, Gap, GapReason, Item, Seq};
 
 mod ahead;
 mod held;
+mod read;
 
 use ahead::Ahead;
 
@@ -311,14 +312,7 @@ impl Subscriber {
 
     /// One read of the engine.
     async fn catch_up(&mut self, target: Seq) -> Result<(), EngineError> {
-        let reading = self.reading.get_or_insert_with(|| {
-            let (engine, address) = (self.engine.clone(), self.handle.address().clone());
-            let start = Start { cursor: self.read, epoch: self.epoch.clone() };
-            SyncWrapper::new(Box::pin(async move { read(&engine, &address, start).await }))
-        });
-        let read = reading.get_mut().await;
-        self.reading = None;
-        let ReadResult { batch, restart } = read?;
+        let ReadResult { batch, restart } = self.read_engine().await?;
         self.failure_told = false;
         let restarted = restart.is_some();
         if !restarted && let Some(gap) = self.released_gap(&batch) {
@@ -366,23 +360,6 @@ impl Subscriber {
         self.epoch = epoch;
         self.read = floor;
         self.delivered = floor;
-    }
-}
-
-/// Reads the engine from where a reader is, or from the ack floor if the epoch is another one by now.
-async fn read(engine: &Engine, address: &Address, start: Start) -> Result<ReadResult, EngineError> {
-    loop {
-        let epoch = engine.epoch();
-        let restart = match epoch == start.epoch {
-            true => None,
-            false => Some((epoch.clone(), engine.position(address).await.floor)),
-        };
-        let after = restart.as_ref().map_or(start.cursor, |(_, floor)| *floor);
-        let batch = engine.read(address, after, READ).await?;
-        // Seqs of two epochs do not go together.
-        if epoch == engine.epoch() {
-            return Ok(ReadResult { batch, restart });
-        }
     }
 }
 

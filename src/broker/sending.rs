@@ -32,7 +32,7 @@ pub enum Sending {
 }
 
 impl Sending {
-    pub(super) fn each(commits: impl Iterator<Item = Commit>) -> Self {
+    pub(super) fn each(commits: impl IntoIterator<Item = Commit>) -> Self {
         Self::Each(join_all(commits))
     }
 }
@@ -90,16 +90,32 @@ impl Broker {
                 let append = Append { address, message, author, id, ttl, receipt, payer, user };
                 Sending::One(self.engine.append(append))
             }
-            Receivers::Each(user, sessions) => Sending::each(sessions.into_iter().map(|session| {
-                let (author, id, payer) = (author.clone(), id.clone(), payer.clone());
-                let (address, user) = (Address::Session(session), Some(user.clone()));
-                let message = match &asking {
-                    Some(asking) => asking.message(self, &message, &address),
-                    None => message.clone(),
-                };
-                self.engine.append(Append { address, message, author, id, ttl, receipt: false, payer, user })
-            })),
+            Receivers::Each(user, sessions) => {
+                let mut mailboxes = sessions.into_iter().map(Address::Session);
+                let Some(address) = mailboxes.next() else { return Err(BrokerError::NoSuchUser(user)) };
+                let user = Some(user);
+                let append = Append { address, message, author, id, ttl, receipt: false, payer, user };
+                match &asking {
+                    None => Sending::each(self.engine.append_each(append, mailboxes.collect())),
+                    Some(asking) => Sending::each(self.requests(asking, &append, mailboxes)),
+                }
+            }
         })
+    }
+
+    /// Stores a request in its mailbox and in each of these. Each of them has a `reply_to` of its own.
+    fn requests(
+        &self,
+        asking: &Asking,
+        append: &Append,
+        others: impl Iterator<Item = Address>,
+    ) -> Vec<Commit> {
+        let mailboxes = std::iter::once(append.address.clone()).chain(others);
+        let each = mailboxes.map(|address| {
+            let message = asking.message(self, &append.message, &address);
+            self.engine.append(Append { address, message, ..append.clone() })
+        });
+        each.collect()
     }
 
     fn check(&self, grant: &Grant, send: &SendRequest) -> Result<(), BrokerError> {

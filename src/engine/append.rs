@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::message::{Address, Author, Message, MessageId, SenderName, UserId};
 
 /// A message to store.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Append {
     /// The mailbox or history that it goes to.
     pub address: Address,
@@ -25,4 +25,12 @@ pub struct Append {
     /// The user that it is for: the session of its mailbox must be registered for this user when it is stored. `None` if it
     /// is for whoever has the session.
     pub user: Option<UserId>,
+}
+
+impl Append {
+    /// The same message for its mailbox, and then for each of these.
+    pub(super) fn into_each(self, others: Vec<Address>) -> impl Iterator<Item = Self> {
+        let copies: Vec<_> = others.into_iter().map(|address| Self { address, ..self.clone() }).collect();
+        std::iter::once(self).chain(copies)
+    }
 }

@@ -189,6 +189,7 @@ suite! {
     on [memory os fsync node] messages:
         seqs_increase_and_reads_are_in_order
         a_place_in_the_order_is_taken_when_append_is_called
+        a_message_for_several_mailboxes_is_an_append_in_each
         a_short_read_has_reached_the_end
         what_is_committed_is_published_or_announced
         a_mailbox_loses_only_what_is_trimmed_and_says_so

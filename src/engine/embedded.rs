@@ -16,15 +16,17 @@ use tokio::sync::oneshot;
 use crate::budget::Holder;
 use crate::engine::{
     Append, Arrivals, Batch, Commit, EngineError, Expired, Fatal, Health, Lookup, Position, Register,
-    RegisterError, Registrar, Registration, Settings,
+    RegisterError, Registrar, Settings,
 };
 use crate::hub::{EndReason, Hubs};
-use crate::message::{Address, Epoch, Handle, Publication, Seq, SessionId, UserId};
+use crate::message::{Address, Epoch, Publication, Seq, SessionId};
 use crate::sync::lock;
 
+mod at_hand;
 mod crash;
 mod dedup;
 mod disk;
+mod each;
 mod file_id;
 mod files;
 #[cfg(test)]
@@ -32,6 +34,7 @@ mod fixture;
 mod handles;
 mod index;
 mod load;
+mod lookups;
 mod place;
 mod presence;
 mod private;
@@ -235,12 +238,7 @@ impl Embedded {
         {
             return Commit::done(Err(refused));
         }
-        let append = PreparedAppend::new(append, id, shared.newest());
-        let Some(store) = shared.store.lock() else { return unavailable(BROKEN) };
-        match shared.disk {
-            Some(_) => self.append_to_disk(store, append),
-            None => self.append_in_memory(store, append),
-        }
+        self.append_prepared(PreparedAppend::new(append, id, shared.newest()))
     }
 
     fn append_in_memory(&self, mut store: StoreGuard<'_>, append: PreparedAppend) -> Commit {
@@ -343,42 +341,9 @@ impl Embedded {
         &self.shared.arrivals
     }
 
-    /// See [`crate::engine::Engine::is_revoked`].
-    #[must_use]
-    pub fn is_revoked(&self, session: &SessionId) -> bool {
-        let now = self.shared.clock.now();
-        self.shared.store.lock().is_some_and(|store| store.index.sessions().is_revoked(session, now))
-    }
-
-    /// See [`crate::engine::Engine::session_of`].
-    #[must_use]
-    pub fn session_of(&self, handle: Handle) -> Option<SessionId> {
-        let store = self.shared.store.lock()?;
-        store.index.sessions().session_of(handle, self.shared.clock.now()).cloned()
-    }
-
     /// See [`crate::engine::Engine::waiting`].
     pub async fn waiting(&self, mailbox: &Address) -> usize {
         self.shared.store.lock().map_or(0, |store| store.index.waiting(mailbox))
-    }
-
-    /// See [`crate::engine::Engine::registration`].
-    #[must_use]
-    pub fn registration(&self, session: &SessionId) -> Option<Registration> {
-        let store = self.shared.store.lock()?;
-        store
-            .index
-            .sessions()
-            .get(session, self.shared.clock.now())
-            .map(|known| self.shared.clock.shown(known))
-    }
-
-    /// See [`crate::engine::Engine::sessions_of`].
-    #[must_use]
-    pub fn sessions_of(&self, user: &UserId) -> Vec<SessionId> {
-        let now = self.shared.clock.now();
-        let store = self.shared.store.lock();
-        store.map(|store| store.index.sessions().sessions_of(user, now)).unwrap_or_default()
     }
 
     /// See [`crate::engine::Engine::publish_volatile`].

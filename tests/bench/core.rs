@@ -5,6 +5,7 @@
 //! - `encode`: a message becomes a frame, of 128 bytes and of 64 KiB.
 //! - `hub`: a publication goes to 1, 100 and 10,000 subscribers of a topic, and each takes it.
 //! - `mailbox`: append, read 64 and acknowledge, at level `memory`; and a commit of 64 messages at level `os`.
+//! - `user`: a message to a user of 10 sessions, at level `memory`: stored and acknowledged.
 //! - `legacy`: the object that an x0 page gets for a payload.
 //!
 //! To compare two builds, save the figures of one and run the other against them:
@@ -120,6 +121,26 @@ fn mailbox_in_memory(criterion: &mut Criterion) {
     group.finish();
 }
 
+fn user(criterion: &mut Criterion) {
+    let (runtime, mailboxes) = (runtime(), (0..10).map(|n| mailbox(&n.to_string())).collect::<Vec<_>>());
+    let engine = Embedded::in_memory(settings(), Hubs::new(None));
+    let mut group = criterion.benchmark_group("user");
+    group.throughput(Throughput::Elements(10));
+    for size in [128, 64 << 10] {
+        let message = message(size);
+        group.bench_function(BenchmarkId::from_parameter(size), |bencher| {
+            bencher.iter(|| {
+                let append = append(&mailboxes[0], &message);
+                let commits = engine.append_each(append, mailboxes[1..].to_vec());
+                for (mailbox, commit) in mailboxes.iter().zip(commits) {
+                    engine.trim(mailbox, runtime.block_on(commit).expect("it is stored"));
+                }
+            });
+        });
+    }
+    group.finish();
+}
+
 fn mailbox_on_disk(criterion: &mut Criterion) {
     let (runtime, message, dir) = (runtime(), message(128), tempfile::tempdir().expect("a directory"));
     let (engine, mut writer) =
@@ -163,6 +184,7 @@ fn main() {
     hub(&mut criterion);
     mailbox_in_memory(&mut criterion);
     mailbox_on_disk(&mut criterion);
+    user(&mut criterion);
     legacy(&mut criterion);
     criterion.final_summary();
 }

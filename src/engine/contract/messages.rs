@@ -60,6 +60,35 @@ pub(super) async fn a_place_in_the_order_is_taken_when_append_is_called(lab: Lab
     assert_eq!(found(&engine, &a, Seq::START).await, ["1", "2", "3"]);
 }
 
+pub(super) async fn a_message_for_several_mailboxes_is_an_append_in_each(lab: Lab) {
+    let (engine, _) = lab.engine();
+    let [a, b, c] = ["A", "B", "C"].map(mailbox);
+    let each = async |id: &str| {
+        let append = Append { id: MessageId::new(id).ok(), ..append(&a, "1") };
+        futures::future::join_all(engine.append_each(append, vec![b.clone(), c.clone()])).await
+    };
+    let before = put(&engine, &b, "0").await;
+    let stored: Vec<Seq> = each("x").await.into_iter().map(Result::unwrap).collect();
+    assert!(before < stored[0] && stored.is_sorted_by(|one, next| one < next), "{stored:?}");
+    for (mailbox, seq) in [&a, &b, &c].into_iter().zip(&stored) {
+        let items = items(&engine, mailbox, if *mailbox == b { 2 } else { 1 }).await;
+        let Some(Item::Message(last)) = items.last() else { panic!("{items:?}") };
+        let alone = Publication::encode(mailbox, Some(*seq), &from("S", "1"));
+        assert_eq!((last.frame(), last.payload()), (alone.frame(), "1"));
+    }
+    let retried: Vec<Seq> = each("x").await.into_iter().map(Result::unwrap).collect();
+    assert_eq!(retried, stored);
+    // One that is full refuses it, and the others take it.
+    for n in 2..5 {
+        put(&engine, &b, &n.to_string()).await;
+    }
+    let [taken, full, last] = each("y").await.try_into().expect("one for each");
+    assert!(
+        taken.is_ok() && last.is_ok() && matches!(full, Err(EngineError::MailboxFull { .. })),
+        "{full:?}"
+    );
+}
+
 pub(super) async fn a_short_read_has_reached_the_end(lab: Lab) {
     let (engine, _) = lab.engine();
     let a = mailbox("A");

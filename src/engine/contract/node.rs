@@ -150,6 +150,10 @@ impl Node {
         self.change(|answer| Change::Append(append, answer))
     }
 
+    pub(crate) fn append_each(&self, append: Append, others: Vec<Address>) -> Vec<Commit> {
+        append.into_each(others).map(|append| self.append(append)).collect()
+    }
+
     pub(crate) fn register(&self, register: &Register) -> Commit<RegisterError> {
         self.change(|answer| Change::Register(register.clone(), answer))
     }
@@ -180,6 +184,10 @@ impl Node {
             }
         }
         unreachable!("the leader's answer is taken")
+    }
+
+    pub(crate) fn read_at_hand(&self, _: &Address, _: Seq, _: usize) -> Option<Batch> {
+        None
     }
 
     /// The answer of a replica that does not have the newest messages yet.
@@ -261,6 +269,10 @@ impl Node {
         }));
         sessions.sort();
         sessions
+    }
+
+    pub(crate) fn count_sessions_of(&self, user: &UserId) -> usize {
+        self.sessions_of(user).len()
     }
 
     pub(crate) fn handle(&self, session: &SessionId) -> Handle {

@@ -121,9 +121,17 @@ impl DedupHasher {
 
     /// The id of an append that has one.
     pub(super) fn id_of(&self, append: &Append) -> Option<SendId> {
-        let id = append.id.as_ref()?;
-        let key = self.key(&append.address, &append.author, &append.message, id);
-        Some(SendId { key, content: self.content(&append.message), author: self.author(&append.author) })
+        self.ids_of(append)(&append.address)
+    }
+
+    /// The id of an append that has one, at each address that it goes to. What is the same there is hashed once.
+    pub(super) fn ids_of(&self, append: &Append) -> impl Fn(&Address) -> Option<SendId> {
+        let same =
+            append.id.as_ref().map(|id| (id, self.content(&append.message), self.author(&append.author)));
+        move |address| {
+            let (id, content, author) = same?;
+            Some(SendId { key: self.key(address, &append.author, &append.message, id), content, author })
+        }
     }
 
     /// Senders without a name are one author.

@@ -10,7 +10,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::engine::{Bounds, QueueBounds, Registrar};
 use crate::hub::{HubEvent, Interest, Transport};
-use crate::message::{Author, Kind, Message};
+use crate::message::{Author, Kind, Message, UserId};
 
 fn settings() -> Settings {
     let bounds = Bounds { messages: 100_000, bytes: 64 << 20, age: Duration::from_secs(60) };

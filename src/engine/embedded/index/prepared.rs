@@ -7,7 +7,7 @@ use crate::engine::embedded::dedup::SendId;
 use crate::message::{Address, Draft, MessageId, SenderName, Seq, UserId};
 
 /// An append with everything that can be computed before the lock is taken: its frame and its id.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct PreparedAppend {
     pub(super) address: Address,
     pub(super) draft: Draft,
@@ -31,5 +31,11 @@ impl PreparedAppend {
         let draft = Draft::encode(&address, &message, expected);
         let receipt = if receipt { author.mailbox().zip(id) } else { None };
         Self { address, draft, send_id, ttl, ts: message.ts, receipt, payer, user }
+    }
+
+    /// The same message for another mailbox: the frame does not name it.
+    pub(crate) fn to(&self, mailbox: Address, send_id: Option<SendId>) -> Self {
+        debug_assert!(self.address.is_mailbox() && mailbox.is_mailbox(), "the frames of topics differ");
+        Self { address: mailbox, send_id, ..self.clone() }
     }
 }
