@@ -7,6 +7,7 @@ use crate::edge::Query;
 use crate::identity::verify_with_secret;
 use crate::message::{Address, Handle, Kind, Message, Publication, SenderName, Seq};
 use crate::protocol::{AckBody, ClientFrame, SendRequest, SessionBody, To};
+use crate::server;
 use crate::transport::legacy::shape::{self, LegacyError, LegacyPath, LegacyRequest};
 use crate::transport::legacy::with_sender;
 use crate::transport::websocket::socket::{Decoder, ReadError, Received};
@@ -128,4 +129,9 @@ fn decode(bytes: &[u8], part: usize) -> (Vec<Received>, Option<ReadError>) {
         assert!(input.is_empty(), "everything is taken");
     }
     (received, None)
+}
+
+/// A connection over HTTP/1.1: our loop and hyper do the same with it.
+pub fn http1(bytes: &[u8]) {
+    server::compare(bytes);
 }

@@ -18,12 +18,14 @@ use crate::limits::{FailedProofs, ProvedAddresses, Rates};
 use crate::link::Link;
 use crate::reload::SetupError;
 use crate::transport::legacy::{Legacy, LegacyReceipts};
-use crate::transport::poll::PollReaders;
+use crate::transport::poll::{PollReaders, Polls};
 
 mod connection;
+mod direct;
 mod entrance;
 mod error;
 mod head;
+mod http1;
 mod janitor;
 mod listener;
 mod opening;
@@ -37,14 +39,17 @@ mod stop;
 mod streams;
 
 pub use error::{ServeError, StartError};
+pub(crate) use http1::compare;
 pub use listener::listen;
 pub use settings::{broker_limits, engine_settings, storage};
 pub use starting::Starting;
 
+use direct::{Direct, NativePolls};
 use entrance::Entrance;
 use janitor::Janitor;
 use listener::Addresses;
 use opening::Opening;
+use router::HostCheck;
 
 /// A broker with everything that reaches it over the network. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -53,6 +58,7 @@ pub struct Server {
     /// All routes, without the check of hosts.
     router: Router,
     x0: Legacy,
+    polls: Polls,
     entrance: Entrance,
     /// Stops the janitor when the last clone is dropped.
     _janitor: Arc<DropGuard>,
@@ -97,9 +103,10 @@ impl Server {
         });
         let (poll_readers, legacy_receipts) = (PollReaders::default(), Arc::<LegacyReceipts>::default());
         let x0 = Legacy::new(Arc::clone(&gateway), Arc::clone(&legacy_receipts));
-        let router = router::router(&gateway, &poll_readers, &x0);
+        let polls = Polls::new(Arc::clone(&gateway), Arc::clone(&poll_readers));
+        let router = router::router(&gateway, &polls, &x0);
         let janitor = Janitor { gateway: Arc::clone(&gateway), poll_readers, legacy_receipts };
-        Self { gateway, router, x0, entrance, _janitor: Arc::new(janitor.start()) }
+        Self { gateway, router, x0, polls, entrance, _janitor: Arc::new(janitor.start()) }
     }
 
     /// The routes, for tests without a socket.
@@ -125,13 +132,23 @@ impl Server {
         &self.entrance.hurry
     }
 
+    fn open_routes(&self, hosts: Option<HostCheck>) {
+        let (router, x0) = (self.router.clone(), self.x0.clone());
+        let polls = NativePolls::new(&self.gateway, self.polls.clone(), hosts.clone());
+        let router = match hosts {
+            Some(hosts) => router::with_host_check(router, hosts),
+            None => router,
+        };
+        self.entrance.routes.open(router, Some(Direct { x0, polls }));
+    }
+
     /// Serves one connection that speaks HTTP/1.1, on any stream, without the check of hosts.
     pub fn connection<S>(&self, stream: S, link: Arc<Link>) -> impl Future<Output = ()> + Send + use<S>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        self.entrance.routes.open(self.router.clone(), Some(self.x0.clone()));
-        self.entrance.acceptor.connection_server.http1(stream, link)
+        self.open_routes(None);
+        self.entrance.acceptor.connection_server.http1_cleartext(stream, link)
     }
 
     /// Serves until [`Self::shutdown`] is cancelled, or until the store cannot go on. Then it answers pending polls, closes
@@ -152,8 +169,7 @@ impl Server {
         accepting: Pin<&mut impl Future<Output = ()>>,
         addresses: &Addresses,
     ) -> Result<(), ServeError> {
-        let router = router::with_host_check(self.router.clone(), &self.gateway, addresses.first().ip());
-        self.entrance.routes.open(router, Some(self.x0.clone()));
+        self.open_routes(HostCheck::new(&self.gateway, addresses.first().ip()));
         addresses.log_ready(self.entrance.acceptor.tls.is_some(), self.gateway.broker.durability());
         let fatal = self.gateway.broker.fatal().clone();
         tokio::select! {

@@ -23,14 +23,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
 
 use crate::edge::Refusal;
 use crate::limits::{ConnectionLimiter, ConnectionPermit, ExtraPlace};
 use crate::link::Link;
 use crate::protocol::Code;
+use crate::server::direct::Door;
 use crate::server::head;
-use crate::server::routes::{OpenRoutes, Routes};
+use crate::server::http1::HeadTimer;
+use crate::server::routes::Routes;
 use crate::server::streams::{self, Streams, TrackedBody};
 use crate::sync::lock;
 use crate::transport::legacy;
@@ -85,7 +86,12 @@ enum Seat {
 
 impl ConnectionServer {
     /// Serves a connection that speaks HTTP/1.1.
-    pub(super) fn http1<S>(&self, stream: S, link: Arc<Link>) -> impl Future<Output = ()> + Send + use<S>
+    pub(super) fn http1<S>(
+        &self,
+        stream: S,
+        link: Arc<Link>,
+        timer: HeadTimer,
+    ) -> impl Future<Output = ()> + Send + use<S>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -94,7 +100,7 @@ impl ConnectionServer {
         async move {
             let service = service_fn(move |request| answer(&routes, Arc::clone(&link), request));
             let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
+                .timer(timer)
                 .header_read_timeout(header_timeout)
                 .max_buf_size(HEADERS)
                 .serve_connection(TokioIo::new(stream), service)
@@ -243,17 +249,12 @@ fn answer(
     request: hyper::Request<Incoming>,
 ) -> impl Future<Output = Result<Response, Infallible>> + Send + use<> {
     if let Err(text) = head::check(request.version(), request.uri(), request.headers()) {
-        return Either::Left(Either::Left(ready(Ok(refuse_for_good(text)))));
+        return Either::Left(ready(Ok(refuse_for_good(text))));
     }
     let mut request: Request = request.map(body::Body::new);
     request.extensions_mut().insert(link);
-    let Some(OpenRoutes { router, x0 }) = routes.get() else {
-        return Either::Left(Either::Right(routes.clone().answer_early(request).boxed().map(Ok)));
-    };
-    match x0.as_ref().zip(legacy::path_of(request.uri().path())) {
-        Some((x0, path)) => Either::Left(Either::Right(x0.answer(path, request).map(Ok))),
-        None => Either::Right(router.clone().oneshot(request)),
-    }
+    let door = Door::of(request.method(), request.uri().path());
+    Either::Right(routes.answer(door, request).map(Ok))
 }
 
 /// The answer to a request above the limit of its address.
@@ -327,7 +328,7 @@ mod tests {
         let server = server(&Arc::default());
         let (_client, stream) = duplex(1024);
         let begun = Instant::now();
-        server.http1(stream, link()).await;
+        server.http1(stream, link(), HeadTimer::default()).await;
         assert_eq!(begun.elapsed(), HEADER_TIMEOUT);
         let (_client, stream) = duplex(1024);
         let begun = Instant::now();
@@ -339,7 +340,7 @@ mod tests {
     async fn a_connection_may_idle_for_the_header_timeout_between_requests() {
         let server = server(&Arc::default());
         let (mut client, stream) = duplex(1024);
-        let serving = tokio::spawn(server.http1(stream, link()));
+        let serving = tokio::spawn(server.http1(stream, link(), HeadTimer::default()));
         for _ in 0..2 {
             tokio::time::sleep(HEADER_TIMEOUT / 2).await;
             client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
@@ -355,7 +356,7 @@ mod tests {
         let answer = Arc::new(Notify::new());
         let server = server(&answer);
         let (mut client, stream) = duplex(1024);
-        let serving = tokio::spawn(server.http1(stream, link()));
+        let serving = tokio::spawn(server.http1(stream, link(), HeadTimer::default()));
         client
             .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\nGET /wait HTTP/1.1\r\nhost: x\r\n\r\n")
             .await
@@ -373,6 +374,6 @@ mod tests {
         let server = server(&Arc::default());
         let (_client, stream) = duplex(1024);
         server.shutdown.cancel();
-        server.http1(stream, link()).await;
+        server.http1(stream, link(), HeadTimer::default()).await;
     }
 }

@@ -24,6 +24,7 @@ use crate::link::{Link, MonitoredStream};
 use crate::log::Repeated;
 use crate::reload::Current;
 use crate::server::connection::ConnectionServer;
+use crate::server::http1::HeadTimer;
 
 /// Pause after the operating system refused to accept, for example without free descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -179,11 +180,8 @@ impl Acceptor {
         let counted = Some(peer.ip()).filter(|address| !self.config.access.is_trusted_proxy(*address));
         match (&self.tls, self.socket_limiter.try_acquire(counted)) {
             (None, Some(permit)) => {
-                let connection = self.connection_server.http1(stream, link);
-                self.connections.spawn(async move {
-                    connection.await;
-                    drop(permit);
-                });
+                let connection = self.connection_server.http1_cleartext(stream, link);
+                self.connections.spawn(connection.map(move |()| drop(permit)));
             }
             (_, permit) => {
                 let acceptor = self.clone();
@@ -238,7 +236,7 @@ impl Acceptor {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         match place {
-            None => self.connection_server.http1(stream, link).await,
+            None => self.connection_server.http1(stream, link, HeadTimer::default()).await,
             Some(place) => self.connection_server.http1_above_limit(stream, link, place).await,
         }
         Ok(())

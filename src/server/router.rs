@@ -18,7 +18,7 @@ use crate::config::Access;
 use crate::edge::{Gateway, OriginCheck, Refusal, ServedHosts, json, origin_refused, peer_of};
 use crate::protocol::Code;
 use crate::transport::legacy::{self, Legacy};
-use crate::transport::poll::{self, PollReaders};
+use crate::transport::poll::{self, Polls};
 use crate::transport::{sse, websocket};
 use crate::{api, assets, ops};
 
@@ -26,9 +26,9 @@ use crate::{api, assets, ops};
 const PREFLIGHT: Duration = Duration::from_secs(3600);
 
 /// All routes of a server.
-pub(super) fn router(gateway: &Arc<Gateway>, poll_readers: &PollReaders, x0: &Legacy) -> Router {
+pub(super) fn router(gateway: &Arc<Gateway>, polls: &Polls, x0: &Legacy) -> Router {
     let (health, health_api) = ops::routes(Arc::clone(gateway)).split_for_parts();
-    let (v1, mut api) = v1(gateway, poll_readers);
+    let (v1, mut api) = v1(gateway, polls);
     api.merge(health_api);
     Router::new()
         .merge(v1)
@@ -41,21 +41,30 @@ pub(super) fn router(gateway: &Arc<Gateway>, poll_readers: &PollReaders, x0: &Le
         .method_not_allowed_fallback(wrong_method)
 }
 
-/// Adds the check of hosts to the routes of a broker that listens on this address, if it needs that.
-pub(super) fn with_host_check(router: Router, gateway: &Arc<Gateway>, listen: IpAddr) -> Router {
-    match ServedHosts::new(&gateway.config.access, listen) {
-        Some(hosts) => {
-            let state = HostCheck { gateway: Arc::clone(gateway), hosts: hosts.into() };
-            router.layer(middleware::from_fn_with_state(state, check_host))
-        }
-        None => router,
-    }
+/// Adds the check of hosts to the routes of a broker.
+pub(super) fn with_host_check(router: Router, check: HostCheck) -> Router {
+    router.layer(middleware::from_fn_with_state(check, check_host))
 }
 
-#[derive(Clone)]
-struct HostCheck {
+/// Which hosts are served.
+#[derive(Debug, Clone)]
+pub(super) struct HostCheck {
     gateway: Arc<Gateway>,
     hosts: Arc<ServedHosts>,
+}
+
+impl HostCheck {
+    /// The check of a broker that listens on this address, if it needs one.
+    pub(super) fn new(gateway: &Arc<Gateway>, listen: IpAddr) -> Option<Self> {
+        let hosts = ServedHosts::new(&gateway.config.access, listen)?;
+        Some(Self { gateway: Arc::clone(gateway), hosts: hosts.into() })
+    }
+
+    /// The answer to a request that names a host that is not served.
+    pub(super) fn refusal(&self, request: &Request) -> Option<Response> {
+        let checked = self.hosts.check(&self.gateway.config.access, OriginCheck::from(request));
+        checked.err().map(|refusal| json(StatusCode::MISDIRECTED_REQUEST, refusal.body()))
+    }
 }
 
 /// Refuses requests that name a host that is not served.
@@ -63,24 +72,22 @@ struct HostCheck {
 /// The addresses of today's x0 client are exempt: it stops for good at any status but 200. Not an async function: its
 /// future would hold the request of a waiting poll.
 fn check_host(
-    State(HostCheck { gateway, hosts }): State<HostCheck>,
+    State(hosts): State<HostCheck>,
     request: Request,
     next: Next,
 ) -> impl Future<Output = Response> {
-    let (path, uri, headers) = (request.uri().path(), request.uri(), request.headers());
-    let peer = peer_of(request.extensions());
+    let path = request.uri().path();
     let is_exempt = ops::is_check(path) || legacy::is_path(path);
-    let check = || hosts.check(&gateway.config.access, OriginCheck { uri, headers, peer });
-    match if is_exempt { Ok(()) } else { check() } {
-        Ok(()) => Either::Right(next.run(request)),
-        Err(refusal) => Either::Left(ready(json(StatusCode::MISDIRECTED_REQUEST, refusal.body()))),
+    match if is_exempt { None } else { hosts.refusal(&request) } {
+        None => Either::Right(next.run(request)),
+        Some(response) => Either::Left(ready(response)),
     }
 }
 
 /// The routes of `/v1`, and their description. The check of origins is inside of the layer that answers preflights.
-fn v1(gateway: &Arc<Gateway>, poll_readers: &PollReaders) -> (Router, OpenApi) {
+fn v1(gateway: &Arc<Gateway>, polls: &Polls) -> (Router, OpenApi) {
     let (v1, api) = ops::described_router()
-        .merge(poll::routes(Arc::clone(gateway), Arc::clone(poll_readers)))
+        .merge(poll::routes(polls.clone()))
         .merge(sse::routes(Arc::clone(gateway)))
         .merge(api::routes(Arc::clone(gateway)))
         .split_for_parts();
@@ -119,7 +126,7 @@ async fn wrong_method() -> Response {
 }
 
 /// Tells browsers which pages of other origins may call `/v1`.
-fn cors(access: &Access) -> CorsLayer {
+pub(super) fn cors(access: &Access) -> CorsLayer {
     let origins = match access.allowed_origins().any(|origin| origin == "*") {
         true => AllowOrigin::any(),
         false => AllowOrigin::list(

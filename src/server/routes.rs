@@ -2,12 +2,15 @@
 //!
 //! A poll of the x0 client is held until then, at most for its time. Other requests wait for a moment and are then refused.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::sync::SetOnce;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -18,7 +21,8 @@ use crate::config::Config;
 use crate::edge::Refusal;
 use crate::ops;
 use crate::protocol::Code;
-use crate::transport::legacy::{self, HeldSince, Legacy};
+use crate::server::direct::{Direct, Door};
+use crate::transport::legacy::{self, HeldSince};
 
 /// How long a request waits for the store, unless it comes from the x0 client. Most stores are opened sooner.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -32,9 +36,8 @@ pub(super) struct Routes(Arc<Inner>);
 pub(super) struct OpenRoutes {
     /// Takes every request.
     pub(super) router: Router,
-    /// Takes the requests of the x0 client first: each of its polls and sends would be matched with all routes otherwise. The
-    /// checks of the other routes are not for them.
-    pub(super) x0: Option<Legacy>,
+    /// Takes some requests first: each poll would be matched with all routes otherwise.
+    pub(super) direct: Option<Direct>,
 }
 
 #[derive(Debug)]
@@ -53,18 +56,27 @@ impl Routes {
     }
 
     /// Opens the routes. Requests that wait go on.
-    pub(super) fn open(&self, router: Router, x0: Option<Legacy>) {
+    pub(super) fn open(&self, router: Router, direct: Option<Direct>) {
         // They are opened once.
-        _ = self.0.open.set(OpenRoutes { router, x0 });
+        _ = self.0.open.set(OpenRoutes { router, direct });
     }
 
-    /// The routes, if they are open.
-    pub(super) fn get(&self) -> Option<&OpenRoutes> {
-        self.0.open.get()
+    /// Answers a request that comes through this door.
+    ///
+    /// Boxed: a connection makes room for the largest of its answers before its first request.
+    pub(super) fn answer(&self, door: Door, request: Request) -> BoxFuture<'static, Response> {
+        match (self.0.open.get(), door) {
+            (None, _) => self.clone().answer_early(request).boxed(),
+            (Some(OpenRoutes { direct: Some(direct), .. }), Door::X0(path)) => {
+                direct.x0.answer(path, request)
+            }
+            (Some(OpenRoutes { direct: Some(direct), .. }), Door::Poll) => direct.polls.answer(request),
+            (Some(OpenRoutes { router, .. }), _) => router.clone().oneshot(request).map(never_fails).boxed(),
+        }
     }
 
     /// Answers a request that has come before the routes were open.
-    pub(super) async fn answer_early(self, mut request: Request) -> Response {
+    async fn answer_early(self, mut request: Request) -> Response {
         let Inner { config, budget, shutdown, .. } = &*self.0;
         let path = request.uri().path();
         if ops::is_check(path) {
@@ -104,6 +116,11 @@ impl Routes {
         };
         Refusal::new(Code::Unavailable, text)
     }
+}
+
+/// The response of routes, which do not fail.
+fn never_fails(response: Result<Response, Infallible>) -> Response {
+    response.unwrap_or_else(|never| match never {})
 }
 
 #[cfg(test)]
@@ -185,7 +202,6 @@ mod tests {
         for (status, since, after) in [native, x0] {
             assert_eq!((status, since, after), (200, Value::from(1.0), PATIENCE / 2));
         }
-        assert!(routes.get().is_some());
     }
 
     #[tokio::test(start_paused = true)]

@@ -22,7 +22,7 @@ pub(crate) use table::IdleReader;
 #[cfg(test)]
 pub(crate) use table::GRACE;
 
-use table::LeaseTable;
+use table::{LeaseTable, Reader};
 
 /// Most leases of one mailbox. A new reader evicts the one that is idle the longest.
 pub(crate) const MAX_READERS: usize = 64;
@@ -42,8 +42,8 @@ pub(crate) struct Claim<T, K: Clone + Eq + Hash = SessionId> {
     leases: Arc<Leases<T, K>>,
     mailbox: K,
     id: u64,
-    /// `None` only during the drop.
-    held: Option<(Subscriber, T)>,
+    /// `None` only during the drop. Boxed: a waiting poll and the table both have a place for it.
+    held: Option<Box<Reader<T>>>,
     /// Whether the poll has its answer.
     answered: bool,
     /// Notified when a reader of the mailbox comes, goes or moves.
@@ -85,8 +85,8 @@ impl<T, K: Clone + Eq + Hash> Leases<T, K> {
         let ended = lock(&self.table).evict_ended(mailbox);
         drop(ended);
         let best = lock(&self.table).take_best(mailbox, score);
-        if let Some((id, IdleReader { subscriber, state, .. }, changed)) = best {
-            return Ok(self.claimed(mailbox, id, (subscriber, state), changed));
+        if let Some((id, IdleReader { reader, .. }, changed)) = best {
+            return Ok(self.claimed(mailbox, id, reader, changed));
         }
         // Two claims that began at the same time may have made one reader too many: then more than one goes.
         while lock(&self.table).readers_of(mailbox) >= MAX_READERS {
@@ -94,9 +94,10 @@ impl<T, K: Clone + Eq + Hash> Leases<T, K> {
         }
         loop {
             match new().await {
-                Ok(held) => {
-                    let (id, changed) = lock(&self.table).insert(mailbox, held.0.sent_through());
-                    return Ok(self.claimed(mailbox, id, held, changed));
+                Ok((subscriber, state)) => {
+                    let (id, changed) = lock(&self.table).insert(mailbox, subscriber.sent_through());
+                    let reader = Box::new(Reader { subscriber, state });
+                    return Ok(self.claimed(mailbox, id, reader, changed));
                 }
                 Err(error) => {
                     let evicted = self.evict_longest_idle(mailbox);
@@ -114,12 +115,12 @@ impl<T, K: Clone + Eq + Hash> Leases<T, K> {
         self: &Arc<Self>,
         mailbox: &K,
         id: u64,
-        held: (Subscriber, T),
+        reader: Box<Reader<T>>,
         changed: Arc<Notify>,
     ) -> Claim<T, K> {
         changed.notify_waiters();
         let (leases, mailbox) = (Arc::clone(self), mailbox.clone());
-        Claim { leases, mailbox, id, held: Some(held), answered: false, changed }
+        Claim { leases, mailbox, id, held: Some(reader), answered: false, changed }
     }
 
     /// Calls `visit` with each idle reader of a mailbox.
@@ -130,7 +131,7 @@ impl<T, K: Clone + Eq + Hash> Leases<T, K> {
     /// Drops the readers whose lease is over, and returns their state. The server calls it every second.
     pub(crate) fn sweep(&self) -> Vec<(K, T)> {
         let expired = lock(&self.table).evict_expired(Instant::now());
-        expired.into_iter().map(|(mailbox, idle)| (mailbox, idle.state)).collect()
+        expired.into_iter().map(|(mailbox, idle)| (mailbox, idle.reader.state)).collect()
     }
 }
 
@@ -142,7 +143,7 @@ impl<T, K: Clone + Eq + Hash> Claim<T, K> {
 
     /// The claimed reader, and the transport's state of it.
     pub(crate) fn parts(&mut self) -> (&mut Subscriber, &mut T) {
-        let (subscriber, state) = self.held.as_mut().expect("held until dropped");
+        let Reader { subscriber, state } = &mut **self.held.as_mut().expect("held until dropped");
         (subscriber, state)
     }
 
@@ -189,8 +190,8 @@ impl<T, K: Clone + Eq + Hash> Claim<T, K> {
 
 impl<T, K: Clone + Eq + Hash> Drop for Claim<T, K> {
     fn drop(&mut self) {
-        let Some((subscriber, state)) = self.held.take() else { return };
-        let idle = IdleReader { subscriber, state, since: Instant::now(), aborted: !self.answered };
+        let Some(reader) = self.held.take() else { return };
+        let idle = IdleReader { reader, since: Instant::now(), aborted: !self.answered };
         lock(&self.leases.table).make_idle(&self.mailbox, self.id, idle);
         self.changed.notify_waiters();
     }

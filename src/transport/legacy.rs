@@ -35,13 +35,14 @@ mod starting;
 
 pub(crate) use payload::with_sender;
 pub(crate) use receipts::LegacyReceipts;
-pub(crate) use request::{is_path, path_of};
+pub(crate) use request::{PATHS, is_path, path_of};
+pub(crate) use shape::LegacyPath;
 pub(crate) use starting::{HeldSince, answer_without_store, needs_store};
 
 use answer::{NOTHING, SENT, answer, failure, refuse};
 use cors::{LegacyCors, demote_foreign};
-use request::{PATHS, Read, read};
-use shape::{LegacyError, LegacyPath, LegacyRequest};
+use request::{Read, read};
+use shape::{LegacyError, LegacyRequest};
 use source::RequestSource;
 
 /// This transport. Cheap to clone.

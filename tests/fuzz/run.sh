@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 seconds=${1:-600}
 targets=("${@:2}")
-((${#targets[@]})) || targets=(native_frame legacy_body legacy_query token websocket)
+((${#targets[@]})) || targets=(native_frame legacy_body legacy_query token websocket http1)
 
 command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz
 # A stable toolchain has the coverage that a fuzzer needs only with this.

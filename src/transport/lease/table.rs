@@ -42,12 +42,17 @@ struct Lease<T> {
     idle: Option<IdleReader<T>>,
 }
 
+/// A subscriber, and the transport's state of it.
+#[derive(Debug)]
+pub(super) struct Reader<T> {
+    pub(super) subscriber: Subscriber,
+    pub(super) state: T,
+}
+
 /// A reader between two polls.
 #[derive(Debug)]
 pub(crate) struct IdleReader<T> {
-    pub(super) subscriber: Subscriber,
-    /// The transport's state of this reader.
-    pub(crate) state: T,
+    pub(super) reader: Box<Reader<T>>,
     /// When its last poll ended.
     pub(super) since: Instant,
     /// The peer aborted its last poll: it probably does not come back.
@@ -73,12 +78,18 @@ impl<T> IdleReader<T> {
     /// The attached subscriber.
     #[must_use]
     pub(crate) fn subscriber(&self) -> &Subscriber {
-        &self.subscriber
+        &self.reader.subscriber
+    }
+
+    /// The transport's state of this reader.
+    #[must_use]
+    pub(crate) fn state(&self) -> &T {
+        &self.reader.state
     }
 
     /// The attached subscriber and the transport's state.
     pub(crate) fn parts(&mut self) -> (&mut Subscriber, &mut T) {
-        (&mut self.subscriber, &mut self.state)
+        (&mut self.reader.subscriber, &mut self.reader.state)
     }
 
     /// When its last poll ended.
@@ -157,7 +168,8 @@ impl<T, K: Clone + Eq + Hash> LeaseTable<T, K> {
         let entry = self
             .mailboxes
             .entry(mailbox.clone())
-            .or_insert_with(|| MailboxLeases { leases: Vec::new(), changed: Arc::default() });
+            // Most mailboxes have one reader.
+            .or_insert_with(|| MailboxLeases { leases: Vec::with_capacity(1), changed: Arc::default() });
         entry.leases.push(Lease { id, position, idle: None });
         (id, Arc::clone(&entry.changed))
     }
@@ -190,8 +202,9 @@ impl<T, K: Clone + Eq + Hash> LeaseTable<T, K> {
     /// Removes the idle readers of a mailbox whose session was ended. A new session of the same name begins without them.
     pub(super) fn evict_ended(&mut self, mailbox: &K) -> Vec<IdleReader<T>> {
         let Some(entry) = self.mailboxes.get_mut(mailbox) else { return Vec::new() };
-        let is_ended =
-            |lease: &mut Lease<T>| lease.idle.as_ref().is_some_and(|idle| idle.subscriber.ended().is_some());
+        let is_ended = |lease: &mut Lease<T>| {
+            lease.idle.as_ref().is_some_and(|idle| idle.subscriber().ended().is_some())
+        };
         let ended = entry.leases.extract_if(.., is_ended).filter_map(|lease| lease.idle).collect();
         self.remove_if_empty(mailbox);
         ended

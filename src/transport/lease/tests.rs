@@ -32,7 +32,7 @@ impl Readers {
 
     /// The idle reader with this number.
     async fn idle_reader(&self, number: u32) -> Claim<u32> {
-        self.claim(|_, idle| (idle.state == number).then_some(0), u32::MAX).await.unwrap()
+        self.claim(|_, idle| (*idle.state() == number).then_some(0), u32::MAX).await.unwrap()
     }
 
     async fn claim<S: Ord>(
@@ -61,7 +61,7 @@ impl Readers {
 
     fn idle(&self) -> Vec<u32> {
         let mut idle = Vec::new();
-        self.leases.each_idle(&session("A"), |reader| idle.push(reader.state));
+        self.leases.each_idle(&session("A"), |reader| idle.push(*reader.state()));
         idle.sort_unstable();
         idle
     }
@@ -80,9 +80,9 @@ async fn the_idle_reader_with_the_highest_score_is_claimed() {
     let readers = Readers::with(&[]);
     let claims = [readers.new_reader(1).await, readers.new_reader(3).await, readers.new_reader(2).await];
     drop(claims);
-    let mut claim = readers.claim(|_, idle| Some(idle.state), 9).await.unwrap();
+    let mut claim = readers.claim(|_, idle| Some(*idle.state()), 9).await.unwrap();
     assert_eq!(number(&mut claim), 3);
-    let mut next = readers.claim(|_, idle| Some(idle.state), 9).await.unwrap();
+    let mut next = readers.claim(|_, idle| Some(*idle.state()), 9).await.unwrap();
     assert_eq!(number(&mut next), 2, "a reader in use is not claimed again");
 }
 
@@ -90,7 +90,7 @@ async fn the_idle_reader_with_the_highest_score_is_claimed() {
 async fn without_a_score_a_new_reader_is_made() {
     let readers = Readers::with(&[]);
     drop(readers.new_reader(1).await);
-    let mut claim = readers.claim(|_, idle| (idle.state == 7).then_some(0), 2).await.unwrap();
+    let mut claim = readers.claim(|_, idle| (*idle.state() == 7).then_some(0), 2).await.unwrap();
     assert_eq!(number(&mut claim), 2);
     assert_eq!(readers.idle(), [1]);
 }
@@ -150,7 +150,7 @@ async fn a_claim_that_is_dropped_without_an_answer_was_aborted() {
     drop(readers.new_reader(1).await);
     Readers::answer(readers.new_reader(2).await, Seq::START);
     let mut gone = Vec::new();
-    readers.leases.each_idle(&session("A"), |idle| gone.push((idle.state, idle.is_gone(TIMEOUT))));
+    readers.leases.each_idle(&session("A"), |idle| gone.push((*idle.state(), idle.is_gone(TIMEOUT))));
     assert_eq!(gone, [(1, true), (2, false)]);
     advance(TIMEOUT + Duration::from_millis(1)).await;
     readers.leases.each_idle(&session("A"), |idle| assert!(idle.is_gone(TIMEOUT)));

@@ -55,7 +55,7 @@ impl LegacyReader {
         idle: &IdleReader<Self>,
         source: &RequestSource,
     ) -> impl Ord + use<> {
-        let unconfirmed = idle.state.unconfirmed.as_ref();
+        let unconfirmed = idle.state().unconfirmed.as_ref();
         let repeated = unconfirmed.is_some_and(|answer| answer.is_repeated_by(source));
         let lost = unconfirmed.is_some_and(UnconfirmedAnswer::is_lost);
         let received = if lost { idle.subscriber().sent_through() } else { position };

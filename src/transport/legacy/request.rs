@@ -12,7 +12,7 @@ use crate::transport::legacy::answer::{answer, failure};
 use crate::transport::legacy::shape::{self, LegacyError, LegacyPath, LegacyRequest};
 
 /// The addresses of this transport.
-pub(super) const PATHS: [(&str, LegacyPath); 3] =
+pub(crate) const PATHS: [(&str, LegacyPath); 3] =
     [("/python/MsgHandler.py", LegacyPath::Handler), ("/get", LegacyPath::Get), ("/set", LegacyPath::Set)];
 
 /// Whether this path of an address belongs to this transport.

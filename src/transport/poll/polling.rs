@@ -6,16 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::http::request::Parts;
-use axum::http::{Method, StatusCode};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::BrokerError;
-use crate::edge::{
-    ApiRequest, Caller, Gateway, Query, Refusal, SessionPolicy, TopicRequest, json, json_line,
-};
+use crate::edge::{Caller, Gateway, Refusal, TopicRequest, json, json_line};
 use crate::engine::EngineError;
 use crate::hub::{EndReason, Transport};
 use crate::message::{Address, Seq, SessionId, SharedText, TopicName};
@@ -23,14 +22,9 @@ use crate::protocol::{Code, Presence, Resume};
 use crate::subscriber::Subscriber;
 use crate::transport::lease::{Claim, ClaimError, IdleReader, Leases, MAX_READERS};
 use crate::transport::poll::answer::{PollAnswer, PollItems, Told, TopicError};
-use crate::transport::reading::{acknowledge_cursor, check_cursor, check_key, next_item, proof_left};
+use crate::transport::poll::request::{PollRequest, prepare};
+use crate::transport::reading::{acknowledge_cursor, check_key, next_item, proof_left};
 use crate::transport::topics::TopicReaders;
-
-/// How long a poll waits by default.
-pub(super) const DEFAULT_WAIT: Duration = Duration::from_secs(10);
-
-/// Longest wait of a poll. Proxies abort longer ones.
-pub(super) const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// How long a poll waits for the disk, whatever its `wait`.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
@@ -52,20 +46,26 @@ pub(crate) type PollReaders = Arc<Leases<PollReader, Address>>;
 
 type PollClaim = Claim<PollReader, Address>;
 
-#[derive(Clone)]
+/// The address of a poll that is all in its address.
+pub(crate) const PATH: &str = "/v1/messages";
+
+/// This transport. Cheap to clone.
+#[derive(Debug, Clone)]
 pub(crate) struct Polls {
     pub(super) gateway: Arc<Gateway>,
     pub(super) readers: PollReaders,
 }
 
-/// Parameter `wait`: how long the poll waits.
-fn wait(query: &Query) -> Result<Duration, Refusal> {
-    let Some(text) = query.get("wait") else { return Ok(DEFAULT_WAIT) };
-    let wait = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    wait.filter(|wait| *wait <= MAX_WAIT).ok_or_else(|| {
-        let limit = MAX_WAIT.as_secs();
-        Refusal::bad_param("wait", format_args!("must be a number of seconds from 0 to {limit}"))
-    })
+impl Polls {
+    /// The polls of this gateway, which these readers continue.
+    pub(crate) fn new(gateway: Arc<Gateway>, readers: PollReaders) -> Self {
+        Self { gateway, readers }
+    }
+
+    /// Answers a request to [`PATH`] without a look at the routes.
+    pub(crate) fn answer(&self, head: Parts) -> impl Future<Output = Response> + Send + use<> {
+        poll(State(self.clone()), head).map(IntoResponse::into_response)
+    }
 }
 
 /// Read a mailbox and topics, with a long-poll
@@ -84,49 +84,19 @@ fn wait(query: &Query) -> Result<Duration, Refusal> {
         Refusal,
     )
 )]
-pub(crate) async fn poll(
+pub(crate) fn poll(
     State(Polls { gateway, readers }): State<Polls>,
     head: Parts,
-) -> Result<Response, Refusal> {
-    if head.method == Method::HEAD {
-        return answer_head(&gateway, &head).await;
+) -> impl Future<Output = Result<Response, Refusal>> + Send {
+    // Boxed, and no async function: a waiting poll does not hold the memory of what came before.
+    let preparing = Box::pin(prepare(Arc::clone(&gateway), head));
+    async move {
+        let Some(request) = preparing.await? else { return Ok(json(StatusCode::OK, String::new())) };
+        let _permit = gateway.connection_permit(request.caller.address)?;
+        let mut answer = answer(&gateway, &readers, &request, &gateway.shutdown).await?;
+        answer.push_str("\n");
+        Ok(json_line(StatusCode::OK, answer.into()))
     }
-    // Boxed, as the claim below: a waiting poll does not hold the memory of what came before.
-    let authenticating = Box::pin(gateway.authenticate(&head, SessionPolicy::Create));
-    let ApiRequest { query, caller } = authenticating.await?;
-    let resume = query.resume("after")?;
-    check_cursor(&gateway, &head, &resume)?;
-    let topics = query.topics(&caller.grant, gateway.config.max_topics)?;
-    let names_session = query.get("session").is_some();
-    let request = PollRequest {
-        caller,
-        names_session,
-        resume,
-        acknowledges: true,
-        topics,
-        errors: Vec::new(),
-        wait: wait(&query)?,
-    };
-    // A waiting poll does not hold them.
-    drop((head, query));
-    let _permit = gateway.connection_permit(request.caller.address)?;
-    let mut answer = answer(&gateway, &readers, &request, &gateway.shutdown).await?;
-    answer.push_str("\n");
-    Ok(json_line(StatusCode::OK, answer.into()))
-}
-
-/// What one poll asks for.
-pub(super) struct PollRequest {
-    pub(super) caller: Caller,
-    /// Whether the client knows its session.
-    pub(super) names_session: bool,
-    pub(super) resume: Resume,
-    /// Whether its cursor acknowledges.
-    pub(super) acknowledges: bool,
-    pub(super) topics: Vec<TopicRequest>,
-    /// Topics that are refused.
-    pub(super) errors: Vec<TopicError>,
-    pub(super) wait: Duration,
 }
 
 /// The answer to a poll as JSON. It comes early when `stop` fires.
@@ -210,14 +180,6 @@ struct Until<'a> {
     stop: &'a CancellationToken,
 }
 
-/// The answer to HEAD: it reads nothing, acknowledges nothing and does not wait (RFC 9110 section 9.2.1).
-async fn answer_head(gateway: &Gateway, head: &Parts) -> Result<Response, Refusal> {
-    let query = gateway.check_head(head).await?;
-    query.resume("after")?;
-    wait(&query)?;
-    Ok(json(StatusCode::OK, String::new()))
-}
-
 /// Claims the reader that this poll continues, or a new one, and moves it to the cursor of the poll.
 async fn claim_reader(
     gateway: &Gateway,
@@ -252,8 +214,8 @@ async fn claim_reader(
 fn match_score(idle: &IdleReader<PollReader>, cursor: Option<Seq>) -> Option<(bool, Instant)> {
     let (sent, delivered) = (idle.subscriber().sent_through(), idle.subscriber().delivered());
     let continues = match cursor {
-        Some(cursor) => idle.state.has_cursor && sent <= cursor && cursor <= delivered,
-        None => !idle.state.has_cursor,
+        Some(cursor) => idle.state().has_cursor && sent <= cursor && cursor <= delivered,
+        None => !idle.state().has_cursor,
     };
     continues.then(|| (Some(delivered) == cursor, idle.since()))
 }
@@ -357,7 +319,8 @@ async fn collect(
 ) -> Result<PollItems, Refusal> {
     let mut items = PollItems::default();
     let watched = (request, &mut items.presence);
-    if !read_stored(gateway, mailbox.as_deref_mut(), reader, watched, deadline).await? {
+    // Boxed, as what comes before: this ends before the poll waits.
+    if !Box::pin(read_stored(gateway, mailbox.as_deref_mut(), reader, watched, deadline)).await? {
         return Ok(items);
     }
     if !items.presence.is_empty() {

@@ -19,7 +19,8 @@ use crate::grant::Grant;
 use crate::message::SharedText;
 use crate::protocol::{Code, Malformed, PollBody, PollTopic, parse};
 use crate::transport::poll::answer::{PollAnswer, TopicError};
-use crate::transport::poll::polling::{DEFAULT_WAIT, MAX_WAIT, PollRequest, Polls, answer};
+use crate::transport::poll::polling::{Polls, answer};
+use crate::transport::poll::request::{DEFAULT_WAIT, MAX_WAIT, PollRequest};
 
 /// Most bytes of the body.
 const MAX_BODY: usize = 256 * 1024;

@@ -21,7 +21,7 @@ fn polls(flags: &[&str]) -> Polls {
 
 impl Polls {
     async fn request(&self, query: &str) -> (StatusCode, Value) {
-        let routes = Router::from(routes(Arc::clone(&self.gateway), Arc::clone(&self.readers)));
+        let routes = Router::from(routes(self.clone()));
         let request = Request::get(format!("/v1/messages?{query}")).body(Body::empty()).unwrap();
         let response = routes.oneshot(request).await.unwrap();
         let status = response.status();
@@ -31,7 +31,7 @@ impl Polls {
 
     /// The answer to a poll in a body.
     async fn post(&self, body: &Value) -> (StatusCode, Value) {
-        let routes = Router::from(routes(Arc::clone(&self.gateway), Arc::clone(&self.readers)));
+        let routes = Router::from(routes(self.clone()));
         let request = Request::post("/v1/messages/poll").body(Body::from(body.to_string())).unwrap();
         let response = routes.oneshot(request).await.unwrap();
         let status = response.status();

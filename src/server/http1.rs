@@ -1,0 +1,238 @@
+//! HTTP/1.1 without TLS: a loop that answers polls and sends itself, and hands everything else to hyper.
+//!
+//! hyper holds some buffers of 8 KiB for each connection, also while a poll waits. This loop holds the connection and the
+//! poll. It takes only requests whose head is plain and whose body is short (see [`head`]). With anything else, the rest of
+//! the connection is hyper's, together with what was read. So what is refused is refused by hyper.
+
+use std::future::poll_fn;
+use std::io::{self, ErrorKind};
+use std::mem::MaybeUninit;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use axum::body::{Body, Bytes};
+use axum::extract::Request;
+use axum::response::Response;
+use futures::future::BoxFuture;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until};
+
+use crate::link::Link;
+use crate::server::connection::ConnectionServer;
+
+mod body;
+mod head;
+mod output;
+mod replay;
+#[cfg(test)]
+mod tests;
+mod timer;
+mod twin;
+
+pub(super) use timer::HeadTimer;
+pub(crate) use twin::compare;
+
+use head::{Begin, Head, MOST};
+use output::Output;
+use replay::Replay;
+
+/// A connection that is read by the loop.
+struct Connection<S> {
+    server: ConnectionServer,
+    link: Arc<Link>,
+    stream: S,
+    /// What was read and is not used yet. It holds no memory while it is empty.
+    input: Vec<u8>,
+    /// Whether the peer sends no more.
+    ended: bool,
+}
+
+/// What comes next on a connection.
+enum Next {
+    Request(Box<Head>),
+    /// Something for hyper.
+    Other,
+    /// Its end.
+    End,
+}
+
+/// A request that is being answered.
+struct Answering {
+    response: BoxFuture<'static, Response>,
+    /// The body, if not all of it has come.
+    late: Option<LateBody>,
+    /// Whether the connection ends after the answer.
+    closes: bool,
+}
+
+/// A body that is waited for.
+struct LateBody {
+    len: usize,
+    sender: oneshot::Sender<Bytes>,
+}
+
+impl ConnectionServer {
+    /// Serves a connection that speaks HTTP/1.1 without TLS.
+    pub(super) fn http1_cleartext<S>(
+        &self,
+        stream: S,
+        link: Arc<Link>,
+    ) -> impl Future<Output = ()> + Send + use<S>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        Box::new(Connection { server: self.clone(), link, stream, input: Vec::new(), ended: false }).serve()
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connection<S> {
+    /// Boxed: the future would hold it more than once.
+    async fn serve(mut self: Box<Self>) {
+        loop {
+            let begun = Instant::now();
+            let next = self.next(begun).await;
+            let goes_on = match next {
+                Ok(Next::Request(head)) => {
+                    let answering = self.begin(head);
+                    self.answer(answering).await
+                }
+                Ok(Next::Other) => return (*self).hand_over(begun).await,
+                Ok(Next::End) => Ok(false),
+                Err(error) => Err(error),
+            };
+            match goes_on {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => return tracing::debug!(%error, "connection ended"),
+            }
+        }
+        // Whether the peer is still there does not matter.
+        _ = self.stream.shutdown().await;
+    }
+
+    /// Hands the rest of the connection to hyper, which has begun to wait for a head at this time.
+    ///
+    /// Boxed: it takes more than what the loop needs.
+    fn hand_over(self, begun: Instant) -> BoxFuture<'static, ()> {
+        let Self { server, link, stream, input, .. } = self;
+        Box::pin(server.http1(Replay::new(stream, input), link, HeadTimer::begun(begun)))
+    }
+
+    /// Waits for the next head, for the header timeout at most. After the shutdown it waits only for one that has begun.
+    async fn next(&mut self, begun: Instant) -> io::Result<Next> {
+        let shutdown = self.server.shutdown.clone();
+        let mut stopped = pin!(shutdown.cancelled());
+        let mut late = pin!(sleep_until(begun + self.server.header_timeout));
+        let (mut seen, mut stops) = (0, true);
+        loop {
+            if let Some(next) = self.look(&mut seen) {
+                return Ok(next);
+            }
+            tokio::select! {
+                biased;
+                more = poll_fn(|cx| self.poll_fill(cx)) => match more? {
+                    true => {}
+                    false if self.input.is_empty() => return Ok(Next::End),
+                    false => return Err(ErrorKind::UnexpectedEof.into()),
+                },
+                () = &mut stopped, if stops => match self.input.is_empty() {
+                    true => return Ok(Next::End),
+                    false => stops = false,
+                },
+                () = &mut late => return Err(io::Error::new(ErrorKind::TimedOut, "no head in time")),
+            }
+        }
+    }
+
+    /// Looks at what has come, as often as hyper does: at what comes first, and then when the head may be whole.
+    fn look(&self, seen: &mut usize) -> Option<Next> {
+        let input = &self.input[..];
+        let before = std::mem::replace(seen, input.len());
+        if input.len() == before || before > 0 && input.len() < MOST && !head::may_end(input, before) {
+            return None;
+        }
+        match head::parse(input) {
+            Begin::Head(head) => Some(Next::Request(head)),
+            Begin::Other => Some(Next::Other),
+            Begin::Part => None,
+        }
+    }
+
+    /// Begins to answer a request. Its head goes to the one who answers, and is not held here.
+    fn begin(&mut self, head: Box<Head>) -> Answering {
+        let Head { mut parts, door, len, body, closes } = *head;
+        parts.extensions.insert(Arc::clone(&self.link));
+        self.input.drain(..len);
+        let (body, late) = match self.input.len() < body {
+            true => {
+                let (late, sender) = body::late(body);
+                (late, Some(LateBody { len: body, sender }))
+            }
+            false => (Body::from(self.take(body)), None),
+        };
+        let response = self.server.routes.answer(door, Request::from_parts(parts, body));
+        Answering { response, late, closes }
+    }
+
+    /// Takes so many bytes of what was read.
+    fn take(&mut self, len: usize) -> Bytes {
+        let bytes = Bytes::copy_from_slice(&self.input[..len]);
+        self.input.drain(..len);
+        if self.input.is_empty() {
+            self.input = Vec::new();
+        }
+        bytes
+    }
+
+    /// Answers a request. Returns whether the connection goes on.
+    async fn answer(&mut self, mut answering: Answering) -> io::Result<bool> {
+        let mut output = poll_fn(|cx| self.poll_response(&mut answering, cx)).await?;
+        let goes_on = !answering.closes && !self.ended && answering.late.is_none();
+        drop(answering);
+        poll_fn(|cx| output.poll_write(&mut self.stream, cx)).await?;
+        Ok(goes_on)
+    }
+
+    fn poll_response(&mut self, answering: &mut Answering, cx: &mut Context<'_>) -> Poll<io::Result<Output>> {
+        self.watch(&mut answering.late, cx)?;
+        let response = ready!(answering.response.as_mut().poll(cx));
+        answering.closes |= self.server.shutdown.is_cancelled();
+        Poll::Ready(Output::new(response, answering.closes))
+    }
+
+    /// Reads the rest of a body, and then watches whether the peer goes. What comes of the next request stays for later.
+    ///
+    /// # Errors
+    /// The peer has gone. As with hyper, that includes one that closes its side only.
+    fn watch(&mut self, late: &mut Option<LateBody>, cx: &mut Context<'_>) -> io::Result<()> {
+        while !self.ended {
+            match late.take() {
+                Some(LateBody { len, sender }) if len <= self.input.len() => {
+                    // Nobody may want it any more.
+                    _ = sender.send(self.take(len));
+                }
+                None if !self.input.is_empty() => break,
+                waiting => *late = waiting,
+            }
+            match self.poll_fill(cx)? {
+                Poll::Pending => break,
+                Poll::Ready(true) => {}
+                // The body is cut off: that is answered.
+                Poll::Ready(false) if late.take().is_some() => self.ended = true,
+                Poll::Ready(false) => return Err(ErrorKind::UnexpectedEof.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what is there, at most [`MOST`] bytes; `false` at the end of the stream.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let mut buffer = [MaybeUninit::uninit(); MOST];
+        let mut buffer = ReadBuf::uninit(&mut buffer);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+        self.input.extend_from_slice(buffer.filled());
+        Poll::Ready(Ok(!buffer.filled().is_empty()))
+    }
+}
