@@ -15,12 +15,14 @@ use tokio::sync::broadcast;
 
 use crate::budget::{Budget, Holder};
 use crate::message::{Address, Publication, Seq};
-use crate::sync::{lock, shrink};
+use crate::sync::lock;
 
+mod acks;
 mod event;
 mod interest;
 mod members;
 mod presence;
+mod shards;
 mod slots;
 
 pub use event::{EndReason, HubEvent};
@@ -28,6 +30,8 @@ pub use interest::Interest;
 pub use members::{ChangedTopics, MemberPage, Members, Membership};
 pub use presence::{Connections, Transport};
 pub use slots::Slots;
+
+use shards::Shards;
 
 /// Most bytes of a stored message that a hub holds until its slowest reader has taken it. Readers fetch a larger one from
 /// the engine.
@@ -50,6 +54,15 @@ impl Hub {
     fn new(slots: usize) -> Self {
         let (tx, readers) = (broadcast::Sender::new(slots), Mutex::default());
         Self { tx, readers, acked: AtomicU64::new(0), ended: OnceLock::new() }
+    }
+
+    fn change_epoch(&self) {
+        let mut readers = lock(&self.readers);
+        (readers.acked, readers.trimmed, readers.released) = (Seq::START, Seq::START, Seq::START);
+        self.acked.store(Seq::START.0, Ordering::SeqCst);
+        drop(readers);
+        // An error means that no reader listens at this moment. It asks the engine for the epoch later.
+        _ = self.tx.send(HubEvent::EpochChanged);
     }
 }
 
@@ -107,13 +120,13 @@ impl HubReaders {
 /// All hubs of this node. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Hubs {
-    /// Protects which hubs exist. Held while one is looked up, joined or published to.
-    hubs: Arc<Mutex<HashMap<Address, Arc<Hub>>>>,
+    /// Which hubs exist. A shard is locked while one is looked up, joined or left.
+    hubs: Arc<Shards<Arc<Hub>>>,
     slots: Slots,
     members: Members,
     /// Bounds the large messages on their way to readers.
     budget: Budget,
-    /// Is told which addresses are read, under the lock of `hubs`.
+    /// Is told which addresses are read, under the lock of their shard of `hubs`.
     interest: Option<Arc<dyn Interest>>,
 }
 
@@ -188,33 +201,26 @@ impl Hubs {
 
     fn tell(&self, address: &Address, event: impl FnOnce() -> HubEvent) {
         // Without the lock, since waking up many readers takes long.
-        let Some(hub) = lock(&self.hubs).get(address).cloned() else { return };
+        let Some(hub) = self.hubs.of(address).get(address).cloned() else { return };
         // An error means that no reader listens at this moment. It reads the store later.
         _ = hub.tx.send(event());
     }
 
     /// Tells all readers that the epoch of the store is another one now. What was acknowledged is forgotten.
     pub fn change_epoch(&self) {
-        for hub in lock(&self.hubs).values() {
-            let mut readers = lock(&hub.readers);
-            (readers.acked, readers.trimmed, readers.released) = (Seq::START, Seq::START, Seq::START);
-            hub.acked.store(Seq::START.0, Ordering::SeqCst);
-            drop(readers);
-            // An error means that no reader listens at this moment. It asks the engine for the epoch later.
-            _ = hub.tx.send(HubEvent::EpochChanged);
-        }
+        self.hubs.all().for_each(|shard| shard.values().for_each(|hub| hub.change_epoch()));
     }
 
     /// Whether this address has a reader here.
     #[must_use]
     pub fn is_read(&self, address: &Address) -> bool {
-        lock(&self.hubs).contains_key(address)
+        self.hubs.of(address).contains_key(address)
     }
 
     /// How many addresses are read.
     #[must_use]
     pub fn len(&self) -> usize {
-        lock(&self.hubs).len()
+        self.hubs.all().map(|shard| shard.len()).sum()
     }
 
     /// Whether no address is read.
@@ -233,7 +239,7 @@ impl Hubs {
         transport: Transport,
         most: usize,
     ) -> Option<(ReaderHandle, broadcast::Receiver<HubEvent>)> {
-        let mut hubs = lock(&self.hubs);
+        let mut hubs = self.hubs.of(address);
         let hub = match hubs.entry(address.clone()) {
             Entry::Occupied(hub) => hub.into_mut(),
             Entry::Vacant(place) => {
@@ -254,8 +260,8 @@ impl Hubs {
 
     /// Ends an address: its readers end. Who joins afterwards joins a new hub.
     pub fn end(&self, address: &Address, reason: EndReason) {
-        let mut hubs = lock(&self.hubs);
-        let Some(hub) = hubs.remove(address) else { return };
+        let mut hubs = self.hubs.of(address);
+        let Some(hub) = shards::remove(&mut hubs, address) else { return };
         // Before anybody can make another hub of this address.
         _ = hub.ended.set(reason);
         self.tell_last_left(address);
@@ -274,47 +280,10 @@ impl Hubs {
     #[must_use]
     pub fn presence(&self, address: &Address) -> Connections {
         let mut connections = Connections::default();
-        if let Some(hub) = lock(&self.hubs).get(address) {
+        if let Some(hub) = self.hubs.of(address).get(address) {
             lock(&hub.readers).attached.values().for_each(|reader| connections.add(reader.transport));
         }
         connections
-    }
-
-    /// Notes an acknowledgement. Answers up to where the engine may delete now.
-    #[must_use]
-    pub fn acknowledge(&self, address: &Address, seq: Seq) -> Option<Seq> {
-        let hubs = lock(&self.hubs);
-        let Some(hub) = hubs.get(address) else { return Some(seq) };
-        let mut readers = lock(&hub.readers);
-        readers.acked = readers.acked.max(seq);
-        hub.acked.store(readers.acked.0, Ordering::SeqCst);
-        readers.trimmable()
-    }
-
-    /// The highest acknowledgement, if a slower reader keeps something from being deleted that it covers.
-    #[must_use]
-    pub fn held(&self, address: &Address) -> Option<Seq> {
-        let hubs = lock(&self.hubs);
-        let readers = lock(&hubs.get(address)?.readers);
-        (readers.acked > readers.trimmed).then_some(readers.acked)
-    }
-
-    /// Deletes up to `through`, whoever still needs it. Answers up to where the engine may delete now.
-    #[must_use]
-    pub fn release(&self, address: &Address, through: Seq) -> Option<Seq> {
-        let hubs = lock(&self.hubs);
-        let mut readers = lock(&hubs.get(address)?.readers);
-        let through = through.min(readers.acked);
-        (through > readers.trimmed).then(|| {
-            (readers.trimmed, readers.released) = (through, through);
-            through
-        })
-    }
-
-    /// The highest acknowledgement that the hub knows. The engine may still hold what a slower reader needs.
-    #[must_use]
-    pub fn acknowledged(&self, address: &Address) -> Seq {
-        lock(&self.hubs).get(address).map_or(Seq::START, |hub| Seq(hub.acked.load(Ordering::SeqCst)))
     }
 }
 
@@ -382,15 +351,14 @@ impl ReaderHandle {
 
     /// Leaves. The hub goes with its last handle.
     pub fn leave(&self) {
-        let mut hubs = lock(&self.hubs.hubs);
+        let mut hubs = self.hubs.hubs.of(&self.address);
         let mut readers = lock(&self.hub.readers);
         readers.attached.remove(&self.id);
         readers.handles -= 1;
         // After the end of the address, its place may hold another hub.
         if readers.handles == 0 && self.ended().is_none() {
-            hubs.remove(&self.address);
+            _ = shards::remove(&mut hubs, &self.address);
             self.hubs.tell_last_left(&self.address);
-            shrink(&mut hubs);
         }
     }
 }

@@ -3,9 +3,11 @@
 //! # The order of locks
 //! A thread that holds one of these locks takes only locks below it:
 //!
-//! 1. `publishing` of the embedded engine: held while committed messages are handed to the hubs, at level `memory`.
-//! 2. The store of the embedded engine, `StoreLock`: held for one append, one read or one slice of expiry.
-//! 3. The map of hubs: held while a hub is looked up, joined, left or published to.
+//! 1. `publishing` of one shard of the embedded engine's outbox: held while committed messages of that shard are handed to the
+//!    hubs, at level `memory`. The same of its publish queue, at the other levels.
+//! 2. The store of the embedded engine, `StoreLock`: held for one append, one read or one slice of expiry. Below it, what
+//!    one shard of the outbox holds.
+//! 3. One shard of the map of hubs: held while a hub is looked up, joined or left.
 //! 4. The readers of one hub, or what an engine's `Interest` locks while it notes a reader.
 //!
 //! The map of watched topics is held while what the watchers of one were told is looked at.
@@ -28,7 +30,12 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Frees the memory of a table that is almost empty; cheap if it is not.
 pub(crate) fn shrink<K: Eq + Hash, V, S: BuildHasher>(table: &mut HashMap<K, V, S>) {
-    if table.capacity() > 8192 && table.len() < table.capacity() / 8 {
+    shrink_above(table, 8192);
+}
+
+/// The same for a table that has room for more than so many entries.
+pub(crate) fn shrink_above<K: Eq + Hash, V, S: BuildHasher>(table: &mut HashMap<K, V, S>, capacity: usize) {
+    if table.capacity() > capacity && table.len() < table.capacity() / 8 {
         table.shrink_to(2 * table.len());
     }
 }

@@ -261,17 +261,17 @@ fn deletions_follow_acks_and_readers() {
     }
 }
 
-/// Notes whether the lock of all hubs is free when a reader is woken.
+/// Notes whether the map of hubs is free when a reader is woken.
 struct FreeLock(Hubs, AtomicBool);
 
 impl Wake for FreeLock {
     fn wake(self: Arc<Self>) {
-        self.1.store(self.0.hubs.try_lock().is_ok(), Ordering::SeqCst);
+        self.1.store(self.0.hubs.are_free(), Ordering::SeqCst);
     }
 }
 
 #[test]
-fn readers_are_woken_without_the_lock_of_all_hubs() {
+fn readers_are_woken_without_a_lock_of_the_map_of_hubs() {
     let hubs = Hubs::new(4);
     let (_reader, mut receiver) = join(&hubs, 0);
     let is_free = Arc::new(FreeLock(hubs.clone(), AtomicBool::new(false)));
