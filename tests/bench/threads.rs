@@ -1,0 +1,159 @@
+//! Whether two threads do twice as much as one: hubs, engine and readers of one process, without sockets.
+//!
+//!     cargo bench --bench threads [-- SECONDS]
+//!
+//! Each thread has mailboxes of its own. It appends to one of them, takes the message as a reader does, and acknowledges it.
+//! What two threads wait for is what all mailboxes share. Seven rounds of one thread and of two, in turn. At level `os` each
+//! thread has 64 messages in flight, and one writer commits those of all threads.
+
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use serde_json::value::RawValue;
+use tokio::runtime::{Builder, Runtime};
+use x0_msg_server::clock::Clock;
+use x0_msg_server::config::Config;
+use x0_msg_server::engine::embedded::{Durability, Embedded, Storage};
+use x0_msg_server::engine::{Append, Engine};
+use x0_msg_server::hub::{Hubs, Transport};
+use x0_msg_server::message::{Address, Author, Item, Kind, Message, SenderName, Seq, SessionId};
+use x0_msg_server::server::engine_settings;
+use x0_msg_server::subscriber::{Start, Subscriber};
+
+/// Mailboxes of each thread.
+const MAILBOXES: usize = 1000;
+
+/// Messages in flight of each thread, where a commit takes time.
+const IN_FLIGHT: usize = 64;
+
+const ROUNDS: usize = 7;
+
+/// A mailbox with its reader.
+struct Mailbox {
+    address: Address,
+    reader: Subscriber,
+}
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_time().build().expect("a runtime")
+}
+
+struct Bench {
+    engine: Engine,
+    hubs: Hubs,
+    message: Message,
+    in_flight: usize,
+}
+
+impl Bench {
+    fn new(storage: &Storage, in_flight: usize) -> Self {
+        let (settings, hubs) = (engine_settings(&Config::default(), Clock::Wall), Hubs::new(None));
+        let engine = Embedded::start(settings, hubs.clone(), storage).expect("a store").into();
+        let payload = format!(r#"{{"text":"{}"}}"#, "x".repeat(117));
+        let payload = RawValue::from_string(payload).expect("JSON");
+        let from = SenderName::new("sender").ok();
+        let message = Message { kind: Kind::Message, from, payload, ts: 1_763_886_000_000, reference: None };
+        Self { engine, hubs, message, in_flight }
+    }
+
+    fn mailboxes(&self, thread: usize) -> Vec<Mailbox> {
+        let mailbox = |n: usize| {
+            let name = format!("thread-{thread}-session-{n:06}");
+            let address = Address::Session(SessionId::new(&name).expect("a name"));
+            let start = Start { cursor: Seq::START, epoch: self.engine.epoch() };
+            let most = (Transport::Websocket, 8);
+            let reader = Subscriber::new(&self.engine, &self.hubs, &address, start, most);
+            let mut reader = reader.expect("the first reader");
+            runtime().block_on(reader.ready()).expect("an empty mailbox");
+            Mailbox { address, reader }
+        };
+        (0..MAILBOXES).map(mailbox).collect()
+    }
+
+    fn append(&self, address: &Address) -> Append {
+        let (address, message) = (address.clone(), self.message.clone());
+        let author = Author::Anonymous;
+        Append { address, message, author, id: None, ttl: None, receipt: false, payer: None, user: None }
+    }
+
+    /// Sends and reads until it is told to stop. Returns how many messages.
+    fn work(&self, mailboxes: &mut [Mailbox], stop: &AtomicBool) -> u64 {
+        let (runtime, mut count, mut at) = (runtime(), 0, 0);
+        while !stop.load(Ordering::Relaxed) {
+            let group = at..(at + self.in_flight).min(mailboxes.len());
+            at = if group.end == mailboxes.len() { 0 } else { group.end };
+            let group = &mut mailboxes[group];
+            let commits: Vec<_> =
+                group.iter().map(|mailbox| self.engine.append(self.append(&mailbox.address))).collect();
+            for (mailbox, mut commit) in group.iter_mut().zip(commits) {
+                let known = (&mut commit).now_or_never();
+                let seq = known.unwrap_or_else(|| runtime.block_on(commit)).expect("it is stored");
+                self.take(mailbox, seq);
+                count += 1;
+            }
+        }
+        count
+    }
+
+    /// Takes a message that was published, and acknowledges it.
+    fn take(&self, Mailbox { address, reader }: &mut Mailbox, seq: Seq) {
+        let item = reader.try_next();
+        assert!(matches!(&item, Some(Item::Message(message)) if message.seq() == Some(seq)), "{item:?}");
+        reader.mark_sent(seq);
+        if let Some(through) = self.hubs.acknowledge(address, seq) {
+            self.engine.trim(address, through);
+        }
+    }
+
+    /// Messages a second of so many threads together.
+    fn rate(&self, mailboxes: &mut [Vec<Mailbox>], time: Duration) -> f64 {
+        let (stop, start) = (AtomicBool::new(false), Barrier::new(mailboxes.len() + 1));
+        std::thread::scope(|scope| {
+            let work = |mailboxes: &mut Vec<Mailbox>| {
+                start.wait();
+                self.work(mailboxes, &stop)
+            };
+            let threads: Vec<_> =
+                mailboxes.iter_mut().map(|mailboxes| scope.spawn(move || work(mailboxes))).collect();
+            start.wait();
+            let begun = Instant::now();
+            std::thread::sleep(time);
+            stop.store(true, Ordering::Relaxed);
+            let count: u64 = threads.into_iter().map(|thread| thread.join().expect("no panic")).sum();
+            count as f64 / begun.elapsed().as_secs_f64()
+        })
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn measure(level: &str, storage: &Storage, in_flight: usize, time: Duration) {
+    let bench = Bench::new(storage, in_flight);
+    let mut mailboxes: Vec<_> = (0..2).map(|thread| bench.mailboxes(thread)).collect();
+    let (mut one, mut two, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        one.push(bench.rate(&mut mailboxes[..1], time));
+        two.push(bench.rate(&mut mailboxes, time));
+        ratios.push(two[two.len() - 1] / one[one.len() - 1]);
+    }
+    let best = |rates: &[f64]| rates.iter().copied().fold(0.0, f64::max);
+    println!(
+        "{level}: one thread {:.0} messages/s, two {:.0} (best of {ROUNDS}); ratio {:.2} (median)",
+        best(&one),
+        best(&two),
+        median(ratios)
+    );
+}
+
+fn main() {
+    let seconds = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(1.0);
+    let (time, dir) = (Duration::from_secs_f64(seconds), tempfile::tempdir().expect("a directory"));
+    measure("memory", &Storage::Memory, 1, time);
+    let storage = Storage::Directory(dir.path().to_owned(), Durability::Os);
+    measure("os", &storage, IN_FLIGHT, time);
+}
