@@ -38,11 +38,13 @@ use crate::engine::{IdLimits, Registration};
 use crate::message::{Address, SenderName, Seq, SessionId};
 
 mod batches;
+mod deletes;
 mod ids;
 pub(super) mod open;
 mod space;
 
 use batches::FloorTable;
+use deletes::{Deletion, delete};
 pub(super) use ids::IdRow;
 use ids::IdTable;
 
@@ -208,13 +210,20 @@ impl Disk {
 
     /// Commits a group. Afterwards it is as durable as the level says, or nothing of it is there.
     pub(super) fn write(&mut self, group: &CommitGroup) -> rusqlite::Result<()> {
+        match self.try_write(group, Deletion::InRuns) {
+            Err(rusqlite::Error::StatementChangedRows(_)) => self.try_write(group, Deletion::OneByOne),
+            written => written,
+        }
+    }
+
+    fn try_write(&mut self, group: &CommitGroup, deletion: Deletion) -> rusqlite::Result<()> {
         let mut totals = self.totals;
         totals.commits += 1;
         totals.newest = to_sql_int(group.newest.0);
         totals.forgotten = totals.forgotten.max(to_sql_int(group.forgotten.0));
         let transaction = self.connection.unchecked_transaction()?;
         insert(&transaction, &group.appends, &mut totals)?;
-        delete(&transaction, &group.deletes, &mut totals)?;
+        delete(&transaction, &group.deletes, deletion, &mut totals)?;
         for (session, registration) in &group.registrations {
             write_registration(&transaction, session, registration.as_ref(), &mut totals)?;
         }
@@ -294,17 +303,6 @@ fn insert(to: &Transaction<'_>, appends: &[Pending], totals: &mut StoreTotals) -
         };
         row.insert(&mut statement)?;
         totals.add(row.seq);
-    }
-    Ok(())
-}
-
-fn delete(from: &Transaction<'_>, seqs: &[Seq], totals: &mut StoreTotals) -> rusqlite::Result<()> {
-    let mut statement = from.prepare_cached("DELETE FROM message WHERE seq = ?1")?;
-    for seq in seqs {
-        let seq = to_sql_int(seq.0);
-        if statement.execute([seq])? == 1 {
-            totals.remove(seq);
-        }
     }
     Ok(())
 }
