@@ -1,14 +1,14 @@
 //! The engine of one machine: an index in memory, and below it, unless the level is `memory`, a store on disk.
 //!
 //! An append is encoded first. Under the lock it gets its seq and goes into a bounded queue. One writer takes everything
-//! that is queued and commits it as one transaction. Then the messages are visible, go to the hubs in commit order, and
-//! their senders are told. At level `memory` a message is committed under the lock, and published after it.
+//! that is queued and commits it as one transaction. Then the messages are visible. A task publishes them to the hubs in
+//! commit order, and tells their senders. At level `memory` a message is committed under the lock, and published after it.
 //!
 //! Deletions are held back for a moment, and written together. A crash before that makes an acknowledged message come again; it
 //! does not lose an unacknowledged one.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -20,7 +20,6 @@ use crate::engine::{
 };
 use crate::hub::{EndReason, Hubs};
 use crate::message::{Address, Epoch, Publication, Seq, SessionId};
-use crate::sync::lock;
 
 mod at_hand;
 mod crash;
@@ -35,9 +34,13 @@ mod handles;
 mod index;
 mod load;
 mod lookups;
+mod outbox;
 mod place;
 mod presence;
 mod private;
+mod publish_queue;
+mod publisher;
+mod publishing;
 mod reader;
 mod recovery;
 mod registrations;
@@ -55,6 +58,7 @@ mod store_clock;
 mod tests;
 mod wal;
 mod writer;
+mod writer_thread;
 
 pub use report::{Report, report};
 pub use storage::{Durability, OpenError, Storage};
@@ -66,6 +70,7 @@ use rows::store::{first_seq, random_epoch, random_secret};
 use shared::{DiskAccess, Shared};
 use store::{BROKEN, Stop, Store, StoreGuard};
 use store_clock::StoreClock;
+use writer_thread::WriterThread;
 
 /// How often a read of the disk that failed is repeated, and after which pause.
 const READ_AGAIN: u32 = 2;
@@ -83,39 +88,6 @@ pub struct Embedded {
     shared: Arc<Shared>,
     /// Ends the writer with the last handle.
     writer: Arc<WriterThread>,
-}
-
-/// Ends the writer when dropped, and waits for it.
-#[derive(Debug)]
-struct WriterThread {
-    shared: Arc<Shared>,
-    /// Taken by the first one that closes the store.
-    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
-}
-
-impl WriterThread {
-    fn stop(&self, how: Stop) {
-        if let Some(mut store) = self.shared.store.lock() {
-            match how {
-                Stop::InOrder => drop(store.stop.get_or_insert(how)),
-                Stop::AtOnce => store.stop = Some(how),
-            }
-        }
-        self.shared.work.notify_all();
-        // Poison is ignored: taking the handle is one step.
-        let thread = lock(&self.thread).take();
-        if let Some(thread) = thread
-            && thread.join().is_err()
-        {
-            tracing::error!("the writer of the store has panicked");
-        }
-    }
-}
-
-impl Drop for WriterThread {
-    fn drop(&mut self) {
-        self.stop(Stop::InOrder);
-    }
 }
 
 fn unavailable<E: From<EngineError>>(reason: impl Into<Arc<str>>) -> Commit<E> {
@@ -141,8 +113,8 @@ impl Embedded {
 
     fn of(shared: Shared) -> Self {
         let shared = Arc::new(shared);
-        let writer = WriterThread { shared: Arc::clone(&shared), thread: Mutex::new(None) };
-        Self { shared, writer: Arc::new(writer) }
+        let writer = WriterThread::new(&shared).into();
+        Self { shared, writer }
     }
 
     /// Starts an engine on this storage. Opening a store reads all of it.
@@ -173,7 +145,8 @@ impl Embedded {
             path: dir.to_owned(),
             error,
         })?;
-        *lock(&engine.writer.thread) = Some(thread);
+        engine.writer.set(thread);
+        publishing::start(&engine.shared);
         Ok(engine)
     }
 
@@ -266,15 +239,13 @@ impl Embedded {
 
     /// Releases the lock after a change. Commits and publishes what is queued at level `memory`; wakes the writer at others.
     fn release(&self, mut store: StoreGuard<'_>) {
-        self.shared.settle(&mut store);
-        let (wakes, is_empty) = (store.must_wake_writer(), store.outbox.is_empty());
+        let filled = self.shared.settle(&mut store);
+        let wakes = store.must_wake_writer();
         drop(store);
         if wakes {
             self.shared.work.notify_one();
         }
-        if !is_empty {
-            self.shared.publish_outbox();
-        }
+        self.shared.publisher.publish_outbox(filled);
     }
 
     /// See [`crate::engine::Engine::register`].

@@ -21,6 +21,7 @@ mod address_log;
 mod backing;
 mod builder;
 mod changes;
+mod commit;
 mod expiry;
 mod fullness;
 mod ids;
@@ -35,6 +36,7 @@ mod receipts;
 mod recent;
 mod refuse;
 mod room;
+mod tallies;
 #[cfg(test)]
 mod tests;
 
@@ -274,34 +276,6 @@ impl Index {
         self.queue.take(messages, bytes)
     }
 
-    /// These messages are durable: they can be seen now, and are added to `publications`. Returns the waiters to tell.
-    pub(super) fn commit(
-        &mut self,
-        group: Vec<Pending>,
-        publications: &mut Vec<Published>,
-    ) -> Vec<(Seq, Waiter)> {
-        let Some(last) = group.last().map(|last| last.seq) else { return Vec::new() };
-        self.committed = last;
-        let mut waiters = Vec::new();
-        for Pending { seq, address, publication, waiter, .. } in group {
-            self.backing.commit(&publication);
-            let (prev, floor) = self.logs.commit(&address, seq);
-            waiters.extend(waiter.map(|waiter| (seq, waiter)));
-            if seq <= floor {
-                // Its session was ended while it was written: there is nobody to read it.
-                self.remove_ended(&address);
-                continue;
-            }
-            if matches!(address, Address::Topic(_)) {
-                let removed = self.logs.remove_oldest(&address, &self.settings.history, self.committed);
-                self.drop_entries(&address, &removed, Outcome::Expired);
-            }
-            publications.push(Published { address, publication, prev });
-        }
-        waiters.extend(self.queue.take_repeats(last));
-        waiters
-    }
-
     /// A message has left for good: appends the receipt that its sender asked for. Returns the receipt's seq.
     fn emit_receipt(&mut self, seq: Seq, outcome: Outcome) -> Seq {
         let Some((address, id)) = self.receipts.take(seq) else { return Seq::START };
@@ -412,12 +386,13 @@ impl Index {
         messages + registrations
     }
 
-    /// Removes at most [`EXPIRY_SLICE`] expired messages, and the rest of the last mailbox. Returns how many.
+    /// Removes at most [`EXPIRY_SLICE`] expired messages, and the rest of the last mailbox. Returns how many it has looked for.
     fn expire_messages(&mut self, now: u64) -> usize {
         let mut messages = 0;
         while messages < EXPIRY_SLICE {
             let Some((address, expired)) = self.logs.expire_next(now, self.committed) else { break };
-            messages += expired.len();
+            // A look at a log counts, too: it may have become empty since.
+            messages += expired.len().max(1);
             self.drop_expired(&address, &expired);
         }
         messages

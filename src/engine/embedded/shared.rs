@@ -2,22 +2,23 @@
 
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex};
+use std::sync::{Arc, Condvar};
 
 use crate::engine::Fatal;
 use crate::engine::arrivals::Arrivals;
 use crate::engine::crypt::Cipher;
 use crate::engine::embedded::dedup::DedupHasher;
 use crate::engine::embedded::handles::Handles;
-use crate::engine::embedded::index::{Index, Pending, PlannedChange, Published, Waiter};
+use crate::engine::embedded::index::{Index, Pending, Published, Waiter};
+use crate::engine::embedded::outbox::Filled;
+use crate::engine::embedded::publisher::Publisher;
 use crate::engine::embedded::reader::ReadPool;
 use crate::engine::embedded::stall::CommitTimer;
 use crate::engine::embedded::storage::Durability;
 use crate::engine::embedded::store::{Store, StoreLock};
 use crate::engine::embedded::store_clock::StoreClock;
-use crate::hub::{EndReason, Hubs};
-use crate::message::{Address, Epoch, Seq};
-use crate::sync::lock;
+use crate::hub::Hubs;
+use crate::message::{Epoch, Seq};
 
 /// What the handles of an engine and its writer share.
 #[derive(Debug)]
@@ -39,8 +40,8 @@ pub(super) struct Shared {
     pub(super) commits: CommitTimer,
     /// The disk, if there is one.
     pub(super) disk: Option<DiskAccess>,
-    /// Taken before the store's lock, to publish what was committed under it. Holds what is being published.
-    publishing: Mutex<Vec<Published>>,
+    /// Does not hold the rest of this, since a task has it.
+    pub(super) publisher: Arc<Publisher>,
     /// A copy of the newest committed seq, readable without the lock.
     newest: AtomicU64,
     /// Whether the queue had no room for some author when it changed last, readable without the lock.
@@ -64,7 +65,8 @@ impl Shared {
         index: Index,
         disk: Option<DiskAccess>,
     ) -> Self {
-        let fatal = Fatal::default();
+        let (fatal, arrivals) = (Fatal::default(), Arrivals::new());
+        let publisher = Publisher::new(hubs.clone(), arrivals.clone()).into();
         Self {
             hubs,
             clock,
@@ -73,14 +75,14 @@ impl Shared {
             handles: index.handles().clone(),
             cipher: Cipher::new(secret),
             hasher: DedupHasher::new(secret),
-            arrivals: Arrivals::new(),
+            arrivals,
             newest: AtomicU64::new(index.committed().0),
             store: StoreLock::new(index, fatal.clone()),
             fatal,
             work: Condvar::new(),
             commits: CommitTimer::new(),
             disk,
-            publishing: Mutex::default(),
+            publisher,
             queue_may_refuse: AtomicBool::new(false),
         }
     }
@@ -101,8 +103,7 @@ impl Shared {
         self.queue_may_refuse.store(store.index.queue_may_refuse(), Ordering::Relaxed);
     }
 
-    /// Makes a group visible, which is as durable as the level says. The caller publishes it without the lock, in
-    /// commit order, and then tells the waiters.
+    /// Makes a group visible, which is as durable as the level says. It must go into the publisher's queue, in commit order.
     pub(super) fn commit(
         &self,
         store: &mut Store,
@@ -114,54 +115,15 @@ impl Shared {
         (publications, waiters)
     }
 
-    /// Commits what is queued, if there is no disk to wait for. [`Self::publish_outbox`] must follow, without the lock.
-    pub(super) fn settle(&self, store: &mut Store) {
-        if self.disk.is_some() {
-            return;
+    /// Commits what is queued, if there is no disk to wait for. [`Publisher::publish_outbox`] must follow, without the lock.
+    pub(super) fn settle(&self, store: &mut Store) -> Filled {
+        if self.disk.is_some() || store.index.queued() == 0 {
+            return Filled::default();
         }
-        while store.index.queued() > 0 {
-            let group = store.index.take(usize::MAX, usize::MAX);
-            // There are no waiters at this level.
-            store.index.commit(group, &mut store.outbox);
-        }
+        store.index.commit_queued(&mut store.committed);
         self.copy_counters(store);
-    }
-
-    /// Publishes what was committed at level `memory`. Afterwards everything is published that was in the outbox before.
-    ///
-    /// Whoever holds `publishing` empties the outbox, so messages are published in commit order.
-    pub(super) fn publish_outbox(&self) {
-        if self.disk.is_some() {
-            return;
-        }
-        // Poison is ignored: after a panic the messages that may not be published are still in the list, and hubs may
-        // repeat a message.
-        let mut publishing = lock(&self.publishing);
-        if let Some(mut store) = self.store.lock() {
-            publishing.append(&mut store.outbox);
-        }
-        self.publish(&publishing);
-        publishing.clear();
-        publishing.shrink_to(1024);
-    }
-
-    /// Publishes committed messages. The caller does so in commit order.
-    pub(super) fn publish(&self, publications: &[Published]) {
-        for Published { address, publication, prev } in publications {
-            debug_assert!(publication.seq() > Some(*prev), "seqs of one address are published in order");
-            self.hubs.publish(address, publication, *prev);
-        }
-    }
-
-    /// Tells who waits for a session that is registered now, and the readers of one that has ended.
-    pub(super) fn announce(&self, changes: &[PlannedChange]) {
-        for change in changes {
-            match change {
-                PlannedChange::Register { session, .. } => self.arrivals.wake(session),
-                PlannedChange::End { session, .. } => {
-                    self.hubs.end(&Address::Session(session.clone()), EndReason::SessionEnded);
-                }
-            }
-        }
+        let filled = self.publisher.outbox.add(store.committed.drain(..));
+        store.committed.shrink_to(1024);
+        filled
     }
 }

@@ -17,8 +17,8 @@ pub(super) struct Store {
     /// Why the last commit failed; `None` when it did not.
     pub(super) failing: Option<Arc<str>>,
     pub(super) stop: Option<Stop>,
-    /// Committed at level `memory` and not published yet, in commit order.
-    pub(super) outbox: Vec<Published>,
+    /// Committed at level `memory` under the lock that is held, in commit order. Empty while nobody holds it.
+    pub(super) committed: Vec<Published>,
     pub(super) writer: WriterState,
 }
 
@@ -76,7 +76,7 @@ pub(super) struct StoreGuard<'a>(MutexGuard<'a, Option<Store>>);
 impl StoreLock {
     pub(super) fn new(index: Index, fatal: Fatal) -> Self {
         let store =
-            Store { index, failing: None, stop: None, outbox: Vec::new(), writer: WriterState::Awake };
+            Store { index, failing: None, stop: None, committed: Vec::new(), writer: WriterState::Awake };
         Self { store: Mutex::new(Some(store)), fatal }
     }
 

@@ -9,6 +9,7 @@ use crate::engine::EngineError;
 use crate::engine::embedded::disk::{CommitGroup, Disk};
 use crate::engine::embedded::files::Files;
 use crate::engine::embedded::index::{PlannedChange, Waiter};
+use crate::engine::embedded::publish_queue::CommittedGroup;
 use crate::engine::embedded::running;
 use crate::engine::embedded::shared::Shared;
 use crate::engine::embedded::store::{Stop, Store, WriterState};
@@ -28,6 +29,9 @@ use place::Place;
 /// Messages, and bytes of them, that are committed together at most.
 const MAX_MESSAGES: usize = 4096;
 const MAX_BYTES: usize = 4 << 20;
+
+/// What is said after a panic of the writer, or of the task that publishes for it.
+pub(super) const DEFECT: &str = "the writer of the store has failed because of a defect";
 
 /// How long a failed commit without waiters is left alone.
 const RETRY: Duration = Duration::from_secs(1);
@@ -97,7 +101,7 @@ impl Writer {
     pub(super) fn run(self) {
         let shared = Arc::clone(&self.shared);
         if catch_unwind(AssertUnwindSafe(|| self.work())).is_err() {
-            stop_for_good(&shared, "the writer of the store has failed because of a defect");
+            stop_for_good(&shared, DEFECT);
         }
     }
 
@@ -282,7 +286,7 @@ impl Writer {
         false
     }
 
-    /// A commit succeeded: publishes its messages and tells its waiters.
+    /// A commit succeeded: its messages are to be published, and its waiters told.
     fn committed(&mut self, group: CommitGroup) {
         self.may_shrink |= !group.deletes.is_empty();
         self.deletes.written(&group.deletes);
@@ -290,20 +294,14 @@ impl Writer {
         let shared = Arc::clone(&self.shared);
         // Without a store there are no waiters: see `StoreLock`.
         let Some(mut store) = shared.store.lock() else { return };
-        let (publications, waiters) = shared.commit(&mut store, group.appends);
+        let (publications, senders) = shared.commit(&mut store, group.appends);
         store.index.apply_changes(&group.changes, &shared.hubs);
         shared.copy_counters(&store);
         drop(store);
-        shared.publish(&publications);
-        shared.announce(&group.changes);
-        for (seq, waiter) in waiters {
-            _ = waiter.send(Ok(seq));
-        }
-        for change in group.changes {
-            change.tell(Ok(group.newest));
-        }
-        for waiter in group.waiters {
-            _ = waiter.send(Ok(group.newest));
+        let CommitGroup { changes, waiters: others, newest, .. } = group;
+        let committed = CommittedGroup { publications, changes, senders, others, newest };
+        if !shared.publisher.queue.add(committed) {
+            shared.publisher.publish_committed();
         }
         self.recovered();
     }
@@ -350,7 +348,7 @@ impl Writer {
 }
 
 /// Nothing is written any more: refuses what waits, and tells that the store cannot go on.
-fn stop_for_good(shared: &Shared, reason: &str) {
+pub(super) fn stop_for_good(shared: &Shared, reason: &str) {
     let reason: Arc<str> = reason.into();
     if let Some(mut store) = shared.store.lock() {
         store.stop = Some(Stop::AtOnce);

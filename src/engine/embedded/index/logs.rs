@@ -4,8 +4,11 @@ use std::collections::{HashMap, VecDeque};
 
 use crate::engine::embedded::index::address_log::{AddressLog, Holes, LogEntry};
 use crate::engine::embedded::index::expiry::{ExpiryIndex, NEVER};
-use crate::engine::embedded::index::payers::{PayerId, Payers, Tally};
+use crate::engine::embedded::index::payers::{PayerId, Payers};
 use crate::engine::embedded::index::pending_writes::Floor;
+use crate::engine::embedded::index::tallies::{charge, discharge, drop_needless_tally};
+#[cfg(test)]
+use crate::engine::embedded::index::tallies::{is_tallied, tally_of};
 use crate::engine::{Bounds, Position, Usage};
 use crate::message::{Address, SenderName, Seq};
 use crate::sync::shrink;
@@ -84,8 +87,14 @@ impl AddressLogs {
 
     /// Appends an entry to the log of an address and returns the seq before it.
     pub(super) fn push(&mut self, address: &Address, entry: LogEntry) -> Seq {
-        let forgotten = self.forgotten;
-        let log = self.logs.entry(address.clone()).or_insert_with(|| AddressLog::after_forgotten(forgotten));
+        // Only the first message of a log costs a copy of its name.
+        let log = match self.logs.get_mut(address) {
+            Some(log) => log,
+            None => {
+                let new = AddressLog::after_forgotten(self.forgotten);
+                self.logs.entry(address.clone()).or_insert(new)
+            }
+        };
         let prev = log.push(entry, &mut self.holes);
         charge(&mut self.payers, log, address, &entry, self.tallied);
         if entry.expires_at < log.due {
@@ -171,9 +180,10 @@ impl AddressLogs {
     }
 
     /// Lists a log that has become empty, so that it is forgotten one day. Returns whether it is empty.
+    ///
+    /// Its due time stays: a mailbox that is filled and emptied again and again is scheduled once.
     pub(super) fn list_if_empty(&mut self, address: &Address) -> bool {
         let Some(log) = self.logs.get_mut(address).filter(|log| log.is_empty()) else { return false };
-        self.expiry.reschedule(address, &mut log.due, NEVER);
         log.release_memory();
         if !std::mem::replace(&mut log.listed, true) {
             self.empty.push_back(address.clone());
@@ -199,6 +209,7 @@ impl AddressLogs {
                 self.empty.push_back(address);
             } else {
                 let Position { floor, expired, .. } = log.position();
+                self.expiry.reschedule(&address, &mut log.due, NEVER);
                 self.forget_through(floor.max(expired));
                 self.logs.remove(&address);
             }
@@ -291,7 +302,7 @@ impl AddressLogs {
             assert!(first.is_none_or(|first| log.due <= first || log.due < NEVER), "{address}");
             assert_eq!(log.due < NEVER, self.expiry.contains(log.due, address), "{address}");
             listed += usize::from(log.due < NEVER);
-            assert!(!log.is_empty() || (log.listed && log.due == NEVER), "{address} is empty and not listed");
+            assert!(!log.is_empty() || log.listed, "{address} is empty and not listed");
             assert!(!log.listed || self.empty.contains(address), "{address}");
         }
         assert_eq!(listed, self.expiry.len(), "every due time belongs to a log");
@@ -323,61 +334,6 @@ impl AddressLogs {
         }
         paid.remove(&PayerId::NONE);
         assert_eq!(self.payers.all(), paid);
-    }
-}
-
-/// Whether a mailbox holds more than this.
-fn is_tallied(log: &AddressLog, tallied: Usage) -> bool {
-    Usage { messages: log.entries().len(), bytes: log.bytes() }.exceeds(tallied)
-}
-
-/// A log has a new entry: its author pays for it.
-fn charge(payers: &mut Payers, log: &mut AddressLog, address: &Address, entry: &LogEntry, tallied: Usage) {
-    let (payer, bytes) = (entry.payer(), entry.bytes as usize);
-    payers.add(payer, bytes);
-    match (address, &mut log.tally) {
-        (Address::Topic(_), None) if payer == PayerId::NONE => {}
-        (Address::Topic(_), tally) => {
-            if tally.get_or_insert_default().add(payer, bytes) {
-                payers.enter_topic(payer);
-            }
-        }
-        (Address::Session(_) | Address::Backend(_), Some(tally)) => _ = tally.add(payer, bytes),
-        (Address::Session(_) | Address::Backend(_), None) => {
-            if is_tallied(log, tallied) {
-                log.tally = Some(tally_of(log).into());
-            }
-        }
-    }
-}
-
-/// What each author has in a log.
-fn tally_of(log: &AddressLog) -> Tally {
-    let mut tally = Tally::default();
-    for entry in log.entries() {
-        tally.add(entry.payer(), entry.bytes as usize);
-    }
-    tally
-}
-
-/// A log has lost an entry: its author pays for it no more.
-fn discharge(payers: &mut Payers, log: &mut AddressLog, address: &Address, entry: &LogEntry) {
-    let (payer, bytes) = (entry.payer(), entry.bytes as usize);
-    let was_last = log.tally.as_mut().is_some_and(|tally| tally.remove(payer, bytes));
-    if was_last && matches!(address, Address::Topic(_)) {
-        payers.leave_topic(payer);
-    }
-    payers.remove(payer, bytes);
-}
-
-/// Drops the tally of a mailbox that is small again. Half of `tallied`, so that it is not made and dropped in turn.
-fn drop_needless_tally(log: &mut AddressLog, address: &Address, tallied: Usage) {
-    let needless = match address {
-        Address::Session(_) | Address::Backend(_) => !is_tallied(log, tallied.half()),
-        Address::Topic(_) => log.tally.as_ref().is_some_and(|tally| tally.is_empty()),
-    };
-    if needless {
-        log.tally = None;
     }
 }
 
@@ -427,6 +383,27 @@ mod tests {
         assert_eq!(address, mailbox("b"));
         assert!(logs.list_if_empty(&address));
         logs.assert_consistent();
+    }
+
+    #[test]
+    fn a_log_that_is_emptied_keeps_its_due_time_until_it_is_looked_at_or_forgotten() {
+        let mut logs = three();
+        logs.trim(&mailbox("b"), Seq(3));
+        assert!(logs.list_if_empty(&mailbox("b")));
+        assert_eq!(logs.push(&mailbox("b"), entry(5, 25)), Seq(3));
+        logs.trim(&mailbox("b"), Seq(5));
+        logs.list_if_empty(&mailbox("b"));
+        logs.assert_consistent();
+        assert_eq!(logs.expiry.len(), 2, "one due time for each log");
+        assert_eq!(logs.expire_next(10, Seq(5)).unwrap().1.len(), 1, "a");
+        assert_eq!(logs.expire_next(20, Seq(5)).unwrap(), (mailbox("b"), vec![]));
+        assert!(logs.expire_next(29, Seq(5)).is_none());
+        logs.push(&mailbox("b"), entry(6, 40));
+        logs.trim(&mailbox("b"), Seq(6));
+        logs.list_if_empty(&mailbox("b"));
+        logs.forget_empty(0, 9, |_| false);
+        logs.assert_consistent();
+        assert_eq!((logs.len(), logs.expiry.len()), (1, 1), "nothing is left of it");
     }
 
     #[test]

@@ -142,10 +142,24 @@ impl CommitQueue {
         }
         self.bytes -= taken_bytes;
         let taken = self.pending.drain(..end).collect();
+        self.shrink();
+        taken
+    }
+
+    /// Takes the oldest message.
+    pub(super) fn pop(&mut self) -> Option<Pending> {
+        let pending = self.pending.pop_front()?;
+        let cost = cost(&pending.publication);
+        self.bytes -= cost;
+        self.tally.remove(pending.payer, cost);
+        self.shrink();
+        Some(pending)
+    }
+
+    fn shrink(&mut self) {
         if self.pending.is_empty() && self.pending.capacity() > 1024 {
             self.pending.shrink_to(256);
         }
-        taken
     }
 
     /// Takes the waiters for repeats of messages up to and including `through`.
@@ -238,8 +252,9 @@ mod tests {
         let seqs = |taken: Vec<Pending>| taken.iter().map(|pending| pending.seq.0).collect::<Vec<_>>();
         assert_eq!(seqs(queue.take(9, 0)), [1], "one message always fits");
         assert_eq!(queue.first(), Some(Seq(2)));
-        assert_eq!(seqs(queue.take(1, usize::MAX)), [2]);
+        assert_eq!(queue.pop().map(|pending| pending.seq), Some(Seq(2)));
         assert_eq!(seqs(queue.take(9, usize::MAX)), [3]);
+        assert!(queue.pop().is_none() && queue.bytes == 0);
     }
 
     #[test]
