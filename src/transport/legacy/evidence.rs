@@ -61,6 +61,12 @@ impl UnconfirmedAnswer {
         source.request_id.is_some() && source.request_id.as_deref() == self.request_id.as_deref()
     }
 
+    /// Whether a request proves that the answer was read: a browser uses a connection again only when it has read the answer
+    /// before.
+    pub(super) fn is_confirmed_by(&self, source: &RequestSource) -> bool {
+        source.sequential && self.is_on(&source.link)
+    }
+
     /// Whether the connection says that the answer did not reach its page.
     pub(super) fn is_lost(&self) -> bool {
         match &self.link {
@@ -73,8 +79,7 @@ impl UnconfirmedAnswer {
 
     /// What the next poll, from `source`, and the connection say about the answer.
     pub(super) fn delivery(&self, source: &RequestSource) -> Delivery {
-        // A browser uses a connection again only when it has read the answer before.
-        if source.sequential && self.is_on(&source.link) {
+        if self.is_confirmed_by(source) {
             return Delivery::Arrived;
         }
         // A browser repeats a request only if it got no answer.

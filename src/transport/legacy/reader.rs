@@ -57,7 +57,7 @@ impl LegacyReader {
     ) -> impl Ord + use<> {
         let unconfirmed = idle.state().unconfirmed.as_ref();
         let repeated = unconfirmed.is_some_and(|answer| answer.is_repeated_by(source));
-        let lost = unconfirmed.is_some_and(UnconfirmedAnswer::is_lost);
+        let lost = unconfirmed.is_some_and(|answer| !answer.is_confirmed_by(source) && answer.is_lost());
         let received = if lost { idle.subscriber().sent_through() } else { position };
         let same_link = unconfirmed.is_some_and(|answer| answer.is_on(&source.link));
         (repeated, !idle.is_gone(PEER_TIMEOUT), Reverse(received), same_link, Reverse(idle.since()))
