@@ -24,6 +24,8 @@ pub struct Publication {
     from: Option<SenderName>,
     frame: Utf8Bytes,
     places: Places,
+    /// Whether it is small and its frame is one line. Looked for once, and not by each reader.
+    is_one_line: bool,
     /// What only a large one has.
     large: Option<Box<Large>>,
 }
@@ -114,7 +116,8 @@ impl Publication {
         // Without spare capacity a clone only counts references.
         frame.shrink_to_fit();
         let large = (frame.len() > SMALL).then(|| Box::new(Large::Origin(Mutex::default())));
-        Self { seq, kind, from, frame: frame.into(), places, large }
+        let is_one_line = large.is_none() && !has_line_breaks(frame.as_bytes());
+        Self { seq, kind, from, frame: frame.into(), places, is_one_line, large }
     }
 
     /// The same publication on its way to readers. A large one counts in the memory budget until all of them have let it go:
@@ -161,6 +164,11 @@ impl Publication {
         let mut frame = self.frame.to_string();
         frame.replace_range(field, "");
         Self::new(None, self.kind, self.from.clone(), frame, places)
+    }
+
+    /// Whether it is small, and its frame is one line: a payload may have line breaks between its tokens.
+    pub(crate) fn is_one_line(&self) -> bool {
+        self.is_one_line
     }
 
     /// Whether its bytes count in the memory budget.
@@ -216,6 +224,11 @@ impl Publication {
             }
         }
     }
+}
+
+/// Whether a text has more than one line. It looks at all bytes, and so at many of them at a time.
+fn has_line_breaks(text: &[u8]) -> bool {
+    text.iter().fold(0, |found, byte| found | u8::from(*byte == b'\n') | u8::from(*byte == b'\r')) != 0
 }
 
 #[cfg(test)]

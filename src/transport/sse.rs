@@ -28,7 +28,7 @@ use crate::message::{Item, Kind, Publication, Seq, SessionId, SharedText, TopicN
 use crate::protocol::ServerFrame;
 use crate::subscriber::Subscriber;
 use crate::transport::reading::{ReadFailures, acknowledge_cursor, check_cursor, next_item, proof_left};
-use crate::transport::sse::event::{line_breaks, push_event, push_fields};
+use crate::transport::sse::event::{line_breaks, push_event, push_fields, push_one_line};
 use crate::transport::topics::TopicReaders;
 
 mod event;
@@ -243,7 +243,8 @@ impl EventStream {
                 if message.is_large() {
                     return self.push_large(chunk, id, message).await;
                 }
-                push_event(chunk.tail(), event_name(message.kind()), id, message.frame());
+                let push = if message.is_one_line() { push_one_line } else { push_event };
+                push(chunk.tail(), event_name(message.kind()), id, message.frame());
             }
             Ok(Item::Gap(gap)) => {
                 let frame = ServerFrame::gap(topic, gap, || self.gateway.broker.epoch()).encode();
@@ -263,14 +264,15 @@ impl EventStream {
         message: Arc<Publication>,
     ) -> Option<()> {
         let (frame, name) = (message.frame().as_str(), event_name(message.kind()));
-        if line_breaks(frame) == 0 {
+        let breaks = line_breaks(frame);
+        if breaks == 0 {
             push_fields(chunk.tail(), name, id);
             chunk.push_str("data: ");
             chunk.push_frame(&message);
             chunk.push_str("\n\n");
             return Some(());
         }
-        let room = self.gateway.budget.acquire(Holder::Proved, event::size(name, id, frame));
+        let room = self.gateway.budget.acquire(Holder::Proved, event::size(name, id, frame, breaks));
         let permit = timeout(WRITE_TIMEOUT, room).await.ok()?;
         let mut event = String::new();
         push_event(&mut event, name, id, frame);

@@ -165,3 +165,20 @@ fn a_copy_without_a_seq_is_the_volatile_frame() {
         }
     }
 }
+
+#[test]
+fn a_small_frame_tells_whether_it_is_one_line() {
+    let is_one_line = |payload: &str| {
+        let mailbox = Address::Session(SessionId::new("A").unwrap());
+        let publication = Publication::encode(&mailbox, Some(Seq(1)), &message(None, payload));
+        assert_eq!(publication.is_one_line(), publication.without_seq().is_one_line());
+        publication.is_one_line()
+    };
+    let long = "x".repeat(300);
+    assert!(is_one_line(&format!(r#"{{"text":"{long}\n"}}"#)));
+    for line_break in ["\n", "\r", "\r\n"] {
+        assert!(!is_one_line(&format!("[1,{line_break}2]")));
+        assert!(!is_one_line(&format!(r#"["{long}",{line_break}"{long}"]"#)));
+    }
+    assert!(!is_one_line(&format!(r#""{}""#, "x".repeat(SMALL))), "nobody looks at a large one");
+}
