@@ -8,36 +8,20 @@ use utoipa::ToSchema;
 
 use crate::message::{BackendName, Epoch, MessageId, Seq, SessionId, TopicName, UserId, taken_name};
 use crate::protocol::json::{
-    Malformed, field, flag, name, optional, parse_object, present, required, seq, string, ttl, window,
+    Malformed, field, flag, name, optional, parse_object, plain_ack, present, required, seq, string, ttl,
+    window,
 };
 
 mod poll;
+mod reply_to;
 
 pub use poll::{PollBody, PollTopic};
+pub use reply_to::ReplyTo;
+
+use reply_to::reply_to;
 
 /// An example of a send object.
 const SEND_EXAMPLE: &str = r#"{"to":{"session":"B"},"payload":{"any":"JSON"}}"#;
-
-/// Longest `reply_to`, in bytes. With names of the longest kind it has about 1,500.
-const MAX_REPLY_TO: usize = 2048;
-
-/// The `reply_to` of a request. Whether it is one, only the broker knows.
-#[derive(Debug, Clone, PartialEq, Eq, ToSchema)]
-#[schema(value_type = String, min_length = 1, max_length = 2048, pattern = "^[A-Za-z0-9_-]+$")]
-pub struct ReplyTo(String);
-
-impl ReplyTo {
-    /// Takes base64url that is not too long; `None` for other text.
-    pub(crate) fn new(text: String) -> Option<Self> {
-        let is_base64 = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
-        (is_base64 && (1..=MAX_REPLY_TO).contains(&text.len())).then_some(Self(text))
-    }
-
-    /// The text.
-    pub(crate) fn as_str(&self) -> &str {
-        &self.0
-    }
-}
 
 /// The receiver of a message.
 #[derive(Debug, Clone, PartialEq, Eq, ToSchema)]
@@ -280,12 +264,6 @@ impl RawFields<'_> {
     }
 }
 
-fn reply_to(raw: &RawValue) -> Result<ReplyTo, Malformed> {
-    const WANTED: &str = "the `reply_to` of a request";
-    let text = field(raw, "to.reply", WANTED)?;
-    ReplyTo::new(text).ok_or(Malformed::Wrong { field: "to.reply", wanted: WANTED })
-}
-
 /// A refused frame, with the `id` that its sender may wait for.
 #[derive(Debug)]
 pub struct BadFrame {
@@ -301,7 +279,10 @@ impl ClientFrame {
     /// # Errors
     /// [`BadFrame`] names the field that is wrong and what it must hold.
     pub(crate) fn decode(frame: &str) -> Result<Self, BadFrame> {
-        RawFields::decode(frame, r#"{"type":"ping"}"#, |fields| fields.frame())
+        match plain_ack(frame) {
+            Some(seq) => Ok(Self::Ack(seq)),
+            None => RawFields::decode(frame, r#"{"type":"ping"}"#, |fields| fields.frame()),
+        }
     }
 }
 

@@ -131,7 +131,20 @@ pub(super) fn name<T>(
     name: &'static str,
     new: impl Fn(&str) -> Result<T, NameError>,
 ) -> Result<T, Malformed> {
-    new(&string(raw, name)?).map_err(|reason| Malformed::Name { field: name, reason })
+    // Without escapes it is a part of the JSON.
+    let named = match serde_json::from_str::<&str>(raw.get()) {
+        Ok(text) => new(text),
+        Err(_) => new(&string(raw, name)?),
+    };
+    named.map_err(|reason| Malformed::Name { field: name, reason })
+}
+
+/// The seq of an acknowledgement that is written as `JSON.stringify` does, the way of most of them. Any other text goes to the
+/// parser.
+pub(super) fn plain_ack(frame: &str) -> Option<Seq> {
+    let digits = frame.strip_prefix(r#"{"type":"ack","seq":"#)?.strip_suffix('}')?;
+    let is_plain = !digits.starts_with(['0', '+']) && digits.len() <= 16;
+    digits.parse().ok().filter(|seq| is_plain && *seq <= MAX_SEQ).map(Seq)
 }
 
 /// A seq: a whole number, however it is written (`17`, `17.0`, `1.7e1`).
@@ -185,6 +198,37 @@ mod tests {
         assert!(parse::<&RawValue>(&nested(MAX_DEPTH)).is_ok());
         assert_eq!(parse::<&RawValue>(&nested(MAX_DEPTH + 1)).unwrap_err(), Malformed::TooDeep);
         assert_eq!(parse::<&RawValue>(&"[".repeat(1 << 20)).unwrap_err(), Malformed::TooDeep);
+    }
+
+    #[test]
+    fn a_plain_ack_is_read_as_the_parser_reads_it_and_other_text_is_left_to_it() {
+        let ack = |seq: &str| plain_ack(&format!(r#"{{"type":"ack","seq":{seq}}}"#));
+        for seq in [1, 17, MAX_SEQ] {
+            assert_eq!(ack(&seq.to_string()), Some(Seq(seq)));
+        }
+        let large = (MAX_SEQ + 1).to_string();
+        for seq in [
+            "",
+            "0",
+            "-1",
+            "+1",
+            "017",
+            "1.0",
+            "1e1",
+            " 1",
+            "1 ",
+            "null",
+            "1}",
+            &large,
+            "18446744073709551616",
+        ] {
+            assert_eq!(ack(seq), None, "{seq}");
+        }
+        for frame in
+            [r#"{"type":"ack","seq":1"#, r#"{"type":"ack","seq":1,"id":2}"#, r#"{"seq":1,"type":"ack"}"#]
+        {
+            assert_eq!(plain_ack(frame), None, "{frame}");
+        }
     }
 
     #[test]

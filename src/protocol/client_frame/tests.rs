@@ -1,4 +1,5 @@
 use super::*;
+use crate::protocol::client_frame::reply_to::MAX_REPLY_TO;
 use crate::protocol::json::MAX_DEPTH;
 
 fn decode(frame: &str) -> ClientFrame {

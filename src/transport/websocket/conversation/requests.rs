@@ -16,13 +16,12 @@ impl Conversation {
     /// Acts on a text frame. Errors are answered; only a `hello` can end the conversation.
     pub(super) async fn on_frame(&mut self, text: &str) -> ControlFlow<End> {
         match ClientFrame::decode(text) {
-            // Boxed so that an idle connection does not hold the memory of a request.
-            Ok(frame) => Box::pin(self.on_request(frame)).await,
-            Err(bad) => {
-                self.refuse(bad.id.as_ref(), &bad.reason.into());
-                ControlFlow::Continue(())
-            }
+            // Boxed so that an idle connection does not hold the memory of a request. An acknowledgement needs less.
+            Ok(ClientFrame::Ack(seq)) if self.caller.is_some() => Box::pin(self.on_ack(seq)).await,
+            Ok(frame) => return Box::pin(self.on_request(frame)).await,
+            Err(bad) => self.refuse(bad.id.as_ref(), &bad.reason.into()),
         }
+        ControlFlow::Continue(())
     }
 
     async fn on_request(&mut self, frame: ClientFrame) -> ControlFlow<End> {
