@@ -6,22 +6,23 @@
 //!
 //! A hub knows no engine. The engine is told which addresses are read here through [`Interest`].
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
-
-use tokio::sync::broadcast;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::budget::{Budget, Holder};
 use crate::message::{Address, Publication, Seq};
 use crate::sync::lock;
 
 mod acks;
+mod address_hub;
 mod event;
 mod interest;
 mod members;
 mod presence;
+mod reader;
+mod readers;
+mod receiver;
 mod shards;
 mod slots;
 
@@ -29,93 +30,16 @@ pub use event::{EndReason, HubEvent};
 pub use interest::Interest;
 pub use members::{ChangedTopics, MemberPage, Members, Membership};
 pub use presence::{Connections, Transport};
+pub use receiver::HubReceiver;
 pub use slots::Slots;
 
+use address_hub::Hub;
+use reader::AttachedReader;
 use shards::Shards;
 
 /// Most bytes of a stored message that a hub holds until its slowest reader has taken it. Readers fetch a larger one from
 /// the engine.
 const MAX_HELD: usize = 64 * 1024;
-
-/// The live side of one address.
-#[derive(Debug)]
-struct Hub {
-    /// Full, its slowest reader loses an event and reads the engine.
-    tx: broadcast::Sender<HubEvent>,
-    /// Protects the list of readers. Held for a few instructions, never across an await.
-    readers: Mutex<HubReaders>,
-    /// A copy of `HubReaders::acked`: a reader that moves on locks the list only if more is acknowledged.
-    acked: AtomicU64,
-    /// Set when the address ends.
-    ended: OnceLock<EndReason>,
-}
-
-impl Hub {
-    fn new(slots: usize) -> Self {
-        let (tx, readers) = (broadcast::Sender::new(slots), Mutex::default());
-        Self { tx, readers, acked: AtomicU64::new(0), ended: OnceLock::new() }
-    }
-
-    fn change_epoch(&self) {
-        let mut readers = lock(&self.readers);
-        (readers.acked, readers.trimmed, readers.released) = (Seq::START, Seq::START, Seq::START);
-        self.acked.store(Seq::START.0, Ordering::SeqCst);
-        drop(readers);
-        // An error means that no reader listens at this moment. It asks the engine for the epoch later.
-        _ = self.tx.send(HubEvent::EpochChanged);
-    }
-}
-
-/// A reader that deletions wait for.
-#[derive(Debug)]
-struct AttachedReader {
-    /// Up to where it has sent messages.
-    position: Arc<AtomicU64>,
-    transport: Transport,
-}
-
-/// The readers of a hub, and what they keep from being deleted.
-#[derive(Debug, Default)]
-struct HubReaders {
-    next_id: u64,
-    /// How many handles there are, detached ones included.
-    handles: usize,
-    /// The readers that a deletion waits for, by their ids.
-    attached: HashMap<u64, AttachedReader>,
-    /// The highest acknowledgement.
-    acked: Seq,
-    /// Up to where the engine was told to delete.
-    trimmed: Seq,
-    /// Up to where it was told so although a reader still needed it.
-    released: Seq,
-}
-
-impl HubReaders {
-    /// Adds a reader, if there are fewer than `most`. Returns its id.
-    fn attach(&mut self, position: &Arc<AtomicU64>, transport: Transport, most: usize) -> Option<u64> {
-        if self.handles >= most {
-            return None;
-        }
-        let id = self.next_id;
-        self.next_id += 1;
-        self.handles += 1;
-        self.attached.insert(id, AttachedReader { position: Arc::clone(position), transport });
-        Some(id)
-    }
-
-    /// Up to where no attached reader needs anything and all is acknowledged, if that is further than before.
-    fn trimmable(&mut self) -> Option<Seq> {
-        if self.acked <= self.trimmed {
-            return None;
-        }
-        let slowest = self.attached.values().map(|reader| reader.position.load(Ordering::SeqCst)).min();
-        let through = slowest.map_or(self.acked, |slowest| self.acked.min(Seq(slowest)));
-        (through > self.trimmed).then(|| {
-            self.trimmed = through;
-            through
-        })
-    }
-}
 
 /// All hubs of this node. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -200,10 +124,9 @@ impl Hubs {
     }
 
     fn tell(&self, address: &Address, event: impl FnOnce() -> HubEvent) {
-        // Without the lock, since waking up many readers takes long.
+        // Not under the lock of the shard.
         let Some(hub) = self.hubs.of(address).get(address).cloned() else { return };
-        // An error means that no reader listens at this moment. It reads the store later.
-        _ = hub.tx.send(event());
+        hub.send(event());
     }
 
     /// Tells all readers that the epoch of the store is another one now. What was acknowledged is forgotten.
@@ -238,7 +161,7 @@ impl Hubs {
         position: Seq,
         transport: Transport,
         most: usize,
-    ) -> Option<(ReaderHandle, broadcast::Receiver<HubEvent>)> {
+    ) -> Option<(ReaderHandle, HubReceiver)> {
         let mut hubs = self.hubs.of(address);
         let hub = match hubs.entry(address.clone()) {
             Entry::Occupied(hub) => hub.into_mut(),
@@ -249,13 +172,13 @@ impl Hubs {
                 place.insert(Arc::new(Hub::new(self.slots.of(address))))
             }
         };
-        let position = Arc::new(AtomicU64::new(position.0));
         let mut readers = lock(&hub.readers);
-        let (id, released_before) = (readers.attach(&position, transport, most)?, readers.released);
+        let (place, reader, end) = readers.attach(position, transport, most)?;
+        let (released_before, sent) = (readers.released, hub.sent());
         drop(readers);
-        let receiver = hub.tx.subscribe();
         let (hubs, address, hub) = (self.clone(), address.clone(), Arc::clone(hub));
-        Some((ReaderHandle { hubs, address, hub, id, position, released_before }, receiver))
+        let receiver = HubReceiver::new(Arc::clone(&reader), (Arc::clone(&hub), sent), end);
+        Some((ReaderHandle { hubs, address, hub, place, reader, released_before }, receiver))
     }
 
     /// Ends an address: its readers end. Who joins afterwards joins a new hub.
@@ -266,8 +189,7 @@ impl Hubs {
         _ = hub.ended.set(reason);
         self.tell_last_left(address);
         drop(hubs);
-        // An error means that no reader listens at this moment. It sees `ended`.
-        _ = hub.tx.send(HubEvent::Ended(reason));
+        hub.send(HubEvent::Ended(reason));
     }
 
     fn tell_last_left(&self, address: &Address) {
@@ -281,7 +203,7 @@ impl Hubs {
     pub fn presence(&self, address: &Address) -> Connections {
         let mut connections = Connections::default();
         if let Some(hub) = self.hubs.of(address).get(address) {
-            lock(&hub.readers).attached.values().for_each(|reader| connections.add(reader.transport));
+            lock(&hub.readers).attached().for_each(|reader| connections.add(reader.transport));
         }
         connections
     }
@@ -293,8 +215,9 @@ pub struct ReaderHandle {
     hubs: Hubs,
     address: Address,
     hub: Arc<Hub>,
-    id: u64,
-    position: Arc<AtomicU64>,
+    /// Its place in the hub.
+    place: usize,
+    reader: Arc<AttachedReader>,
     /// What was released before it joined.
     released_before: Seq,
 }
@@ -315,7 +238,7 @@ impl ReaderHandle {
     /// Up to where this reader has sent messages.
     #[must_use]
     pub fn position(&self) -> Seq {
-        Seq(self.position.load(Ordering::Acquire))
+        Seq(self.reader.position.load(Ordering::Acquire))
     }
 
     /// Up to where messages were deleted that this reader may have needed: see [`Hubs::release`].
@@ -330,7 +253,7 @@ impl ReaderHandle {
     #[must_use]
     pub fn advance(&self, seq: Seq) -> Option<Seq> {
         // Sequentially consistent against `acknowledge`: of the two, at least one sees the other's store.
-        let before = self.position.fetch_max(seq.0, Ordering::SeqCst);
+        let before = self.reader.position.fetch_max(seq.0, Ordering::SeqCst);
         // No acknowledgement is above where this reader was: nothing waited for it.
         if self.hub.acked.load(Ordering::SeqCst) <= before {
             return None;
@@ -345,7 +268,7 @@ impl ReaderHandle {
     #[must_use]
     pub fn detach(&self) -> Option<Seq> {
         let mut readers = lock(&self.hub.readers);
-        readers.attached.remove(&self.id);
+        readers.detach(self.place);
         readers.trimmable()
     }
 
@@ -353,7 +276,7 @@ impl ReaderHandle {
     pub fn leave(&self) {
         let mut hubs = self.hubs.hubs.of(&self.address);
         let mut readers = lock(&self.hub.readers);
-        readers.attached.remove(&self.id);
+        readers.detach(self.place);
         readers.handles -= 1;
         // After the end of the address, its place may hold another hub.
         if readers.handles == 0 && self.ended().is_none() {

@@ -7,29 +7,29 @@
 //! When the epoch changes, the reader drops what it read, reports a gap and begins at the ack floor.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use sync_wrapper::SyncWrapper;
-use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::task::coop::cooperative;
+use tokio::time::{Sleep, sleep};
 
 use crate::budget::Permit;
-use crate::engine::{Batch, Engine, EngineError};
-use crate::hub::{EndReason, HubEvent, Hubs, ReaderHandle, Transport};
-use crate::message::{Address, Epoch, Gap, GapReason, Item, Seq};
+use crate::engine::{Engine, EngineError};
+use crate::hub::{EndReason, HubEvent, HubReceiver, Hubs, ReaderHandle, Transport};
+use crate::message::{Address, Epoch, Gap, Item, Seq};
 
 mod ahead;
+mod catch_up;
 mod held;
-mod read;
+mod reading;
 
 use ahead::Ahead;
-
-/// How many items one read of the engine asks for.
-const READ: usize = 64;
-
-/// Pause before the engine is read again that does not find yet what the hub announced.
-const STALE_PAUSE: Duration = Duration::from_millis(20);
+use reading::ReadResult;
 
 /// Pause before the engine is read again after a failure.
 const FAILURE_PAUSE: Duration = Duration::from_millis(500);
@@ -39,7 +39,7 @@ const FAILURE_PAUSE: Duration = Duration::from_millis(500);
 pub struct Subscriber {
     engine: Engine,
     handle: ReaderHandle,
-    receiver: broadcast::Receiver<HubEvent>,
+    receiver: HubReceiver,
     /// What the seqs below belong to.
     epoch: Epoch,
     /// The seq of the newest stored message put into `backlog`.
@@ -54,6 +54,8 @@ pub struct Subscriber {
     /// A read of the engine that is under way. It goes on when the caller drops the future that waits for it. The
     /// wrapper makes it shareable, as everything is that a handler holds.
     reading: Option<SyncWrapper<BoxFuture<'static, Result<ReadResult, EngineError>>>>,
+    /// Lasts until the engine is read again that failed, or did not find yet what the hub announced.
+    pause: Option<Pin<Box<Sleep>>>,
     /// Whether the caller was told that the engine cannot be read.
     failure_told: bool,
     /// What is behind an item that is not admitted.
@@ -68,13 +70,6 @@ enum ReadState {
     Behind(Seq),
     /// The address has ended.
     Closed,
-}
-
-/// What a read of the engine found.
-struct ReadResult {
-    batch: Batch,
-    /// The epoch now, and the ack floor where reading began, if the epoch has changed.
-    restart: Option<(Epoch, Seq)>,
 }
 
 /// Where a reader begins.
@@ -108,6 +103,7 @@ impl Subscriber {
             room: None,
             state: ReadState::Behind(Seq::START),
             reading: None,
+            pause: None,
             failure_told: false,
             ahead: None,
         })
@@ -117,6 +113,12 @@ impl Subscriber {
     #[must_use]
     pub(crate) fn ended(&self) -> Option<EndReason> {
         self.handle.ended()
+    }
+
+    /// Whether everything that is stored was read, so that the hub brings what is next.
+    #[must_use]
+    pub(crate) fn is_live(&self) -> bool {
+        self.state == ReadState::Live
     }
 
     /// What the seqs of delivered messages belong to.
@@ -164,7 +166,7 @@ impl Subscriber {
         self.read = cursor;
         self.delivered = cursor;
         self.state = ReadState::Behind(Seq::START);
-        self.reading = None;
+        (self.reading, self.pause) = (None, None);
     }
 
     /// Keeps only volatile messages.
@@ -206,30 +208,45 @@ impl Subscriber {
         &mut self,
         admits: impl Fn(&Item) -> bool,
     ) -> Option<Result<Item, EngineError>> {
+        cooperative(poll_fn(|cx| self.poll_next_if(cx, &admits))).await
+    }
+
+    /// Polls for the same.
+    pub(crate) fn poll_next_if(
+        &mut self,
+        cx: &mut Context<'_>,
+        admits: impl Fn(&Item) -> bool,
+    ) -> Poll<Option<Result<Item, EngineError>>> {
         loop {
             if self.ended().is_some() {
-                return None;
+                return Poll::Ready(None);
             }
             if let Some(item) = self.try_next_if(&admits) {
-                return Some(Ok(item));
+                return Poll::Ready(Some(Ok(item)));
             }
             match self.state {
-                ReadState::Closed => return None,
+                ReadState::Closed => return Poll::Ready(None),
                 _ if !self.backlog.is_empty() => {
-                    if let Some(passing) = self.hold().await {
-                        return Some(Ok(passing));
+                    if let Some(passing) = ready!(self.poll_hold(cx)) {
+                        return Poll::Ready(Some(Ok(passing)));
                     }
                 }
-                ReadState::Behind(target) => match self.catch_up(target).await {
-                    Ok(()) => {}
-                    Err(error) if !self.failure_told => {
-                        self.failure_told = true;
-                        return Some(Err(error));
+                ReadState::Behind(target) => {
+                    if let Err(error) = ready!(self.poll_catch_up(cx, target)) {
+                        self.pause = Some(Box::pin(sleep(FAILURE_PAUSE)));
+                        if !std::mem::replace(&mut self.failure_told, true) {
+                            return Poll::Ready(Some(Err(error)));
+                        }
                     }
-                    Err(_) => tokio::time::sleep(FAILURE_PAUSE).await,
-                },
-                ReadState::Live => match self.receiver.recv().await {
-                    Ok(live) => self.accept(live),
+                }
+                ReadState::Live => match ready!(self.receiver.poll_recv(cx)) {
+                    Ok(live) => {
+                        if let Some(item) = self.accept(live)
+                            && let Some(item) = self.admit(item, &admits)
+                        {
+                            return Poll::Ready(Some(Ok(item)));
+                        }
+                    }
                     Err(RecvError::Lagged(_)) => self.state = ReadState::Behind(Seq::START),
                     Err(RecvError::Closed) => self.state = ReadState::Closed,
                 },
@@ -248,7 +265,7 @@ impl Subscriber {
         while let ReadState::Behind(target) = self.state
             && !self.backlog.iter().any(|item| matches!(item, Item::Message(_)))
         {
-            self.catch_up(target).await?;
+            poll_fn(|cx| self.poll_catch_up(cx, target)).await?;
         }
         Ok(())
     }
@@ -264,41 +281,74 @@ impl Subscriber {
         if self.ended().is_some() {
             return None;
         }
-        self.fill(1);
+        if self.backlog.is_empty() {
+            let item = self.try_live()?;
+            return self.admit(item, admits);
+        }
         if !self.backlog.front().is_some_and(admits) {
             return None;
         }
         let item = self.backlog.pop_front()?;
         if self.backlog.is_empty() {
-            self.room = None;
+            // A reader at rest holds no memory.
+            (self.backlog, self.room) = (VecDeque::new(), None);
         }
-        match &item {
-            Item::Message(message) => self.delivered = self.delivered.max(message.seq().unwrap_or_default()),
-            Item::Gap(gap) => self.delivered = self.delivered.max(gap.to),
+        Some(self.deliver(item))
+    }
+
+    /// Delivers the next item, if it is admitted. Otherwise it waits in the backlog, which is empty.
+    fn admit(&mut self, item: Item, admits: impl Fn(&Item) -> bool) -> Option<Item> {
+        if admits(&item) {
+            return Some(self.deliver(item));
         }
-        Some(item)
+        self.backlog.push_back(item);
+        None
+    }
+
+    fn deliver(&mut self, item: Item) -> Item {
+        let through = match &item {
+            Item::Message(message) => message.seq().unwrap_or_default(),
+            Item::Gap(gap) => gap.to,
+        };
+        self.delivered = self.delivered.max(through);
+        item
     }
 
     /// Moves what is at hand into the backlog, up to `limit` items, and answers how many wait there.
     pub fn fill(&mut self, limit: usize) -> usize {
-        while self.state == ReadState::Live && self.backlog.len() < limit {
+        while self.backlog.len() < limit
+            && let Some(item) = self.try_live()
+        {
+            self.backlog.push_back(item);
+        }
+        self.backlog.len()
+    }
+
+    /// The next item of the hub, if one is at hand.
+    fn try_live(&mut self) -> Option<Item> {
+        while self.state == ReadState::Live {
             match self.receiver.try_recv() {
-                Ok(live) => self.accept(live),
+                Ok(live) => {
+                    if let Some(item) = self.accept(live) {
+                        return Some(item);
+                    }
+                }
                 Err(TryRecvError::Lagged(_)) => self.state = ReadState::Behind(Seq::START),
                 Err(TryRecvError::Closed) => self.state = ReadState::Closed,
                 Err(TryRecvError::Empty) => break,
             }
         }
-        self.backlog.len()
+        None
     }
 
-    fn accept(&mut self, event: HubEvent) {
+    /// Notes an event of the hub. Its item, if this is the next one.
+    fn accept(&mut self, event: HubEvent) -> Option<Item> {
         match event {
-            HubEvent::Volatile(publication) => self.backlog.push_back(Item::Message(publication)),
+            HubEvent::Volatile(publication) => return Some(Item::Message(publication)),
             HubEvent::Stored { prev, publication } => match publication.seq() {
                 Some(seq) if seq > self.read && prev <= self.read => {
                     self.read = seq;
-                    self.backlog.push_back(Item::Message(publication));
+                    return Some(Item::Message(publication));
                 }
                 Some(seq) if seq > self.read => self.state = ReadState::Behind(seq),
                 _ => {}
@@ -308,58 +358,7 @@ impl Subscriber {
             HubEvent::EpochChanged => self.state = ReadState::Behind(Seq::START),
             HubEvent::Ended(_) => self.state = ReadState::Closed,
         }
-    }
-
-    /// One read of the engine.
-    async fn catch_up(&mut self, target: Seq) -> Result<(), EngineError> {
-        let ReadResult { batch, restart } = self.read_engine().await?;
-        self.failure_told = false;
-        let restarted = restart.is_some();
-        if !restarted && let Some(gap) = self.released_gap(&batch) {
-            self.backlog.push_back(Item::Gap(gap));
-        }
-        if let Some((epoch, floor)) = restart {
-            self.restart(epoch, floor);
-        }
-        self.read = self.read.max(batch.cursor);
-        let found_nothing = batch.items.is_empty();
-        self.backlog.extend(batch.items);
-        self.room = batch.room;
-        if batch.more {
-            return Ok(());
-        }
-        if restarted || self.read >= target {
-            self.state = ReadState::Live;
-        } else if found_nothing {
-            // Stale: the engine will find it soon. Other readers go on meanwhile.
-            tokio::time::sleep(STALE_PAUSE).await;
-        }
-        Ok(())
-    }
-
-    /// The gap before a first read that finds messages gone which came after this reader. The engine reports none: it
-    /// takes a reader without a position for a new one.
-    fn released_gap(&self, batch: &Batch) -> Option<Gap> {
-        if self.read > Seq::START {
-            return None;
-        }
-        let to = self.handle.released()?;
-        let found = batch.items.first().and_then(Item::seq).unwrap_or(batch.cursor);
-        (found > to || batch.items.is_empty() && found == to).then_some(Gap {
-            from: self.read,
-            to,
-            reason: GapReason::Acknowledged,
-        })
-    }
-
-    /// Begins at the ack floor of another epoch.
-    fn restart(&mut self, epoch: Epoch, floor: Seq) {
-        self.drop_stored();
-        self.ahead = None;
-        self.backlog.push_back(Item::Gap(Gap { from: self.delivered, to: floor, reason: GapReason::Epoch }));
-        self.epoch = epoch;
-        self.read = floor;
-        self.delivered = floor;
+        None
     }
 }
 

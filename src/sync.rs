@@ -9,6 +9,7 @@
 //!    one shard of the outbox holds.
 //! 3. One shard of the map of hubs: held while a hub is looked up, joined or left.
 //! 4. The readers of one hub, or what an engine's `Interest` locks while it notes a reader.
+//! 5. Where a hub puts the end of its channel for one reader.
 //!
 //! The map of watched topics is held while what the watchers of one were told is looked at.
 //!

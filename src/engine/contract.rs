@@ -8,13 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
-use tokio::sync::broadcast;
 use tokio::time::timeout;
 
 use super::*;
 use crate::clock::Clock;
 use crate::engine::embedded::{Durability, Storage};
-use crate::hub::{EndReason, HubEvent, Hubs, Transport};
+use crate::hub::{EndReason, HubEvent, HubReceiver, Hubs, Transport};
 use crate::message::{
     Author, GapReason, Item, Kind, Message, MessageId, SenderName, SessionId, TopicName, UserId,
 };
@@ -382,6 +381,6 @@ async fn next(subscriber: &mut Subscriber) -> String {
     text(&next_item(subscriber).await)
 }
 
-async fn event(live: &mut broadcast::Receiver<HubEvent>) -> HubEvent {
+async fn event(live: &mut HubReceiver) -> HubEvent {
     timeout(Duration::from_secs(10), live.recv()).await.expect("in time").expect("no lag")
 }

@@ -1,9 +1,10 @@
 use std::pin::pin;
-use std::sync::atomic::AtomicBool;
-use std::task::{Context, Wake, Waker};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::task::{Context, Poll, Wake, Waker};
 
 use serde_json::value::RawValue;
-use tokio::sync::broadcast::error::TryRecvError;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 use super::*;
 use crate::message::{Kind, Message, SessionId};
@@ -19,7 +20,7 @@ fn publication(seq: u64) -> Arc<Publication> {
     Arc::new(Publication::encode(&address("A"), seq, &message))
 }
 
-fn join(hubs: &Hubs, position: u64) -> (ReaderHandle, broadcast::Receiver<HubEvent>) {
+fn join(hubs: &Hubs, position: u64) -> (ReaderHandle, HubReceiver) {
     hubs.join(&address("A"), Seq(position), Transport::Websocket, usize::MAX).unwrap()
 }
 
@@ -279,4 +280,96 @@ fn readers_are_woken_without_a_lock_of_the_map_of_hubs() {
     assert!(waiting.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
     hubs.publish(&address("A"), &publication(1), Seq::START);
     assert!(is_free.1.load(Ordering::SeqCst));
+}
+
+/// Counts how often it is called.
+#[derive(Default)]
+struct Calls(AtomicU64);
+
+impl Wake for Calls {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Polls with a waker that counts its calls.
+fn poll(receiver: &mut HubReceiver, calls: &Arc<Calls>) -> Option<String> {
+    let waker = Waker::from(Arc::clone(calls));
+    match receiver.poll_recv(&mut Context::from_waker(&waker)) {
+        Poll::Ready(event) => Some(text(event.map_err(|_| TryRecvError::Lagged(0)))),
+        Poll::Pending => None,
+    }
+}
+
+#[test]
+fn who_waits_is_woken_once_with_the_waker_of_its_last_poll() {
+    let hubs = Hubs::new(4);
+    let (_handle, mut receiver) = join(&hubs, 0);
+    let (first, last) = (Arc::default(), Arc::default());
+    assert_eq!(poll(&mut receiver, &first), None);
+    assert_eq!(poll(&mut receiver, &last), None);
+    for seq in 1..=2 {
+        hubs.publish(&address("A"), &publication(seq), Seq(seq - 1));
+    }
+    assert_eq!([&first, &last].map(|calls| calls.0.load(Ordering::SeqCst)), [0, 1]);
+    let polled: Vec<_> = (0..3).map(|_| poll(&mut receiver, &last)).collect();
+    assert_eq!(polled, [Some("1 after 0".to_owned()), Some("2 after 1".to_owned()), None]);
+    hubs.wake(&address("A"), Seq(9));
+    assert_eq!(last.0.load(Ordering::SeqCst), 2, "it waited again");
+}
+
+#[test]
+fn all_readers_are_woken_however_many_and_none_that_has_left() {
+    let hubs = Hubs::new(4);
+    let mut readers: Vec<_> = (0..100).map(|_| join(&hubs, 0)).collect();
+    let calls: Vec<Arc<Calls>> = readers.iter().map(|_| Arc::default()).collect();
+    for ((_, receiver), calls) in readers.iter_mut().zip(&calls) {
+        assert_eq!(poll(receiver, calls), None);
+    }
+    _ = readers[40].0.detach();
+    readers[40].0.leave();
+    hubs.publish(&address("A"), &publication(1), Seq::START);
+    let woken = |at: usize| calls[at].0.load(Ordering::SeqCst);
+    assert!((0..100).all(|at| woken(at) == u64::from(at != 40)));
+    // Another one at its place.
+    let (_handle, mut receiver) = join(&hubs, 0);
+    assert_eq!(poll(&mut receiver, &calls[40]), None, "what was sent before");
+    hubs.publish(&address("A"), &publication(2), Seq(1));
+    assert_eq!((woken(40), text(receiver.try_recv())), (1, "2 after 1".to_owned()));
+}
+
+#[test]
+fn a_hub_has_no_channel_before_its_first_event() {
+    let hubs = Hubs::new(4);
+    let (reader, mut receiver) = join(&hubs, 0);
+    let has_channel = || lock(&reader.hub.readers).has_channel();
+    assert!(poll(&mut receiver, &Arc::default()).is_none() && receiver.is_empty() && !has_channel());
+    hubs.publish(&address("A"), &publication(1), Seq::START);
+    assert!(!receiver.is_empty() && has_channel());
+    assert_eq!(text(receiver.try_recv()), "1 after 0");
+}
+
+/// Nobody waits for ever while others send.
+#[test]
+fn no_event_is_missed_between_two_threads() {
+    const EVENTS: u64 = 20_000;
+    let hubs = Hubs::new(16);
+    let (_handle, mut receiver) = join(&hubs, 0);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let reading = std::thread::spawn(move || {
+        let mut seen = 0;
+        while seen < 2 * EVENTS {
+            seen += match runtime.block_on(receiver.recv()) {
+                Ok(_) => 1,
+                Err(RecvError::Lagged(lost)) => lost,
+                Err(RecvError::Closed) => panic!("it is read"),
+            };
+        }
+    });
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| (0..EVENTS).for_each(|seq| hubs.wake(&address("A"), Seq(seq))));
+        }
+    });
+    reading.join().unwrap();
 }

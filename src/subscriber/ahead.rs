@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -87,10 +88,7 @@ impl Ahead {
     }
 
     /// One read of the engine.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost when the future is dropped.
-    pub(super) async fn read(&mut self, engine: &Engine, address: &Address) {
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, engine: &Engine, address: &Address) -> Poll<()> {
         let reading = self.reading.get_or_insert_with(|| {
             let (engine, address, seen) = (engine.clone(), address.clone(), self.seen);
             SyncWrapper::new(Box::pin(async move {
@@ -102,12 +100,12 @@ impl Ahead {
                 read
             }))
         });
-        let read = reading.get_mut().await;
+        let read = ready!(reading.get_mut().as_mut().poll(cx));
         self.reading = None;
         self.reads += 1;
         let Ok(batch) = read else {
             self.is_behind = self.reads < MAX_READS;
-            return;
+            return Poll::Ready(());
         };
         for item in &batch.items {
             if let Item::Message(publication) = item {
@@ -116,5 +114,6 @@ impl Ahead {
         }
         self.seen = self.seen.max(batch.cursor);
         self.is_behind = (batch.more || self.seen < self.target) && self.reads < MAX_READS;
+        Poll::Ready(())
     }
 }

@@ -1,13 +1,15 @@
 //! A reader whose next item is not admitted: the window of its connection is full.
 
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::hub::HubEvent;
 use crate::message::{Item, Seq};
 use crate::subscriber::ahead::Ahead;
-use crate::subscriber::{READ, ReadState, Subscriber};
+use crate::subscriber::reading::READ;
+use crate::subscriber::{ReadState, Subscriber};
 
 /// Bytes of messages beyond which a reader that is admitted nothing gives back what it has read.
 pub(super) const HELD_BYTES: usize = 64 * 1024;
@@ -17,42 +19,44 @@ impl Subscriber {
     ///
     /// Returns what need not wait for its turn: a volatile message, or a copy of a receipt or reply without its seq. The
     /// receipt or reply itself comes in its place.
-    pub(super) async fn hold(&mut self) -> Option<Item> {
+    pub(super) fn poll_hold(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
         self.give_back();
         if let Some(volatile) = self.take_volatile() {
-            return Some(volatile);
+            return Poll::Ready(Some(volatile));
         }
         let has_room = self.state == ReadState::Live && self.backlog.len() < READ;
         let delivered = self.delivered;
         let ahead = self.ahead.get_or_insert_with(|| Box::new(Ahead::after(delivered)));
         if let Some(found) = ahead.take(delivered) {
-            return Some(Item::Message(Arc::new(found.without_seq())));
+            return Poll::Ready(Some(Item::Message(Arc::new(found.without_seq()))));
         }
         if ahead.is_behind() {
-            ahead.read(&self.engine, self.handle.address()).await;
-            return None;
+            return ahead.poll_read(cx, &self.engine, self.handle.address()).map(|()| None);
         }
-        let event = self.receiver.recv().await;
+        let event = ready!(self.receiver.poll_recv(cx));
         match &event {
             Ok(event) => ahead.note(event),
             Err(RecvError::Lagged(_)) => ahead.missed(Seq::START),
             Err(RecvError::Closed) => {}
         }
         match event {
-            Ok(HubEvent::Volatile(publication)) => return Some(Item::Message(publication)),
+            Ok(HubEvent::Volatile(publication)) => return Poll::Ready(Some(Item::Message(publication))),
             Ok(HubEvent::Stored { publication, .. }) if !has_room => {
                 self.fall_behind(publication.seq().unwrap_or_default());
             }
             Ok(HubEvent::Available(seq)) if !has_room => self.fall_behind(seq),
             Ok(HubEvent::EpochChanged) => {
                 self.ahead = None;
-                self.accept(HubEvent::EpochChanged);
+                self.state = ReadState::Behind(Seq::START);
             }
-            Ok(event) => self.accept(event),
+            Ok(event) => {
+                let item = self.accept(event);
+                self.backlog.extend(item);
+            }
             Err(RecvError::Lagged(_)) => self.fall_behind(Seq::START),
             Err(RecvError::Closed) => self.state = ReadState::Closed,
         }
-        None
+        Poll::Ready(None)
     }
 
     /// A volatile message that waits behind the next item.

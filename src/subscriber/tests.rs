@@ -5,8 +5,9 @@ use tokio::time::timeout;
 use super::*;
 use crate::clock::Clock;
 use crate::engine::{Append, Bounds, Cluster, Embedded, Node, QueueBounds, Settings};
-use crate::message::{Author, Kind, Message, MessageId, Outcome, Publication, SessionId};
+use crate::message::{Author, GapReason, Kind, Message, MessageId, Outcome, Publication, SessionId};
 use crate::subscriber::held::HELD_BYTES;
+use crate::subscriber::reading::READ;
 
 /// An engine with hubs of four slots, and one address.
 struct Bench {

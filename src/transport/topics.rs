@@ -1,9 +1,10 @@
 //! The topics that one connection reads, and those whose members it watches, merged into one stream.
 
-use futures::FutureExt;
-use futures::future::pending;
+use std::future::poll_fn;
+use std::task::{Context, Poll, Waker};
+
 use futures::stream::{self, BoxStream, StreamExt};
-use tokio_stream::StreamMap;
+use tokio::task::coop::cooperative;
 
 use crate::broker::{Broker, PresenceReader};
 use crate::engine::EngineError;
@@ -13,22 +14,50 @@ use crate::protocol::Presence;
 use crate::subscriber::Subscriber;
 
 /// The subscriptions of one connection to topics. The caller bounds their number.
-///
-/// The map begins each search at a random topic, so a busy topic does not starve the others.
 #[derive(Default)]
-pub(super) struct TopicReaders(StreamMap<(TopicName, Part), BoxStream<'static, Result<Item, EngineError>>>);
+pub(super) struct TopicReaders {
+    readers: Vec<(TopicName, TopicReader)>,
+    /// Which one is asked first: the one after that which had an item last, so a busy topic does not starve the others.
+    first: usize,
+}
 
 /// What is read of a topic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Part {
-    Messages,
+enum TopicReader {
+    /// Its messages. The reader is a member as long.
+    Messages(Box<Subscriber>, #[expect(dead_code, reason = "it is held")] Option<Membership>),
     /// How its members change.
-    Presence,
+    Presence(BoxStream<'static, Item>),
+}
+
+impl TopicReader {
+    fn is_messages(&self) -> bool {
+        matches!(self, Self::Messages(..))
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Item, EngineError>>> {
+        match self {
+            Self::Messages(subscriber, _) => subscriber.poll_next_if(cx, |_| true),
+            Self::Presence(events) => events.poll_next_unpin(cx).map(|event| event.map(Ok)),
+        }
+    }
+
+    /// Polls without waiting for what is not ready. A wait that is under way goes on.
+    fn poll_ready(&mut self) -> Poll<Option<Result<Item, EngineError>>> {
+        if let Self::Messages(subscriber, _) = self
+            && let Some(item) = subscriber.try_next()
+        {
+            return Poll::Ready(Some(Ok(item)));
+        }
+        match self {
+            Self::Messages(subscriber, _) if subscriber.is_live() => Poll::Pending,
+            _ => self.poll_next(&mut Context::from_waker(Waker::noop())),
+        }
+    }
 }
 
 impl std::fmt::Debug for TopicReaders {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
+        f.debug_set().entries(self.readers.iter().map(|(topic, _)| topic)).finish()
     }
 }
 
@@ -40,35 +69,46 @@ impl TopicReaders {
 
     /// The topics that are read.
     fn topics(&self) -> impl Iterator<Item = &TopicName> {
-        self.0.keys().filter(|(_, part)| *part == Part::Messages).map(|(topic, _)| topic)
+        self.readers.iter().filter(|(_, reader)| reader.is_messages()).map(|(topic, _)| topic)
     }
 
+    /// The topics whose members are watched.
+    fn watched(&self) -> impl Iterator<Item = &TopicName> {
+        self.readers.iter().filter(|(_, reader)| !reader.is_messages()).map(|(topic, _)| topic)
+    }
+
+    #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.readers.is_empty()
     }
 
     pub(super) fn contains(&self, topic: &TopicName) -> bool {
-        self.has(topic, Part::Messages)
+        self.topics().any(|name| name == topic)
     }
 
     /// Whether changes of the members of a topic are read.
     pub(super) fn watches(&self, topic: &TopicName) -> bool {
-        self.has(topic, Part::Presence)
-    }
-
-    fn has(&self, topic: &TopicName, part: Part) -> bool {
-        self.0.keys().any(|(name, of)| name == topic && *of == part)
+        self.watched().any(|name| name == topic)
     }
 
     /// Reads a topic from the position of the subscriber. Replaces a subscription to the same topic. The reader is a member
     /// as long.
     pub(super) fn insert(&mut self, topic: TopicName, subscriber: Subscriber, member: Option<Membership>) {
-        // One allocation for each subscription, none for each message.
-        let items = stream::unfold((subscriber, member), async |(mut subscriber, member)| {
-            let item = subscriber.next_or_failure().await?;
-            Some((item, (subscriber, member)))
-        });
-        self.0.insert((topic, Part::Messages), items.boxed());
+        self.put(topic, TopicReader::Messages(Box::new(subscriber), member));
+    }
+
+    /// Replaces the reader of the same part of this topic.
+    fn put(&mut self, topic: TopicName, reader: TopicReader) {
+        self.take(&topic, reader.is_messages());
+        self.readers.push((topic, reader));
+    }
+
+    /// Stops reading the messages of a topic, or how its members change. Returns whether that was read.
+    fn take(&mut self, topic: &TopicName, messages: bool) -> bool {
+        let is_it =
+            |(name, reader): &(TopicName, TopicReader)| name == topic && reader.is_messages() == messages;
+        let at = self.readers.iter().position(is_it);
+        at.map(|at| self.readers.swap_remove(at)).is_some()
     }
 
     /// Reads how the members of a topic change, from now on, or stops that. Answers how many they are.
@@ -90,19 +130,19 @@ impl TopicReaders {
     fn watch(&mut self, topic: TopicName, presence: PresenceReader) {
         let items = stream::unfold(presence, async |mut presence| {
             let event = presence.next().await;
-            Some((Ok(Item::Message(event)), presence))
+            Some((Item::Message(event), presence))
         });
-        self.0.insert((topic, Part::Presence), items.boxed());
+        self.put(topic, TopicReader::Presence(items.boxed()));
     }
 
     fn unwatch(&mut self, topic: &TopicName) {
-        self.0.remove(&(topic.clone(), Part::Presence));
+        self.take(topic, false);
     }
 
     /// Stops reading a topic. Returns whether it was read.
     pub(super) fn remove(&mut self, topic: &TopicName) -> bool {
         self.unwatch(topic);
-        self.0.remove(&(topic.clone(), Part::Messages)).is_some()
+        self.take(topic, true)
     }
 
     /// Stops reading all topics except those that `keep` accepts. Returns those that are no longer read.
@@ -116,8 +156,7 @@ impl TopicReaders {
 
     /// Stops reading how members change, except of topics that `keep` accepts. Returns those.
     pub(super) fn retain_watched(&mut self, keep: impl Fn(&TopicName) -> bool) -> Vec<TopicName> {
-        let watched = self.0.keys().filter(|(_, part)| *part == Part::Presence).map(|(topic, _)| topic);
-        let removed: Vec<_> = watched.filter(|topic| !keep(topic)).cloned().collect();
+        let removed: Vec<_> = self.watched().filter(|topic| !keep(topic)).cloned().collect();
         for topic in &removed {
             self.unwatch(topic);
         }
@@ -129,15 +168,40 @@ impl TopicReaders {
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
     pub(super) async fn next(&mut self) -> (TopicName, Result<Item, EngineError>) {
-        match self.0.next().await {
-            Some(((topic, _), item)) => (topic, item),
-            None => pending().await,
-        }
+        cooperative(poll_fn(|cx| self.poll_next(cx))).await
+    }
+
+    /// Polls for the same.
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<(TopicName, Result<Item, EngineError>)> {
+        self.poll_in_turn(|reader| reader.poll_next(cx))
     }
 
     /// The next item of any topic, if one is ready.
     fn try_next(&mut self) -> Option<(TopicName, Result<Item, EngineError>)> {
-        if self.is_empty() { None } else { self.next().now_or_never() }
+        match self.poll_in_turn(TopicReader::poll_ready) {
+            Poll::Ready(next) => Some(next),
+            Poll::Pending => None,
+        }
+    }
+
+    fn poll_in_turn(
+        &mut self,
+        mut poll: impl FnMut(&mut TopicReader) -> Poll<Option<Result<Item, EngineError>>>,
+    ) -> Poll<(TopicName, Result<Item, EngineError>)> {
+        let mut at = self.first;
+        for _ in 0..self.readers.len() {
+            at = if at < self.readers.len() { at } else { 0 };
+            let (topic, reader) = &mut self.readers[at];
+            match poll(reader) {
+                Poll::Ready(Some(item)) => {
+                    self.first = at + 1;
+                    return Poll::Ready((topic.clone(), item));
+                }
+                Poll::Ready(None) => _ = self.readers.swap_remove(at),
+                Poll::Pending => at += 1,
+            }
+        }
+        Poll::Pending
     }
 
     /// The next item that is ready: of the mailbox, if it is admitted, or else of any topic, which is named.
@@ -153,6 +217,7 @@ impl TopicReaders {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
     use serde_json::json;
 
     use super::*;

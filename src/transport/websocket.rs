@@ -26,6 +26,7 @@ mod connection;
 mod conversation;
 mod event;
 mod handshake;
+mod seldom;
 mod signs;
 pub(crate) mod socket;
 mod timers;

@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{Notify, broadcast};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::chance::Chance;
 use crate::engine::Embedded;
-use crate::hub::{EndReason, HubEvent, Hubs, Interest, ReaderHandle, Transport};
+use crate::hub::{EndReason, HubEvent, HubReceiver, Hubs, Interest, ReaderHandle, Transport};
 use crate::message::{Address, Publication, Seq};
 use crate::sync::lock;
 
@@ -164,12 +164,7 @@ struct Carrier {
 }
 
 impl Carrier {
-    async fn run(
-        self,
-        mut events: broadcast::Receiver<HubEvent>,
-        subscription: Arc<Subscription>,
-        feeds: Arc<Feeds>,
-    ) {
+    async fn run(self, mut events: HubReceiver, subscription: Arc<Subscription>, feeds: Arc<Feeds>) {
         let address = self.handle.address().clone();
         // A replica may not have yet what was published before the subscription.
         self.announce(&address).await;

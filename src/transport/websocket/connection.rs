@@ -4,32 +4,29 @@
 //! bounded queue. When the queue is full, it stops reading instead. Each wake-up hears everything that has come, takes
 //! everything that is ready, and writes once.
 
-use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::ops::ControlFlow;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::{Either, pending, ready};
+use futures::future::{Either, ready};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use crate::broker::{BrokerError, Sending};
 use crate::edge::{Gateway, Refusal};
-use crate::engine::EngineError;
-use crate::grant::Grant;
 use crate::limits::ConnectionPermit;
-use crate::message::{Item, MessageId};
-use crate::protocol::{Close, SendResult};
-use crate::subscriber::Subscriber;
-use crate::transport::websocket::conversation::{Conversation, End, Identifying};
+use crate::protocol::Close;
+use crate::transport::websocket::conversation::{Conversation, End};
 use crate::transport::websocket::event::Event;
 use crate::transport::websocket::handshake::Handshake;
-use crate::transport::websocket::socket::{Frame, Output, Socket, SocketEvent};
+use crate::transport::websocket::seldom::Seldom;
+use crate::transport::websocket::socket::{Frame, Output, Socket};
 use crate::transport::websocket::window::Window;
 
 /// How long the closing handshake may take.
@@ -106,9 +103,10 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
     mut flow: ControlFlow<End>,
     socket: &mut Socket<S>,
 ) -> End {
-    let mut tick = pin!(sleep_until(conversation.timers.tick()));
+    let tick = pin!(sleep_until(conversation.timers.tick()));
     let shutdown = conversation.shutdown().clone();
-    let mut shutdown = pin!(shutdown.cancelled());
+    let shutdown = pin!(shutdown.cancelled());
+    let mut seldom = Seldom::new(tick, shutdown);
     loop {
         while flow.is_continue()
             && let Some(event) = ready_event(conversation, socket)
@@ -120,12 +118,9 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
         }
         conversation.fill();
         conversation.timers.watch_write(conversation.output.blocked());
-        // A tick that comes early does nothing, and sets the next one. Most connections end before.
-        if tick.is_elapsed() || tick.deadline() > conversation.timers.tick() {
-            tick.as_mut().reset(conversation.timers.tick());
-        }
-        let event = next_event(conversation, socket, tick.as_mut(), shutdown.as_mut()).await;
-        if matches!(event, Event::Tick) && tick.deadline().elapsed() > LATE {
+        seldom.set_tick(conversation.timers.tick());
+        let event = poll_fn(|cx| poll_event(cx, conversation, socket, &mut seldom)).await;
+        if matches!(event, Event::Tick) && seldom.tick().elapsed() > LATE {
             conversation.timers.paused(Instant::now());
         }
         conversation.received = socket.received();
@@ -142,62 +137,45 @@ fn ready_event<S: AsyncRead + AsyncWrite + Unpin>(
     if let Some(received) = socket.buffered(limit) {
         return Some(Event::Read(Some(received)));
     }
-    let (id, result) = next_stored(&mut conversation.sends).now_or_never()?;
-    Some(Event::Stored(id, result))
+    match conversation.poll_stored(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(event) => Some(event),
+        Poll::Pending => None,
+    }
 }
 
-/// Waits for the next event. While something is to be written nothing more is taken from mailbox and topics. While too
-/// many answers wait, nothing is read from the peer.
-///
-/// # Cancel safety
-/// Nothing is lost when the future is dropped.
-async fn next_event<S: AsyncRead + AsyncWrite + Unpin>(
+/// Writes what waits, and polls for the next event. While something is to be written nothing more is taken from mailbox
+/// and topics. While too many answers wait, nothing is read from the peer.
+fn poll_event<S: AsyncRead + AsyncWrite + Unpin>(
+    cx: &mut Context<'_>,
     conversation: &mut Conversation,
     socket: &mut Socket<S>,
-    tick: Pin<&mut Sleep>,
-    shutdown: Pin<&mut impl Future<Output = ()>>,
-) -> Event {
-    let (flushed, limit) = (conversation.output.is_flushed(), conversation.read_limit());
-    let reads_topics = flushed && !conversation.topics.is_empty();
-    tokio::select! {
-        event = socket.event(&mut conversation.output, limit) => match event {
-            SocketEvent::Read(read) => Event::Read(read),
-            SocketEvent::Flushed(flushed) => Event::Flushed(flushed),
-        },
-        result = identity(conversation.identifying.as_mut()) => Event::Identified(result),
-        item = next_admitted(conversation.mailbox.as_mut(), &conversation.window), if flushed => Event::Mailbox(item),
-        (topic, item) = conversation.topics.next(), if reads_topics => Event::Topic(topic, item),
-        (id, result) = next_stored(&mut conversation.sends) => Event::Stored(id, result),
-        () = tick => Event::Tick,
-        () = shutdown => Event::Shutdown,
+    seldom: &mut Seldom<'_, impl Future<Output = ()>>,
+) -> Poll<Event> {
+    if let Poll::Ready(event) = seldom.poll(cx) {
+        return Poll::Ready(event);
     }
-}
-
-/// The next item of the mailbox that the window admits. Without a mailbox it waits for ever.
-async fn next_admitted(
-    mailbox: Option<&mut Subscriber>,
-    window: &Window,
-) -> Option<Result<Item, EngineError>> {
-    match mailbox {
-        Some(mailbox) => mailbox.next_if(|item| window.admits(item)).await,
-        None => pending().await,
+    if !conversation.output.is_flushed() {
+        match socket.poll_flush(cx, &mut conversation.output) {
+            Poll::Ready(Ok(())) => conversation.on_flushed(),
+            Poll::Ready(Err(_)) => return Poll::Ready(Event::Unwritable),
+            Poll::Pending => {}
+        }
     }
-}
-
-async fn identity(identifying: Option<&mut Identifying>) -> Result<Grant, Refusal> {
-    match identifying {
-        Some(identifying) => identifying.identity().await,
-        None => pending().await,
+    // Neither a peer that sends without a pause nor one that has much to read keeps the other side waiting.
+    for reads in [conversation.reads_next, !conversation.reads_next] {
+        let event = match (reads, conversation.read_limit()) {
+            (true, Some(limit)) => socket.poll_read(cx, limit).map(Event::Read),
+            (true, None) => Poll::Pending,
+            (false, _) => conversation.poll_event(cx),
+        };
+        if event.is_ready() {
+            conversation.reads_next = !reads;
+            return event;
+        }
     }
-}
-
-async fn next_stored(
-    sends: &mut VecDeque<(Option<MessageId>, Sending)>,
-) -> (Option<MessageId>, Result<SendResult, BrokerError>) {
-    let Some((_, sending)) = sends.front_mut() else { return pending().await };
-    let result = sending.await;
-    let id = sends.pop_front().and_then(|(id, _)| id);
-    (id, result)
+    // A peer that is asleep is woken by a message more often than by its own.
+    conversation.reads_next = false;
+    Poll::Pending
 }
 
 /// Writes what waits and the close frame, and waits for the peer's.

@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -26,7 +28,7 @@ mod credentials;
 mod identifying;
 mod requests;
 
-pub(super) use identifying::Identifying;
+use identifying::Identifying;
 
 /// Bytes of output after which mailbox and topics wait.
 const BATCH: usize = 16 * 1024;
@@ -92,12 +94,14 @@ pub(super) struct Conversation {
     /// Frames to be written.
     pub(super) output: Output,
     /// A `hello` whose caller is not known yet. Meanwhile nothing is read from the peer.
-    pub(super) identifying: Option<Identifying>,
+    identifying: Option<Identifying>,
     /// Sends in their order, waiting to be stored. At [`MAX_WAITING`] nothing is read from the peer.
     pub(super) sends: VecDeque<(Option<MessageId>, Sending)>,
     pub(super) timers: Timers,
     /// Bytes received from the peer so far.
     pub(super) received: u64,
+    /// Whether the peer is read before other events are looked for.
+    pub(super) reads_next: bool,
 }
 
 impl Conversation {
@@ -117,6 +121,7 @@ impl Conversation {
             sends: VecDeque::new(),
             timers,
             received: 0,
+            reads_next: false,
         }
     }
 
@@ -139,7 +144,6 @@ impl Conversation {
             Event::Mailbox(None) => return ControlFlow::Break(End::of_session(EndReason::SessionEnded)),
             Event::Topic(topic, item) => self.deliver(Some(&topic), item),
             Event::Stored(id, result) => self.on_stored(id.as_ref(), result),
-            Event::Flushed(Ok(())) => self.on_flushed(),
             Event::Tick => {
                 self.confirm_proof().await;
                 return self.on_tick(Instant::now());
@@ -148,7 +152,7 @@ impl Conversation {
                 let text = "the server is going away".to_owned();
                 return ControlFlow::Break(End::Close(Close::GoingAway, text));
             }
-            Event::Read(None) | Event::Flushed(Err(_)) => return ControlFlow::Break(End::Disconnected),
+            Event::Read(None) | Event::Unwritable => return ControlFlow::Break(End::Disconnected),
         }
         ControlFlow::Continue(())
     }
@@ -183,10 +187,41 @@ impl Conversation {
     }
 
     /// What was flushed is sent: an acknowledgement by another tab may delete it.
-    fn on_flushed(&mut self) {
-        if let Some(mailbox) = &mut self.mailbox {
+    pub(super) fn on_flushed(&mut self) {
+        if let Some(mailbox) = &mut self.mailbox
+            && mailbox.delivered() > mailbox.sent_through()
+        {
             mailbox.mark_sent(mailbox.delivered());
         }
+    }
+
+    /// Polls for an event that does not come from the peer, nor seldom. While something is to be written, mailbox and topics
+    /// wait.
+    pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if let Some(identifying) = &mut self.identifying
+            && let Poll::Ready(result) = identifying.poll_identity(cx)
+        {
+            return Poll::Ready(Event::Identified(result));
+        }
+        if self.output.is_flushed() {
+            if let Some(mailbox) = &mut self.mailbox
+                && let Poll::Ready(item) = mailbox.poll_next_if(cx, |item| self.window.admits(item))
+            {
+                return Poll::Ready(Event::Mailbox(item));
+            }
+            if let Poll::Ready((topic, item)) = self.topics.poll_next(cx) {
+                return Poll::Ready(Event::Topic(topic, item));
+            }
+        }
+        self.poll_stored(cx)
+    }
+
+    /// Polls the oldest send.
+    pub(super) fn poll_stored(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        let Some((_, sending)) = self.sends.front_mut() else { return Poll::Pending };
+        let result = ready!(Pin::new(sending).poll(cx));
+        let id = self.sends.pop_front().and_then(|(id, _)| id);
+        Poll::Ready(Event::Stored(id, result))
     }
 
     /// Checks all deadlines, and sets the next tick.

@@ -1,7 +1,5 @@
 //! The events of a connection.
 
-use std::io;
-
 use crate::broker::BrokerError;
 use crate::edge::Refusal;
 use crate::engine::EngineError;
@@ -14,8 +12,8 @@ use crate::transport::websocket::socket::{ReadError, Received};
 pub(super) enum Event {
     /// A message from the peer; `None` at the end of the stream.
     Read(Option<Result<Received, ReadError>>),
-    /// All output is handed to the system.
-    Flushed(io::Result<()>),
+    /// The output cannot be written.
+    Unwritable,
     /// It is known who said `hello`, or why it is refused.
     Identified(Result<Grant, Refusal>),
     /// The mailbox has an item, or cannot be read now; `None` when the session is ended.

@@ -25,15 +25,6 @@ const READ: usize = 16 * 1024;
 /// What a read has found; `None` at the end of the stream.
 pub(super) type Read = Option<Result<Received, ReadError>>;
 
-/// What happened on a socket.
-#[derive(Debug)]
-pub(super) enum SocketEvent {
-    /// The client said something.
-    Read(Read),
-    /// All output is handed to the system.
-    Flushed(io::Result<()>),
-}
-
 /// A socket of one client.
 #[derive(Debug)]
 pub(super) struct Socket<S> {
@@ -44,8 +35,6 @@ pub(super) struct Socket<S> {
     decoded: usize,
     /// Bytes read so far.
     received: u64,
-    /// Whether the last event was a read: the output comes first then.
-    was_read: bool,
     /// Whether the client cannot be decoded any more.
     failed: bool,
     /// What a message that is not complete takes of the memory budget.
@@ -60,7 +49,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             unread: Vec::new(),
             decoded: 0,
             received: 0,
-            was_read: false,
             failed: false,
             permit: budget.permit(Holder::Unproved),
         }
@@ -69,31 +57,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// How many bytes were read so far.
     pub(super) fn received(&self) -> u64 {
         self.received
-    }
-
-    /// Writes the output, and reads unless `limit`, the most bytes of a message, is `None`.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost when the future is dropped.
-    pub(super) async fn event(&mut self, output: &mut Output, limit: Option<usize>) -> SocketEvent {
-        poll_fn(|cx| {
-            // Neither a client that sends without a pause nor one that has much to read keeps the other side waiting.
-            for reads in [!self.was_read, self.was_read] {
-                let event = match (reads, limit) {
-                    (true, Some(limit)) => self.poll_read(cx, limit).map(SocketEvent::Read),
-                    (false, _) if !output.is_flushed() => {
-                        output.poll_flush(cx, &mut self.stream).map(SocketEvent::Flushed)
-                    }
-                    _ => Poll::Pending,
-                };
-                if event.is_ready() {
-                    self.was_read = reads;
-                    return event;
-                }
-            }
-            Poll::Pending
-        })
-        .await
     }
 
     /// The next message that is read already.
@@ -111,7 +74,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         decoded.transpose()
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<Read> {
+    /// Polls for the next message, of at most `limit` bytes.
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<Read> {
         loop {
             if let Some(received) = self.buffered(limit) {
                 return Poll::Ready(Some(received));
@@ -151,7 +115,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     /// Writes all output.
     pub(super) async fn flush(&mut self, output: &mut Output) -> io::Result<()> {
-        poll_fn(|cx| output.poll_flush(cx, &mut self.stream)).await
+        poll_fn(|cx| self.poll_flush(cx, output)).await
+    }
+
+    /// Polls until all output is written.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>, output: &mut Output) -> Poll<io::Result<()>> {
+        output.poll_flush(cx, &mut self.stream)
     }
 
     /// Waits for the client's close frame, or for the end of the stream.

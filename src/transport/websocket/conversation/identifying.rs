@@ -1,5 +1,7 @@
 //! A `hello` on its way to a caller.
 
+use std::task::{Context, Poll};
+
 use futures::future::BoxFuture;
 use sync_wrapper::SyncWrapper;
 
@@ -8,7 +10,7 @@ use crate::grant::Grant;
 use crate::protocol::Resume;
 
 /// A `hello` whose caller is not known yet: the keys of tokens may have to be fetched first.
-pub(in crate::transport::websocket) struct Identifying {
+pub(super) struct Identifying {
     /// Where the caller resumes.
     resume: Resume,
     /// The wrapper makes it shareable, as everything is that a handler holds.
@@ -24,11 +26,8 @@ impl Identifying {
         &self.resume
     }
 
-    /// Who it is.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost when the future is dropped before it is ready.
-    pub(in crate::transport::websocket) async fn identity(&mut self) -> Result<Grant, Refusal> {
-        self.identity.get_mut().await
+    /// Polls for who it is.
+    pub(super) fn poll_identity(&mut self, cx: &mut Context<'_>) -> Poll<Result<Grant, Refusal>> {
+        self.identity.get_mut().as_mut().poll(cx)
     }
 }

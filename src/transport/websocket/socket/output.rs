@@ -29,9 +29,6 @@ const FRAMES: usize = 8;
 /// Most bytes of the header of a server's frame.
 const MAX_HEADER: usize = 10;
 
-/// How many frames the queue has room for when it is empty.
-const KEPT: usize = 32;
-
 /// The payload of a frame.
 #[derive(Debug)]
 enum Payload {
@@ -199,7 +196,8 @@ impl Output {
                 count => self.advance(count),
             }
         }
-        self.frames.shrink_to(KEPT);
+        // A client at rest holds no memory.
+        self.frames = VecDeque::new();
         Pin::new(stream).poll_flush(cx)
     }
 

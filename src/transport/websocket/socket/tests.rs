@@ -2,7 +2,7 @@ use tokio::io::{AsyncReadExt, DuplexStream, duplex};
 
 use super::*;
 
-const LIMIT: Option<usize> = Some(100_000);
+const LIMIT: usize = 100_000;
 
 /// A text frame with a mask of zeros.
 fn frame(text: &str) -> Vec<u8> {
@@ -23,11 +23,8 @@ fn pair() -> (Socket<DuplexStream>, DuplexStream) {
     (Socket::new(ours, &Budget::new(Budget::MOST)), theirs)
 }
 
-async fn read(socket: &mut Socket<DuplexStream>, output: &mut Output) -> Received {
-    match socket.event(output, LIMIT).await {
-        SocketEvent::Read(Some(Ok(received))) => received,
-        other => panic!("{other:?}"),
-    }
+async fn read(socket: &mut Socket<DuplexStream>) -> Received {
+    poll_fn(|cx| socket.poll_read(cx, LIMIT)).await.unwrap().unwrap()
 }
 
 #[tokio::test]
@@ -36,7 +33,7 @@ async fn what_comes_together_is_heard_without_another_read() {
     let bytes: Vec<u8> = (0..10).flat_map(|n| frame(&words(n))).collect();
     // The last one is not complete.
     peer.write_all(&bytes[..bytes.len() - 1]).await.unwrap();
-    assert_eq!(read(&mut socket, &mut Output::default()).await, Received::Text(words(0)));
+    assert_eq!(read(&mut socket).await, Received::Text(words(0)));
     for n in 1..9 {
         assert_eq!(socket.buffered(100_000), Some(Ok(Received::Text(words(n)))));
     }
@@ -44,31 +41,14 @@ async fn what_comes_together_is_heard_without_another_read() {
     assert_eq!(socket.unread.capacity(), 0, "a socket at rest holds no buffer");
     assert_eq!(socket.received(), bytes.len() as u64 - 1);
     peer.write_all(&bytes[bytes.len() - 1..]).await.unwrap();
-    assert_eq!(read(&mut socket, &mut Output::default()).await, Received::Text(words(9)));
-}
-
-#[tokio::test]
-async fn neither_reading_nor_writing_waits_for_the_other() {
-    let (mut socket, mut peer) = pair();
-    peer.write_all(&(0..3).flat_map(|n| frame(&words(n))).collect::<Vec<_>>()).await.unwrap();
-    let mut output = Output::default();
-    let mut events = Vec::new();
-    for _ in 0..4 {
-        output.push(Frame::ping());
-        events.push(matches!(socket.event(&mut output, LIMIT).await, SocketEvent::Read(_)));
-    }
-    assert_eq!(events, [true, false, true, false]);
-    // What may not be read now is read later.
-    let unread = futures::poll!(std::pin::pin!(socket.event(&mut output, None))).is_pending();
-    assert!(unread);
-    assert_eq!(read(&mut socket, &mut output).await, Received::Text(words(2)));
+    assert_eq!(read(&mut socket).await, Received::Text(words(9)));
 }
 
 #[tokio::test]
 async fn the_end_of_the_stream_is_told() {
     let (mut socket, peer) = pair();
     drop(peer);
-    assert!(matches!(socket.event(&mut Output::default(), LIMIT).await, SocketEvent::Read(None)));
+    assert_eq!(poll_fn(|cx| socket.poll_read(cx, LIMIT)).await, None);
 }
 
 #[tokio::test]
@@ -85,8 +65,8 @@ async fn what_comes_before_the_close_frame_is_skipped() {
 async fn a_client_that_cannot_be_decoded_is_read_to_its_end() {
     let (mut socket, mut peer) = pair();
     peer.write_all(&[0x83, 0x80, 0, 0, 0, 0]).await.unwrap();
-    let event = socket.event(&mut Output::default(), LIMIT).await;
-    assert!(matches!(event, SocketEvent::Read(Some(Err(ReadError::Protocol(_))))));
+    let read = poll_fn(|cx| socket.poll_read(cx, LIMIT)).await;
+    assert!(matches!(read, Some(Err(ReadError::Protocol(_)))));
     peer.write_all(&[0x88, 0x80, 0, 0, 0, 0]).await.unwrap();
     let mut waiting = std::pin::pin!(socket.wait_for_close(100_000));
     assert!(futures::poll!(&mut waiting).is_pending());
