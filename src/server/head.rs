@@ -58,13 +58,17 @@ fn is_host(host: &HeaderValue) -> bool {
     !host.is_empty() && port_is_valid
 }
 
-/// Section 6.1: a body is chunked once. A proxy in front may end such a body elsewhere than hyper does.
+/// Section 6.1: a body is chunked, once, and has no coding that is not decoded here. A proxy in front may end a body that is
+/// chunked twice elsewhere than hyper does.
 fn check_framing(headers: &HeaderMap) -> Result<(), &'static str> {
-    let values = headers.get_all(TRANSFER_ENCODING).iter().filter_map(|value| value.to_str().ok());
-    let codings = values.flat_map(|value| value.split(',')).map(str::trim);
-    match codings.filter(|coding| coding.eq_ignore_ascii_case("chunked")).count() {
-        0 | 1 => Ok(()),
-        _ => Err("the header Transfer-Encoding says chunked twice"),
+    // What is no text is no coding.
+    let values = headers.get_all(TRANSFER_ENCODING).iter().map(|value| value.to_str().unwrap_or("?"));
+    let mut codings =
+        values.flat_map(|value| value.split(',')).map(str::trim).filter(|coding| !coding.is_empty());
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if coding.eq_ignore_ascii_case("chunked") => Ok(()),
+        _ => Err("the header Transfer-Encoding is not `chunked` alone; no other coding is decoded here"),
     }
 }
 
@@ -118,10 +122,13 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_chunked_once() {
+    fn a_body_is_chunked_once_and_nothing_else() {
         for (values, valid) in [
             (&["chunked"][..], true),
-            (&["gzip, chunked"], true),
+            (&["chunked, "], true),
+            (&["gzip, chunked"], false),
+            (&["gzip", "chunked"], false),
+            (&["chunked;q=1"], false),
             (&["chunked, chunked"], false),
             (&["Chunked", "chunked"], false),
         ] {

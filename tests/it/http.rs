@@ -44,11 +44,13 @@ async fn a_missing_double_or_invalid_host_is_refused() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_chunked_twice_is_refused() {
+async fn a_body_that_is_chunked_twice_or_has_another_coding_is_refused() {
     let server = TestServer::start().await;
     for codings in [
         "transfer-encoding: chunked, chunked\r\n",
         "transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n",
+        "transfer-encoding: gzip, chunked\r\n",
+        "transfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n",
     ] {
         for path in ["/v1/messages".to_owned(), x0_target()] {
             let request = format!(
