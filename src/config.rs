@@ -10,7 +10,7 @@ mod environment;
 mod listen;
 mod parse;
 
-use parse::{above_zero, at_least_one, budget_size, payload_size, store_size};
+use parse::{at_least_one, budget_size, lifetime, payload_size, store_size, wait};
 
 pub use access::{Access, Auth, ProxyHeader, Secret, Secrets};
 pub use environment::unknown_variables;
@@ -34,23 +34,23 @@ pub struct Config {
     pub durability: Level,
 
     /// How long a legacy long-poll waits for a message before it gets an empty answer
-    #[arg(long, env = "X0_MSG_POLL_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = above_zero)]
+    #[arg(long, env = "X0_MSG_POLL_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = wait)]
     pub poll_timeout: Duration,
 
     /// Interval of pings. A connection without any frame for two intervals is closed
-    #[arg(long, env = "X0_MSG_HEARTBEAT", value_name = "TIME", default_value = "25s", value_parser = above_zero)]
+    #[arg(long, env = "X0_MSG_HEARTBEAT", value_name = "TIME", default_value = "25s", value_parser = wait)]
     pub heartbeat: Duration,
 
     /// How long a WebSocket may take to send `hello`
-    #[arg(long, env = "X0_MSG_HELLO_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = above_zero)]
+    #[arg(long, env = "X0_MSG_HELLO_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = wait)]
     pub hello_timeout: Duration,
 
     /// How long the headers of a request may take. Also how long a connection may idle between requests
-    #[arg(long, env = "X0_MSG_HEADER_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = above_zero)]
+    #[arg(long, env = "X0_MSG_HEADER_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = wait)]
     pub header_timeout: Duration,
 
     /// How long a stop waits for connections to end
-    #[arg(long, env = "X0_MSG_DRAIN_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = above_zero)]
+    #[arg(long, env = "X0_MSG_DRAIN_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = wait)]
     pub drain_timeout: Duration,
 
     /// Largest payload of a message, in bytes
@@ -74,15 +74,15 @@ pub struct Config {
     pub topic_bytes: usize,
 
     /// How long a message stays in the history of a topic
-    #[arg(long, env = "X0_MSG_TOPIC_AGE", value_name = "TIME", default_value = "24h", value_parser = above_zero, help_heading = "Limits")]
+    #[arg(long, env = "X0_MSG_TOPIC_AGE", value_name = "TIME", default_value = "24h", value_parser = lifetime, help_heading = "Limits")]
     pub topic_age: Duration,
 
     /// How long an unread message is stored if its sender names no ttl
-    #[arg(long, env = "X0_MSG_TTL", value_name = "TIME", default_value = "7d", value_parser = above_zero, help_heading = "Limits")]
+    #[arg(long, env = "X0_MSG_TTL", value_name = "TIME", default_value = "7d", value_parser = lifetime, help_heading = "Limits")]
     pub ttl: Duration,
 
     /// Longest ttl of a message, and of a session that a backend registers
-    #[arg(long, env = "X0_MSG_MAX_TTL", value_name = "TIME", default_value = "30d", value_parser = above_zero, help_heading = "Limits")]
+    #[arg(long, env = "X0_MSG_MAX_TTL", value_name = "TIME", default_value = "30d", value_parser = lifetime, help_heading = "Limits")]
     pub max_ttl: Duration,
 
     /// Most topics one connection may read
@@ -90,7 +90,7 @@ pub struct Config {
     pub max_topics: usize,
 
     /// How long message ids of senders are remembered. A retry within this time is not stored again
-    #[arg(long, env = "X0_MSG_DEDUP_WINDOW", value_name = "TIME", default_value = "15m", value_parser = above_zero, help_heading = "Limits")]
+    #[arg(long, env = "X0_MSG_DEDUP_WINDOW", value_name = "TIME", default_value = "15m", value_parser = lifetime, help_heading = "Limits")]
     pub dedup_window: Duration,
 
     /// Most bytes of all stored messages together [default: 1 GiB in memory, 4 GiB on disk]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
-use crate::config::parse::{above_zero, at_least_one, claim, host, network, number, origin, size};
+use crate::config::parse::{at_least_one, claim, host, lifetime, network, number, origin, size, wait};
 
 /// How clients authenticate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -82,11 +82,11 @@ pub struct Access {
     pub token_jwks_url: Option<String>,
 
     /// How often the JWK set is fetched. A token with an unknown key also causes a fetch
-    #[arg(long, env = "X0_MSG_TOKEN_JWKS_REFRESH", value_name = "TIME", default_value = "5m", value_parser = above_zero)]
+    #[arg(long, env = "X0_MSG_TOKEN_JWKS_REFRESH", value_name = "TIME", default_value = "5m", value_parser = wait)]
     pub token_jwks_refresh: Duration,
 
     /// How long the keys of the JWK set prove tokens while it cannot be fetched
-    #[arg(long, env = "X0_MSG_TOKEN_JWKS_MAX_AGE", value_name = "TIME", default_value = "24h", value_parser = above_zero)]
+    #[arg(long, env = "X0_MSG_TOKEN_JWKS_MAX_AGE", value_name = "TIME", default_value = "24h", value_parser = lifetime)]
     pub token_jwks_max_age: Duration,
 
     /// Audience (`aud`) that a token must have. May be given several times; one of them suffices
@@ -105,7 +105,7 @@ pub struct Access {
     /// How long a session stays registered if its backend names no ttl. The session of a token stays registered for this
     /// time or until the token expires, whichever is shorter. Tokens of an ended session are refused for this time, and
     /// until the last one expires that was seen
-    #[arg(long, env = "X0_MSG_SESSION_TTL", value_name = "TIME", default_value = "24h", value_parser = above_zero)]
+    #[arg(long, env = "X0_MSG_SESSION_TTL", value_name = "TIME", default_value = "24h", value_parser = lifetime)]
     pub session_ttl: Duration,
 
     /// Most registered sessions of one user

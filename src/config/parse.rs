@@ -7,9 +7,22 @@ use std::time::Duration;
 use axum::http::uri::Authority;
 use ipnet::IpNet;
 
-pub(super) fn above_zero(text: &str) -> Result<Duration, String> {
+/// A time that something is waited for.
+pub(super) fn wait(text: &str) -> Result<Duration, String> {
+    time(text, (Duration::from_millis(10), "10ms"), (30 * DAY, "30d"))
+}
+
+/// A time that something is kept for.
+pub(super) fn lifetime(text: &str) -> Result<Duration, String> {
+    time(text, (Duration::from_millis(1), "1ms"), (36_500 * DAY, "36500d"))
+}
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A time within bounds, both with how they are written.
+fn time(text: &str, least: (Duration, &str), most: (Duration, &str)) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err("must be longer than 0".to_owned()),
+        Ok(time) if time < least.0 || time > most.0 => Err(format!("must be from {} to {}", least.1, most.1)),
         Ok(time) => Ok(time),
         Err(error) => Err(format!("{error}; write a number and a unit, like 10s, 500ms or 24h")),
     }
@@ -185,12 +198,20 @@ mod tests {
     }
 
     #[test]
-    fn times_need_a_unit_and_are_above_zero() {
-        assert_eq!(above_zero("1m 30s"), Ok(Duration::from_secs(90)));
-        assert_eq!(above_zero("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(above_zero("0s"), Err("must be longer than 0".to_owned()));
+    fn times_need_a_unit_and_are_within_their_bounds() {
+        assert_eq!(wait("1m 30s"), Ok(Duration::from_secs(90)));
+        for (least, most) in [("10ms", "30d"), ("500ms", "24h")] {
+            assert!(wait(least).is_ok() && wait(most).is_ok());
+        }
+        for wrong in ["0s", "1ns", "9ms", "31d", "5000000y"] {
+            assert_eq!(wait(wrong), Err("must be from 10ms to 30d".to_owned()), "{wrong}");
+        }
+        assert!(lifetime("1ms").is_ok() && lifetime("36500d").is_ok());
+        for wrong in ["0s", "1ns", "36501d", "5000000y"] {
+            assert_eq!(lifetime(wrong), Err("must be from 1ms to 36500d".to_owned()), "{wrong}");
+        }
         for wrong in ["10", "", "-1s", "soon"] {
-            assert!(above_zero(wrong).unwrap_err().contains("like 10s"), "{wrong}");
+            assert!(wait(wrong).unwrap_err().contains("like 10s"), "{wrong}");
         }
     }
 

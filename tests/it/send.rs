@@ -169,9 +169,13 @@ async fn errors_of_the_command_line_name_the_cause() {
     nobody.args(["send", "--to", "B", "{}", "--server", "ws://127.0.0.1:1"]);
     let (ok, _, text) = output(nobody).await;
     assert!(!ok && text.contains("is the broker running"), "{text}");
-    for (flag, value, names) in
-        [("--poll-timeout", "0s", "longer"), ("--poll-timeout", "x", "10s"), ("--max-payload", "1", "1024")]
-    {
+    for (flag, value, names) in [
+        ("--poll-timeout", "0s", "from 10ms to 30d"),
+        ("--poll-timeout", "1ns", "from 10ms to 30d"),
+        ("--ttl", "5000000y", "from 1ms to 36500d"),
+        ("--poll-timeout", "x", "10s"),
+        ("--max-payload", "1", "1024"),
+    ] {
         let mut serve = Command::new(BINARY);
         serve.args([flag, value]);
         let (ok, _, text) = output(serve).await;
