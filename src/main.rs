@@ -66,12 +66,13 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let config = match &cli.command {
-        None => Some(&cli.config),
-        Some(Command::Serve(config)) => Some(&**config),
-        Some(_) => None,
+    let validated = match &cli.command {
+        None => cli.config.validate(),
+        Some(Command::Serve(config)) => config.validate(),
+        Some(Command::Send(args)) => args.validate(),
+        Some(_) => Ok(()),
     };
-    if let Some(Err(text)) = config.map(Config::validate) {
+    if let Err(text) = validated {
         Cli::command().error(ErrorKind::ValueValidation, text).exit();
     }
     let done = match cli.command {

@@ -92,6 +92,23 @@ struct SendFrame<'a> {
     request: bool,
 }
 
+impl SendArgs {
+    /// Checks arguments against each other.
+    ///
+    /// # Errors
+    /// Which arguments exclude each other, and why.
+    pub fn validate(&self) -> Result<(), String> {
+        // The reply to a volatile request is waited for as long as its `ttl` says.
+        match self.volatile && self.ttl.is_some() && !self.request {
+            true => {
+                Err("--ttl has no effect with --volatile, which stores nothing; leave one of them out"
+                    .to_owned())
+            }
+            false => Ok(()),
+        }
+    }
+}
+
 impl Receiver {
     fn address(&self) -> Value {
         let Self { to, user, topic, backend, reply } = self;

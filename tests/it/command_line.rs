@@ -141,3 +141,13 @@ async fn names_that_no_request_can_have_are_refused_at_the_start() {
         assert!(code == Some(2) && text.contains(flag), "{flag} {value}: {text}");
     }
 }
+
+#[tokio::test]
+async fn what_is_not_stored_has_no_time_to_live() {
+    let send = ["send", "--server", "ws://127.0.0.1:1", "--to", "A", "--volatile", "--ttl", "9", "1"];
+    let (code, text) = run(&send).await;
+    assert!(code == Some(2) && text.contains("--ttl has no effect with --volatile"), "{text}");
+    // The reply to a request is waited for that long.
+    let (code, text) = run(&[&send[..], &["--request"]].concat()).await;
+    assert!(code == Some(1) && text.contains("is the broker running"), "{text}");
+}
