@@ -9,14 +9,23 @@ use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
-use std::{mem, panic, thread};
+use std::time::Duration;
+use std::{env, mem, panic, thread};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::sync::lock;
+
+mod libraries;
+mod repeated;
+
+pub(crate) use repeated::Repeated;
+
+use libraries::Libraries;
 
 /// Most bytes in the queue. The thread may hold as many again.
 const QUEUE_BYTES: usize = 1 << 20;
@@ -53,13 +62,19 @@ impl Log {
         };
         thread::Builder::new().name("log".to_owned()).spawn(move || taken.write_to(out, report))?;
         let lines = queue.clone();
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+        let (filter, invalid) = match EnvFilter::try_from_default_env() {
+            Ok(filter) => (filter, None),
+            Err(error) => (EnvFilter::new("info"), env::var_os(EnvFilter::DEFAULT_ENV).map(|_| error)),
+        };
         let log = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false);
         let log = log.with_writer(move || lines.clone());
         if stderr.is_terminal() {
-            log.with_target(false).init();
+            log.with_target(false).finish().with(Libraries::default()).init();
         } else {
-            log.json().flatten_event(true).init();
+            log.json().flatten_event(true).finish().with(Libraries::default()).init();
+        }
+        if let Some(error) = invalid {
+            tracing::warn!(%error, "RUST_LOG is not valid, and is ignored; write levels like debug, or info,x0_msg_server::broker=trace");
         }
         // The hook of the standard library writes to standard error itself, and so may block.
         panic::set_hook(Box::new(|panic| {
@@ -231,31 +246,6 @@ impl StandardError {
     }
 }
 
-/// Limits how often something that repeats is logged.
-#[derive(Debug)]
-pub(crate) struct Repeated {
-    interval: Duration,
-    logged_at: Option<Instant>,
-    unlogged: u64,
-}
-
-impl Repeated {
-    /// It is logged at most once in this time.
-    pub(crate) const fn every(interval: Duration) -> Self {
-        Self { interval, logged_at: None, unlogged: 0 }
-    }
-
-    /// If it is to be logged now: how often it was not logged since the last time.
-    pub(crate) fn note(&mut self, now: Instant) -> Option<u64> {
-        if self.logged_at.is_some_and(|at| now.duration_since(at) < self.interval) {
-            self.unlogged += 1;
-            return None;
-        }
-        self.logged_at = Some(now);
-        Some(mem::take(&mut self.unlogged))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
@@ -338,16 +328,5 @@ mod tests {
         queue.wait_until_written(Duration::from_millis(10));
         let waiting = lock(&queue.shared.waiting);
         assert!(waiting.writing || !waiting.text.is_empty());
-    }
-
-    #[test]
-    fn a_failure_that_lasts_is_logged_once_in_an_interval() {
-        let interval = Duration::from_secs(10);
-        let (mut repeated, begun) = (Repeated::every(interval), Instant::now());
-        assert_eq!(repeated.note(begun), Some(0));
-        for n in 1..=3 {
-            assert_eq!(repeated.note(begun + interval.mul_f64(f64::from(n) / 4.0)), None);
-        }
-        assert_eq!(repeated.note(begun + interval), Some(3));
     }
 }

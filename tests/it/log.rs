@@ -6,6 +6,7 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::AsyncBufReadExt;
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
@@ -135,6 +136,18 @@ async fn a_stop_does_not_wait_for_a_log_that_nobody_reads() {
     server.works().await;
     server.stop().await;
     drop(reader);
+}
+
+#[tokio::test]
+async fn levels_that_are_no_levels_are_named() {
+    let mut command = Command::new(BINARY);
+    command.args(["--listen", "127.0.0.1:0", "--durability", "memory"]).env("RUST_LOG", "x0_msg_server=loud");
+    let mut child = command.stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let mut lines = tokio::io::BufReader::new(child.stderr.take().unwrap()).lines();
+    let line: Value = serde_json::from_str(&soon(lines.next_line()).await.unwrap().unwrap()).unwrap();
+    assert!(line["message"].as_str().unwrap().starts_with("RUST_LOG is not valid"), "{line}");
+    // The level is that of no levels.
+    soon(async { while !lines.next_line().await.unwrap().unwrap().contains(r#""ready""#) {} }).await;
 }
 
 /// The commands go on as well, or fail in order: a panic has the exit code 101.
