@@ -14,9 +14,10 @@ use std::{env, mem, panic, thread};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{fmt, registry};
 
 use crate::sync::lock;
 
@@ -62,16 +63,15 @@ impl Log {
         };
         thread::Builder::new().name("log".to_owned()).spawn(move || taken.write_to(out, report))?;
         let lines = queue.clone();
-        let (filter, invalid) = match EnvFilter::try_from_default_env() {
-            Ok(filter) => (filter, None),
-            Err(error) => (EnvFilter::new("info"), env::var_os(EnvFilter::DEFAULT_ENV).map(|_| error)),
+        let (levels, invalid) = match env::var_os("RUST_LOG").map(|text| text.to_string_lossy().parse()) {
+            Some(Ok(levels)) => (levels, None),
+            wanted => (Targets::new().with_default(LevelFilter::INFO), wanted.and_then(Result::err)),
         };
-        let log = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false);
-        let log = log.with_writer(move || lines.clone());
+        let log = fmt::layer().log_internal_errors(false).with_writer(move || lines.clone());
         if stderr.is_terminal() {
-            log.with_target(false).finish().with(Libraries::default()).init();
+            registry().with(log.with_target(false)).with(Libraries::default()).with(levels).init();
         } else {
-            log.json().flatten_event(true).finish().with(Libraries::default()).init();
+            registry().with(log.json().flatten_event(true)).with(Libraries::default()).with(levels).init();
         }
         if let Some(error) = invalid {
             tracing::warn!(%error, "RUST_LOG is not valid, and is ignored; write levels like debug, or info,x0_msg_server::broker=trace");
