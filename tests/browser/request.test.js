@@ -14,6 +14,8 @@ async function connectIn(page, session, transport, onMessage = "(message) => voi
     async ([session, transport, onMessage, base]) => {
       const { connect } = await import(`${base}/client.js`);
       Object.assign(window, { got: [], replies: [], errors: [], acked: 0 });
+      // With a time that a busy machine does not miss.
+      window.ask = (to, payload, options) => client.request(to, payload, { timeout: 120_000, ...options });
       window.client = connect({
         session,
         transport,
@@ -52,8 +54,8 @@ for (const transport of ["websocket", "poll"]) {
   test(`a request is answered by the handler of the receiver, over ${transport}`, async () => {
     const [from, to] = [await client(transport), await client(transport, ECHO)];
     const { reply, plain } = await from.page.evaluate(async (session) => {
-      const reply = await client.request({ session }, { n: 1 }, { id: "q-1" });
-      const { payload: plain } = await client.request({ session }, 2, { volatile: client.status.transport === "websocket" });
+      const reply = await ask({ session }, { n: 1 }, { id: "q-1" });
+      const { payload: plain } = await ask({ session }, 2, { volatile: client.status.transport === "websocket" });
       return { reply, plain };
     }, to.session);
     assert.deepEqual([reply.payload, reply.from, reply.id, typeof reply.ts], [{ echo: { n: 1 } }, to.session, "q-1", "number"]);
@@ -66,7 +68,7 @@ for (const transport of ["websocket", "poll"]) {
     const to = await client(transport, ECHO);
     const asking = `async (message) => {
       const to = { session: ${JSON.stringify(to.session)} };
-      const { payload } = await client.request(to, message.payload, { timeout: 120_000 });
+      const { payload } = await ask(to, message.payload);
       got.push(payload.echo);
     }`;
     const from = await client(transport, asking);
@@ -86,7 +88,7 @@ for (const transport of ["websocket", "poll"]) {
     const from = await client(transport, "() => new Promise((done) => (window.release = done))");
     await post(started.server, { to: { session: from.session }, payload: "unhandled" });
     await from.page.waitForFunction(() => window.release);
-    const payload = await from.page.evaluate(async (session) => (await client.request({ session }, 1)).payload, to.session);
+    const payload = await from.page.evaluate(async (session) => (await ask({ session }, 1)).payload, to.session);
     assert.deepEqual(payload, { echo: 1 });
     assert.deepEqual(await waiting(from.session), [["message", "unhandled"], ["reply", { echo: 1 }]]);
     await from.page.evaluate(() => release());
@@ -109,7 +111,7 @@ for (const transport of ["websocket", "poll"]) {
     const asked = from.page.evaluate((session) => {
       const abort = new AbortController();
       window.giveUp = () => abort.abort();
-      return client.request({ session }, 3, { signal: abort.signal }).catch(({ name }) => name);
+      return ask({ session }, 3, { signal: abort.signal }).catch(({ name }) => name);
     }, to.session);
     await to.page.waitForFunction(() => window.late?.payload === 3);
     await from.page.evaluate(() => giveUp());
@@ -124,7 +126,7 @@ for (const transport of ["websocket", "poll"]) {
 test("the second reply is refused, and so is a request to nobody", async () => {
   const to = await client("websocket", "(message) => void (window.asked = message)");
   const from = await client("websocket");
-  const first = from.page.evaluate(async (session) => (await client.request({ session }, 1)).payload, to.session);
+  const first = from.page.evaluate(async (session) => (await ask({ session }, 1)).payload, to.session);
   await to.page.waitForFunction(() => window.asked);
   const codes = await to.page.evaluate(async () => {
     await asked.reply("first");
@@ -154,7 +156,7 @@ test("a request survives a restart of the broker and another transport", async (
   const server = await broker();
   const to = await client("websocket", "(message) => void (window.asked = message)", server.url);
   const from = await client("websocket", undefined, server.url);
-  const reply = from.page.evaluate(async (session) => (await client.request({ session }, 1, { timeout: 60_000 })).payload, to.session);
+  const reply = from.page.evaluate(async (session) => (await ask({ session }, 1)).payload, to.session);
   await to.page.waitForFunction(() => window.asked);
   await server.restart("SIGKILL");
   await from.page.evaluate(() => client.use("poll"));
@@ -176,7 +178,7 @@ test("a reply reaches all tabs of a session, and the one that asked uses it", as
       tabs.push(page);
     }
     const asking = tabs.map((page, n) =>
-      page.evaluate(async ([session, n]) => (await client.request({ session }, n)).payload, [to.session, n]),
+      page.evaluate(async ([session, n]) => (await ask({ session }, n)).payload, [to.session, n]),
     );
     assert.deepEqual(await Promise.all(asking), [{ echo: 0 }, { echo: 1 }, { echo: 2 }]);
     await drained(session);
