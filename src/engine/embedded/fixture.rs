@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::clock::Clock;
 use crate::engine::embedded::disk::CommitGroup;
-use crate::engine::embedded::index::{PayerId, Pending};
+use crate::engine::embedded::index::Pending;
 use crate::engine::embedded::recovery::{self, Opened};
 use crate::engine::embedded::rows::from_sql_int;
 use crate::engine::embedded::storage::{Durability, OpenError};
@@ -39,19 +39,7 @@ fn pending(seq: Seq) -> Pending {
     let payload = RawValue::from_string(format!("\"{}\"", "x".repeat(500))).unwrap();
     let message = Message { kind: Kind::Message, from: None, payload, ts: 7, reference: None };
     let publication = Publication::encode(&address, Some(seq), &message).into();
-    let (prev, expires_at) = (Seq(seq.0 - 1), u64::MAX >> 1);
-    Pending {
-        seq,
-        prev,
-        expires_at,
-        ts: 7,
-        address,
-        publication,
-        send_id: None,
-        receipt: None,
-        waiter: None,
-        payer: PayerId::NONE,
-    }
+    Pending { publication, prev: Seq(seq.0 - 1), expires_at: u64::MAX >> 1, ..Pending::sample(seq) }
 }
 
 /// Commits messages with the next seqs, one by one, and deletes others. Returns the seqs.

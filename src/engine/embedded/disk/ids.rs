@@ -238,8 +238,6 @@ fn read_id_rows(
 mod tests {
     use super::*;
     use crate::engine::embedded::disk::open::SCHEMA;
-    use crate::engine::embedded::index::PayerId;
-    use crate::message::{Address, Message, MessageId, Outcome, Publication, SessionId};
 
     fn limits(all: usize) -> IdLimits {
         IdLimits { all, of_author: all / 2, hard: 4 * all }
@@ -252,28 +250,9 @@ mod tests {
     }
 
     fn append(seq: u64) -> Pending {
-        let address = Address::Session(SessionId::new("A").unwrap());
-        let message = Message::receipt(&MessageId::new("1").unwrap(), Outcome::Expired, 1);
-        let publication = Publication::encode(&address, Some(Seq(seq)), &message).into();
+        let (content, author) = (ContentHash::from_bytes([7; 8]), AuthorKey::from_bytes([5; 4]));
         let key = DedupKey::from_bytes([u8::try_from(seq).unwrap(); 16]);
-        let send_id = Some(SendId {
-            key,
-            content: ContentHash::from_bytes([7; 8]),
-            author: AuthorKey::from_bytes([5; 4]),
-        });
-        let (prev, expires_at, ts) = (Seq::START, 9, 1);
-        Pending {
-            seq: Seq(seq),
-            prev,
-            expires_at,
-            ts,
-            address,
-            publication,
-            send_id,
-            receipt: None,
-            waiter: None,
-            payer: PayerId::NONE,
-        }
+        Pending { send_id: Some(SendId { key, content, author }), ..Pending::sample(Seq(seq)) }
     }
 
     fn write_ids(ids: &mut IdTable, to: &Connection, seqs: &[u64], n: i64, times: (u64, u64)) {

@@ -58,6 +58,22 @@ pub(crate) struct Pending {
     pub(crate) payer: PayerId,
 }
 
+#[cfg(test)]
+use crate::message::{Message, Outcome, SessionId};
+
+#[cfg(test)]
+impl Pending {
+    /// A small message to session `A`.
+    pub(crate) fn sample(seq: Seq) -> Self {
+        let address = Address::Session(SessionId::new("A").unwrap());
+        let message = Message::receipt(&MessageId::new("1").unwrap(), Outcome::Expired, 1);
+        let publication = Publication::encode(&address, Some(seq), &message).into();
+        let (prev, expires_at, ts, payer) = (Seq::START, 9, 1, PayerId::NONE);
+        let (send_id, receipt, waiter) = (None, None, None);
+        Self { seq, prev, expires_at, ts, address, publication, send_id, receipt, waiter, payer }
+    }
+}
+
 /// The messages to commit next, in seq order.
 ///
 /// Invariants: `bytes` is the sum of their costs, and `tally` that for each author. The bounds are checked before an
@@ -186,25 +202,10 @@ mod tests {
     use super::*;
     use crate::engine::OverShare;
     use crate::engine::embedded::index::payers::Payers;
-    use crate::message::{Message, Outcome, SenderName, SessionId};
+    use crate::message::SenderName;
 
     fn pending(seq: u64, waiter: Option<Waiter>) -> Pending {
-        let address = Address::Session(SessionId::new("A").unwrap());
-        let message = Message::receipt(&MessageId::new("1").unwrap(), Outcome::Expired, 1);
-        let publication = Arc::new(Publication::encode(&address, Some(Seq(seq)), &message));
-        let (prev, expires_at, ts) = (Seq::START, 9, 1);
-        Pending {
-            seq: Seq(seq),
-            prev,
-            expires_at,
-            ts,
-            address,
-            publication,
-            send_id: None,
-            receipt: None,
-            waiter,
-            payer: PayerId::NONE,
-        }
+        Pending { waiter, ..Pending::sample(Seq(seq)) }
     }
 
     fn queue(messages: u64) -> CommitQueue {
