@@ -12,13 +12,13 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::broker::receivers::Receivers;
 use crate::broker::{Broker, BrokerError};
-use crate::engine::{Append, DecryptError};
+use crate::engine::{Append, DecryptError, Registration};
 use crate::grant::{Denied, Grant};
-use crate::message::{Address, Author, BackendName, Kind, Message, MessageId, SessionId, UserId};
-use crate::protocol::{SendRequest, To};
+use crate::message::{Address, Author, BackendName, Kind, Message, MessageId, Seq, SessionId, UserId};
+use crate::protocol::{ReplyTo, SendRequest, To};
 
 /// The version of the encrypted content.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// How long the hash is that tells requests apart, in bytes.
 const REQUEST_HASH: usize = 16;
@@ -28,6 +28,8 @@ pub(super) struct Asking {
     requester: Address,
     /// The user that the requester's session belongs to.
     user: Option<UserId>,
+    /// The registration of the requester's session, if that has no user.
+    since: Option<Seq>,
     id: MessageId,
     hash: [u8; REQUEST_HASH],
     lifetime: Duration,
@@ -35,9 +37,15 @@ pub(super) struct Asking {
 
 impl Asking {
     /// A request of this caller to these receivers. `None` if the caller has no mailbox.
-    fn new(grant: &Grant, id: &MessageId, receivers: &Receivers, lifetime: Duration) -> Option<Self> {
+    fn new(
+        broker: &Broker,
+        grant: &Grant,
+        (id, lifetime): (&MessageId, Duration),
+        receivers: &Receivers,
+    ) -> Option<Self> {
         let requester = grant.mailbox()?;
         let user = grant.client().and_then(|client| client.user.clone());
+        let since = if user.is_none() { broker.registered_since(&requester) } else { None };
         let to = match receivers {
             Receivers::One(address, _) => address.to_string(),
             Receivers::Each(user, _) => format!("user {user}"),
@@ -46,7 +54,7 @@ impl Asking {
         let all = digest::digest(&SHA256, format!("{requester}\n{to}\n{id}").as_bytes());
         let mut hash = [0; REQUEST_HASH];
         hash.copy_from_slice(&all.as_ref()[..REQUEST_HASH]);
-        Some(Self { requester, user, id: id.clone(), hash, lifetime })
+        Some(Self { requester, user, since, id: id.clone(), hash, lifetime })
     }
 
     /// The request, as it goes to one mailbox.
@@ -54,7 +62,9 @@ impl Asking {
         let user = self.user.as_ref().map_or("", UserId::as_str);
         let mut content = vec![VERSION];
         content.extend_from_slice(&self.hash);
-        for text in [&*mailbox_text(&self.requester), user, self.id.as_str(), &mailbox_text(to)] {
+        let (asks, answers) = (since_text(self.since), since_text(broker.registered_since(to)));
+        let (requester, answerer) = (mailbox_text(&self.requester), mailbox_text(to));
+        for text in [&*requester, user, &asks, self.id.as_str(), &answerer, &answers] {
             // Names are at most 256 bytes long.
             content.extend_from_slice(&u16::try_from(text.len()).unwrap_or_default().to_be_bytes());
             content.extend_from_slice(text.as_bytes());
@@ -84,15 +94,29 @@ fn parse_mailbox(text: &str) -> Option<Address> {
     }
 }
 
+/// A registration as it is encrypted: its `since`, or nothing.
+fn since_text(since: Option<Seq>) -> String {
+    since.map(|since| since.to_string()).unwrap_or_default()
+}
+
+/// The inverse of [`since_text`].
+fn parse_since(text: &str) -> Option<Option<Seq>> {
+    if text.is_empty() { Some(None) } else { text.parse().ok().map(|seq| Some(Seq(seq))) }
+}
+
 /// What a `reply_to` says.
 #[derive(Debug, PartialEq, Eq)]
-struct Asked {
+pub(crate) struct Asked {
     hash: [u8; REQUEST_HASH],
     requester: Address,
     user: Option<UserId>,
+    /// The registration of the session that asked. `None` if it has a user.
+    requester_since: Option<Seq>,
     id: MessageId,
     /// The mailbox whose readers may answer.
     answerer: Address,
+    /// The registration of the session that was asked. `None` if it had none: the request is for whoever gets it.
+    answerer_since: Option<Seq>,
 }
 
 impl Asked {
@@ -113,9 +137,16 @@ impl Asked {
             "" => None,
             user => Some(UserId::new(user).ok()?),
         };
+        let requester_since = parse_since(text()?)?;
         let id = MessageId::new(text()?).ok()?;
         let answerer = parse_mailbox(text()?)?;
-        Some(Self { hash: *hash, requester, user, id, answerer })
+        let answerer_since = parse_since(text()?)?;
+        Some(Self { hash: *hash, requester, user, requester_since, id, answerer, answerer_since })
+    }
+
+    /// Where an answer goes.
+    pub(crate) fn requester(&self) -> &Address {
+        &self.requester
     }
 
     /// The author of all answers to this request: its requester. So others can neither use their id nor push it out of the
@@ -139,7 +170,14 @@ impl Broker {
     /// The request that a send is, if it is one.
     pub(super) fn asking(&self, grant: &Grant, send: &SendRequest, receivers: &Receivers) -> Option<Asking> {
         let id = send.id.as_ref().filter(|_| send.request)?;
-        Asking::new(grant, id, receivers, self.reply_lifetime(send.ttl))
+        Asking::new(self, grant, (id, self.reply_lifetime(send.ttl)), receivers)
+    }
+
+    /// Where sessions are proved, the registration of a mailbox's session, by its `since`: the next holder of the session has
+    /// another one.
+    fn registered_since(&self, mailbox: &Address) -> Option<Seq> {
+        let session = mailbox.session().filter(|_| self.limits.secret_ids)?;
+        self.engine.registration(session).map(|registration| registration.since)
     }
 
     /// How long a request can be answered.
@@ -154,12 +192,15 @@ impl Broker {
     }
 
     /// The answer to a request, as it goes to the mailbox of the requester.
-    pub(super) async fn answer(&self, grant: &Grant, send: SendRequest) -> Result<Append, BrokerError> {
-        let SendRequest { to: To::Reply(reply_to), payload, ttl, .. } = send else {
-            return Err(foreign());
-        };
-        let asked = self.asked(reply_to.as_str())?;
-        if grant.mailbox().as_ref() != Some(&asked.answerer) {
+    pub(super) async fn answer(
+        &self,
+        grant: &Grant,
+        asked: Asked,
+        send: SendRequest,
+    ) -> Result<Append, BrokerError> {
+        let is_same =
+            asked.answerer_since.is_none_or(|since| self.registered_since(&asked.answerer) == Some(since));
+        if grant.mailbox().as_ref() != Some(&asked.answerer) || !is_same {
             let text = "field `to.reply` is for the reader of the mailbox that got the request; answer as its session, or with \
                         the API key of its backend";
             return Err(Denied(text.to_owned()).into());
@@ -167,33 +208,44 @@ impl Broker {
         self.check_requester(&asked).await?;
         let kind = Kind::Reply { backend: grant.kind().is_from_backend() };
         let reference = Some(asked.id.as_str().into());
+        let SendRequest { payload, ttl, .. } = send;
         let message = Message { kind, from: grant.from(), payload, ts: self.clock.now(), reference };
         let (id, author) = (Some(asked.reply_id()), asked.author());
-        let (address, payer, user) = (asked.requester, grant.payer(), asked.user);
-        Ok(Append { address, message, author, id, ttl, receipt: false, payer, user })
+        let (address, payer, user, since) =
+            (asked.requester, grant.payer(), asked.user, asked.requester_since);
+        Ok(Append { address, message, author, id, ttl, receipt: false, payer, user, since })
     }
 
-    fn asked(&self, reply_to: &str) -> Result<Asked, BrokerError> {
-        let content = self.engine.decrypt(reply_to).map_err(|error| match error {
+    /// What the `reply_to` of an answer says.
+    ///
+    /// # Errors
+    /// What is wrong with the answer; the `reply_to` is none of this broker, or its time is over.
+    pub(crate) fn asked(
+        &self,
+        grant: &Grant,
+        send: &SendRequest,
+        reply_to: &ReplyTo,
+    ) -> Result<Asked, BrokerError> {
+        self.check(grant, send)?;
+        let content = self.engine.decrypt(reply_to.as_str()).map_err(|error| match error {
             DecryptError::Foreign => foreign(),
             DecryptError::Expired => BrokerError::RequestExpired,
         })?;
         Asked::decode(&content).ok_or_else(foreign)
     }
 
-    /// Where an answer to this request goes; `None` if it is no request of this broker.
-    pub(crate) fn requester(&self, reply_to: &str) -> Option<Address> {
-        self.asked(reply_to).ok().map(|asked| asked.requester)
-    }
-
-    /// Where sessions are proved, an answer is for the user who asked: the session must be registered, and for that user. An
-    /// append compares the user once more, under the lock of the store.
+    /// Where sessions are proved, an answer is for who asked: the session must be registered for that user, and not have been
+    /// ended since. An append compares both once more, under the lock of the store.
     async fn check_requester(&self, asked: &Asked) -> Result<(), BrokerError> {
         let Some(session) = asked.requester.session().filter(|_| self.limits.secret_ids) else {
             return Ok(());
         };
         match self.directory.registration(session).await {
-            Some(registration) if registration.user == asked.user => Ok(()),
+            Some(Registration { user, since, .. })
+                if user == asked.user && asked.requester_since.is_none_or(|asked| since == asked) =>
+            {
+                Ok(())
+            }
             _ => Err(BrokerError::RequesterGone),
         }
     }
@@ -232,7 +284,7 @@ mod tests {
     fn only_a_whole_content_is_decoded() {
         let mut content = vec![VERSION];
         content.extend_from_slice(&[7; REQUEST_HASH]);
-        for text in ["sA", "ann", "c-1", "bB"] {
+        for text in ["sA", "ann", "17", "c-1", "bB", ""] {
             content.extend_from_slice(&[0, u8::try_from(text.len()).unwrap()]);
             content.extend_from_slice(text.as_bytes());
         }
@@ -243,6 +295,7 @@ mod tests {
         );
         assert_eq!(asked.id.as_str(), "c-1");
         assert_eq!(asked.user, UserId::new("ann").ok());
+        assert_eq!((asked.requester_since, asked.answerer_since), (Some(Seq(17)), None));
         for len in 0..content.len() {
             assert_eq!(Asked::decode(&content[..len]), None, "{len}");
         }

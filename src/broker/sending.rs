@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use futures::future::{JoinAll, join_all};
 
 use crate::broker::receivers::Receivers;
-use crate::broker::requests::{Asking, answered, may_request};
+use crate::broker::requests::{Asked, Asking, answered, may_request};
 use crate::broker::{Broker, BrokerError};
 use crate::engine::{Append, Commit, EngineError, OverShare, Share};
 use crate::grant::Grant;
@@ -48,6 +48,7 @@ impl Future for Sending {
             Self::Reply(commit) => Pin::new(commit).poll(cx).map(|seq| match seq {
                 Ok(seq) => Ok(SendResult { seq: Some(seq), sessions: None }),
                 Err(EngineError::IdReused { .. }) => Err(answered()),
+                Err(EngineError::AnotherUser) => Err(BrokerError::RequesterGone),
                 Err(error) => Err(error.into()),
             }),
             Self::Volatile(sessions) => Poll::Ready(Ok(SendResult { seq: None, sessions: *sessions })),
@@ -62,15 +63,11 @@ impl Broker {
     /// # Errors
     /// What is wrong with the message, or who does not exist.
     pub async fn send(&self, grant: &Grant, send: SendRequest) -> Result<Sending, BrokerError> {
-        self.check(grant, &send)?;
-        if matches!(send.to, To::Reply(_)) {
-            let volatile = send.volatile;
-            let append = self.answer(grant, send).await?;
-            return match volatile {
-                true => self.publish_volatile(Receivers::One(append.address, None), &append.message, None),
-                false => Ok(Sending::Reply(self.engine.append(append))),
-            };
+        if let To::Reply(reply_to) = &send.to {
+            let asked = self.asked(grant, &send, reply_to)?;
+            return self.reply(grant, asked, send).await;
         }
+        self.check(grant, &send)?;
         let receivers = self.receivers(grant, &send.to).await?;
         let asking = self.asking(grant, &send, &receivers);
         let ttl = self.stored_for(&send);
@@ -87,14 +84,15 @@ impl Broker {
                     Some(asking) => asking.message(self, &message, &address),
                     None => message,
                 };
-                let append = Append { address, message, author, id, ttl, receipt, payer, user };
+                let append = Append { address, message, author, id, ttl, receipt, payer, user, since: None };
                 Sending::One(self.engine.append(append))
             }
             Receivers::Each(user, sessions) => {
                 let mut mailboxes = sessions.into_iter().map(Address::Session);
                 let Some(address) = mailboxes.next() else { return Err(BrokerError::NoSuchUser(user)) };
                 let user = Some(user);
-                let append = Append { address, message, author, id, ttl, receipt: false, payer, user };
+                let (receipt, since) = (false, None);
+                let append = Append { address, message, author, id, ttl, receipt, payer, user, since };
                 match &asking {
                     None => Sending::each(self.engine.append_each(append, mailboxes.collect())),
                     Some(asking) => Sending::each(self.requests(asking, &append, mailboxes)),
@@ -118,7 +116,26 @@ impl Broker {
         each.collect()
     }
 
-    fn check(&self, grant: &Grant, send: &SendRequest) -> Result<(), BrokerError> {
+    /// Takes the answer to a request that [`Self::asked`] has checked, as [`Self::send`] does.
+    ///
+    /// # Errors
+    /// Who may not answer, and whom no answer reaches any more.
+    pub(crate) async fn reply(
+        &self,
+        grant: &Grant,
+        asked: Asked,
+        send: SendRequest,
+    ) -> Result<Sending, BrokerError> {
+        let volatile = send.volatile;
+        let append = self.answer(grant, asked, send).await?;
+        match volatile {
+            true => self.publish_volatile(Receivers::One(append.address, None), &append.message, None),
+            false => Ok(Sending::Reply(self.engine.append(append))),
+        }
+    }
+
+    /// Checks what does not depend on the receiver.
+    pub(super) fn check(&self, grant: &Grant, send: &SendRequest) -> Result<(), BrokerError> {
         let size = send.payload.get().len();
         if size > self.limits.payload {
             return Err(BrokerError::PayloadTooLarge { size, limit: self.limits.payload });

@@ -230,15 +230,6 @@ impl Access {
         self.limit(self.connections_per_address, 1024).unwrap_or(usize::MAX)
     }
 
-    /// For how long tokens of an ended session are refused. Zero in `open` mode, where there are no tokens.
-    #[must_use]
-    pub(crate) fn revoked_for(&self) -> Duration {
-        match self.auth {
-            Auth::Open => Duration::ZERO,
-            Auth::Token => self.session_ttl,
-        }
-    }
-
     /// How long the session of a token stays registered. The token is accepted until then, in Unix milliseconds.
     #[must_use]
     pub(crate) fn token_session_ttl(&self, now: u64, until: u64) -> Duration {
@@ -300,12 +291,6 @@ mod tests {
         assert_eq!(access.token_session_ttl(1_000, 31_000), Duration::from_secs(30));
         assert_eq!(access.token_session_ttl(1_000, 1_000_000), Duration::from_secs(60));
         assert_eq!(access.token_session_ttl(2_000, 1_000), Duration::ZERO);
-    }
-
-    #[test]
-    fn only_token_mode_revokes() {
-        assert_eq!(access(Auth::Open).revoked_for(), Duration::ZERO);
-        assert_eq!(access(Auth::Token).revoked_for(), access(Auth::Token).session_ttl);
     }
 
     #[test]

@@ -78,27 +78,28 @@ impl Gateway {
     /// `rate_limited`, `not_found` for a backend without a mailbox, and the errors of [`Broker::send`].
     pub(crate) async fn send(&self, caller: &Caller, send: SendRequest) -> Result<Sending, Refusal> {
         self.charge(caller, &send).map_err(|too_fast| self.too_fast(too_fast))?;
-        self.check_backend(&caller.grant, &send.to)?;
-        Ok(self.broker.send(&caller.grant, send).await?)
+        Ok(match &send.to {
+            To::Reply(reply_to) => {
+                let asked = self.broker.asked(&caller.grant, &send, reply_to)?;
+                if matches!(asked.requester(), Address::Backend(name) if !self.identity.has_mailbox(name)) {
+                    return Err(BrokerError::RequesterGone.into());
+                }
+                self.broker.reply(&caller.grant, asked, send).await?
+            }
+            to => {
+                self.check_backend(&caller.grant, to)?;
+                self.broker.send(&caller.grant, send).await?
+            }
+        })
     }
 
-    /// Checks that a backend that is sent to, or answered, has a mailbox. Who may not send to it does not learn that.
+    /// Checks that a backend that is sent to has a mailbox. Who may not send to it does not learn that.
     fn check_backend(&self, grant: &Grant, to: &To) -> Result<(), BrokerError> {
-        match to {
-            To::Backend(name) => {
-                grant.may_send(to)?;
-                match self.identity.has_mailbox(name) {
-                    true => Ok(()),
-                    false => Err(BrokerError::NoSuchBackend(name.clone())),
-                }
-            }
-            To::Reply(reply_to) => match self.broker.requester(reply_to.as_str()) {
-                Some(Address::Backend(name)) if !self.identity.has_mailbox(&name) => {
-                    Err(BrokerError::RequesterGone)
-                }
-                _ => Ok(()),
-            },
-            _ => Ok(()),
+        let To::Backend(name) = to else { return Ok(()) };
+        grant.may_send(to)?;
+        match self.identity.has_mailbox(name) {
+            true => Ok(()),
+            false => Err(BrokerError::NoSuchBackend(name.clone())),
         }
     }
 

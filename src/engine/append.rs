@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::message::{Address, Author, Message, MessageId, SenderName, UserId};
+use crate::message::{Address, Author, Message, MessageId, SenderName, Seq, UserId};
 
 /// A message to store.
 #[derive(Debug, Clone)]
@@ -25,6 +25,9 @@ pub struct Append {
     /// The user that it is for: the session of its mailbox must be registered for this user when it is stored. `None` if it
     /// is for whoever has the session.
     pub user: Option<UserId>,
+    /// The registration that it is for, by its [`Registration::since`](crate::engine::Registration::since). `None` if it is for
+    /// any registration of the session.
+    pub since: Option<Seq>,
 }
 
 impl Append {

@@ -218,6 +218,7 @@ suite! {
         the_end_of_a_session_ends_its_readers
         what_waits_is_for_the_owner_only
         a_message_for_a_user_reaches_no_other_user
+        a_message_for_a_registration_is_not_for_the_next_one
         a_session_that_gives_way_keeps_its_owner
         another_owner_ends_the_readers
         a_known_token_is_barred_for_as_long_as_it_is_good;
@@ -299,6 +300,7 @@ fn append(address: &Address, payload: &str) -> Append {
         receipt: false,
         payer: None,
         user: None,
+        since: None,
     }
 }
 

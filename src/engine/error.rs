@@ -63,7 +63,7 @@ pub enum EngineError {
         /// How long ids are remembered.
         window: Duration,
     },
-    /// The session is not registered for the user that the message is for. It was a moment ago.
+    /// The session is not registered for the user that the message is for, or was ended since. It was a moment ago.
     #[error(
         "the session is not registered for this user any more; look its sessions up, or send to the user"
     )]

@@ -1,5 +1,7 @@
 //! What the settings mean for the engine and the broker.
 
+use std::time::Duration;
+
 use crate::broker::Limits;
 use crate::budget::{self, Budget};
 use crate::clock::Clock;
@@ -58,13 +60,17 @@ pub fn storage(config: &Config) -> Storage {
 /// The limits of the broker.
 #[must_use]
 pub fn broker_limits(config: &Config) -> Limits {
+    let secret_ids = config.access.auth == Auth::Token;
+    // As long as an old `reply_to` is good: what is known of the session tells its next holder from its last one.
+    let revoked_for = config.access.session_ttl.max(config.dedup_window);
     Limits {
         payload: config.max_payload,
         ttl: config.max_ttl,
         readers: config.access.max_connections_per_session(),
-        revoked_for: config.access.revoked_for(),
+        // There are no tokens in `open` mode.
+        revoked_for: if secret_ids { revoked_for } else { Duration::ZERO },
         reply_window: config.dedup_window,
-        secret_ids: config.access.auth == Auth::Token,
+        secret_ids,
     }
 }
 
@@ -97,10 +103,13 @@ mod tests {
     #[test]
     fn ids_are_secret_in_token_mode_only() {
         let mut config = Config::default();
-        assert!(!broker_limits(&config).secret_ids);
+        let limits = broker_limits(&config);
+        assert_eq!((limits.secret_ids, limits.revoked_for), (false, Duration::ZERO));
         config.access.auth = Auth::Token;
         let limits = broker_limits(&config);
         assert!(limits.secret_ids);
         assert_eq!((limits.readers, limits.revoked_for), (64, config.access.session_ttl));
+        config.access.session_ttl = Duration::from_secs(60);
+        assert_eq!(broker_limits(&config).revoked_for, config.dedup_window);
     }
 }

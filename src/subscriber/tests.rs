@@ -66,6 +66,7 @@ impl Bench {
             receipt: false,
             payer: None,
             user: None,
+            since: None,
         };
         self.engine.append(append).await.unwrap()
     }

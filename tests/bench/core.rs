@@ -51,7 +51,17 @@ fn with_sender(from: SenderName) -> Message {
 
 fn append(address: &Address, message: &Message) -> Append {
     let (address, message, author) = (address.clone(), message.clone(), Author::Anonymous);
-    Append { address, message, author, id: None, ttl: None, receipt: false, payer: None, user: None }
+    Append {
+        address,
+        message,
+        author,
+        id: None,
+        ttl: None,
+        receipt: false,
+        payer: None,
+        user: None,
+        since: None,
+    }
 }
 
 /// Bounds that no benchmark meets.

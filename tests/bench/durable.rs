@@ -159,6 +159,7 @@ fn engine(dir: &Path, durability: Durability, time: Duration, runtime: &tokio::r
             receipt: false,
             payer: None,
             user: None,
+            since: None,
         });
         let acks = acks.clone();
         async move {

@@ -61,6 +61,7 @@ fn fill(dir: &Path, messages: usize, mailboxes: usize, with_ids: bool) {
                 receipt: false,
                 payer: None,
                 user: None,
+                since: None,
             };
             commits.push(engine.append(append));
             if commits.len() == 4000 {

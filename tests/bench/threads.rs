@@ -75,7 +75,17 @@ impl Bench {
     fn append(&self, address: &Address) -> Append {
         let (address, message) = (address.clone(), self.message.clone());
         let author = Author::Anonymous;
-        Append { address, message, author, id: None, ttl: None, receipt: false, payer: None, user: None }
+        Append {
+            address,
+            message,
+            author,
+            id: None,
+            ttl: None,
+            receipt: false,
+            payer: None,
+            user: None,
+            since: None,
+        }
     }
 
     /// Sends and reads until it is told to stop. Returns how many messages.

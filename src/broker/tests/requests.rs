@@ -81,6 +81,29 @@ async fn an_answer_for_a_session_without_a_user_needs_its_registration() {
     let requester = Grant::Client(Client::new(nobody.clone(), handle, None, Proof::SessionId).into());
     broker.send(&requester, asking(To::User(user("bob")), "q")).await.unwrap().await.unwrap();
     let (reply_to, bob) = (reply_to(&broker, "B").await, client(&broker, "B", "bob"));
+    answer(&broker, &bob, &reply_to, "1").await.unwrap();
     broker.end(&nobody).await.unwrap();
     assert_eq!(answer(&broker, &bob, &reply_to, "1").await, Err(BrokerError::RequesterGone));
+    // Its next holder did not ask.
+    broker.register(&nobody, None, TTL, false).await.unwrap();
+    assert_eq!(answer(&broker, &bob, &reply_to, "1").await, Err(BrokerError::RequesterGone));
+}
+
+#[tokio::test]
+async fn the_next_holder_of_a_session_answers_nothing_that_the_last_one_was_asked() {
+    for next in [None, Some(user("cid"))] {
+        let (broker, _) = broker(true);
+        let broker = registered(broker).await;
+        let (nobody, handle) = (session("N"), broker.handle(&session("N")));
+        broker.register(&nobody, None, TTL, false).await.unwrap();
+        let ann = client(&broker, "A", "ann");
+        let to = To::Session(SessionId::new(&handle.to_string()).unwrap());
+        broker.send(&ann, asking(to, "q")).await.unwrap().await.unwrap();
+        let reply_to = reply_to(&broker, "N").await;
+        let holder = |user| Grant::Client(Client::new(nobody.clone(), handle, user, Proof::SessionId).into());
+        broker.end(&nobody).await.unwrap();
+        broker.register(&nobody, next.clone(), TTL, false).await.unwrap();
+        let denied = answer(&broker, &holder(next), &reply_to, "1").await.unwrap_err();
+        assert!(denied.to_string().contains("is for the reader of the mailbox"), "{denied}");
+    }
 }

@@ -174,6 +174,25 @@ pub(super) async fn a_message_for_a_user_reaches_no_other_user(lab: Lab) {
     expect(&engine, &a, Seq::START, &["4", "5"]).await;
 }
 
+/// What is for one registration of a session is not for the next one, though neither has a user.
+pub(super) async fn a_message_for_a_registration_is_not_for_the_next_one(lab: Lab) {
+    let (engine, _) = lab.engine();
+    let (a, session) = (mailbox("A"), SessionId::new("A").unwrap());
+    let by = Registrar::Backend { proof: false };
+    let register = || Register { session: session.clone(), user: None, ttl: Duration::from_secs(100), by };
+    let send = |since, payload: &str| engine.append(Append { since: Some(since), ..append(&a, payload) });
+    engine.register(&register()).await.unwrap();
+    let first = registration(&engine, &session).await.unwrap().since;
+    send(first, "1").await.unwrap();
+    engine.end(&session, Duration::from_secs(100)).await.unwrap();
+    assert_eq!(send(first, "2").await, Err(EngineError::AnotherUser), "nobody is registered");
+    engine.register(&register()).await.unwrap();
+    assert_eq!(send(first, "3").await, Err(EngineError::AnotherUser));
+    let second = registration(&engine, &session).await.unwrap().since;
+    send(second, "4").await.unwrap();
+    expect(&engine, &a, Seq::START, &["4"]).await;
+}
+
 /// The sessions of one token after the other give way when their user has too many. They keep their owner.
 pub(super) async fn a_session_that_gives_way_keeps_its_owner(lab: Lab) {
     let (engine, _) = lab.engine_with(Settings { sessions_per_user: 1, ..lab.settings() });

@@ -183,7 +183,7 @@ impl Index {
             }
             return Ok(Appended::Known(seq));
         }
-        let PreparedAppend { address, draft, send_id, ttl, ts, receipt, payer, user } = append;
+        let PreparedAppend { address, draft, send_id, ttl, ts, receipt, payer, user, since } = append;
         self.check_queue(payer.as_ref(), draft.len_with(self.next()))?;
         if let Some(session) = address.session()
             && self.sessions.has_expired(session, now)
@@ -191,9 +191,7 @@ impl Index {
             // What comes from here on is not for its former owner.
             self.expire_registration(session, now, |_| true);
         }
-        if let (Some(user), Some(session)) = (&user, address.session())
-            && self.sessions.get(session, now).and_then(|known| known.user.as_ref()) != Some(user)
-        {
+        if !self.sessions.is_for(&address, (user.as_ref(), since), now) {
             return Err(EngineError::AnotherUser);
         }
         self.make_room(&address, &draft, receipt.as_ref().map(|(mailbox, _)| mailbox), payer.as_ref())

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use crate::clock::millis;
 use crate::engine::embedded::handles::Handles;
 use crate::engine::{Register, RegisterError, Registrar, Registration, RegistrationSource};
-use crate::message::{Handle, Seq, SessionId, UserId};
+use crate::message::{Address, Handle, Seq, SessionId, UserId};
 use crate::sync::shrink;
 
 /// What a registration changes.
@@ -200,6 +200,19 @@ impl RegistrationTable {
     /// A session's registration, unless it has expired or is revoked.
     pub(super) fn get(&self, session: &SessionId, now: u64) -> Option<&Registration> {
         self.sessions.get(session).filter(|registration| registration.is_current(now))
+    }
+
+    /// Whether a mailbox belongs to this user, and to the registration with this `since`. `None` is anybody.
+    pub(super) fn is_for(
+        &self,
+        mailbox: &Address,
+        (user, since): (Option<&UserId>, Option<Seq>),
+        now: u64,
+    ) -> bool {
+        let Some(session) = mailbox.session() else { return true };
+        let known = self.get(session, now);
+        user.is_none_or(|user| known.and_then(|known| known.user.as_ref()) == Some(user))
+            && since.is_none_or(|since| known.is_some_and(|known| known.since == since))
     }
 
     /// All that is known of a session, whether it is registered or not.

@@ -43,6 +43,7 @@ fn message(to: &Address) -> Append {
         receipt: false,
         payer: None,
         user: None,
+        since: None,
     }
 }
 

@@ -22,15 +22,17 @@ pub(crate) struct PreparedAppend {
     pub(super) payer: Option<SenderName>,
     /// The user that it is for.
     pub(super) user: Option<UserId>,
+    /// The registration that it is for, by its `since`.
+    pub(super) since: Option<Seq>,
 }
 
 impl PreparedAppend {
     /// Encodes a message whose seq is likely to be `expected`.
     pub(crate) fn new(append: Append, send_id: Option<SendId>, expected: Seq) -> Self {
-        let Append { address, message, author, id, ttl, receipt, payer, user } = append;
+        let Append { address, message, author, id, ttl, receipt, payer, user, since } = append;
         let draft = Draft::encode(&address, &message, expected);
         let receipt = if receipt { author.mailbox().zip(id) } else { None };
-        Self { address, draft, send_id, ttl, ts: message.ts, receipt, payer, user }
+        Self { address, draft, send_id, ttl, ts: message.ts, receipt, payer, user, since }
     }
 
     /// The same message for another mailbox: the frame does not name it.

@@ -62,6 +62,7 @@ fn message(to: &Address) -> Append {
         receipt: false,
         payer: None,
         user: None,
+        since: None,
     }
 }
 
