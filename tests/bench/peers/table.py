@@ -28,6 +28,7 @@ LINES = [
     ("stored sends, 64 in flight, CPU", "durable", CPU, WS),
     ("10,000 idle WebSockets, memory of each", "idle10k", KIB, WS),
     ("10,000 waiting polls, memory of each", "idle-lp10k", KIB, WS),
+    ("the same as the x0 client waits", "idle-lp10k", KIB, LEGACY),
     ("10,000 WebSockets at once", "connect10k", ("connect_s", "s"), WS),
     ("10,000 polls at once", "connect-lp10k", ("connect_s", "s"), WS),
     ("1 MB to 1,000 readers: memory 30 s later, times that before", "burst1m", ("settled", ""), WS),
@@ -98,7 +99,7 @@ def main(arguments):
         if not short or is_short:
             line(runs, what, bench, figure_of, ours, short)
     bad = {key: sum(run.get(key, 0) for (_, peer), of in runs.items() if peer.startswith("x0") for run in of)
-           for key in ("lost", "duplicated", "out_of_order", "misrouted")}
+           for key in ("lost", "duplicated", "out_of_order", "misrouted", "errors")}
     count = sum(len(of) for (_, peer), of in runs.items() if peer.startswith("x0"))
     print(f"\n{count} runs of the broker: " + ", ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in bad.items()))
 
