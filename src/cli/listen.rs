@@ -24,7 +24,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Args)]
 pub struct ListenArgs {
     /// Session whose messages to read. With an API key that has a mailbox, the mailbox of the backend is read
-    #[arg(long, value_name = "SESSION")]
+    #[arg(long, allow_hyphen_values = true, value_name = "SESSION")]
     session: Option<String>,
 
     /// Topic to read; may be given several times

@@ -24,10 +24,10 @@ use crate::cli::time::seconds_or_units;
 #[group(id = "receiver", required = true, multiple = false)]
 struct Receiver {
     /// Session to send to
-    #[arg(long, value_name = "SESSION")]
+    #[arg(long, allow_hyphen_values = true, value_name = "SESSION")]
     to: Option<String>,
     /// User to send to; all registered sessions of the user get the message
-    #[arg(long, value_name = "USER")]
+    #[arg(long, allow_hyphen_values = true, value_name = "USER")]
     user: Option<String>,
     /// Topic to send to
     #[arg(long, value_name = "TOPIC")]
@@ -36,7 +36,7 @@ struct Receiver {
     #[arg(long, value_name = "NAME")]
     backend: Option<String>,
     /// Request to answer: the `reply_to` of the message
-    #[arg(long, value_name = "REPLY_TO")]
+    #[arg(long, allow_hyphen_values = true, value_name = "REPLY_TO")]
     reply: Option<String>,
 }
 
@@ -47,11 +47,11 @@ pub struct SendArgs {
     receiver: Receiver,
 
     /// Session to send as; receivers see it as `from`
-    #[arg(long, value_name = "SESSION")]
+    #[arg(long, allow_hyphen_values = true, value_name = "SESSION")]
     from: Option<String>,
 
     /// The message, any JSON value; - reads it from standard input
-    #[arg(value_name = "JSON")]
+    #[arg(value_name = "JSON", allow_negative_numbers = true)]
     payload: String,
 
     /// How long the message is kept unread: seconds, or numbers with units, like 90, 12h or 1d
@@ -61,7 +61,7 @@ pub struct SendArgs {
     /// Your own name for the message. Sent again with the same name and payload within the broker's dedup window, it is
     /// stored once; with another payload it is refused. This holds for one sender: one account on one machine, one
     /// --from, one API key, or one token that names a session
-    #[arg(long, value_name = "ID")]
+    #[arg(long, allow_hyphen_values = true, value_name = "ID")]
     id: Option<String>,
 
     /// Reach only who listens now, and store nothing

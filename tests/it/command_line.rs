@@ -2,6 +2,7 @@
 
 use std::process::Output;
 
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::process::Command;
@@ -150,4 +151,18 @@ async fn what_is_not_stored_has_no_time_to_live() {
     // The reply to a request is waited for that long.
     let (code, text) = run(&[&send[..], &["--request"]].concat()).await;
     assert!(code == Some(1) && text.contains("is the broker running"), "{text}");
+}
+
+/// Random ids and the `reply_to` of a request may begin with a hyphen.
+#[tokio::test]
+async fn names_and_numbers_may_begin_with_a_hyphen() {
+    let broker = TestServer::start().await;
+    let url = format!("ws://{}", broker.address);
+    let args = ["send", "--to", "-ab", "--from", "-cd", "--id", "-ef", "-1", "--server", &url];
+    assert_eq!(run(&args).await, (Some(0), String::new()));
+    let mut reader = broker.session("-ab").await;
+    let message = reader.message().await;
+    assert_eq!((&message["from"], &message["payload"]), (&json!("-cd"), &json!(-1)));
+    let (code, text) = run(&["send", "--reply", "-gh", "1", "--server", &url]).await;
+    assert!(code == Some(1) && !text.contains("unexpected argument"), "{text}");
 }

@@ -182,7 +182,7 @@ async fn nothing_is_left_in_a_reader_between_two_polls() {
 /// The bar of an ended session lasts as long as a token of it that was seen.
 #[tokio::test]
 async fn an_ended_session_does_not_come_back_with_a_longer_token() {
-    let server = Guarded::with(&["--session-ttl", "1s"]).await;
+    let server = Guarded::with(&["--session-ttl", "1s", "--dedup-window", "1s"]).await;
     let _connected = server.welcomed(&kiosk("u1")).await;
     assert_eq!(server.call("DELETE", "/v1/sessions/kiosk", KEY, "").await.status, 204);
     // Other sessions, whose tokens were not seen, tell when --session-ttl is over, twice.
