@@ -10,7 +10,7 @@ use futures::FutureExt;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, unconstrained, yield_now};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -34,6 +34,10 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Most connections that wait to be accepted. The operating system may allow fewer (`net.core.somaxconn`).
 const BACKLOG: u32 = 4096;
+
+/// So many connections are accepted before the threads that serve do something else: more than may wait to be accepted. Who
+/// finds no place there tries again a second later.
+const AT_ONCE: usize = 2 * BACKLOG as usize;
 
 /// Where a server listens: at one address or more.
 #[derive(Debug)]
@@ -142,12 +146,16 @@ impl Acceptor {
         if let Err(error) = SockRef::from(&listener).set_tcp_nodelay(INHERITS_NODELAY) {
             tracing::warn!(%error, "no TCP_NODELAY for the connections of a listener");
         }
-        self.shutdown.run_until_cancelled(self.accept_all(listener)).await;
+        // Tokio's own bound is 128 at once: then each of those is served before the next ones are accepted.
+        self.shutdown.run_until_cancelled(unconstrained(self.accept_all(listener))).await;
     }
 
     async fn accept_all(&self, listener: TcpListener) {
         let (mut failures, mut room) = (Repeated::every(REPORT_INTERVAL), RoomForConnections::new());
-        loop {
+        for n in 1_usize.. {
+            if n.is_multiple_of(AT_ONCE) {
+                yield_now().await;
+            }
             match without_panic(self.accept_one(&listener, &mut room)).await {
                 Ok(()) => {}
                 Err(error) if is_peer_error(&error) => tracing::debug!(%error, "not accepted"),
