@@ -31,6 +31,13 @@ pub struct Append {
 }
 
 impl Append {
+    /// A message without an id and without a receipt, kept for the bounds' age, for whoever has the mailbox, and paid by nobody.
+    #[must_use]
+    pub fn new(address: Address, message: Message, author: Author) -> Self {
+        let (id, ttl, receipt, payer, user, since) = (None, None, false, None, None, None);
+        Self { address, message, author, id, ttl, receipt, payer, user, since }
+    }
+
     /// The same message for its mailbox, and then for each of these.
     pub(super) fn into_each(self, others: Vec<Address>) -> impl Iterator<Item = Self> {
         let copies: Vec<_> = others.into_iter().map(|address| Self { address, ..self.clone() }).collect();

@@ -290,18 +290,7 @@ fn author(name: &str) -> Author {
 }
 
 fn append(address: &Address, payload: &str) -> Append {
-    let author = author("S");
-    Append {
-        address: address.clone(),
-        message: from("S", payload),
-        author,
-        id: None,
-        ttl: None,
-        receipt: false,
-        payer: None,
-        user: None,
-        since: None,
-    }
+    Append::new(address.clone(), from("S", payload), author("S"))
 }
 
 fn publish_volatile(engine: &Engine, address: &Address, payload: &str) {

@@ -57,17 +57,7 @@ impl Bench {
 
     async fn store(&self, message: Message) -> Seq {
         let address = self.address.clone();
-        let append = Append {
-            address,
-            message,
-            author: Author::Anonymous,
-            id: None,
-            ttl: None,
-            receipt: false,
-            payer: None,
-            user: None,
-            since: None,
-        };
+        let append = Append::new(address, message, Author::Anonymous);
         self.engine.append(append).await.unwrap()
     }
 

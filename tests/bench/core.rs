@@ -50,18 +50,7 @@ fn with_sender(from: SenderName) -> Message {
 }
 
 fn append(address: &Address, message: &Message) -> Append {
-    let (address, message, author) = (address.clone(), message.clone(), Author::Anonymous);
-    Append {
-        address,
-        message,
-        author,
-        id: None,
-        ttl: None,
-        receipt: false,
-        payer: None,
-        user: None,
-        since: None,
-    }
+    Append::new(address.clone(), message.clone(), Author::Anonymous)
 }
 
 /// Bounds that no benchmark meets.

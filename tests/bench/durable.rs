@@ -148,19 +148,8 @@ fn engine(dir: &Path, durability: Durability, time: Duration, runtime: &tokio::r
             ts: 0,
             reference: None,
         };
-        let address = addresses[mailbox].clone();
-        let author = author.clone();
-        let commit = sender.append(Append {
-            address,
-            message,
-            author,
-            id: None,
-            ttl: None,
-            receipt: false,
-            payer: None,
-            user: None,
-            since: None,
-        });
+        let append = Append::new(addresses[mailbox].clone(), message, author.clone());
+        let commit = sender.append(append);
         let acks = acks.clone();
         async move {
             let seq = commit.await.expect("stored");

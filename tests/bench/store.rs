@@ -51,18 +51,7 @@ fn fill(dir: &Path, messages: usize, mailboxes: usize, with_ids: bool) {
                 reference: None,
             };
             let id = MessageId::new(&n.to_string()).ok().filter(|_| with_ids);
-            let author = Author::Anonymous;
-            let append = Append {
-                address: Address::Session(to),
-                message,
-                author,
-                id,
-                ttl: None,
-                receipt: false,
-                payer: None,
-                user: None,
-                since: None,
-            };
+            let append = Append { id, ..Append::new(Address::Session(to), message, Author::Anonymous) };
             commits.push(engine.append(append));
             if commits.len() == 4000 {
                 for commit in commits.drain(..) {

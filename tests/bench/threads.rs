@@ -73,19 +73,7 @@ impl Bench {
     }
 
     fn append(&self, address: &Address) -> Append {
-        let (address, message) = (address.clone(), self.message.clone());
-        let author = Author::Anonymous;
-        Append {
-            address,
-            message,
-            author,
-            id: None,
-            ttl: None,
-            receipt: false,
-            payer: None,
-            user: None,
-            since: None,
-        }
+        Append::new(address.clone(), self.message.clone(), Author::Anonymous)
     }
 
     /// Sends and reads until it is told to stop. Returns how many messages.

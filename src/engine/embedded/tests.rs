@@ -34,17 +34,7 @@ fn session(name: &str) -> SessionId {
 fn message(to: &Address) -> Append {
     let payload = RawValue::from_string("7".to_owned()).unwrap();
     let message = Message { kind: Kind::Message, from: None, payload, ts: 1, reference: None };
-    Append {
-        address: to.clone(),
-        message,
-        author: Author::Anonymous,
-        id: None,
-        ttl: None,
-        receipt: false,
-        payer: None,
-        user: None,
-        since: None,
-    }
+    Append::new(to.clone(), message, Author::Anonymous)
 }
 
 /// Panics while the store is locked, as a defect there would.
