@@ -13,7 +13,7 @@ mod query;
 mod refusal;
 mod topic;
 
-pub(crate) use address::{client_address, peer_of};
+pub(crate) use address::{Peer, client_address, peer_of};
 pub(crate) use answer::{encode, json, json_line};
 pub(crate) use authenticate::{ApiRequest, SessionPolicy};
 pub(crate) use body::BodyBounds;

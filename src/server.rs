@@ -46,10 +46,12 @@ pub use starting::Starting;
 
 use direct::{Direct, NativePolls};
 use entrance::Entrance;
+use http1::Sockets;
 use janitor::Janitor;
 use listener::Addresses;
 use opening::Opening;
 use router::HostCheck;
+use routes::OpenRoutes;
 
 /// A broker with everything that reaches it over the network. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -135,11 +137,12 @@ impl Server {
     fn open_routes(&self, hosts: Option<HostCheck>) {
         let (router, x0) = (self.router.clone(), self.x0.clone());
         let polls = NativePolls::new(&self.gateway, self.polls.clone(), hosts.clone());
+        let sockets = Some(Sockets::new(&self.gateway, hosts.clone()));
         let router = match hosts {
             Some(hosts) => router::with_host_check(router, hosts),
             None => router,
         };
-        self.entrance.routes.open(router, Some(Direct { x0, polls }));
+        self.entrance.routes.open(OpenRoutes { router, direct: Some(Direct { x0, polls }), sockets });
     }
 
     /// Serves one connection that speaks HTTP/1.1, on any stream, without the check of hosts.

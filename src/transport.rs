@@ -10,4 +10,4 @@ mod reading;
 mod topics;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

@@ -286,6 +286,7 @@ mod tests {
     use super::*;
     use crate::budget::Budget;
     use crate::config::Config;
+    use crate::server::routes::OpenRoutes;
 
     const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -298,7 +299,8 @@ mod tests {
         };
         let (config, shutdown) = (Config::default(), CancellationToken::new());
         let routes = Routes::new(config.into(), Budget::new(Budget::MOST), shutdown.clone());
-        routes.open(Router::new().route("/", get(async || "hello")).route("/wait", get(wait)), None);
+        let router = Router::new().route("/", get(async || "hello")).route("/wait", get(wait));
+        routes.open(OpenRoutes::all(router));
         ConnectionServer {
             routes,
             shutdown,

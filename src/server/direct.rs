@@ -1,4 +1,5 @@
-//! Requests that skip the routes, since there are so many of them: polls, and everything of the x0 client.
+//! Requests that skip the routes, since there are so many of them: polls, handshakes of WebSockets, and everything of the x0
+//! client.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -16,6 +17,7 @@ use crate::edge::{Gateway, OriginCheck, origin_refused};
 use crate::server::router::{HostCheck, cors};
 use crate::transport::legacy::{self, Legacy, LegacyPath};
 use crate::transport::poll::{self, Polls};
+use crate::transport::websocket;
 
 /// Where a request goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub(super) enum Door {
     X0(LegacyPath),
     /// To the native long-poll.
     Poll,
+    /// To a WebSocket.
+    Socket,
     /// To the routes.
     Routes,
 }
@@ -35,7 +39,8 @@ const OF_POLLING_CLIENTS: [&str; 3] = ["/v1/messages/poll", "/v1/messages", "/v1
 pub(super) fn doors() -> impl Iterator<Item = (Method, &'static str, Door)> {
     let x0 = legacy::PATHS.into_iter().map(|(path, x0)| (Method::POST, path, Door::X0(x0)));
     let others = OF_POLLING_CLIENTS.into_iter().map(|path| (Method::POST, path, Door::Routes));
-    x0.chain([(Method::GET, poll::PATH, Door::Poll)]).chain(others)
+    let sockets = [(Method::GET, websocket::PATH, Door::Socket)];
+    x0.chain([(Method::GET, poll::PATH, Door::Poll)]).chain(others).chain(sockets)
 }
 
 impl Door {

@@ -1,7 +1,7 @@
-//! HTTP/1.1 without TLS: a loop that answers polls and sends itself, and hands everything else to hyper.
+//! HTTP/1.1 without TLS: a loop that answers polls and sends itself, opens WebSockets, and hands everything else to hyper.
 //!
 //! hyper holds some buffers of 8 KiB for each connection, also while a poll waits. This loop holds the connection and the
-//! poll. It takes only requests whose head is plain and whose body is short (see [`head`]). With anything else, the rest of
+//! poll. A WebSocket reads and writes the connection itself, and not through hyper. The loop takes only requests whose head is plain and whose body is short (see [`head`]). With anything else, the rest of
 //! the connection is hyper's, together with what was read. So what is refused is refused by hyper.
 
 use std::future::poll_fn;
@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::link::Link;
 use crate::server::connection::ConnectionServer;
+use crate::transport::websocket::Opening;
 
 mod body;
 mod head;
@@ -30,9 +31,11 @@ mod replay;
 mod tests;
 mod timer;
 mod twin;
+mod upgrade;
 
 pub(super) use timer::HeadTimer;
 pub(crate) use twin::compare;
+pub(super) use upgrade::Sockets;
 
 use head::{Begin, Head, MOST};
 use output::Output;
@@ -52,11 +55,16 @@ struct Connection<S> {
 /// What comes next on a connection.
 enum Next {
     Request(Box<Head>),
+    /// A handshake of a WebSocket, in so many bytes.
+    Opening(Box<Opening>, usize),
     /// Something for hyper.
     Other,
     /// Its end.
     End,
 }
+
+/// What serves the rest of a connection.
+type Rest = BoxFuture<'static, ()>;
 
 /// A request that is being answered.
 struct Answering {
@@ -83,39 +91,68 @@ impl ConnectionServer {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        Box::new(Connection { server: self.clone(), link, stream, input: Vec::new(), ended: false }).serve()
+        let connection = Connection { server: self.clone(), link, stream, input: Vec::new(), ended: false };
+        // Boxed, so that its memory is free once the loop is done: a WebSocket lasts long.
+        let serving = Box::pin(connection.serve());
+        async move {
+            let rest = serving.await;
+            if let Some(rest) = rest {
+                rest.await;
+            }
+        }
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connection<S> {
-    /// Boxed: the future would hold it more than once.
-    async fn serve(mut self: Box<Self>) {
-        loop {
-            let begun = Instant::now();
-            let next = self.next(begun).await;
-            let goes_on = match next {
-                Ok(Next::Request(head)) => {
-                    let answering = self.begin(head);
-                    self.answer(answering).await
+    /// Serves the connection. Returns what serves the rest of it, if something else than the loop does.
+    ///
+    /// Not an async function: its future would hold the connection more than once.
+    fn serve(self) -> impl Future<Output = Option<Rest>> + Send {
+        let mut connection = self;
+        async move {
+            loop {
+                let begun = Instant::now();
+                let next = connection.next(begun).await;
+                let goes_on = match next {
+                    Ok(Next::Request(head)) => {
+                        let answering = connection.begin(head);
+                        connection.answer(answering).await
+                    }
+                    Ok(Next::Opening(opening, len)) => match connection.sockets(&opening) {
+                        Some(sockets) => {
+                            let Self { stream, mut input, .. } = connection;
+                            return Some(sockets.accept(*opening, stream, input.split_off(len)).await);
+                        }
+                        None => return Some(connection.hand_over(begun)),
+                    },
+                    Ok(Next::Other) => return Some(connection.hand_over(begun)),
+                    Ok(Next::End) => Ok(false),
+                    Err(error) => Err(error),
+                };
+                match goes_on {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(error) => {
+                        tracing::debug!(%error, "connection ended");
+                        return None;
+                    }
                 }
-                Ok(Next::Other) => return (*self).hand_over(begun).await,
-                Ok(Next::End) => Ok(false),
-                Err(error) => Err(error),
-            };
-            match goes_on {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(error) => return tracing::debug!(%error, "connection ended"),
             }
+            // Whether the peer is still there does not matter.
+            _ = connection.stream.shutdown().await;
+            None
         }
-        // Whether the peer is still there does not matter.
-        _ = self.stream.shutdown().await;
+    }
+
+    /// What serves a WebSocket with this handshake, if the routes do not refuse it.
+    fn sockets(&self, opening: &Opening) -> Option<Sockets> {
+        self.server.routes.sockets().filter(|sockets| sockets.admits(opening)).cloned()
     }
 
     /// Hands the rest of the connection to hyper, which has begun to wait for a head at this time.
     ///
     /// Boxed: it takes more than what the loop needs.
-    fn hand_over(self, begun: Instant) -> BoxFuture<'static, ()> {
+    fn hand_over(self, begun: Instant) -> Rest {
         let Self { server, link, stream, input, .. } = self;
         Box::pin(server.http1(Replay::new(stream, input), link, HeadTimer::begun(begun)))
     }
@@ -153,8 +190,9 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connection<S> {
         if input.len() == before || before > 0 && input.len() < MOST && !head::may_end(input, before) {
             return None;
         }
-        match head::parse(input) {
+        match head::parse(input, &self.link) {
             Begin::Head(head) => Some(Next::Request(head)),
+            Begin::Opening(opening, len) => Some(Next::Opening(opening, len)),
             Begin::Other => Some(Next::Other),
             Begin::Part => None,
         }

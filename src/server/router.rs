@@ -60,6 +60,11 @@ impl HostCheck {
         Some(Self { gateway: Arc::clone(gateway), hosts: hosts.into() })
     }
 
+    /// Whether the hosts that a request names are served.
+    pub(super) fn serves(&self, request: OriginCheck<'_>) -> bool {
+        self.hosts.check(&self.gateway.config.access, request).is_ok()
+    }
+
     /// The answer to a request that names a host that is not served.
     pub(super) fn refusal(&self, request: &Request) -> Option<Response> {
         let checked = self.hosts.check(&self.gateway.config.access, OriginCheck::from(request));

@@ -22,6 +22,7 @@ use crate::edge::Refusal;
 use crate::ops;
 use crate::protocol::Code;
 use crate::server::direct::{Direct, Door};
+use crate::server::http1::Sockets;
 use crate::transport::legacy::{self, HeldSince};
 
 /// How long a request waits for the store, unless it comes from the x0 client. Most stores are opened sooner.
@@ -38,6 +39,16 @@ pub(super) struct OpenRoutes {
     pub(super) router: Router,
     /// Takes some requests first: each poll would be matched with all routes otherwise.
     pub(super) direct: Option<Direct>,
+    /// Takes handshakes of WebSockets that the loop of HTTP/1.1 has read.
+    pub(super) sockets: Option<Sockets>,
+}
+
+impl OpenRoutes {
+    /// Routes that take everything.
+    #[cfg(test)]
+    pub(super) fn all(router: Router) -> Self {
+        Self { router, direct: None, sockets: None }
+    }
 }
 
 #[derive(Debug)]
@@ -56,9 +67,14 @@ impl Routes {
     }
 
     /// Opens the routes. Requests that wait go on.
-    pub(super) fn open(&self, router: Router, direct: Option<Direct>) {
+    pub(super) fn open(&self, open: OpenRoutes) {
         // They are opened once.
-        _ = self.0.open.set(OpenRoutes { router, direct });
+        _ = self.0.open.set(open);
+    }
+
+    /// What serves WebSockets without the router, once the routes are open.
+    pub(super) fn sockets(&self) -> Option<&Sockets> {
+        self.0.open.get()?.sockets.as_ref()
     }
 
     /// Answers a request that comes through this door.
@@ -192,7 +208,7 @@ mod tests {
         };
         let opening = async {
             sleep(PATIENCE / 2).await;
-            routes.open(Router::new().fallback(any(waited)), None);
+            routes.open(OpenRoutes::all(Router::new().fallback(any(waited))));
         };
         let (_, native, x0) = tokio::join!(
             opening,

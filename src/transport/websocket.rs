@@ -19,22 +19,28 @@ use base64::engine::general_purpose::{GeneralPurpose, PAD};
 use hyper::upgrade::OnUpgrade;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::edge::{Gateway, Refusal, json};
+use crate::edge::{Gateway, OriginCheck, Refusal, json};
 use crate::protocol::{Code, SUBPROTOCOL};
 
 mod connection;
 mod conversation;
 mod event;
 mod handshake;
+mod opening;
 mod seldom;
 mod signs;
 pub(crate) mod socket;
 mod timers;
 mod window;
 
+pub(crate) use opening::{Opened, Opening};
+
+/// The address of this transport.
+pub(crate) const PATH: &str = "/ws";
+
 /// The routes of this transport.
 pub(crate) fn routes(gateway: Arc<Gateway>) -> Router {
-    Router::new().route("/ws", any(upgrade)).with_state(gateway)
+    Router::new().route(PATH, any(upgrade)).with_state(gateway)
 }
 
 async fn upgrade(State(gateway): State<Arc<Gateway>>, mut head: Parts) -> Response {
@@ -48,7 +54,9 @@ async fn upgrade(State(gateway): State<Arc<Gateway>>, mut head: Parts) -> Respon
         Err(rejection) => return upgrade_required(&rejection, head.version),
     };
     let response = switching_protocols(&head, checked.selected_protocol());
-    let handshake = Box::new(handshake::check(&gateway, &head).await);
+    // Over HTTP/2 the connection carries other streams too.
+    let link = head.extensions.get().filter(|_| head.version < Version::HTTP_2).cloned();
+    let handshake = Box::new(handshake::check(&gateway, OriginCheck::from(&head), link).await);
     if let Some(on_upgrade) = on_upgrade {
         // Taken before the upgrade, so that a shutdown in between waits for this socket too.
         let running = gateway.tasks.token();

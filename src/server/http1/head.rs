@@ -2,13 +2,16 @@
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
+use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header};
 
+use crate::link::Link;
 use crate::server::direct::{Door, doors};
 use crate::server::head;
+use crate::transport::websocket::Opening;
 
 /// Most bytes of a head, and of a body.
 pub(super) const MOST: usize = 8 * 1024;
@@ -21,6 +24,8 @@ const HEADERS: usize = 64;
 pub(super) enum Begin {
     /// A request that the loop answers.
     Head(Box<Head>),
+    /// A handshake of a WebSocket, in so many bytes.
+    Opening(Box<Opening>, usize),
     /// The first part of one.
     Part,
     /// Something else.
@@ -41,9 +46,9 @@ pub(super) struct Head {
 }
 
 /// Looks at the bytes that came first.
-pub(super) fn parse(bytes: &[u8]) -> Begin {
+pub(super) fn parse(bytes: &[u8], link: &Arc<Link>) -> Begin {
     match door_of(bytes) {
-        Some((method, Some(door))) => parse_head(bytes, method, door),
+        Some((method, Some(door))) => parse_head(bytes, (method, door), link),
         Some((_, None)) if bytes.len() < MOST => Begin::Part,
         _ => Begin::Other,
     }
@@ -71,7 +76,7 @@ fn door_of(bytes: &[u8]) -> Option<(Method, Option<Door>)> {
     })
 }
 
-fn parse_head(bytes: &[u8], method: Method, door: Door) -> Begin {
+fn parse_head(bytes: &[u8], (method, door): (Method, Door), link: &Arc<Link>) -> Begin {
     let mut headers = [MaybeUninit::uninit(); HEADERS];
     let mut request = httparse::Request::new(&mut []);
     let len = match request.parse_with_uninit_headers(bytes, &mut headers) {
@@ -79,10 +84,18 @@ fn parse_head(bytes: &[u8], method: Method, door: Door) -> Begin {
         Ok(httparse::Status::Partial) if bytes.len() < MOST => return Begin::Part,
         _ => return Begin::Other,
     };
-    match plain_head(bytes, len, &request, (method, door)) {
-        Some(head) => Begin::Head(Box::new(head)),
-        None => Begin::Other,
-    }
+    let begin = match door {
+        Door::Socket => opening(bytes, len, &request, link),
+        _ => plain_head(bytes, len, &request, (method, door)).map(|head| Begin::Head(Box::new(head))),
+    };
+    begin.unwrap_or(Begin::Other)
+}
+
+/// A handshake in its plain form.
+fn opening(bytes: &[u8], len: usize, request: &httparse::Request<'_, '_>, link: &Arc<Link>) -> Option<Begin> {
+    let (uri, headers) = address_and_headers(bytes, len, request)?;
+    let opening = Opening::new(uri, headers, link)?;
+    Some(Begin::Opening(Box::new(opening), len))
 }
 
 /// A head without anything that hyper treats in its own way.
@@ -92,6 +105,20 @@ fn plain_head(
     request: &httparse::Request<'_, '_>,
     (method, door): (Method, Door),
 ) -> Option<Head> {
+    let (uri, headers) = address_and_headers(bytes, len, request)?;
+    let body = body_length(&headers, &method)?;
+    let closes = closes(&headers)?;
+    let (mut parts, ()) = Request::new(()).into_parts();
+    (parts.method, parts.uri, parts.headers) = (method, uri, headers);
+    Some(Head { parts, door, len, body, closes })
+}
+
+/// Address and headers of a head of HTTP/1.1 that names its host.
+fn address_and_headers(
+    bytes: &[u8],
+    len: usize,
+    request: &httparse::Request<'_, '_>,
+) -> Option<(Uri, HeaderMap)> {
     if request.version != Some(1) {
         return None;
     }
@@ -104,12 +131,8 @@ fn plain_head(
         let name = HeaderName::from_bytes(header.name.as_bytes()).ok()?;
         headers.append(name, HeaderValue::from_maybe_shared(shared(header.value)).ok()?);
     }
-    let body = body_length(&headers, &method)?;
-    let closes = closes(&headers)?;
     head::check(Version::HTTP_11, &uri, &headers).ok()?;
-    let (mut parts, ()) = Request::new(()).into_parts();
-    (parts.method, parts.uri, parts.headers) = (method, uri, headers);
-    Some(Head { parts, door, len, body, closes })
+    Some((uri, headers))
 }
 
 /// Where a part of the bytes is.
@@ -152,6 +175,10 @@ fn closes(headers: &HeaderMap) -> Option<bool> {
 mod tests {
     use super::*;
 
+    fn parse(bytes: &[u8]) -> Begin {
+        super::parse(bytes, &Link::new())
+    }
+
     const POLL: &str = "GET /v1/messages?session=A HTTP/1.1\r\nhost: x\r\nx: 1\r\n\r\n";
 
     #[test]
@@ -187,6 +214,7 @@ mod tests {
             "X".to_owned(),
             "\r\n".to_owned() + POLL,
             POLL.replace("/v1/messages", "/v1/messages/A"),
+            POLL.replace("/v1/messages", "/ws"),
             POLL.replace("/v1/messages", "/v1/mess%61ges"),
             POLL.replace("GET", "HEAD"),
             POLL.replace("1.1", "1.0"),

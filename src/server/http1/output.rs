@@ -136,7 +136,7 @@ fn encode_headers(head: &mut Vec<u8>, headers: &HeaderMap) {
 }
 
 /// Calls this with the date of now. It is encoded once a second in each thread.
-fn with_date(used: impl FnOnce(&str)) {
+pub(super) fn with_date(used: impl FnOnce(&str)) {
     thread_local! {
         static DATE: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
     }

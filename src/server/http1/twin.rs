@@ -20,7 +20,7 @@ use crate::link::Link;
 use crate::server::connection::ConnectionServer;
 use crate::server::http1::HeadTimer;
 use crate::server::http1::head::MOST;
-use crate::server::routes::Routes;
+use crate::server::routes::{OpenRoutes, Routes};
 
 /// Bytes on their way in each direction.
 const ROOM: usize = 1 << 20;
@@ -40,7 +40,12 @@ pub(super) struct Fate {
 /// What the loop does with bytes that come in these parts, and what hyper alone does. With `closes`, the client then closes
 /// its side.
 pub(super) async fn fates(parts: &[&[u8]], closes: bool) -> [Fate; 2] {
-    let (server, link) = (server(), Link::new());
+    fates_of(&server(), parts, closes).await
+}
+
+/// The same, of a connection to this server.
+pub(super) async fn fates_of(server: &ConnectionServer, parts: &[&[u8]], closes: bool) -> [Fate; 2] {
+    let link = Link::new();
     let (peer, stream) = duplex(ROOM);
     let ours = fate(server.http1_cleartext(stream, Arc::clone(&link)), peer, parts, closes).await;
     let (peer, stream) = duplex(ROOM);
@@ -69,9 +74,14 @@ pub(crate) fn compare(bytes: &[u8]) {
 
 /// A server that answers with what it was asked.
 pub(super) fn server() -> ConnectionServer {
+    server_of(OpenRoutes { router: Router::new().fallback(echo), direct: None, sockets: None })
+}
+
+/// A server with these routes.
+pub(super) fn server_of(open: OpenRoutes) -> ConnectionServer {
     let (config, shutdown) = (Config::default(), CancellationToken::new());
     let routes = Routes::new(config.into(), Budget::new(Budget::MOST), shutdown.clone());
-    routes.open(Router::new().fallback(echo), None);
+    routes.open(open);
     ConnectionServer {
         routes,
         shutdown,

@@ -38,7 +38,7 @@ const LATE: Duration = Duration::from_secs(1);
 /// Most bytes of a close reason (RFC 6455 section 5.5).
 const MAX_CLOSE_REASON: usize = 123;
 
-/// Serves a connection, once it is upgraded, until it ends. `running` is held as long.
+/// Serves a connection that hyper has, once it is upgraded, until it ends. `running` is held as long.
 pub(super) fn run(
     gateway: Arc<Gateway>,
     upgrade: OnUpgrade,
@@ -46,7 +46,10 @@ pub(super) fn run(
     running: TaskTrackerToken,
 ) -> impl Future<Output = ()> + Send {
     upgrade.then(move |upgraded| match upgraded {
-        Ok(upgraded) => Either::Left(serve(gateway, TokioIo::new(upgraded), handshake, running)),
+        Ok(upgraded) => {
+            let socket = Socket::new(TokioIo::new(upgraded), &gateway.budget);
+            Either::Left(serve(gateway, socket, Output::default(), handshake, running))
+        }
         Err(error) => {
             tracing::debug!(%error, "the connection ended before it was a WebSocket");
             Either::Right(ready(()))
@@ -54,19 +57,22 @@ pub(super) fn run(
     })
 }
 
+/// Serves a socket until it ends, after the output that it begins with. `running` is held as long.
+///
 /// Not an async function: its future would hold its arguments besides what they become. The memory of a future is held
 /// by each idle connection.
-fn serve<S: AsyncRead + AsyncWrite + Send + Unpin>(
+pub(super) fn serve<S: AsyncRead + AsyncWrite + Send + Unpin>(
     gateway: Arc<Gateway>,
-    stream: S,
+    mut socket: Socket<S>,
+    output: Output,
     handshake: Box<Result<Handshake, Refusal>>,
     running: TaskTrackerToken,
 ) -> impl Future<Output = ()> + Send {
-    let mut socket = Socket::new(stream, &gateway.budget);
+    let beginning = Box::pin(begin(gateway, output, handshake));
     async move {
         let (end, output, limit) = {
             // Dropped with the conversation, before the closing handshake: it has left the hubs then.
-            let (mut conversation, flow, _permit) = Box::pin(begin(gateway, *handshake)).await;
+            let (mut conversation, flow, _permit) = beginning.await;
             let end = converse(&mut conversation, flow, &mut socket).await;
             let limit = conversation.message_limit();
             (end, std::mem::take(&mut conversation.output), limit)
@@ -79,14 +85,16 @@ fn serve<S: AsyncRead + AsyncWrite + Send + Unpin>(
 /// Begins a conversation with what the handshake says.
 async fn begin(
     gateway: Arc<Gateway>,
-    handshake: Result<Handshake, Refusal>,
+    output: Output,
+    handshake: Box<Result<Handshake, Refusal>>,
 ) -> (Conversation, ControlFlow<End>, Option<ConnectionPermit>) {
-    let address = handshake.as_ref().ok().and_then(|handshake| handshake.address);
+    let address = handshake.as_ref().as_ref().ok().and_then(|handshake| handshake.address);
     let mut conversation = Conversation::new(gateway, address);
-    if let Some(link) = handshake.as_ref().ok().and_then(|handshake| handshake.link.clone()) {
+    conversation.output = output;
+    if let Some(link) = handshake.as_ref().as_ref().ok().and_then(|handshake| handshake.link.clone()) {
         conversation.timers.watch(link);
     }
-    let (flow, permit) = match handshake {
+    let (flow, permit) = match *handshake {
         Ok(Handshake { caller: Some((caller, resume)), permit, window, .. }) => {
             conversation.window = Window::new(window);
             (conversation.begin(caller, &resume).await, Some(permit))

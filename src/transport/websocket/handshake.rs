@@ -3,12 +3,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::http::Version;
-use axum::http::request::Parts;
-
 use crate::edge::{
     Caller, Gateway, NamedSession, OriginCheck, Query, Refusal, SessionPolicy, Shown, client_address,
-    origin_refused, peer_of,
+    origin_refused,
 };
 use crate::limits::ConnectionPermit;
 use crate::link::Link;
@@ -29,19 +26,23 @@ pub(super) struct Handshake {
     pub(super) link: Option<Arc<Link>>,
 }
 
-/// Checks a handshake request.
+/// Checks a handshake request. `link` is its connection, if that carries this socket alone.
 ///
 /// # Errors
 /// `forbidden` for an origin that is not allowed, `rate_limited` for too many connections from one address,
 /// `bad_request` for a bad query, and the errors of [`Gateway::identify`].
-pub(super) async fn check(gateway: &Gateway, head: &Parts) -> Result<Handshake, Refusal> {
-    let headers = &head.headers;
-    if !OriginCheck::from(head).origin_allowed(&gateway.config.access) {
+pub(super) async fn check(
+    gateway: &Gateway,
+    request: OriginCheck<'_>,
+    link: Option<Arc<Link>>,
+) -> Result<Handshake, Refusal> {
+    let OriginCheck { uri, headers, peer } = request;
+    if !request.origin_allowed(&gateway.config.access) {
         return Err(origin_refused(headers));
     }
-    let address = client_address(&gateway.config.access, peer_of(&head.extensions), headers);
+    let address = client_address(&gateway.config.access, peer, headers);
     let permit = gateway.connection_permit(address)?;
-    let query = Query::parse(&head.uri)?;
+    let query = Query::parse(uri)?;
     if query.get("token").is_some() {
         let text = "a token must not be in the address, since logs show addresses; send it in `hello`";
         return Err(Refusal::new(Code::BadRequest, text));
@@ -53,7 +54,6 @@ pub(super) async fn check(gateway: &Gateway, head: &Parts) -> Result<Handshake, 
         let grant = gateway.identify(shown, SessionPolicy::Create).await?;
         caller = Some((Caller { grant, address }, query.resume("after")?));
     }
-    let link = head.extensions.get().filter(|_| head.version < Version::HTTP_2).cloned();
     Ok(Handshake { address, caller, window, permit, link })
 }
 
@@ -75,7 +75,8 @@ mod tests {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        check(&gateway(flags), &request.body(()).unwrap().into_parts().0).await
+        let head = request.body(()).unwrap().into_parts().0;
+        check(&gateway(flags), OriginCheck::from(&head), None).await
     }
 
     fn refused(result: Result<Handshake, Refusal>) -> Refusal {

@@ -43,12 +43,17 @@ pub(super) struct Socket<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     pub(super) fn new(stream: S, budget: &Budget) -> Self {
+        Self::with_input(stream, Vec::new(), budget)
+    }
+
+    /// A socket of which these bytes were read already.
+    pub(super) fn with_input(stream: S, unread: Vec<u8>, budget: &Budget) -> Self {
         Self {
             stream,
             decoder: Decoder::default(),
-            unread: Vec::new(),
+            received: unread.len() as u64,
+            unread,
             decoded: 0,
-            received: 0,
             failed: false,
             permit: budget.permit(Holder::Unproved),
         }

@@ -35,6 +35,8 @@ enum Payload {
     Shared(Arc<Publication>),
     Text(String),
     Control(Control, Vec<u8>),
+    /// No frame, but what is written before the first one.
+    Preamble(Vec<u8>),
 }
 
 /// A frame to be written.
@@ -50,6 +52,11 @@ impl Frame {
     /// A text frame.
     pub(crate) fn text(text: String) -> Self {
         Self(Payload::Text(text))
+    }
+
+    /// Bytes that come before the first frame: the answer to the handshake.
+    pub(crate) fn preamble(bytes: Vec<u8>) -> Self {
+        Self(Payload::Preamble(bytes))
     }
 
     /// A ping.
@@ -71,21 +78,23 @@ impl Frame {
         match &self.0 {
             Payload::Shared(publication) => publication.frame().as_bytes(),
             Payload::Text(text) => text.as_bytes(),
-            Payload::Control(_, payload) => payload,
+            Payload::Control(_, payload) | Payload::Preamble(payload) => payload,
         }
     }
 
-    fn header(&self) -> FrameHeader {
+    fn header(&self) -> Option<FrameHeader> {
         let opcode = match &self.0 {
             Payload::Shared(_) | Payload::Text(_) => OpCode::Data(Data::Text),
             Payload::Control(control, _) => OpCode::Control(*control),
+            Payload::Preamble(_) => return None,
         };
-        FrameHeader { opcode, ..FrameHeader::default() }
+        Some(FrameHeader { opcode, ..FrameHeader::default() })
     }
 
     /// Writes the header into a buffer. Returns the part that it takes.
     fn write_header<'a>(&self, buffer: &'a mut [u8; MAX_HEADER]) -> &'a [u8] {
-        let (header, length) = (self.header(), self.payload().len() as u64);
+        let Some(header) = self.header() else { return &[] };
+        let length = self.payload().len() as u64;
         header.format(length, &mut &mut buffer[..]).expect("the header of a server has at most ten bytes");
         &buffer[..header.len(length)]
     }
@@ -93,7 +102,7 @@ impl Frame {
     /// Bytes of header and payload.
     fn size(&self) -> usize {
         let length = self.payload().len();
-        self.header().len(length as u64) + length
+        self.header().map_or(0, |header| header.len(length as u64)) + length
     }
 
     /// Bytes that this frame holds for itself.
@@ -106,7 +115,8 @@ impl Frame {
 impl Frame {
     /// The JSON of a text frame.
     pub(crate) fn json(&self) -> serde_json::Value {
-        assert_eq!(self.header().opcode, OpCode::Data(Data::Text), "{self:?}");
+        let opcode = self.header().map(|header| header.opcode);
+        assert_eq!(opcode, Some(OpCode::Data(Data::Text)), "{self:?}");
         serde_json::from_slice(self.payload()).unwrap()
     }
 
