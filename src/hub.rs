@@ -1,4 +1,4 @@
-//! The live side of an address on this node: a small broadcast channel that exists while someone reads.
+//! The live side of an address on this node: its last events, while someone reads.
 //!
 //! A hub may drop, repeat or reorder what it is given. A reader reads what it did not get from the engine, at its
 //! cursor. Publishing never awaits and does no work per reader. A hub also knows how far each of its readers is, so
@@ -16,19 +16,25 @@ use crate::sync::lock;
 
 mod acks;
 mod address_hub;
+mod batch;
 mod event;
+mod fanout;
 mod interest;
 mod members;
+mod outlet;
+mod outlets;
 mod presence;
 mod reader;
 mod readers;
 mod receiver;
+mod ring;
 mod shards;
 mod slots;
 
 pub use event::{EndReason, HubEvent};
 pub use interest::Interest;
 pub use members::{ChangedTopics, MemberPage, Members, Membership};
+pub use outlet::{Encoding, Outlet};
 pub use presence::{Connections, Transport};
 pub use receiver::HubReceiver;
 pub use slots::Slots;
@@ -173,11 +179,11 @@ impl Hubs {
             }
         };
         let mut readers = lock(&hub.readers);
-        let (place, reader, end) = readers.attach(position, transport, most)?;
-        let (released_before, sent) = (readers.released, hub.sent());
+        let (place, reader) = readers.attach(position, transport, most, || hub.join())?;
+        let released_before = readers.released;
         drop(readers);
         let (hubs, address, hub) = (self.clone(), address.clone(), Arc::clone(hub));
-        let receiver = HubReceiver::new(Arc::clone(&reader), (Arc::clone(&hub), sent), end);
+        let receiver = HubReceiver::new(Arc::clone(&reader), Arc::clone(&hub));
         Some((ReaderHandle { hubs, address, hub, place, reader, released_before }, receiver))
     }
 
@@ -189,6 +195,8 @@ impl Hubs {
         _ = hub.ended.set(reason);
         self.tell_last_left(address);
         drop(hubs);
+        // Their connections get nothing else either.
+        lock(&hub.readers).attached().filter_map(AttachedReader::outlet).for_each(Outlet::close);
         hub.send(HubEvent::Ended(reason));
     }
 
@@ -268,15 +276,34 @@ impl ReaderHandle {
     #[must_use]
     pub fn detach(&self) -> Option<Seq> {
         let mut readers = lock(&self.hub.readers);
-        readers.detach(self.place);
+        self.hub.detach(&mut readers, self.place);
         readers.trimmable()
+    }
+
+    /// Lends the output of the reader's connection: what is sent to the hub is written there while the connection rests. Each
+    /// call after the first one does nothing.
+    pub(crate) fn lend(&self, outlet: impl FnOnce() -> Arc<dyn Outlet>) {
+        if self.reader.outlet().is_none() {
+            let _readers = lock(&self.hub.readers);
+            self.reader.set_outlet(outlet());
+            self.hub.lend(&self.reader);
+        }
+    }
+
+    /// Closes this output when the address ends. Each call after the first one does nothing. Whether the address has ended is
+    /// to be asked after it.
+    pub(crate) fn close_at_end(&self, outlet: impl FnOnce() -> Arc<dyn Outlet>) {
+        if self.reader.outlet().is_none() {
+            let _readers = lock(&self.hub.readers);
+            self.reader.set_outlet(outlet());
+        }
     }
 
     /// Leaves. The hub goes with its last handle.
     pub fn leave(&self) {
         let mut hubs = self.hubs.hubs.of(&self.address);
         let mut readers = lock(&self.hub.readers);
-        readers.detach(self.place);
+        self.hub.detach(&mut readers, self.place);
         readers.handles -= 1;
         // After the end of the address, its place may hold another hub.
         if readers.handles == 0 && self.ended().is_none() {

@@ -14,7 +14,7 @@
 //! | [`config`] | settings |
 //! | [`message`] | names, seqs, and one message that is encoded once |
 //! | [`protocol`] | the native wire: frames, error codes, close codes |
-//! | [`hub`] | the live side of an address: a broadcast channel and its readers |
+//! | [`hub`] | the live side of an address: its last events and its readers |
 //! | [`engine`] | stores messages and registrations; the contract of an engine |
 //! | [`subscriber`] | one reader: it catches up from the engine and then reads live |
 //! | [`grant`] | what a caller may do |

@@ -21,7 +21,10 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::descriptors;
 
+mod lent;
 mod outq;
+
+pub(crate) use lent::LentOutput;
 
 /// How long a peer may take nothing of the pending output before its connection is broken.
 pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -57,6 +60,8 @@ pub struct Link {
     watched: AtomicBool,
     /// Whether a client has proved on it who it is.
     proved: AtomicBool,
+    /// Whether what is written goes to the socket as it is.
+    cleartext: AtomicBool,
     /// Whether a write waits for the peer.
     write_blocked: AtomicBool,
     /// The connection did not end by an orderly close.
@@ -87,6 +92,7 @@ impl Link {
             peer,
             watched: AtomicBool::new(false),
             proved: AtomicBool::new(false),
+            cleartext: AtomicBool::new(false),
             write_blocked: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             peer_closed: AtomicBool::new(false),

@@ -26,6 +26,7 @@ use crate::message::{Address, Epoch, Gap, Item, Seq};
 mod ahead;
 mod catch_up;
 mod held;
+mod lending;
 mod reading;
 
 use ahead::Ahead;
@@ -239,7 +240,7 @@ impl Subscriber {
                         }
                     }
                 }
-                ReadState::Live => match ready!(self.receiver.poll_recv(cx)) {
+                ReadState::Live => match ready!(self.poll_hub(cx)) {
                     Ok(live) => {
                         if let Some(item) = self.accept(live)
                             && let Some(item) = self.admit(item, &admits)
@@ -326,6 +327,7 @@ impl Subscriber {
 
     /// The next item of the hub, if one is at hand.
     fn try_live(&mut self) -> Option<Item> {
+        self.note_moved();
         while self.state == ReadState::Live {
             match self.receiver.try_recv() {
                 Ok(live) => {

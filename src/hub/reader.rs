@@ -1,60 +1,100 @@
 //! What a reader and its hub share: how far the reader is, and whether it waits.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Waker};
 
 use futures::task::AtomicWaker;
-use tokio::sync::broadcast;
 
-use crate::hub::{HubEvent, Transport};
-use crate::sync::lock;
+use crate::hub::{Outlet, Transport};
+use crate::message::Seq;
 
 /// What a reader and its hub share.
 #[derive(Debug)]
 pub(super) struct AttachedReader {
-    /// Up to where it has sent messages.
-    pub(super) position: AtomicU64,
-    pub(super) transport: Transport,
+    /// How many events the hub had sent before the next one that this reader takes. While its output is lent, who writes there
+    /// moves it on.
+    at: AtomicU64,
+    /// The seq of the newest stored message that it has taken, with the same rule.
+    read: AtomicU64,
     /// Whether it found nothing, and nothing has come since.
     waits: AtomicBool,
+    /// Whether its output is lent for what its hub is sent.
+    lends: AtomicBool,
+    pub(super) transport: Transport,
     waker: AtomicWaker,
-    /// Its end of a channel that was made after it joined, until it takes it.
-    end: Mutex<Option<broadcast::Receiver<HubEvent>>>,
+    /// The output of its connection.
+    outlet: OnceLock<Arc<dyn Outlet>>,
+    /// Up to where it has sent messages.
+    pub(super) position: AtomicU64,
 }
 
 impl AttachedReader {
-    pub(super) fn new(position: u64, transport: Transport) -> Self {
+    pub(super) fn new(position: u64, transport: Transport, at: u64) -> Self {
         Self {
-            position: AtomicU64::new(position),
-            transport,
+            at: AtomicU64::new(at),
+            read: AtomicU64::new(position),
             waits: AtomicBool::new(false),
+            lends: AtomicBool::new(false),
+            transport,
             waker: AtomicWaker::new(),
-            end: Mutex::default(),
+            outlet: OnceLock::new(),
+            position: AtomicU64::new(position),
         }
     }
 
-    /// Gives it its end of a channel.
-    pub(super) fn give(&self, end: broadcast::Receiver<HubEvent>) {
-        *lock(&self.end) = Some(end);
+    /// How many events the hub had sent before the next one that it takes.
+    pub(super) fn at(&self) -> u64 {
+        self.at.load(Ordering::Relaxed)
     }
 
-    /// Takes its end of a channel.
-    pub(super) fn take(&self) -> Option<broadcast::Receiver<HubEvent>> {
-        lock(&self.end).take()
+    pub(super) fn set_at(&self, at: u64) {
+        self.at.store(at, Ordering::Relaxed);
+    }
+
+    /// The seq of the newest stored message that it has taken.
+    pub(super) fn read(&self) -> Seq {
+        Seq(self.read.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_read(&self, read: Seq) {
+        self.read.store(read.0, Ordering::Relaxed);
+    }
+
+    /// The output of its connection.
+    pub(super) fn outlet(&self) -> Option<&dyn Outlet> {
+        self.outlet.get().map(AsRef::as_ref)
+    }
+
+    pub(super) fn set_outlet(&self, outlet: Arc<dyn Outlet>) {
+        _ = self.outlet.set(outlet);
+    }
+
+    /// Whether its output is lent for what its hub is sent.
+    pub(super) fn lends(&self) -> bool {
+        self.lends.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_lent(&self) {
+        self.lends.store(true, Ordering::Relaxed);
     }
 
     /// Waits, with this waker. `false` if it waits already, and nothing has come.
     ///
-    /// Sequentially consistent, as [`Self::end_wait`] is: either that one sees the wait, or who waits sees the count of what
+    /// Sequentially consistent, as [`Self::waits`] is: either that one sees the wait, or who waits sees the count of what
     /// was sent.
     pub(super) fn wait(&self, cx: &Context<'_>) -> bool {
         self.waker.register(cx.waker());
-        if self.waits.load(Ordering::SeqCst) {
+        if self.waits() {
             return false;
         }
         self.waits.store(true, Ordering::SeqCst);
         true
+    }
+
+    /// Whether it found nothing, and nothing has come since.
+    pub(super) fn waits(&self) -> bool {
+        self.waits.load(Ordering::SeqCst)
     }
 
     /// Waits no more: something is there.
@@ -64,7 +104,7 @@ impl AttachedReader {
 
     /// Ends its wait, after an event was counted. Its waker, if it has waited.
     pub(super) fn end_wait(&self) -> Option<Waker> {
-        let waits = self.waits.load(Ordering::SeqCst) && self.waits.swap(false, Ordering::SeqCst);
+        let waits = self.waits() && self.waits.swap(false, Ordering::SeqCst);
         if waits { self.waker.take() } else { None }
     }
 }

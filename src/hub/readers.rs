@@ -1,13 +1,11 @@
-//! The readers of one hub, its channel, and what the readers keep from being deleted.
+//! The readers of one hub, and what they keep from being deleted.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
 
-use tokio::sync::broadcast;
-
+use crate::hub::Transport;
 use crate::hub::reader::AttachedReader;
-use crate::hub::{HubEvent, Transport};
 use crate::message::Seq;
 
 /// How many readers are looked at under the lock before they are woken without it.
@@ -22,9 +20,6 @@ pub(super) struct HubReaders {
     places: Vec<Option<Arc<AttachedReader>>>,
     /// Places that are free.
     free: Vec<usize>,
-    /// Made when the first event is sent: it has room for all its events from its beginning, and most hubs of sessions
-    /// are idle. Full, its slowest reader loses an event and reads the engine.
-    channel: Option<broadcast::Sender<HubEvent>>,
     /// The highest acknowledgement.
     pub(super) acked: Seq,
     /// Up to where the engine was told to delete.
@@ -34,18 +29,19 @@ pub(super) struct HubReaders {
 }
 
 impl HubReaders {
-    /// Adds a reader, if there are fewer than `most`. Returns its place, and its end of the channel if there is one.
+    /// Adds a reader of what comes after the first `at` events, if there are fewer than `most`. Returns its place.
     pub(super) fn attach(
         &mut self,
         position: Seq,
         transport: Transport,
         most: usize,
-    ) -> Option<(usize, Arc<AttachedReader>, Option<broadcast::Receiver<HubEvent>>)> {
+        at: impl FnOnce() -> u64,
+    ) -> Option<(usize, Arc<AttachedReader>)> {
         if self.handles >= most {
             return None;
         }
         self.handles += 1;
-        let reader = Arc::new(AttachedReader::new(position.0, transport));
+        let reader = Arc::new(AttachedReader::new(position.0, transport, at()));
         let place = self.free.pop().unwrap_or_else(|| {
             // Most hubs have one reader.
             if self.places.is_empty() {
@@ -55,31 +51,19 @@ impl HubReaders {
             self.places.len() - 1
         });
         self.places[place] = Some(Arc::clone(&reader));
-        let end = self.channel.as_ref().map(broadcast::Sender::subscribe);
-        Some((place, reader, end))
+        Some((place, reader))
     }
 
-    /// Neither a deletion waits for this reader any more, nor is it woken.
-    pub(super) fn detach(&mut self, place: usize) {
-        if self.places[place].take().is_some() {
-            self.free.push(place);
-        }
+    /// Neither a deletion waits for this reader any more, nor is it woken. Returns the reader, if it was attached.
+    pub(super) fn detach(&mut self, place: usize) -> Option<Arc<AttachedReader>> {
+        let reader = self.places[place].take()?;
+        self.free.push(place);
+        Some(reader)
     }
 
     /// The readers that are attached.
     pub(super) fn attached(&self) -> impl Iterator<Item = &AttachedReader> {
         self.places.iter().flatten().map(AsRef::as_ref)
-    }
-
-    /// Puts an event into the channel. Who waits is to be woken: see [`Self::end_waits`].
-    pub(super) fn send(&mut self, event: HubEvent, slots: usize) {
-        let channel = self.channel.get_or_insert_with(|| {
-            let channel = broadcast::Sender::new(slots);
-            self.places.iter().flatten().for_each(|reader| reader.give(channel.subscribe()));
-            channel
-        });
-        // An error means that no reader listens at this moment. It reads the store later.
-        _ = channel.send(event);
     }
 
     /// Ends the waits of the readers at some places from `from` on. Returns their wakers, and where to go on.
@@ -90,6 +74,14 @@ impl HubReaders {
             *waker = place.as_ref().and_then(|reader| reader.end_wait());
         }
         (wakers, (places.len() > AT_ONCE).then_some(from + AT_ONCE))
+    }
+
+    /// The readers at some places from `from` on, and where to go on.
+    pub(super) fn some_from(&self, from: usize) -> ([Option<Arc<AttachedReader>>; AT_ONCE], Option<usize>) {
+        let mut readers = [const { None }; AT_ONCE];
+        let places = self.places.get(from..).unwrap_or_default();
+        readers.iter_mut().zip(places).for_each(|(reader, place)| reader.clone_from(place));
+        (readers, (places.len() > AT_ONCE).then_some(from + AT_ONCE))
     }
 
     /// Up to where no attached reader needs anything and all is acknowledged, if that is further than before.
@@ -103,10 +95,5 @@ impl HubReaders {
             self.trimmed = through;
             through
         })
-    }
-
-    #[cfg(test)]
-    pub(super) fn has_channel(&self) -> bool {
-        self.channel.is_some()
     }
 }

@@ -1,38 +1,31 @@
 //! What a reader gets from its hub.
 //!
-//! It waits without the list of waiters of the broadcast channel, which costs several locks for each wait, and for each
-//! wait that is given up. A reader that finds nothing sets a flag. Who sends clears the flags, and wakes those readers.
+//! A reader that finds nothing sets a flag. Who sends clears the flags, and wakes those readers.
 
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::task::coop::cooperative;
 
 use crate::hub::HubEvent;
 use crate::hub::address_hub::Hub;
 use crate::hub::reader::AttachedReader;
+use crate::message::Seq;
 
 /// What a reader gets from its hub.
 #[derive(Debug)]
 pub struct HubReceiver {
     reader: Arc<AttachedReader>,
     hub: Arc<Hub>,
-    /// How many events the hub had sent before the next one that is taken here.
+    /// How many events the hub had sent before the next one that is taken here, unless the reader was moved on.
     taken: u64,
-    /// Its end of the channel; `None` until something was sent, and while it is where the hub has put it.
-    end: Option<broadcast::Receiver<HubEvent>>,
 }
 
 impl HubReceiver {
-    pub(super) fn new(
-        reader: Arc<AttachedReader>,
-        (hub, taken): (Arc<Hub>, u64),
-        end: Option<broadcast::Receiver<HubEvent>>,
-    ) -> Self {
-        Self { reader, hub, taken, end }
+    pub(super) fn new(reader: Arc<AttachedReader>, hub: Arc<Hub>) -> Self {
+        Self { taken: reader.at(), reader, hub }
     }
 
     /// The next event.
@@ -55,7 +48,7 @@ impl HubReceiver {
         if !self.reader.wait(cx) {
             return Poll::Pending;
         }
-        let found = match self.look() {
+        let found = match self.try_recv() {
             Ok(event) => Ok(event),
             Err(TryRecvError::Empty) => return Poll::Pending,
             Err(TryRecvError::Lagged(lost)) => Err(RecvError::Lagged(lost)),
@@ -65,34 +58,46 @@ impl HubReceiver {
         Poll::Ready(found)
     }
 
-    /// The next event, if it is there.
+    /// The next event, if it is there. Takes no lock if nothing is there.
     ///
     /// # Errors
     /// Nothing is there, or events are lost.
     pub fn try_recv(&mut self) -> Result<HubEvent, TryRecvError> {
-        self.look()
+        if self.is_empty() {
+            return Err(TryRecvError::Empty);
+        }
+        let found = self.hub.get(self.reader.at());
+        self.taken = self.reader.at()
+            + match found {
+                Ok(_) => 1,
+                Err(TryRecvError::Lagged(lost)) => lost,
+                Err(TryRecvError::Empty | TryRecvError::Closed) => 0,
+            };
+        self.reader.set_at(self.taken);
+        found
     }
 
     /// Whether nothing is there.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.hub.sent() == self.taken
+        self.hub.sent() == self.reader.at()
     }
 
-    /// Takes no lock if nothing is there.
-    fn look(&mut self) -> Result<HubEvent, TryRecvError> {
-        if self.is_empty() {
-            return Err(TryRecvError::Empty);
-        }
-        if self.end.is_none() {
-            self.end = self.reader.take();
-        }
-        let found = self.end.as_mut().map_or(Err(TryRecvError::Empty), broadcast::Receiver::try_recv);
-        self.taken += match found {
-            Ok(_) => 1,
-            Err(TryRecvError::Lagged(lost)) => lost,
-            Err(TryRecvError::Empty | TryRecvError::Closed) => 0,
-        };
-        found
+    /// The seq of the newest stored message that was written to the reader's connection, if it was moved on since this was
+    /// asked last: see [`crate::hub::Outlet`].
+    pub(crate) fn moved_on(&mut self) -> Option<Seq> {
+        let at = self.reader.at();
+        (std::mem::replace(&mut self.taken, at) != at).then(|| self.reader.read())
+    }
+
+    /// Notes the seq of the newest stored message that the reader has taken, before it waits.
+    pub(crate) fn note_read(&self, read: Seq) {
+        self.reader.set_read(read);
+    }
+}
+
+impl Drop for HubReceiver {
+    fn drop(&mut self) {
+        self.hub.leave(self.reader.at());
     }
 }

@@ -91,6 +91,7 @@ impl ConnectionServer {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        link.note_cleartext();
         let connection = Connection { server: self.clone(), link, stream, input: Vec::new(), ended: false };
         // Boxed, so that its memory is free once the loop is done: a WebSocket lasts long.
         let serving = Box::pin(connection.serve());

@@ -1,6 +1,7 @@
 //! The topics that one connection reads, and those whose members it watches, merged into one stream.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use futures::stream::{self, BoxStream, StreamExt};
@@ -8,7 +9,8 @@ use tokio::task::coop::cooperative;
 
 use crate::broker::{Broker, PresenceReader};
 use crate::engine::EngineError;
-use crate::hub::Membership;
+use crate::hub::{Membership, Outlet};
+use crate::link::LentOutput;
 use crate::message::{Item, TopicName};
 use crate::protocol::Presence;
 use crate::subscriber::Subscriber;
@@ -202,6 +204,21 @@ impl TopicReaders {
             }
         }
         Poll::Pending
+    }
+
+    /// Lends the output of the connection to what is published to its topics. Returns whether there are any, and nothing else is
+    /// to be written before what comes next.
+    pub(super) fn lend(&self, outlet: &Arc<LentOutput>) -> bool {
+        let lend = |reader: &TopicReader| match reader {
+            TopicReader::Messages(subscriber, _) => subscriber.lend(|| Arc::clone(outlet) as Arc<dyn Outlet>),
+            TopicReader::Presence(_) => true,
+        };
+        self.has_messages() && self.readers.iter().all(|(_, reader)| lend(reader))
+    }
+
+    /// Whether messages are read.
+    pub(super) fn has_messages(&self) -> bool {
+        self.readers.iter().any(|(_, reader)| reader.is_messages())
     }
 
     /// The next item that is ready: of the mailbox, if it is admitted, or else of any topic, which is named.

@@ -23,6 +23,7 @@ mod descriptors;
 mod disk_full;
 mod failing_disk;
 mod failing_store;
+mod fanout;
 mod formats;
 mod fuzz;
 mod guarded;

@@ -152,13 +152,14 @@ fn ready_event<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Writes what waits, and polls for the next event. While something is to be written nothing more is taken from mailbox
-/// and topics. While too many answers wait, nothing is read from the peer.
+/// and topics. While too many answers wait, nothing is read from the peer. While nothing happens, the output is lent.
 fn poll_event<S: AsyncRead + AsyncWrite + Unpin>(
     cx: &mut Context<'_>,
     conversation: &mut Conversation,
     socket: &mut Socket<S>,
     seldom: &mut Seldom<'_, impl Future<Output = ()>>,
 ) -> Poll<Event> {
+    conversation.take_output_back();
     if let Poll::Ready(event) = seldom.poll(cx) {
         return Poll::Ready(event);
     }
@@ -183,6 +184,7 @@ fn poll_event<S: AsyncRead + AsyncWrite + Unpin>(
     }
     // A peer that is asleep is woken by a message more often than by its own.
     conversation.reads_next = false;
+    conversation.lend_output();
     Poll::Pending
 }
 

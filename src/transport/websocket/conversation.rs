@@ -14,6 +14,7 @@ use crate::broker::{BrokerError, Sending};
 use crate::edge::{Caller, Gateway, Refusal};
 use crate::engine::EngineError;
 use crate::hub::EndReason;
+use crate::link::LentOutput;
 use crate::message::{Item, MessageId, TopicName};
 use crate::protocol::{Close, Code, ENVELOPE, SendResult, ServerFrame};
 use crate::subscriber::Subscriber;
@@ -26,6 +27,7 @@ use crate::transport::websocket::window::Window;
 
 mod credentials;
 mod identifying;
+mod lending;
 mod requests;
 
 use identifying::Identifying;
@@ -93,6 +95,8 @@ pub(super) struct Conversation {
     read_failures: ReadFailures,
     /// Frames to be written.
     pub(super) output: Output,
+    /// The output as it is lent while the connection rests. Made when the first topic is read.
+    lent: Option<Arc<LentOutput>>,
     /// A `hello` whose caller is not known yet. Meanwhile nothing is read from the peer.
     identifying: Option<Identifying>,
     /// Sends in their order, waiting to be stored. At [`MAX_WAITING`] nothing is read from the peer.
@@ -117,6 +121,7 @@ impl Conversation {
             window: Window::default(),
             read_failures: ReadFailures::default(),
             output: Output::default(),
+            lent: None,
             identifying: None,
             sends: VecDeque::new(),
             timers,

@@ -46,6 +46,11 @@ impl Signs {
         self.link = Some(link);
     }
 
+    /// The connection that it looks at.
+    pub(super) fn link(&self) -> Option<&Arc<Link>> {
+        self.link.as_ref()
+    }
+
     /// Whether it looks at a connection.
     pub(super) fn has_link(&self) -> bool {
         self.link.is_some()

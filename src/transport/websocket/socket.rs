@@ -17,7 +17,7 @@ mod decoder;
 mod output;
 
 pub(crate) use decoder::{Decoder, ReadError, Received};
-pub(crate) use output::{Frame, Output};
+pub(crate) use output::{ENCODING, Frame, Output};
 
 /// Most bytes of one read.
 const READ: usize = 16 * 1024;

@@ -38,6 +38,11 @@ impl Timers {
         self.signs.watch(link);
     }
 
+    /// The connection, if it carries nothing else.
+    pub(super) fn link(&self) -> Option<&Arc<Link>> {
+        self.signs.link()
+    }
+
     /// Looks for signs of life, if no message was complete for a heartbeat. So many bytes were received.
     pub(super) fn look(&mut self, now: Instant, received: u64) {
         if now >= self.last_message + self.heartbeat {

@@ -10,11 +10,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use tokio::io::{AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
+use crate::hub::Encoding;
 use crate::message::Publication;
 
 /// Most bytes that are copied together into one write.
@@ -29,6 +31,24 @@ const FRAMES: usize = 8;
 /// Most bytes of the header of a server's frame.
 const MAX_HEADER: usize = 10;
 
+/// Publications as frames.
+pub(crate) static ENCODING: Encoding = Encoding { append };
+
+/// Appends a publication as a frame.
+fn append(publication: &Publication, bytes: &mut Vec<u8>) {
+    let (payload, mut buffer) = (publication.frame().as_bytes(), [0; MAX_HEADER]);
+    let header = FrameHeader { opcode: OpCode::Data(Data::Text), ..FrameHeader::default() };
+    bytes.extend_from_slice(write_header(&header, payload.len(), &mut buffer));
+    bytes.extend_from_slice(payload);
+}
+
+/// Writes the header of a frame into a buffer. Returns the part that it takes.
+fn write_header<'a>(header: &FrameHeader, length: usize, buffer: &'a mut [u8; MAX_HEADER]) -> &'a [u8] {
+    let length = length as u64;
+    header.format(length, &mut &mut buffer[..]).expect("the header of a server has at most ten bytes");
+    &buffer[..header.len(length)]
+}
+
 /// The payload of a frame.
 #[derive(Debug)]
 enum Payload {
@@ -37,6 +57,8 @@ enum Payload {
     Control(Control, Vec<u8>),
     /// No frame, but what is written before the first one.
     Preamble(Vec<u8>),
+    /// Frames with their headers, or the rest of them.
+    Rest(Bytes),
 }
 
 /// A frame to be written.
@@ -59,6 +81,11 @@ impl Frame {
         Self(Payload::Preamble(bytes))
     }
 
+    /// What is left of frames that were written in part.
+    pub(crate) fn rest(bytes: Bytes) -> Self {
+        Self(Payload::Rest(bytes))
+    }
+
     /// A ping.
     pub(crate) fn ping() -> Self {
         Self(Payload::Control(Control::Ping, Vec::new()))
@@ -79,24 +106,23 @@ impl Frame {
             Payload::Shared(publication) => publication.frame().as_bytes(),
             Payload::Text(text) => text.as_bytes(),
             Payload::Control(_, payload) | Payload::Preamble(payload) => payload,
+            Payload::Rest(bytes) => bytes,
         }
     }
 
+    /// The header; `None` if there is none, or the payload has it.
     fn header(&self) -> Option<FrameHeader> {
         let opcode = match &self.0 {
             Payload::Shared(_) | Payload::Text(_) => OpCode::Data(Data::Text),
             Payload::Control(control, _) => OpCode::Control(*control),
-            Payload::Preamble(_) => return None,
+            Payload::Preamble(_) | Payload::Rest(_) => return None,
         };
         Some(FrameHeader { opcode, ..FrameHeader::default() })
     }
 
     /// Writes the header into a buffer. Returns the part that it takes.
     fn write_header<'a>(&self, buffer: &'a mut [u8; MAX_HEADER]) -> &'a [u8] {
-        let Some(header) = self.header() else { return &[] };
-        let length = self.payload().len() as u64;
-        header.format(length, &mut &mut buffer[..]).expect("the header of a server has at most ten bytes");
-        &buffer[..header.len(length)]
+        self.header().map_or(&[], |header| write_header(&header, self.payload().len(), buffer))
     }
 
     /// Bytes of header and payload.
@@ -107,7 +133,7 @@ impl Frame {
 
     /// Bytes that this frame holds for itself.
     fn owned(&self) -> usize {
-        if matches!(self.0, Payload::Shared(_)) { 0 } else { self.size() }
+        if matches!(self.0, Payload::Shared(_) | Payload::Rest(_)) { 0 } else { self.size() }
     }
 }
 

@@ -1,0 +1,93 @@
+//! The output of a connection whose task rests. See [`Outlet`].
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use socket2::SockRef;
+
+use crate::hub::{Encoding, Outlet};
+use crate::link::Link;
+use crate::sync::lock;
+
+impl Link {
+    /// Notes that what is written goes to the socket as it is: there is no TLS.
+    pub(crate) fn note_cleartext(&self) {
+        self.cleartext.store(true, Ordering::Relaxed);
+    }
+
+    fn is_cleartext(&self) -> bool {
+        self.cleartext.load(Ordering::Relaxed)
+    }
+}
+
+/// The output of a connection, which its task lends while it rests.
+#[derive(Debug)]
+pub(crate) struct LentOutput {
+    link: Arc<Link>,
+    encoding: &'static Encoding,
+    /// Held while something is written.
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    is_lent: bool,
+    is_closed: bool,
+    /// What the peer did not take.
+    rest: Option<Bytes>,
+}
+
+impl LentOutput {
+    /// The output of a connection that carries one reader. `None` if what is written to it does not go to the socket as it is.
+    pub(crate) fn new(link: &Arc<Link>, encoding: &'static Encoding) -> Option<Arc<Self>> {
+        if !link.is_cleartext() {
+            return None;
+        }
+        // The next write makes the second handle.
+        link.watch();
+        Some(Arc::new(Self { link: Arc::clone(link), encoding, state: Mutex::default() }))
+    }
+
+    /// Lends the output, until it is taken back.
+    pub(crate) fn lend(&self) {
+        let mut state = lock(&self.state);
+        state.is_lent = !state.is_closed;
+    }
+
+    /// Takes the output back. Answers what is to be written before anything else.
+    pub(crate) fn take_back(&self) -> Option<Bytes> {
+        let mut state = lock(&self.state);
+        state.is_lent = false;
+        state.rest.take()
+    }
+}
+
+impl Outlet for LentOutput {
+    fn encoding(&self) -> &'static Encoding {
+        self.encoding
+    }
+
+    fn write(&self, bytes: &Bytes, offset: &mut dyn FnMut() -> Option<usize>) -> bool {
+        // The task has it otherwise, or somebody else writes.
+        let Ok(mut state) = self.state.try_lock() else { return false };
+        let Some(socket) = self.link.socket.get().filter(|_| state.is_lent) else { return false };
+        let Some(offset) = offset() else { return false };
+        let left = &bytes[offset..];
+        if left.is_empty() {
+            return true;
+        }
+        // The socket does not block. An error comes again when the task writes.
+        let written = SockRef::from(socket).send(left).unwrap_or(0);
+        self.link.written.fetch_add(written as u64, Ordering::Relaxed);
+        if written < left.len() {
+            (state.is_lent, state.rest) = (false, Some(bytes.slice(offset + written..)));
+        }
+        written == left.len()
+    }
+
+    fn close(&self) {
+        let mut state = lock(&self.state);
+        (state.is_lent, state.is_closed) = (false, true);
+    }
+}
