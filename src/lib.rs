@@ -6,6 +6,7 @@
 //! | module | contents |
 //! |---|---|
 //! | `sync` | locks and their order |
+//! | `table` | hash tables for names that clients choose |
 //! | [`clock`] | the time of day |
 //! | [`log`] | a bounded queue to standard error |
 //! | [`descriptors`] | how many files and sockets may be open |
@@ -65,5 +66,6 @@ mod reload;
 pub mod server;
 pub mod subscriber;
 mod sync;
+mod table;
 mod tls;
 mod transport;

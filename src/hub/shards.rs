@@ -1,10 +1,10 @@
 //! A table by address, in shards with a lock each: threads that use different addresses do not wait for each other.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
 
 use crate::message::Address;
 use crate::sync::{lock, shrink_above};
+use crate::table::Table;
 
 /// How many shards: many more than threads.
 const SHARDS: usize = 32;
@@ -13,11 +13,11 @@ const SHARDS: usize = 32;
 const KEPT: usize = 256;
 
 /// One shard.
-type Table<V> = HashMap<Address, V>;
+type Shard<V> = Table<Address, V>;
 
 /// A table by address, in shards.
 #[derive(Debug)]
-pub(super) struct Shards<V>([Mutex<Table<V>>; SHARDS]);
+pub(super) struct Shards<V>([Mutex<Shard<V>>; SHARDS]);
 
 impl<V> Default for Shards<V> {
     fn default() -> Self {
@@ -27,12 +27,12 @@ impl<V> Default for Shards<V> {
 
 impl<V> Shards<V> {
     /// Locks the shard of this address. A thread locks one shard at a time.
-    pub(super) fn of(&self, address: &Address) -> MutexGuard<'_, Table<V>> {
+    pub(super) fn of(&self, address: &Address) -> MutexGuard<'_, Shard<V>> {
         lock(&self.0[address.shard(SHARDS)])
     }
 
     /// Locks one shard after the other.
-    pub(super) fn all(&self) -> impl Iterator<Item = MutexGuard<'_, Table<V>>> {
+    pub(super) fn all(&self) -> impl Iterator<Item = MutexGuard<'_, Shard<V>>> {
         self.0.iter().map(lock)
     }
 
@@ -44,7 +44,7 @@ impl<V> Shards<V> {
 }
 
 /// Removes an entry of a shard, and gives memory back.
-pub(super) fn remove<V>(table: &mut Table<V>, address: &Address) -> Option<V> {
+pub(super) fn remove<V>(table: &mut Shard<V>, address: &Address) -> Option<V> {
     let removed = table.remove(address);
     shrink_above(table, KEPT);
     removed

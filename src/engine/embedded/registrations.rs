@@ -1,12 +1,13 @@
 //! Registered sessions: their users, and when they expire. And revoked sessions.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use crate::clock::millis;
 use crate::engine::embedded::handles::Handles;
 use crate::engine::{Register, RegisterError, Registrar, Registration, RegistrationSource};
 use crate::message::{Address, Handle, Seq, SessionId, UserId};
 use crate::sync::shrink;
+use crate::table::Table;
 
 /// What a registration changes.
 #[derive(Debug, PartialEq, Eq)]
@@ -82,9 +83,9 @@ fn lifetime(
 #[derive(Debug)]
 pub(super) struct RegistrationTable {
     handle_key: Handles,
-    sessions: HashMap<SessionId, Registration>,
-    users: HashMap<UserId, BTreeSet<SessionId>>,
-    handles: HashMap<Handle, SessionId>,
+    sessions: Table<SessionId, Registration>,
+    users: Table<UserId, BTreeSet<SessionId>>,
+    handles: Table<Handle, SessionId>,
     by_expiry: BTreeSet<(u64, SessionId)>,
 }
 
@@ -92,9 +93,9 @@ impl RegistrationTable {
     pub(super) fn new(handle_key: Handles) -> Self {
         Self {
             handle_key,
-            sessions: HashMap::new(),
-            users: HashMap::new(),
-            handles: HashMap::new(),
+            sessions: Table::default(),
+            users: Table::default(),
+            handles: Table::default(),
             by_expiry: BTreeSet::new(),
         }
     }

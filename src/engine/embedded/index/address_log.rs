@@ -1,11 +1,12 @@
 //! The log of one address: the stored messages of a mailbox or of a topic's history.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use crate::engine::embedded::index::expiry::NEVER;
 use crate::engine::embedded::index::payers::{PayerId, Tally};
 use crate::engine::{Bounds, Position};
 use crate::message::Seq;
+use crate::table::Table;
 
 /// One stored message. Its size bounds how many messages fit into memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +63,7 @@ impl LogEntry {
 ///
 /// Keyed by the seq of the later message. Few messages have a hole before them, so entries only have a flag.
 #[derive(Debug, Default)]
-pub(super) struct Holes(HashMap<Seq, Seq>);
+pub(super) struct Holes(Table<Seq, Seq>);
 
 impl Holes {
     /// Notes that `last_gone` expired right before `entry`.

@@ -1,6 +1,5 @@
 //! Where the bodies of committed messages are: in memory, or on the disk.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::engine::Registration;
@@ -8,19 +7,20 @@ use crate::engine::embedded::index::pending_writes::{Floor, PendingWrites};
 use crate::engine::embedded::index::recent::RecentPublications;
 use crate::message::{Address, Publication, Seq, SessionId};
 use crate::sync::shrink;
+use crate::table::Table;
 
 /// Where the bodies of committed messages are.
 #[derive(Debug)]
 pub(super) enum Backing {
     /// At level `memory`: here, from the append to the deletion.
-    Memory(HashMap<Seq, Arc<Publication>>),
+    Memory(Table<Seq, Arc<Publication>>),
     /// On the disk; the newest ones also here.
     Disk { recent: RecentPublications, writes: PendingWrites },
 }
 
 impl Backing {
     pub(super) fn memory() -> Self {
-        Self::Memory(HashMap::new())
+        Self::Memory(Table::default())
     }
 
     pub(super) fn disk() -> Self {

@@ -1,6 +1,8 @@
 //! The logs of all addresses, and what is derived from them: totals, holes, the next expiry, empty logs.
 
-use std::collections::{HashMap, VecDeque};
+#[cfg(test)]
+use std::collections::HashMap;
+use std::collections::VecDeque;
 
 use crate::engine::embedded::index::address_log::{AddressLog, Holes, LogEntry};
 use crate::engine::embedded::index::expiry::{ExpiryIndex, NEVER};
@@ -12,6 +14,7 @@ use crate::engine::embedded::index::tallies::{is_tallied, tally_of};
 use crate::engine::{Bounds, Position, Usage};
 use crate::message::{Address, SenderName, Seq};
 use crate::sync::shrink;
+use crate::table::Table;
 
 /// The logs of all addresses.
 ///
@@ -20,7 +23,7 @@ use crate::sync::shrink;
 /// ones cost nothing.
 #[derive(Debug, Default)]
 pub(super) struct AddressLogs {
-    logs: HashMap<Address, AddressLog>,
+    logs: Table<Address, AddressLog>,
     holes: Holes,
     expiry: ExpiryIndex,
     /// Empty logs, longest empty first. A listed log may hold messages again.

@@ -1,10 +1,12 @@
 //! Who pays for stored messages, and how much each pays for now.
 
+#[cfg(test)]
 use std::collections::HashMap;
 
 use crate::engine::Usage;
 use crate::message::SenderName;
 use crate::sync::shrink;
+use crate::table::Table;
 
 /// An author that pays for messages, as long as it has some.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -39,8 +41,8 @@ struct Payer {
 /// Invariant: both tables have the same authors.
 #[derive(Debug, Default)]
 pub(super) struct Payers {
-    ids: HashMap<SenderName, PayerId>,
-    payers: HashMap<PayerId, Payer>,
+    ids: Table<SenderName, PayerId>,
+    payers: Table<PayerId, Payer>,
     last: u32,
 }
 
@@ -128,7 +130,7 @@ impl Payers {
 
 /// What each author has in one mailbox or history, or in the queue.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally(HashMap<PayerId, Usage>);
+pub(super) struct Tally(Table<PayerId, Usage>);
 
 impl Tally {
     /// What an author has here.

@@ -1,10 +1,9 @@
 //! What changed in memory and is not written to the disk yet, besides new messages.
 
-use std::collections::HashMap;
-
 use crate::engine::Registration;
 use crate::engine::embedded::index::queue::Waiter;
 use crate::message::{Address, Seq, SessionId};
+use crate::table::Table;
 
 /// How many floors of emptied addresses are remembered, so that returning readers are told exactly what they missed.
 pub(crate) const MAX_FLOORS: usize = 65_536;
@@ -30,9 +29,9 @@ pub(crate) struct PendingWrites {
     pub(crate) deletes: Vec<PendingDelete>,
     /// Whether a receipt goes with one of them.
     pub(crate) has_receipts: bool,
-    pub(crate) floors: HashMap<Address, Floor>,
+    pub(crate) floors: Table<Address, Floor>,
     /// Registrations that changed; `None` for one that is no more.
-    pub(crate) registrations: HashMap<SessionId, Option<Registration>>,
+    pub(crate) registrations: Table<SessionId, Option<Registration>>,
     /// Told when the registrations are stored.
     pub(crate) waiters: Vec<Waiter>,
 }

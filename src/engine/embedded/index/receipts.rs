@@ -1,9 +1,11 @@
 //! Which stored messages have a sender that gets a receipt.
 
+#[cfg(test)]
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use crate::message::{Address, MessageId, Seq};
+use crate::table::Table;
 
 /// The receipts that are still to come.
 ///
@@ -12,8 +14,8 @@ use crate::message::{Address, MessageId, Seq};
 #[derive(Debug, Default)]
 pub(super) struct ReceiptLedger {
     /// The mailbox that gets the receipt of a stored message, and the sender's id for the message.
-    by_seq: HashMap<Seq, (Address, MessageId)>,
-    reserved: HashMap<Address, Reserved>,
+    by_seq: Table<Seq, (Address, MessageId)>,
+    reserved: Table<Address, Reserved>,
 }
 
 /// What a mailbox has in the ledger.
