@@ -643,6 +643,11 @@ impl Index {
         self.queue.len()
     }
 
+    /// Whether messages should not wait in the queue for others.
+    pub(super) fn queue_is_half_full(&self) -> bool {
+        self.queue.is_half_full()
+    }
+
     /// Whether the queue has no room for some author.
     pub(super) fn queue_may_refuse(&self) -> bool {
         self.queue.may_refuse()

@@ -29,6 +29,8 @@ pub(super) enum WriterState {
     Awake,
     /// Only what somebody waits for wakes it: the rest is held back for a moment.
     Holding,
+    /// So many messages wake it: fewer wait for others.
+    Filling(usize),
     /// Anything to write wakes it.
     Idle,
 }
@@ -39,6 +41,7 @@ impl Store {
         let wakes = match self.writer {
             WriterState::Awake => false,
             WriterState::Holding => self.index.awaited() > 0,
+            WriterState::Filling(full) => self.index.queued() >= full || self.index.queue_is_half_full(),
             WriterState::Idle => self.index.awaited() > 0 || self.index.has_writes(),
         };
         if wakes {

@@ -17,6 +17,7 @@ use crate::engine::embedded::store::{Stop, Store, WriterState};
 mod backlog;
 mod clock_notes;
 mod explain;
+mod fill;
 mod ids;
 mod place;
 mod refusing;
@@ -24,6 +25,7 @@ mod refusing;
 use backlog::DeleteBacklog;
 use clock_notes::ClockNotes;
 use explain::NO_SPACE;
+use fill::Fill;
 use place::Place;
 
 /// Messages, and bytes of them, that are committed together at most.
@@ -56,6 +58,7 @@ pub struct Writer {
     /// How long ids are remembered.
     window: Duration,
     deletes: DeleteBacklog,
+    fill: Fill,
     clock: ClockNotes,
     /// Set after a failure.
     retry: Option<Retry>,
@@ -88,6 +91,7 @@ impl Writer {
             files,
             window,
             deletes: DeleteBacklog::default(),
+            fill: Fill::default(),
             clock: ClockNotes::new(shared.clock.reading()),
             retry: None,
             room_seen: None,
@@ -160,23 +164,22 @@ impl Writer {
         let shared = Arc::clone(&self.shared);
         let Some(mut store) = shared.store.lock() else { return Step::Stop(Stop::AtOnce) };
         loop {
-            let wait = match self.next(&mut store) {
+            let (wait, asleep) = match self.next(&mut store) {
                 ControlFlow::Break(step) => return step,
-                ControlFlow::Continue(wait) => wait,
+                ControlFlow::Continue(sleep) => sleep,
             };
-            let is_idle = wait == SHRINK_EVERY;
-            store.writer = if is_idle { WriterState::Idle } else { WriterState::Holding };
+            store.writer = asleep;
             let Some((guard, timed_out)) = shared.store.wait(store, &shared.work, wait) else {
                 return Step::Stop(Stop::AtOnce);
             };
             store = guard;
             store.writer = WriterState::Awake;
-            self.may_shrink |= timed_out && is_idle;
+            self.may_shrink |= timed_out && asleep == WriterState::Idle;
         }
     }
 
-    /// What is to be done now, or how long to wait for it.
-    fn next(&mut self, store: &mut Store) -> ControlFlow<Step, Duration> {
+    /// What is to be done now, or how long to sleep, and how.
+    fn next(&mut self, store: &mut Store) -> ControlFlow<Step, (Duration, WriterState)> {
         if store.stop == Some(Stop::AtOnce) {
             return ControlFlow::Break(Step::Stop(Stop::AtOnce));
         }
@@ -186,12 +189,19 @@ impl Writer {
         let now = Instant::now();
         if let Some(Retry { at, queued: before }) = self.retry {
             if now < at && queued <= before && !stopping {
-                return ControlFlow::Continue(at - now);
+                return ControlFlow::Continue((at - now, WriterState::Holding));
             }
             if stopping && now < at && (queued > 0 || writes) {
                 // It cannot be written, and there is no time to wait.
                 return ControlFlow::Break(Step::Stop(Stop::InOrder));
             }
+        }
+        if self.retry.is_none()
+            && !stopping
+            && !store.index.queue_is_half_full()
+            && let Some((left, full)) = self.fill.wait(store.index.queued(), now)
+        {
+            return ControlFlow::Continue((left, WriterState::Filling(full)));
         }
         let linger = if writes && self.retry.is_none() && !stopping {
             self.deletes.linger(now, store.index.writes().as_deref())
@@ -199,7 +209,7 @@ impl Writer {
             Duration::ZERO
         };
         if linger > Duration::ZERO && queued == 0 {
-            return ControlFlow::Continue(linger);
+            return ControlFlow::Continue((linger, WriterState::Holding));
         }
         if queued > 0 || writes || self.clock.has_moved(&self.shared.clock) {
             let group = self.take(store, linger.is_zero());
@@ -208,7 +218,10 @@ impl Writer {
         if stopping {
             return ControlFlow::Break(Step::Stop(Stop::InOrder));
         }
-        if self.may_shrink { ControlFlow::Break(Step::Idle) } else { ControlFlow::Continue(SHRINK_EVERY) }
+        match self.may_shrink {
+            true => ControlFlow::Break(Step::Idle),
+            false => ControlFlow::Continue((SHRINK_EVERY, WriterState::Idle)),
+        }
     }
 
     /// Takes what the next commit writes; deletions only if they are due.
@@ -247,13 +260,18 @@ impl Writer {
     }
 
     fn commit(&mut self, group: CommitGroup) {
-        let has_changes = !group.changes.is_empty();
+        let (has_changes, messages, begun) = (!group.changes.is_empty(), group.appends.len(), Instant::now());
         self.shared.commits.begin();
         self.try_commit(group);
         self.shared.commits.end();
-        if has_changes && let Some(mut store) = self.shared.store.lock() {
+        let Some(mut store) = self.shared.store.lock() else { return };
+        if has_changes {
             store.index.changes_done();
         }
+        let queued = store.index.queued().min(MAX_MESSAGES - messages);
+        drop(store);
+        let now = Instant::now();
+        self.fill.committed(messages, queued, now - begun, now);
     }
 
     fn try_commit(&mut self, mut group: CommitGroup) {
