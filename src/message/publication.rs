@@ -87,7 +87,7 @@ impl Draft {
         let Self { kind, from, mut frame, digits, places } = self;
         let moved = |place: usize| place + len - frame.len();
         let places = Places { fields: moved(places.fields), payload: moved(places.payload) };
-        frame.replace_range(digits, &seq.to_string());
+        frame.replace_range(digits, seq.digits(&mut [0; 20]));
         debug_assert_eq!(frame.len(), len);
         Publication::new(Some(seq), kind, from, frame, places)
     }

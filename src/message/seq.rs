@@ -26,6 +26,17 @@ impl Seq {
     pub(crate) fn width(self) -> usize {
         self.0.checked_ilog10().map_or(1, |log| log as usize + 1)
     }
+
+    /// Its digits, in this buffer. Takes no memory, as formatting it would.
+    pub(crate) fn digits(self, buffer: &mut [u8; 20]) -> &str {
+        let digits = &mut buffer[..self.width()];
+        let mut left = self.0;
+        for digit in digits.iter_mut().rev() {
+            *digit = b'0' + u8::try_from(left % 10).expect("below ten");
+            left /= 10;
+        }
+        std::str::from_utf8(digits).expect("digits are text")
+    }
 }
 
 impl fmt::Display for Seq {
@@ -51,5 +62,17 @@ impl Epoch {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_digits_are_those_that_are_shown() {
+        for seq in [0, 1, 9, 10, 99, 100, 8_256_129_536, u64::MAX] {
+            assert_eq!(Seq(seq).digits(&mut [0; 20]), seq.to_string());
+        }
     }
 }

@@ -91,9 +91,9 @@ impl Crc {
 /// An address as it is stored.
 pub(super) fn address_text(address: &Address) -> String {
     match address {
-        Address::Session(name) => format!("s/{name}"),
-        Address::Topic(name) => format!("t/{name}"),
-        Address::Backend(name) => format!("b/{name}"),
+        Address::Session(name) => ["s/", name.as_str()].concat(),
+        Address::Topic(name) => ["t/", name.as_str()].concat(),
+        Address::Backend(name) => ["b/", name.as_str()].concat(),
     }
 }
 
