@@ -17,6 +17,20 @@ pub enum IdScope {
     Everywhere,
 }
 
+/// Which mailboxes a message goes to, as far as this node knows at once.
+#[derive(Debug, Default)]
+pub(crate) struct KnownMailboxes {
+    /// How many they are.
+    pub(crate) count: usize,
+    /// Whose they are, if the message is for a user.
+    pub(crate) sessions: Vec<SessionId>,
+}
+
+impl KnownMailboxes {
+    /// A message for one session, topic or backend.
+    const ONE: Self = Self { count: 1, sessions: Vec::new() };
+}
+
 /// The registered sessions; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Directory {
@@ -138,14 +152,18 @@ impl Directory {
         self.known_sessions_of(user)
     }
 
-    /// How many mailboxes a message goes to, as far as this node knows at once.
+    /// Which mailboxes a message goes to, as far as this node knows at once.
     #[must_use]
-    pub(crate) fn known_mailboxes(&self, grant: &Grant, to: &To) -> usize {
+    pub(crate) fn known_mailboxes(&self, grant: &Grant, to: &To) -> KnownMailboxes {
+        let of_user = |user: &UserId| {
+            let sessions = self.known_sessions_of(user);
+            KnownMailboxes { count: sessions.len(), sessions }
+        };
         match to {
-            To::Session(_) | To::Topic(_) | To::Backend(_) | To::Reply(_) => 1,
-            To::User(user) => self.engine.count_sessions_of(user),
-            To::Peer(name) if self.means_one_session(grant, name) => 1,
-            To::Peer(name) => self.engine.count_sessions_of(&UserId::from(name)),
+            To::Session(_) | To::Topic(_) | To::Backend(_) | To::Reply(_) => KnownMailboxes::ONE,
+            To::User(user) => of_user(user),
+            To::Peer(name) if self.means_one_session(grant, name) => KnownMailboxes::ONE,
+            To::Peer(name) => of_user(&UserId::from(name)),
         }
     }
 

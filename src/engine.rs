@@ -221,12 +221,6 @@ impl Engine {
         each!(self, engine => engine.sessions_of(user))
     }
 
-    /// How many they are. Cheaper than to list them.
-    #[must_use]
-    pub fn count_sessions_of(&self, user: &UserId) -> usize {
-        each!(self, engine => engine.count_sessions_of(user))
-    }
-
     /// The public name of a session.
     #[must_use]
     pub fn handle(&self, session: &SessionId) -> Handle {

@@ -1,6 +1,7 @@
 //! Who gets a message.
 
 use crate::broker::{Broker, BrokerError};
+use crate::directory::KnownMailboxes;
 use crate::grant::Grant;
 use crate::message::{Address, SessionId, UserId};
 use crate::protocol::To;
@@ -14,8 +15,13 @@ pub(super) enum Receivers {
 }
 
 impl Broker {
-    /// Who gets a message to this address.
-    pub(super) async fn receivers(&self, grant: &Grant, to: &To) -> Result<Receivers, BrokerError> {
+    /// Who gets a message to this address. What is known of that already is not looked up again.
+    pub(super) async fn receivers(
+        &self,
+        grant: &Grant,
+        to: &To,
+        known: KnownMailboxes,
+    ) -> Result<Receivers, BrokerError> {
         // A client may name the sessions of its own user by their ids.
         let one = |session, name: &SessionId| {
             let user = grant.client().filter(|_| session == *name).and_then(|client| client.user.clone());
@@ -28,6 +34,7 @@ impl Broker {
             }
             To::Topic(topic) => Ok(Receivers::One(Address::Topic(topic.clone()), None)),
             To::Backend(backend) => Ok(Receivers::One(Address::Backend(backend.clone()), None)),
+            To::User(user) if !known.sessions.is_empty() => Ok(Receivers::Each(user.clone(), known.sessions)),
             To::User(user) => self.each_session_of(user.clone()).await,
             To::Peer(name) => match self.directory.find(grant, name).await {
                 Some(session) => Ok(one(session, name)),

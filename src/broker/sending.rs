@@ -10,6 +10,7 @@ use futures::future::{JoinAll, join_all};
 use crate::broker::receivers::Receivers;
 use crate::broker::requests::{Asked, Asking, answered, may_request};
 use crate::broker::{Broker, BrokerError};
+use crate::directory::KnownMailboxes;
 use crate::engine::{Append, Commit, EngineError, OverShare, Share};
 use crate::grant::Grant;
 use crate::message::{Address, Message, Publication, Seq};
@@ -23,6 +24,8 @@ use crate::protocol::{SendRequest, SendResult, To};
 pub enum Sending {
     /// One message to be stored.
     One(Commit),
+    /// The message for the only session of a user.
+    Only(Commit),
     /// The same message for each session of a user.
     Each(JoinAll<Commit>),
     /// The answer to a request, to be stored unless there is one.
@@ -51,6 +54,9 @@ impl Future for Sending {
                 Err(EngineError::AnotherUser) => Err(BrokerError::RequesterGone),
                 Err(error) => Err(error.into()),
             }),
+            Self::Only(commit) => Pin::new(commit).poll(cx).map(|seq| {
+                seq.map(|_| SendResult { seq: None, sessions: Some(1) }).map_err(BrokerError::from)
+            }),
             Self::Volatile(sessions) => Poll::Ready(Ok(SendResult { seq: None, sessions: *sessions })),
             Self::Each(commits) => Pin::new(commits).poll(cx).map(to_user),
         }
@@ -63,12 +69,22 @@ impl Broker {
     /// # Errors
     /// What is wrong with the message, or who does not exist.
     pub async fn send(&self, grant: &Grant, send: SendRequest) -> Result<Sending, BrokerError> {
+        self.send_to(grant, send, KnownMailboxes::default()).await
+    }
+
+    /// The same, if something is known of the mailboxes that the message goes to.
+    pub(crate) async fn send_to(
+        &self,
+        grant: &Grant,
+        send: SendRequest,
+        known: KnownMailboxes,
+    ) -> Result<Sending, BrokerError> {
         if let To::Reply(reply_to) = &send.to {
             let asked = self.asked(grant, &send, reply_to)?;
             return self.reply(grant, asked, send).await;
         }
         self.check(grant, &send)?;
-        let receivers = self.receivers(grant, &send.to).await?;
+        let receivers = self.receivers(grant, &send.to, known).await?;
         let asking = self.asking(grant, &send, &receivers);
         let ttl = self.stored_for(&send);
         let SendRequest { id, payload, volatile, receipt, .. } = send;
@@ -94,6 +110,7 @@ impl Broker {
                 let (receipt, since) = (false, None);
                 let append = Append { address, message, author, id, ttl, receipt, payer, user, since };
                 match &asking {
+                    None if mailboxes.len() == 0 => Sending::Only(self.engine.append(append)),
                     None => Sending::each(self.engine.append_each(append, mailboxes.collect())),
                     Some(asking) => Sending::each(self.requests(asking, &append, mailboxes)),
                 }

@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 use crate::broker::{Broker, BrokerError, Sending};
 use crate::budget::{Budget, Holder};
 use crate::config::Config;
+use crate::directory::KnownMailboxes;
 use crate::edge::caller::Caller;
 use crate::edge::refusal::Refusal;
 use crate::engine::size_text;
@@ -77,7 +78,7 @@ impl Gateway {
     /// # Errors
     /// `rate_limited`, `not_found` for a backend without a mailbox, and the errors of [`Broker::send`].
     pub(crate) async fn send(&self, caller: &Caller, send: SendRequest) -> Result<Sending, Refusal> {
-        self.charge(caller, &send).map_err(|too_fast| self.too_fast(too_fast))?;
+        let known = self.charge(caller, &send).map_err(|too_fast| self.too_fast(too_fast))?;
         Ok(match &send.to {
             To::Reply(reply_to) => {
                 let asked = self.broker.asked(&caller.grant, &send, reply_to)?;
@@ -88,7 +89,7 @@ impl Gateway {
             }
             to => {
                 self.check_backend(&caller.grant, to)?;
-                self.broker.send(&caller.grant, send).await?
+                self.broker.send_to(&caller.grant, send, known).await?
             }
         })
     }
@@ -103,14 +104,18 @@ impl Gateway {
         }
     }
 
-    /// Counts one message of this caller, and its bytes, for each mailbox that it goes to.
+    /// Counts one message of this caller, and its bytes, for each mailbox that it goes to. Returns which these are, if it had to
+    /// know.
     ///
     /// # Errors
     /// How long the caller has to wait.
-    pub(crate) fn charge(&self, caller: &Caller, send: &SendRequest) -> Result<(), TooFast> {
-        let Some(key) = caller.rate_key().filter(|_| self.rates.are_limited()) else { return Ok(()) };
-        let mailboxes = self.broker.directory().known_mailboxes(&caller.grant, &send.to);
-        self.rates.charge(&key, mailboxes, send.payload.get().len())
+    pub(crate) fn charge(&self, caller: &Caller, send: &SendRequest) -> Result<KnownMailboxes, TooFast> {
+        let Some(key) = caller.rate_key().filter(|_| self.rates.are_limited()) else {
+            return Ok(KnownMailboxes::default());
+        };
+        let known = self.broker.directory().known_mailboxes(&caller.grant, &send.to);
+        self.rates.charge(&key, known.count, send.payload.get().len())?;
+        Ok(known)
     }
 
     /// The refusal of a message above the rate.

@@ -271,10 +271,6 @@ impl Node {
         sessions
     }
 
-    pub(crate) fn count_sessions_of(&self, user: &UserId) -> usize {
-        self.sessions_of(user).len()
-    }
-
     pub(crate) fn handle(&self, session: &SessionId) -> Handle {
         self.primary().handle(session)
     }

@@ -36,11 +36,4 @@ impl Embedded {
         let store = self.shared.store.lock();
         store.map(|store| store.index.sessions().sessions_of(user, now)).unwrap_or_default()
     }
-
-    /// See [`crate::engine::Engine::count_sessions_of`].
-    #[must_use]
-    pub fn count_sessions_of(&self, user: &UserId) -> usize {
-        let now = self.shared.clock.now();
-        self.shared.store.lock().map_or(0, |store| store.index.sessions().count_of(user, now))
-    }
 }

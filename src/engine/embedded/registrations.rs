@@ -244,17 +244,8 @@ impl RegistrationTable {
 
     /// The sessions of a user, in the order of their names.
     pub(super) fn sessions_of(&self, user: &UserId, now: u64) -> Vec<SessionId> {
-        self.each_of(user, now).cloned().collect()
-    }
-
-    /// How many sessions a user has.
-    pub(super) fn count_of(&self, user: &UserId, now: u64) -> usize {
-        self.each_of(user, now).count()
-    }
-
-    fn each_of(&self, user: &UserId, now: u64) -> impl Iterator<Item = &SessionId> {
         let sessions = self.users.get(user).into_iter().flatten();
-        sessions.filter(move |session| self.get(session, now).is_some())
+        sessions.filter(|session| self.get(session, now).is_some()).cloned().collect()
     }
 
     /// Whether this session's registration has expired, and was not looked at since.
