@@ -40,8 +40,8 @@ uws)          NODE_PATH=$node_modules bg node "$here/uws.js"; port=9181 ;;
 x0 | x0-b)    bg "$(x0_of "$peer")" --listen 127.0.0.1:9181 --durability fsync --data-dir "$run/data" ${X0_ARGS:-}; port=9181 ;;
 x0-os)        bg "$x0" --listen 127.0.0.1:9181 --durability os --data-dir "$run/data" ${X0_ARGS:-}; port=9181 ;;
 x0-mem | x0-mem-b) bg "$(x0_of "$peer")" --listen 127.0.0.1:9181 --durability memory ${X0_ARGS:-}; port=9181 ;;
-x0-token)     head -c 32 /dev/urandom | base64 >"$run/secret"
-              bg "$x0" --listen 127.0.0.1:9181 --durability memory --auth token --token-key-file "$run/secret" --connections-per-address 0 --send-rate 1000000 --send-bytes-rate 1GiB ${X0_ARGS:-}; port=9181 ;;
+x0-token | x0-token-b) head -c 32 /dev/urandom | base64 >"$run/secret"
+              bg "$(x0_of "$peer")" --listen 127.0.0.1:9181 --durability memory --auth token --token-key-file "$run/secret" --connections-per-address 0 --send-rate 1000000 --send-bytes-rate 1GiB ${X0_ARGS:-}; port=9181 ;;
 limit)        bg "$load" limit-server --port 9171 --log "$run/log.bin"; port=9171 ;;
 limit-batch)  bg "$load" limit-server --port 9171 --batch; port=9171 ;;
 *) echo "unknown peer $peer" >&2; exit 2 ;;
