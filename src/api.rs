@@ -13,6 +13,8 @@ mod path;
 mod sessions;
 mod topics;
 
+pub(crate) use messages::{ack_small, send_small};
+
 /// The routes, with their description.
 pub(crate) fn routes(gateway: Arc<Gateway>) -> OpenApiRouter {
     OpenApiRouter::default()

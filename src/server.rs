@@ -20,6 +20,7 @@ use crate::reload::SetupError;
 use crate::transport::legacy::{Legacy, LegacyReceipts};
 use crate::transport::poll::{PollReaders, Polls};
 
+mod answer;
 mod connection;
 mod direct;
 mod entrance;
@@ -44,7 +45,7 @@ pub use listener::listen;
 pub use settings::{broker_limits, engine_settings, storage};
 pub use starting::Starting;
 
-use direct::{Direct, NativePolls};
+use direct::Direct;
 use entrance::Entrance;
 use http1::Sockets;
 use janitor::Janitor;
@@ -136,13 +137,13 @@ impl Server {
 
     fn open_routes(&self, hosts: Option<HostCheck>) {
         let (router, x0) = (self.router.clone(), self.x0.clone());
-        let polls = NativePolls::new(&self.gateway, self.polls.clone(), hosts.clone());
+        let direct = Direct::new(&self.gateway, x0, self.polls.clone(), hosts.clone());
         let sockets = Some(Sockets::new(&self.gateway, hosts.clone()));
         let router = match hosts {
             Some(hosts) => router::with_host_check(router, hosts),
             None => router,
         };
-        self.entrance.routes.open(OpenRoutes { router, direct: Some(Direct { x0, polls }), sockets });
+        self.entrance.routes.open(OpenRoutes { router, direct: Some(direct), sockets });
     }
 
     /// Serves one connection that speaks HTTP/1.1, on any stream, without the check of hosts.

@@ -13,11 +13,11 @@ use utoipa::ToSchema;
 use crate::broker::Sending;
 use crate::budget::Holder;
 use crate::edge::{
-    Caller, ErrorBody, ErrorFields, Gateway, NamedSession, Query, Refusal, Refused, SessionPolicy, encode,
-    json,
+    Caller, ErrorBody, ErrorFields, Gateway, NamedSession, Query, Refusal, Refused, RequestHead,
+    SessionPolicy, Shown, client_address, encode, json,
 };
 use crate::grant::Grant;
-use crate::message::{BackendName, MessageId, Seq, SessionId};
+use crate::message::{BackendName, MessageId, Seq, SessionId, SharedText};
 use crate::protocol::{AckBody, Code, ENVELOPE, Malformed, SendRequest, SendResult, Sender, parse};
 
 /// Most messages in one call.
@@ -95,6 +95,40 @@ pub(super) async fn send(State(gateway): State<Arc<Gateway>>, request: Request) 
     Ok(json(StatusCode::OK, encode(&SendAnswers::One(answer))))
 }
 
+/// Sends one message, of which all has come and which is small. The answer is JSON with a newline behind it. `None` says nothing: such a
+/// request has to be read.
+pub(crate) fn send_small(
+    gateway: &Arc<Gateway>,
+    head: RequestHead<'_>,
+    body: &[u8],
+) -> Option<impl Future<Output = Result<SharedText, Refusal>> + Send + use<>> {
+    let (access, RequestHead { query, check, .. }) = (&gateway.config.access, head);
+    let body = gateway.small_body(body, gateway.config.max_payload + ENVELOPE)?;
+    let (Sender { session, token }, send) = SendRequest::decode_with_sender(body).ok()?;
+    let in_address = Query::of(query).ok()?.session().ok()?.map(NamedSession::InAddress);
+    let (send, session) = (send.ok()?, in_address.or(session.map(NamedSession::Hidden)));
+    let bearer = match (token, gateway.bearer(check.headers).ok()?) {
+        // Both are checked.
+        (Some(_), Some(_)) => return None,
+        (Some(token), None) => Some(token),
+        (None, bearer) => bearer.map(str::to_owned),
+    };
+    let address = client_address(access, check.peer, check.headers);
+    let gateway = Arc::clone(gateway);
+    Some(async move {
+        let id = send.id.clone();
+        // Boxed: this ends before the message waits for the disk.
+        let sending = Box::pin(async move {
+            let shown = Shown { bearer: bearer.as_deref().map(str::trim), session, address };
+            let grant = gateway.identify(shown, SessionPolicy::Require).await?;
+            gateway.send(&Caller { grant, address }, send).await
+        });
+        let sending = sending.await?;
+        let answer = SendAnswer { id: id.as_ref(), result: sending.await?, error: None };
+        Ok((encode(&SendAnswers::One(answer)) + "\n").into())
+    })
+}
+
 /// The caller that sends. A send object may name its session and hold its proof: no proxy logs a body.
 async fn sender(gateway: &Gateway, head: &Parts, body: &str) -> Result<Caller, Refusal> {
     let named = match body.trim_start().starts_with('[') {
@@ -159,17 +193,43 @@ struct Acknowledged<'a> {
 pub(super) async fn ack(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, Refusal> {
     let (head, body) = request.into_parts();
     let body = AckBody::decode(&gateway.body_text(body, ENVELOPE, Holder::Unproved).await?)?;
-    let shown = (body.session.map(NamedSession::Hidden), body.token.as_deref());
+    let AckBody { session, token, .. } = &body;
+    let shown = (session.clone().map(NamedSession::Hidden), token.as_deref());
     let caller = gateway.authenticate_as(&head, shown, SessionPolicy::Require).await?;
+    Ok(json(StatusCode::OK, acknowledge(&gateway, &caller, &body).await?))
+}
+
+/// The same of a call of which all has come. The answer is JSON with a newline behind it. `None` says nothing: such a request has to be
+/// read.
+pub(crate) fn ack_small(
+    gateway: &Arc<Gateway>,
+    head: RequestHead<'_>,
+    body: &[u8],
+) -> Option<impl Future<Output = Result<SharedText, Refusal>> + Send + use<>> {
+    let (access, check) = (&gateway.config.access, head.check);
+    let body = AckBody::decode(gateway.small_body(body, ENVELOPE)?).ok()?;
+    let bearer = match &body.token {
+        Some(token) => Some(token.clone()),
+        None => gateway.bearer(check.headers).ok()?.map(str::to_owned),
+    };
+    let address = client_address(access, check.peer, check.headers);
+    let gateway = Arc::clone(gateway);
+    Some(async move {
+        let session = body.session.clone().map(NamedSession::Hidden);
+        let shown = Shown { bearer: bearer.as_deref().map(str::trim), session, address };
+        let grant = gateway.identify(shown, SessionPolicy::Require).await?;
+        Ok((acknowledge(&gateway, &Caller { grant, address }, &body).await? + "\n").into())
+    })
+}
+
+/// Acknowledges for this caller; the answer as JSON.
+async fn acknowledge(gateway: &Gateway, caller: &Caller, body: &AckBody) -> Result<String, Refusal> {
     let mailbox = match &caller.grant {
         Grant::Open { session: None, .. } => return Err(Malformed::Missing("session").into()),
         _ => caller.mailbox()?,
     };
     let seq = gateway.broker.ack(&mailbox, body.seq, body.epoch.as_ref()).await?;
-    Ok(json(
-        StatusCode::OK,
-        encode(&Acknowledged { session: mailbox.session(), backend: mailbox.backend(), seq }),
-    ))
+    Ok(encode(&Acknowledged { session: mailbox.session(), backend: mailbox.backend(), seq }))
 }
 
 #[cfg(test)]

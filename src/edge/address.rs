@@ -4,9 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use axum::http::{Extensions, HeaderMap};
+use axum::http::Extensions;
 
 use crate::config::{Access, ProxyHeader};
+use crate::edge::headers::{Headers, text};
 use crate::link::Link;
 use crate::log::Repeated;
 use crate::sync::lock;
@@ -29,10 +30,10 @@ pub(crate) fn peer_of(extensions: &Extensions) -> Peer {
 
 /// The address of the client: the peer, or what a trusted proxy says.
 #[must_use]
-pub(crate) fn client_address(access: &Access, Peer(peer): Peer, headers: &HeaderMap) -> Option<IpAddr> {
+pub(crate) fn client_address(access: &Access, Peer(peer): Peer, headers: Headers<'_>) -> Option<IpAddr> {
     let peer = peer?.to_canonical();
     if !access.is_trusted_proxy(peer) {
-        if PROXY_HEADERS.iter().any(|name| headers.contains_key(*name)) {
+        if PROXY_HEADERS.iter().any(|name| headers.contains(name)) {
             warn_of_untrusted(peer);
         }
         return Some(peer);
@@ -62,12 +63,12 @@ fn warn_of_untrusted(peer: IpAddr) {
 }
 
 /// The hops of a request as this header names them, the client first. `None` for a hop without an address.
-fn hops(headers: &HeaderMap, header: ProxyHeader) -> Vec<Option<IpAddr>> {
+fn hops(headers: Headers<'_>, header: ProxyHeader) -> Vec<Option<IpAddr>> {
     let name = match header {
         ProxyHeader::XForwardedFor => "x-forwarded-for",
         ProxyHeader::Forwarded => "forwarded",
     };
-    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    let values = headers.all(name).filter_map(text);
     let items = values.flat_map(|value| value.split(',')).map(str::trim);
     items
         .map(|item| match header {
@@ -96,7 +97,7 @@ fn node(text: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::{HeaderName, HeaderValue};
+    use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
     use super::*;
     use crate::config::Config;
@@ -114,7 +115,7 @@ mod tests {
     fn x_forwarded_for_lists_addresses() {
         let hops = |value| {
             let headers = headers(&[("x-forwarded-for", value), ("forwarded", "for=6.6.6.6")]);
-            hops(&headers, ProxyHeader::XForwardedFor)
+            hops((&headers).into(), ProxyHeader::XForwardedFor)
         };
         assert_eq!(hops("1.2.3.4, 10.0.0.1"), [ip("1.2.3.4"), ip("10.0.0.1")]);
         assert_eq!(hops("unknown, [2001:db8::1]"), [None, ip("2001:db8::1")]);
@@ -124,7 +125,7 @@ mod tests {
     fn forwarded_names_each_hop_with_for() {
         let hops = |value| {
             let headers = headers(&[("forwarded", value), ("x-forwarded-for", "6.6.6.6")]);
-            hops(&headers, ProxyHeader::Forwarded)
+            hops((&headers).into(), ProxyHeader::Forwarded)
         };
         assert_eq!(
             hops(r#"for=1.2.3.4;proto=https, for="[2001:db8::1]:4711", by=x"#),
@@ -138,12 +139,12 @@ mod tests {
         let mut access = Config::default().access;
         access.trust_proxy = vec!["10.0.0.0/8".parse().unwrap()];
         let client = |peer, forwarded| {
-            client_address(&access, Peer(ip(peer)), &headers(&[("x-forwarded-for", forwarded)]))
+            client_address(&access, Peer(ip(peer)), (&headers(&[("x-forwarded-for", forwarded)])).into())
         };
         assert_eq!(client("192.0.2.1", "1.1.1.1"), ip("192.0.2.1"), "the peer is no proxy");
         assert_eq!(client("10.0.0.1", "6.6.6.6, 1.1.1.1"), ip("1.1.1.1"), "6.6.6.6 may be invented");
         assert_eq!(client("::ffff:10.0.0.1", "1.1.1.1, 10.0.0.2"), ip("1.1.1.1"), "two proxies");
         assert_eq!(client("10.0.0.1", "unknown"), ip("10.0.0.1"), "the proxy names nobody");
-        assert_eq!(client_address(&access, Peer(None), &HeaderMap::new()), None);
+        assert_eq!(client_address(&access, Peer(None), (&HeaderMap::new()).into()), None);
     }
 }

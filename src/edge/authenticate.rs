@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
 
 use crate::broker::BrokerError;
 use crate::budget::Holder;
@@ -12,6 +11,7 @@ use crate::config::Auth;
 use crate::edge::address::{client_address, peer_of};
 use crate::edge::caller::Caller;
 use crate::edge::gateway::Gateway;
+use crate::edge::headers::{Headers, text};
 use crate::edge::proof::{NamedSession, Proved, Shown};
 use crate::edge::query::Query;
 use crate::edge::refusal::Refusal;
@@ -47,10 +47,12 @@ pub(crate) struct ApiRequest {
 ///
 /// # Errors
 /// `unauthorized` if the header holds something else.
-fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
-    let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
-    let text = value.to_str().unwrap_or_default();
-    let bearer = text.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+fn bearer(headers: Headers<'_>) -> Result<Option<&str>, Refusal> {
+    let Some(value) = headers.get("authorization") else { return Ok(None) };
+    let bearer = text(value)
+        .unwrap_or_default()
+        .split_once(' ')
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     let bearer = bearer.map(|(_, bearer)| bearer.trim()).filter(|bearer| !bearer.is_empty());
     let invalid = || {
         Refusal::new(Code::Unauthorized, "header `Authorization` must be Bearer and a token or an API key")
@@ -151,7 +153,7 @@ impl Gateway {
     ///
     /// # Errors
     /// `unauthorized` if the header holds something else, where credentials are checked.
-    pub(crate) fn bearer<'a>(&self, headers: &'a HeaderMap) -> Result<Option<&'a str>, Refusal> {
+    pub(crate) fn bearer<'a>(&self, headers: Headers<'a>) -> Result<Option<&'a str>, Refusal> {
         match bearer(headers) {
             Err(_) if !self.identity.checks_credentials() => Ok(None),
             bearer => bearer,
@@ -246,7 +248,7 @@ impl Gateway {
     ) -> Result<Caller, Refusal> {
         let bearer = match token {
             Some(token) => Some(token.trim()),
-            None => self.bearer(&head.headers)?,
+            None => self.bearer((&head.headers).into())?,
         };
         let address = self.address(head);
         let grant = self.identify(Shown { bearer, session, address }, policy).await?;
@@ -255,7 +257,7 @@ impl Gateway {
 
     /// The address of the client.
     fn address(&self, head: &Parts) -> Option<IpAddr> {
-        client_address(&self.config.access, peer_of(&head.extensions), &head.headers)
+        client_address(&self.config.access, peer_of(&head.extensions), (&head.headers).into())
     }
 
     /// The query and the caller of an HTTP request.
@@ -279,7 +281,7 @@ impl Gateway {
     /// `unauthorized` for a wrong proof, `rate_limited` after too many. `unavailable` while the keys of tokens cannot be
     /// fetched.
     pub(crate) async fn holder(&self, head: &Parts) -> Result<Holder, Refusal> {
-        Ok(match self.check_bearer(self.bearer(&head.headers)?, self.address(head)).await? {
+        Ok(match self.check_bearer(self.bearer((&head.headers).into())?, self.address(head)).await? {
             Proved::Credentials(Credentials::None) => Holder::Unproved,
             Proved::Credentials(Credentials::Token(_) | Credentials::Backend(_)) | Proved::Session(_) => {
                 Holder::Proved
@@ -295,7 +297,7 @@ impl Gateway {
     pub(crate) async fn check_head(&self, head: &Parts) -> Result<Query, Refusal> {
         let query = Query::parse(&head.uri)?;
         let session = query.session()?;
-        match self.check_bearer(self.bearer(&head.headers)?, self.address(head)).await? {
+        match self.check_bearer(self.bearer((&head.headers).into())?, self.address(head)).await? {
             Proved::Credentials(Credentials::None) if self.identity.auth() == Auth::Token => {
                 Err(if session.is_some() { session_in_address() } else { no_credentials() })
             }

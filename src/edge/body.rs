@@ -8,7 +8,7 @@ use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use tokio::time::{Instant, timeout_at};
 
-use crate::budget::{Budget, Holder, Permit, SPENT, UNPROVED_MOST};
+use crate::budget::{Budget, Holder, Permit, SMALL, SPENT, UNPROVED_MOST};
 use crate::config::{Auth, Config};
 use crate::edge::gateway::Gateway;
 use crate::edge::refusal::Refusal;
@@ -90,6 +90,13 @@ impl Gateway {
         sender: Holder,
     ) -> Result<BodyText, Refusal> {
         self.body_bounds(limit, sender).read(body).await
+    }
+
+    /// The text of a body that has come already, if it is so small that it needs no share of the memory budget. `None` says nothing:
+    /// such a body has to be read.
+    #[must_use]
+    pub(crate) fn small_body<'a>(&self, body: &'a [u8], limit: usize) -> Option<&'a str> {
+        std::str::from_utf8(body).ok().filter(|body| body.len() <= limit.min(SMALL))
     }
 
     /// The bounds of a body of at most `limit` bytes.

@@ -3,12 +3,13 @@
 //! Any site can give its own name the address 127.0.0.1. The browser then takes the broker for that site, and its pages
 //! may read the answers. Only the host that the request names shows it.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use axum::http::uri::Authority;
-use axum::http::{HeaderValue, header};
 
 use crate::config::{Access, Auth};
+use crate::edge::headers::text;
 use crate::edge::origin::OriginCheck;
 use crate::edge::refusal::Refusal;
 use crate::protocol::Code;
@@ -34,7 +35,7 @@ impl ServedHosts {
         if named.contains(&"*") {
             return None;
         }
-        let names = named.into_iter().filter_map(host_name);
+        let names = named.into_iter().filter_map(host_name).map(Cow::into_owned);
         Some(Self(names.chain([X0_HOST.to_owned()]).collect()))
     }
 
@@ -43,12 +44,12 @@ impl ServedHosts {
     /// # Errors
     /// `forbidden` for a host that is not served.
     pub(crate) fn check(&self, access: &Access, request: OriginCheck<'_>) -> Result<(), Refusal> {
-        let OriginCheck { uri, headers, peer } = request;
-        let in_address = uri.authority().map(|authority| Some(authority.as_str()));
-        let in_headers = headers.get_all(header::HOST).iter().map(text);
+        let OriginCheck { authority, headers, peer } = request;
+        let in_address = authority.map(Some);
+        let in_headers = headers.all("host").map(text);
         // Besides the host, not instead of it: a page can set this header itself.
         let by_proxy = peer.0.is_some_and(|peer| access.is_trusted_proxy(peer));
-        let forwarded = headers.get_all("x-forwarded-host").iter().filter(|_| by_proxy).map(text);
+        let forwarded = headers.all("x-forwarded-host").filter(|_| by_proxy).map(text);
         for host in in_address.into_iter().chain(in_headers).chain(forwarded) {
             // Several proxies append to one list.
             for host in host.unwrap_or("?").split(',').map(str::trim).filter(|host| !host.is_empty()) {
@@ -61,19 +62,31 @@ impl ServedHosts {
     }
 
     fn serves(&self, host: &str) -> bool {
-        host_name(host).is_some_and(|name| is_loopback(&name) || self.0.contains(&name))
+        host_name(host).is_some_and(|name| is_loopback(&name) || self.0.iter().any(|known| *known == name))
     }
 }
 
-fn text(value: &HeaderValue) -> Option<&str> {
-    value.to_str().ok()
+/// The name of a host that is plainly one: letters, digits, dots, hyphens and underscores, with an optional port. `None` says
+/// nothing: such a host has to be parsed.
+#[must_use]
+pub(crate) fn plain_host(authority: &str) -> Option<&str> {
+    let (name, port) = authority.split_once(':').unwrap_or((authority, ""));
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    let is_port =
+        port.bytes().all(|digit| digit.is_ascii_digit()) && (port.is_empty() || port.parse::<u16>().is_ok());
+    (!name.is_empty() && name.bytes().all(is_name) && is_port).then_some(name)
 }
 
 /// The host of an authority, in lower case, without port and brackets. `None` for text that is no host.
-fn host_name(authority: &str) -> Option<String> {
+fn host_name(authority: &str) -> Option<Cow<'_, str>> {
+    let in_lower_case = |host: &str| host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    if let Some(host) = plain_host(authority) {
+        let is_in_lower_case = !host.ends_with('.') && !host.bytes().any(|byte| byte.is_ascii_uppercase());
+        return Some(if is_in_lower_case { host.into() } else { in_lower_case(host).into() });
+    }
     let authority: Authority = authority.parse().ok().filter(|_| !authority.contains('@'))?;
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-    Some(host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase())
+    Some(in_lower_case(host).into())
 }
 
 /// Whether this is a name or an address of the machine itself (RFC 6761 section 6.3).
@@ -97,7 +110,7 @@ fn refused(host: &str) -> Refusal {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::{HeaderMap, HeaderName};
+    use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
     use super::*;
     use crate::config::Config;
@@ -116,8 +129,9 @@ mod tests {
         let Some(hosts) = ServedHosts::new(access, LOOPBACK.into()) else { return true };
         let pair = |(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value));
         let headers: HeaderMap = headers.iter().copied().map(pair).collect();
-        let (uri, peer) = (uri.parse().unwrap(), Peer(Some(LOOPBACK.into())));
-        hosts.check(access, OriginCheck { uri: &uri, headers: &headers, peer }).is_ok()
+        let (uri, peer): (Uri, _) = (uri.parse().unwrap(), Peer(Some(LOOPBACK.into())));
+        let authority = uri.authority().map(|authority| authority.as_str());
+        hosts.check(access, OriginCheck { authority, headers: (&headers).into(), peer }).is_ok()
     }
 
     fn serves_host(access: &Access, host: &'static str) -> bool {
@@ -142,6 +156,26 @@ mod tests {
             assert!(serves_host(&access, host), "{host}");
         }
         assert!(serves(&access, "/v1/messages", &[]), "HTTP/1.0");
+    }
+
+    #[test]
+    fn a_plain_host_means_what_a_parser_says() {
+        for (authority, name) in [
+            ("x", Some("x")),
+            ("my_service.Example:8080", Some("my_service.Example")),
+            ("127.0.0.1:", Some("127.0.0.1")),
+            ("x:65536", None),
+            ("x:+1", None),
+            ("x:1:2", None),
+            ("[::1]", None),
+            ("user@x", None),
+            ("", None),
+            (":80", None),
+        ] {
+            assert_eq!(plain_host(authority), name, "{authority}");
+            let parsed = authority.parse::<Authority>();
+            assert!(name.is_none_or(|name| parsed.is_ok_and(|parsed| parsed.host() == name)), "{authority}");
+        }
     }
 
     #[test]

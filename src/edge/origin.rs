@@ -2,34 +2,35 @@
 
 use axum::extract::Request;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, Uri, header};
 
 use crate::config::Access;
 use crate::edge::address::{Peer, peer_of};
+use crate::edge::headers::{Headers, text};
 use crate::edge::refusal::Refusal;
 use crate::protocol::{Close, Code};
 
 /// What the check of an origin looks at.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OriginCheck<'a> {
-    /// The address of the request.
-    pub uri: &'a Uri,
+    /// The host in the address of the request.
+    pub authority: Option<&'a str>,
     /// Its headers.
-    pub headers: &'a HeaderMap,
+    pub headers: Headers<'a>,
     /// The other end of its connection.
     pub peer: Peer,
 }
 
 impl<'a> From<&'a Parts> for OriginCheck<'a> {
     fn from(head: &'a Parts) -> Self {
-        Self { uri: &head.uri, headers: &head.headers, peer: peer_of(&head.extensions) }
+        let authority = head.uri.authority().map(|authority| authority.as_str());
+        Self { authority, headers: (&head.headers).into(), peer: peer_of(&head.extensions) }
     }
 }
 
 impl<'a> From<&'a Request> for OriginCheck<'a> {
     fn from(request: &'a Request) -> Self {
-        let (uri, headers) = (request.uri(), request.headers());
-        Self { uri, headers, peer: peer_of(request.extensions()) }
+        let authority = request.uri().authority().map(|authority| authority.as_str());
+        Self { authority, headers: request.headers().into(), peer: peer_of(request.extensions()) }
     }
 }
 
@@ -37,14 +38,14 @@ impl OriginCheck<'_> {
     /// Whether pages of the origin that the request names may use this server.
     #[must_use]
     pub(crate) fn origin_allowed(&self, access: &Access) -> bool {
-        let mut origins = self.headers.get_all(header::ORIGIN).iter().peekable();
+        let mut origins = self.headers.all("origin").peekable();
         if origins.peek().is_none() {
             // A browser sends no origin where a page reads no answer, as for an image. It still names the site.
-            let site = self.headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+            let site = self.headers.get("sec-fetch-site");
             return !matches!(site, Some(b"cross-site" | b"same-site"));
         }
         // A browser names one. With several, one of them may be the page's.
-        origins.all(|origin| origin.to_str().is_ok_and(|origin| self.is_ours(access, origin)))
+        origins.all(|origin| text(origin).is_some_and(|origin| self.is_ours(access, origin)))
     }
 
     /// Whether an origin is this server's own, or an allowed one.
@@ -67,15 +68,12 @@ impl OriginCheck<'_> {
     /// and a request that looks like a browser's must have one.
     #[must_use]
     pub(crate) fn get_may_acknowledge(&self, access: &Access) -> bool {
-        let text = |name: &str| self.headers.get(name).and_then(|value| value.to_str().ok());
+        let text = |name| self.headers.text(name);
         // No page can add these without being asked for its origin.
         let bearer =
             text("authorization").is_some_and(|value| value.to_ascii_lowercase().starts_with("bearer"));
-        let asked = bearer || self.headers.contains_key("last-event-id");
-        if asked
-            || self.headers.contains_key(header::ORIGIN)
-            || access.allow_origin.iter().any(|all| all == "*")
-        {
+        let asked = bearer || self.headers.contains("last-event-id");
+        if asked || self.headers.contains("origin") || access.allow_origin.iter().any(|all| all == "*") {
             return true;
         }
         if let Some(site) = text("sec-fetch-site") {
@@ -95,7 +93,7 @@ impl OriginCheck<'_> {
     /// browser. Any page can cause such a GET with any `Accept`: only its `Referer` and the site tell.
     #[must_use]
     pub(crate) fn net_event_allowed(&self, access: &Access, allowed: &[String]) -> bool {
-        let text = |name: &str| self.headers.get(name).and_then(|value| value.to_str().ok());
+        let text = |name| self.headers.text(name);
         match (text("sec-fetch-site"), text("referer")) {
             (Some(site), _) => matches!(site, "same-origin" | "none"),
             (None, Some(page)) => {
@@ -108,12 +106,11 @@ impl OriginCheck<'_> {
 
     /// The host that the client asked for. Over HTTP/2 it is in the address, not in a header.
     fn host(&self, access: &Access) -> Option<&str> {
-        let named = |name: &str| self.headers.get(name).and_then(|host| host.to_str().ok());
         let by_proxy = self.peer.0.filter(|peer| access.is_trusted_proxy(*peer));
         by_proxy
-            .and_then(|_| named("x-forwarded-host"))
-            .or_else(|| self.uri.authority().map(|authority| authority.as_str()))
-            .or_else(|| named("host"))
+            .and_then(|_| self.headers.text("x-forwarded-host"))
+            .or(self.authority)
+            .or_else(|| self.headers.text("host"))
     }
 }
 
@@ -149,8 +146,8 @@ fn strip_default_port(host: &str) -> &str {
 
 /// The refusal of a page whose origin is not allowed.
 #[must_use]
-pub(crate) fn origin_refused(headers: &HeaderMap) -> Refusal {
-    let origin = headers.get(header::ORIGIN).map_or("another site", |origin| origin.to_str().unwrap_or("?"));
+pub(crate) fn origin_refused(headers: Headers<'_>) -> Refusal {
+    let origin = headers.get("origin").map_or("another site", |origin| text(origin).unwrap_or("?"));
     let origin: String = origin.chars().take(80).collect();
     let text = format!("pages of {origin} may not use this server; --allow-origin allows them");
     Refusal::new(Code::Forbidden, text).closing(Close::OriginRefused)
@@ -158,7 +155,7 @@ pub(crate) fn origin_refused(headers: &HeaderMap) -> Refusal {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderName;
+    use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 
     use super::*;
     use crate::config::Config;
@@ -177,9 +174,10 @@ mod tests {
     }
 
     fn allowed(access: &Access, uri: &str, peer: &str, pairs: &[(&'static str, &'static str)]) -> bool {
-        let (uri, headers) = (uri.parse().unwrap(), headers(pairs));
+        let (uri, headers): (Uri, _) = (uri.parse().unwrap(), headers(pairs));
+        let authority = uri.authority().map(|authority| authority.as_str());
         let peer = Peer(Some(peer.parse().unwrap()));
-        OriginCheck { uri: &uri, headers: &headers, peer }.origin_allowed(access)
+        OriginCheck { authority, headers: (&headers).into(), peer }.origin_allowed(access)
     }
 
     #[test]
@@ -245,9 +243,9 @@ mod tests {
     /// Whether a GET with these headers to msg.example may acknowledge.
     fn acknowledges(access: &Access, pairs: &[(&'static str, &'static str)]) -> bool {
         let pairs = [&[("host", "msg.example:8080")], pairs].concat();
-        let (uri, headers) = ("/".parse().unwrap(), headers(&pairs));
+        let headers = headers(&pairs);
         let peer = Peer(Some([192, 0, 2, 1].into()));
-        OriginCheck { uri: &uri, headers: &headers, peer }.get_may_acknowledge(access)
+        OriginCheck { authority: None, headers: (&headers).into(), peer }.get_may_acknowledge(access)
     }
 
     const BROWSER: (&str, &str) = ("user-agent", "Mozilla/5.0 (X11; Linux x86_64) Firefox/140.0");
@@ -310,9 +308,9 @@ mod tests {
 
     #[test]
     fn the_refusal_names_the_origin_within_limits() {
-        assert!(origin_refused(&HeaderMap::new()).message.contains("another site"));
+        assert!(origin_refused((&HeaderMap::new()).into()).message.contains("another site"));
         let long = HeaderValue::from_str(&"x".repeat(500)).unwrap();
-        let refusal = origin_refused(&HeaderMap::from_iter([(header::ORIGIN, long)]));
+        let refusal = origin_refused((&HeaderMap::from_iter([(header::ORIGIN, long)])).into());
         assert!(refusal.message.len() < 200);
         assert_eq!((refusal.code, refusal.close), (Code::Forbidden, Close::OriginRefused));
     }

@@ -1,5 +1,7 @@
 //! The query of a request.
 
+use std::ops::Range;
+
 use axum::http::Uri;
 
 use crate::broker::BrokerError;
@@ -13,31 +15,65 @@ use crate::protocol::{MAX_SEQ, MAX_WINDOW, Resume};
 const SINGLE: [&str; 8] =
     ["session", "after", "epoch", "wait", "SYS_SESSION", "Type", "DestinationSession", "Payload"];
 
-/// The query of a request, as pairs.
+/// The query of a request, decoded.
 #[derive(Debug, Default)]
-pub(crate) struct Query(Vec<(String, String)>);
+pub(crate) struct Query {
+    /// All names and values, one after the other.
+    text: String,
+    params: Vec<Param>,
+}
+
+/// Where a parameter is in the text.
+#[derive(Debug)]
+struct Param {
+    name: Range<usize>,
+    value: Range<usize>,
+}
 
 impl Query {
     /// Parses the query of a URI.
     ///
     /// # Errors
+    /// Those of [`Self::of`].
+    pub(crate) fn parse(uri: &Uri) -> Result<Self, Refusal> {
+        Self::of(uri.query().unwrap_or_default())
+    }
+
+    /// Parses a query, as forms are encoded.
+    ///
+    /// # Errors
     /// `bad_request` if it is not UTF-8: a decoder that replaces what it cannot read would make one name of many. Also if
     /// a parameter that has one value is given twice.
-    pub(crate) fn parse(uri: &Uri) -> Result<Self, Refusal> {
-        if let Some(param) = uri.query().unwrap_or_default().split('&').find(|param| !is_utf8(param)) {
-            let name = param.split('=').next().filter(|name| is_utf8(name)).unwrap_or("?");
-            return Err(Refusal::bad_param(name, "must be UTF-8, percent-encoded"));
+    pub(crate) fn of(query: &str) -> Result<Self, Refusal> {
+        let (mut bytes, mut params) = (Vec::with_capacity(query.len()), Vec::new());
+        for param in query.split('&').filter(|param| !param.is_empty()) {
+            let (name, value) = param.split_once('=').unwrap_or((param, ""));
+            let ranges = [name, value].map(|part| decode(part, &mut bytes));
+            let [is_name, is_value] =
+                ranges.each_ref().map(|range| std::str::from_utf8(&bytes[range.clone()]).is_ok());
+            if !(is_name && is_value) {
+                let name = if is_name { name } else { "?" };
+                return Err(Refusal::bad_param(name, "must be UTF-8, percent-encoded"));
+            }
+            let [name, value] = ranges;
+            params.push(Param { name, value });
         }
-        let query = axum::extract::Query::try_from_uri(uri).map(|query| Self(query.0)).unwrap_or_default();
+        let text = String::from_utf8(bytes).expect("each part is UTF-8");
+        let query = Self { text, params };
         match query.repeated() {
             Some(name) => Err(Refusal::bad_param(name, "must not be given twice")),
             None => Ok(query),
         }
     }
 
+    /// The parameters, as names and values.
+    fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.params.iter().map(|Param { name, value }| (&self.text[name.clone()], &self.text[value.clone()]))
+    }
+
     /// A parameter that has one value and is given twice.
     fn repeated(&self) -> Option<&str> {
-        let names = || self.0.iter().map(|(name, _)| name.as_str());
+        let names = || self.pairs().map(|(name, _)| name);
         let is_single = |name: &&str| SINGLE.contains(name) || name.starts_with("after.");
         names()
             .enumerate()
@@ -48,12 +84,12 @@ impl Query {
     /// The value of a parameter.
     #[must_use]
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.pairs().find(|(key, _)| *key == name).map(|(_, value)| value)
     }
 
     /// All values of a parameter.
     pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.pairs().filter(move |(key, _)| *key == name).map(|(_, value)| value)
     }
 
     fn name<T>(&self, key: &str, new: impl Fn(&str) -> Result<T, NameError>) -> Result<Option<T>, Refusal> {
@@ -124,20 +160,29 @@ impl Query {
     }
 }
 
-/// Whether a part of a query is UTF-8 once its percent-encoding is decoded.
-fn is_utf8(part: &str) -> bool {
-    let mut bytes = Vec::with_capacity(part.len());
-    let mut rest = part.as_bytes();
+/// Decodes a name or a value behind these bytes. Answers where it is.
+fn decode(part: &str, bytes: &mut Vec<u8>) -> Range<usize> {
+    let (start, mut rest) = (bytes.len(), part.as_bytes());
     while let Some((first, after)) = rest.split_first() {
-        let encoded =
-            after.get(..2).and_then(|digits| std::str::from_utf8(digits).ok()).filter(|_| *first == b'%');
-        let decoded = encoded
-            .filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
-            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        bytes.push(decoded.unwrap_or(*first));
-        rest = if decoded.is_some() { &after[2..] } else { after };
+        let digits = after.first_chunk::<2>().filter(|_| *first == b'%');
+        match digits.and_then(|[high, low]| Some(hex(*high)? << 4 | hex(*low)?)) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(if *first == b'+' { b' ' } else { *first });
+                rest = after;
+            }
+        }
     }
-    std::str::from_utf8(&bytes).is_ok()
+    start..bytes.len()
+}
+
+/// The value of a hexadecimal digit.
+fn hex(digit: u8) -> Option<u8> {
+    let value = char::from(digit).to_digit(16)?;
+    u8::try_from(value).ok()
 }
 
 #[cfg(test)]
@@ -153,6 +198,7 @@ mod tests {
     fn a_query_that_is_not_utf8_is_refused_with_its_parameter() {
         for (text, name) in [
             ("session=%FF", "`session`"),
+            ("session%C3=%A9", "`?`"),
             ("wait=0&session=a%C3", "`session`"),
             ("topic=%C3%28", "`topic`"),
             ("session=%ed%a0%80", "`session`"),

@@ -114,6 +114,12 @@ impl SharedText {
     }
 }
 
+impl From<String> for SharedText {
+    fn from(tail: String) -> Self {
+        Self { tail, ..Self::default() }
+    }
+}
+
 impl From<SharedText> for Body {
     fn from(text: SharedText) -> Self {
         let left = text.len() as u64;

@@ -180,8 +180,12 @@ impl RawFields<'_> {
     ) -> Result<T, BadFrame> {
         let fields: RawFields<'_> =
             parse_object(text, example).map_err(|reason| BadFrame { id: None, reason })?;
-        let id = || fields.id.and_then(|raw| name(raw, "id", MessageId::new).ok());
-        take(&fields).map_err(|reason| BadFrame { id: id(), reason })
+        fields.take(take)
+    }
+
+    fn take<T>(&self, take: impl FnOnce(&Self) -> Result<T, Malformed>) -> Result<T, BadFrame> {
+        let id = || self.id.and_then(|raw| name(raw, "id", MessageId::new).ok());
+        take(self).map_err(|reason| BadFrame { id: id(), reason })
     }
 
     fn session(&self) -> Result<Option<SessionId>, Malformed> {
@@ -293,6 +297,16 @@ impl SendRequest {
     /// [`BadFrame`] names the field that is wrong and what it must hold.
     pub(crate) fn decode(object: &str) -> Result<Self, BadFrame> {
         RawFields::decode(object, SEND_EXAMPLE, |fields| fields.send())
+    }
+
+    /// Decodes one send object and its sender.
+    ///
+    /// # Errors
+    /// [`Malformed`], if it is no object or the sender is wrong.
+    pub(crate) fn decode_with_sender(object: &str) -> Result<(Sender, Result<Self, BadFrame>), Malformed> {
+        let fields: RawFields<'_> = parse_object(object, SEND_EXAMPLE)?;
+        let sender = Sender { session: fields.session()?, token: fields.token()? };
+        Ok((sender, fields.take(|fields| fields.send())))
     }
 }
 

@@ -248,7 +248,8 @@ fn answer(
     link: Arc<Link>,
     request: hyper::Request<Incoming>,
 ) -> impl Future<Output = Result<Response, Infallible>> + Send + use<> {
-    if let Err(text) = head::check(request.version(), request.uri(), request.headers()) {
+    let authority = request.uri().authority().map(|authority| authority.as_str());
+    if let Err(text) = head::check(request.version(), authority, request.headers().into()) {
         return Either::Left(ready(Ok(refuse_for_good(text))));
     }
     let mut request: Request = request.map(body::Body::new);

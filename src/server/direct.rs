@@ -1,23 +1,24 @@
-//! Requests that skip the routes, since there are so many of them: polls, handshakes of WebSockets, and everything of the x0
-//! client.
+//! Requests that skip the routes, since there are so many of them: polls and sends, handshakes of WebSockets, and everything of
+//! the x0 client.
 
-use std::convert::Infallible;
-use std::future::{Ready, ready};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use axum::extract::Request;
-use axum::http::{HeaderValue, Method, Request as HttpRequest, header};
-use axum::response::{IntoResponse, Response};
-use futures::future::{BoxFuture, Either};
-use tower::{Layer, Service, ServiceExt};
-use tower_http::cors::Cors;
+use axum::http::Method;
+use axum::response::Response;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 
-use crate::edge::{Gateway, OriginCheck, origin_refused};
-use crate::server::router::{HostCheck, cors};
-use crate::transport::legacy::{self, Legacy, LegacyPath};
+use crate::edge::{Gateway, RequestHead};
+use crate::server::answer::{Answer, header_lines};
+use crate::server::router::HostCheck;
+use crate::transport::legacy::{self, Legacy, LegacyAnswer, LegacyPath};
 use crate::transport::poll::{self, Polls};
 use crate::transport::websocket;
+
+mod native;
+
+use native::Native;
 
 /// Where a request goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,25 +27,30 @@ pub(super) enum Door {
     X0(LegacyPath),
     /// To the native long-poll.
     Poll,
+    /// To the call that sends, or to the routes.
+    Send,
+    /// To the call that acknowledges, or to the routes.
+    Ack,
     /// To a WebSocket.
     Socket,
     /// To the routes.
     Routes,
 }
 
-/// Other addresses of clients that poll. They go to the routes.
-const OF_POLLING_CLIENTS: [&str; 3] = ["/v1/messages/poll", "/v1/messages", "/v1/ack"];
+/// Other addresses of clients that poll.
+const OF_POLLING_CLIENTS: [(&str, Door); 3] =
+    [("/v1/messages/poll", Door::Routes), ("/v1/messages", Door::Send), ("/v1/ack", Door::Ack)];
 
 /// The methods and addresses that clients use which poll.
 pub(super) fn doors() -> impl Iterator<Item = (Method, &'static str, Door)> {
     let x0 = legacy::PATHS.into_iter().map(|(path, x0)| (Method::POST, path, Door::X0(x0)));
-    let others = OF_POLLING_CLIENTS.into_iter().map(|path| (Method::POST, path, Door::Routes));
+    let others = OF_POLLING_CLIENTS.into_iter().map(|(path, door)| (Method::POST, path, door));
     let sockets = [(Method::GET, websocket::PATH, Door::Socket)];
     x0.chain([(Method::GET, poll::PATH, Door::Poll)]).chain(others).chain(sockets)
 }
 
 impl Door {
-    /// Where a request with this method and path goes.
+    /// Where a request with this method and path goes that hyper has read.
     pub(super) fn of(method: &Method, path: &str) -> Self {
         match legacy::path_of(path) {
             Some(x0) => Self::X0(x0),
@@ -57,71 +63,51 @@ impl Door {
 /// What answers these requests. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Direct {
-    pub(super) x0: Legacy,
-    pub(super) polls: NativePolls,
+    x0: Legacy,
+    native: Native,
+    /// The headers of most answers to the x0 client.
+    x0_lines: Arc<[u8]>,
 }
 
-/// The native long-poll, with the checks that the routes make for it.
-#[derive(Debug, Clone)]
-pub(super) struct NativePolls(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    gateway: Arc<Gateway>,
-    polls: Polls,
-    hosts: Option<HostCheck>,
-    cors: Cors<Answered>,
-}
-
-impl NativePolls {
-    /// The polls of a broker that checks hosts like this.
-    pub(super) fn new(gateway: &Arc<Gateway>, polls: Polls, hosts: Option<HostCheck>) -> Self {
-        let cors = cors(&gateway.config.access).layer(Answered);
-        Self(Arc::new(Inner { gateway: Arc::clone(gateway), polls, hosts, cors }))
+impl Direct {
+    /// These transports of a broker that checks hosts like this.
+    pub(super) fn new(gateway: &Arc<Gateway>, x0: Legacy, polls: Polls, hosts: Option<HostCheck>) -> Self {
+        let native = Native::new(gateway, polls, hosts);
+        Self { x0, native, x0_lines: header_lines(&Legacy::open_headers()) }
     }
 
-    /// Answers a poll. Its head is not held while it waits.
-    pub(super) fn answer(&self, request: Request) -> BoxFuture<'static, Response> {
-        let Inner { gateway, polls, hosts, .. } = &*self.0;
-        if let Some(response) = hosts.as_ref().and_then(|hosts| hosts.refusal(&request)) {
-            return Box::pin(ready(response));
+    /// Answers a request of the x0 client.
+    pub(super) fn x0(&self, path: LegacyPath, request: Request) -> BoxFuture<'static, Response> {
+        self.x0.answer(path, request)
+    }
+
+    /// Answers a native poll. Its head may go while it waits.
+    pub(super) fn poll(&self, request: &Request) -> BoxFuture<'static, Response> {
+        self.native.poll(request)
+    }
+
+    /// Answers a request of which all has come. `None` says nothing: such a request has to be parsed.
+    ///
+    /// Boxed: a connection makes room for the largest of its answers before its first request.
+    pub(super) fn answer_raw(
+        &self,
+        door: Door,
+        head: RequestHead<'_>,
+        body: &[u8],
+    ) -> Option<BoxFuture<'static, Answer>> {
+        match door {
+            Door::X0(path) => {
+                let lines = Arc::clone(&self.x0_lines);
+                let answering = self.x0.answer_small(path, head, body)?;
+                Some(Box::pin(answering.map(|answer| match answer {
+                    LegacyAnswer::Text(text) => Answer::Text(lines, text),
+                    LegacyAnswer::Response(response) => Answer::Response(response),
+                })))
+            }
+            Door::Poll => Some(self.native.poll_raw(head)),
+            Door::Send => self.native.send_raw(head, body),
+            Door::Ack => self.native.ack_raw(head, body),
+            Door::Socket | Door::Routes => None,
         }
-        let headers = request.headers();
-        // A copy: a value shares the memory of its head.
-        let origin =
-            headers.get(header::ORIGIN).and_then(|origin| HeaderValue::from_bytes(origin.as_bytes()).ok());
-        let answering = match OriginCheck::from(&request).origin_allowed(&gateway.config.access) {
-            true => Either::Left(polls.answer(request.into_parts().0)),
-            false => Either::Right(ready(origin_refused(headers).into_response())),
-        };
-        let inner = Arc::clone(&self.0);
-        Box::pin(async move { inner.with_cors(origin, answering.await).await })
-    }
-}
-
-impl Inner {
-    /// Tells the browser whether a page of this origin may read the answer.
-    async fn with_cors(&self, origin: Option<HeaderValue>, answer: Response) -> Response {
-        let mut request = HttpRequest::new(answer);
-        request.headers_mut().extend(origin.map(|origin| (header::ORIGIN, origin)));
-        self.cors.clone().oneshot(request).await.unwrap_or_else(|never| match never {})
-    }
-}
-
-/// Answers with what it is given: the answer is there already.
-#[derive(Debug, Clone, Copy)]
-struct Answered;
-
-impl Service<HttpRequest<Response>> for Answered {
-    type Response = Response;
-    type Error = Infallible;
-    type Future = Ready<Result<Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: HttpRequest<Response>) -> Self::Future {
-        ready(Ok(request.into_body()))
     }
 }

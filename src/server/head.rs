@@ -1,24 +1,30 @@
 //! Checks of the head of a request that hyper leaves to its user (RFC 9112).
 
-use axum::http::header::{HOST, TRANSFER_ENCODING};
+use axum::http::Version;
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderValue, Uri, Version};
 
-/// Whether a request names its host and its framing as RFC 9112 wants. h2 checks most rules of HTTP/2.
+use crate::edge::{Headers, plain_host, text};
+
+/// Whether a request names its host and its framing as RFC 9112 wants. h2 checks most rules of HTTP/2. `authority` is the host in
+/// the address of the request.
 ///
 /// # Errors
 /// What is wrong with the request.
-pub(super) fn check(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), &'static str> {
+pub(super) fn check(
+    version: Version,
+    authority: Option<&str>,
+    headers: Headers<'_>,
+) -> Result<(), &'static str> {
     if version > Version::HTTP_11 {
-        return check_host_of_http2(uri, headers);
+        return check_host_of_http2(authority, headers);
     }
     check_host(version, headers)?;
     check_framing(headers)
 }
 
 /// Section 3.2: one valid `Host`, which only HTTP/1.0 may leave out.
-fn check_host(version: Version, headers: &HeaderMap) -> Result<(), &'static str> {
-    let mut hosts = headers.get_all(HOST).iter();
+fn check_host(version: Version, headers: Headers<'_>) -> Result<(), &'static str> {
+    let mut hosts = headers.all("host");
     match (hosts.next(), hosts.next()) {
         (None, _) if version < Version::HTTP_11 => Ok(()),
         (None, _) => Err("the header Host is missing"),
@@ -29,25 +35,25 @@ fn check_host(version: Version, headers: &HeaderMap) -> Result<(), &'static str>
 }
 
 /// RFC 9113 section 8.3.1: the host is in `:authority`, or in `Host`, or the same in both.
-fn check_host_of_http2(uri: &Uri, headers: &HeaderMap) -> Result<(), &'static str> {
-    let mut hosts = headers.get_all(HOST).iter();
-    match (uri.authority(), hosts.next(), hosts.next()) {
+fn check_host_of_http2(authority: Option<&str>, headers: Headers<'_>) -> Result<(), &'static str> {
+    let mut hosts = headers.all("host");
+    match (authority, hosts.next(), hosts.next()) {
         (_, Some(_), Some(_)) => Err("the header Host is given twice"),
         (None, None, _) => Err("the host is missing: neither :authority nor the header Host names it"),
         (None, Some(host), _) if !is_host(host) => Err("the header Host is not a host with an optional port"),
-        (Some(authority), Some(host), _)
-            if !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
-        {
+        (Some(authority), Some(host), _) if !host.eq_ignore_ascii_case(authority.as_bytes()) => {
             Err("the header Host names another host than :authority")
         }
         _ => Ok(()),
     }
 }
 
-fn is_host(host: &HeaderValue) -> bool {
-    let Some(authority) = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()) else {
-        return false;
-    };
+fn is_host(host: &[u8]) -> bool {
+    let Some(host) = text(host) else { return false };
+    if plain_host(host).is_some() {
+        return true;
+    }
+    let Ok(authority) = host.parse::<Authority>() else { return false };
     let host = authority.host();
     let port_is_valid = match authority.as_str().strip_prefix(host) {
         Some("" | ":") => true,
@@ -60,9 +66,9 @@ fn is_host(host: &HeaderValue) -> bool {
 
 /// Section 6.1: a body is chunked, once, and has no coding that is not decoded here. A proxy in front may end a body that is
 /// chunked twice elsewhere than hyper does.
-fn check_framing(headers: &HeaderMap) -> Result<(), &'static str> {
+fn check_framing(headers: Headers<'_>) -> Result<(), &'static str> {
     // What is no text is no coding.
-    let values = headers.get_all(TRANSFER_ENCODING).iter().map(|value| value.to_str().unwrap_or("?"));
+    let values = headers.all("transfer-encoding").map(|value| text(value).unwrap_or("?"));
     let mut codings =
         values.flat_map(|value| value.split(',')).map(str::trim).filter(|coding| !coding.is_empty());
     match (codings.next(), codings.next()) {
@@ -74,17 +80,22 @@ fn check_framing(headers: &HeaderMap) -> Result<(), &'static str> {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::header::HOST;
+    use axum::http::{HeaderMap, HeaderValue, Uri};
+
     use super::*;
 
     /// Checks a request of HTTP/1 to a path.
     fn check(version: Version, headers: &HeaderMap) -> Result<(), &'static str> {
-        super::check(version, &Uri::from_static("/"), headers)
+        super::check(version, None, headers.into())
     }
 
     #[test]
     fn over_http_2_the_host_is_named_once() {
         let check = |uri, hosts: &[&'static str]| {
-            super::check(Version::HTTP_2, &Uri::from_static(uri), &headers("host", hosts)).is_ok()
+            let uri = Uri::from_static(uri);
+            let authority = uri.authority().map(|authority| authority.as_str());
+            super::check(Version::HTTP_2, authority, (&headers("host", hosts)).into()).is_ok()
         };
         let (named, unnamed) = ("https://msg.example:8443/", "/");
         assert!(check(named, &[]) && check(named, &["MSG.example:8443"]) && check(unnamed, &["msg.example"]));

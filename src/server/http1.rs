@@ -1,8 +1,9 @@
 //! HTTP/1.1 without TLS: a loop that answers polls and sends itself, opens WebSockets, and hands everything else to hyper.
 //!
 //! hyper holds some buffers of 8 KiB for each connection, also while a poll waits. This loop holds the connection and the
-//! poll. A WebSocket reads and writes the connection itself, and not through hyper. The loop takes only requests whose head is plain and whose body is short (see [`head`]). With anything else, the rest of
-//! the connection is hyper's, together with what was read. So what is refused is refused by hyper.
+//! poll. A WebSocket reads and writes the connection itself, and not through hyper. The loop takes only requests whose head
+//! is plain and whose body is short (see [`head`]). With anything else, the rest of the connection is hyper's, together with
+//! what was read. So what is refused is refused by hyper.
 
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
@@ -13,13 +14,15 @@ use std::task::{Context, Poll, ready};
 
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
-use axum::response::Response;
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
+use crate::edge::RequestHead;
 use crate::link::Link;
+use crate::server::answer::Answer;
 use crate::server::connection::ConnectionServer;
 use crate::transport::websocket::Opening;
 
@@ -37,23 +40,35 @@ pub(super) use timer::HeadTimer;
 pub(crate) use twin::compare;
 pub(super) use upgrade::Sockets;
 
-use head::{Begin, Head, MOST};
+use head::{Begin, Head, MOST, Plain, RawRequest};
 use output::Output;
 use replay::Replay;
+use timer::LazyTimer;
 
 /// A connection that is read by the loop.
 struct Connection<S> {
     server: ConnectionServer,
     link: Arc<Link>,
-    stream: S,
-    /// What was read and is not used yet. It holds no memory while it is empty.
-    input: Vec<u8>,
+    io: Io<S>,
+    /// The time of the next head.
+    timer: LazyTimer,
     /// Whether the peer sends no more.
     ended: bool,
 }
 
+/// The stream of a connection, with what was read of it and what is to be written.
+struct Io<S> {
+    stream: S,
+    /// What was read and is not used yet. It holds no memory while it is empty.
+    input: Vec<u8>,
+    /// Answers that are not written yet.
+    output: Output,
+}
+
 /// What comes next on a connection.
 enum Next {
+    /// A request that is being answered.
+    Answering(Answering),
     Request(Box<Head>),
     /// A handshake of a WebSocket, in so many bytes.
     Opening(Box<Opening>, usize),
@@ -68,7 +83,7 @@ type Rest = BoxFuture<'static, ()>;
 
 /// A request that is being answered.
 struct Answering {
-    response: BoxFuture<'static, Response>,
+    answer: BoxFuture<'static, Answer>,
     /// The body, if not all of it has come.
     late: Option<LateBody>,
     /// Whether the connection ends after the answer.
@@ -92,7 +107,9 @@ impl ConnectionServer {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         link.note_cleartext();
-        let connection = Connection { server: self.clone(), link, stream, input: Vec::new(), ended: false };
+        let io = Io { stream, input: Vec::new(), output: Output::default() };
+        let connection =
+            Connection { server: self.clone(), link, io, timer: LazyTimer::default(), ended: false };
         // Boxed, so that its memory is free once the loop is done: a WebSocket lasts long.
         let serving = Box::pin(connection.serve());
         async move {
@@ -115,13 +132,14 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connection<S> {
                 let begun = Instant::now();
                 let next = connection.next(begun).await;
                 let goes_on = match next {
+                    Ok(Next::Answering(answering)) => connection.answer(answering).await,
                     Ok(Next::Request(head)) => {
                         let answering = connection.begin(head);
                         connection.answer(answering).await
                     }
                     Ok(Next::Opening(opening, len)) => match connection.sockets(&opening) {
                         Some(sockets) => {
-                            let Self { stream, mut input, .. } = connection;
+                            let Io { stream, mut input, .. } = connection.io;
                             return Some(sockets.accept(*opening, stream, input.split_off(len)).await);
                         }
                         None => return Some(connection.hand_over(begun)),
@@ -135,12 +153,14 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connection<S> {
                     Ok(false) => break,
                     Err(error) => {
                         tracing::debug!(%error, "connection ended");
+                        // Of several requests, the first ones may have their answers.
+                        _ = connection.io.flush().await;
                         return None;
                     }
                 }
             }
             // Whether the peer is still there does not matter.
-            _ = connection.stream.shutdown().await;
+            _ = connection.io.stream.shutdown().await;
             None
         }
     }
@@ -154,91 +174,83 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connection<S> {
     ///
     /// Boxed: it takes more than what the loop needs.
     fn hand_over(self, begun: Instant) -> Rest {
-        let Self { server, link, stream, input, .. } = self;
+        let Self { server, link, io: Io { stream, input, .. }, .. } = self;
         Box::pin(server.http1(Replay::new(stream, input), link, HeadTimer::begun(begun)))
     }
 
-    /// Waits for the next head, for the header timeout at most. After the shutdown it waits only for one that has begun.
+    /// Waits for the next head, for the header timeout at most. After the shutdown it waits only for one that has begun. Before
+    /// it waits, and before somebody else goes on, the answers so far are written.
     async fn next(&mut self, begun: Instant) -> io::Result<Next> {
-        let shutdown = self.server.shutdown.clone();
-        let mut stopped = pin!(shutdown.cancelled());
-        let mut late = pin!(sleep_until(begun + self.server.header_timeout));
+        let Self { server, io, timer, .. } = self;
+        let mut stopped = pin!(server.shutdown.cancelled());
+        let deadline = begun + server.header_timeout;
         let (mut seen, mut stops) = (0, true);
         loop {
-            if let Some(next) = self.look(&mut seen) {
-                return Ok(next);
+            match look(server, &self.link, &mut io.input, &mut seen) {
+                Some(next @ (Next::Answering(_) | Next::Request(_))) => return Ok(next),
+                next => {
+                    io.flush().await?;
+                    if let Some(next) = next {
+                        return Ok(next);
+                    }
+                }
             }
             tokio::select! {
                 biased;
-                more = poll_fn(|cx| self.poll_fill(cx)) => match more? {
+                more = poll_fn(|cx| io.poll_fill(cx)) => match more? {
                     true => {}
-                    false if self.input.is_empty() => return Ok(Next::End),
+                    false if io.input.is_empty() => return Ok(Next::End),
                     false => return Err(ErrorKind::UnexpectedEof.into()),
                 },
-                () = &mut stopped, if stops => match self.input.is_empty() {
+                () = &mut stopped, if stops => match io.input.is_empty() {
                     true => return Ok(Next::End),
                     false => stops = false,
                 },
-                () = &mut late => return Err(io::Error::new(ErrorKind::TimedOut, "no head in time")),
+                () = poll_fn(|cx| timer.poll(deadline, cx)) => {
+                    return Err(io::Error::new(ErrorKind::TimedOut, "no head in time"));
+                }
             }
-        }
-    }
-
-    /// Looks at what has come, as often as hyper does: at what comes first, and then when the head may be whole.
-    fn look(&self, seen: &mut usize) -> Option<Next> {
-        let input = &self.input[..];
-        let before = std::mem::replace(seen, input.len());
-        if input.len() == before || before > 0 && input.len() < MOST && !head::may_end(input, before) {
-            return None;
-        }
-        match head::parse(input, &self.link) {
-            Begin::Head(head) => Some(Next::Request(head)),
-            Begin::Opening(opening, len) => Some(Next::Opening(opening, len)),
-            Begin::Other => Some(Next::Other),
-            Begin::Part => None,
         }
     }
 
     /// Begins to answer a request. Its head goes to the one who answers, and is not held here.
     fn begin(&mut self, head: Box<Head>) -> Answering {
-        let Head { mut parts, door, len, body, closes } = *head;
+        let Head { mut parts, door, plain: Plain { len, body, closes } } = *head;
         parts.extensions.insert(Arc::clone(&self.link));
-        self.input.drain(..len);
-        let (body, late) = match self.input.len() < body {
+        self.io.input.drain(..len);
+        let (body, late) = match self.io.input.len() < body {
             true => {
                 let (late, sender) = body::late(body);
                 (late, Some(LateBody { len: body, sender }))
             }
-            false => (Body::from(self.take(body)), None),
+            false => (Body::from(self.io.take(body)), None),
         };
         let response = self.server.routes.answer(door, Request::from_parts(parts, body));
-        Answering { response, late, closes }
+        Answering { answer: Box::pin(response.map(Answer::Response)), late, closes }
     }
 
-    /// Takes so many bytes of what was read.
-    fn take(&mut self, len: usize) -> Bytes {
-        let bytes = Bytes::copy_from_slice(&self.input[..len]);
-        self.input.drain(..len);
-        if self.input.is_empty() {
-            self.input = Vec::new();
-        }
-        bytes
-    }
-
-    /// Answers a request. Returns whether the connection goes on.
+    /// Answers a request. Returns whether the connection goes on. If the next request has come, the answer is written together
+    /// with the next one.
     async fn answer(&mut self, mut answering: Answering) -> io::Result<bool> {
-        let mut output = poll_fn(|cx| self.poll_response(&mut answering, cx)).await?;
+        let answer = poll_fn(|cx| self.poll_answer(&mut answering, cx)).await?;
+        answering.closes |= self.server.shutdown.is_cancelled();
         let goes_on = !answering.closes && !self.ended && answering.late.is_none();
+        self.io.output.push(answer, answering.closes)?;
         drop(answering);
-        poll_fn(|cx| output.poll_write(&mut self.stream, cx)).await?;
+        if !goes_on || self.io.input.is_empty() || self.io.output.is_large() {
+            self.io.flush().await?;
+        }
         Ok(goes_on)
     }
 
-    fn poll_response(&mut self, answering: &mut Answering, cx: &mut Context<'_>) -> Poll<io::Result<Output>> {
+    /// Waits for an answer. Meanwhile those before are written.
+    fn poll_answer(&mut self, answering: &mut Answering, cx: &mut Context<'_>) -> Poll<io::Result<Answer>> {
         self.watch(&mut answering.late, cx)?;
-        let response = ready!(answering.response.as_mut().poll(cx));
-        answering.closes |= self.server.shutdown.is_cancelled();
-        Poll::Ready(Output::new(response, answering.closes))
+        let answer = answering.answer.as_mut().poll(cx);
+        if answer.is_pending() {
+            _ = self.io.poll_flush(cx)?;
+        }
+        answer.map(Ok)
     }
 
     /// Reads the rest of a body, and then watches whether the peer goes. What comes of the next request stays for later.
@@ -248,14 +260,14 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connection<S> {
     fn watch(&mut self, late: &mut Option<LateBody>, cx: &mut Context<'_>) -> io::Result<()> {
         while !self.ended {
             match late.take() {
-                Some(LateBody { len, sender }) if len <= self.input.len() => {
+                Some(LateBody { len, sender }) if len <= self.io.input.len() => {
                     // Nobody may want it any more.
-                    _ = sender.send(self.take(len));
+                    _ = sender.send(self.io.take(len));
                 }
-                None if !self.input.is_empty() => break,
+                None if !self.io.input.is_empty() => break,
                 waiting => *late = waiting,
             }
-            match self.poll_fill(cx)? {
+            match self.io.poll_fill(cx)? {
                 Poll::Pending => break,
                 Poll::Ready(true) => {}
                 // The body is cut off: that is answered.
@@ -265,6 +277,44 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connection<S> {
         }
         Ok(())
     }
+}
+
+/// Looks at what has come, as often as hyper does: at what comes first, and then when the head may be whole.
+fn look(server: &ConnectionServer, link: &Arc<Link>, input: &mut Vec<u8>, seen: &mut usize) -> Option<Next> {
+    let before = std::mem::replace(seen, input.len());
+    if input.len() == before || before > 0 && input.len() < MOST && !head::may_end(input, before) {
+        return None;
+    }
+    let answer = |door, RawRequest { query, headers, body }: RawRequest<'_>| {
+        server.routes.answer_raw(door, RequestHead::over_http1(query, headers, link), body)
+    };
+    match head::parse(input, link, answer) {
+        Begin::Answering(answer, Plain { len, body, closes }) => {
+            discard(input, len + body);
+            Some(Next::Answering(Answering { answer, late: None, closes }))
+        }
+        Begin::Head(head) => Some(Next::Request(head)),
+        Begin::Opening(opening, len) => Some(Next::Opening(opening, len)),
+        Begin::Other => Some(Next::Other),
+        Begin::Part => None,
+    }
+}
+
+/// Forgets so many bytes of what was read.
+fn discard(input: &mut Vec<u8>, len: usize) {
+    input.drain(..len);
+    if input.is_empty() {
+        *input = Vec::new();
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
+    /// Takes so many bytes of what was read.
+    fn take(&mut self, len: usize) -> Bytes {
+        let bytes = Bytes::copy_from_slice(&self.input[..len]);
+        discard(&mut self.input, len);
+        bytes
+    }
 
     /// Reads what is there, at most [`MOST`] bytes; `false` at the end of the stream.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
@@ -273,5 +323,17 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connection<S> {
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
         self.input.extend_from_slice(buffer.filled());
         Poll::Ready(Ok(!buffer.filled().is_empty()))
+    }
+
+    /// Writes the answers.
+    async fn flush(&mut self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_flush(cx)).await
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.output.is_empty() {
+            true => Poll::Ready(Ok(())),
+            false => self.output.poll_write(&mut self.stream, cx),
+        }
     }
 }

@@ -15,7 +15,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa::openapi::OpenApi;
 
 use crate::config::Access;
-use crate::edge::{Gateway, OriginCheck, Refusal, ServedHosts, json, origin_refused, peer_of};
+use crate::edge::{Gateway, OriginCheck, Refusal, ServedHosts, json, origin_refused};
 use crate::protocol::Code;
 use crate::transport::legacy::{self, Legacy};
 use crate::transport::poll::{self, Polls};
@@ -66,8 +66,8 @@ impl HostCheck {
     }
 
     /// The answer to a request that names a host that is not served.
-    pub(super) fn refusal(&self, request: &Request) -> Option<Response> {
-        let checked = self.hosts.check(&self.gateway.config.access, OriginCheck::from(request));
+    pub(super) fn refusal(&self, request: OriginCheck<'_>) -> Option<Response> {
+        let checked = self.hosts.check(&self.gateway.config.access, request);
         checked.err().map(|refusal| json(StatusCode::MISDIRECTED_REQUEST, refusal.body()))
     }
 }
@@ -83,7 +83,7 @@ fn check_host(
 ) -> impl Future<Output = Response> {
     let path = request.uri().path();
     let is_exempt = ops::is_check(path) || legacy::is_path(path);
-    match if is_exempt { None } else { hosts.refusal(&request) } {
+    match if is_exempt { None } else { hosts.refusal((&request).into()) } {
         None => Either::Right(next.run(request)),
         Some(response) => Either::Left(ready(response)),
     }
@@ -104,11 +104,11 @@ fn v1(gateway: &Arc<Gateway>, polls: &Polls) -> (Router, OpenApi) {
 
 /// Refuses requests of pages whose origin is not allowed, also those whose answer the page does not read.
 async fn check_origin(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {
-    let (uri, headers, peer) = (request.uri(), request.headers(), peer_of(request.extensions()));
-    if (OriginCheck { uri, headers, peer }).origin_allowed(&gateway.config.access) {
+    let check = OriginCheck::from(&request);
+    if check.origin_allowed(&gateway.config.access) {
         return next.run(request).await;
     }
-    origin_refused(headers).into_response()
+    origin_refused(check.headers).into_response()
 }
 
 /// Answers an address without anything: a page for a browser that shows it, JSON for programs.

@@ -18,9 +18,10 @@ use tower::ServiceExt;
 
 use crate::budget::Budget;
 use crate::config::Config;
-use crate::edge::Refusal;
+use crate::edge::{Refusal, RequestHead};
 use crate::ops;
 use crate::protocol::Code;
+use crate::server::answer::Answer;
 use crate::server::direct::{Direct, Door};
 use crate::server::http1::Sockets;
 use crate::transport::legacy::{self, HeldSince};
@@ -81,14 +82,24 @@ impl Routes {
     ///
     /// Boxed: a connection makes room for the largest of its answers before its first request.
     pub(super) fn answer(&self, door: Door, request: Request) -> BoxFuture<'static, Response> {
-        match (self.0.open.get(), door) {
-            (None, _) => self.clone().answer_early(request).boxed(),
-            (Some(OpenRoutes { direct: Some(direct), .. }), Door::X0(path)) => {
-                direct.x0.answer(path, request)
-            }
-            (Some(OpenRoutes { direct: Some(direct), .. }), Door::Poll) => direct.polls.answer(request),
-            (Some(OpenRoutes { router, .. }), _) => router.clone().oneshot(request).map(never_fails).boxed(),
+        let Some(OpenRoutes { router, direct, .. }) = self.0.open.get() else {
+            return self.clone().answer_early(request).boxed();
+        };
+        match (direct, door) {
+            (Some(direct), Door::X0(path)) => direct.x0(path, request),
+            (Some(direct), Door::Poll) => direct.poll(&request),
+            _ => router.clone().oneshot(request).map(never_fails).boxed(),
         }
+    }
+
+    /// Answers a request of which all has come, if it skips the routes. `None` says nothing: such a request has to be parsed.
+    pub(super) fn answer_raw(
+        &self,
+        door: Door,
+        head: RequestHead<'_>,
+        body: &[u8],
+    ) -> Option<BoxFuture<'static, Answer>> {
+        self.0.open.get()?.direct.as_ref()?.answer_raw(door, head, body)
     }
 
     /// Answers a request that has come before the routes were open.

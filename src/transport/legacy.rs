@@ -7,8 +7,9 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::Response;
 use axum::routing::any;
 use futures::future::BoxFuture;
@@ -16,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::config::Auth;
 use crate::directory::IdScope;
-use crate::edge::Gateway;
+use crate::edge::{Gateway, RequestHead};
 use crate::message::{Handle, SessionId};
 use crate::protocol::ENVELOPE;
 
@@ -39,6 +40,7 @@ pub(crate) use request::{PATHS, is_path, path_of};
 pub(crate) use shape::LegacyPath;
 pub(crate) use starting::{HeldSince, answer_without_store, needs_store};
 
+pub(crate) use answer::LegacyAnswer;
 use answer::{NOTHING, SENT, answer, failure, refuse};
 use cors::{LegacyCors, demote_foreign};
 use request::{Read, read};
@@ -73,6 +75,34 @@ impl Legacy {
     pub(crate) fn answer(&self, path: LegacyPath, request: Request) -> BoxFuture<'static, Response> {
         Box::pin(handle(State(self.clone()), path, request))
     }
+
+    /// Answers a POST to one of [`PATHS`] whose body has come and is small, if all pages may read its answer. `None` says nothing:
+    /// such a request has to be read.
+    pub(crate) fn answer_small(
+        &self,
+        path: LegacyPath,
+        head: RequestHead<'_>,
+        body: &[u8],
+    ) -> Option<impl Future<Output = LegacyAnswer> + Send + use<>> {
+        let Self { gateway, .. } = self;
+        let access = &gateway.config.access;
+        let LegacyCors::Any = LegacyCors::of(access, &Method::POST, head.check) else { return None };
+        let body = gateway.small_body(body, gateway.config.max_payload + ENVELOPE)?;
+        let (request, source) = (shape::body(path, body), RequestSource::of(access, head));
+        let (legacy, deadline) = (self.clone(), Instant::now() + gateway.config.poll_timeout);
+        Some(async move {
+            match legacy.act(request, &source, deadline).await {
+                LegacyAnswer::Response(response) => LegacyCors::Any.apply(response).into(),
+                text => text,
+            }
+        })
+    }
+
+    /// The headers of an answer with status 200 that all pages may read.
+    pub(crate) fn open_headers() -> HeaderMap {
+        let response = LegacyCors::Any.apply(answer(StatusCode::OK, Body::empty()));
+        response.into_parts().0.headers
+    }
 }
 
 /// Reads a request, then acts on it.
@@ -85,9 +115,10 @@ fn handle(
     request: Request,
 ) -> impl Future<Output = Response> {
     let gateway = &legacy.gateway;
-    let cors = LegacyCors::of(&gateway.config.access, &request);
+    let access = &gateway.config.access;
+    let cors = LegacyCors::of(access, request.method(), (&request).into());
     let held_since = HeldSince::of(&request);
-    let source = RequestSource::of(&gateway.config.access, &request);
+    let source = RequestSource::of(access, (&request).into());
     let bounds = gateway.body_bounds(gateway.config.max_payload + ENVELOPE, source.holder(gateway));
     let reading = Box::pin(read(path, request, bounds));
     async move {
@@ -96,7 +127,7 @@ fn handle(
             Ok(Read { request, permit: _permit }) => {
                 let request = if cors.is_foreign() { demote_foreign(request) } else { request };
                 let deadline = held_since.unwrap_or_else(Instant::now) + legacy.gateway.config.poll_timeout;
-                Box::pin(legacy.act(request, &source, deadline)).await
+                Box::pin(legacy.act(request, &source, deadline)).await.into_response()
             }
         };
         cors.apply(response)
@@ -110,26 +141,26 @@ impl Legacy {
         request: Result<LegacyRequest, LegacyError>,
         source: &RequestSource,
         deadline: Instant,
-    ) -> Response {
+    ) -> LegacyAnswer {
         match request {
             Ok(LegacyRequest::Poll { session: Some(session), ack }) => {
-                answer(StatusCode::OK, self.poll(&session, source, ack, deadline).await)
+                LegacyAnswer::Text(self.poll(&session, source, ack, deadline).await)
             }
             Ok(LegacyRequest::Poll { session: None, .. }) => {
                 self.hold(deadline).await;
-                answer(StatusCode::OK, NOTHING)
+                LegacyAnswer::text(NOTHING)
             }
             Ok(LegacyRequest::Send { from, to, payload }) => {
                 match self.send(from, to, &payload, source).await {
-                    Ok(()) => answer(StatusCode::OK, SENT),
-                    Err(refusal) => failure(&refusal),
+                    Ok(()) => LegacyAnswer::text(SENT),
+                    Err(refusal) => failure(&refusal).into(),
                 }
             }
             Ok(LegacyRequest::Del { session }) => {
                 self.delete(session).await;
-                answer(StatusCode::OK, NOTHING)
+                LegacyAnswer::text(NOTHING)
             }
-            Err(error) => refuse(error),
+            Err(error) => refuse(error).into(),
         }
     }
 

@@ -2,11 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use axum::http::request::Parts;
 use futures::future::pending;
 
 use crate::broker::BrokerError;
-use crate::edge::{Caller, Gateway, OriginCheck, Refusal, acknowledgement_refused};
+use crate::edge::{Caller, Gateway, Refusal, acknowledgement_refused};
 use crate::engine::EngineError;
 use crate::grant::Grant;
 use crate::log::Repeated;
@@ -17,13 +16,13 @@ use crate::subscriber::Subscriber;
 /// Why a backend reads no more.
 pub(super) const KEY_IS_GONE: &str = "this API key is no longer known, or has another mailbox";
 
-/// Checks that no page of another site caused a GET with this cursor, which acknowledges.
+/// Checks that no page of another site caused a GET with this cursor, which acknowledges: it says whether it may.
 ///
 /// # Errors
 /// `forbidden` if one may have.
-pub(super) fn check_cursor(gateway: &Gateway, head: &Parts, resume: &Resume) -> Result<(), Refusal> {
+pub(super) fn check_cursor(resume: &Resume, may_acknowledge: impl FnOnce() -> bool) -> Result<(), Refusal> {
     let acknowledges = resume.after.is_some_and(|after| after > Seq::START);
-    match acknowledges && !OriginCheck::from(head).get_may_acknowledge(&gateway.config.access) {
+    match acknowledges && !may_acknowledge() {
         true => Err(acknowledgement_refused()),
         false => Ok(()),
     }

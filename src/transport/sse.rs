@@ -19,7 +19,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::budget::Holder;
-use crate::edge::{ApiRequest, Caller, Gateway, Refusal, SessionPolicy, TopicRequest};
+use crate::edge::{ApiRequest, Caller, Gateway, OriginCheck, Refusal, SessionPolicy, TopicRequest};
 use crate::engine::EngineError;
 use crate::hub::Transport;
 use crate::limits::ConnectionPermit;
@@ -72,7 +72,7 @@ pub(crate) async fn events(State(gateway): State<Arc<Gateway>>, head: Parts) -> 
     let last_event_id = last_event_id(&head.headers);
     let mut resume = query.resume("after")?;
     resume.after = last_event_id.or(resume.after);
-    check_cursor(&gateway, &head, &resume)?;
+    check_cursor(&resume, || OriginCheck::from(&head).get_may_acknowledge(&gateway.config.access))?;
     let (mut mailbox, mut floor) = (None, Seq::START);
     if let Some(address) = &address {
         acknowledge_cursor(&gateway, address, &resume, true).await?;

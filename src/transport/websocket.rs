@@ -19,7 +19,7 @@ use base64::engine::general_purpose::{GeneralPurpose, PAD};
 use hyper::upgrade::OnUpgrade;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::edge::{Gateway, OriginCheck, Refusal, json};
+use crate::edge::{Gateway, Refusal, json};
 use crate::protocol::{Code, SUBPROTOCOL};
 
 mod connection;
@@ -54,9 +54,7 @@ async fn upgrade(State(gateway): State<Arc<Gateway>>, mut head: Parts) -> Respon
         Err(rejection) => return upgrade_required(&rejection, head.version),
     };
     let response = switching_protocols(&head, checked.selected_protocol());
-    // Over HTTP/2 the connection carries other streams too.
-    let link = head.extensions.get().filter(|_| head.version < Version::HTTP_2).cloned();
-    let handshake = Box::new(handshake::check(&gateway, OriginCheck::from(&head), link).await);
+    let handshake = Box::new(handshake::check(&gateway, (&head).into()).await);
     if let Some(on_upgrade) = on_upgrade {
         // Taken before the upgrade, so that a shutdown in between waits for this socket too.
         let running = gateway.tasks.token();

@@ -37,6 +37,7 @@ mod limits;
 mod listen;
 mod log;
 mod mailbox;
+mod memory;
 mod model;
 mod origins;
 mod owners;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::http::HeaderValue;
+use axum::http::{HeaderMap, HeaderValue, header};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -79,14 +79,16 @@ async fn code(
 fn a_bearer_is_a_token_or_a_key_and_nothing_else() {
     let bearer = |value: &'static str| {
         let headers = HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static(value))]);
-        super::bearer(&headers).map(|bearer| bearer.map(str::to_owned)).map_err(|refusal| refusal.code)
+        super::bearer((&headers).into())
+            .map(|bearer| bearer.map(str::to_owned))
+            .map_err(|refusal| refusal.code)
     };
     assert_eq!(bearer("Bearer a.b.c"), Ok(Some("a.b.c".to_owned())));
     assert_eq!(bearer("bearer  key "), Ok(Some("key".to_owned())));
     for wrong in ["Basic abc", "Bearer", "Bearer ", ""] {
         assert_eq!(bearer(wrong), Err(Code::Unauthorized), "{wrong}");
     }
-    assert_eq!(super::bearer(&HeaderMap::new()).unwrap(), None);
+    assert_eq!(super::bearer((&HeaderMap::new()).into()).unwrap(), None);
 }
 
 #[tokio::test]

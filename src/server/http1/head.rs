@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 
+use crate::edge::{Headers, text};
 use crate::link::Link;
 use crate::server::direct::{Door, doors};
 use crate::server::head;
@@ -19,9 +20,11 @@ pub(super) const MOST: usize = 8 * 1024;
 /// Most headers.
 const HEADERS: usize = 64;
 
-/// What the bytes of a connection begin with.
+/// What the bytes of a connection begin with. `A` is what answers a request that is not looked at any further.
 #[derive(Debug)]
-pub(super) enum Begin {
+pub(super) enum Begin<A> {
+    /// A request that is being answered. Its body has come with it.
+    Answering(A, Plain),
     /// A request that the loop answers.
     Head(Box<Head>),
     /// A handshake of a WebSocket, in so many bytes.
@@ -37,6 +40,12 @@ pub(super) enum Begin {
 pub(super) struct Head {
     pub(super) parts: Parts,
     pub(super) door: Door,
+    pub(super) plain: Plain,
+}
+
+/// How a request is framed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Plain {
     /// Bytes of the head.
     pub(super) len: usize,
     /// Bytes of the body.
@@ -45,10 +54,22 @@ pub(super) struct Head {
     pub(super) closes: bool,
 }
 
-/// Looks at the bytes that came first.
-pub(super) fn parse(bytes: &[u8], link: &Arc<Link>) -> Begin {
+/// A request as it came, with all of its body.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RawRequest<'a> {
+    pub(super) query: &'a str,
+    pub(super) headers: Headers<'a>,
+    pub(super) body: &'a [u8],
+}
+
+/// Looks at the bytes that came first. A whole request is offered to `answer`: to take it from there is cheaper.
+pub(super) fn parse<A>(
+    bytes: &[u8],
+    link: &Arc<Link>,
+    answer: impl FnOnce(Door, RawRequest<'_>) -> Option<A>,
+) -> Begin<A> {
     match door_of(bytes) {
-        Some((method, Some(door))) => parse_head(bytes, (method, door), link),
+        Some((method, Some(door))) => parse_head(bytes, (method, door), link, answer),
         Some((_, None)) if bytes.len() < MOST => Begin::Part,
         _ => Begin::Other,
     }
@@ -62,21 +83,27 @@ pub(super) fn may_end(bytes: &[u8], seen: usize) -> bool {
 
 /// The method and the door that the bytes begin with. Without a door it is not known yet.
 fn door_of(bytes: &[u8]) -> Option<(Method, Option<Door>)> {
-    doors().find_map(|(method, path, door)| {
-        let begin = [method.as_str(), " ", path];
-        let begin = begin.iter().flat_map(|part| part.bytes());
-        if begin.zip(bytes).any(|(expected, byte)| expected != *byte) {
-            return None;
-        }
-        match bytes.get(method.as_str().len() + 1 + path.len()) {
-            Some(b' ' | b'?') => Some((method, Some(door))),
-            Some(_) => None,
-            None => Some((method, None)),
+    let space = bytes.iter().position(|byte| *byte == b' ').unwrap_or(bytes.len());
+    let (method, rest) = bytes.split_at(space);
+    // The end of the path, if it has come.
+    let end = rest.iter().skip(1).position(|byte| matches!(byte, b' ' | b'?'));
+    let path = &rest[rest.len().min(1)..end.map_or(rest.len(), |end| end + 1)];
+    doors().find_map(|(known, door_path, door)| {
+        let (known_method, known_path) = (known.as_str().as_bytes(), door_path.as_bytes());
+        match end {
+            Some(_) => (method == known_method && path == known_path).then_some((known, Some(door))),
+            None if rest.is_empty() => known_method.starts_with(method).then_some((known, None)),
+            None => (method == known_method && known_path.starts_with(path)).then_some((known, None)),
         }
     })
 }
 
-fn parse_head(bytes: &[u8], (method, door): (Method, Door), link: &Arc<Link>) -> Begin {
+fn parse_head<A>(
+    bytes: &[u8],
+    (method, door): (Method, Door),
+    link: &Arc<Link>,
+    answer: impl FnOnce(Door, RawRequest<'_>) -> Option<A>,
+) -> Begin<A> {
     let mut headers = [MaybeUninit::uninit(); HEADERS];
     let mut request = httparse::Request::new(&mut []);
     let len = match request.parse_with_uninit_headers(bytes, &mut headers) {
@@ -84,44 +111,67 @@ fn parse_head(bytes: &[u8], (method, door): (Method, Door), link: &Arc<Link>) ->
         Ok(httparse::Status::Partial) if bytes.len() < MOST => return Begin::Part,
         _ => return Begin::Other,
     };
-    let begin = match door {
-        Door::Socket => opening(bytes, len, &request, link),
-        _ => plain_head(bytes, len, &request, (method, door)).map(|head| Begin::Head(Box::new(head))),
-    };
-    begin.unwrap_or(Begin::Other)
+    let names_host = head::check(Version::HTTP_11, None, Headers::Raw(request.headers)).is_ok();
+    if request.version != Some(1) || !names_host {
+        return Begin::Other;
+    }
+    if door == Door::Socket {
+        return opening(bytes, len, &request, link).unwrap_or(Begin::Other);
+    }
+    let Some(plain) = plain(len, &request, &method) else { return Begin::Other };
+    if let Some(raw) = raw_request(bytes, &request, plain)
+        && let Some(answering) = answer(door, raw)
+    {
+        return Begin::Answering(answering, plain);
+    }
+    match parsed(bytes, len, &request) {
+        Some((uri, headers)) => {
+            let (mut parts, ()) = Request::new(()).into_parts();
+            (parts.method, parts.uri, parts.headers) = (method, uri, headers);
+            Begin::Head(Box::new(Head { parts, door, plain }))
+        }
+        None => Begin::Other,
+    }
 }
 
 /// A handshake in its plain form.
-fn opening(bytes: &[u8], len: usize, request: &httparse::Request<'_, '_>, link: &Arc<Link>) -> Option<Begin> {
-    let (uri, headers) = address_and_headers(bytes, len, request)?;
+fn opening<A>(
+    bytes: &[u8],
+    len: usize,
+    request: &httparse::Request<'_, '_>,
+    link: &Arc<Link>,
+) -> Option<Begin<A>> {
+    let (uri, headers) = parsed(bytes, len, request)?;
     let opening = Opening::new(uri, headers, link)?;
     Some(Begin::Opening(Box::new(opening), len))
 }
 
-/// A head without anything that hyper treats in its own way.
-fn plain_head(
-    bytes: &[u8],
-    len: usize,
-    request: &httparse::Request<'_, '_>,
-    (method, door): (Method, Door),
-) -> Option<Head> {
-    let (uri, headers) = address_and_headers(bytes, len, request)?;
-    let body = body_length(&headers, &method)?;
-    let closes = closes(&headers)?;
-    let (mut parts, ()) = Request::new(()).into_parts();
-    (parts.method, parts.uri, parts.headers) = (method, uri, headers);
-    Some(Head { parts, door, len, body, closes })
+/// The framing of a request without anything that hyper treats in its own way.
+fn plain(len: usize, request: &httparse::Request<'_, '_>, method: &Method) -> Option<Plain> {
+    let headers = Headers::Raw(request.headers);
+    let (body, closes) = (body_length(headers, method)?, closes(headers)?);
+    Some(Plain { len, body, closes })
 }
 
-/// Address and headers of a head of HTTP/1.1 that names its host.
-fn address_and_headers(
-    bytes: &[u8],
-    len: usize,
-    request: &httparse::Request<'_, '_>,
-) -> Option<(Uri, HeaderMap)> {
-    if request.version != Some(1) {
-        return None;
-    }
+/// The request as it is, if all of it has come and nobody can take its address for another one.
+fn raw_request<'a, 'b: 'a>(
+    bytes: &'b [u8],
+    request: &'a httparse::Request<'_, 'b>,
+    Plain { len, body, .. }: Plain,
+) -> Option<RawRequest<'a>> {
+    let body = bytes.get(len..len + body)?;
+    let query = request.path?.split_once('?').map_or("", |(_, query)| query);
+    let headers = Headers::Raw(request.headers);
+    query.bytes().all(is_plain_in_query).then_some(RawRequest { query, headers, body })
+}
+
+/// Whether a byte stands for itself in a query (RFC 3986 section 3.4).
+fn is_plain_in_query(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?%".contains(&byte)
+}
+
+/// The address and the headers of a request, as hyper has them.
+fn parsed(bytes: &[u8], len: usize, request: &httparse::Request<'_, '_>) -> Option<(Uri, HeaderMap)> {
     // One copy, of which all values are slices: they go with the last of them.
     let copy = Bytes::copy_from_slice(&bytes[..len]);
     let shared = |part: &[u8]| copy.slice(range_in(bytes, part));
@@ -131,7 +181,6 @@ fn address_and_headers(
         let name = HeaderName::from_bytes(header.name.as_bytes()).ok()?;
         headers.append(name, HeaderValue::from_maybe_shared(shared(header.value)).ok()?);
     }
-    head::check(Version::HTTP_11, &uri, &headers).ok()?;
     Some((uri, headers))
 }
 
@@ -142,28 +191,25 @@ fn range_in(bytes: &[u8], part: &[u8]) -> Range<usize> {
 }
 
 /// Bytes of the body. `None` if they are not plainly told, or more than the loop takes.
-fn body_length(headers: &HeaderMap, method: &Method) -> Option<usize> {
-    if [header::TRANSFER_ENCODING, header::EXPECT, header::UPGRADE]
-        .iter()
-        .any(|name| headers.contains_key(name))
-    {
+fn body_length(headers: Headers<'_>, method: &Method) -> Option<usize> {
+    if ["transfer-encoding", "expect", "upgrade"].iter().any(|name| headers.contains(name)) {
         return None;
     }
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let mut lengths = headers.all("content-length");
     match (lengths.next(), lengths.next()) {
         (None, _) if *method == Method::GET => Some(0),
         (Some(length), None) if *method == Method::POST => {
-            let text = length.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
-            text.parse().ok().filter(|length| (1..=MOST).contains(length))
+            let digits = text(length).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
+            digits.parse().ok().filter(|length| (1..=MOST).contains(length))
         }
         _ => None,
     }
 }
 
 /// Whether the client wants the connection to end. `None` if it says something unusual about it.
-fn closes(headers: &HeaderMap) -> Option<bool> {
-    let mut values = headers.get_all(header::CONNECTION).iter();
-    match (values.next().map(HeaderValue::as_bytes), values.next()) {
+fn closes(headers: Headers<'_>) -> Option<bool> {
+    let mut values = headers.all("connection");
+    match (values.next(), values.next()) {
         (None, _) => Some(false),
         (Some(value), None) if value.eq_ignore_ascii_case(b"keep-alive") => Some(false),
         (Some(value), None) if value.eq_ignore_ascii_case(b"close") => Some(true),
@@ -175,8 +221,9 @@ fn closes(headers: &HeaderMap) -> Option<bool> {
 mod tests {
     use super::*;
 
-    fn parse(bytes: &[u8]) -> Begin {
-        super::parse(bytes, &Link::new())
+    /// What the bytes begin with, where nobody takes a request as it came.
+    fn parse(bytes: &[u8]) -> Begin<()> {
+        super::parse(bytes, &Link::new(), |_, _| None)
     }
 
     const POLL: &str = "GET /v1/messages?session=A HTTP/1.1\r\nhost: x\r\nx: 1\r\n\r\n";
@@ -184,13 +231,36 @@ mod tests {
     #[test]
     fn a_plain_request_is_taken_as_it_is() {
         let Begin::Head(head) = parse(POLL.as_bytes()) else { panic!("not taken") };
-        let Head { parts, door, len, body, closes } = *head;
+        let Head { parts, door, plain: Plain { len, body, closes } } = *head;
         assert_eq!((parts.method, parts.uri.to_string()), (Method::GET, "/v1/messages?session=A".to_owned()));
         assert_eq!((parts.headers["host"].as_bytes(), parts.headers["x"].as_bytes()), (&b"x"[..], &b"1"[..]));
         assert_eq!((door, len, body, closes), (Door::Poll, POLL.len(), 0, false));
         let post = "POST /set?a__=1 HTTP/1.1\r\nHost: x\r\nConnection: Close\r\nContent-Length: 2\r\n\r\n{}";
         let Begin::Head(head) = parse(post.as_bytes()) else { panic!("not taken") };
-        assert_eq!((head.len, head.body, head.closes), (post.len() - 2, 2, true));
+        assert_eq!(head.plain, Plain { len: post.len() - 2, body: 2, closes: true });
+    }
+
+    #[test]
+    fn a_whole_request_is_offered_as_it_came() {
+        let post = "POST /set?a__=1 HTTP/1.1\r\nHost: x\r\ncontent-length: 2\r\n\r\n{}rest";
+        let taken = |bytes: &str| match super::parse(
+            bytes.as_bytes(),
+            &Link::new(),
+            |door, RawRequest { query, headers, body }| {
+                Some((door, query.to_owned(), headers.text("host").unwrap().to_owned(), body.to_vec()))
+            },
+        ) {
+            Begin::Answering(taken, _) => Some(taken),
+            _ => None,
+        };
+        let set = Door::X0(crate::transport::legacy::LegacyPath::Set);
+        assert_eq!(taken(post), Some((set, "a__=1".to_owned(), "x".to_owned(), b"{}".to_vec())));
+        assert_eq!(taken(POLL), Some((Door::Poll, "session=A".to_owned(), "x".to_owned(), Vec::new())));
+        // A part of the body is missing, or the address has to be parsed.
+        assert_eq!(taken(&post[..post.len() - 5]), None);
+        for query in ["session=\u{e4}", "session=A#f", "session=\"A\""] {
+            assert_eq!(taken(&POLL.replace("session=A", query)), None, "{query}");
+        }
     }
 
     #[test]

@@ -6,6 +6,8 @@ use tokio::time::Instant;
 use super::twin::{Fate, compare, fates, server};
 use super::*;
 
+mod direct;
+
 const POLL: &str = "GET /v1/messages?wait=0 HTTP/1.1\r\nhost: x\r\n\r\n";
 const SEND: &str = "POST /set?a__=1 HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nbody";
 

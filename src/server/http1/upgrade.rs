@@ -25,7 +25,7 @@ impl Sockets {
 
     /// Whether a handshake gets beyond the check of hosts. If not, hyper reads it again, and the routes refuse it.
     pub(super) fn admits(&self, opening: &Opening) -> bool {
-        self.hosts.as_ref().is_none_or(|hosts| hosts.serves(opening.request()))
+        self.hosts.as_ref().is_none_or(|hosts| hosts.serves(opening.request().check))
     }
 
     /// Accepts a handshake, after which this was read. What is returned serves the socket.

@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::edge::{Refusal, encode};
+use crate::message::SharedText;
 use crate::protocol::Code;
 use crate::transport::legacy::shape::LegacyError;
 
@@ -14,6 +15,35 @@ pub(super) const NOTHING: &str = r#"{"messages":null}"#;
 
 /// The answer to a send that is stored.
 pub(super) const SENT: &str = r#"{"messages":null,"status":"ok"}"#;
+
+/// What a request of the x0 client is answered with, besides CORS headers.
+#[derive(Debug)]
+pub(crate) enum LegacyAnswer {
+    /// Status 200 with this body.
+    Text(SharedText),
+    Response(Response),
+}
+
+impl LegacyAnswer {
+    /// Status 200 with this body.
+    pub(super) fn text(body: &'static str) -> Self {
+        Self::Text(body.to_owned().into())
+    }
+
+    /// As a response, without CORS headers.
+    pub(super) fn into_response(self) -> Response {
+        match self {
+            Self::Text(text) => answer(StatusCode::OK, text),
+            Self::Response(response) => response,
+        }
+    }
+}
+
+impl From<Response> for LegacyAnswer {
+    fn from(response: Response) -> Self {
+        Self::Response(response)
+    }
+}
 
 /// An answer without CORS headers; [`LegacyCors::apply`] sets them.
 pub(super) fn answer(status: StatusCode, body: impl Into<Body>) -> Response {

@@ -1,11 +1,10 @@
 //! Which pages may read the answers to x0 clients.
 
-use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderValue, Method, header};
+use axum::http::{HeaderValue, Method, header};
 use axum::response::Response;
 
 use crate::config::Access;
-use crate::edge::OriginCheck;
+use crate::edge::{Headers, OriginCheck, text};
 use crate::transport::legacy::shape::{LegacyError, LegacyRequest};
 
 const ANY: HeaderValue = HeaderValue::from_static("*");
@@ -23,28 +22,25 @@ pub(super) enum LegacyCors {
 }
 
 impl LegacyCors {
-    pub(super) fn of(access: &Access, request: &Request) -> Self {
-        let (method, headers) = (request.method(), request.headers());
+    pub(super) fn of(access: &Access, method: &Method, check: OriginCheck<'_>) -> Self {
+        let headers = check.headers;
         let allowed = &access.legacy_allow_origin;
         if allowed.iter().any(|origin| origin == "*") {
             return Self::Any;
         }
-        let mut origins = headers.get_all(header::ORIGIN).iter();
+        let mut origins = headers.all("origin");
         let (origin, another) = (origins.next(), origins.next());
         match origin {
             // A browser names one.
             Some(_) if another.is_some() => Self::Foreign,
-            Some(origin)
-                if allowed.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(origin.as_bytes())) =>
-            {
-                Self::Origin(origin.clone())
+            Some(origin) if allowed.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(origin)) => {
+                HeaderValue::from_bytes(origin).map_or(Self::Foreign, Self::Origin)
             }
             Some(_) => Self::Foreign,
             None if is_from_another_site(headers) => Self::Foreign,
             // A net event. Browsers do not name the site to a host of plain HTTP, as x0's is.
             None if *method == Method::GET
-                && !(accepts_json(headers)
-                    && OriginCheck::from(request).net_event_allowed(access, allowed)) =>
+                && !(accepts_json(headers) && check.net_event_allowed(access, allowed)) =>
             {
                 Self::Foreign
             }
@@ -72,13 +68,13 @@ impl LegacyCors {
 }
 
 /// Whether a page of another site caused a request without an origin, as one for an image.
-fn is_from_another_site(headers: &HeaderMap) -> bool {
-    headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site" || site == "same-site")
+fn is_from_another_site(headers: Headers<'_>) -> bool {
+    matches!(headers.get("sec-fetch-site"), Some(b"cross-site" | b"same-site"))
 }
 
 /// Whether a request accepts JSON by name, as all requests of the x0 client do. Images, frames and links do not.
-fn accepts_json(headers: &HeaderMap) -> bool {
-    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+fn accepts_json(headers: Headers<'_>) -> bool {
+    let accepted = headers.all("accept").filter_map(text);
     let mut types = accepted.flat_map(|value| value.split(','));
     types.any(|kind| kind.split(';').next().is_some_and(|kind| kind.trim() == "application/json"))
 }
@@ -100,6 +96,7 @@ pub(super) fn demote_foreign(
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
+    use axum::extract::Request;
     use serde_json::value::RawValue;
 
     use super::*;
@@ -119,7 +116,8 @@ mod tests {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        LegacyCors::of(&gateway(flags).config.access, &request.body(Body::empty()).unwrap())
+        let request = request.body(Body::empty()).unwrap();
+        LegacyCors::of(&gateway(flags).config.access, method, (&request).into())
     }
 
     /// The allowed origin and the `vary` header of an answer.

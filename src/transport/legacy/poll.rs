@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
 use tokio::time::Instant;
 
 use crate::config::Auth;
@@ -34,9 +33,9 @@ impl Legacy {
         source: &RequestSource,
         ack: Option<Seq>,
         deadline: Instant,
-    ) -> Body {
+    ) -> SharedText {
         let Some(deadline) = self.registered(session, source, deadline).await else {
-            return NOTHING.into();
+            return nothing();
         };
         let permit = self.gateway.connection_limiter.try_acquire(source.address);
         let claiming = async {
@@ -47,11 +46,11 @@ impl Legacy {
         let Some(mut claim) = Box::pin(claiming).await else {
             // A client with too many connections or polls is paced by holding.
             self.hold(deadline).await;
-            return NOTHING.into();
+            return nothing();
         };
         let answer = match self.first_message(&mut claim, deadline).await {
             Some(first) => self.collect(first, &mut claim, source, deadline).await,
-            None => NOTHING.into(),
+            None => nothing(),
         };
         claim.answered();
         answer
@@ -107,7 +106,7 @@ impl Legacy {
         claim: &mut Claim<LegacyReader>,
         source: &RequestSource,
         deadline: Instant,
-    ) -> Body {
+    ) -> SharedText {
         let first_seq = first.seq();
         let end = match first_seq {
             Some(seq) => tokio::select! {
@@ -126,6 +125,10 @@ impl Legacy {
         claim.set_position(through);
         answer.finish(through)
     }
+}
+
+fn nothing() -> SharedText {
+    NOTHING.to_owned().into()
 }
 
 /// The message in an item. The x0 client knows no gaps, no receipts and no replies.
@@ -176,8 +179,8 @@ impl AnswerBody {
         }
     }
 
-    fn finish(mut self, through: Seq) -> Body {
+    fn finish(mut self, through: Seq) -> SharedText {
         self.json.push_str(&format!(r#"],"seq":{through}}}"#));
-        self.json.into()
+        self.json
     }
 }

@@ -3,12 +3,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::extract::Request;
-use axum::http::{Version, header};
+use axum::http::Version;
 
 use crate::budget::Holder;
 use crate::config::Access;
-use crate::edge::{Gateway, Query, client_address, peer_of};
+use crate::edge::{Gateway, Query, RequestHead, client_address};
 use crate::link::Link;
 use crate::message::MAX_NAME;
 
@@ -29,17 +28,17 @@ pub(super) struct RequestSource {
 }
 
 impl RequestSource {
-    pub(super) fn of(access: &Access, request: &Request) -> Self {
-        let (headers, version) = (request.headers(), request.version());
-        let connection = headers.get(header::CONNECTION);
-        let closes = connection.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"));
-        let query = Query::parse(request.uri()).unwrap_or_default();
+    pub(super) fn of(access: &Access, head: RequestHead<'_>) -> Self {
+        let RequestHead { version, query, check, link } = head;
+        let connection = check.headers.get("connection");
+        let closes = connection.is_some_and(|value| value.eq_ignore_ascii_case(b"close"));
+        let query = Query::of(query).unwrap_or_default();
         let request_id = query.get("a__").filter(|id| id.len() <= MAX_NAME).map(str::to_owned);
         Self {
-            address: client_address(access, peer_of(request.extensions()), headers),
-            link: request.extensions().get::<Arc<Link>>().map_or_else(Link::new, Arc::clone),
+            address: client_address(access, check.peer, check.headers),
+            link: link.map_or_else(Link::new, Arc::clone),
             request_id,
-            reusable: version == Version::HTTP_11 && headers.contains_key(header::ORIGIN) && !closes,
+            reusable: version == Version::HTTP_11 && check.headers.contains("origin") && !closes,
             sequential: version < Version::HTTP_2,
         }
     }
@@ -63,13 +62,15 @@ impl RequestSource {
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
+    use axum::http::Request;
     use axum::http::request::Builder;
 
     use super::*;
     use crate::transport::testing::gateway;
 
     fn source(request: Builder) -> RequestSource {
-        RequestSource::of(&gateway(&[]).config.access, &request.body(Body::empty()).unwrap())
+        let request = request.body(Body::empty()).unwrap();
+        RequestSource::of(&gateway(&[]).config.access, (&request).into())
     }
 
     #[tokio::test]

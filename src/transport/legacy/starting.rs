@@ -37,7 +37,7 @@ pub(crate) async fn answer_without_store(
     request: Request,
     refusal: &Refusal,
 ) -> Response {
-    let cors = LegacyCors::of(&config.access, &request);
+    let cors = LegacyCors::of(&config.access, request.method(), (&request).into());
     let path = path_of(request.uri().path()).unwrap_or(LegacyPath::Handler);
     let bounds = BodyBounds::of_unproved(config, budget, config.max_payload + ENVELOPE);
     let is_post = *request.method() == Method::POST;

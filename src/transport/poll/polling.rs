@@ -2,19 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::http::request::Parts;
-use axum::response::{IntoResponse, Response};
-use futures::FutureExt;
+use axum::http::{Method, StatusCode};
+use axum::response::Response;
+use futures::future::Either;
+use futures::{FutureExt, TryFutureExt};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::BrokerError;
-use crate::edge::{Caller, Gateway, Refusal, TopicRequest, json, json_line};
+use crate::edge::{Caller, Gateway, Refusal, RequestHead, TopicRequest, json, json_line};
 use crate::engine::EngineError;
 use crate::hub::{EndReason, Transport};
 use crate::message::{Address, Seq, SessionId, SharedText, TopicName};
@@ -22,7 +24,7 @@ use crate::protocol::{Code, Presence, Resume};
 use crate::subscriber::Subscriber;
 use crate::transport::lease::{Claim, ClaimError, IdleReader, Leases, MAX_READERS};
 use crate::transport::poll::answer::{PollAnswer, PollItems, Told, TopicError};
-use crate::transport::poll::request::{PollRequest, prepare};
+use crate::transport::poll::request::{PollHead, PollRequest, check_head, prepare};
 use crate::transport::reading::{acknowledge_cursor, check_key, next_item, proof_left};
 use crate::transport::topics::TopicReaders;
 
@@ -62,9 +64,21 @@ impl Polls {
         Self { gateway, readers }
     }
 
-    /// Answers a request to [`PATH`] without a look at the routes.
-    pub(crate) fn answer(&self, head: Parts) -> impl Future<Output = Response> + Send + use<> {
-        poll(State(self.clone()), head).map(IntoResponse::into_response)
+    /// Answers a GET of [`PATH`], with JSON and a newline behind it.
+    pub(crate) fn answer(
+        &self,
+        head: RequestHead<'_>,
+    ) -> impl Future<Output = Result<SharedText, Refusal>> + Send + use<> {
+        let Self { gateway, readers } = self.clone();
+        // Boxed, and no async function: a waiting poll does not hold the memory of what came before.
+        let preparing = Box::pin(prepare(Arc::clone(&gateway), PollHead::of(&gateway, head)));
+        async move {
+            let request = preparing.await?;
+            let _permit = gateway.connection_permit(request.caller.address)?;
+            let mut answer = answer(&gateway, &readers, &request, &gateway.shutdown).await?;
+            answer.push_str("\n");
+            Ok(answer)
+        }
     }
 }
 
@@ -85,18 +99,15 @@ impl Polls {
     )
 )]
 pub(crate) fn poll(
-    State(Polls { gateway, readers }): State<Polls>,
+    State(polls): State<Polls>,
     head: Parts,
 ) -> impl Future<Output = Result<Response, Refusal>> + Send {
-    // Boxed, and no async function: a waiting poll does not hold the memory of what came before.
-    let preparing = Box::pin(prepare(Arc::clone(&gateway), head));
-    async move {
-        let Some(request) = preparing.await? else { return Ok(json(StatusCode::OK, String::new())) };
-        let _permit = gateway.connection_permit(request.caller.address)?;
-        let mut answer = answer(&gateway, &readers, &request, &gateway.shutdown).await?;
-        answer.push_str("\n");
-        Ok(json_line(StatusCode::OK, answer.into()))
+    if head.method == Method::HEAD {
+        let checking = async move { check_head(&polls.gateway, &head).await };
+        return Either::Left(checking.map_ok(|()| json(StatusCode::OK, String::new())));
     }
+    let answering = polls.answer((&head).into());
+    Either::Right(answering.map_ok(|answer| json_line(StatusCode::OK, answer.into())))
 }
 
 /// The answer to a poll as JSON. It comes early when `stop` fires.
@@ -293,6 +304,11 @@ async fn read_stored(
             None => Ok(()),
         }
     };
+    let mut reading = pin!(reading);
+    // Most is at hand, and then no timer is set.
+    if let Some(read) = reading.as_mut().now_or_never() {
+        return read.map(|()| true).map_err(|error| BrokerError::from(error).into());
+    }
     tokio::select! {
         biased;
         read = reading => read.map(|()| true).map_err(|error| BrokerError::from(error).into()),

@@ -1,12 +1,16 @@
 //! What a poll asks for.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::Method;
 use axum::http::request::Parts;
 
-use crate::edge::{ApiRequest, Caller, Gateway, Query, Refusal, SessionPolicy, TopicRequest};
+use crate::edge::{
+    Caller, Gateway, NamedSession, Query, Refusal, RequestHead, SessionPolicy, Shown, TopicRequest,
+    client_address,
+};
+use crate::message::SessionId;
 use crate::protocol::Resume;
 use crate::transport::poll::answer::TopicError;
 use crate::transport::reading::check_cursor;
@@ -41,26 +45,66 @@ fn wait(query: &Query) -> Result<Duration, Refusal> {
     })
 }
 
-/// What a poll asks for. `None` for HEAD, which reads nothing, acknowledges nothing and does not wait (RFC 9110 section
-/// 9.2.1).
-pub(super) async fn prepare(gateway: Arc<Gateway>, head: Parts) -> Result<Option<Box<PollRequest>>, Refusal> {
-    if head.method == Method::HEAD {
-        let query = gateway.check_head(&head).await?;
-        query.resume("after")?;
-        wait(&query)?;
-        return Ok(None);
+/// What the head of a poll says. It is read before anything is waited for, so that nothing holds the memory of the head.
+#[derive(Debug)]
+pub(super) struct PollHead {
+    query: Query,
+    /// The session that the query names.
+    session: Option<SessionId>,
+    bearer: Option<String>,
+    /// The address of the client.
+    address: Option<IpAddr>,
+    /// Whether no page of another site can have caused it.
+    may_acknowledge: bool,
+}
+
+impl PollHead {
+    /// Reads the head of a GET.
+    ///
+    /// # Errors
+    /// `bad_request` if the query is not UTF-8 or parameter `session` is no name; `unauthorized` if the header `Authorization`
+    /// holds no bearer.
+    pub(super) fn of(gateway: &Gateway, head: RequestHead<'_>) -> Result<Self, Refusal> {
+        let (access, check) = (&gateway.config.access, head.check);
+        let query = Query::of(head.query)?;
+        let session = query.session()?;
+        Ok(Self {
+            query,
+            session,
+            bearer: gateway.bearer(check.headers)?.map(str::to_owned),
+            address: client_address(access, check.peer, check.headers),
+            may_acknowledge: check.get_may_acknowledge(access),
+        })
     }
-    let ApiRequest { query, caller } = gateway.authenticate(&head, SessionPolicy::Create).await?;
+}
+
+/// What a poll asks for.
+pub(super) async fn prepare(
+    gateway: Arc<Gateway>,
+    head: Result<PollHead, Refusal>,
+) -> Result<Box<PollRequest>, Refusal> {
+    let PollHead { query, session, bearer, address, may_acknowledge } = head?;
+    let names_session = session.is_some();
+    let shown = Shown { bearer: bearer.as_deref(), session: session.map(NamedSession::InAddress), address };
+    let grant = gateway.identify(shown, SessionPolicy::Create).await?;
     let resume = query.resume("after")?;
-    check_cursor(&gateway, &head, &resume)?;
-    let topics = query.topics(&caller.grant, gateway.config.max_topics)?;
-    Ok(Some(Box::new(PollRequest {
-        caller,
-        names_session: query.get("session").is_some(),
+    check_cursor(&resume, || may_acknowledge)?;
+    let topics = query.topics(&grant, gateway.config.max_topics)?;
+    Ok(Box::new(PollRequest {
+        caller: Caller { grant, address },
+        names_session,
         resume,
         acknowledges: true,
         topics,
         errors: Vec::new(),
         wait: wait(&query)?,
-    })))
+    }))
+}
+
+/// Checks a HEAD. It reads nothing, acknowledges nothing and does not wait (RFC 9110 section 9.2.1).
+pub(super) async fn check_head(gateway: &Gateway, head: &Parts) -> Result<(), Refusal> {
+    let query = gateway.check_head(head).await?;
+    query.resume("after")?;
+    wait(&query)?;
+    Ok(())
 }

@@ -3,9 +3,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use axum::http::Version;
+
 use crate::edge::{
-    Caller, Gateway, NamedSession, OriginCheck, Query, Refusal, SessionPolicy, Shown, client_address,
-    origin_refused,
+    Caller, Gateway, NamedSession, OriginCheck, Query, Refusal, RequestHead, SessionPolicy, Shown,
+    client_address, origin_refused,
 };
 use crate::limits::ConnectionPermit;
 use crate::link::Link;
@@ -26,23 +28,21 @@ pub(super) struct Handshake {
     pub(super) link: Option<Arc<Link>>,
 }
 
-/// Checks a handshake request. `link` is its connection, if that carries this socket alone.
+/// Checks a handshake request.
 ///
 /// # Errors
 /// `forbidden` for an origin that is not allowed, `rate_limited` for too many connections from one address,
 /// `bad_request` for a bad query, and the errors of [`Gateway::identify`].
-pub(super) async fn check(
-    gateway: &Gateway,
-    request: OriginCheck<'_>,
-    link: Option<Arc<Link>>,
-) -> Result<Handshake, Refusal> {
-    let OriginCheck { uri, headers, peer } = request;
-    if !request.origin_allowed(&gateway.config.access) {
+pub(super) async fn check(gateway: &Gateway, head: RequestHead<'_>) -> Result<Handshake, Refusal> {
+    let RequestHead { version, query, check, link } = head;
+    let link = link.filter(|_| version < Version::HTTP_2).cloned();
+    let OriginCheck { headers, peer, .. } = check;
+    if !check.origin_allowed(&gateway.config.access) {
         return Err(origin_refused(headers));
     }
     let address = client_address(&gateway.config.access, peer, headers);
     let permit = gateway.connection_permit(address)?;
-    let query = Query::parse(uri)?;
+    let query = Query::of(query)?;
     if query.get("token").is_some() {
         let text = "a token must not be in the address, since logs show addresses; send it in `hello`";
         return Err(Refusal::new(Code::BadRequest, text));
@@ -76,7 +76,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let head = request.body(()).unwrap().into_parts().0;
-        check(&gateway(flags), OriginCheck::from(&head), None).await
+        check(&gateway(flags), (&head).into()).await
     }
 
     fn refused(result: Result<Handshake, Refusal>) -> Refusal {

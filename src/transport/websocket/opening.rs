@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::edge::{Gateway, OriginCheck, Peer};
+use crate::edge::{Gateway, RequestHead};
 use crate::link::Link;
 use crate::protocol::SUBPROTOCOL;
 use crate::transport::websocket::socket::{Frame, Output, Socket};
@@ -46,8 +46,9 @@ impl Opening {
     }
 
     /// What is checked of the request.
-    pub(crate) fn request(&self) -> OriginCheck<'_> {
-        OriginCheck { uri: &self.uri, headers: &self.headers, peer: Peer(self.link.peer()) }
+    pub(crate) fn request(&self) -> RequestHead<'_> {
+        let query = self.uri.query().unwrap_or_default();
+        RequestHead::over_http1(query, (&self.headers).into(), &self.link)
     }
 
     /// Appends the headers of the answer (RFC 6455 section 4.2.2).
@@ -75,7 +76,7 @@ impl Opening {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let running = gateway.tasks.token();
-        let handshake = handshake::check(&gateway, self.request(), Some(Arc::clone(&self.link))).await;
+        let handshake = handshake::check(&gateway, self.request()).await;
         let Opened { stream, input, answer } = opened;
         let socket = Socket::with_input(stream, input, &gateway.budget);
         let mut output = Output::default();
