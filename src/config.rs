@@ -6,6 +6,8 @@ use std::time::Duration;
 use clap::Args;
 
 mod access;
+#[cfg(feature = "nats")]
+mod cluster;
 mod environment;
 mod listen;
 mod parse;
@@ -13,6 +15,8 @@ mod parse;
 use parse::{at_least_one, budget_size, lifetime, payload_size, store_size, wait};
 
 pub use access::{Access, Auth, ProxyHeader, Secret, Secrets};
+#[cfg(feature = "nats")]
+pub use cluster::{Cluster, EngineKind};
 pub use environment::unknown_variables;
 pub use listen::Listen;
 
@@ -109,6 +113,11 @@ pub struct Config {
     /// Who may use this server
     #[command(flatten)]
     pub access: Access,
+
+    /// Several machines
+    #[cfg(feature = "nats")]
+    #[command(flatten)]
+    pub cluster: Cluster,
 
     /// Slots of the broadcast channel of each address
     #[arg(long, env = "X0_MSG_HUB_SLOTS", value_name = "N", hide = true)]

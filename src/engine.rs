@@ -55,7 +55,11 @@ mod crypt;
 pub mod embedded;
 mod error;
 mod fatal;
+mod handles;
+#[cfg(feature = "nats")]
+pub mod nats;
 mod registration;
+mod registrations;
 mod settings;
 mod shares;
 mod state;
@@ -86,6 +90,9 @@ pub(crate) use usage::size_text;
 pub enum Engine {
     /// This process.
     Embedded(Embedded),
+    /// A node of several machines.
+    #[cfg(feature = "nats")]
+    Nats(nats::Nats),
     /// A node of several machines, for tests of the seam.
     #[cfg(test)]
     Replicated(Node),
@@ -97,11 +104,20 @@ impl From<Embedded> for Engine {
     }
 }
 
+#[cfg(feature = "nats")]
+impl From<nats::Nats> for Engine {
+    fn from(engine: nats::Nats) -> Self {
+        Self::Nats(engine)
+    }
+}
+
 /// Calls the same method of whichever engine it is.
 macro_rules! each {
     ($engine:expr, $it:ident => $call:expr) => {
         match $engine {
             Engine::Embedded($it) => $call,
+            #[cfg(feature = "nats")]
+            Engine::Nats($it) => $call,
             #[cfg(test)]
             Engine::Replicated($it) => $call,
         }

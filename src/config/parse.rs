@@ -74,6 +74,16 @@ pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
 }
 
 /// A number that may be 0.
+/// A part of the names of streams and subjects of NATS.
+#[cfg(feature = "nats")]
+pub(super) fn name_part(text: &str) -> Result<String, String> {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    match (1..=32).contains(&text.len()) && text.bytes().all(is_allowed) {
+        true => Ok(text.to_owned()),
+        false => Err("1 to 32 letters, digits, hyphens and underscores".to_owned()),
+    }
+}
+
 pub(super) fn number<T: FromStr>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| "must be a whole number, like 100; 0 means no limit".to_owned())
 }

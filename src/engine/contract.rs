@@ -31,6 +31,8 @@ mod receipts;
 mod registrations;
 mod restart;
 mod seam;
+#[cfg(feature = "nats")]
+mod server;
 mod shares;
 mod time;
 
@@ -67,6 +69,9 @@ enum Factory {
     Embedded(Storage),
     /// Nodes of the cluster that was made last, with this seed.
     Node(u64, std::cell::RefCell<Option<Arc<Cluster>>>),
+    /// Nodes on this server.
+    #[cfg(feature = "nats")]
+    Nats(server::NatsServer),
 }
 
 /// Gives a test its engines and its clock.
@@ -95,6 +100,12 @@ impl Lab {
         Self { factory: Factory::Node(seed, None.into()), clock: Clock::manual(), _dir: None }
     }
 
+    /// Nodes on a NATS server.
+    #[cfg(feature = "nats")]
+    fn nats() -> Self {
+        Self { factory: Factory::Nats(server::NatsServer::start("")), clock: Clock::manual(), _dir: None }
+    }
+
     fn settings(&self) -> Settings {
         settings(self.clock)
     }
@@ -112,6 +123,11 @@ impl Lab {
                 let (node, hubs) = Node::start(cluster, settings, SLOTS, *seed);
                 (Engine::Replicated(node), hubs)
             }
+            #[cfg(feature = "nats")]
+            Factory::Nats(server) => {
+                let (node, hubs) = server.node(settings, SLOTS);
+                (node.into(), hubs)
+            }
         }
     }
 
@@ -123,6 +139,8 @@ impl Lab {
             }
             Factory::Embedded(_) => {}
             Factory::Node(_, cluster) => *cluster.borrow_mut() = None,
+            #[cfg(feature = "nats")]
+            Factory::Nats(server) => server.begin_cluster(),
         }
         self.open(settings)
     }
@@ -140,6 +158,8 @@ impl Lab {
         match &engine {
             Engine::Embedded(embedded) if crash => embedded.abandon(),
             Engine::Replicated(_) if crash => {}
+            #[cfg(feature = "nats")]
+            Engine::Nats(_) if crash => {}
             engine => engine.close(),
         }
         drop(engine);
@@ -164,6 +184,13 @@ macro_rules! suite {
             }
         }
     };
+    (@one nats $room:ident $name:ident) => {
+        #[cfg(feature = "nats")]
+        #[tokio::test(flavor = "multi_thread")]
+        async fn nats() {
+            $room::$name(Lab::nats()).await
+        }
+    };
     (@one memory $room:ident $name:ident) => {
         #[tokio::test]
         async fn memory() {
@@ -185,7 +212,7 @@ macro_rules! suite {
 }
 
 suite! {
-    on [memory os fsync node] messages:
+    on [memory os fsync node nats] messages:
         seqs_increase_and_reads_are_in_order
         a_place_in_the_order_is_taken_when_append_is_called
         a_message_for_several_mailboxes_is_an_append_in_each
@@ -194,25 +221,28 @@ suite! {
         a_mailbox_loses_only_what_is_trimmed_and_says_so
         trimming_beyond_the_end_does_not_touch_what_comes_later
         a_full_mailbox_refuses_and_keeps_what_it_has
-        a_mailbox_is_bounded_in_bytes_too
         all_together_are_bounded_and_trimming_makes_room
         a_history_drops_its_oldest_and_says_so
         a_refused_message_is_not_remembered_as_sent
-        remembered_ids_are_bounded
-        a_flood_pushes_out_only_the_ids_of_its_author
         a_reader_behind_everything_ends_even_if_what_it_waits_for_is_gone;
-    on [memory os fsync node] time:
+    on [memory os fsync node] messages:
+        a_mailbox_is_bounded_in_bytes_too
+        remembered_ids_are_bounded
+        a_flood_pushes_out_only_the_ids_of_its_author;
+    on [memory os fsync node nats] time:
         messages_end_with_their_time_and_every_hole_is_told_once_in_order
         a_topic_keeps_nothing_longer_than_its_age
         a_retry_with_the_same_id_is_stored_once
         an_id_of_another_message_is_refused
-        a_clock_that_is_set_ends_nothing_early_nor_late
         a_hole_is_told_up_to_its_end;
-    on [memory os fsync node] receipts:
+    on [memory os fsync node] time:
+        a_clock_that_is_set_ends_nothing_early_nor_late;
+    on [memory os fsync node nats] receipts:
         a_sender_that_asks_is_told_what_became_of_its_message
-        a_seq_is_given_once_when_receipts_come_in_between
+        a_seq_is_given_once_when_receipts_come_in_between;
+    on [memory os fsync node] receipts:
         a_receipt_has_its_room_kept_in_the_senders_mailbox;
-    on [memory os fsync node] registrations:
+    on [memory os fsync node nats] registrations:
         registered_sessions_are_found_by_their_user_until_they_end
         who_waits_for_a_session_is_woken_when_it_is_registered
         the_end_of_a_session_ends_its_readers
@@ -230,24 +260,26 @@ suite! {
     on [os fsync] shares:
         shares_are_counted_over_restarts;
     on [memory os fsync node] crypt:
-        an_encrypted_text_is_read_until_its_time_is_over
+        an_encrypted_text_is_read_until_its_time_is_over;
+    on [memory os fsync node nats] crypt:
         an_encrypted_text_is_read_by_its_own_store_only;
-    on [os fsync node] crypt:
+    on [os fsync node nats] crypt:
         an_encrypted_text_is_read_after_a_restart;
-    on [memory os fsync node] backends:
+    on [memory os fsync node nats] backends:
         the_mailbox_of_a_backend_is_one_of_its_own
         the_end_of_a_session_of_the_same_name_leaves_a_backend_alone;
-    on [os fsync node] backends:
+    on [os fsync node nats] backends:
         the_mailbox_of_a_backend_survives_restarts;
-    on [memory os fsync node] seam:
+    on [memory os fsync node nats] seam:
         a_reader_gets_everything_once_and_in_order;
-    on [os fsync node] restart:
+    on [os fsync node nats] restart:
         what_is_stored_is_there_after_a_crash
-        an_authors_last_ids_survive_a_flood_and_a_crash
         registrations_survive_restarts
         a_backend_makes_an_id_a_proof
-        a_clock_that_is_set_ends_nothing_over_restarts
         former_owners_survive_restarts;
+    on [os fsync node] restart:
+        an_authors_last_ids_survive_a_flood_and_a_crash
+        a_clock_that_is_set_ends_nothing_over_restarts;
     on [memory os fsync] memory:
         empty_addresses_cost_nothing_and_no_hole_goes_untold
         what_someone_reads_is_not_forgotten
@@ -255,16 +287,26 @@ suite! {
         expired_messages_are_counted;
     on [os fsync] memory:
         a_reader_of_the_disk_sees_what_one_of_the_memory_sees;
-    on [memory node] presence:
+    on [memory node nats] presence:
         members_are_found_by_name_and_once;
-    on [node] presence:
+    on [node nats] presence:
         a_node_knows_the_members_of_the_others_and_hears_of_changes;
-    on [node] seam:
+    on [node nats] seam:
         an_address_is_subscribed_to_before_its_first_read_and_for_a_grace_after_its_last
-        a_new_epoch_is_told_and_reading_begins_at_the_floor
         a_node_finds_what_another_one_registered
         the_end_of_a_session_ends_its_readers_on_every_node
         an_ack_at_one_node_is_seen_at_the_other;
+    on [node] seam:
+        a_new_epoch_is_told_and_reading_begins_at_the_floor;
+}
+
+/// Whether the engine has one order of all addresses, and its own clock decides how long ids are known.
+fn is_one_store(engine: &Engine) -> bool {
+    match engine {
+        Engine::Embedded(_) | Engine::Replicated(_) => true,
+        #[cfg(feature = "nats")]
+        Engine::Nats(_) => false,
+    }
 }
 
 fn mailbox(name: &str) -> Address {
@@ -353,7 +395,7 @@ async fn expect(engine: &Engine, address: &Address, after: Seq, expected: &[&str
         if found == expected {
             return;
         }
-        assert!(matches!(engine, Engine::Replicated(_)), "{found:?} instead of {expected:?}");
+        assert!(!matches!(engine, Engine::Embedded(_)), "{found:?} instead of {expected:?}");
     }
     assert_eq!(found(engine, address, after).await, expected);
 }

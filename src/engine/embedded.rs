@@ -30,7 +30,6 @@ mod file_id;
 mod files;
 #[cfg(test)]
 mod fixture;
-mod handles;
 mod index;
 mod load;
 mod lookups;
@@ -43,7 +42,6 @@ mod publisher;
 mod publishing;
 mod reader;
 mod recovery;
-mod registrations;
 mod report;
 mod rows;
 mod running;
@@ -423,7 +421,7 @@ impl Embedded {
                 .into()
         });
         let reading = self.shared.disk.as_ref().and_then(|access| access.readers.failing());
-        Health { failing: storing.into_iter().chain(stalled).chain(reading).collect() }
+        Health { failing: storing.into_iter().chain(stalled).chain(reading).collect(), is_unreachable: false }
     }
 
     /// See [`crate::engine::Engine::expire`].

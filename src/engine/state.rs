@@ -43,4 +43,6 @@ pub struct Position {
 pub struct Health {
     /// What does not work now, and why; empty if all does.
     pub failing: Vec<Arc<str>>,
+    /// Whether what stores messages cannot be reached, so that work is better sent elsewhere.
+    pub is_unreachable: bool,
 }

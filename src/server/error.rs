@@ -4,14 +4,28 @@ use std::io;
 use std::sync::Arc;
 
 use crate::engine::embedded::OpenError;
+#[cfg(feature = "nats")]
+use crate::engine::nats::NatsError;
 use crate::reload::SetupError;
+
+/// Why messages cannot be stored.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineStartError {
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// NATS cannot be used.
+    #[cfg(feature = "nats")]
+    #[error(transparent)]
+    Nats(#[from] NatsError),
+}
 
 /// Why a server cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The store cannot be opened.
+    /// Messages cannot be stored.
     #[error(transparent)]
-    Store(#[from] OpenError),
+    Engine(#[from] EngineStartError),
     /// A key or a certificate cannot be used.
     #[error(transparent)]
     Setup(#[from] SetupError),
@@ -23,9 +37,9 @@ pub enum ServeError {
     /// It could not listen.
     #[error(transparent)]
     Listen(#[from] io::Error),
-    /// The store could not be opened.
+    /// Messages cannot be stored.
     #[error(transparent)]
-    Open(#[from] OpenError),
+    Open(#[from] EngineStartError),
     /// The store cannot go on, for this reason.
     #[error("the store has failed: {0}; start the server again to recover what is stored")]
     Store(Arc<str>),

@@ -6,8 +6,16 @@ use crate::broker::Broker;
 use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::engine::embedded::{Embedded, OpenError};
+#[cfg(feature = "nats")]
+use crate::config::EngineKind;
+use crate::engine::Engine;
+use crate::engine::embedded::Embedded;
+#[cfg(feature = "nats")]
+use crate::engine::nats::{Feeds, Nats};
 use crate::hub::Hubs;
+use crate::server::error::EngineStartError;
+#[cfg(feature = "nats")]
+use crate::server::settings::nats_options;
 use crate::server::settings::{broker_limits, budget, engine_settings, storage};
 
 /// A store that is not open yet.
@@ -16,13 +24,32 @@ pub(super) struct Opening {
     config: Arc<Config>,
     clock: Clock,
     hubs: Hubs,
+    /// Is told by the hubs which addresses are read.
+    #[cfg(feature = "nats")]
+    feeds: Arc<Feeds>,
 }
 
 impl Opening {
     /// The store with these settings, and the settings.
     pub(super) fn new(config: Config, clock: Clock) -> (Arc<Config>, Self) {
-        let (hubs, config) = (Hubs::new(config.hub_slots).within(budget(&config)), Arc::new(config));
-        (Arc::clone(&config), Self { config, clock, hubs })
+        #[cfg(feature = "nats")]
+        let feeds = Arc::new(Feeds::default());
+        #[cfg(feature = "nats")]
+        let hubs = match config.cluster.engine {
+            EngineKind::Embedded => Hubs::new(config.hub_slots),
+            EngineKind::Nats => Hubs::watched(config.hub_slots, feeds.clone()),
+        };
+        #[cfg(not(feature = "nats"))]
+        let hubs = Hubs::new(config.hub_slots);
+        let (hubs, config) = (hubs.within(budget(&config)), Arc::new(config));
+        let opening = Self {
+            config: Arc::clone(&config),
+            clock,
+            hubs,
+            #[cfg(feature = "nats")]
+            feeds,
+        };
+        (config, opening)
     }
 
     /// The memory budget of the server.
@@ -30,13 +57,26 @@ impl Opening {
         self.hubs.budget()
     }
 
-    /// Opens the store, which takes the longer the more it holds.
+    /// Opens the store, which takes the longer the more it holds. A cluster is connected to by a thread that may block, within a
+    /// tokio runtime.
     ///
     /// # Errors
     /// The store cannot be used.
-    pub(super) fn open(self) -> Result<Broker, OpenError> {
-        let Self { config, clock, hubs } = self;
-        let engine = Embedded::start(engine_settings(&config, clock), hubs.clone(), &storage(&config))?;
-        Ok(Broker::new(engine.into(), hubs, broker_limits(&config), clock))
+    pub(super) fn open(self) -> Result<Broker, EngineStartError> {
+        let engine = self.engine()?;
+        let Self { config, clock, hubs, .. } = self;
+        Ok(Broker::new(engine, hubs, broker_limits(&config), clock))
+    }
+
+    fn engine(&self) -> Result<Engine, EngineStartError> {
+        let (config, hubs) = (&self.config, self.hubs.clone());
+        let settings = engine_settings(config, self.clock);
+        #[cfg(feature = "nats")]
+        if config.cluster.engine == EngineKind::Nats {
+            let parts = (hubs, Arc::clone(&self.feeds));
+            let starting = Nats::start(settings, parts, nats_options(config));
+            return Ok(tokio::runtime::Handle::current().block_on(starting)?.into());
+        }
+        Ok(Embedded::start(settings, hubs, &storage(config))?.into())
     }
 }

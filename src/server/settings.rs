@@ -57,6 +57,27 @@ pub fn storage(config: &Config) -> Storage {
     }
 }
 
+/// How many streams of mailboxes a new cluster gets, and as many of topics.
+#[cfg(feature = "nats")]
+const SHARDS: usize = 8;
+
+/// What a node is told about NATS.
+#[cfg(feature = "nats")]
+pub(super) fn nats_options(config: &Config) -> crate::engine::nats::NatsOptions {
+    let cluster = &config.cluster;
+    crate::engine::nats::NatsOptions {
+        url: cluster.nats_url.clone(),
+        credentials: cluster.nats_creds.clone(),
+        token: cluster.nats_token.as_ref().map(|token| token.0.clone()),
+        prefix: cluster.nats_prefix.clone(),
+        replicas: cluster.nats_replicas,
+        create: cluster.nats_create,
+        shards: SHARDS,
+        max_payload: config.max_payload,
+        max_ttl: config.max_ttl,
+    }
+}
+
 /// The limits of the broker.
 #[must_use]
 pub fn broker_limits(config: &Config) -> Limits {

@@ -11,11 +11,10 @@ use tokio_util::task::TaskTracker;
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::engine::embedded::OpenError;
 use crate::identity::Identity;
 use crate::reload::SetupError;
 use crate::server::entrance::Entrance;
-use crate::server::error::ServeError;
+use crate::server::error::{EngineStartError, ServeError};
 use crate::server::listener::Addresses;
 use crate::server::opening::Opening;
 use crate::server::{Server, stop};
@@ -30,7 +29,7 @@ pub struct Starting {
 }
 
 impl Starting {
-    /// A server with these settings, on the embedded engine. Keys and certificates are checked at once. Call it within a
+    /// A server with these settings. Keys and certificates are checked at once. Call it within a
     /// tokio runtime.
     ///
     /// # Errors
@@ -77,7 +76,7 @@ impl Starting {
 /// Stops before the store is open. It is waited for as long as for the close of one.
 async fn stop_early(
     entrance: &Entrance,
-    opening: JoinHandle<Result<Broker, OpenError>>,
+    opening: JoinHandle<Result<Broker, EngineStartError>>,
 ) -> Result<(), ServeError> {
     tracing::info!("stopping");
     entrance.drain(&TaskTracker::new()).await;

@@ -3,6 +3,8 @@
 mod command;
 mod faults;
 mod http;
+#[cfg(feature = "nats")]
+mod nats;
 mod server;
 mod sse;
 mod websocket;
@@ -15,6 +17,8 @@ use serde_json::Value;
 pub use command::{BINARY, check, check_json, command, output_of};
 pub use faults::Faults;
 pub use http::{Http, Reply};
+#[cfg(feature = "nats")]
+pub use nats::{NatsServer, node_on};
 pub use server::{Mailbox, TestServer};
 pub use sse::Events;
 pub use websocket::{Ws, connect_with_small_buffer, upgrade};

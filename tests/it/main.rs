@@ -39,6 +39,8 @@ mod log;
 mod mailbox;
 mod memory;
 mod model;
+#[cfg(feature = "nats")]
+mod nats;
 mod origins;
 mod owners;
 mod pages;

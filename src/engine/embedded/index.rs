@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use crate::clock::millis;
 use crate::engine::embedded::dedup::{Dedup, SendId};
-use crate::engine::embedded::handles::Handles;
-use crate::engine::embedded::registrations::{RegistrationChange, RegistrationTable};
 use crate::engine::embedded::store_clock::StoreClock;
+use crate::engine::handles::Handles;
+use crate::engine::registrations::{RegistrationChange, RegistrationTable};
 use crate::engine::{
     EngineError, Position, Register, RegisterError, Registration, RegistrationSource, Settings,
 };

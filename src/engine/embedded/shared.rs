@@ -8,7 +8,6 @@ use crate::engine::Fatal;
 use crate::engine::arrivals::Arrivals;
 use crate::engine::crypt::Cipher;
 use crate::engine::embedded::dedup::DedupHasher;
-use crate::engine::embedded::handles::Handles;
 use crate::engine::embedded::index::{Index, Pending, Published, Waiter};
 use crate::engine::embedded::outbox::Filled;
 use crate::engine::embedded::publisher::Publisher;
@@ -17,6 +16,7 @@ use crate::engine::embedded::stall::CommitTimer;
 use crate::engine::embedded::storage::Durability;
 use crate::engine::embedded::store::{Store, StoreLock};
 use crate::engine::embedded::store_clock::StoreClock;
+use crate::engine::handles::Handles;
 use crate::hub::Hubs;
 use crate::message::{Epoch, Seq};
 

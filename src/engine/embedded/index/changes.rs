@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use crate::engine::embedded::index::pending_writes::Floor;
 use crate::engine::embedded::index::queue::Waiter;
-use crate::engine::embedded::registrations::RegistrationChange;
+use crate::engine::registrations::RegistrationChange;
 use crate::engine::{EngineError, Register, RegisterError, Registration};
 use crate::message::{Address, Seq, SessionId, UserId};
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::clock::millis;
-use crate::engine::embedded::handles::Handles;
+use crate::engine::handles::Handles;
 use crate::engine::{Register, RegisterError, Registrar, Registration, RegistrationSource};
 use crate::message::{Address, Handle, Seq, SessionId, UserId};
 use crate::sync::shrink;

@@ -1,0 +1,55 @@
+//! Settings of several machines.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use crate::config::access::Secret;
+use crate::config::parse::{at_least_one, name_part};
+
+/// What stores messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EngineKind {
+    /// This process, in `--data-dir`
+    Embedded,
+    /// NATS JetStream, which several nodes share
+    Nats,
+}
+
+/// Settings of several machines.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Cluster")]
+pub struct Cluster {
+    /// What stores messages
+    #[arg(long, env = "X0_MSG_ENGINE", value_name = "ENGINE", value_enum, default_value_t = EngineKind::Embedded)]
+    pub engine: EngineKind,
+
+    /// Addresses of NATS servers, like nats://a:4222,tls://b:4222
+    #[arg(long, env = "X0_MSG_NATS_URL", value_name = "URL", default_value = "nats://127.0.0.1:4222")]
+    pub nats_url: String,
+
+    /// File with the credentials of the NATS account
+    #[arg(long, env = "X0_MSG_NATS_CREDS", value_name = "FILE")]
+    pub nats_creds: Option<PathBuf>,
+
+    /// Token of the NATS servers. Everyone on the machine can read flags: better set X0_MSG_NATS_TOKEN
+    #[arg(long, env = "X0_MSG_NATS_TOKEN", value_name = "TOKEN", hide_env_values = true, value_parser = token)]
+    pub nats_token: Option<Secret>,
+
+    /// What the names of streams and subjects begin with. Nodes with the same prefix form a cluster
+    #[arg(long, env = "X0_MSG_NATS_PREFIX", value_name = "NAME", default_value = "x0", value_parser = name_part)]
+    pub nats_prefix: String,
+
+    /// On how many NATS servers each message is stored. With 1, a message is lost with the disk of its server
+    #[arg(long, env = "X0_MSG_NATS_REPLICAS", value_name = "N", default_value_t = 3, value_parser = at_least_one)]
+    pub nats_replicas: usize,
+
+    /// Make streams anew that are missing. What they held is lost. The first node of a cluster makes them without this
+    #[arg(long, env = "X0_MSG_NATS_CREATE")]
+    pub nats_create: bool,
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "clap's parsers may fail")]
+fn token(text: &str) -> Result<Secret, std::convert::Infallible> {
+    Ok(Secret(text.to_owned()))
+}

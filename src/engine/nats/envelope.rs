@@ -1,0 +1,221 @@
+//! A message as NATS stores it: one line of JSON that says what it is, then the payload as its sender wrote it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::engine::Append;
+use crate::message::{
+    Address, BackendName, Kind, Message, MessageId, Publication, SenderName, Seq, SessionId,
+};
+
+/// The line before the payload.
+#[derive(Debug, Serialize, Deserialize)]
+struct Head {
+    #[serde(rename = "k")]
+    kind: u8,
+    #[serde(rename = "f", default, skip_serializing_if = "Option::is_none")]
+    from: Option<String>,
+    #[serde(rename = "t")]
+    ts: u64,
+    /// When it expires, in Unix milliseconds.
+    #[serde(rename = "x")]
+    expires_at: u64,
+    #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
+    reference: Option<Box<str>>,
+    /// The mailbox that gets a receipt, with its kind before its name, and the id that its sender gave the message.
+    #[serde(rename = "a", default, skip_serializing_if = "Option::is_none")]
+    receipt: Option<(String, String)>,
+}
+
+/// The mailbox that gets a receipt, and the id that its owner gave the message.
+type ReceiptFor = (Address, MessageId);
+
+/// A stored message.
+#[derive(Debug)]
+pub(super) struct Letter {
+    pub(super) publication: Arc<Publication>,
+    /// When it expires, in Unix milliseconds.
+    pub(super) expires_at: u64,
+    /// Who gets a receipt for it.
+    pub(super) receipt: Option<ReceiptFor>,
+}
+
+fn code_of(kind: Kind) -> u8 {
+    match kind {
+        Kind::Message => 0,
+        Kind::FromBackend => 1,
+        Kind::Receipt => 2,
+        Kind::Request { backend: false } => 3,
+        Kind::Request { backend: true } => 4,
+        Kind::Reply { backend: false } => 5,
+        Kind::Reply { backend: true } => 6,
+        Kind::Presence => 7,
+    }
+}
+
+fn kind_of(code: u8) -> Option<Kind> {
+    Some(match code {
+        0 => Kind::Message,
+        1 => Kind::FromBackend,
+        2 => Kind::Receipt,
+        3 => Kind::Request { backend: false },
+        4 => Kind::Request { backend: true },
+        5 => Kind::Reply { backend: false },
+        6 => Kind::Reply { backend: true },
+        7 => Kind::Presence,
+        _ => return None,
+    })
+}
+
+fn mailbox_text(mailbox: &Address) -> Option<String> {
+    match mailbox {
+        Address::Session(name) => Some(format!("s{name}")),
+        Address::Backend(name) => Some(format!("b{name}")),
+        Address::Topic(_) => None,
+    }
+}
+
+fn mailbox_of(text: &str) -> Option<Address> {
+    match text.split_at_checked(1)? {
+        ("s", name) => SessionId::new(name).ok().map(Address::Session),
+        ("b", name) => BackendName::new(name).ok().map(Address::Backend),
+        _ => None,
+    }
+}
+
+/// What is stored of a message that expires at this time.
+pub(super) fn encode(append: &Append, expires_at: u64) -> Bytes {
+    let receipt = match (append.receipt, &append.id, append.author.mailbox()) {
+        (true, Some(id), Some(mailbox)) => {
+            mailbox_text(&mailbox).map(|mailbox| (mailbox, id.as_str().to_owned()))
+        }
+        _ => None,
+    };
+    encode_message(&append.message, expires_at, receipt)
+}
+
+/// The fields of a frame that a message needs and a publication does not keep.
+#[derive(Deserialize)]
+struct Shown {
+    ts: u64,
+    reply_to: Option<Box<str>>,
+    id: Option<Box<str>>,
+}
+
+/// What is sent of a message that is not stored; `None` if it is none.
+pub(super) fn encode_volatile(publication: &Publication) -> Option<Bytes> {
+    let Shown { ts, reply_to, id } = serde_json::from_str(publication.frame().as_str()).ok()?;
+    let kind = publication.kind();
+    let (payload, reference) = match kind {
+        Kind::Request { .. } => (publication.payload().to_owned(), reply_to),
+        Kind::Reply { .. } => (publication.payload().to_owned(), id),
+        _ => (publication.stored_payload().into_owned(), None),
+    };
+    let payload = RawValue::from_string(payload).ok()?;
+    let message = Message { kind, from: publication.from().cloned(), payload, reference, ts };
+    Some(encode_message(&message, 0, None))
+}
+
+/// Reads a message that is not stored.
+pub(super) fn decode_volatile(address: &Address, sent: &[u8]) -> Option<Arc<Publication>> {
+    let (message, ..) = message(sent)?;
+    Some(Arc::new(Publication::encode(address, None, &message)))
+}
+
+fn encode_message(message: &Message, expires_at: u64, receipt: Option<(String, String)>) -> Bytes {
+    let head = Head {
+        kind: code_of(message.kind),
+        from: message.from.as_ref().map(ToString::to_string),
+        ts: message.ts,
+        expires_at,
+        reference: message.reference.clone(),
+        receipt,
+    };
+    let mut bytes = serde_json::to_vec(&head).expect("strings and numbers always encode");
+    bytes.push(b'\n');
+    bytes.extend_from_slice(message.payload.get().as_bytes());
+    bytes.into()
+}
+
+/// The payload of what is stored.
+pub(super) fn payload(stored: &[u8]) -> Option<&[u8]> {
+    let line = stored.iter().position(|byte| *byte == b'\n')?;
+    stored.get(line + 1..)
+}
+
+/// When a stored message expires, in Unix milliseconds.
+pub(super) fn expires_at(stored: &[u8]) -> Option<u64> {
+    let line = stored.iter().position(|byte| *byte == b'\n')?;
+    serde_json::from_slice(stored.get(..line)?).map(|head: Head| head.expires_at).ok()
+}
+
+/// Reads what is stored; `None` if it is no message.
+pub(super) fn decode(address: &Address, seq: Seq, stored: &[u8]) -> Option<Letter> {
+    let (message, expires_at, receipt) = message(stored)?;
+    let publication = Arc::new(Publication::encode(address, Some(seq), &message));
+    Some(Letter { publication, expires_at, receipt })
+}
+
+/// A message, when it expires, and its receipt.
+fn message(bytes: &[u8]) -> Option<(Message, u64, Option<ReceiptFor>)> {
+    let line = bytes.iter().position(|byte| *byte == b'\n')?;
+    let head: Head = serde_json::from_slice(bytes.get(..line)?).ok()?;
+    let payload = std::str::from_utf8(bytes.get(line + 1..)?).ok()?;
+    let message = Message {
+        kind: kind_of(head.kind)?,
+        from: head.from.as_deref().map(SenderName::new).transpose().ok()?,
+        payload: RawValue::from_string(payload.to_owned()).ok()?,
+        reference: head.reference,
+        ts: head.ts,
+    };
+    let receipt = match head.receipt {
+        Some((mailbox, id)) => Some((mailbox_of(&mailbox)?, MessageId::new(&id).ok()?)),
+        None => None,
+    };
+    Some((message, head.expires_at, receipt))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Author;
+
+    #[test]
+    fn a_message_comes_back_as_it_was() {
+        let address = Address::Session(SessionId::new("A").unwrap());
+        let author = Author::Session(SessionId::new("S b").unwrap());
+        for kind in (0..8).filter_map(kind_of) {
+            assert_eq!(kind_of(code_of(kind)), Some(kind));
+            let payload = RawValue::from_string("{\"n\":\n1}".to_owned()).unwrap();
+            let is_about = matches!(kind, Kind::Request { .. } | Kind::Reply { .. });
+            let reference = is_about.then(|| "r".into());
+            let message = Message { kind, from: SenderName::new("é ").ok(), payload, reference, ts: 7 };
+            let append = Append {
+                receipt: true,
+                id: MessageId::new("c").ok(),
+                ..Append::new(address.clone(), message.clone(), author.clone())
+            };
+            let stored = encode(&append, 9);
+            let letter = decode(&address, Seq(5), &stored).unwrap();
+            let expected = Publication::encode(&address, Some(Seq(5)), &message);
+            assert_eq!(letter.publication.frame(), expected.frame());
+            let (mailbox, id) = letter.receipt.unwrap();
+            assert_eq!((letter.expires_at, mailbox, id.as_str()), (9, author.mailbox().unwrap(), "c"));
+            let volatile = Publication::encode(&address, None, &message);
+            let sent = encode_volatile(&volatile).unwrap();
+            assert_eq!(decode_volatile(&address, &sent).unwrap().frame(), volatile.frame());
+            assert_eq!(super::payload(&stored).unwrap(), message.payload.get().as_bytes());
+        }
+    }
+
+    #[test]
+    fn other_bytes_are_no_message() {
+        let address = Address::Session(SessionId::new("A").unwrap());
+        for bytes in ["", "{}", "{}\n1", "{\"k\":99,\"t\":1,\"x\":1}\n1", "{\"k\":0,\"t\":1,\"x\":1}\n{"] {
+            assert!(decode(&address, Seq(1), bytes.as_bytes()).is_none(), "{bytes}");
+        }
+    }
+}

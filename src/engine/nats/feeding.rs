@@ -1,0 +1,235 @@
+//! Brings what other nodes store to the readers of this one.
+//!
+//! What NATS republishes may be missed. Three nets catch that: a message names the seq before it; after a new connection or an
+//! overflow, and every few seconds, the newest seqs of all addresses that are read here are compared.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use async_nats::Message;
+use futures::StreamExt;
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+
+use crate::engine::nats::envelope;
+use crate::engine::nats::error::AskError;
+use crate::engine::nats::link::{header, number, status};
+use crate::engine::nats::names::Place;
+use crate::engine::nats::node::{Core, VolatileMessage};
+use crate::engine::nats::setup::check_server;
+use crate::message::{Address, Seq};
+use crate::sync::lock;
+
+/// How long a subscription goes on after the last reader left: most come back soon.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Pause before a subscription is tried again.
+const FAILURE_PAUSE: Duration = Duration::from_millis(200);
+
+/// How often the newest seqs are compared.
+const COMPARE: Duration = Duration::from_secs(5);
+
+/// How long a copy of a stream may be behind, at least.
+const RECENT: Duration = Duration::from_secs(30);
+
+/// Most addresses of one comparison: the servers answer no more than 1,024.
+const COMPARED: usize = 1_000;
+
+impl Core {
+    /// Subscribes to each address that is read here.
+    pub(super) async fn run_feeds(self: Arc<Self>) {
+        loop {
+            self.feeds.changed.notified().await;
+            for address in self.feeds.take_new() {
+                tokio::spawn(Arc::clone(&self).feed(address));
+            }
+        }
+    }
+
+    /// Carries what is republished of an address to its readers, until it has none.
+    async fn feed(self: Arc<Self>, address: Address) {
+        let (place, readers) = (self.place(&address), self.feeds.readers(&address));
+        let mut messages = loop {
+            match self.link.subscribe(place.live.clone()).await {
+                Ok(messages) => break messages,
+                Err(_) if self.stop.is_cancelled() => return,
+                Err(_) => sleep(FAILURE_PAUSE).await,
+            }
+        };
+        self.feeds.set_up(&address);
+        let mut closes_at: Option<Instant> = None;
+        loop {
+            let grace = async {
+                match closes_at {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                message = messages.next() => match message {
+                    Some(message) => self.carry(&address, &place, &message),
+                    None => return,
+                },
+                () = readers.notified() => {
+                    closes_at = (!self.feeds.is_read(&address)).then(|| Instant::now() + GRACE);
+                }
+                () = grace => {
+                    if self.feeds.close(&address) {
+                        return;
+                    }
+                    closes_at = None;
+                }
+            }
+        }
+    }
+
+    /// Sends volatile messages to all nodes, in the order in which they came.
+    pub(super) async fn run_volatile(self: Arc<Self>, mut messages: mpsc::Receiver<VolatileMessage>) {
+        while let Some(VolatileMessage { subject, body }) = messages.recv().await {
+            // At most once: a connection that has just ended loses it.
+            _ = self.link.client().publish(subject, body).await;
+        }
+    }
+
+    /// Publishes a message to the readers here.
+    fn carry(&self, address: &Address, place: &Place, message: &Message) {
+        match header(message, "Nats-Stream") {
+            None => {
+                if let Some(publication) = envelope::decode_volatile(address, &message.payload) {
+                    // Without room in the memory budget it is lost, as it may be.
+                    _ = self.hubs.publish_volatile(address, &publication);
+                }
+            }
+            Some(_) => {
+                let (seq, prev) = (number(message, "Nats-Sequence"), number(message, "Nats-Last-Sequence"));
+                self.note_newest(place.stream, seq);
+                match envelope::decode(address, Seq(seq), &message.payload) {
+                    Some(letter) => {
+                        self.note_read(address, Seq(seq), &letter);
+                        self.hubs.publish(address, &letter.publication, Seq(prev));
+                    }
+                    None => self.hubs.wake(address, Seq(seq)),
+                }
+            }
+        }
+    }
+
+    /// Keeps the copy of the directory up to date.
+    pub(super) async fn run_directory(self: Arc<Self>, mut changes: async_nats::Subscriber) {
+        while let Some(change) = changes.next().await {
+            let seq = number(&change, "Nats-Sequence");
+            self.apply(seq, &change.payload);
+            let is_next = {
+                let mut directory = self.directory.lock();
+                let is_next = directory.applied + 1 >= seq;
+                if is_next {
+                    directory.applied = directory.applied.max(seq);
+                }
+                is_next
+            };
+            if !is_next && let Err(error) = self.catch_up_to(seq).await {
+                tracing::debug!(reason = %error.reason(), "the directory is read later");
+            }
+        }
+    }
+
+    /// Looks after the connection, compares the newest seqs, and checks the streams.
+    pub(super) async fn run_checks(core: Weak<Self>) {
+        let Some(signals) = core.upgrade().map(|core| core.signals.clone()) else { return };
+        let (mut ticks, mut aged) = (interval(COMPARE), Instant::now());
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = signals.missed.notified() => {}
+            }
+            let Some(core) = core.upgrade() else { return };
+            if core.link.is_up() {
+                core.check().await;
+            }
+            if aged.elapsed() > RECENT {
+                core.recent.age();
+                aged = Instant::now();
+            }
+        }
+    }
+
+    async fn check(&self) {
+        let failing = match check_server(self.link.client(), self.options.max_payload) {
+            Err(error) => Some(error.to_string()),
+            Ok(()) => self.check_streams().await,
+        };
+        if let Some(reason) = &failing {
+            tracing::warn!(reason, "NATS cannot be used now");
+        }
+        *lock(&self.failing) = failing.map(Into::into);
+        let compared = self.compare().await;
+        if let Err(error) = compared.and(self.catch_up().await) {
+            tracing::debug!(reason = %error.reason(), "what was missed is looked for later");
+        }
+    }
+
+    /// Checks the streams of messages. Answers what is wrong with them.
+    async fn check_streams(&self) -> Option<String> {
+        let mut states = Vec::with_capacity(self.specs.len());
+        for spec in &self.specs {
+            match spec.verify(&self.link).await {
+                Ok(Some(state)) => states.push(state),
+                Ok(None) => {
+                    return Some(format!(
+                        "stream {} is missing; restore it, or restart a node with --nats-create",
+                        spec.name
+                    ));
+                }
+                Err(error) => return Some(error.to_string()),
+            }
+        }
+        if self.note_states(&states) {
+            tracing::warn!("stored messages were lost: a stream of NATS began anew");
+            self.hubs.change_epoch();
+        }
+        None
+    }
+
+    /// Tells the readers here up to where their addresses have messages.
+    async fn compare(&self) -> Result<(), AskError> {
+        let mut streams: HashMap<usize, Vec<(Address, String)>> = HashMap::new();
+        for address in self.feeds.all() {
+            let place = self.place(&address);
+            streams.entry(place.stream).or_default().push((address, place.stored));
+        }
+        for (stream, addresses) in streams {
+            for addresses in addresses.chunks(COMPARED) {
+                self.compare_some(stream, addresses).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn compare_some(&self, stream: usize, addresses: &[(Address, String)]) -> Result<(), AskError> {
+        let subjects: Vec<&str> = addresses.iter().map(|(_, subject)| subject.as_str()).collect();
+        let by_subject: HashMap<&str, &Address> =
+            addresses.iter().map(|(address, subject)| (subject.as_str(), address)).collect();
+        let request = json!({ "multi_last": subjects });
+        let mut answers = self.link.get(&self.names.stream(stream), &request, addresses.len()).await?;
+        loop {
+            let answer = answers.next().await?;
+            match status(&answer) {
+                0 => {}
+                204 | 404 => return Ok(()),
+                code => {
+                    let text = answer.description.as_deref().unwrap_or("refused").into();
+                    return Err(AskError::Refused { code: code.into(), text });
+                }
+            }
+            let seq = number(&answer, "Nats-Sequence");
+            self.note_newest(stream, seq);
+            let subject = header(&answer, "Nats-Subject").unwrap_or_default();
+            if let Some(address) = by_subject.get(subject) {
+                self.hubs.wake(address, Seq(seq));
+            }
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! What all parts of a node share.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::crypt::Cipher;
+use crate::engine::handles::Handles;
+use crate::engine::nats::directory::Directory;
+use crate::engine::nats::error::AskError;
+use crate::engine::nats::feeds::Feeds;
+use crate::engine::nats::floors::Floors;
+use crate::engine::nats::lanes::Lanes;
+use crate::engine::nats::link::Link;
+use crate::engine::nats::names::{Names, Place};
+use crate::engine::nats::options::NatsOptions;
+use crate::engine::nats::peers::Peers;
+use crate::engine::nats::recent::Recent;
+use crate::engine::nats::setup::{Prepared, Signals};
+use crate::engine::nats::streams::{StreamSpec, StreamState, info, state};
+use crate::engine::{Arrivals, EngineError, Fatal, Settings};
+use crate::hub::Hubs;
+use crate::message::{Address, Epoch, Seq};
+use crate::sync::lock;
+
+/// Reads on their way at the same time: what they bring counts in the memory budget only when it is here.
+const READS: usize = 64;
+
+/// A volatile message on its way to all nodes.
+#[derive(Debug)]
+pub(super) struct VolatileMessage {
+    pub(super) subject: String,
+    pub(super) body: Bytes,
+}
+
+/// What all parts of a node share.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) settings: Settings,
+    pub(super) options: NatsOptions,
+    pub(super) hubs: Hubs,
+    pub(super) link: Link,
+    pub(super) names: Names,
+    pub(super) handles: Handles,
+    pub(super) cipher: Cipher,
+    pub(super) arrivals: Arrivals,
+    pub(super) fatal: Fatal,
+    pub(super) lanes: Lanes,
+    pub(super) floors: Floors,
+    pub(super) feeds: Arc<Feeds>,
+    pub(super) directory: Directory,
+    pub(super) peers: Peers,
+    pub(super) reads: Semaphore,
+    pub(super) signals: Signals,
+    /// The name of this node among the others.
+    pub(super) node: String,
+    /// Takes volatile messages on their way.
+    pub(super) volatile: mpsc::Sender<VolatileMessage>,
+    /// The newest seqs that this node stored lately.
+    pub(super) recent: Recent,
+    /// Ends the tasks.
+    pub(super) stop: CancellationToken,
+    pub(super) specs: Vec<StreamSpec>,
+    /// What does not work now.
+    pub(super) failing: Mutex<Option<Arc<str>>>,
+    epoch: Mutex<(Epoch, Vec<u64>)>,
+    /// The newest seq of each stream of messages that this node knows.
+    newest: Vec<AtomicU64>,
+}
+
+/// The epoch of streams with these states.
+fn epoch_of(states: &[StreamState]) -> Epoch {
+    let ids: Vec<&str> = states.iter().map(|state| state.id.as_str()).collect();
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, ids.join(" ").as_bytes());
+    let hex: String = digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    Epoch::new(&hex)
+}
+
+impl Core {
+    pub(super) fn new(
+        settings: Settings,
+        options: NatsOptions,
+        (hubs, feeds): (Hubs, Arc<Feeds>),
+        prepared: Prepared,
+        signals: Signals,
+        volatile: mpsc::Sender<VolatileMessage>,
+    ) -> Self {
+        let Prepared { link, secret, shards, states, specs } = prepared;
+        let handles = Handles::new(&secret);
+        let mut node = [0; 8];
+        // Two nodes of the same name would not count each other's readers.
+        _ = getrandom::fill(&mut node);
+        let origins = states.iter().map(|state| state.origin).collect();
+        Self {
+            names: Names::new(&options.prefix, shards, &secret),
+            cipher: Cipher::new(&secret),
+            directory: Directory::new(handles.clone()),
+            handles,
+            arrivals: Arrivals::new(),
+            fatal: Fatal::default(),
+            lanes: Lanes::default(),
+            floors: Floors::default(),
+            peers: Peers::default(),
+            reads: Semaphore::new(READS),
+            node: format!("{:016x}", u64::from_le_bytes(node)),
+            stop: CancellationToken::new(),
+            failing: Mutex::default(),
+            epoch: Mutex::new((epoch_of(&states), origins)),
+            newest: states.iter().map(|state| state.last.into()).collect(),
+            settings,
+            options,
+            hubs,
+            feeds,
+            link,
+            signals,
+            volatile,
+            recent: Recent::default(),
+            specs,
+        }
+    }
+
+    pub(super) fn now(&self) -> u64 {
+        self.settings.clock.now()
+    }
+
+    pub(super) fn place(&self, address: &Address) -> Place {
+        self.names.place(address)
+    }
+
+    /// What does not work now.
+    pub(super) fn failing(&self) -> Option<Arc<str>> {
+        match self.link.is_up() {
+            true => lock(&self.failing).clone(),
+            false => Some("there is no connection to NATS".into()),
+        }
+    }
+
+    /// Notes a seq of this stream.
+    pub(super) fn note_newest(&self, stream: usize, seq: u64) {
+        if let Some(newest) = self.newest.get(stream) {
+            newest.fetch_max(seq, Ordering::AcqRel);
+        }
+    }
+
+    /// The newest seq of a stream that this node knows.
+    pub(super) fn known_newest(&self, stream: usize) -> Seq {
+        Seq(self.newest.get(stream).map_or(0, |newest| newest.load(Ordering::Acquire)))
+    }
+
+    /// The newest seq of a stream, as its leader knows.
+    ///
+    /// # Errors
+    /// The stream does not answer.
+    pub(super) async fn ask_newest(&self, stream: usize) -> Result<Seq, AskError> {
+        let state = state(&info(&self.link, &self.names.stream(stream)).await?);
+        self.note_newest(stream, state.last);
+        Ok(Seq(state.last))
+    }
+
+    pub(super) fn epoch(&self) -> Epoch {
+        lock(&self.epoch).0.clone()
+    }
+
+    pub(super) fn origin(&self, stream: usize) -> Seq {
+        Seq(lock(&self.epoch).1.get(stream).copied().unwrap_or_default())
+    }
+
+    /// Notes the states of all streams. Answers whether the epoch is another one now.
+    pub(super) fn note_states(&self, states: &[StreamState]) -> bool {
+        let epoch = epoch_of(states);
+        let mut known = lock(&self.epoch);
+        if known.0 == epoch {
+            states.iter().enumerate().for_each(|(stream, state)| self.note_newest(stream, state.last));
+            return false;
+        }
+        *known = (epoch, states.iter().map(|state| state.origin).collect());
+        for (newest, state) in self.newest.iter().zip(states) {
+            newest.store(state.last, Ordering::Release);
+        }
+        true
+    }
+
+    /// The error of an append or a change that has no good answer.
+    pub(super) fn unavailable(error: &AskError) -> EngineError {
+        EngineError::Unavailable { reason: error.reason() }
+    }
+
+    /// Deletes what a mailbox holds up to `through`.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub(super) async fn purge(&self, place: &Place, through: Seq) -> Result<(), AskError> {
+        let stream = self.names.stream(place.stream);
+        // Servers before 2.15 take seq 1 for no seq, and would delete everything.
+        let seq = through.0.saturating_add(1);
+        if seq <= 1 {
+            return Ok(());
+        }
+        let request = json!({ "filter": place.stored, "seq": seq });
+        self.link.api(&format!("STREAM.PURGE.{stream}"), &request).await.map(|_| ())
+    }
+
+    /// How many messages an address holds, acknowledged ones among them.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub(super) async fn count(&self, place: &Place) -> Result<u64, AskError> {
+        let stream = self.names.stream(place.stream);
+        let request = json!({ "subjects_filter": place.stored });
+        let info: Value = self.link.api(&format!("STREAM.INFO.{stream}"), &request).await?;
+        Ok(info["state"]["subjects"][&place.stored].as_u64().unwrap_or_default())
+    }
+}

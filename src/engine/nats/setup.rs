@@ -1,0 +1,255 @@
+//! Connects a node, checks the servers and the streams, and makes them at the first start of a cluster.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{Client, ConnectOptions, HeaderMap};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+use crate::engine::Settings;
+use crate::engine::nats::error::{AskError, NatsError};
+use crate::engine::nats::link::Link;
+use crate::engine::nats::names::setup_stream;
+use crate::engine::nats::options::NatsOptions;
+use crate::engine::nats::streams::{StreamSpec, StreamState};
+
+/// The oldest version of a server that knows what the engine needs.
+const OLDEST: (i64, i64, i64) = (2, 11, 0);
+
+/// What a message takes beside its payload, in bytes.
+const ENVELOPE: usize = 4096;
+
+/// Longest pause before the connection is tried again.
+const RECONNECT: Duration = Duration::from_millis(500);
+
+/// Messages of one subscription that wait to be taken.
+const SUBSCRIPTION: usize = 4096;
+
+/// The format of what is stored.
+const FORMAT: u64 = 1;
+
+/// The number of NATS' error for a record that another node has changed.
+const WRONG_SEQ: u64 = 10_071;
+
+/// The record of the cluster.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    format: u64,
+    secret: String,
+    shards: usize,
+    /// Whether all streams were made.
+    complete: bool,
+}
+
+/// A connection to servers with all streams.
+pub(super) struct Prepared {
+    pub(super) link: Link,
+    pub(super) secret: [u8; 16],
+    pub(super) shards: usize,
+    /// The streams of messages, in the order of their numbers.
+    pub(super) states: Vec<StreamState>,
+    /// The streams of messages, for later checks.
+    pub(super) specs: Vec<StreamSpec>,
+}
+
+impl std::fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Prepared")
+    }
+}
+
+/// What the connection tells a node.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Signals {
+    /// Something may have been missed: after a new connection, and when a subscription was full.
+    pub(super) missed: Arc<Notify>,
+}
+
+/// Connects.
+///
+/// # Errors
+/// [`NatsError::Connect`], [`NatsError::Credentials`].
+async fn connect(options: &NatsOptions, signals: &Signals) -> Result<Client, NatsError> {
+    let failed = |reason: String| NatsError::Connect { url: without_password(&options.url), reason };
+    let missed = Arc::clone(&signals.missed);
+    let mut connect = ConnectOptions::new()
+        .name("x0-msg-server")
+        .subscription_capacity(SUBSCRIPTION)
+        .reconnect_delay_callback(|attempts| {
+            let most = RECONNECT.min(Duration::from_millis(50 * u64::try_from(attempts).unwrap_or(10)));
+            most.mul_f64(0.5 + f64::from(random_byte()) / 512.0)
+        })
+        .event_callback(move |event| {
+            let missed = Arc::clone(&missed);
+            async move {
+                tracing::info!(%event, "NATS");
+                if matches!(event, async_nats::Event::Connected | async_nats::Event::SlowConsumer(_)) {
+                    missed.notify_one();
+                }
+            }
+        });
+    if let Some(token) = &options.token {
+        connect = connect.token(token.clone());
+    }
+    if let Some(path) = &options.credentials {
+        connect = connect.credentials_file(path).await.map_err(|error| NatsError::Credentials {
+            path: path.display().to_string(),
+            reason: error.to_string(),
+        })?;
+    }
+    let urls: Vec<&str> = options.url.split(',').map(str::trim).filter(|url| !url.is_empty()).collect();
+    connect.connect(urls).await.map_err(|error| failed(error.to_string()))
+}
+
+fn random_byte() -> u8 {
+    let mut byte = [0];
+    // Without it the pauses are not spread.
+    _ = getrandom::fill(&mut byte);
+    byte[0]
+}
+
+/// Addresses as they may be shown.
+fn without_password(url: &str) -> String {
+    let shown = url.split(',').map(|url| match (url.find("://"), url.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme < at => format!("{}{}", &url[..scheme + 3], &url[at + 1..]),
+        (None, Some(at)) => url[at + 1..].to_owned(),
+        _ => url.to_owned(),
+    });
+    shown.collect::<Vec<_>>().join(",")
+}
+
+/// Checks the server that this node is connected to.
+///
+/// # Errors
+/// [`NatsError::TooOld`], [`NatsError::Payload`].
+pub(super) fn check_server(client: &Client, max_payload: usize) -> Result<(), NatsError> {
+    let info = client.server_info();
+    if version(&info.version) < OLDEST {
+        return Err(NatsError::TooOld { name: info.server_name, version: info.version });
+    }
+    let needed = max_payload + ENVELOPE;
+    if info.max_payload < needed {
+        return Err(NatsError::Payload { is: info.max_payload, needed });
+    }
+    Ok(())
+}
+
+fn version(text: &str) -> (i64, i64, i64) {
+    let mut parts = text.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
+    let mut next = || parts.next().unwrap_or(0);
+    (next(), next(), next())
+}
+
+/// Connects to servers that can be used, and finds or makes the streams.
+///
+/// # Errors
+/// [`NatsError`].
+pub(super) async fn prepare(
+    options: &NatsOptions,
+    settings: &Settings,
+    signals: &Signals,
+) -> Result<Prepared, NatsError> {
+    let client = connect(options, signals).await?;
+    check_server(&client, options.max_payload)?;
+    let link = Link::new(client).await.map_err(|error| NatsError::Connect {
+        url: without_password(&options.url),
+        reason: error.to_string(),
+    })?;
+    if let Err(error) = link.api("INFO", &Value::Null).await {
+        return Err(NatsError::NoJetStream { reason: error.reason() });
+    }
+    let (stream, subject) = setup_stream(&options.prefix);
+    let spec = StreamSpec::setup(stream.clone(), &subject, options.replicas);
+    if spec.verify(&link).await?.is_none() {
+        spec.create(&link, settings.clock.now()).await?;
+    }
+    let (mut record, seq) = record(&link, &stream, &subject, options.shards).await?;
+    let unreadable = |reason: &str| NatsError::Setup { stream: stream.clone(), reason: reason.to_owned() };
+    if record.format > FORMAT {
+        return Err(unreadable("it was made by a later version of this program"));
+    }
+    let secret: Option<[u8; 16]> =
+        STANDARD.decode(&record.secret).ok().and_then(|secret| secret.try_into().ok());
+    let secret = secret.ok_or_else(|| unreadable("its secret is damaged"))?;
+    let shards = record.shards;
+    if !(1..=256).contains(&shards) {
+        return Err(unreadable("its number of shards is damaged"));
+    }
+    let specs = StreamSpec::all(options, settings, shards);
+    let mut states = Vec::new();
+    for spec in &specs {
+        let mut state = spec.verify(&link).await?;
+        if state.is_none() && (options.create || !record.complete) {
+            spec.create(&link, settings.clock.now()).await?;
+            state = spec.verify(&link).await?;
+        }
+        states.push(state.ok_or_else(|| NatsError::Missing { stream: spec.name.clone() })?);
+    }
+    states.truncate(2 * shards);
+    if !record.complete {
+        record.complete = true;
+        match store(&link, &subject, &record, seq).await {
+            // Another node was faster.
+            Err(error) if error.is(WRONG_SEQ) => {}
+            Err(error) => return Err(failed("note that all streams were made", &error)),
+            Ok(()) => {}
+        }
+    }
+    let specs = specs.into_iter().take(2 * shards).collect();
+    Ok(Prepared { link, secret, shards, states, specs })
+}
+
+/// The record of the cluster, and its seq. The first node makes it.
+async fn record(link: &Link, stream: &str, subject: &str, shards: usize) -> Result<(Record, u64), NatsError> {
+    let mut secret = [0; 16];
+    getrandom::fill(&mut secret).map_err(|error| NatsError::Request {
+        what: "make a secret".to_owned(),
+        reason: error.to_string().into(),
+    })?;
+    let made = Record { format: FORMAT, secret: STANDARD.encode(secret), shards, complete: false };
+    match store(link, subject, &made, 0).await {
+        Err(error) if !error.is(WRONG_SEQ) => return Err(failed("store the setup", &error)),
+        _ => {}
+    }
+    let question = json!({ "last_by_subj": subject });
+    let answer = link.api(&format!("STREAM.MSG.GET.{stream}"), &question).await;
+    let answer = answer.map_err(|error| failed("read the setup", &error))?;
+    let unreadable = |reason: String| NatsError::Setup { stream: stream.to_owned(), reason };
+    let data = STANDARD.decode(answer["message"]["data"].as_str().unwrap_or_default());
+    let data = data.map_err(|error| unreadable(error.to_string()))?;
+    let record = serde_json::from_slice(&data).map_err(|error| unreadable(error.to_string()))?;
+    Ok((record, answer["message"]["seq"].as_u64().unwrap_or_default()))
+}
+
+/// Stores the record, if the one that is stored has this seq.
+async fn store(link: &Link, subject: &str, record: &Record, seq: u64) -> Result<(), AskError> {
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Expected-Last-Subject-Sequence", seq.to_string());
+    let body = serde_json::to_vec(record).expect("strings and numbers always encode");
+    link.store(subject, headers, body.into()).await.map(|_| ())
+}
+
+fn failed(what: &str, error: &AskError) -> NatsError {
+    NatsError::Request { what: what.to_owned(), reason: error.reason() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        assert!(version("2.9.10") < OLDEST && version("2.10.26") < OLDEST);
+        assert!(version("2.11.0-RC.1") >= OLDEST && version("2.15.1") >= OLDEST);
+    }
+
+    #[test]
+    fn passwords_are_not_shown() {
+        let shown = without_password("nats://u:p@a:4222,nats://b,c:d@e");
+        assert_eq!(shown, "nats://a:4222,nats://b,e");
+    }
+}

@@ -1,0 +1,133 @@
+//! A NATS server, and nodes on it.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+use super::{TestServer, soon};
+
+/// Names the binary of the server. Without it, `nats-server` is looked for in PATH.
+const BINARY: &str = "X0_MSG_NATS_SERVER";
+
+/// An address that outgoing connections of a busy machine do not take ports of.
+const ADDRESS: &str = "127.77.0.1";
+
+/// A NATS server, killed when dropped.
+pub struct NatsServer {
+    child: Child,
+    port: String,
+    /// What it is told beside its address and its directory.
+    args: Vec<String>,
+    dir: TempDir,
+}
+
+impl NatsServer {
+    pub async fn start() -> Self {
+        Self::with(Vec::new()).await
+    }
+
+    async fn with(args: Vec<String>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (child, port) = Self::spawn(dir.path(), "-1", &args).await;
+        Self { child, port, args, dir }
+    }
+
+    /// Servers that replicate to each other.
+    pub async fn cluster<const N: usize>() -> [Self; N] {
+        let ports = [(); N].map(|()| free_port());
+        let routes: Vec<String> = ports.iter().map(|port| format!("nats://{ADDRESS}:{port}")).collect();
+        let servers = (0..N).map(|n| {
+            let name = format!("n{n}");
+            let args =
+                ["-n", &name, "--cluster_name", "c", "--cluster", &routes[n], "--routes", &routes.join(",")];
+            Self::with(args.map(str::to_owned).into())
+        });
+        let servers = futures::future::join_all(servers).await;
+        servers.try_into().unwrap_or_else(|_| unreachable!("there are N"))
+    }
+
+    async fn spawn(dir: &Path, port: &str, args: &[String]) -> (Child, String) {
+        let binary = std::env::var(BINARY).unwrap_or_else(|_| "nats-server".to_owned());
+        let mut child = Command::new(&binary)
+            .args(["-a", ADDRESS, "-p", port, "-js", "-sd"])
+            .arg(dir)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{binary} does not start ({error}); {BINARY} names another one"));
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut port = None;
+        soon(async {
+            while let Some(line) = lines.next_line().await.unwrap() {
+                if let Some((_, address)) = line.split_once("Listening for client connections on ") {
+                    port = address.rsplit(':').next().map(str::to_owned);
+                }
+                if line.contains("Server is ready") {
+                    break;
+                }
+            }
+        })
+        .await;
+        // A full pipe would stop the server.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        (child, port.expect("the server is ready"))
+    }
+
+    /// Kills it.
+    pub async fn kill(&mut self) {
+        self.child.start_kill().unwrap();
+        soon(self.child.wait()).await.unwrap();
+    }
+
+    /// Starts it again, on what it stored and on the same port.
+    pub async fn restart(&mut self) {
+        (self.child, self.port) = Self::spawn(self.dir.path(), &self.port, &self.args).await;
+    }
+
+    /// Its address.
+    pub fn url(&self) -> String {
+        format!("nats://{ADDRESS}:{}", self.port)
+    }
+
+    /// A node.
+    pub async fn node(&self) -> TestServer {
+        node_on(std::slice::from_ref(self)).await.unwrap_or_else(|log| panic!("it does not start: {log}"))
+    }
+
+    /// The log of a node that does not start with these flags too.
+    pub async fn refused(&self, more: &[&str]) -> String {
+        match spawn_node(&[&self.url()], 1, more).await {
+            Ok(_) => panic!("it starts with {more:?}"),
+            Err(log) => log,
+        }
+    }
+}
+
+/// A node on all these servers; its log if it does not start.
+pub async fn node_on(servers: &[NatsServer]) -> Result<TestServer, String> {
+    let urls: Vec<String> = servers.iter().map(NatsServer::url).collect();
+    spawn_node(&urls.iter().map(String::as_str).collect::<Vec<_>>(), servers.len(), &[]).await
+}
+
+async fn spawn_node(urls: &[&str], replicas: usize, more: &[&str]) -> Result<TestServer, String> {
+    // A node stores nothing there.
+    let unused = std::env::temp_dir().join("unused");
+    let mut command = Command::new(super::BINARY);
+    let settings = [("ENGINE", "nats"), ("MAX_PAYLOAD", "65536"), ("STORE_LIMIT", "67108864")];
+    command.envs(settings.map(|(name, value)| (format!("X0_MSG_{name}"), value)));
+    command.env("X0_MSG_NATS_URL", urls.join(",")).env("X0_MSG_NATS_REPLICAS", replicas.to_string());
+    command.args(more);
+    command.env("X0_MSG_LISTEN", "127.0.0.1:0").env("X0_MSG_DATA_DIR", unused);
+    TestServer::try_spawn(command).await
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind((ADDRESS, 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}

@@ -1,0 +1,247 @@
+//! Several nodes on NATS: any node serves any session.
+
+use serde_json::{Value, json};
+
+use crate::common::*;
+
+/// Waits until this call answers so.
+async fn becomes(node: &TestServer, target: &str, status: u16) -> Value {
+    soon(async {
+        loop {
+            let reply = node.get(target).await;
+            if reply.status == status {
+                return reply.json();
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_session_moves_between_nodes_without_loss() {
+    let nats = NatsServer::start().await;
+    let (one, two) = (nats.node().await, nats.node().await);
+    let mut sender = one.session("S").await;
+    let mut reader = two.session("R").await;
+    let mut seqs = Vec::new();
+    for n in 0..20 {
+        seqs.push(sender.send_to("R", json!(n)).await);
+    }
+    assert!(seqs.is_sorted_by(|one, next| one < next), "{seqs:?}");
+    for (n, seq) in seqs.iter().enumerate() {
+        let message = reader.message().await;
+        assert_eq!((&message["payload"], &message["seq"]), (&json!(n), &json!(seq)));
+    }
+    reader.ack(seqs[9]).await;
+    reader.ping().await;
+    let epoch = reader.epoch.clone();
+    drop(reader);
+    // At the other node: everything after the last acknowledgement, which is known there soon.
+    let target = format!("/v1/messages?session=R&after={}&epoch={epoch}&wait=0", seqs[9]);
+    let answer = one.get(&target).await.json();
+    let payloads: Vec<Value> =
+        answer["messages"].as_array().unwrap().iter().map(|message| message["payload"].clone()).collect();
+    assert_eq!(payloads, (10..20).map(Value::from).collect::<Vec<_>>());
+    let floor = soon(async {
+        loop {
+            let mut again = one.ws("").await;
+            again.send(json!({ "type": "hello", "session": "R" })).await;
+            let welcome = again.recv().await;
+            if welcome["seq"] == seqs[9] {
+                return welcome;
+            }
+        }
+    });
+    assert_eq!(floor.await["durability"], "unreplicated");
+}
+
+#[tokio::test]
+async fn topics_volatile_messages_and_presence_cross_nodes() {
+    let nats = NatsServer::start().await;
+    let (one, two) = (nats.node().await, nats.node().await);
+    let mut reader = two.session("R").await;
+    reader.send(json!({ "type": "subscribe", "topic": "news" })).await;
+    assert_eq!(reader.recv().await["type"], "subscribed");
+    let body = json!({ "to": { "topic": "news" }, "payload": 1 });
+    assert_eq!(one.post("/v1/messages?session=P", body).await.status, 200);
+    let message = reader.message().await;
+    assert_eq!((&message["topic"], &message["payload"]), (&json!("news"), &json!(1)));
+    let body = json!({ "to": { "session": "R" }, "payload": 2, "volatile": true });
+    assert_eq!(one.post("/v1/messages?session=P", body).await.status, 200);
+    let message = reader.message().await;
+    assert_eq!((&message["payload"], &message["seq"]), (&json!(2), &Value::Null));
+    one.attached("R", 1).await;
+    // Its end at one node closes its socket at the other.
+    let mut http = one.http().await;
+    let ended = http.request("DELETE", "/v1/sessions/R", &[], "").await;
+    assert_eq!(ended.status, 204, "{}", ended.body);
+    assert_eq!(reader.closed().await.0, 4502);
+}
+
+#[tokio::test]
+async fn a_retry_at_another_node_is_stored_once() {
+    let nats = NatsServer::start().await;
+    let (one, two) = (nats.node().await, nats.node().await);
+    let send = |payload: u64| json!({ "id": "c-1", "to": { "session": "R" }, "payload": payload });
+    let first = one.post("/v1/messages?session=S", send(1)).await.json();
+    assert_eq!(two.post("/v1/messages?session=S", send(1)).await.json(), first);
+    assert_eq!(two.post("/v1/messages?session=S", send(2)).await.code(), "bad_request");
+    assert_eq!(two.read_all("R").await.messages.len(), 1);
+}
+
+#[tokio::test]
+async fn settings_that_do_not_fit_are_refused_with_what_to_change() {
+    let nats = NatsServer::start().await;
+    drop(nats.node().await);
+    let log = nats.refused(&["--mailbox-messages", "7"]).await;
+    assert!(
+        log.contains("stream x0_M0 has `max_msgs_per_subject` 10000") && log.contains("ask for 7"),
+        "{log}"
+    );
+    let log = nats.refused(&["--nats-prefix", "other", "--nats-replicas", "3"]).await;
+    assert!(log.contains("make stream other_SETUP") && log.contains("replicas"), "{log}");
+    let log = nats.refused(&["--max-payload", "1048576"]).await;
+    assert!(log.contains("`max_payload` of the NATS servers is 1048576"), "{log}");
+    let log = nats.refused(&["--nats-url", "nats://127.77.0.1:1"]).await;
+    assert!(log.contains("cannot connect to NATS at nats://127.77.0.1:1"), "{log}");
+}
+
+#[tokio::test]
+async fn without_nats_a_node_says_so_and_goes_on_afterwards() {
+    let mut nats = NatsServer::start().await;
+    let node = nats.node().await;
+    let mut reader = node.session("R").await;
+    let first = node.send("S", "R", json!(1)).await;
+    assert_eq!(reader.message().await["seq"], first);
+    nats.kill().await;
+    let state = becomes(&node, "/readyz", 503).await;
+    assert_eq!(state["status"], "degraded", "{state}");
+    assert_eq!(node.get("/healthz").await.status, 200);
+    let body = json!({ "id": "c", "to": { "session": "R" }, "payload": 2 });
+    assert_eq!(node.post("/v1/messages?session=S", &body).await.code(), "unavailable");
+    nats.restart().await;
+    becomes(&node, "/readyz", 200).await;
+    let sent = soon(async {
+        loop {
+            let reply = node.post("/v1/messages?session=S", &body).await;
+            if reply.status == 200 {
+                return reply.json();
+            }
+        }
+    });
+    // The reader does nothing, and gets it.
+    let sent = sent.await;
+    let message = reader.message().await;
+    assert_eq!((&message["payload"], &message["seq"]), (&json!(2), &sent["seq"]));
+    assert!(message["seq"].as_u64() > Some(first));
+}
+
+/// Sends numbered messages, each with an id until it is stored.
+async fn send_to(node: &TestServer, to: &str, count: u64) -> Vec<u64> {
+    let mut seqs = Vec::new();
+    for n in 0..count {
+        let body = json!({ "id": n.to_string(), "to": { "session": to }, "payload": n });
+        let seq = soon(async {
+            loop {
+                let reply = node.post("/v1/messages?session=S", &body).await;
+                if reply.status == 200 {
+                    return reply.json()["seq"].as_u64().unwrap();
+                }
+            }
+        });
+        seqs.push(seq.await);
+    }
+    seqs
+}
+
+#[tokio::test]
+async fn a_server_that_is_killed_again_and_again_loses_and_repeats_nothing() {
+    const MESSAGES: u64 = 400;
+    const KILLS: usize = 4;
+    let mut nats = NatsServer::start().await;
+    let (one, two) = (nats.node().await, nats.node().await);
+    let mut reader = two.session("R").await;
+    let reading = async {
+        let mut read = Vec::new();
+        while read.len() < MESSAGES as usize {
+            let message = reader.message().await;
+            read.push((message["seq"].as_u64().unwrap(), message["payload"].as_u64().unwrap()));
+            reader.ack(read.last().unwrap().0).await;
+        }
+        read
+    };
+    let killing = async {
+        for _ in 0..KILLS {
+            // Some messages come through between two kills.
+            let mut others = two.session("O").await;
+            for n in 0..20 {
+                two.send("P", "O", json!(n)).await;
+                let seq = others.message().await["seq"].as_u64().unwrap();
+                others.ack(seq).await;
+            }
+            nats.kill().await;
+            becomes(&one, "/readyz", 503).await;
+            nats.restart().await;
+            becomes(&one, "/readyz", 200).await;
+            becomes(&two, "/readyz", 200).await;
+        }
+    };
+    let (seqs, read, ()) = futures::join!(send_to(&one, "R", MESSAGES), reading, killing);
+    let sent: Vec<(u64, u64)> = seqs.into_iter().zip(0..MESSAGES).collect();
+    assert_eq!(read, sent);
+    assert!(one.read_all("R").await.messages.keys().all(|seq| *seq <= sent.last().unwrap().0));
+}
+
+#[tokio::test]
+async fn a_node_that_is_killed_takes_nothing_with_it() {
+    let nats = NatsServer::start().await;
+    let (one, two) = (nats.node().await, nats.node().await);
+    let sent: Vec<u64> = send_to(&one, "R", 10).await;
+    let mut reader = one.session("R").await;
+    for seq in &sent[..5] {
+        assert_eq!(reader.message().await["seq"], *seq);
+    }
+    one.kill().await;
+    assert_eq!(send_to(&two, "R", 11).await[..10], sent, "the ids are known at the other node");
+    let mailbox = two.read_all("R").await;
+    assert_eq!(
+        mailbox.messages.values().cloned().collect::<Vec<_>>(),
+        (0..11).map(Value::from).collect::<Vec<_>>()
+    );
+    assert!(mailbox.gaps.is_empty());
+}
+
+#[tokio::test]
+async fn each_of_three_servers_may_be_killed_in_turn() {
+    const MESSAGES: u64 = 200;
+    let mut servers = NatsServer::cluster::<3>().await;
+    // The servers elect a leader first.
+    let start = async || loop {
+        if let Ok(node) = node_on(&servers).await {
+            return node;
+        }
+    };
+    let (one, two) = (soon(start()).await, soon(start()).await);
+    let mut reader = two.session("R").await;
+    let reading = async {
+        let mut read = Vec::new();
+        while read.len() < MESSAGES as usize {
+            let message = reader.message().await;
+            read.push((message["seq"].as_u64().unwrap(), message["payload"].as_u64().unwrap()));
+            reader.ack(read.last().unwrap().0).await;
+        }
+        read
+    };
+    let killing = async {
+        for (round, server) in servers.iter_mut().enumerate() {
+            server.kill().await;
+            // The others go on.
+            send_to(&two, &format!("killed{round}"), 10).await;
+            server.restart().await;
+            send_to(&two, &format!("started{round}"), 10).await;
+        }
+    };
+    let (seqs, read, ()) = futures::join!(send_to(&one, "R", MESSAGES), reading, killing);
+    assert_eq!(read, seqs.into_iter().zip(0..MESSAGES).collect::<Vec<_>>());
+}
