@@ -244,8 +244,10 @@ impl RegistrationTable {
 
     /// The sessions of a user, in the order of their names.
     pub(super) fn sessions_of(&self, user: &UserId, now: u64) -> Vec<SessionId> {
-        let sessions = self.users.get(user).into_iter().flatten();
-        sessions.filter(|session| self.get(session, now).is_some()).cloned().collect()
+        let Some(sessions) = self.users.get(user) else { return Vec::new() };
+        // Those of users are registered: they are looked up only if a registration has expired.
+        let all = self.by_expiry.first().is_some_and(|(expires_at, _)| *expires_at > now);
+        sessions.iter().filter(|session| all || self.get(session, now).is_some()).cloned().collect()
     }
 
     /// Whether this session's registration has expired, and was not looked at since.

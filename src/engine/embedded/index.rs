@@ -326,10 +326,7 @@ impl Index {
     /// See [`crate::engine::Engine::trim`].
     pub(super) fn trim(&mut self, address: &Address, through: Seq) {
         let through = through.min(self.committed);
-        if self.logs.get(address).is_none_or(|log| through <= log.position().floor) {
-            return;
-        }
-        let removed = self.logs.trim(address, through);
+        let Some(removed) = self.logs.trim(address, through) else { return };
         self.drop_entries(address, &removed, Outcome::Acknowledged);
     }
 
@@ -353,9 +350,10 @@ impl Index {
         }
     }
 
-    /// The next commit writes the floor of this address.
+    /// The next commit writes the floor of this address, if there is a disk.
     fn note_floor(&mut self, address: &Address) {
-        if let Some(floor) = self.logs.floor(address)
+        if self.backing.writes().is_some()
+            && let Some(floor) = self.logs.floor(address)
             && let Some(covered) = self.backing.note_floor(address, floor)
         {
             self.logs.forget_through(covered);

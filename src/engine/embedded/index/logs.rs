@@ -114,9 +114,10 @@ impl AddressLogs {
         (log.commit(seq), log.position().floor)
     }
 
-    /// Raises the floor of an address to `through` and removes the entries below it.
-    pub(super) fn trim(&mut self, address: &Address, through: Seq) -> Vec<LogEntry> {
-        self.change(address, |log, holes| log.trim(through, holes)).unwrap_or_default()
+    /// Raises the floor of an address to `through` and removes the entries below it. `None` if it is there already, or has
+    /// no log.
+    pub(super) fn trim(&mut self, address: &Address, through: Seq) -> Option<Vec<LogEntry>> {
+        self.change(address, |log, holes| (through > log.position().floor).then(|| log.trim(through, holes)))
     }
 
     /// Ends what was stored up to `through` at an address. Returns whether it has a log.
@@ -126,7 +127,7 @@ impl AddressLogs {
 
     /// Removes committed entries of an ended address.
     pub(super) fn remove_ended(&mut self, address: &Address, committed: Seq) -> Vec<LogEntry> {
-        self.change(address, |log, holes| log.remove_ended(committed, holes)).unwrap_or_default()
+        self.change(address, |log, holes| Some(log.remove_ended(committed, holes))).unwrap_or_default()
     }
 
     /// Removes the oldest entries of a history that is beyond its bounds.
@@ -136,12 +137,14 @@ impl AddressLogs {
         bounds: &Bounds,
         committed: Seq,
     ) -> Vec<LogEntry> {
-        self.change(address, |log, holes| log.remove_oldest(bounds, committed, holes)).unwrap_or_default()
+        self.change(address, |log, holes| Some(log.remove_oldest(bounds, committed, holes)))
+            .unwrap_or_default()
     }
 
     /// Removes one entry that could not be stored.
     pub(super) fn remove(&mut self, address: &Address, seq: Seq) -> Option<LogEntry> {
-        let removed = self.change(address, |log, holes| log.remove(seq, holes).into_iter().collect())?;
+        let removed =
+            self.change(address, |log, holes| Some(log.remove(seq, holes).into_iter().collect()))?;
         removed.into_iter().next()
     }
 
@@ -158,7 +161,7 @@ impl AddressLogs {
             return Vec::new();
         }
         let expired =
-            self.change(address, |log, holes| log.expire(now, committed, holes)).unwrap_or_default();
+            self.change(address, |log, holes| Some(log.expire(now, committed, holes))).unwrap_or_default();
         if let Some(log) = self.logs.get_mut(address) {
             let next = log.next_expiry(now);
             self.expiry.reschedule(address, &mut log.due, next);
@@ -169,10 +172,10 @@ impl AddressLogs {
     fn change(
         &mut self,
         address: &Address,
-        remove: impl FnOnce(&mut AddressLog, &mut Holes) -> Vec<LogEntry>,
+        remove: impl FnOnce(&mut AddressLog, &mut Holes) -> Option<Vec<LogEntry>>,
     ) -> Option<Vec<LogEntry>> {
         let log = self.logs.get_mut(address)?;
-        let removed = remove(log, &mut self.holes);
+        let removed = remove(log, &mut self.holes)?;
         for entry in &removed {
             discharge(&mut self.payers, log, address, entry);
         }
@@ -366,7 +369,8 @@ mod tests {
     fn totals_follow_what_comes_and_goes() {
         let mut logs = three();
         assert_eq!((logs.bytes(), logs.messages), (30, 3));
-        assert_eq!(logs.trim(&mailbox("a"), Seq(3)).len(), 1);
+        assert_eq!(logs.trim(&mailbox("a"), Seq(3)).map(|removed| removed.len()), Some(1));
+        assert_eq!(logs.trim(&mailbox("a"), Seq(3)), None);
         logs.assert_consistent();
         assert!(logs.remove(&mailbox("b"), Seq(3)).is_some());
         assert!(logs.list_if_empty(&mailbox("b")));
