@@ -17,6 +17,7 @@ use crate::sync::lock;
 mod acks;
 mod address_hub;
 mod batch;
+mod channel;
 mod event;
 mod fanout;
 mod interest;
@@ -27,7 +28,6 @@ mod presence;
 mod reader;
 mod readers;
 mod receiver;
-mod ring;
 mod shards;
 mod slots;
 
@@ -179,11 +179,11 @@ impl Hubs {
             }
         };
         let mut readers = lock(&hub.readers);
-        let (place, reader) = readers.attach(position, transport, most, || hub.join())?;
+        let (place, reader, end) = readers.attach(position, transport, most, hub.sent())?;
         let released_before = readers.released;
         drop(readers);
         let (hubs, address, hub) = (self.clone(), address.clone(), Arc::clone(hub));
-        let receiver = HubReceiver::new(Arc::clone(&reader), Arc::clone(&hub));
+        let receiver = HubReceiver::new(Arc::clone(&reader), Arc::clone(&hub), end);
         Some((ReaderHandle { hubs, address, hub, place, reader, released_before }, receiver))
     }
 

@@ -9,7 +9,8 @@
 //!    one shard of the outbox holds.
 //! 3. One shard of the map of hubs: held while a hub is looked up, joined or left.
 //! 4. The readers of one hub, or what an engine's `Interest` locks while it notes a reader.
-//! 5. The last events of one hub, or the output that a connection lends: held while something is written to it.
+//! 5. Where a hub puts the end of its channel for one reader, or the output that a connection lends: held while something is
+//!    written to it.
 //!
 //! The map of watched topics is held while what the watchers of one were told is looked at.
 //!
@@ -22,21 +23,11 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Locks a std mutex and ignores poison. Only for critical sections that cannot leave half-done state.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Locks for reading, and ignores poison too.
-pub(crate) fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
-    lock.read().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Locks for writing, and ignores poison too.
-pub(crate) fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
-    lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Frees the memory of a table that is almost empty; cheap if it is not.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::hub::HubEvent;
-use crate::hub::address_hub::Hub;
+use crate::hub::channel::Tail;
 use crate::hub::outlet::Encoding;
 use crate::hub::reader::AttachedReader;
 use crate::message::{Publication, Seq};
@@ -63,10 +63,10 @@ fn small_message(event: &HubEvent) -> Option<(Option<Order>, &Arc<Publication>)>
 }
 
 impl Batch {
-    /// The next events after the first `at` ones: small messages, or one event of another kind.
-    pub(super) fn after(at: u64, hub: &Hub) -> Self {
+    /// The next events of a tail: small messages, or one event of another kind.
+    pub(super) fn next(tail: &mut Tail) -> Self {
         let (mut size, mut count) = (0, 0);
-        let (from, events) = hub.events_after(at, |event| {
+        let events = tail.take_while(|event| {
             let message = small_message(event);
             let fits = count == 0 || message.is_some() && size < SIZE;
             count += 1;
@@ -74,10 +74,10 @@ impl Batch {
             size += message.map_or(SIZE, |(_, publication)| publication.frame().len());
             fits
         });
-        Self::new(from, &events)
+        Self::new(tail.at(), &events)
     }
 
-    fn new(from: u64, events: &[HubEvent]) -> Self {
+    fn new(end: u64, events: &[HubEvent]) -> Self {
         let messages: Vec<_> = events
             .iter()
             .filter_map(small_message)
@@ -91,22 +91,15 @@ impl Batch {
             }
             last = Some(order.seq);
         }
-        Self { from, end: from + events.len() as u64, messages, intact_from, encoded: Vec::new() }
+        Self { from: end - events.len() as u64, end, messages, intact_from, encoded: Vec::new() }
     }
 
-    /// How many events came before the one after the last one.
-    pub(super) fn end(&self) -> u64 {
-        self.end
-    }
-
-    /// Writes to the connection of a reader what the reader does not have, or wakes up the reader. Returns whether the reader
-    /// was moved on to the end of this batch.
-    pub(super) fn offer(&mut self, reader: &AttachedReader) -> bool {
+    /// Writes to the connection of a reader what the reader does not have, or wakes up the reader.
+    pub(super) fn offer(&mut self, reader: &AttachedReader) {
         // It looks by itself.
         if !reader.waits() {
-            return false;
+            return;
         }
-        let mut moved = false;
         if let Some(outlet) = reader.outlet().filter(|_| !self.messages.is_empty()) {
             let encoded = self.encoded(outlet.encoding());
             let (batch, encoded) = (&*self, &self.encoded[encoded]);
@@ -115,17 +108,15 @@ impl Batch {
                     return Some(encoded.bytes.len());
                 }
                 let begin = batch.move_on(reader)?;
-                moved = true;
                 Some(encoded.begins[begin])
             });
             if is_done {
-                return moved;
+                return;
             }
         }
         if let Some(waker) = reader.end_wait() {
             waker.wake();
         }
-        moved
     }
 
     /// Moves a reader on to the end. Answers which message is its next one; `None` if something is missing between what it has

@@ -4,6 +4,7 @@
 //! writes for all connections that rest. It wakes up only the others.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Waker;
 
 use tokio::task::yield_now;
@@ -11,20 +12,28 @@ use tokio::task::yield_now;
 use crate::hub::HubEvent;
 use crate::hub::address_hub::Hub;
 use crate::hub::batch::Batch;
-use crate::hub::outlets::Outlets;
+use crate::hub::channel::Tail;
 use crate::sync::lock;
 
 impl Hub {
     /// Hands an event to the readers.
     pub(super) fn send(self: &Arc<Self>, event: HubEvent) {
-        self.add(event);
-        match self.outlets.get() {
-            Some(outlets) if outlets.are_many() => {
-                if outlets.begin() {
-                    outlets.runtime.spawn(run(Arc::clone(self)));
+        let many = self.outlets.get().filter(|outlets| outlets.are_many());
+        let mut readers = lock(&self.readers);
+        let sent = self.sent();
+        readers.open(self.slots, sent);
+        // A task that runs has an end already.
+        let tail = many.filter(|outlets| outlets.begin()).and_then(|_| readers.end(sent));
+        readers.send(event);
+        self.sent.store(sent + 1, Ordering::SeqCst);
+        drop(readers);
+        match many {
+            Some(outlets) => {
+                if let Some(tail) = tail {
+                    outlets.runtime.spawn(run(Arc::clone(self), tail.into()));
                 }
             }
-            _ => self.wake_readers(),
+            None => self.wake_readers(),
         }
     }
 
@@ -40,32 +49,30 @@ impl Hub {
 }
 
 /// Writes what was sent until nothing is left.
-async fn run(hub: Arc<Hub>) {
-    let Some(outlets) = hub.outlets.get() else { return };
+async fn run(hub: Arc<Hub>, mut tail: Tail) {
     loop {
-        offer(&hub, outlets).await;
-        outlets.end();
-        if hub.sent() == outlets.offered() || !outlets.begin() {
+        offer(&hub, Batch::next(&mut tail)).await;
+        let readers = lock(&hub.readers);
+        if hub.sent() == tail.at() {
+            hub.outlets.get().into_iter().for_each(|outlets| outlets.end());
             return;
         }
+        drop(readers);
     }
 }
 
 /// Offers a batch to all readers.
-async fn offer(hub: &Hub, outlets: &Outlets) {
-    let mut batch = Batch::after(outlets.offered(), hub);
-    outlets.set_offered(batch.end());
-    let (mut moved, mut from) = (0, Some(0));
+async fn offer(hub: &Hub, mut batch: Batch) {
+    let mut from = Some(0);
     while let Some(place) = from {
         {
             let readers;
             (readers, from) = lock(&hub.readers).some_from(place);
-            moved += readers.iter().flatten().filter(|reader| batch.offer(reader)).count();
+            readers.iter().flatten().for_each(|reader| batch.offer(reader));
         }
         // Others run meanwhile, and the system is asked for new events.
         yield_now().await;
     }
-    hub.moved(moved, batch.end());
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The readers of one hub that lend their output, and the task that writes to them: see [`crate::hub::fanout`].
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::runtime::Handle;
 
@@ -12,10 +12,8 @@ pub(super) const FEWEST: usize = 4;
 pub(super) struct Outlets {
     /// How many they are.
     count: AtomicUsize,
-    /// Whether a task writes to them.
+    /// Whether a task writes to them. Changed under the lock of the hub's readers.
     is_running: AtomicBool,
-    /// How many events were offered to all readers.
-    offered: AtomicU64,
     /// What runs that task. Messages are published by threads that have no runtime too.
     pub(super) runtime: Handle,
 }
@@ -24,8 +22,8 @@ impl Outlets {
     /// None yet. The task runs in the runtime of this thread; `None` if it has none.
     pub(super) fn new() -> Option<Box<Self>> {
         let runtime = Handle::try_current().ok()?;
-        let (count, is_running, offered) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicU64::new(0));
-        Some(Box::new(Self { count, is_running, offered, runtime }))
+        let (count, is_running) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Some(Box::new(Self { count, is_running, runtime }))
     }
 
     /// One more reader lends its output.
@@ -43,24 +41,13 @@ impl Outlets {
         self.count.load(Ordering::Relaxed) >= FEWEST
     }
 
-    /// Begins the task. `false` if one runs already, which goes on with what was counted before this call.
-    ///
-    /// Sequentially consistent, as [`Self::end`] and the count of what was sent are.
+    /// Begins the task. `false` if one runs already, which goes on with what is sent now.
     pub(super) fn begin(&self) -> bool {
-        !self.is_running.swap(true, Ordering::SeqCst)
+        !self.is_running.swap(true, Ordering::Relaxed)
     }
 
-    /// Ends the task. Whether anything was sent meanwhile is to be looked at after it.
+    /// Ends the task, when nothing is left.
     pub(super) fn end(&self) {
-        self.is_running.store(false, Ordering::SeqCst);
-    }
-
-    /// How many events were offered to all readers.
-    pub(super) fn offered(&self) -> u64 {
-        self.offered.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn set_offered(&self, offered: u64) {
-        self.offered.store(offered, Ordering::Relaxed);
+        self.is_running.store(false, Ordering::Relaxed);
     }
 }

@@ -1,13 +1,15 @@
 //! What a reader and its hub share: how far the reader is, and whether it waits.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Waker};
 
 use futures::task::AtomicWaker;
 
+use crate::hub::channel::End;
 use crate::hub::{Outlet, Transport};
 use crate::message::Seq;
+use crate::sync::lock;
 
 /// What a reader and its hub share.
 #[derive(Debug)]
@@ -25,6 +27,8 @@ pub(super) struct AttachedReader {
     waker: AtomicWaker,
     /// The output of its connection.
     outlet: OnceLock<Arc<dyn Outlet>>,
+    /// Its end of a channel that was made after it joined, until it takes it.
+    end: Mutex<Option<End>>,
     /// Up to where it has sent messages.
     pub(super) position: AtomicU64,
 }
@@ -39,8 +43,19 @@ impl AttachedReader {
             transport,
             waker: AtomicWaker::new(),
             outlet: OnceLock::new(),
+            end: Mutex::default(),
             position: AtomicU64::new(position),
         }
+    }
+
+    /// Gives it its end of a channel.
+    pub(super) fn give(&self, end: End) {
+        *lock(&self.end) = Some(end);
+    }
+
+    /// Takes its end of a channel.
+    pub(super) fn take(&self) -> Option<End> {
+        lock(&self.end).take()
     }
 
     /// How many events the hub had sent before the next one that it takes.

@@ -1,11 +1,14 @@
-//! The readers of one hub, and what they keep from being deleted.
+//! The readers of one hub, its channel, and what the readers keep from being deleted.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
 
-use crate::hub::Transport;
+use tokio::sync::broadcast;
+
+use crate::hub::channel::End;
 use crate::hub::reader::AttachedReader;
+use crate::hub::{HubEvent, Transport};
 use crate::message::Seq;
 
 /// How many readers are looked at under the lock before they are woken without it.
@@ -20,6 +23,9 @@ pub(super) struct HubReaders {
     places: Vec<Option<Arc<AttachedReader>>>,
     /// Places that are free.
     free: Vec<usize>,
+    /// Made when the first event is sent: it has room for all its events from its beginning, and most hubs of sessions
+    /// are idle. Full, its slowest reader loses an event and reads the engine.
+    channel: Option<broadcast::Sender<HubEvent>>,
     /// The highest acknowledgement.
     pub(super) acked: Seq,
     /// Up to where the engine was told to delete.
@@ -29,19 +35,20 @@ pub(super) struct HubReaders {
 }
 
 impl HubReaders {
-    /// Adds a reader of what comes after the first `at` events, if there are fewer than `most`. Returns its place.
+    /// Adds a reader of what comes after the first `at` events, which were sent, if there are fewer than `most`. Returns its
+    /// place, and its end of the channel if there is one.
     pub(super) fn attach(
         &mut self,
         position: Seq,
         transport: Transport,
         most: usize,
-        at: impl FnOnce() -> u64,
-    ) -> Option<(usize, Arc<AttachedReader>)> {
+        at: u64,
+    ) -> Option<(usize, Arc<AttachedReader>, Option<End>)> {
         if self.handles >= most {
             return None;
         }
         self.handles += 1;
-        let reader = Arc::new(AttachedReader::new(position.0, transport, at()));
+        let reader = Arc::new(AttachedReader::new(position.0, transport, at));
         let place = self.free.pop().unwrap_or_else(|| {
             // Most hubs have one reader.
             if self.places.is_empty() {
@@ -51,7 +58,7 @@ impl HubReaders {
             self.places.len() - 1
         });
         self.places[place] = Some(Arc::clone(&reader));
-        Some((place, reader))
+        Some((place, reader, self.end(at)))
     }
 
     /// Neither a deletion waits for this reader any more, nor is it woken. Returns the reader, if it was attached.
@@ -64,6 +71,26 @@ impl HubReaders {
     /// The readers that are attached.
     pub(super) fn attached(&self) -> impl Iterator<Item = &AttachedReader> {
         self.places.iter().flatten().map(AsRef::as_ref)
+    }
+
+    /// An end of the channel for what comes after the first `at` events, which were sent.
+    pub(super) fn end(&self, at: u64) -> Option<End> {
+        self.channel.as_ref().map(|channel| End::new(channel, at))
+    }
+
+    /// Makes the channel, if there is none. So many events were sent.
+    pub(super) fn open(&mut self, slots: usize, sent: u64) {
+        if self.channel.is_none() {
+            let channel = broadcast::Sender::new(slots);
+            self.places.iter().flatten().for_each(|reader| reader.give(End::new(&channel, sent)));
+            self.channel = Some(channel);
+        }
+    }
+
+    /// Puts an event into the channel. Who waits is to be woken: see [`Self::end_waits`].
+    pub(super) fn send(&self, event: HubEvent) {
+        // An error means that no reader listens at this moment. It reads the store later.
+        _ = self.channel.as_ref().map(|channel| channel.send(event));
     }
 
     /// Ends the waits of the readers at some places from `from` on. Returns their wakers, and where to go on.

@@ -1,6 +1,7 @@
 //! What a reader gets from its hub.
 //!
-//! A reader that finds nothing sets a flag. Who sends clears the flags, and wakes those readers.
+//! It waits without the list of waiters of the broadcast channel, which costs several locks for each wait, and for each
+//! wait that is given up. A reader that finds nothing sets a flag. Who sends clears the flags, and wakes those readers.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use tokio::task::coop::cooperative;
 
 use crate::hub::HubEvent;
 use crate::hub::address_hub::Hub;
+use crate::hub::channel::End;
 use crate::hub::reader::AttachedReader;
 use crate::message::Seq;
 
@@ -21,11 +23,14 @@ pub struct HubReceiver {
     hub: Arc<Hub>,
     /// How many events the hub had sent before the next one that is taken here, unless the reader was moved on.
     taken: u64,
+    /// Its end of the channel; `None` until something was sent, and while it is where the hub has put it. What was written to
+    /// the reader's connection meanwhile is still in it.
+    end: Option<End>,
 }
 
 impl HubReceiver {
-    pub(super) fn new(reader: Arc<AttachedReader>, hub: Arc<Hub>) -> Self {
-        Self { taken: reader.at(), reader, hub }
+    pub(super) fn new(reader: Arc<AttachedReader>, hub: Arc<Hub>, end: Option<End>) -> Self {
+        Self { taken: reader.at(), reader, hub, end }
     }
 
     /// The next event.
@@ -66,8 +71,12 @@ impl HubReceiver {
         if self.is_empty() {
             return Err(TryRecvError::Empty);
         }
-        let found = self.hub.get(self.reader.at());
-        self.taken = self.reader.at()
+        if self.end.is_none() {
+            self.end = self.reader.take();
+        }
+        let at = self.reader.at();
+        let found = self.end.as_mut().map_or(Err(TryRecvError::Empty), |end| end.take(at));
+        self.taken = at
             + match found {
                 Ok(_) => 1,
                 Err(TryRecvError::Lagged(lost)) => lost,
@@ -93,11 +102,5 @@ impl HubReceiver {
     /// Notes the seq of the newest stored message that the reader has taken, before it waits.
     pub(crate) fn note_read(&self, read: Seq) {
         self.reader.set_read(read);
-    }
-}
-
-impl Drop for HubReceiver {
-    fn drop(&mut self) {
-        self.hub.leave(self.reader.at());
     }
 }

@@ -151,22 +151,53 @@ async fn readers_that_rest_are_written_to_and_not_woken() {
     }
 }
 
+/// What was written to the connection is still in the channel for the reader, which skips it.
 #[tokio::test]
-async fn events_are_not_held_after_they_were_written() {
-    let (hubs, mut readers) = begin();
-    let hub = Arc::clone(&readers[0].handle.hub);
-    for seq in 1..=4 {
-        publish(&hubs, seq);
+async fn a_reader_goes_on_behind_what_was_written_for_it() {
+    for (written, channel) in [(3, "holds it"), (20, "has lost some of it")] {
+        let (hubs, mut readers) = begin();
+        for seq in 1..=written {
+            publish(&hubs, seq);
+            settle().await;
+        }
+        lock(&readers[1].output.0).is_lent = false;
+        publish(&hubs, written + 1);
         settle().await;
-        assert_eq!(hub.held_events(), 0);
+        let reader = &mut readers[1];
+        assert_eq!(reader.receiver.moved_on(), Some(Seq(written)), "{channel}");
+        assert_eq!((reader.poll(), reader.poll()), (Some(Some(Seq(written + 1))), None), "{channel}");
     }
-    // One that takes them by itself.
-    lock(&readers[1].output.0).is_lent = false;
-    publish(&hubs, 5);
+}
+
+/// Of what was not written, so much is said to be lost.
+#[tokio::test]
+async fn a_reader_misses_only_what_was_not_written_for_it() {
+    let (hubs, mut readers) = begin();
+    publish(&hubs, 1);
     settle().await;
-    assert_eq!(hub.held_events(), 1);
-    assert_eq!(readers[1].receiver.moved_on(), Some(Seq(4)));
-    assert_eq!((readers[1].poll(), hub.held_events()), (Some(Some(Seq(5))), 0));
+    lock(&readers[1].output.0).is_lent = false;
+    for seq in 2..=12 {
+        publish(&hubs, seq);
+    }
+    settle().await;
+    let reader = &mut readers[1];
+    assert!(matches!(reader.receiver.try_recv(), Err(TryRecvError::Lagged(3))));
+    assert!(
+        matches!(reader.receiver.try_recv(), Ok(HubEvent::Stored { publication, .. }) if publication.seq() == Some(Seq(5)))
+    );
+}
+
+/// The task holds no large message, and no memory of the budget, when it has nothing to do.
+#[tokio::test]
+async fn nothing_is_held_once_all_readers_have_it() {
+    let (hubs, mut readers) = begin();
+    let large = format!("\"{}\"", "x".repeat(2 * SMALL));
+    let large = publication(Some(1), &large);
+    hubs.publish(&address(), &large, Seq::START);
+    settle().await;
+    assert_ne!(hubs.budget().used(), 0);
+    readers.iter_mut().for_each(|reader| assert_eq!(reader.poll(), Some(Some(Seq(1)))));
+    assert_eq!(hubs.budget().used(), 0);
 }
 
 #[tokio::test]
