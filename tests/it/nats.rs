@@ -245,3 +245,28 @@ async fn each_of_three_servers_may_be_killed_in_turn() {
     let (seqs, read, ()) = futures::join!(send_to(&one, "R", MESSAGES), reading, killing);
     assert_eq!(read, seqs.into_iter().zip(0..MESSAGES).collect::<Vec<_>>());
 }
+
+#[tokio::test]
+async fn a_stream_that_is_deleted_is_missed_until_it_is_made_anew() {
+    let nats = NatsServer::start().await;
+    let node = nats.node().await;
+    let mut reader = node.session("R").await;
+    node.send("S", "R", json!(1)).await;
+    assert_eq!(reader.message().await["payload"], 1);
+    for shard in 0..8 {
+        nats.delete_stream(&format!("x0_M{shard}")).await;
+    }
+    let state = becomes(&node, "/readyz", 503).await;
+    assert!(state["failing"][0].as_str().unwrap().contains("stream x0_M0 is missing"), "{state}");
+    let body = json!({ "to": { "session": "R" }, "payload": 2 });
+    assert_eq!(node.post("/v1/messages?session=S", &body).await.code(), "unavailable");
+    let log = nats.refused(&[]).await;
+    assert!(log.contains("stream x0_M0 is missing, though this cluster was set up before"), "{log}");
+    let other = nats.node_with(&["--nats-create"]).await;
+    becomes(&node, "/readyz", 200).await;
+    let gap = reader.recv().await;
+    assert_eq!((&gap["type"], &gap["reason"]), (&json!("gap"), &json!("epoch")));
+    let seq = other.send("S", "R", json!(3)).await;
+    let message = reader.message().await;
+    assert_eq!((&message["payload"], &message["seq"]), (&json!(3), &json!(seq)));
+}

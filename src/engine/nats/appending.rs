@@ -156,6 +156,8 @@ impl Core {
                 Err(error @ AskError::Refused { .. }) => return Err(Self::unavailable(&error)),
                 Err(error) if Instant::now() + pause > until => return Err(Self::unavailable(&error)),
                 Err(_) => {
+                    // A stream may be missing.
+                    self.signals.missed.notify_one();
                     sleep(pause).await;
                     pause = (pause * 2).min(LAST_PAUSE);
                 }

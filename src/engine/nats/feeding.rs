@@ -31,6 +31,9 @@ const FAILURE_PAUSE: Duration = Duration::from_millis(200);
 /// How often the newest seqs are compared.
 const COMPARE: Duration = Duration::from_secs(5);
 
+/// Pause after a check, however much asks for the next one.
+const CHECK_PAUSE: Duration = Duration::from_millis(200);
+
 /// How long a copy of a stream may be behind, at least.
 const RECENT: Duration = Duration::from_secs(30);
 
@@ -148,6 +151,7 @@ impl Core {
             let Some(core) = core.upgrade() else { return };
             if core.link.is_up() {
                 core.check().await;
+                sleep(CHECK_PAUSE).await;
             }
             if aged.elapsed() > RECENT {
                 core.recent.age();

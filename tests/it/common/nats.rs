@@ -100,6 +100,19 @@ impl NatsServer {
         node_on(std::slice::from_ref(self)).await.unwrap_or_else(|log| panic!("it does not start: {log}"))
     }
 
+    /// A node with these flags too.
+    pub async fn node_with(&self, more: &[&str]) -> TestServer {
+        let node = spawn_node(&[&self.url()], 1, more).await;
+        node.unwrap_or_else(|log| panic!("it does not start: {log}"))
+    }
+
+    /// Deletes a stream.
+    pub async fn delete_stream(&self, stream: &str) {
+        let client = async_nats::connect(self.url()).await.unwrap();
+        let answer = client.request(format!("$JS.API.STREAM.DELETE.{stream}"), "".into()).await.unwrap();
+        assert!(answer.payload.windows(14).any(|part| part == b"\"success\":true"), "{answer:?}");
+    }
+
     /// The log of a node that does not start with these flags too.
     pub async fn refused(&self, more: &[&str]) -> String {
         match spawn_node(&[&self.url()], 1, more).await {
