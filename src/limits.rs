@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::message::{SessionId, UserId};
 use crate::sync::{lock, shrink};
+use crate::table::Table;
 
 mod failed_proofs;
 
@@ -150,7 +151,7 @@ pub(crate) struct ConnectionLimiter {
 #[derive(Debug)]
 struct CountedConnections {
     /// Protects the counts; held for one look-up. An address without connections has no entry.
-    counts: Mutex<HashMap<IpAddr, usize>>,
+    counts: Mutex<Table<IpAddr, usize>>,
     /// Notified when an address that was at its limit releases a permit.
     released: Notify,
     /// Bounds the waiting connections, since each release wakes all of them.

@@ -50,7 +50,7 @@ impl Entrance {
         let acceptor = Acceptor {
             config: Arc::clone(config),
             shutdown: shutdown.clone(),
-            connection_server,
+            connection_server: connection_server.into(),
             tls,
             socket_limiter,
             connections: TaskTracker::new(),

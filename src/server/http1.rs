@@ -47,7 +47,7 @@ use timer::LazyTimer;
 
 /// A connection that is read by the loop.
 struct Connection<S> {
-    server: ConnectionServer,
+    server: Arc<ConnectionServer>,
     link: Arc<Link>,
     io: Io<S>,
     /// The time of the next head.
@@ -99,7 +99,7 @@ struct LateBody {
 impl ConnectionServer {
     /// Serves a connection that speaks HTTP/1.1 without TLS.
     pub(super) fn http1_cleartext<S>(
-        &self,
+        self: &Arc<Self>,
         stream: S,
         link: Arc<Link>,
     ) -> impl Future<Output = ()> + Send + use<S>
@@ -109,7 +109,7 @@ impl ConnectionServer {
         link.note_cleartext();
         let io = Io { stream, input: Vec::new(), output: Output::default() };
         let connection =
-            Connection { server: self.clone(), link, io, timer: LazyTimer::default(), ended: false };
+            Connection { server: Arc::clone(self), link, io, timer: LazyTimer::default(), ended: false };
         // Boxed, so that its memory is free once the loop is done: a WebSocket lasts long.
         let serving = Box::pin(connection.serve());
         async move {

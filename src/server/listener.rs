@@ -118,7 +118,7 @@ pub(super) struct Acceptor {
     pub(super) config: Arc<Config>,
     /// Fires when the server stops.
     pub(super) shutdown: CancellationToken,
-    pub(super) connection_server: ConnectionServer,
+    pub(super) connection_server: Arc<ConnectionServer>,
     /// The certificate; `None` without TLS.
     pub(super) tls: Option<Current<ServerConfig>>,
     /// Limits TCP connections for each client address. It is above the limit of the gateway, so that a client can still
@@ -277,7 +277,9 @@ mod tests {
         let config = Config { durability: Level::Memory, header_timeout: patience, ..Config::default() };
         let mut acceptor = Server::new(config, Clock::Wall).unwrap().entrance.acceptor;
         acceptor.socket_limiter = ConnectionLimiter::new(1);
-        acceptor.connection_server.socket_limiter = acceptor.socket_limiter.clone();
+        let mut connection_server = ConnectionServer::clone(&acceptor.connection_server);
+        connection_server.socket_limiter = acceptor.socket_limiter.clone();
+        acceptor.connection_server = connection_server.into();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let accepting = acceptor.clone();

@@ -33,7 +33,7 @@ pub(crate) mod socket;
 mod timers;
 mod window;
 
-pub(crate) use opening::{Opened, Opening};
+pub(crate) use opening::{Offer, Opened, Opening};
 
 /// The address of this transport.
 pub(crate) const PATH: &str = "/ws";
@@ -54,7 +54,7 @@ async fn upgrade(State(gateway): State<Arc<Gateway>>, mut head: Parts) -> Respon
         Err(rejection) => return upgrade_required(&rejection, head.version),
     };
     let response = switching_protocols(&head, checked.selected_protocol());
-    let handshake = Box::new(handshake::check(&gateway, (&head).into()).await);
+    let handshake = handshake::check(&gateway, (&head).into()).await;
     if let Some(on_upgrade) = on_upgrade {
         // Taken before the upgrade, so that a shutdown in between waits for this socket too.
         let running = gateway.tasks.token();
@@ -90,8 +90,11 @@ const KEY_BYTES: usize = 16;
 /// Whether a handshake has one `Sec-WebSocket-Key`, of the right length.
 fn has_valid_key(headers: &HeaderMap) -> bool {
     let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).iter();
-    let (Some(key), None) = (keys.next(), keys.next()) else { return false };
-    KEY.decode(key).is_ok_and(|bytes| bytes.len() == KEY_BYTES)
+    matches!((keys.next(), keys.next()), (Some(key), None) if is_valid_key(key.as_bytes()))
+}
+
+fn is_valid_key(key: &[u8]) -> bool {
+    KEY.decode_slice(key, &mut [0; 2 * KEY_BYTES]).is_ok_and(|bytes| bytes == KEY_BYTES)
 }
 
 /// The answer to a handshake without a valid key (RFC 6455 section 4.2.1).

@@ -12,7 +12,7 @@ use crate::edge::{Headers, text};
 use crate::link::Link;
 use crate::server::direct::{Door, doors};
 use crate::server::head;
-use crate::transport::websocket::Opening;
+use crate::transport::websocket::{Offer, Opening};
 
 /// Most bytes of a head, and of a body.
 pub(super) const MOST: usize = 8 * 1024;
@@ -124,7 +124,7 @@ fn parse_head<A>(
     {
         return Begin::Answering(answering, plain);
     }
-    match parsed(bytes, len, &request) {
+    match parsed(bytes, len, &request, |_| true) {
         Some((uri, headers)) => {
             let (mut parts, ()) = Request::new(()).into_parts();
             (parts.method, parts.uri, parts.headers) = (method, uri, headers);
@@ -141,8 +141,9 @@ fn opening<A>(
     request: &httparse::Request<'_, '_>,
     link: &Arc<Link>,
 ) -> Option<Begin<A>> {
-    let (uri, headers) = parsed(bytes, len, request)?;
-    let opening = Opening::new(uri, headers, link)?;
+    let offer = Offer::read(request.headers.iter().map(|header| (header.name, header.value)))?;
+    let (uri, headers) = parsed(bytes, len, request, |name| !Offer::reads(name))?;
+    let opening = Opening { offer, uri, headers, link: Arc::clone(link) };
     Some(Begin::Opening(Box::new(opening), len))
 }
 
@@ -170,14 +171,19 @@ fn is_plain_in_query(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?%".contains(&byte)
 }
 
-/// The address and the headers of a request, as hyper has them.
-fn parsed(bytes: &[u8], len: usize, request: &httparse::Request<'_, '_>) -> Option<(Uri, HeaderMap)> {
+/// The address of a request, and those of its headers that are needed, as hyper has them.
+fn parsed(
+    bytes: &[u8],
+    len: usize,
+    request: &httparse::Request<'_, '_>,
+    is_needed: impl Fn(&str) -> bool,
+) -> Option<(Uri, HeaderMap)> {
     // One copy, of which all values are slices: they go with the last of them.
     let copy = Bytes::copy_from_slice(&bytes[..len]);
     let shared = |part: &[u8]| copy.slice(range_in(bytes, part));
     let uri = Uri::from_maybe_shared(shared(request.path?.as_bytes())).ok()?;
     let mut headers = HeaderMap::with_capacity(request.headers.len());
-    for header in request.headers.iter() {
+    for header in request.headers.iter().filter(|header| is_needed(header.name)) {
         let name = HeaderName::from_bytes(header.name.as_bytes()).ok()?;
         headers.append(name, HeaderValue::from_maybe_shared(shared(header.value)).ok()?);
     }
@@ -261,6 +267,16 @@ mod tests {
         for query in ["session=\u{e4}", "session=A#f", "session=\"A\""] {
             assert_eq!(taken(&POLL.replace("session=A", query)), None, "{query}");
         }
+    }
+
+    #[test]
+    fn a_handshake_is_taken_as_it_is() {
+        let head = "GET /ws?session=A HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n\
+                    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        let Begin::Opening(opening, len) = parse((head.to_owned() + "more").as_bytes()) else {
+            panic!("not taken")
+        };
+        assert_eq!((opening.uri.to_string(), len), ("/ws?session=A".to_owned(), head.len()));
     }
 
     #[test]

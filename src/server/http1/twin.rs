@@ -44,7 +44,7 @@ pub(super) async fn fates(parts: &[&[u8]], closes: bool) -> [Fate; 2] {
 }
 
 /// The same, of a connection to this server.
-pub(super) async fn fates_of(server: &ConnectionServer, parts: &[&[u8]], closes: bool) -> [Fate; 2] {
+pub(super) async fn fates_of(server: &Arc<ConnectionServer>, parts: &[&[u8]], closes: bool) -> [Fate; 2] {
     let link = Link::new();
     let (peer, stream) = duplex(ROOM);
     let ours = fate(server.http1_cleartext(stream, Arc::clone(&link)), peer, parts, closes).await;
@@ -73,22 +73,22 @@ pub(crate) fn compare(bytes: &[u8]) {
 }
 
 /// A server that answers with what it was asked.
-pub(super) fn server() -> ConnectionServer {
+pub(super) fn server() -> Arc<ConnectionServer> {
     server_of(OpenRoutes { router: Router::new().fallback(echo), direct: None, sockets: None })
 }
 
 /// A server with these routes.
-pub(super) fn server_of(open: OpenRoutes) -> ConnectionServer {
+pub(super) fn server_of(open: OpenRoutes) -> Arc<ConnectionServer> {
     let (config, shutdown) = (Config::default(), CancellationToken::new());
     let routes = Routes::new(config.into(), Budget::new(Budget::MOST), shutdown.clone());
     routes.open(open);
-    ConnectionServer {
+    Arc::new(ConnectionServer {
         routes,
         shutdown,
         header_timeout: Duration::from_secs(30),
         heartbeat: Duration::from_secs(25),
         socket_limiter: ConnectionLimiter::new(usize::MAX),
-    }
+    })
 }
 
 /// Answers with the request.

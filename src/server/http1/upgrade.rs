@@ -49,7 +49,7 @@ impl Sockets {
 fn answer(opening: &Opening) -> Vec<u8> {
     let mut answer = Vec::with_capacity(256);
     answer.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\n");
-    opening.write_headers(&mut answer);
+    opening.offer.write_headers(&mut answer);
     answer.extend_from_slice(b"date: ");
     with_date(|date| answer.extend_from_slice(date.as_bytes()));
     answer.extend_from_slice(b"\r\n\r\n");

@@ -19,9 +19,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use crate::edge::{Gateway, Refusal};
-use crate::limits::ConnectionPermit;
-use crate::protocol::Close;
+use crate::edge::{Caller, Gateway, Refusal};
+use crate::protocol::{Close, Resume};
 use crate::transport::websocket::conversation::{Conversation, End};
 use crate::transport::websocket::event::Event;
 use crate::transport::websocket::handshake::Handshake;
@@ -42,7 +41,7 @@ const MAX_CLOSE_REASON: usize = 123;
 pub(super) fn run(
     gateway: Arc<Gateway>,
     upgrade: OnUpgrade,
-    handshake: Box<Result<Handshake, Refusal>>,
+    handshake: Result<Handshake, Refusal>,
     running: TaskTrackerToken,
 ) -> impl Future<Output = ()> + Send {
     upgrade.then(move |upgraded| match upgraded {
@@ -65,44 +64,37 @@ pub(super) fn serve<S: AsyncRead + AsyncWrite + Send + Unpin>(
     gateway: Arc<Gateway>,
     mut socket: Socket<S>,
     output: Output,
-    handshake: Box<Result<Handshake, Refusal>>,
+    handshake: Result<Handshake, Refusal>,
     running: TaskTrackerToken,
 ) -> impl Future<Output = ()> + Send {
-    let beginning = Box::pin(begin(gateway, output, handshake));
+    let address = handshake.as_ref().ok().and_then(|handshake| handshake.address);
+    let mut conversation = Conversation::new(gateway, address);
+    conversation.output = output;
+    let (mut flow, caller, permit) = match handshake {
+        Ok(Handshake { caller, window, permit, link, .. }) => {
+            link.into_iter().for_each(|link| conversation.timers.watch(link));
+            conversation.window = Window::new(window.filter(|_| caller.is_some()));
+            (ControlFlow::Continue(()), caller, Some(permit))
+        }
+        Err(refusal) => (conversation.reject(refusal), None, None),
+    };
     async move {
-        let (end, output, limit) = {
-            // Dropped with the conversation, before the closing handshake: it has left the hubs then.
-            let (mut conversation, flow, _permit) = beginning.await;
-            let end = converse(&mut conversation, flow, &mut socket).await;
-            let limit = conversation.message_limit();
-            (end, std::mem::take(&mut conversation.output), limit)
-        };
+        if let Some(caller) = caller {
+            flow = Box::pin(begin(&mut conversation, caller)).await;
+        }
+        let end = converse(&mut conversation, flow, &mut socket).await;
+        let (output, limit) = (std::mem::take(&mut conversation.output), conversation.message_limit());
+        // It leaves the hubs before the closing handshake.
+        drop((conversation, permit));
         _ = timeout(CLOSE_TIMEOUT, close(&mut socket, output, limit, end)).await;
         drop(running);
     }
 }
 
-/// Begins a conversation with what the handshake says.
-async fn begin(
-    gateway: Arc<Gateway>,
-    output: Output,
-    handshake: Box<Result<Handshake, Refusal>>,
-) -> (Conversation, ControlFlow<End>, Option<ConnectionPermit>) {
-    let address = handshake.as_ref().as_ref().ok().and_then(|handshake| handshake.address);
-    let mut conversation = Conversation::new(gateway, address);
-    conversation.output = output;
-    if let Some(link) = handshake.as_ref().as_ref().ok().and_then(|handshake| handshake.link.clone()) {
-        conversation.timers.watch(link);
-    }
-    let (flow, permit) = match *handshake {
-        Ok(Handshake { caller: Some((caller, resume)), permit, window, .. }) => {
-            conversation.window = Window::new(window);
-            (conversation.begin(caller, &resume).await, Some(permit))
-        }
-        Ok(Handshake { caller: None, permit, .. }) => (ControlFlow::Continue(()), Some(permit)),
-        Err(refusal) => (conversation.reject(refusal), None),
-    };
-    (conversation, flow, permit)
+/// Begins a conversation with a caller that the handshake names.
+async fn begin(conversation: &mut Conversation, caller: Box<(Caller, Resume)>) -> ControlFlow<End> {
+    let (caller, resume) = *caller;
+    conversation.begin(caller, &resume).await
 }
 
 /// Steps from event to event until the conversation ends.
@@ -112,8 +104,9 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut Socket<S>,
 ) -> End {
     let tick = pin!(sleep_until(conversation.timers.tick()));
-    let shutdown = conversation.shutdown().clone();
-    let shutdown = pin!(shutdown.cancelled());
+    // Not a clone of the token: that takes a lock which all connections share.
+    let gateway = Arc::clone(conversation.gateway());
+    let shutdown = pin!(gateway.shutdown.cancelled());
     let mut seldom = Seldom::new(tick, shutdown);
     loop {
         while flow.is_continue()

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::broker::{BrokerError, Sending};
 use crate::edge::{Caller, Gateway, Refusal};
@@ -130,9 +129,9 @@ impl Conversation {
         }
     }
 
-    /// Fires when the server stops.
-    pub(super) fn shutdown(&self) -> &CancellationToken {
-        &self.gateway.shutdown
+    /// What it works with.
+    pub(super) fn gateway(&self) -> &Arc<Gateway> {
+        &self.gateway
     }
 
     /// Acts on one event. What there is to say waits in the output; a break is the end of the conversation.

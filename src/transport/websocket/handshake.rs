@@ -19,7 +19,7 @@ pub(super) struct Handshake {
     pub(super) address: Option<IpAddr>,
     /// The caller and its position, if the request identifies it. A browser cannot set the header: its first frame
     /// identifies it.
-    pub(super) caller: Option<(Caller, Resume)>,
+    pub(super) caller: Option<Box<(Caller, Resume)>>,
     /// The window of that caller.
     pub(super) window: Option<u32>,
     /// Counts the connection for its address.
@@ -52,7 +52,7 @@ pub(super) async fn check(gateway: &Gateway, head: RequestHead<'_>) -> Result<Ha
     if bearer.is_some() || session.is_some() {
         let shown = Shown { bearer, session: session.map(NamedSession::InAddress), address };
         let grant = gateway.identify(shown, SessionPolicy::Create).await?;
-        caller = Some((Caller { grant, address }, query.resume("after")?));
+        caller = Some(Box::new((Caller { grant, address }, query.resume("after")?)));
     }
     Ok(Handshake { address, caller, window, permit, link })
 }
@@ -86,7 +86,7 @@ mod tests {
     #[tokio::test]
     async fn the_query_may_name_session_and_position() {
         let handshake = check_request(&[], "/ws?session=A&after=17", &[]).await.ok().unwrap();
-        let (caller, resume) = handshake.caller.unwrap();
+        let (caller, resume) = *handshake.caller.unwrap();
         assert_eq!(caller.grant.session().unwrap().as_str(), "A");
         assert_eq!(resume.after, Some(Seq(17)));
         assert!(check_request(&[], "/ws", &[]).await.ok().unwrap().caller.is_none());

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
+use axum::http::{HeaderMap, Uri};
 use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -11,14 +11,25 @@ use crate::edge::{Gateway, RequestHead};
 use crate::link::Link;
 use crate::protocol::SUBPROTOCOL;
 use crate::transport::websocket::socket::{Frame, Output, Socket};
-use crate::transport::websocket::{connection, handshake, has_valid_key};
+use crate::transport::websocket::{connection, handshake, is_valid_key};
 
-/// A valid handshake in its plain form (RFC 6455 section 4.2.1).
+/// What only a handshake says, in its plain form (RFC 6455 section 4.2.1).
+#[derive(Debug)]
+pub(crate) struct Offer {
+    /// The proof that the key was read.
+    accept: String,
+    /// Whether the subprotocol is offered.
+    subprotocol: bool,
+}
+
+/// A handshake that is valid.
 #[derive(Debug)]
 pub(crate) struct Opening {
-    uri: Uri,
-    headers: HeaderMap,
-    link: Arc<Link>,
+    pub(crate) offer: Offer,
+    pub(crate) uri: Uri,
+    /// The headers besides those of the offer.
+    pub(crate) headers: HeaderMap,
+    pub(crate) link: Arc<Link>,
 }
 
 /// The part of a connection that is read already, and the rest of it.
@@ -30,44 +41,59 @@ pub(crate) struct Opened<S> {
     pub(crate) answer: Vec<u8>,
 }
 
-impl Opening {
-    /// A GET with these headers, over this connection. `None` if it is anything else than a plain handshake: that is for
-    /// hyper and the routes, which say what is wrong.
-    pub(crate) fn new(uri: Uri, headers: HeaderMap, link: &Arc<Link>) -> Option<Self> {
-        let has_body = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::EXPECT]
-            .iter()
-            .any(|name| headers.contains_key(name));
-        let is_plain = !has_body
-            && only(&headers, &header::CONNECTION).is_some_and(upgrades)
-            && only(&headers, &header::UPGRADE).is_some_and(|to| to.eq_ignore_ascii_case(b"websocket"))
-            && only(&headers, &header::SEC_WEBSOCKET_VERSION) == Some(b"13")
-            && has_valid_key(&headers);
-        is_plain.then(|| Self { uri, headers, link: Arc::clone(link) })
+impl Offer {
+    /// Whether this reads the header of this name. Nobody else needs it then.
+    pub(crate) fn reads(name: &str) -> bool {
+        Field::of(name).is_some()
     }
 
-    /// What is checked of the request.
-    pub(crate) fn request(&self) -> RequestHead<'_> {
-        let query = self.uri.query().unwrap_or_default();
-        RequestHead::over_http1(query, (&self.headers).into(), &self.link)
+    /// Reads the headers of a GET. `None` if it is anything else than a plain handshake: that is for hyper and the routes,
+    /// which say what is wrong.
+    pub(crate) fn read<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Option<Self> {
+        let (mut connection, mut upgrade, mut version, mut key) = (None, None, None, None);
+        let mut subprotocol = false;
+        for (name, value) in headers {
+            let once = match Field::of(name) {
+                Some(Field::Connection) => &mut connection,
+                Some(Field::Upgrade) => &mut upgrade,
+                Some(Field::Version) => &mut version,
+                Some(Field::Key) => &mut key,
+                Some(Field::Protocol) => {
+                    subprotocol |= items(value).any(|name| name == SUBPROTOCOL.as_bytes());
+                    continue;
+                }
+                // None is agreed on.
+                Some(Field::Extensions) => continue,
+                None if BODY.iter().any(|body| body.eq_ignore_ascii_case(name)) => return None,
+                None => continue,
+            };
+            if once.replace(value).is_some() {
+                return None;
+            }
+        }
+        let key = key.filter(|key| is_valid_key(key))?;
+        let is_plain =
+            upgrades(connection?) && upgrade?.eq_ignore_ascii_case(b"websocket") && version? == b"13";
+        is_plain.then(|| Self { accept: derive_accept_key(key), subprotocol })
     }
 
     /// Appends the headers of the answer (RFC 6455 section 4.2.2).
     pub(crate) fn write_headers(&self, answer: &mut Vec<u8>) {
-        let key = self.headers.get(header::SEC_WEBSOCKET_KEY).map_or(&b""[..], HeaderValue::as_bytes);
         answer.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: ");
-        answer.extend_from_slice(derive_accept_key(key).as_bytes());
-        answer.extend_from_slice(b"\r\n");
-        if self.offers_subprotocol() {
-            answer.extend_from_slice(b"sec-websocket-protocol: ");
+        answer.extend_from_slice(self.accept.as_bytes());
+        if self.subprotocol {
+            answer.extend_from_slice(b"\r\nsec-websocket-protocol: ");
             answer.extend_from_slice(SUBPROTOCOL.as_bytes());
-            answer.extend_from_slice(b"\r\n");
         }
+        answer.extend_from_slice(b"\r\n");
     }
+}
 
-    fn offers_subprotocol(&self) -> bool {
-        let values = self.headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
-        let mut offered = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-        offered.any(|name| name.trim_ascii() == SUBPROTOCOL.as_bytes())
+impl Opening {
+    /// What is checked of the request.
+    pub(crate) fn request(&self) -> RequestHead<'_> {
+        let query = self.uri.query().unwrap_or_default();
+        RequestHead::over_http1(query, (&self.headers).into(), &self.link)
     }
 
     /// Checks who connects. What is returned answers, and serves the socket until it ends.
@@ -81,23 +107,46 @@ impl Opening {
         let socket = Socket::with_input(stream, input, &gateway.budget);
         let mut output = Output::default();
         output.push(Frame::preamble(answer));
-        Box::pin(connection::serve(gateway, socket, output, Box::new(handshake), running))
+        Box::pin(connection::serve(gateway, socket, output, handshake, running))
     }
 }
 
-/// The value of a header that is there once.
-fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
-    let mut values = headers.get_all(name).iter();
-    match (values.next(), values.next()) {
-        (Some(value), None) => Some(value.as_bytes()),
-        _ => None,
+/// A header that only a handshake has.
+enum Field {
+    Connection,
+    Upgrade,
+    Version,
+    Key,
+    Protocol,
+    Extensions,
+}
+
+impl Field {
+    fn of(name: &str) -> Option<Self> {
+        let is = |known: &str| name.eq_ignore_ascii_case(known);
+        Some(match name.len() {
+            7 if is("upgrade") => Self::Upgrade,
+            10 if is("connection") => Self::Connection,
+            17 if is("sec-websocket-key") => Self::Key,
+            21 if is("sec-websocket-version") => Self::Version,
+            22 if is("sec-websocket-protocol") => Self::Protocol,
+            24 if is("sec-websocket-extensions") => Self::Extensions,
+            _ => return None,
+        })
     }
+}
+
+/// Headers of a request with a body.
+const BODY: [&str; 3] = ["content-length", "transfer-encoding", "expect"];
+
+/// The items of a list.
+fn items(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
 }
 
 /// Whether `Connection` names the upgrade, and nothing else that counts.
 fn upgrades(value: &[u8]) -> bool {
-    let is = |option: &[u8], name: &str| option.trim_ascii().eq_ignore_ascii_case(name.as_bytes());
-    let options = || value.split(|byte| *byte == b',');
-    options().any(|option| is(option, "upgrade"))
-        && options().all(|option| is(option, "upgrade") || is(option, "keep-alive"))
+    let is_upgrade = |option: &[u8]| option.eq_ignore_ascii_case(b"upgrade");
+    items(value).any(is_upgrade)
+        && items(value).all(|option| is_upgrade(option) || option.eq_ignore_ascii_case(b"keep-alive"))
 }

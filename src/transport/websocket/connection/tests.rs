@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use super::*;
 use crate::budget::Budget;
 use crate::link::WRITE_TIMEOUT;
-use crate::protocol::{Resume, To};
+use crate::protocol::To;
 use crate::transport::testing::{gateway, open_caller, send, session};
 
 /// The peer of a conversation.
