@@ -24,7 +24,7 @@ use crate::descriptors;
 mod lent;
 mod outq;
 
-pub(crate) use lent::LentOutput;
+pub(crate) use lent::{Lendable, LentOutput};
 
 /// How long a peer may take nothing of the pending output before its connection is broken.
 pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);

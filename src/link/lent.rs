@@ -21,6 +21,10 @@ impl Link {
     }
 }
 
+/// Marks a request whose connection lends its output, if the answer says so.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lendable;
+
 /// The output of a connection, which its task lends while it rests.
 #[derive(Debug)]
 pub(crate) struct LentOutput {
@@ -33,6 +37,8 @@ pub(crate) struct LentOutput {
 #[derive(Debug, Default)]
 struct State {
     is_lent: bool,
+    /// Whether nothing else is to be written before what comes next.
+    is_allowed: bool,
     is_closed: bool,
     /// What the peer did not take.
     rest: Option<Bytes>,
@@ -49,10 +55,15 @@ impl LentOutput {
         Some(Arc::new(Self { link: Arc::clone(link), encoding, state: Mutex::default() }))
     }
 
-    /// Lends the output, until it is taken back.
+    /// Notes whether it may be lent: whether nothing else is to be written before what comes next.
+    pub(crate) fn allow(&self, allowed: bool) {
+        lock(&self.state).is_allowed = allowed;
+    }
+
+    /// Lends the output if it may be, until it is taken back.
     pub(crate) fn lend(&self) {
         let mut state = lock(&self.state);
-        state.is_lent = !state.is_closed;
+        state.is_lent = state.is_allowed && !state.is_closed;
     }
 
     /// Takes the output back. Answers what is to be written before anything else.

@@ -14,7 +14,7 @@ use crate::server::answer::{Answer, header_lines};
 use crate::server::router::HostCheck;
 use crate::transport::legacy::{self, Legacy, LegacyAnswer, LegacyPath};
 use crate::transport::poll::{self, Polls};
-use crate::transport::websocket;
+use crate::transport::{sse, websocket};
 
 mod native;
 
@@ -33,6 +33,8 @@ pub(super) enum Door {
     Ack,
     /// To a WebSocket.
     Socket,
+    /// To Server-Sent Events, through the routes.
+    Events,
     /// To the routes.
     Routes,
 }
@@ -45,7 +47,7 @@ const OF_POLLING_CLIENTS: [(&str, Door); 3] =
 pub(super) fn doors() -> impl Iterator<Item = (Method, &'static str, Door)> {
     let x0 = legacy::PATHS.into_iter().map(|(path, x0)| (Method::POST, path, Door::X0(x0)));
     let others = OF_POLLING_CLIENTS.into_iter().map(|(path, door)| (Method::POST, path, door));
-    let sockets = [(Method::GET, websocket::PATH, Door::Socket)];
+    let sockets = [(Method::GET, websocket::PATH, Door::Socket), (Method::GET, sse::PATH, Door::Events)];
     x0.chain([(Method::GET, poll::PATH, Door::Poll)]).chain(others).chain(sockets)
 }
 
@@ -107,7 +109,7 @@ impl Direct {
             Door::Poll => Some(self.native.poll_raw(head)),
             Door::Send => self.native.send_raw(head, body),
             Door::Ack => self.native.ack_raw(head, body),
-            Door::Socket | Door::Routes => None,
+            Door::Socket | Door::Events | Door::Routes => None,
         }
     }
 }

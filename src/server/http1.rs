@@ -21,13 +21,15 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::edge::RequestHead;
-use crate::link::Link;
+use crate::link::{Lendable, Link};
 use crate::server::answer::Answer;
 use crate::server::connection::ConnectionServer;
+use crate::server::direct::Door;
 use crate::transport::websocket::Opening;
 
 mod body;
 mod head;
+mod live;
 mod output;
 mod replay;
 #[cfg(test)]
@@ -41,6 +43,7 @@ pub(crate) use twin::compare;
 pub(super) use upgrade::Sockets;
 
 use head::{Begin, Head, MOST, Plain, RawRequest};
+use live::Live;
 use output::Output;
 use replay::Replay;
 use timer::LazyTimer;
@@ -217,6 +220,9 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connection<S> {
     fn begin(&mut self, head: Box<Head>) -> Answering {
         let Head { mut parts, door, plain: Plain { len, body, closes } } = *head;
         parts.extensions.insert(Arc::clone(&self.link));
+        if door == Door::Events {
+            parts.extensions.insert(Lendable);
+        }
         self.io.input.drain(..len);
         let (body, late) = match self.io.input.len() < body {
             true => {
@@ -235,12 +241,25 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connection<S> {
         let answer = poll_fn(|cx| self.poll_answer(&mut answering, cx)).await?;
         answering.closes |= self.server.shutdown.is_cancelled();
         let goes_on = !answering.closes && !self.ended && answering.late.is_none();
-        self.io.output.push(answer, answering.closes)?;
+        let closes = answering.closes;
         drop(answering);
+        match answer {
+            Answer::Response(response) if live::is_live(&response) => {
+                let mut live = Box::new(Live::new(response, closes, &mut self.io.output));
+                poll_fn(|cx| self.poll_live(&mut live, cx)).await?;
+            }
+            answer => self.io.output.push(answer, closes)?,
+        }
         if !goes_on || self.io.input.is_empty() || self.io.output.is_large() {
             self.io.flush().await?;
         }
         Ok(goes_on)
+    }
+
+    /// Writes an answer that comes over time, and watches whether the peer goes.
+    fn poll_live(&mut self, live: &mut Live, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.watch(&mut None, cx)?;
+        live.poll_write((&mut self.io.output, &mut self.io.stream), cx)
     }
 
     /// Waits for an answer. Meanwhile those before are written.

@@ -130,6 +130,18 @@ impl Ws {
     }
 }
 
+/// Waits until so many readers are connected to session B, or poll for it.
+async fn attached_to_b(address: SocketAddr, count: u64) {
+    let mut http = Http::connect(address).await;
+    loop {
+        let session = http.call("GET", "/v1/sessions/B", &Value::Null).await;
+        let connections = session["connections"].as_object().into_iter().flatten();
+        if connections.filter_map(|(_, count)| count.as_u64()).sum::<u64>() == count {
+            return;
+        }
+    }
+}
+
 async fn send_to_b(address: SocketAddr) {
     let (mut ws, _) = Ws::connect(address, "?session=A").await;
     let (mut http, mut page) = (Http::connect(address).await, Http::connect(address).await);
@@ -245,7 +257,12 @@ async fn all_transports_get_the_same_at_once() {
             (Http::connect(address).await, Http::connect(address).await, Events::open(address).await);
         let readers =
             async { tokio::join!(over_websocket(ws), over_poll(poll), over_sse(events), over_legacy(page)) };
-        let all = Box::pin(async { tokio::join!(readers, acknowledging(acker), send_to_b(address)) });
+        // What is acknowledged before a reader is there does not come to it.
+        let sending = async {
+            attached_to_b(address, 5).await;
+            send_to_b(address).await;
+        };
+        let all = Box::pin(async { tokio::join!(readers, acknowledging(acker), sending) });
         let ((websocket, poll, sse, legacy), ..) = soon(all).await;
         let mut expected: Vec<Value> = (0..MESSAGES).map(|n| json!({ "n": n })).collect();
         assert_eq!(legacy, expected);

@@ -25,7 +25,9 @@ impl Subscriber {
 
     /// Lends the output of the reader's connection to its hub: see [`Outlet`]. Returns whether nothing else is to be written
     /// before what comes next.
-    pub(crate) fn lend(&self, outlet: impl FnOnce() -> Arc<dyn Outlet>) -> bool {
+    pub(crate) fn lend(&mut self, outlet: impl FnOnce() -> Arc<dyn Outlet>) -> bool {
+        self.note_moved();
+        self.receiver.note_read(self.read);
         self.handle.lend(outlet);
         self.state == ReadState::Live && self.backlog.is_empty()
     }

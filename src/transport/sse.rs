@@ -21,20 +21,25 @@ use utoipa_axum::routes;
 use crate::budget::Holder;
 use crate::edge::{ApiRequest, Caller, Gateway, OriginCheck, Refusal, SessionPolicy, TopicRequest};
 use crate::engine::EngineError;
-use crate::hub::Transport;
+use crate::hub::{Outlet, Transport};
 use crate::limits::ConnectionPermit;
-use crate::link::WRITE_TIMEOUT;
-use crate::message::{Item, Kind, Publication, Seq, SessionId, SharedText, TopicName};
+use crate::link::{Lendable, LentOutput, Link, WRITE_TIMEOUT};
+use crate::message::{Item, Publication, Seq, SessionId, SharedText, TopicName};
 use crate::protocol::ServerFrame;
 use crate::subscriber::Subscriber;
 use crate::transport::reading::{ReadFailures, acknowledge_cursor, check_cursor, next_item, proof_left};
-use crate::transport::sse::event::{line_breaks, push_event, push_fields, push_one_line};
+use crate::transport::sse::chunk::ENCODING;
+use crate::transport::sse::event::{event_name, line_breaks, push_event, push_fields, push_message};
 use crate::transport::topics::TopicReaders;
 
+mod chunk;
 mod event;
 
 /// Bytes after which a chunk takes no more events.
 const CHUNK: usize = 16 * 1024;
+
+/// The address of this transport.
+pub(crate) const PATH: &str = "/v1/events";
 
 /// A comment.
 const STILL_HERE: &str = ": still here\n\n";
@@ -67,6 +72,8 @@ pub(crate) async fn events(State(gateway): State<Arc<Gateway>>, head: Parts) -> 
     }
     let ApiRequest { query, caller } = gateway.authenticate(&head, SessionPolicy::Create).await?;
     let topics = query.topics(&caller.grant, gateway.config.max_topics)?;
+    let link = head.extensions.get::<Lendable>().and_then(|_| head.extensions.get::<Arc<Link>>());
+    let lent = link.filter(|_| !topics.is_empty()).and_then(|link| LentOutput::new(link, &ENCODING));
     let address = caller.mailbox_besides(!topics.is_empty())?;
     let permit = gateway.connection_permit(caller.address)?;
     let last_event_id = last_event_id(&head.headers);
@@ -80,6 +87,7 @@ pub(crate) async fn events(State(gateway): State<Arc<Gateway>>, head: Parts) -> 
         (mailbox, floor) = (Some(subscriber), opening.seq);
     }
     let mut stream = EventStream::new(gateway, (caller, permit), (mailbox, floor));
+    stream.lent = lent;
     for request in topics {
         stream.subscribe(request, last_event_id.is_some()).await;
     }
@@ -109,6 +117,8 @@ struct EventStream {
     /// A caller without a session reads topics alone.
     mailbox: Option<Subscriber>,
     topics: TopicReaders,
+    /// The output of the connection, which is lent to what is published to the topics.
+    lent: Option<Arc<LentOutput>>,
     /// Events to be written first.
     pending: SharedText,
     /// Fires when the server stops. It waits once for all events.
@@ -135,6 +145,7 @@ impl EventStream {
             caller,
             mailbox,
             topics: TopicReaders::default(),
+            lent: None,
             pending,
             shutdown: Box::pin(gateway.shutdown.clone().cancelled_owned()),
             timer: Box::pin(sleep(gateway.config.heartbeat)),
@@ -159,12 +170,18 @@ impl EventStream {
     }
 
     fn into_response(self) -> Response {
+        let lent = self.lent.clone();
         // Boxed, as it moves with each chunk.
         let chunks = stream::unfold(Box::new(self), async |mut stream| {
             let chunk = stream.next_chunk().await?;
             Some((stream::iter(chunk.into_pieces()), stream))
         });
-        event_stream(Body::from_stream(chunks.flatten().map(Ok::<_, Infallible>)))
+        let mut response = event_stream(Body::from_stream(chunks.flatten().map(Ok::<_, Infallible>)));
+        // For who writes the answer.
+        if let Some(lent) = lent {
+            response.extensions_mut().insert(lent);
+        }
+        response
     }
 
     /// The next events that are ready, or a comment after a heartbeat without any. `None` at the end of the stream.
@@ -206,6 +223,7 @@ impl EventStream {
             self.timer.as_mut().reset(deadline);
         }
         loop {
+            self.allow_lending();
             let (topic, item) = tokio::select! {
                 item = next_item(self.mailbox.as_mut()) => (None, item?),
                 (topic, item) = self.topics.next() => (Some(topic), item),
@@ -220,8 +238,20 @@ impl EventStream {
                 }
                 () = self.shutdown.as_mut() => return None,
             };
+            if let Some(lent) = &self.lent {
+                lent.allow(false);
+            }
             return self.push_item(chunk, topic.as_ref(), item).await;
         }
+    }
+
+    /// Lets the output be lent, if nothing is to be written before what comes next.
+    fn allow_lending(&mut self) {
+        let Some(lent) = &self.lent else { return };
+        let outlet = || Arc::clone(lent) as Arc<dyn Outlet>;
+        // After the end of its session the caller reads no topic either.
+        let is_open = self.mailbox.as_ref().is_none_or(|mailbox| mailbox.close_at_end(outlet));
+        lent.allow(is_open && self.topics.lend(lent));
     }
 
     /// Adds the event of an item; `None` at the end of the stream. A failure that was told a moment ago is a comment, since a chunk is not empty.
@@ -243,8 +273,7 @@ impl EventStream {
                 if message.is_large() {
                     return self.push_large(chunk, id, message).await;
                 }
-                let push = if message.is_one_line() { push_one_line } else { push_event };
-                push(chunk.tail(), event_name(message.kind()), id, message.frame());
+                push_message(chunk.tail(), id, &message);
             }
             Ok(Item::Gap(gap)) => {
                 let frame = ServerFrame::gap(topic, gap, || self.gateway.broker.epoch()).encode();
@@ -285,16 +314,6 @@ impl EventStream {
         if let Some(client) = self.caller.grant.client() {
             self.gateway.prolong(client);
         }
-    }
-}
-
-/// The name of the event of a message. Messages that were sent have none, so that `onmessage` gets them.
-fn event_name(kind: Kind) -> Option<&'static str> {
-    match kind {
-        Kind::Message | Kind::FromBackend | Kind::Request { .. } => None,
-        Kind::Receipt => Some("receipt"),
-        Kind::Reply { .. } => Some("reply"),
-        Kind::Presence => Some("presence"),
     }
 }
 

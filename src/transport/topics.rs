@@ -208,12 +208,12 @@ impl TopicReaders {
 
     /// Lends the output of the connection to what is published to its topics. Returns whether there are any, and nothing else is
     /// to be written before what comes next.
-    pub(super) fn lend(&self, outlet: &Arc<LentOutput>) -> bool {
-        let lend = |reader: &TopicReader| match reader {
+    pub(super) fn lend(&mut self, outlet: &Arc<LentOutput>) -> bool {
+        let lend = |reader: &mut TopicReader| match reader {
             TopicReader::Messages(subscriber, _) => subscriber.lend(|| Arc::clone(outlet) as Arc<dyn Outlet>),
             TopicReader::Presence(_) => true,
         };
-        self.has_messages() && self.readers.iter().all(|(_, reader)| lend(reader))
+        self.has_messages() && self.readers.iter_mut().all(|(_, reader)| lend(reader))
     }
 
     /// Whether messages are read.

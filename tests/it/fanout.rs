@@ -124,3 +124,54 @@ async fn an_ended_session_and_an_unsubscribed_topic_bring_nothing_more() {
         assert_eq!(reader.payload().await, 2);
     }
 }
+
+#[tokio::test]
+async fn event_streams_get_everything_once_and_in_order_and_end_with_their_sessions() {
+    const MESSAGES: u64 = 120;
+    let server = TestServer::start().await;
+    let mut streams = Vec::new();
+    for n in 0..READERS {
+        let mut events = Events::open(&server, &format!("?session=R{n}&topic=news"), None).await;
+        assert_eq!(
+            (events.next().await.name, events.next().await.name),
+            ("welcome".into(), "subscribed".into())
+        );
+        streams.push(events);
+    }
+    let (mut http, mut read) = (server.http().await, 0);
+    for n in 0..MESSAGES {
+        // Something else is on its way to some of them.
+        if n % 10 == 5 {
+            server.send("P", &format!("R{}", n % READERS as u64), json!("mailbox")).await;
+        }
+        let size = if n % 40 == 20 { 70_000 } else { 100 };
+        publish(&mut http, json!({ "n": n, "text": "x".repeat(size) }), n % 7 == 3).await;
+        // Whoever rests is written to, one message at a time or several.
+        if n % 3 == 0 {
+            continue;
+        }
+        for events in &mut streams {
+            for expected in read..=n {
+                assert_eq!(next_of_topic(events).await, expected);
+            }
+        }
+        read = n + 1;
+    }
+    assert_eq!(http.request("DELETE", "/v1/sessions/R0", &[], "").await.status, 204);
+    publish(&mut http, json!({ "n": MESSAGES }), false).await;
+    assert_eq!(streams[0].try_next().await, None);
+    for events in &mut streams[1..] {
+        assert_eq!(next_of_topic(events).await, MESSAGES);
+    }
+}
+
+/// The number of the next message of the topic.
+async fn next_of_topic(events: &mut Events) -> u64 {
+    loop {
+        let event = events.next().await;
+        if event.data.get("topic").is_some() {
+            return event.data["payload"]["n"].as_u64().unwrap();
+        }
+        assert_eq!(event.data["payload"], "mailbox");
+    }
+}

@@ -76,12 +76,10 @@ impl Output {
 
     fn push_response(&mut self, response: Response, closes: bool) -> io::Result<()> {
         let (mut parts, body) = response.into_parts();
-        if closes {
-            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
+        note_end(&mut parts, closes);
         let pieces = pieces(body)?;
         let len: usize = pieces.iter().map(Bytes::len).sum();
-        encode(&mut self.tail, &parts, len);
+        encode(&mut self.tail, &parts, Some(len));
         self.push_body(pieces, len);
         Ok(())
     }
@@ -91,10 +89,31 @@ impl Output {
         if len <= COPIED {
             return pieces.into_iter().for_each(|piece| self.tail.extend_from_slice(&piece));
         }
+        pieces.into_iter().for_each(|piece| self.push_piece(piece));
+    }
+
+    /// Adds what is to be written as it is.
+    pub(super) fn push_piece(&mut self, piece: Bytes) {
         let mut tail = Bytes::from(std::mem::take(&mut self.tail));
         tail.advance(std::mem::take(&mut self.written));
-        self.pieces.push_back(tail);
-        self.pieces.extend(pieces);
+        self.pieces.extend([tail, piece].into_iter().filter(|piece| !piece.is_empty()));
+    }
+
+    /// Adds the head of an answer whose body comes in chunks. The connection ends after it if it `closes`.
+    pub(super) fn push_chunked_head(&mut self, mut parts: Parts, closes: bool) {
+        note_end(&mut parts, closes);
+        encode(&mut self.tail, &parts, None);
+    }
+
+    /// Adds a chunk (RFC 9112 section 7.1). An empty one is the last one.
+    pub(super) fn push_chunk(&mut self, bytes: Bytes) {
+        // Writing to memory does not fail.
+        _ = write!(self.tail, "{:X}\r\n", bytes.len());
+        match bytes.len() <= COPIED {
+            true => self.tail.extend_from_slice(&bytes),
+            false => self.push_piece(bytes),
+        }
+        self.tail.extend_from_slice(b"\r\n");
     }
 
     /// Writes all of it.
@@ -161,10 +180,17 @@ fn pieces(mut body: Body) -> io::Result<VecDeque<Bytes>> {
     }
 }
 
-/// The head of an answer with so many bytes of body.
-fn encode(head: &mut Vec<u8>, Parts { status, headers, .. }: &Parts, len: usize) {
+/// Says in the head if the connection ends after the answer.
+fn note_end(parts: &mut Parts, closes: bool) {
+    if closes {
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+}
+
+/// The head of an answer with so many bytes of body; `None` for one in chunks.
+fn encode(head: &mut Vec<u8>, Parts { status, headers, .. }: &Parts, len: Option<usize>) {
     // Most heads, with a small body behind them.
-    head.reserve(2 * HEAD + if len <= COPIED { len } else { 0 });
+    head.reserve(2 * HEAD + len.filter(|len| *len <= COPIED).unwrap_or(0));
     head.extend_from_slice(b"HTTP/1.1 ");
     head.extend_from_slice(status.as_str().as_bytes());
     head.push(b' ');
@@ -173,7 +199,10 @@ fn encode(head: &mut Vec<u8>, Parts { status, headers, .. }: &Parts, len: usize)
     encode_headers(head, headers);
     let may_have_length = !matches!(*status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let needs_length = may_have_length && !headers.contains_key(header::CONTENT_LENGTH);
-    end_head(head, needs_length.then_some(len), !headers.contains_key(header::DATE));
+    if needs_length && len.is_none() {
+        head.extend_from_slice(b"transfer-encoding: chunked\r\n");
+    }
+    end_head(head, len.filter(|_| needs_length), !headers.contains_key(header::DATE));
 }
 
 /// The last lines of a head: the length of the body, and the date of now.

@@ -5,6 +5,7 @@ use tokio::time::Instant;
 
 use super::twin::{Fate, compare, fates, server};
 use super::*;
+use crate::server::routes::OpenRoutes;
 
 mod direct;
 
@@ -176,4 +177,35 @@ async fn a_shutdown_ends_an_idle_connection_and_waits_for_a_head_that_has_begun(
     let mut text = String::new();
     begun.read_to_string(&mut text).await.unwrap();
     assert!(text.starts_with("HTTP/1.1 200") && text.contains("connection: close\r\n"), "{text}");
+}
+
+/// Bodies that come over time.
+#[tokio::test]
+async fn live_answers_are_the_same_as_those_of_hyper() {
+    use axum::Router;
+    use axum::routing::get;
+    use futures::stream::{self, StreamExt};
+
+    let parts = || {
+        let sizes = [1, 0, 17, 5_000, 300_000];
+        // Each part comes a turn later.
+        stream::iter(sizes).then(|size| async move {
+            tokio::task::yield_now().await;
+            Ok::<_, std::io::Error>(Bytes::from("x".repeat(size)))
+        })
+    };
+    let router = Router::new().route("/v1/events", get(move || async move { Body::from_stream(parts()) }));
+    let server = super::twin::server_of(OpenRoutes { router, direct: None, sockets: None });
+    let request = "GET /v1/events?topic=t HTTP/1.1\r\nhost: x\r\n\r\n";
+    let closing = request.replace("host: x", "host: x\r\nconnection: close");
+    for (bytes, answers, ends) in [
+        (request.to_owned(), 1, false),
+        (closing, 1, true),
+        (request.repeat(2), 2, false),
+        (request.replace("events", "other"), 1, false),
+    ] {
+        let [ours, theirs] = super::twin::fates_of(&server, &[bytes.as_bytes()], false).await;
+        assert_eq!(ours, theirs, "{bytes}");
+        assert_eq!((ours.answers.matches("HTTP/1.1 ").count(), ours.ended), (answers, ends), "{bytes}");
+    }
 }

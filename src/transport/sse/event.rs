@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::message::Seq;
+use crate::message::{Kind, Publication, Seq};
 
 /// Bytes of an event for each line of its data: the name of the field, and the end of the line.
 const LINE: usize = "data: \n".len();
@@ -39,11 +39,27 @@ pub(super) fn push_event(text: &mut String, name: Option<&str>, id: Option<Seq>,
 }
 
 /// Adds one event whose data is one line.
-pub(super) fn push_one_line(text: &mut String, name: Option<&str>, id: Option<Seq>, data: &str) {
+fn push_one_line(text: &mut String, name: Option<&str>, id: Option<Seq>, data: &str) {
     text.reserve(size(name, id, data, 0));
     push_fields(text, name, id);
     push_line(text, data);
     text.push('\n');
+}
+
+/// Adds the event of a small message.
+pub(super) fn push_message(text: &mut String, id: Option<Seq>, message: &Publication) {
+    let push = if message.is_one_line() { push_one_line } else { push_event };
+    push(text, event_name(message.kind()), id, message.frame());
+}
+
+/// The name of the event of a message. Messages that were sent have none, so that `onmessage` gets them.
+pub(super) fn event_name(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::Message | Kind::FromBackend | Kind::Request { .. } => None,
+        Kind::Receipt => Some("receipt"),
+        Kind::Reply { .. } => Some("reply"),
+        Kind::Presence => Some("presence"),
+    }
 }
 
 fn push_line(text: &mut String, line: &str) {

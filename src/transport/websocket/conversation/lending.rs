@@ -21,9 +21,8 @@ impl Conversation {
         // After the end of its session the caller reads no topic either.
         let outlet = || Arc::clone(lent) as Arc<dyn Outlet>;
         let is_open = self.mailbox.as_ref().is_none_or(|mailbox| mailbox.close_at_end(outlet));
-        if is_open && self.topics.lend(lent) {
-            lent.lend();
-        }
+        lent.allow(is_open && self.topics.lend(lent));
+        lent.lend();
     }
 
     /// Takes the output back.
