@@ -5,12 +5,14 @@
 //! are kept for it.
 
 use std::hash::Hash;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
+use crate::link::Link;
 use crate::message::{Seq, SessionId};
 use crate::subscriber::Subscriber;
 use crate::sync::lock;
@@ -26,6 +28,9 @@ use table::{LeaseTable, Reader};
 
 /// Most leases of one mailbox. A new reader evicts the one that is idle the longest.
 pub(crate) const MAX_READERS: usize = 64;
+
+/// How long a poll is waited for that ends, since its peer has closed its connection.
+const ENDING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The leases of all mailboxes of one transport. `T` is the state that the transport keeps for each reader, `K` names a
 /// mailbox: that of a session, or any.
@@ -71,6 +76,10 @@ impl<T, K: Clone + Eq + Hash> Leases<T, K> {
     /// `score` is given the position of a reader's last answer. While `new` fails, idle readers of the mailbox are
     /// evicted one by one, since the mailbox may be at its limit of readers.
     ///
+    /// `link` is the connection of the poll that claims, if its peer closes it when it goes. A page that is loaded again may be here
+    /// before the end of its connection is seen: its reader is waited for. Otherwise it would get a second one, and the next page
+    /// might continue the first one, which gets again what the second one has acknowledged.
+    ///
     /// # Errors
     /// [`ClaimError`] says why there is no reader.
     ///
@@ -79,12 +88,17 @@ impl<T, K: Clone + Eq + Hash> Leases<T, K> {
     pub(crate) async fn claim<S: Ord, E, F: Future<Output = Result<(Subscriber, T), E>>>(
         self: &Arc<Self>,
         mailbox: &K,
+        link: Option<&Arc<Link>>,
         score: impl Fn(Seq, &IdleReader<T>) -> Option<S>,
         new: impl Fn() -> F,
     ) -> Result<Claim<T, K>, ClaimError<E>> {
         let ended = lock(&self.table).evict_ended(mailbox);
         drop(ended);
-        let best = lock(&self.table).take_best(mailbox, score);
+        let take_best = || lock(&self.table).take_best(mailbox, link, &score);
+        let mut best = take_best();
+        if best.is_none() && link.is_some() && Box::pin(self.wait_for_ending(mailbox)).await {
+            best = take_best();
+        }
         if let Some((id, IdleReader { reader, .. }, changed)) = best {
             return Ok(self.claimed(mailbox, id, reader, changed));
         }
@@ -95,7 +109,7 @@ impl<T, K: Clone + Eq + Hash> Leases<T, K> {
         loop {
             match new().await {
                 Ok((subscriber, state)) => {
-                    let (id, changed) = lock(&self.table).insert(mailbox, subscriber.sent_through());
+                    let (id, changed) = lock(&self.table).insert(mailbox, link, subscriber.sent_through());
                     let reader = Box::new(Reader { subscriber, state });
                     return Ok(self.claimed(mailbox, id, reader, changed));
                 }
@@ -104,6 +118,23 @@ impl<T, K: Clone + Eq + Hash> Leases<T, K> {
                     drop(evicted.ok_or(ClaimError::NoNewReader(error))?);
                 }
             }
+        }
+    }
+
+    /// Waits for a poll of this mailbox that ends, since its peer has closed its connection. Returns whether there was one.
+    async fn wait_for_ending(&self, mailbox: &K) -> bool {
+        let Some(changed) = lock(&self.table).changed(mailbox) else { return false };
+        let deadline = Instant::now() + ENDING_TIMEOUT;
+        let mut waited = false;
+        loop {
+            let mut notified = pin!(changed.notified());
+            notified.as_mut().enable();
+            let links = lock(&self.table).links(mailbox);
+            // Not under the lock: it asks the socket.
+            if !links.iter().any(|link| link.peer_closed()) || timeout_at(deadline, notified).await.is_err() {
+                return waited;
+            }
+            waited = true;
         }
     }
 

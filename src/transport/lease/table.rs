@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::link::Link;
 use crate::message::Seq;
 use crate::subscriber::Subscriber;
 use crate::sync::shrink;
@@ -40,6 +41,8 @@ struct Lease<T> {
     position: Seq,
     /// `None` while a poll holds the reader.
     idle: Option<IdleReader<T>>,
+    /// The connection of the poll that holds the reader, if its peer closes it when it goes.
+    link: Option<Arc<Link>>,
 }
 
 /// A subscriber, and the transport's state of it.
@@ -103,6 +106,7 @@ impl<T> MailboxLeases<T> {
     /// Takes the idle reader with the highest score.
     fn take_best<S: Ord>(
         &mut self,
+        link: Option<&Arc<Link>>,
         score: impl Fn(Seq, &IdleReader<T>) -> Option<S>,
     ) -> Option<(u64, IdleReader<T>)> {
         let scored = self.leases.iter_mut().filter_map(|lease| {
@@ -110,6 +114,7 @@ impl<T> MailboxLeases<T> {
             Some((score, lease))
         });
         let (_, lease) = scored.max_by(|(a, _), (b, _)| a.cmp(b))?;
+        lease.link = link.cloned();
         Some((lease.id, lease.idle.take()?))
     }
 
@@ -153,16 +158,22 @@ impl<T, K: Clone + Eq + Hash> LeaseTable<T, K> {
     pub(super) fn take_best<S: Ord>(
         &mut self,
         mailbox: &K,
+        link: Option<&Arc<Link>>,
         score: impl Fn(Seq, &IdleReader<T>) -> Option<S>,
     ) -> Option<(u64, IdleReader<T>, Arc<Notify>)> {
         let entry = self.mailboxes.get_mut(mailbox)?;
-        let (id, idle) = entry.take_best(score)?;
+        let (id, idle) = entry.take_best(link, score)?;
         Some((id, idle, Arc::clone(&entry.changed)))
     }
 
     /// Adds the lease of a reader that a poll holds. Returns its id, and what is notified when the readers of the mailbox
     /// change.
-    pub(super) fn insert(&mut self, mailbox: &K, position: Seq) -> (u64, Arc<Notify>) {
+    pub(super) fn insert(
+        &mut self,
+        mailbox: &K,
+        link: Option<&Arc<Link>>,
+        position: Seq,
+    ) -> (u64, Arc<Notify>) {
         let id = self.next_id;
         self.next_id += 1;
         let entry = self
@@ -170,15 +181,26 @@ impl<T, K: Clone + Eq + Hash> LeaseTable<T, K> {
             .entry(mailbox.clone())
             // Most mailboxes have one reader.
             .or_insert_with(|| MailboxLeases { leases: Vec::with_capacity(1), changed: Arc::default() });
-        entry.leases.push(Lease { id, position, idle: None });
+        entry.leases.push(Lease { id, position, idle: None, link: link.cloned() });
         (id, Arc::clone(&entry.changed))
+    }
+
+    /// What is notified when the readers of a mailbox change. `None` if it has none.
+    pub(super) fn changed(&self, mailbox: &K) -> Option<Arc<Notify>> {
+        self.mailboxes.get(mailbox).map(|entry| Arc::clone(&entry.changed))
+    }
+
+    /// The connections of the polls that hold readers of a mailbox.
+    pub(super) fn links(&self, mailbox: &K) -> Vec<Arc<Link>> {
+        let leases = self.mailboxes.get(mailbox).map(|entry| entry.leases.iter());
+        leases.into_iter().flatten().filter_map(|lease| lease.link.clone()).collect()
     }
 
     /// Makes the reader of a lease idle, for [`GRACE`] at most.
     pub(super) fn make_idle(&mut self, mailbox: &K, id: u64, idle: IdleReader<T>) {
         if let Some(lease) = self.mailboxes.get_mut(mailbox).and_then(|entry| entry.lease_mut(id)) {
             self.deadlines.push_back((idle.since + GRACE, mailbox.clone(), id));
-            lease.idle = Some(idle);
+            (lease.idle, lease.link) = (Some(idle), None);
         }
     }
 

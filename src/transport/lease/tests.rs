@@ -46,7 +46,7 @@ impl Readers {
                 self.gateway.broker.mailbox(&session("A"), &resume, Transport::Poll).await?;
             Ok((subscriber, number))
         };
-        self.leases.claim(&session("A"), score, new).await
+        self.leases.claim(&session("A"), None, score, new).await
     }
 
     /// Ends the poll of a reader that was answered with `position`.
@@ -187,7 +187,7 @@ async fn the_leases_of_a_session_are_limited() {
 async fn a_reader_that_cannot_be_made_leaves_nothing_behind() {
     let readers = Readers::with(&[]);
     let new = || async { Err::<(Subscriber, u32), _>(7) };
-    let error = readers.leases.claim(&session("A"), |_, _| None::<u32>, new).await.unwrap_err();
+    let error = readers.leases.claim(&session("A"), None, |_, _| None::<u32>, new).await.unwrap_err();
     assert_eq!(error, ClaimError::NoNewReader(7));
     assert!(readers.is_empty());
 }
@@ -196,7 +196,7 @@ async fn a_reader_that_cannot_be_made_leaves_nothing_behind() {
 async fn a_claim_that_is_cancelled_leaves_nothing_behind() {
     let readers = Readers::with(&[]);
     let new = || std::future::pending::<Result<(Subscriber, u32), Infallible>>();
-    assert!(readers.leases.claim(&session("A"), |_, _| None::<u32>, new).now_or_never().is_none());
+    assert!(readers.leases.claim(&session("A"), None, |_, _| None::<u32>, new).now_or_never().is_none());
     assert!(readers.is_empty());
 }
 

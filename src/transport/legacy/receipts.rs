@@ -84,7 +84,9 @@ impl LegacyReceipts {
             Ok::<_, BrokerError>((subscriber, remembered.unwrap_or_default()))
         };
         let score = |position, idle: &_| Some(LegacyReader::match_score(position, idle, source));
-        let mut claim = self.leases.claim(session, score, new).await.ok()?;
+        // A browser closes the connection of a page that goes. Over HTTP/2 it carries other requests too.
+        let link = Some(&source.link).filter(|_| source.sequential);
+        let mut claim = self.leases.claim(session, link, score, new).await.ok()?;
         let (subscriber, reader) = claim.parts();
         if let Some(received) = received(broker, session, reader, source, ack).await {
             subscriber.mark_sent(received);
@@ -165,10 +167,12 @@ async fn acknowledge(broker: &Broker, session: &SessionId, received: Seq) {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
     use crate::edge::Gateway;
     use crate::link::Link;
+    use crate::link::testing::tcp_pair;
     use crate::message::Item;
     use crate::protocol::To;
     use crate::transport::lease::GRACE;
@@ -250,6 +254,31 @@ mod tests {
         let repeated = page.repeat(None).await;
         assert_eq!(page.answer(repeated).await, 0);
         assert_eq!(page.poll().await, 1);
+    }
+
+    /// A page is loaded again, and polls before the server has seen the end of its connection.
+    #[tokio::test]
+    async fn the_reader_of_a_page_that_has_gone_is_waited_for() {
+        let mut page = X0Page::with_messages(1).await;
+        let (mut stream, link, mut browser) = tcp_pair().await;
+        page.link = link;
+        let claim = page.claim(None).await;
+        assert_eq!(page.answer(claim).await, 0);
+        stream.write_all(b"answer").await.unwrap();
+        browser.read_exact(&mut [0; 6]).await.unwrap();
+        let waiting = page.claim(None).await;
+        drop(browser);
+        while !page.link.peer_closed() {
+            tokio::task::yield_now().await;
+        }
+        page.link = Link::new();
+        let mut next = Box::pin(page.claim(None));
+        assert!(futures::poll!(&mut next).is_pending());
+        drop(waiting);
+        drop(next.await);
+        let mut readers = 0;
+        page.receipts.leases.each_idle(&session("A"), |_| readers += 1);
+        assert_eq!(readers, 1);
     }
 
     #[tokio::test(start_paused = true)]

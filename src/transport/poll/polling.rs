@@ -206,7 +206,7 @@ async fn claim_reader(
         Ok((subscriber, PollReader::default()))
     };
     let score = |_, idle: &IdleReader<PollReader>| if valid { match_score(idle, cursor) } else { None };
-    let mut claim = readers.claim(mailbox, score, new).await.map_err(no_reader)?;
+    let mut claim = readers.claim(mailbox, None, score, new).await.map_err(no_reader)?;
     let (subscriber, reader) = claim.parts();
     reader.has_cursor = cursor.is_some();
     if valid {
