@@ -16,7 +16,7 @@ use x0_msg_server::server::{self, ServeError, Starting};
 
 /// Returns the memory of ended sessions to the operating system. The allocator of the C library keeps it.
 #[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// A message broker for browser sessions: WebSocket first, with Server-Sent Events and long-poll as fallbacks.
 ///
