@@ -14,7 +14,7 @@ use crate::message::{Publication, Seq};
 const SIZE: usize = 16 * 1024;
 
 /// Some events in a row.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Batch {
     /// How many events came before the first one.
     from: u64,
@@ -42,7 +42,7 @@ impl Order {
 }
 
 /// The messages as bytes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Encoded {
     encoding: &'static Encoding,
     bytes: Bytes,

@@ -1,10 +1,10 @@
 //! Sends an event to the readers of a hub.
 //!
 //! To wake up a task for each reader costs as much as the write that follows. So where many readers lend their output, one task
-//! writes for all connections that rest. It wakes up only the others.
+//! writes for all connections that rest, or a few if they are very many. It wakes up only the others.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Waker;
 
 use tokio::task::yield_now;
@@ -13,6 +13,8 @@ use crate::hub::HubEvent;
 use crate::hub::address_hub::Hub;
 use crate::hub::batch::Batch;
 use crate::hub::channel::Tail;
+use crate::hub::outlets::Outlets;
+use crate::hub::readers::AT_ONCE;
 use crate::sync::lock;
 
 impl Hub {
@@ -50,29 +52,49 @@ impl Hub {
 
 /// Writes what was sent until nothing is left.
 async fn run(hub: Arc<Hub>, mut tail: Tail) {
+    let Some(outlets) = hub.outlets.get() else { return };
     loop {
-        offer(&hub, Batch::next(&mut tail)).await;
+        offer(&hub, Batch::next(&mut tail), outlets).await;
         let readers = lock(&hub.readers);
         if hub.sent() == tail.at() {
-            hub.outlets.get().into_iter().for_each(|outlets| outlets.end());
+            outlets.end();
             return;
         }
         drop(readers);
     }
 }
 
-/// Offers a batch to all readers.
-async fn offer(hub: &Hub, mut batch: Batch) {
-    let mut from = Some(0);
-    while let Some(place) = from {
-        {
-            let readers;
-            (readers, from) = lock(&hub.readers).some_from(place);
-            readers.iter().flatten().for_each(|reader| batch.offer(reader));
-        }
-        // Others run meanwhile, and the system is asked for new events.
+/// Offers a batch to all readers: in several tasks, if they are very many and there are threads for it.
+async fn offer(hub: &Arc<Hub>, mut batch: Batch, outlets: &Outlets) {
+    // What these need is encoded then for the other tasks too.
+    if !offer_to_some(hub, &mut batch, 0) {
+        return;
+    }
+    let next = Arc::new(AtomicUsize::new(AT_ONCE));
+    let rest = |batch| offer_to_rest(Arc::clone(hub), batch, Arc::clone(&next));
+    let helpers: Vec<_> =
+        (0..outlets.helpers()).map(|_| outlets.runtime.spawn(rest(batch.clone()))).collect();
+    rest(batch).await;
+    // The next batch comes after this one.
+    for helper in helpers {
+        _ = helper.await;
+    }
+}
+
+/// Offers a batch to some readers after the other, until `next` is behind the last one.
+async fn offer_to_rest(hub: Arc<Hub>, mut batch: Batch, next: Arc<AtomicUsize>) {
+    // Others run meanwhile, and the system is asked for new events.
+    yield_now().await;
+    while offer_to_some(&hub, &mut batch, next.fetch_add(AT_ONCE, Ordering::Relaxed)) {
         yield_now().await;
     }
+}
+
+/// Offers a batch to the readers at some places. Returns whether there are any.
+fn offer_to_some(hub: &Hub, batch: &mut Batch, from: usize) -> bool {
+    let readers = lock(&hub.readers).some_from(from);
+    readers.iter().flatten().flatten().for_each(|reader| batch.offer(reader));
+    readers.is_some()
 }
 
 #[cfg(test)]

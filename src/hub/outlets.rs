@@ -7,6 +7,9 @@ use tokio::runtime::Handle;
 /// Fewer readers than these are woken: that is cheaper then.
 pub(super) const FEWEST: usize = 4;
 
+/// So many readers are worth a further task, on another thread.
+pub(super) const OF_ONE_TASK: usize = 256;
+
 /// The readers of one hub that lend their output.
 #[derive(Debug)]
 pub(super) struct Outlets {
@@ -39,6 +42,12 @@ impl Outlets {
     /// Whether they are worth a task.
     pub(super) fn are_many(&self) -> bool {
         self.count.load(Ordering::Relaxed) >= FEWEST
+    }
+
+    /// How many tasks are worth their while besides the first one.
+    pub(super) fn helpers(&self) -> usize {
+        let tasks = self.count.load(Ordering::Relaxed) / OF_ONE_TASK;
+        tasks.min(self.runtime.metrics().num_workers()).saturating_sub(1)
     }
 
     /// Begins the task. `false` if one runs already, which goes on with what is sent now.

@@ -12,7 +12,7 @@ use crate::hub::{HubEvent, Transport};
 use crate::message::Seq;
 
 /// How many readers are looked at under the lock before they are woken without it.
-const AT_ONCE: usize = 32;
+pub(super) const AT_ONCE: usize = 32;
 
 /// The readers of a hub.
 #[derive(Debug, Default)]
@@ -103,12 +103,12 @@ impl HubReaders {
         (wakers, (places.len() > AT_ONCE).then_some(from + AT_ONCE))
     }
 
-    /// The readers at some places from `from` on, and where to go on.
-    pub(super) fn some_from(&self, from: usize) -> ([Option<Arc<AttachedReader>>; AT_ONCE], Option<usize>) {
+    /// The readers at some places from `from` on; `None` if there is no such place.
+    pub(super) fn some_from(&self, from: usize) -> Option<[Option<Arc<AttachedReader>>; AT_ONCE]> {
+        let places = self.places.get(from..).filter(|places| !places.is_empty())?;
         let mut readers = [const { None }; AT_ONCE];
-        let places = self.places.get(from..).unwrap_or_default();
         readers.iter_mut().zip(places).for_each(|(reader, place)| reader.clone_from(place));
-        (readers, (places.len() > AT_ONCE).then_some(from + AT_ONCE))
+        Some(readers)
     }
 
     /// Up to where no attached reader needs anything and all is acknowledged, if that is further than before.

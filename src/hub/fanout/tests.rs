@@ -1,5 +1,4 @@
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Wake, Waker};
 
 use bytes::Bytes;
@@ -8,7 +7,7 @@ use tokio::sync::broadcast::error::TryRecvError;
 
 use super::*;
 use crate::budget::{Budget, SMALL};
-use crate::hub::outlets::FEWEST;
+use crate::hub::outlets::{FEWEST, OF_ONE_TASK};
 use crate::hub::{Encoding, EndReason, HubReceiver, Hubs, Outlet, ReaderHandle, Transport};
 use crate::message::{Address, Kind, Message, Publication, Seq, TopicName};
 
@@ -352,5 +351,26 @@ async fn nothing_is_lost_repeated_or_out_of_order() {
     let _hubs = publishing.await.unwrap();
     for reader in reading {
         reader.await.unwrap();
+    }
+}
+
+/// Several tasks write.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn very_many_readers_get_everything_once_and_in_order() {
+    let hubs = Hubs::new(64);
+    let mut readers: Vec<_> = (0..3 * OF_ONE_TASK).map(|_| Reader::new(&hubs, 0)).collect();
+    let hub = Arc::clone(&readers[0].handle.hub);
+    assert_eq!(hub.outlets.get().unwrap().helpers(), 2);
+    let mut expected = String::new();
+    for seq in 1..=50 {
+        publish(&hubs, seq);
+        expected.push_str(&format!("{seq} "));
+        while seq % 5 == 0 && readers.iter().any(|reader| !reader.receiver.is_empty()) {
+            yield_now().await;
+        }
+    }
+    for reader in &mut readers {
+        assert_eq!((reader.taken(), reader.calls()), (expected.clone(), 0));
+        assert_eq!(reader.receiver.moved_on(), Some(Seq(50)));
     }
 }
