@@ -49,6 +49,8 @@ pub(crate) struct Claim<T, K: Clone + Eq + Hash = SessionId> {
     id: u64,
     /// `None` only during the drop. Boxed: a waiting poll and the table both have a place for it.
     held: Option<Box<Reader<T>>>,
+    /// Whether the reader was made for this poll.
+    is_new: bool,
     /// Whether the poll has its answer.
     answered: bool,
     /// Notified when a reader of the mailbox comes, goes or moves.
@@ -100,7 +102,7 @@ impl<T, K: Clone + Eq + Hash> Leases<T, K> {
             best = take_best();
         }
         if let Some((id, IdleReader { reader, .. }, changed)) = best {
-            return Ok(self.claimed(mailbox, id, reader, changed));
+            return Ok(self.claimed(mailbox, (id, reader, changed), false));
         }
         // Two claims that began at the same time may have made one reader too many: then more than one goes.
         while lock(&self.table).readers_of(mailbox) >= MAX_READERS {
@@ -111,7 +113,7 @@ impl<T, K: Clone + Eq + Hash> Leases<T, K> {
                 Ok((subscriber, state)) => {
                     let (id, changed) = lock(&self.table).insert(mailbox, link, subscriber.sent_through());
                     let reader = Box::new(Reader { subscriber, state });
-                    return Ok(self.claimed(mailbox, id, reader, changed));
+                    return Ok(self.claimed(mailbox, (id, reader, changed), true));
                 }
                 Err(error) => {
                     let evicted = self.evict_longest_idle(mailbox);
@@ -145,13 +147,12 @@ impl<T, K: Clone + Eq + Hash> Leases<T, K> {
     fn claimed(
         self: &Arc<Self>,
         mailbox: &K,
-        id: u64,
-        reader: Box<Reader<T>>,
-        changed: Arc<Notify>,
+        (id, reader, changed): (u64, Box<Reader<T>>, Arc<Notify>),
+        is_new: bool,
     ) -> Claim<T, K> {
         changed.notify_waiters();
         let (leases, mailbox) = (Arc::clone(self), mailbox.clone());
-        Claim { leases, mailbox, id, held: Some(reader), answered: false, changed }
+        Claim { leases, mailbox, id, held: Some(reader), is_new, answered: false, changed }
     }
 
     /// Calls `visit` with each idle reader of a mailbox.
@@ -176,6 +177,11 @@ impl<T, K: Clone + Eq + Hash> Claim<T, K> {
     pub(crate) fn parts(&mut self) -> (&mut Subscriber, &mut T) {
         let Reader { subscriber, state } = &mut **self.held.as_mut().expect("held until dropped");
         (subscriber, state)
+    }
+
+    /// Whether the reader was made for this poll: it was not attached before.
+    pub(crate) fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// Notes that the poll has its answer. A claim that is dropped before counts as aborted.

@@ -207,13 +207,13 @@ async fn claim_reader(
     };
     let score = |_, idle: &IdleReader<PollReader>| if valid { match_score(idle, cursor) } else { None };
     let mut claim = readers.claim(mailbox, None, score, new).await.map_err(no_reader)?;
+    let is_new = claim.is_new();
     let (subscriber, reader) = claim.parts();
     reader.has_cursor = cursor.is_some();
-    if valid {
-        let from = match cursor.filter(|cursor| *cursor > Seq::START) {
-            Some(cursor) => cursor,
-            None => gateway.broker.floor(mailbox).await,
-        };
+    // A new reader is where it begins. What another one acknowledges from then on is kept for it, so the ack floor is not
+    // asked for again.
+    if !is_new {
+        let from = cursor.unwrap_or_else(|| subscriber.sent_through());
         subscriber.mark_sent(from);
         subscriber.seek(from);
     }

@@ -97,6 +97,30 @@ async fn the_cursor_of_the_next_poll_acknowledges() {
     assert_eq!(polls.gateway.broker.floor(&session("A")).await, Seq(seq));
 }
 
+/// What another tab of the session acknowledges is kept for a reader, also at the start of a mailbox, where its cursor is 0.
+#[tokio::test(start_paused = true)]
+async fn a_reader_gets_what_another_one_has_acknowledged() {
+    let polls = polls(&[]);
+    assert_eq!(polls.poll("session=A&after=0&wait=0").await["seq"], 0);
+    let seq = polls.send(&json!(1)).await;
+    polls.gateway.broker.ack(&session("A"), seq, None).await.unwrap();
+    for time in ["between two polls", "again, since the answer was lost"] {
+        assert_eq!(payloads(&polls.poll("session=A&after=0&wait=0").await), [json!(1)], "{time}");
+    }
+    let after = polls.poll(&format!("session=A&after={seq}&wait=0")).await;
+    assert_eq!(payloads(&after), Vec::<Value>::new());
+    assert_eq!(payloads(&polls.poll("session=A&after=0&wait=0").await), Vec::<Value>::new(), "a new reader");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_poll_that_is_repeated_gets_what_another_reader_has_acknowledged() {
+    let polls = polls(&[]);
+    assert!(polls.poll("session=A").now_or_never().is_none(), "the client goes, and comes again");
+    let seq = polls.send(&json!(1)).await;
+    polls.gateway.broker.ack(&session("A"), seq, None).await.unwrap();
+    assert_eq!(payloads(&polls.poll("session=A&wait=0").await), [json!(1)]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn volatile_messages_between_two_polls_are_kept() {
     let polls = polls(&[]);
