@@ -24,6 +24,15 @@ async fn reader(server: &TestServer, session: &str) -> Ws<TcpStream> {
     reader
 }
 
+/// As many readers as these tests have.
+async fn readers(server: &TestServer) -> Vec<Ws<TcpStream>> {
+    let mut readers = Vec::new();
+    for n in 0..READERS {
+        readers.push(reader(server, &format!("R{n}")).await);
+    }
+    readers
+}
+
 async fn publish(http: &mut Http, payload: Value, volatile: bool) {
     let body = json!({ "to": { "topic": "news" }, "payload": payload, "volatile": volatile });
     assert_eq!(http.post("/v1/messages?session=P", body).await.status, 200);
@@ -33,10 +42,7 @@ async fn publish(http: &mut Http, payload: Value, volatile: bool) {
 async fn every_reader_gets_everything_once_and_in_order_whatever_it_does() {
     const MESSAGES: u64 = 400;
     let server = TestServer::start().await;
-    let mut readers = Vec::new();
-    for n in 0..READERS {
-        readers.push(reader(&server, &format!("R{n}")).await);
-    }
+    let readers = readers(&server).await;
     let (published, publishing) = watch::channel(0);
     let reading: Vec<_> = readers
         .into_iter()
@@ -87,10 +93,7 @@ async fn every_reader_gets_everything_once_and_in_order_whatever_it_does() {
 #[tokio::test]
 async fn volatile_messages_reach_readers_that_rest() {
     let server = TestServer::start().await;
-    let mut readers = Vec::new();
-    for n in 0..READERS {
-        readers.push(reader(&server, &format!("R{n}")).await);
-    }
+    let mut readers = readers(&server).await;
     let mut http = server.http().await;
     for n in 0..20 {
         publish(&mut http, json!(n), true).await;
@@ -103,10 +106,7 @@ async fn volatile_messages_reach_readers_that_rest() {
 #[tokio::test]
 async fn an_ended_session_and_an_unsubscribed_topic_bring_nothing_more() {
     let server = TestServer::start().await;
-    let mut readers = Vec::new();
-    for n in 0..READERS {
-        readers.push(reader(&server, &format!("R{n}")).await);
-    }
+    let mut readers = readers(&server).await;
     let mut http = server.http().await;
     publish(&mut http, json!(1), false).await;
     for reader in &mut readers {

@@ -155,6 +155,18 @@ async fn send_to(node: &TestServer, to: &str, count: u64) -> Vec<u64> {
     seqs
 }
 
+/// Reads so many numbered messages and acknowledges each. Returns their seqs and numbers.
+async fn read_and_ack(reader: &mut Ws, count: u64) -> Vec<(u64, u64)> {
+    let mut read = Vec::new();
+    for _ in 0..count {
+        let message = reader.message().await;
+        let seq = message["seq"].as_u64().unwrap();
+        read.push((seq, message["payload"].as_u64().unwrap()));
+        reader.ack(seq).await;
+    }
+    read
+}
+
 #[tokio::test]
 async fn a_server_that_is_killed_again_and_again_loses_and_repeats_nothing() {
     const MESSAGES: u64 = 400;
@@ -162,15 +174,7 @@ async fn a_server_that_is_killed_again_and_again_loses_and_repeats_nothing() {
     let mut nats = NatsServer::start().await;
     let (one, two) = (nats.node().await, nats.node().await);
     let mut reader = two.session("R").await;
-    let reading = async {
-        let mut read = Vec::new();
-        while read.len() < MESSAGES as usize {
-            let message = reader.message().await;
-            read.push((message["seq"].as_u64().unwrap(), message["payload"].as_u64().unwrap()));
-            reader.ack(read.last().unwrap().0).await;
-        }
-        read
-    };
+    let reading = read_and_ack(&mut reader, MESSAGES);
     let killing = async {
         for _ in 0..KILLS {
             // Some messages come through between two kills.
@@ -224,15 +228,7 @@ async fn each_of_three_servers_may_be_killed_in_turn() {
     };
     let (one, two) = (soon(start()).await, soon(start()).await);
     let mut reader = two.session("R").await;
-    let reading = async {
-        let mut read = Vec::new();
-        while read.len() < MESSAGES as usize {
-            let message = reader.message().await;
-            read.push((message["seq"].as_u64().unwrap(), message["payload"].as_u64().unwrap()));
-            reader.ack(read.last().unwrap().0).await;
-        }
-        read
-    };
+    let reading = read_and_ack(&mut reader, MESSAGES);
     let killing = async {
         for (round, server) in servers.iter_mut().enumerate() {
             server.kill().await;
