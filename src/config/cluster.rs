@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{StringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 
 use crate::config::access::Secret;
@@ -33,7 +34,7 @@ pub struct Cluster {
     pub nats_creds: Option<PathBuf>,
 
     /// Token of the NATS servers. Everyone on the machine can read flags: better set X0_MSG_NATS_TOKEN
-    #[arg(long, env = "X0_MSG_NATS_TOKEN", value_name = "TOKEN", hide_env_values = true, value_parser = token)]
+    #[arg(long, env = "X0_MSG_NATS_TOKEN", value_name = "TOKEN", hide_env_values = true, value_parser = StringValueParser::new().map(Secret))]
     pub nats_token: Option<Secret>,
 
     /// What the names of streams and subjects begin with. Nodes with the same prefix form a cluster
@@ -47,9 +48,4 @@ pub struct Cluster {
     /// Make streams anew that are missing. What they held is lost. The first node of a cluster makes them without this
     #[arg(long, env = "X0_MSG_NATS_CREATE")]
     pub nats_create: bool,
-}
-
-#[expect(clippy::unnecessary_wraps, reason = "clap's parsers may fail")]
-fn token(text: &str) -> Result<Secret, std::convert::Infallible> {
-    Ok(Secret(text.to_owned()))
 }
