@@ -50,15 +50,25 @@ impl Hub {
     }
 }
 
+/// Ends the task, also after a panic. Then the next event begins another one, which wakes up who has missed something.
+struct Running<'a>(&'a Outlets);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
 /// Writes what was sent until nothing is left.
 async fn run(hub: Arc<Hub>, mut tail: Tail) {
     let Some(outlets) = hub.outlets.get() else { return };
+    let running = Running(outlets);
     loop {
         offer(&hub, Batch::next(&mut tail), outlets).await;
         let readers = lock(&hub.readers);
         if hub.sent() == tail.at() {
-            outlets.end();
-            return;
+            // Under the lock: what is sent next begins a task.
+            return drop(running);
         }
         drop(readers);
     }

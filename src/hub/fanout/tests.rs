@@ -13,7 +13,10 @@ use crate::message::{Address, Kind, Message, Publication, Seq, TopicName};
 
 /// Payloads, each with a space behind it.
 static PAYLOADS: Encoding = Encoding {
-    append: |publication, bytes| bytes.extend_from_slice(format!("{} ", publication.payload()).as_bytes()),
+    append: |publication, bytes| {
+        assert_ne!(publication.payload(), "\"panic\"", "this panic is part of the test");
+        bytes.extend_from_slice(format!("{} ", publication.payload()).as_bytes());
+    },
 };
 
 /// An output that takes so many bytes.
@@ -372,5 +375,18 @@ async fn very_many_readers_get_everything_once_and_in_order() {
     for reader in &mut readers {
         assert_eq!((reader.taken(), reader.calls()), (expected.clone(), 0));
         assert_eq!(reader.receiver.moved_on(), Some(Seq(50)));
+    }
+}
+
+#[tokio::test]
+async fn after_a_panic_the_next_event_wakes_up_the_readers() {
+    let (hubs, mut readers) = begin();
+    hubs.publish(&address(), &publication(Some(1), "\"panic\""), Seq::START);
+    settle().await;
+    publish(&hubs, 2);
+    settle().await;
+    for reader in &mut readers {
+        assert_eq!((reader.taken().as_str(), reader.calls()), ("", 1));
+        assert_eq!((reader.poll(), reader.poll()), (Some(Some(Seq(1))), Some(Some(Seq(2)))));
     }
 }
