@@ -25,6 +25,8 @@ mod crypt;
 mod feed;
 mod memory;
 mod messages;
+#[cfg(feature = "nats")]
+mod nets;
 mod node;
 mod presence;
 mod receipts;

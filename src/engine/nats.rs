@@ -28,6 +28,7 @@ mod floors;
 mod lanes;
 mod link;
 mod names;
+pub(in crate::engine) mod nets;
 mod node;
 mod options;
 mod peers;
@@ -93,9 +94,12 @@ impl Nats {
         let changes = changes.map_err(|error| failed("listen to registrations", &error))?;
         core.catch_up().await.map_err(|error| failed("read the registrations", &error))?;
         let ears = core.meet().await.map_err(|error| failed("listen to other nodes", &error))?;
+        let leaders = core.link.subscribe(format!("{}.*", feeding::LEADERS)).await;
+        let leaders = leaders.map_err(|error| failed("listen to elections", &error))?;
         let stop = &core.stop;
         tokio::spawn(stop.clone().run_until_cancelled_owned(Arc::clone(&core).run_directory(changes)));
         tokio::spawn(stop.clone().run_until_cancelled_owned(Arc::clone(&core).run_feeds()));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(Arc::clone(&core).run_leaders(leaders)));
         tokio::spawn(stop.clone().run_until_cancelled_owned(Arc::clone(&core).run_volatile(messages)));
         tokio::spawn(stop.clone().run_until_cancelled_owned(Arc::clone(&core).purge_when_due()));
         tokio::spawn(stop.clone().run_until_cancelled_owned(Core::run_checks(Arc::downgrade(&core))));
@@ -312,6 +316,24 @@ impl Nats {
     #[must_use]
     pub fn expire(&self) -> Expired {
         Expired { messages: 0, more: false }
+    }
+
+    /// The nets of its feed.
+    #[cfg(test)]
+    pub(in crate::engine) fn nets(&self) -> &nets::Nets {
+        &self.core().signals.nets
+    }
+
+    /// Connects again.
+    #[cfg(test)]
+    pub(in crate::engine) async fn reconnect(&self) {
+        self.core().link.client().force_reconnect().await.unwrap();
+    }
+
+    /// What NATS republishes messages of an address under.
+    #[cfg(test)]
+    pub(in crate::engine) fn live_subject(&self, address: &Address) -> String {
+        self.core().place(address).live
     }
 
     /// Whether an address is subscribed to.

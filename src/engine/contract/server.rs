@@ -2,10 +2,11 @@
 
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::engine::Settings;
 use crate::engine::nats::{Feeds, Nats, NatsOptions};
@@ -17,6 +18,9 @@ const BINARY: &str = "X0_MSG_NATS_SERVER";
 /// An address that outgoing connections of a busy machine do not take ports of.
 const ADDRESS: &str = "127.77.0.1";
 
+/// Servers that replicate to each other have elected a leader after so long.
+const ELECTION: Duration = Duration::from_secs(60);
+
 /// A NATS server, which ends with this.
 #[derive(Debug)]
 pub(super) struct NatsServer {
@@ -24,6 +28,7 @@ pub(super) struct NatsServer {
     url: String,
     /// The prefix of the cluster that was made last.
     prefix: RefCell<String>,
+    replicas: usize,
     clusters: AtomicUsize,
     _dir: tempfile::TempDir,
 }
@@ -58,7 +63,28 @@ impl NatsServer {
         // A full pipe would stop the server.
         std::thread::spawn(move || lines.for_each(drop));
         let url = format!("nats://{ADDRESS}:{}", port.expect("the server is ready"));
-        Self { process, url, prefix: RefCell::default(), clusters: AtomicUsize::new(0), _dir: dir }
+        Self {
+            process,
+            url,
+            prefix: RefCell::default(),
+            replicas: 1,
+            clusters: AtomicUsize::new(0),
+            _dir: dir,
+        }
+    }
+
+    /// Three servers that replicate to each other. Nodes are started on the first one.
+    pub(super) fn cluster() -> [Self; 3] {
+        let free = [(); 3].map(|()| TcpListener::bind((ADDRESS, 0)).unwrap());
+        let ports = free.map(|listener| listener.local_addr().unwrap().port());
+        let routes = ports.map(|port| format!("\"nats://{ADDRESS}:{port}\"")).join(", ");
+        [0, 1, 2].map(|number| {
+            let listen = format!("{ADDRESS}:{}", ports[number]);
+            let cluster = format!("cluster {{ name: c, listen: {listen:?}, routes: [{routes}] }}\n");
+            let mut server = Self::start(&format!("server_name: n{number}\n{cluster}"));
+            server.replicas = 3;
+            server
+        })
     }
 
     /// Nodes that start from now on are of another cluster.
@@ -77,7 +103,7 @@ impl NatsServer {
             credentials: None,
             token: None,
             prefix: self.prefix.borrow().clone(),
-            replicas: 1,
+            replicas: self.replicas,
             create: false,
             shards: 1,
             max_payload: 64 << 10,
@@ -87,11 +113,17 @@ impl NatsServer {
 
     /// A node of the cluster.
     pub(super) fn node(&self, settings: Settings, slots: usize) -> (Nats, Hubs) {
-        let feeds = Arc::new(Feeds::default());
-        let hubs = Hubs::watched(slots, feeds.clone());
-        let starting = Nats::start(settings, (hubs.clone(), feeds), self.options());
-        let node = wait(starting).unwrap_or_else(|error| panic!("{error}"));
-        (node, hubs)
+        let until = Instant::now() + ELECTION;
+        loop {
+            let feeds = Arc::new(Feeds::default());
+            let hubs = Hubs::watched(slots, feeds.clone());
+            match wait(Nats::start(settings, (hubs.clone(), feeds), self.options())) {
+                Ok(node) => return (node, hubs),
+                // The servers elect a leader first.
+                Err(_) if self.replicas > 1 && Instant::now() < until => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::engine::nats::error::AskError;
 use crate::engine::nats::lanes::Job;
 use crate::engine::nats::link::Stored;
 use crate::engine::nats::names::Place;
+use crate::engine::nats::nets::Net;
 use crate::engine::nats::node::Core;
 use crate::engine::nats::streams::DAY;
 use crate::engine::{Append, Commit, EngineError};
@@ -156,8 +157,7 @@ impl Core {
                 Err(error @ AskError::Refused { .. }) => return Err(Self::unavailable(&error)),
                 Err(error) if Instant::now() + pause > until => return Err(Self::unavailable(&error)),
                 Err(_) => {
-                    // A stream may be missing.
-                    self.signals.missed.notify_one();
+                    self.signals.may_have_missed(Net::Unanswered);
                     sleep(pause).await;
                     pause = (pause * 2).min(LAST_PAUSE);
                 }

@@ -1,7 +1,7 @@
 //! Brings what other nodes store to the readers of this one.
 //!
-//! What NATS republishes may be missed. Three nets catch that: a message names the seq before it; after a new connection or an
-//! overflow, and every few seconds, the newest seqs of all addresses that are read here are compared.
+//! What NATS republishes may be missed. Three nets catch that: a message names the seq before it; after a new connection, an
+//! overflow or an election, and every few seconds, the newest seqs of all addresses that are read here are compared.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -17,6 +17,7 @@ use crate::engine::nats::envelope;
 use crate::engine::nats::error::AskError;
 use crate::engine::nats::link::{header, number, status};
 use crate::engine::nats::names::Place;
+use crate::engine::nats::nets::Net;
 use crate::engine::nats::node::{Core, VolatileMessage};
 use crate::engine::nats::setup::check_server;
 use crate::message::{Address, Seq};
@@ -27,6 +28,9 @@ const GRACE: Duration = Duration::from_secs(1);
 
 /// Pause before a subscription is tried again.
 const FAILURE_PAUSE: Duration = Duration::from_millis(200);
+
+/// Under what NATS tells that a stream has another leader. The last part is the name of the stream.
+pub(super) const LEADERS: &str = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED";
 
 /// How often the newest seqs are compared.
 const COMPARE: Duration = Duration::from_secs(5);
@@ -71,7 +75,7 @@ impl Core {
                 }
             };
             tokio::select! {
-                message = messages.next() => match message {
+                message = async { self.signals.nets.released().await; messages.next().await } => match message {
                     Some(message) => self.carry(&address, &place, &message),
                     None => return,
                 },
@@ -98,6 +102,9 @@ impl Core {
 
     /// Publishes a message to the readers here.
     fn carry(&self, address: &Address, place: &Place, message: &Message) {
+        if self.signals.nets.loses() {
+            return;
+        }
         match header(message, "Nats-Stream") {
             None => {
                 if let Some(publication) = envelope::decode_volatile(address, &message.payload) {
@@ -107,6 +114,7 @@ impl Core {
             }
             Some(_) => {
                 let (seq, prev) = (number(message, "Nats-Sequence"), number(message, "Nats-Last-Sequence"));
+                let prev = if self.signals.nets.works(Net::Previous) { prev } else { 0 };
                 self.note_newest(place.stream, seq);
                 match envelope::decode(address, Seq(seq), &message.payload) {
                     Some(letter) => {
@@ -138,6 +146,16 @@ impl Core {
         }
     }
 
+    /// Looks for what was missed when a stream gets another leader: the last one may have stored messages that it did not bring.
+    pub(super) async fn run_leaders(self: Arc<Self>, mut elections: async_nats::Subscriber) {
+        let streams = format!("{LEADERS}.{}_", self.options.prefix);
+        while let Some(election) = elections.next().await {
+            if election.subject.starts_with(&streams) {
+                self.signals.may_have_missed(Net::Leader);
+            }
+        }
+    }
+
     /// Looks after the connection, compares the newest seqs, and checks the streams.
     pub(super) async fn run_checks(core: Weak<Self>) {
         let Some(signals) = core.upgrade().map(|core| core.signals.clone()) else { return };
@@ -145,7 +163,11 @@ impl Core {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = ticks.tick() => {}
+                _ = ticks.tick() => {
+                    if !signals.nets.works(Net::Compared) {
+                        continue;
+                    }
+                }
                 () = signals.missed.notified() => {}
             }
             let Some(core) = core.upgrade() else { return };

@@ -14,6 +14,7 @@ use crate::engine::Settings;
 use crate::engine::nats::error::{AskError, NatsError};
 use crate::engine::nats::link::Link;
 use crate::engine::nats::names::setup_stream;
+use crate::engine::nats::nets::{Net, Nets};
 use crate::engine::nats::options::NatsOptions;
 use crate::engine::nats::streams::{StreamSpec, StreamState};
 
@@ -25,6 +26,9 @@ const ENVELOPE: usize = 4096;
 
 /// Longest pause before the connection is tried again.
 const RECONNECT: Duration = Duration::from_millis(500);
+
+/// How often the server is pinged. A connection ends with the third ping without an answer: a server that hangs closes none.
+const PING: Duration = Duration::from_secs(2);
 
 /// Messages of one subscription that wait to be taken.
 const SUBSCRIPTION: usize = 4096;
@@ -65,8 +69,19 @@ impl std::fmt::Debug for Prepared {
 /// What the connection tells a node.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Signals {
-    /// Something may have been missed: after a new connection, and when a subscription was full.
+    /// Something may have been missed.
     pub(super) missed: Arc<Notify>,
+    /// What looks for it.
+    pub(super) nets: Nets,
+}
+
+impl Signals {
+    /// Notes that something may have been missed.
+    pub(super) fn may_have_missed(&self, net: Net) {
+        if self.nets.works(net) {
+            self.missed.notify_one();
+        }
+    }
 }
 
 /// Connects.
@@ -75,20 +90,23 @@ pub(super) struct Signals {
 /// [`NatsError::Connect`], [`NatsError::Credentials`].
 async fn connect(options: &NatsOptions, signals: &Signals) -> Result<Client, NatsError> {
     let failed = |reason: String| NatsError::Connect { url: without_password(&options.url), reason };
-    let missed = Arc::clone(&signals.missed);
+    let signals = signals.clone();
     let mut connect = ConnectOptions::new()
         .name("x0-msg-server")
         .subscription_capacity(SUBSCRIPTION)
+        .ping_interval(PING)
         .reconnect_delay_callback(|attempts| {
             let most = RECONNECT.min(Duration::from_millis(50 * u64::try_from(attempts).unwrap_or(10)));
             most.mul_f64(0.5 + f64::from(random_byte()) / 512.0)
         })
         .event_callback(move |event| {
-            let missed = Arc::clone(&missed);
+            let signals = signals.clone();
             async move {
                 tracing::info!(%event, "NATS");
-                if matches!(event, async_nats::Event::Connected | async_nats::Event::SlowConsumer(_)) {
-                    missed.notify_one();
+                match event {
+                    async_nats::Event::Connected => signals.may_have_missed(Net::Connected),
+                    async_nats::Event::SlowConsumer(_) => signals.may_have_missed(Net::Overflow),
+                    _ => {}
                 }
             }
         });
