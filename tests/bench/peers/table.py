@@ -2,7 +2,8 @@
 """table.py [--short] runs.jsonl ... : the table in web/docs/measured.md, or the short one in README.md.
 
 One line for each workload: the best other server, and the broker at its levels `fsync` and `memory`. Each figure is the least of
-all rounds and their median, since other work on the machine only ever adds. The factor compares least with least.
+all rounds and their median, since other work on the machine only ever adds. The factor compares least with least. Runs that failed or had
+errors are not in it: they are listed behind it, and the exit status is 1.
 """
 import json, statistics, sys
 
@@ -40,16 +41,28 @@ LINES = [
 SHORT = ["fanout1k", "fanout10k", "pairs1k", "longpoll1k", "churn", "durable", "idle10k", "idle-lp10k"]
 
 
+def refusal(run):
+    """Why a run is not in the table: a server that refuses or drops clients does less."""
+    if "failed" in run:
+        return run["failed"]
+    if run.get("errors") or run.get("dropped_conns"):
+        return f"{run['errors']} errors, {run['dropped_conns']} connections dropped: {run['first_error']}"
+    return None
+
+
 def read(files):
-    """The runs that did not fail, by workload and server."""
-    runs = {}
+    """The runs of the table by workload and server, and what is said of the others."""
+    runs, refused = {}, []
     for line in (line for name in files for line in open(name)):
         run = json.loads(line)
         if run.get("rss_idle_kb"):
             run["settled"] = run.get("rss_settled_kb", 0) / run["rss_idle_kb"]
-        if "failed" not in run:
+        why = refusal(run)
+        if why is None:
             runs.setdefault((run["bench"], run["peer"]), []).append(run)
-    return runs
+        else:
+            refused.append(f"refused: {run['bench']} {run['peer']}, round {run['round']}: {why}")
+    return runs, refused
 
 
 def number(value):
@@ -89,7 +102,7 @@ def line(runs, what, bench, figure_of, ours, short):
 
 def main(arguments):
     short = "--short" in arguments
-    runs = read([name for name in arguments if name != "--short"])
+    runs, refused = read([name for name in arguments if name != "--short"])
     head = ["", "best other server", "`fsync`", "`memory`", "times the other one"]
     if not short:
         head.insert(1, "only the system calls")
@@ -99,9 +112,11 @@ def main(arguments):
         if not short or is_short:
             line(runs, what, bench, figure_of, ours, short)
     bad = {key: sum(run.get(key, 0) for (_, peer), of in runs.items() if peer.startswith("x0") for run in of)
-           for key in ("lost", "duplicated", "out_of_order", "misrouted", "errors")}
+           for key in ("lost", "duplicated", "out_of_order", "misrouted")}
     count = sum(len(of) for (_, peer), of in runs.items() if peer.startswith("x0"))
     print(f"\n{count} runs of the broker: " + ", ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in bad.items()))
+    if refused:
+        sys.exit("\n".join(refused))
 
 
 main(sys.argv[1:])

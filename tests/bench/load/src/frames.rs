@@ -30,6 +30,7 @@ pub const LEGACY_PATH: &str = "/python/MsgHandler.py?a__=0000000000";
 pub const LEGACY_ORIGIN: &str = "Origin: http://x0-app.x0.localnet\r\n";
 pub const LEGACY_GET: &str =
     r#"{"session_src":"c######","type":"GET","SessionData":{"ID":"SYS_SESSION","Value":"c######"}}"#;
+pub const LEGACY_ERROR: &str = r#""error":true"#;
 pub const LEGACY_SET: &str = r#"{"type":"SET","session_src":"p0","session_dst":"c######","payload":{P}}"#;
 
 /// The same send to a user. In `token` mode nobody knows the session of another one.

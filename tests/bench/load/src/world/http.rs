@@ -31,7 +31,9 @@ impl World {
             let (head, body) = (&b[off..off + r.head], &b[off + r.head..off + r.used]);
             off += r.used;
             if self.conns[i].kind == Kind::Pub {
-                if !(200..300).contains(&r.status) {
+                // What the x0 client is refused has status 200.
+                let refused = self.t.legacy() && memmem::find(body, frames::LEGACY_ERROR.as_bytes()).is_some();
+                if refused || !(200..300).contains(&r.status) {
                     self.error(format!("publish answered {}: {}", r.status, String::from_utf8_lossy(body)));
                 }
                 self.ack_oldest(i);
