@@ -31,18 +31,18 @@ T = {
     "x0-os": ("x0", {"durable": "--channels 10000"}),
     "x0-mem": ("x0", {"durable": "--channels 10000"}), "x0-mem-b": ("x0", {"durable": "--channels 10000"}),
     "x0-ack16": ("x0", {"*": "--ack-every 16"}), "x0-mem-ack16": ("x0", {"*": "--ack-every 16"}),
-    "x0-lpack": ("x0", {"*": "--lp-ack"}), "x0-legacy": ("x0-legacy", {}), "x0-mem-legacy": ("x0-legacy", {}), "x0-mem-legacy-b": ("x0-legacy", {}),
+    "x0-lpack": ("x0", {"*": "--lp-ack"}), "x0-legacy": ("x0-legacy", {}), "x0-legacy-b": ("x0-legacy", {}), "x0-mem-legacy": ("x0-legacy", {}), "x0-mem-legacy-b": ("x0-legacy", {}),
     "x0-mem-sse": ("x0", {"*": "--sse"}), "x0-token": ("x0", {"*": "--token-secret {run}/secret"}), "x0-token-b": ("x0", {"*": "--token-secret {run}/secret"}),
     "limit": ("limit", {}), "limit-batch": ("limit", {}),
 }
 if "NCHAN_PORT" in os.environ:
     for peer in ("nchan", "nchan-tuned"):
         T[peer][1]["*"] = " ".join(f"--{k}-port {os.environ['NCHAN_PORT']}" for k in ("ws", "lp", "pub"))
-START = {"x0-ack16": "x0", "x0-mem-ack16": "x0-mem", "x0-lpack": "x0", "x0-legacy": "x0", "x0-mem-legacy": "x0-mem", "x0-mem-legacy-b": "x0-mem-b",
+START = {"x0-ack16": "x0", "x0-mem-ack16": "x0-mem", "x0-lpack": "x0", "x0-legacy": "x0", "x0-legacy-b": "x0-b", "x0-mem-legacy": "x0-mem", "x0-mem-legacy-b": "x0-mem-b",
          "x0-mem-sse": "x0-mem", "mosquitto-qos1": "mosquitto"}
 X0 = "x0 x0-mem x0-b x0-mem-b".split()
 X0WS = X0 + "x0-token x0-token-b x0-mem-sse".split()
-X0LP = X0 + "x0-legacy x0-mem-legacy x0-mem-legacy-b x0-lpack".split()
+X0LP = X0 + "x0-legacy x0-legacy-b x0-mem-legacy x0-mem-legacy-b x0-lpack".split()
 LP = "nchan wsnode limit".split()
 s = f"--secs {a.secs}"
 FEW = "nchan nats mosquitto wsnode uws limit".split()
