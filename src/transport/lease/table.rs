@@ -1,6 +1,7 @@
 //! The leases of one transport, without their lock: which readers a mailbox has, and which of them are idle.
 
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
 use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use crate::link::Link;
 use crate::message::Seq;
 use crate::subscriber::Subscriber;
 use crate::sync::shrink;
+use crate::table::Table;
 
 /// How long a lease lasts after a poll ends.
 pub(crate) const GRACE: Duration = Duration::from_secs(15);
@@ -22,10 +24,39 @@ pub(crate) const GRACE: Duration = Duration::from_secs(15);
 pub(super) struct LeaseTable<T, K> {
     next_id: u64,
     /// Mailboxes with at least one lease.
-    mailboxes: HashMap<K, MailboxLeases<T>>,
-    /// When to check an idle lease, in order of time. Entries may be out of date.
-    deadlines: VecDeque<(Instant, K, u64)>,
+    mailboxes: Table<K, MailboxLeases<T>>,
+    /// When to check the leases, the next one on top.
+    checks: BinaryHeap<Check<K>>,
 }
+
+/// When to check whether a lease has ended. Polls come much more often, so a lease has one check and not one for each poll.
+#[derive(Debug)]
+struct Check<K> {
+    at: Instant,
+    mailbox: K,
+    id: u64,
+}
+
+impl<K> Ord for Check<K> {
+    /// The earliest one is the greatest, as a heap has it on top.
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.at, other.id).cmp(&(self.at, self.id))
+    }
+}
+
+impl<K> PartialOrd for Check<K> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<K> PartialEq for Check<K> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl<K> Eq for Check<K> {}
 
 #[derive(Debug)]
 struct MailboxLeases<T> {
@@ -43,6 +74,8 @@ struct Lease<T> {
     idle: Option<IdleReader<T>>,
     /// The connection of the poll that holds the reader, if its peer closes it when it goes.
     link: Option<Arc<Link>>,
+    /// Whether it is going to be checked.
+    has_check: bool,
 }
 
 /// A subscriber, and the transport's state of it.
@@ -131,7 +164,7 @@ impl<T> MailboxLeases<T> {
 
 impl<T, K> Default for LeaseTable<T, K> {
     fn default() -> Self {
-        Self { next_id: 0, mailboxes: HashMap::new(), deadlines: VecDeque::new() }
+        Self { next_id: 0, mailboxes: Table::default(), checks: BinaryHeap::new() }
     }
 }
 
@@ -181,7 +214,7 @@ impl<T, K: Clone + Eq + Hash> LeaseTable<T, K> {
             .entry(mailbox.clone())
             // Most mailboxes have one reader.
             .or_insert_with(|| MailboxLeases { leases: Vec::with_capacity(1), changed: Arc::default() });
-        entry.leases.push(Lease { id, position, idle: None, link: link.cloned() });
+        entry.leases.push(Lease { id, position, idle: None, link: link.cloned(), has_check: false });
         (id, Arc::clone(&entry.changed))
     }
 
@@ -199,7 +232,9 @@ impl<T, K: Clone + Eq + Hash> LeaseTable<T, K> {
     /// Makes the reader of a lease idle, for [`GRACE`] at most.
     pub(super) fn make_idle(&mut self, mailbox: &K, id: u64, idle: IdleReader<T>) {
         if let Some(lease) = self.mailboxes.get_mut(mailbox).and_then(|entry| entry.lease_mut(id)) {
-            self.deadlines.push_back((idle.since + GRACE, mailbox.clone(), id));
+            if !std::mem::replace(&mut lease.has_check, true) {
+                self.checks.push(Check { at: idle.since + GRACE, mailbox: mailbox.clone(), id });
+            }
             (lease.idle, lease.link) = (Some(idle), None);
         }
     }
@@ -235,27 +270,28 @@ impl<T, K: Clone + Eq + Hash> LeaseTable<T, K> {
     /// Removes the readers that are idle for [`GRACE`].
     pub(super) fn evict_expired(&mut self, now: Instant) -> Vec<(K, IdleReader<T>)> {
         let mut expired = Vec::new();
-        while let Some((deadline, ..)) = self.deadlines.front()
-            && *deadline <= now
+        while self.checks.peek().is_some_and(|check| check.at <= now)
+            && let Some(Check { mailbox, id, .. }) = self.checks.pop()
         {
-            let Some((deadline, mailbox, id)) = self.deadlines.pop_front() else { break };
-            if let Some(idle) = self.evict_idle_since(&mailbox, id, deadline - GRACE) {
-                expired.push((mailbox, idle));
+            let Some(entry) = self.mailboxes.get_mut(&mailbox) else { continue };
+            let Some(lease) = entry.lease_mut(id) else { continue };
+            match lease.idle.as_ref().map(|idle| idle.since + GRACE) {
+                Some(at) if at > now => self.checks.push(Check { at, mailbox, id }),
+                Some(_) => {
+                    let idle = entry.evict(|lease| lease.id == id);
+                    entry.changed.notify_waiters();
+                    self.remove_if_empty(&mailbox);
+                    expired.extend(idle.map(|idle| (mailbox, idle)));
+                }
+                // A poll holds it. The next check is made when that ends.
+                None => lease.has_check = false,
             }
         }
         shrink(&mut self.mailboxes);
+        if self.checks.capacity() > 8192 && self.checks.len() < self.checks.capacity() / 8 {
+            self.checks.shrink_to(2 * self.checks.len());
+        }
         expired
-    }
-
-    /// Removes a lease if its reader is idle since `since`.
-    fn evict_idle_since(&mut self, mailbox: &K, id: u64, since: Instant) -> Option<IdleReader<T>> {
-        let entry = self.mailboxes.get_mut(mailbox)?;
-        let is_expired =
-            |lease: &Lease<T>| lease.id == id && lease.idle.as_ref().is_some_and(|idle| idle.since <= since);
-        let idle = entry.evict(is_expired)?;
-        entry.changed.notify_waiters();
-        self.remove_if_empty(mailbox);
-        Some(idle)
     }
 
     fn remove_if_empty(&mut self, mailbox: &K) {
