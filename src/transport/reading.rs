@@ -28,8 +28,15 @@ pub(super) fn check_cursor(resume: &Resume, may_acknowledge: impl FnOnce() -> bo
     }
 }
 
-/// Acknowledges everything up to the cursor of a request. Returns whether the cursor belongs to this store: a foreign
-/// one acknowledges nothing, nor does one of a request that is not to acknowledge.
+/// Whether the cursor of a request belongs to this store. A foreign one acknowledges nothing.
+pub(super) async fn cursor_is_ours(gateway: &Gateway, mailbox: &Address, resume: &Resume) -> bool {
+    match resume.after {
+        Some(cursor) => gateway.broker.is_ours(mailbox, cursor, resume.epoch.as_ref()).await,
+        None => true,
+    }
+}
+
+/// Acknowledges everything up to the cursor of a request, which belongs to this store.
 ///
 /// # Errors
 /// Those of [`crate::broker::Broker::acknowledge`].
@@ -37,15 +44,11 @@ pub(super) async fn acknowledge_cursor(
     gateway: &Gateway,
     mailbox: &Address,
     resume: &Resume,
-    acknowledges: bool,
-) -> Result<bool, Refusal> {
-    let Some(cursor) = resume.after else { return Ok(true) };
-    let epoch = resume.epoch.as_ref();
-    let ours = gateway.broker.is_ours(mailbox, cursor, epoch).await;
-    if acknowledges && ours && cursor > Seq::START {
-        gateway.broker.acknowledge(mailbox, cursor, epoch).await?;
+) -> Result<(), Refusal> {
+    match resume.after.filter(|cursor| *cursor > Seq::START) {
+        Some(cursor) => Ok(gateway.broker.acknowledge(mailbox, cursor, resume.epoch.as_ref()).await?),
+        None => Ok(()),
     }
-    Ok(ours)
 }
 
 /// How long the caller's proof is accepted from now on; without a limit for a caller whose proof does not expire. An API
@@ -122,23 +125,21 @@ mod tests {
     async fn a_cursor_of_this_store_acknowledges() {
         let (gateway, a) = (gateway(&[]), session("A"));
         let seq = send(&gateway, To::Session(a.clone()), &json!(1), false).await;
+        let mailbox = Address::from(&a);
         for (resume, ours) in [
             (Resume::default(), true),
             (Resume { after: Some(Seq::START), epoch: None }, true),
             (Resume { after: Some(seq), epoch: Some(Epoch::new("other")) }, false),
             (Resume { after: Some(Seq(seq.0 + 1)), epoch: None }, false),
         ] {
-            assert_eq!(
-                acknowledge_cursor(&gateway, &Address::from(&a), &resume, true).await,
-                Ok(ours),
-                "{resume:?}"
-            );
+            assert_eq!(cursor_is_ours(&gateway, &mailbox, &resume).await, ours, "{resume:?}");
+            let acknowledged = acknowledge_cursor(&gateway, &mailbox, &resume).await;
+            assert_eq!(acknowledged.is_ok(), ours, "{resume:?}");
             assert!(gateway.broker.floor(&a).await < seq, "{resume:?}");
         }
         let resume = Resume { after: Some(seq), epoch: Some(gateway.broker.epoch()) };
-        assert_eq!(acknowledge_cursor(&gateway, &Address::from(&a), &resume, false).await, Ok(true));
-        assert!(gateway.broker.floor(&a).await < seq, "it is asked not to");
-        assert_eq!(acknowledge_cursor(&gateway, &Address::from(&a), &resume, true).await, Ok(true));
+        assert!(cursor_is_ours(&gateway, &mailbox, &resume).await);
+        acknowledge_cursor(&gateway, &mailbox, &resume).await.unwrap();
         assert_eq!(gateway.broker.floor(&a).await, seq);
     }
 

@@ -27,7 +27,9 @@ use crate::link::{Lendable, LentOutput, Link, WRITE_TIMEOUT};
 use crate::message::{Item, Publication, Seq, SessionId, SharedText, TopicName};
 use crate::protocol::ServerFrame;
 use crate::subscriber::Subscriber;
-use crate::transport::reading::{ReadFailures, acknowledge_cursor, check_cursor, next_item, proof_left};
+use crate::transport::reading::{
+    ReadFailures, acknowledge_cursor, check_cursor, cursor_is_ours, next_item, proof_left,
+};
 use crate::transport::sse::chunk::ENCODING;
 use crate::transport::sse::event::{event_name, line_breaks, push_event, push_fields, push_message};
 use crate::transport::topics::TopicReaders;
@@ -82,7 +84,9 @@ pub(crate) async fn events(State(gateway): State<Arc<Gateway>>, head: Parts) -> 
     check_cursor(&resume, || OriginCheck::from(&head).get_may_acknowledge(&gateway.config.access))?;
     let (mut mailbox, mut floor) = (None, Seq::START);
     if let Some(address) = &address {
-        acknowledge_cursor(&gateway, address, &resume, true).await?;
+        if cursor_is_ours(&gateway, address, &resume).await {
+            acknowledge_cursor(&gateway, address, &resume).await?;
+        }
         let (subscriber, opening) = gateway.broker.mailbox(address, &resume, Transport::Sse).await?;
         (mailbox, floor) = (Some(subscriber), opening.seq);
     }

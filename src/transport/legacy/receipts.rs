@@ -159,7 +159,7 @@ async fn received(
 }
 
 async fn acknowledge(broker: &Broker, session: &SessionId, received: Seq) {
-    if let Err(error) = broker.ack(session, received, None).await {
+    if let Err(error) = broker.acknowledge(&session.into(), received, None).await {
         tracing::error!(session = %broker.public_name(session), %error, "a receipt was refused");
     }
 }

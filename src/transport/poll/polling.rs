@@ -25,7 +25,7 @@ use crate::subscriber::Subscriber;
 use crate::transport::lease::{Claim, ClaimError, IdleReader, Leases, MAX_READERS};
 use crate::transport::poll::answer::{PollAnswer, PollItems, Told, TopicError};
 use crate::transport::poll::request::{PollHead, PollRequest, check_head, prepare};
-use crate::transport::reading::{acknowledge_cursor, check_key, next_item, proof_left};
+use crate::transport::reading::{acknowledge_cursor, check_key, cursor_is_ours, next_item, proof_left};
 use crate::transport::topics::TopicReaders;
 
 /// How long a poll waits for the disk, whatever its `wait`.
@@ -200,13 +200,23 @@ async fn claim_reader(
 ) -> Result<PollClaim, Refusal> {
     let cursor = resume.after;
     // A cursor of another epoch acknowledges nothing. Its reader is told a gap.
-    let valid = acknowledge_cursor(gateway, mailbox, resume, *acknowledges).await?;
+    let valid = cursor_is_ours(gateway, mailbox, resume).await;
     let new = || async {
         let (subscriber, _) = gateway.broker.mailbox(mailbox, resume, Transport::Poll).await?;
         Ok((subscriber, PollReader::default()))
     };
     let score = |_, idle: &IdleReader<PollReader>| if valid { match_score(idle, cursor) } else { None };
-    let mut claim = readers.claim(mailbox, None, score, new).await.map_err(no_reader)?;
+    let mut claimed = readers.claim(mailbox, None, score, new).await;
+    if let (Ok(claim), Some(cursor), true) = (&mut claimed, cursor, valid)
+        && !claim.is_new()
+    {
+        // Before the acknowledgement: what the reader of this poll does not need any more does not hold that back.
+        claim.subscriber().mark_sent(cursor);
+    }
+    if *acknowledges && valid {
+        acknowledge_cursor(gateway, mailbox, resume).await?;
+    }
+    let mut claim = claimed.map_err(no_reader)?;
     let is_new = claim.is_new();
     let (subscriber, reader) = claim.parts();
     reader.has_cursor = cursor.is_some();
