@@ -1,6 +1,8 @@
 //! `/v1/messages` and `/v1/ack`: sending and acknowledging.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
@@ -95,13 +97,29 @@ pub(super) async fn send(State(gateway): State<Arc<Gateway>>, request: Request) 
     Ok(json(StatusCode::OK, encode(&SendAnswers::One(answer))))
 }
 
-/// Sends one message, of which all has come and which is small. The answer is JSON with a newline behind it. `None` says nothing: such a
-/// request has to be read.
+/// A message that has its place in the order. Resolves to the answer when it is stored: JSON with a newline behind it.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    id: Option<MessageId>,
+    sending: Sending,
+}
+
+impl Future for Accepted {
+    type Output = Result<SharedText, Refusal>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let result = ready!(Pin::new(&mut self.sending).poll(cx))?;
+        let answer = SendAnswer { id: self.id.as_ref(), result, error: None };
+        Poll::Ready(Ok((encode(&SendAnswers::One(answer)) + "\n").into()))
+    }
+}
+
+/// Sends one message, of which all has come and which is small. `None` says nothing: such a request has to be read.
 pub(crate) fn send_small(
     gateway: &Arc<Gateway>,
     head: RequestHead<'_>,
     body: &[u8],
-) -> Option<impl Future<Output = Result<SharedText, Refusal>> + Send + use<>> {
+) -> Option<impl Future<Output = Result<Accepted, Refusal>> + Send + use<>> {
     let (access, RequestHead { query, check, .. }) = (&gateway.config.access, head);
     let body = gateway.small_body(body, gateway.config.max_payload + ENVELOPE)?;
     let (Sender { session, token }, send) = SendRequest::decode_with_sender(body).ok()?;
@@ -117,15 +135,10 @@ pub(crate) fn send_small(
     let gateway = Arc::clone(gateway);
     Some(async move {
         let id = send.id.clone();
-        // Boxed: this ends before the message waits for the disk.
-        let sending = Box::pin(async move {
-            let shown = Shown { bearer: bearer.as_deref().map(str::trim), session, address };
-            let grant = gateway.identify(shown, SessionPolicy::Require).await?;
-            gateway.send(&Caller { grant, address }, send).await
-        });
-        let sending = sending.await?;
-        let answer = SendAnswer { id: id.as_ref(), result: sending.await?, error: None };
-        Ok((encode(&SendAnswers::One(answer)) + "\n").into())
+        let shown = Shown { bearer: bearer.as_deref().map(str::trim), session, address };
+        let grant = gateway.identify(shown, SessionPolicy::Require).await?;
+        let sending = gateway.send(&Caller { grant, address }, send).await?;
+        Ok(Accepted { id, sending })
     })
 }
 

@@ -4,8 +4,29 @@ use std::sync::Arc;
 
 use axum::http::HeaderMap;
 use axum::response::Response;
+use futures::future::BoxFuture;
 
 use crate::message::SharedText;
+
+/// A request that skips the routes.
+pub(super) struct Begun {
+    pub(super) progress: BoxFuture<'static, Progress>,
+    /// Whether it may begin before the requests in front of it have their answers.
+    pub(super) joins: bool,
+}
+
+/// How far a request is.
+pub(super) enum Progress {
+    Answered(Answer),
+    /// It has its place in the order of the store, so the next one may begin. The answer comes when it is stored.
+    Accepted(BoxFuture<'static, Answer>),
+}
+
+impl<A: Into<Answer>> From<A> for Progress {
+    fn from(answer: A) -> Self {
+        Self::Answered(answer.into())
+    }
+}
 
 /// What answers a request that skips the routes.
 #[derive(Debug)]

@@ -10,9 +10,9 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use crate::edge::{Gateway, RequestHead};
-use crate::server::answer::{Answer, header_lines};
+use crate::server::answer::{Answer, Begun, Progress, header_lines};
 use crate::server::router::HostCheck;
-use crate::transport::legacy::{self, Legacy, LegacyAnswer, LegacyPath};
+use crate::transport::legacy::{self, Legacy, LegacyAnswer, LegacyPath, LegacyProgress};
 use crate::transport::poll::{self, Polls};
 use crate::transport::{sse, websocket};
 
@@ -91,25 +91,31 @@ impl Direct {
     /// Answers a request of which all has come. `None` says nothing: such a request has to be parsed.
     ///
     /// Boxed: a connection makes room for the largest of its answers before its first request.
-    pub(super) fn answer_raw(
-        &self,
-        door: Door,
-        head: RequestHead<'_>,
-        body: &[u8],
-    ) -> Option<BoxFuture<'static, Answer>> {
+    pub(super) fn answer_raw(&self, door: Door, head: RequestHead<'_>, body: &[u8]) -> Option<Begun> {
         match door {
             Door::X0(path) => {
                 let lines = Arc::clone(&self.x0_lines);
-                let answering = self.x0.answer_small(path, head, body)?;
-                Some(Box::pin(answering.map(|answer| match answer {
-                    LegacyAnswer::Text(text) => Answer::Text(lines, text),
-                    LegacyAnswer::Response(response) => Answer::Response(response),
-                })))
+                let (answering, joins) = self.x0.answer_small(path, head, body)?;
+                let progress = Box::pin(answering.map(|progress| match progress {
+                    LegacyProgress::Answered(answer) => with_lines(lines, answer).into(),
+                    LegacyProgress::Accepted(stored) => {
+                        Progress::Accepted(Box::pin(stored.map(|answer| with_lines(lines, answer))))
+                    }
+                }));
+                Some(Begun { progress, joins })
             }
             Door::Poll => Some(self.native.poll_raw(head)),
             Door::Send => self.native.send_raw(head, body),
             Door::Ack => self.native.ack_raw(head, body),
             Door::Socket | Door::Events | Door::Routes => None,
         }
+    }
+}
+
+/// An answer to the x0 client, with these headers where it is a text.
+fn with_lines(lines: Arc<[u8]>, answer: LegacyAnswer) -> Answer {
+    match answer {
+        LegacyAnswer::Text(text) => Answer::Text(lines, text),
+        LegacyAnswer::Response(response) => Answer::Response(response),
     }
 }

@@ -8,7 +8,7 @@
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::mem::MaybeUninit;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -20,9 +20,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::edge::RequestHead;
 use crate::link::{Lendable, Link};
-use crate::server::answer::Answer;
+use crate::server::answer::{Answer, Progress};
 use crate::server::connection::ConnectionServer;
 use crate::server::direct::Door;
 use crate::transport::websocket::Opening;
@@ -30,7 +29,9 @@ use crate::transport::websocket::Opening;
 mod body;
 mod head;
 mod live;
+mod next;
 mod output;
+mod owed;
 mod replay;
 #[cfg(test)]
 mod tests;
@@ -42,9 +43,10 @@ pub(super) use timer::HeadTimer;
 pub(crate) use twin::compare;
 pub(super) use upgrade::Sockets;
 
-use head::{Begin, Head, MOST, Plain, RawRequest};
+use head::{Head, MOST, Plain};
 use live::Live;
 use output::Output;
+use owed::Owed;
 use replay::Replay;
 use timer::LazyTimer;
 
@@ -57,6 +59,8 @@ struct Connection<S> {
     timer: LazyTimer,
     /// Whether the peer sends no more.
     ended: bool,
+    /// Whether the connection ends once no answer is owed.
+    closes: bool,
 }
 
 /// The stream of a connection, with what was read of it and what is to be written.
@@ -66,6 +70,8 @@ struct Io<S> {
     input: Vec<u8>,
     /// Answers that are not written yet.
     output: Output,
+    /// Answers that come behind them.
+    owed: Owed,
 }
 
 /// What comes next on a connection.
@@ -86,7 +92,9 @@ type Rest = BoxFuture<'static, ()>;
 
 /// A request that is being answered.
 struct Answering {
-    answer: BoxFuture<'static, Answer>,
+    progress: BoxFuture<'static, Progress>,
+    /// Whether it may begin before the requests in front of it have their answers.
+    joins: bool,
     /// The body, if not all of it has come.
     late: Option<LateBody>,
     /// Whether the connection ends after the answer.
@@ -110,9 +118,9 @@ impl ConnectionServer {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         link.note_cleartext();
-        let io = Io { stream, input: Vec::new(), output: Output::default() };
-        let connection =
-            Connection { server: Arc::clone(self), link, io, timer: LazyTimer::default(), ended: false };
+        let io = Io { stream, input: Vec::new(), output: Output::default(), owed: Owed::default() };
+        let (server, timer) = (Arc::clone(self), LazyTimer::default());
+        let connection = Connection { server, link, io, timer, ended: false, closes: false };
         // Boxed, so that its memory is free once the loop is done: a WebSocket lasts long.
         let serving = Box::pin(connection.serve());
         async move {
@@ -181,41 +189,6 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connection<S> {
         Box::pin(server.http1(Replay::new(stream, input), link, HeadTimer::begun(begun)))
     }
 
-    /// Waits for the next head, for the header timeout at most. After the shutdown it waits only for one that has begun. Before
-    /// it waits, and before somebody else goes on, the answers so far are written.
-    async fn next(&mut self, begun: Instant) -> io::Result<Next> {
-        let Self { server, io, timer, .. } = self;
-        let mut stopped = pin!(server.shutdown.cancelled());
-        let deadline = begun + server.header_timeout;
-        let (mut seen, mut stops) = (0, true);
-        loop {
-            match look(server, &self.link, &mut io.input, &mut seen) {
-                Some(next @ (Next::Answering(_) | Next::Request(_))) => return Ok(next),
-                next => {
-                    io.flush().await?;
-                    if let Some(next) = next {
-                        return Ok(next);
-                    }
-                }
-            }
-            tokio::select! {
-                biased;
-                more = poll_fn(|cx| io.poll_fill(cx)) => match more? {
-                    true => {}
-                    false if io.input.is_empty() => return Ok(Next::End),
-                    false => return Err(ErrorKind::UnexpectedEof.into()),
-                },
-                () = &mut stopped, if stops => match io.input.is_empty() {
-                    true => return Ok(Next::End),
-                    false => stops = false,
-                },
-                () = poll_fn(|cx| timer.poll(deadline, cx)) => {
-                    return Err(io::Error::new(ErrorKind::TimedOut, "no head in time"));
-                }
-            }
-        }
-    }
-
     /// Begins to answer a request. Its head goes to the one who answers, and is not held here.
     fn begin(&mut self, head: Box<Head>) -> Answering {
         let Head { mut parts, door, plain: Plain { len, body, closes } } = *head;
@@ -232,17 +205,27 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connection<S> {
             false => (Body::from(self.io.take(body)), None),
         };
         let response = self.server.routes.answer(door, Request::from_parts(parts, body));
-        Answering { answer: Box::pin(response.map(Answer::Response)), late, closes }
+        let progress = Box::pin(response.map(Progress::from));
+        Answering { progress, joins: false, late, closes }
     }
 
-    /// Answers a request. Returns whether the connection goes on. If the next request has come, the answer is written together
-    /// with the next one.
+    /// Answers a request, or has its answer owed. Returns whether the connection goes on. If the next request has come, the answer is
+    /// written together with the next one.
     async fn answer(&mut self, mut answering: Answering) -> io::Result<bool> {
-        let answer = poll_fn(|cx| self.poll_answer(&mut answering, cx)).await?;
-        answering.closes |= self.server.shutdown.is_cancelled();
-        let goes_on = !answering.closes && !self.ended && answering.late.is_none();
-        let closes = answering.closes;
-        drop(answering);
+        let progress = poll_fn(|cx| self.poll_answer(&mut answering, cx)).await?;
+        let Answering { progress: done, late, mut closes, .. } = answering;
+        drop(done);
+        let answer = match progress {
+            Progress::Answered(answer) if self.io.owed.is_empty() => answer,
+            progress => {
+                self.io.owed.push(progress, closes);
+                self.closes |= closes;
+                return Ok(true);
+            }
+        };
+        closes |= self.server.shutdown.is_cancelled();
+        let goes_on = !closes && !self.ended && late.is_none();
+        drop(late);
         match answer {
             Answer::Response(response) if live::is_live(&response) => {
                 let mut live = Box::new(Live::new(response, closes, &mut self.io.output));
@@ -262,14 +245,22 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connection<S> {
         live.poll_write((&mut self.io.output, &mut self.io.stream), cx)
     }
 
-    /// Waits for an answer. Meanwhile those before are written.
-    fn poll_answer(&mut self, answering: &mut Answering, cx: &mut Context<'_>) -> Poll<io::Result<Answer>> {
+    /// Waits for an answer, or until the next request may begin. Meanwhile those before are written.
+    fn poll_answer(&mut self, answering: &mut Answering, cx: &mut Context<'_>) -> Poll<io::Result<Progress>> {
+        if !self.io.owed.is_empty() {
+            if answering.joins
+                && let Poll::Ready(progress) = answering.progress.as_mut().poll(cx)
+            {
+                return Poll::Ready(Ok(progress));
+            }
+            ready!(self.poll_owed((0, false), cx))?;
+        }
         self.watch(&mut answering.late, cx)?;
-        let answer = answering.answer.as_mut().poll(cx);
-        if answer.is_pending() {
+        let progress = answering.progress.as_mut().poll(cx);
+        if progress.is_pending() {
             _ = self.io.poll_flush(cx)?;
         }
-        answer.map(Ok)
+        progress.map(Ok)
     }
 
     /// Reads the rest of a body, and then watches whether the peer goes. What comes of the next request stays for later.
@@ -295,27 +286,6 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connection<S> {
             }
         }
         Ok(())
-    }
-}
-
-/// Looks at what has come, as often as hyper does: at what comes first, and then when the head may be whole.
-fn look(server: &ConnectionServer, link: &Arc<Link>, input: &mut Vec<u8>, seen: &mut usize) -> Option<Next> {
-    let before = std::mem::replace(seen, input.len());
-    if input.len() == before || before > 0 && input.len() < MOST && !head::may_end(input, before) {
-        return None;
-    }
-    let answer = |door, RawRequest { query, headers, body }: RawRequest<'_>| {
-        server.routes.answer_raw(door, RequestHead::over_http1(query, headers, link), body)
-    };
-    match head::parse(input, link, answer) {
-        Begin::Answering(answer, Plain { len, body, closes }) => {
-            discard(input, len + body);
-            Some(Next::Answering(Answering { answer, late: None, closes }))
-        }
-        Begin::Head(head) => Some(Next::Request(head)),
-        Begin::Opening(opening, len) => Some(Next::Opening(opening, len)),
-        Begin::Other => Some(Next::Other),
-        Begin::Part => None,
     }
 }
 

@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::edge::{Refusal, RequestHead};
 use crate::ops;
 use crate::protocol::Code;
-use crate::server::answer::Answer;
+use crate::server::answer::Begun;
 use crate::server::direct::{Direct, Door};
 use crate::server::http1::Sockets;
 use crate::transport::legacy::{self, HeldSince};
@@ -93,12 +93,7 @@ impl Routes {
     }
 
     /// Answers a request of which all has come, if it skips the routes. `None` says nothing: such a request has to be parsed.
-    pub(super) fn answer_raw(
-        &self,
-        door: Door,
-        head: RequestHead<'_>,
-        body: &[u8],
-    ) -> Option<BoxFuture<'static, Answer>> {
+    pub(super) fn answer_raw(&self, door: Door, head: RequestHead<'_>, body: &[u8]) -> Option<Begun> {
         self.0.open.get()?.direct.as_ref()?.answer_raw(door, head, body)
     }
 

@@ -40,8 +40,8 @@ pub(crate) use request::{PATHS, is_path, path_of};
 pub(crate) use shape::LegacyPath;
 pub(crate) use starting::{HeldSince, answer_without_store, needs_store};
 
-pub(crate) use answer::LegacyAnswer;
-use answer::{NOTHING, SENT, answer, failure, refuse};
+pub(crate) use answer::{LegacyAnswer, LegacyProgress};
+use answer::{NOTHING, answer, answer_to, refuse};
 use cors::{LegacyCors, demote_foreign};
 use request::{Read, read};
 use shape::{LegacyError, LegacyRequest};
@@ -77,25 +77,29 @@ impl Legacy {
     }
 
     /// Answers a POST to one of [`PATHS`] whose body has come and is small, if all pages may read its answer. `None` says nothing:
-    /// such a request has to be read.
+    /// such a request has to be read. Also whether it is a send, which may begin before the requests in front of it have their answers.
     pub(crate) fn answer_small(
         &self,
         path: LegacyPath,
         head: RequestHead<'_>,
         body: &[u8],
-    ) -> Option<impl Future<Output = LegacyAnswer> + Send + use<>> {
+    ) -> Option<(impl Future<Output = LegacyProgress> + Send + use<>, bool)> {
         let Self { gateway, .. } = self;
         let access = &gateway.config.access;
         let LegacyCors::Any = LegacyCors::of(access, &Method::POST, head.check) else { return None };
         let body = gateway.small_body(body, gateway.config.max_payload + ENVELOPE)?;
         let (request, source) = (shape::body(path, body), RequestSource::of(access, head));
         let (legacy, deadline) = (self.clone(), Instant::now() + gateway.config.poll_timeout);
-        Some(async move {
-            match legacy.act(request, &source, deadline).await {
-                LegacyAnswer::Response(response) => LegacyCors::Any.apply(response).into(),
-                text => text,
+        let is_send = matches!(request, Ok(LegacyRequest::Send { .. }));
+        let answering = async move {
+            match request {
+                Ok(LegacyRequest::Send { from, to, payload }) => {
+                    Box::pin(legacy.begin(from, to, &payload, &source)).await
+                }
+                other => LegacyProgress::Answered(legacy.act(other, &source, deadline).await.open()),
             }
-        })
+        };
+        Some((answering, is_send))
     }
 
     /// The headers of an answer with status 200 that all pages may read.
@@ -151,10 +155,8 @@ impl Legacy {
                 LegacyAnswer::text(NOTHING)
             }
             Ok(LegacyRequest::Send { from, to, payload }) => {
-                match self.send(from, to, &payload, source).await {
-                    Ok(()) => LegacyAnswer::text(SENT),
-                    Err(refusal) => failure(&refusal).into(),
-                }
+                let sent = async { Ok(self.send(from, to, &payload, source).await?.await.map(|_| ())?) };
+                answer_to(sent.await)
             }
             Ok(LegacyRequest::Del { session }) => {
                 self.delete(session).await;

@@ -10,14 +10,14 @@ use axum::extract::Request;
 use axum::http::{HeaderValue, Request as HttpRequest, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
-use futures::future::{BoxFuture, Either};
+use futures::future::BoxFuture;
 use tower::{Layer, Service, ServiceExt};
 use tower_http::cors::Cors;
 
 use crate::api;
 use crate::edge::{Gateway, Refusal, RequestHead, json_line, origin_refused};
 use crate::message::SharedText;
-use crate::server::answer::{Answer, header_lines};
+use crate::server::answer::{Answer, Begun, Progress, header_lines};
 use crate::server::router::{HostCheck, cors};
 use crate::transport::poll::Polls;
 
@@ -40,7 +40,7 @@ impl Native {
     pub(super) fn new(gateway: &Arc<Gateway>, polls: Polls, hosts: Option<HostCheck>) -> Self {
         let cors = cors(&gateway.config.access).layer(Answered);
         let answer = json_line(StatusCode::OK, Body::empty());
-        let answer = with_cors(cors.clone(), None, answer).now_or_never().expect("the answer is there");
+        let answer = with_cors(cors.clone(), None, answer);
         let lines = header_lines(answer.headers());
         Self(Arc::new(Inner { gateway: Arc::clone(gateway), polls, hosts, cors, lines }))
     }
@@ -48,50 +48,70 @@ impl Native {
     /// Answers a poll that was parsed. Its head may go while it waits.
     pub(super) fn poll(&self, request: &Request) -> BoxFuture<'static, Response> {
         let head = RequestHead::from(request);
-        if let Some(refused) = self.refused(head) {
-            return Box::pin(refused);
+        if let Some(refusal) = self.refusal(head) {
+            return Box::pin(ready(refusal));
         }
         let (inner, origin) = (Arc::clone(&self.0), origin(head));
         let answering = self.0.polls.answer(head);
-        Box::pin(async move { inner.with_cors(origin, response(answering.await)).await })
+        Box::pin(answering.map(move |answer| inner.with_cors(origin, response(answer))))
     }
 
     /// Answers a poll.
-    pub(super) fn poll_raw(&self, head: RequestHead<'_>) -> BoxFuture<'static, Answer> {
-        match self.refused(head) {
-            Some(refused) => Box::pin(refused.map(Answer::Response)),
+    pub(super) fn poll_raw(&self, head: RequestHead<'_>) -> Begun {
+        let progress = match self.refused(head) {
+            Some(refused) => refused,
             None => self.finish(head, self.0.polls.answer(head)),
-        }
+        };
+        // It sees what the requests in front of it did.
+        Begun { progress, joins: false }
     }
 
     /// Sends one message. `None` if the request has to be parsed.
-    pub(super) fn send_raw(&self, head: RequestHead<'_>, body: &[u8]) -> Option<BoxFuture<'static, Answer>> {
-        match self.refused(head) {
-            Some(refused) => Some(Box::pin(refused.map(Answer::Response))),
-            None => Some(self.finish(head, api::send_small(&self.0.gateway, head, body)?)),
+    pub(super) fn send_raw(&self, head: RequestHead<'_>, body: &[u8]) -> Option<Begun> {
+        if let Some(progress) = self.refused(head) {
+            return Some(Begun { progress, joins: true });
         }
+        let accepting = api::send_small(&self.0.gateway, head, body)?;
+        let (inner, origin) = (Arc::clone(&self.0), origin(head));
+        let progress = Box::pin(async move {
+            let mut accepted = match accepting.await {
+                Ok(accepted) => accepted,
+                Err(refusal) => return inner.answer(origin, Err(refusal)).into(),
+            };
+            match (&mut accepted).now_or_never() {
+                Some(stored) => inner.answer(origin, stored).into(),
+                None => {
+                    Progress::Accepted(Box::pin(accepted.map(move |stored| inner.answer(origin, stored))))
+                }
+            }
+        });
+        Some(Begun { progress, joins: true })
     }
 
     /// Acknowledges. `None` if the request has to be parsed.
-    pub(super) fn ack_raw(&self, head: RequestHead<'_>, body: &[u8]) -> Option<BoxFuture<'static, Answer>> {
-        match self.refused(head) {
-            Some(refused) => Some(Box::pin(refused.map(Answer::Response))),
-            None => Some(self.finish(head, api::ack_small(&self.0.gateway, head, body)?)),
-        }
+    pub(super) fn ack_raw(&self, head: RequestHead<'_>, body: &[u8]) -> Option<Begun> {
+        let progress = match self.refused(head) {
+            Some(refused) => refused,
+            None => self.finish(head, api::ack_small(&self.0.gateway, head, body)?),
+        };
+        Some(Begun { progress, joins: true })
     }
 
     /// The answer to a request that names a host that is not served, or comes from a page that may not use this server.
-    fn refused(&self, head: RequestHead<'_>) -> Option<impl Future<Output = Response> + Send + use<>> {
+    fn refused(&self, head: RequestHead<'_>) -> Option<BoxFuture<'static, Progress>> {
+        let refusal = self.refusal(head)?;
+        Some(Box::pin(ready(refusal.into())))
+    }
+
+    fn refusal(&self, head: RequestHead<'_>) -> Option<Response> {
         let Inner { gateway, hosts, .. } = &*self.0;
         if let Some(response) = hosts.as_ref().and_then(|hosts| hosts.refusal(head.check)) {
-            return Some(Either::Left(ready(response)));
+            return Some(response);
         }
         if head.check.origin_allowed(&gateway.config.access) {
             return None;
         }
-        let response = origin_refused(head.check.headers).into_response();
-        let (inner, origin) = (Arc::clone(&self.0), origin(head));
-        Some(Either::Right(async move { inner.with_cors(origin, response).await }))
+        Some(self.0.with_cors(origin(head), origin_refused(head.check.headers).into_response()))
     }
 
     /// The answer to a call.
@@ -99,21 +119,22 @@ impl Native {
         &self,
         head: RequestHead<'_>,
         answering: impl Future<Output = Result<SharedText, Refusal>> + Send + 'static,
-    ) -> BoxFuture<'static, Answer> {
+    ) -> BoxFuture<'static, Progress> {
         let (inner, origin) = (Arc::clone(&self.0), origin(head));
-        Box::pin(answering.then(move |answer| match (origin, answer) {
-            (None, Ok(text)) => Either::Left(ready(Answer::Text(Arc::clone(&inner.lines), text))),
-            // Boxed: a poll that waits makes no room for it.
-            (origin, answer) => Either::Right(Box::pin(async move {
-                Answer::Response(inner.with_cors(origin, response(answer)).await)
-            })),
-        }))
+        Box::pin(answering.map(move |answer| inner.answer(origin, answer).into()))
     }
 }
 
 impl Inner {
-    async fn with_cors(&self, origin: Option<HeaderValue>, answer: Response) -> Response {
-        with_cors(self.cors.clone(), origin, answer).await
+    fn answer(&self, origin: Option<HeaderValue>, answer: Result<SharedText, Refusal>) -> Answer {
+        match (origin, answer) {
+            (None, Ok(text)) => Answer::Text(Arc::clone(&self.lines), text),
+            (origin, answer) => Answer::Response(self.with_cors(origin, response(answer))),
+        }
+    }
+
+    fn with_cors(&self, origin: Option<HeaderValue>, answer: Response) -> Response {
+        with_cors(self.cors.clone(), origin, answer)
     }
 }
 
@@ -131,10 +152,11 @@ fn response(answer: Result<SharedText, Refusal>) -> Response {
 }
 
 /// Tells the browser whether a page of this origin may read the answer.
-async fn with_cors(cors: Cors<Answered>, origin: Option<HeaderValue>, answer: Response) -> Response {
+fn with_cors(cors: Cors<Answered>, origin: Option<HeaderValue>, answer: Response) -> Response {
     let mut request = HttpRequest::new(answer);
     request.headers_mut().extend(origin.map(|origin| (header::ORIGIN, origin)));
-    cors.oneshot(request).await.unwrap_or_else(|never| match never {})
+    let answer = cors.oneshot(request).now_or_never().expect("the answer is there");
+    answer.unwrap_or_else(|never| match never {})
 }
 
 /// Answers with what it is given: the answer is there already.

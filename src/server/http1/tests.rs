@@ -8,6 +8,7 @@ use super::*;
 use crate::server::routes::OpenRoutes;
 
 mod direct;
+mod owed;
 
 const POLL: &str = "GET /v1/messages?wait=0 HTTP/1.1\r\nhost: x\r\n\r\n";
 const SEND: &str = "POST /set?a__=1 HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nbody";

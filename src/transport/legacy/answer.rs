@@ -1,13 +1,18 @@
 //! Answers to the x0 client.
 
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use crate::broker::Sending;
 use crate::edge::{Refusal, encode};
 use crate::message::SharedText;
 use crate::protocol::Code;
+use crate::transport::legacy::cors::LegacyCors;
 use crate::transport::legacy::shape::LegacyError;
 
 /// The answer without messages.
@@ -24,7 +29,23 @@ pub(crate) enum LegacyAnswer {
     Response(Response),
 }
 
+/// How far a request is.
+#[derive(Debug)]
+pub(crate) enum LegacyProgress {
+    Answered(LegacyAnswer),
+    /// A send has its place in the order, so the next request may begin.
+    Accepted(Accepted),
+}
+
 impl LegacyAnswer {
+    /// The same answer, which all pages may read.
+    pub(super) fn open(self) -> Self {
+        match self {
+            Self::Response(response) => LegacyCors::Any.apply(response).into(),
+            text @ Self::Text(_) => text,
+        }
+    }
+
     /// Status 200 with this body.
     pub(super) fn text(body: &'static str) -> Self {
         Self::Text(body.to_owned().into())
@@ -52,6 +73,33 @@ pub(super) fn answer(status: StatusCode, body: impl Into<Body>) -> Response {
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
     ];
     (status, headers, body.into()).into_response()
+}
+
+/// A message that has its place in the order. Resolves to the answer when it is stored, with the headers that let all pages read it.
+#[derive(Debug)]
+pub(crate) struct Accepted(Sending);
+
+impl Accepted {
+    pub(super) fn new(sending: Sending) -> Self {
+        Self(sending)
+    }
+}
+
+impl Future for Accepted {
+    type Output = LegacyAnswer;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<LegacyAnswer> {
+        let sent = ready!(Pin::new(&mut self.0).poll(cx)).map(|_| ());
+        Poll::Ready(answer_to(sent.map_err(Refusal::from)).open())
+    }
+}
+
+/// The answer to a send that is stored, or was refused.
+pub(super) fn answer_to(sent: Result<(), Refusal>) -> LegacyAnswer {
+    match sent {
+        Ok(()) => LegacyAnswer::text(SENT),
+        Err(refusal) => failure(&refusal).into(),
+    }
 }
 
 /// The body of a failure that the x0 page shows.

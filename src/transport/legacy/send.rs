@@ -1,8 +1,10 @@
 //! Sends of the x0 client.
 
+use futures::FutureExt;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
+use crate::broker::Sending;
 use crate::config::Auth;
 use crate::directory::IdScope;
 use crate::edge::{Caller, Refusal};
@@ -10,18 +12,37 @@ use crate::grant::Grant;
 use crate::message::{Handle, MessageId, NameError, SessionId};
 use crate::protocol::{Code, SendRequest, To};
 use crate::transport::legacy::Legacy;
+use crate::transport::legacy::answer::{Accepted, LegacyProgress, answer_to};
 use crate::transport::legacy::payload::with_sender;
 use crate::transport::legacy::source::RequestSource;
 
 impl Legacy {
-    /// Sends an object, and waits until it is stored.
+    /// Sends an object, for a request whose answer all pages may read.
+    pub(super) async fn begin(
+        &self,
+        from: Option<SessionId>,
+        to: SessionId,
+        payload: &RawValue,
+        source: &RequestSource,
+    ) -> LegacyProgress {
+        let mut accepted = match self.send(from, to, payload, source).await {
+            Ok(sending) => Accepted::new(sending),
+            Err(refusal) => return LegacyProgress::Answered(answer_to(Err(refusal)).open()),
+        };
+        match (&mut accepted).now_or_never() {
+            Some(answer) => LegacyProgress::Answered(answer),
+            None => LegacyProgress::Accepted(accepted),
+        }
+    }
+
+    /// Sends an object. It has its place in the order when this returns.
     pub(super) async fn send(
         &self,
         from: Option<SessionId>,
         to: SessionId,
         payload: &RawValue,
         source: &RequestSource,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Sending, Refusal> {
         let caller = Caller { grant: self.sender(from).await?, address: source.address };
         let to = match caller.grant {
             Grant::Client(_) => To::Peer(to),
@@ -33,8 +54,7 @@ impl Legacy {
         let send =
             SendRequest { id, to, payload, ttl: None, volatile: false, receipt: false, request: false };
         self.wait_for_rate(&caller, &send).await?;
-        self.gateway.broker.send(&caller.grant, send).await?.await?;
-        Ok(())
+        Ok(self.gateway.broker.send(&caller.grant, send).await?)
     }
 
     /// The grant of a sender. In `token` mode the id of a session that a backend has registered is its proof.

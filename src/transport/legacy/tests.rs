@@ -6,6 +6,7 @@ use futures::FutureExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
+use super::answer::SENT;
 use super::*;
 use crate::protocol::To;
 use crate::transport::testing::{gateway, send, session};
