@@ -1,11 +1,13 @@
 //! The subcommands. `send`, `listen` and `health` are clients over the wire and know nothing of the server. `check` reads
-//! a store that no broker has open. `token` makes tokens for development.
+//! a store that no broker has open, and `migrate` moves it into NATS. `token` makes tokens for development.
 
 mod check;
 mod credential;
 mod frame;
 mod health;
 mod listen;
+#[cfg(feature = "nats")]
+mod migrate;
 mod say;
 mod send;
 mod sender;
@@ -16,6 +18,8 @@ mod token;
 pub use check::{CheckArgs, check};
 pub use health::{HealthArgs, health};
 pub use listen::{ListenArgs, listen};
+#[cfg(feature = "nats")]
+pub use migrate::migrate;
 pub use say::print_error;
 pub use send::{SendArgs, send};
 pub use token::{TokenArgs, token};

@@ -60,6 +60,9 @@ enum Command {
     Token(TokenArgs),
     /// Verify a store without changing it, and print what it holds. Fails if the store is damaged
     Check(CheckArgs),
+    /// Move the store of one machine into empty streams of NATS. Takes the flags that the nodes will have
+    #[cfg(feature = "nats")]
+    Migrate(Box<Config>),
     /// Print the health of a running broker. Fails if it does not answer
     Health(HealthArgs),
 }
@@ -69,6 +72,8 @@ fn main() -> ExitCode {
     let validated = match &cli.command {
         None => cli.config.validate(),
         Some(Command::Serve(config)) => config.validate(),
+        #[cfg(feature = "nats")]
+        Some(Command::Migrate(config)) => config.validate(),
         Some(Command::Send(args)) => args.validate(),
         Some(_) => Ok(()),
     };
@@ -82,6 +87,8 @@ fn main() -> ExitCode {
         Some(Command::Listen(args)) => run(cli::listen(args)),
         Some(Command::Token(args)) => cli::token(args),
         Some(Command::Check(args)) => cli::check(&args),
+        #[cfg(feature = "nats")]
+        Some(Command::Migrate(config)) => run(cli::migrate(*config)),
         Some(Command::Health(args)) => run(cli::health(args)),
     };
     match done {

@@ -42,6 +42,8 @@ mod streams;
 pub use error::{EngineStartError, ServeError, StartError};
 pub(crate) use http1::compare;
 pub use listener::listen;
+#[cfg(feature = "nats")]
+pub(crate) use settings::nats_options;
 pub use settings::{broker_limits, engine_settings, storage};
 pub use starting::Starting;
 

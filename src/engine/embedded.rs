@@ -23,9 +23,11 @@ use crate::message::{Address, Epoch, Publication, Seq, SessionId};
 
 mod at_hand;
 mod crash;
-mod dedup;
+pub(super) mod dedup;
 mod disk;
 mod each;
+#[cfg(feature = "nats")]
+pub(super) mod export;
 mod file_id;
 mod files;
 #[cfg(test)]

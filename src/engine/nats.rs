@@ -27,6 +27,8 @@ mod feeds;
 mod floors;
 mod lanes;
 mod link;
+mod migration;
+mod moved;
 mod names;
 pub(in crate::engine) mod nets;
 mod node;
@@ -43,6 +45,7 @@ mod trimming;
 
 pub use error::NatsError;
 pub use feeds::Feeds;
+pub use migration::{MigrateError, Migrated, migrate};
 pub use options::NatsOptions;
 
 use node::{Core, VolatileMessage};

@@ -63,7 +63,7 @@ const SHARDS: usize = 8;
 
 /// What a node is told about NATS.
 #[cfg(feature = "nats")]
-pub(super) fn nats_options(config: &Config) -> crate::engine::nats::NatsOptions {
+pub(crate) fn nats_options(config: &Config) -> crate::engine::nats::NatsOptions {
     let cluster = &config.cluster;
     crate::engine::nats::NatsOptions {
         url: cluster.nats_url.clone(),

@@ -18,7 +18,7 @@ pub use command::{BINARY, check, check_json, command, output_of};
 pub use faults::Faults;
 pub use http::{Http, Reply};
 #[cfg(feature = "nats")]
-pub use nats::{NatsServer, node_on};
+pub use nats::{NatsServer, migration, node_on};
 pub use server::{Mailbox, TestServer};
 pub use sse::Events;
 pub use websocket::{Ws, connect_with_small_buffer, upgrade};

@@ -142,6 +142,18 @@ impl Guarded {
         Self { server, dir, args }
     }
 
+    /// Stops the server, waits for something, moves its store to NATS, and starts a node there. Answers what the move printed too.
+    #[cfg(feature = "nats")]
+    pub async fn moved_to(self, nats: &NatsServer, after: impl Future<Output = ()>) -> (Self, String) {
+        let Self { server, dir, args } = self;
+        server.stop().await;
+        after.await;
+        let flags: Vec<&str> = args.iter().map(String::as_str).collect();
+        let said = nats.migrate(&dir.path().join("store"), &flags).await.unwrap();
+        let server = nats.node_with(&flags).await;
+        (Self { server, dir, args }, said)
+    }
+
     /// One HTTP call with this bearer token; without one if it is empty.
     pub async fn call(&self, method: &str, target: &str, bearer: &str, body: impl ToString) -> Reply {
         let bearer = format!("Bearer {bearer}");

@@ -38,6 +38,8 @@ mod listen;
 mod log;
 mod mailbox;
 mod memory;
+#[cfg(feature = "nats")]
+mod migrate;
 mod model;
 #[cfg(feature = "nats")]
 mod nats;

@@ -16,14 +16,14 @@ pub(super) use window::Dedup;
 ///
 /// Two halves, because a number of 128 bits is aligned to 16 bytes and makes each entry larger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct DedupKey(u64, u64);
+pub(in crate::engine) struct DedupKey(u64, u64);
 
 impl DedupKey {
-    pub(super) fn to_bytes(self) -> [u8; 16] {
+    pub(in crate::engine) fn to_bytes(self) -> [u8; 16] {
         (u128::from(self.0) << 64 | u128::from(self.1)).to_le_bytes()
     }
 
-    pub(super) fn from_bytes(bytes: [u8; 16]) -> Self {
+    pub(in crate::engine) fn from_bytes(bytes: [u8; 16]) -> Self {
         let all = u128::from_le_bytes(bytes);
         let half = |bits: u128| u64::try_from(bits & u128::from(u64::MAX)).expect("64 bits");
         Self(half(all >> 64), half(all))
@@ -38,38 +38,38 @@ impl Hash for DedupKey {
 
 /// A keyed hash of a payload. It tells a retry from another message with the same id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct ContentHash(u64);
+pub(in crate::engine) struct ContentHash(u64);
 
 impl ContentHash {
     /// The content is not known: every content matches. Ids of format 1 have no hash.
-    pub(super) const UNKNOWN: Self = Self(0);
+    pub(in crate::engine) const UNKNOWN: Self = Self(0);
 
-    pub(super) fn to_bytes(self) -> [u8; 8] {
+    pub(in crate::engine) fn to_bytes(self) -> [u8; 8] {
         self.0.to_le_bytes()
     }
 
-    pub(super) fn from_bytes(bytes: [u8; 8]) -> Self {
+    pub(in crate::engine) fn from_bytes(bytes: [u8; 8]) -> Self {
         Self(u64::from_le_bytes(bytes))
     }
 
-    fn matches(self, other: Self) -> bool {
+    pub(in crate::engine) fn matches(self, other: Self) -> bool {
         self == other || self == Self::UNKNOWN || other == Self::UNKNOWN
     }
 }
 
 /// A keyed hash of an author. Two authors that have the same one share a number of ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct AuthorKey(u32);
+pub(in crate::engine) struct AuthorKey(u32);
 
 impl AuthorKey {
     /// The author is not known. Ids of formats 1 and 2 have none.
-    pub(super) const UNKNOWN: Self = Self(0);
+    pub(in crate::engine) const UNKNOWN: Self = Self(0);
 
-    pub(super) fn to_bytes(self) -> [u8; 4] {
+    pub(in crate::engine) fn to_bytes(self) -> [u8; 4] {
         self.0.to_le_bytes()
     }
 
-    pub(super) fn from_bytes(bytes: [u8; 4]) -> Self {
+    pub(in crate::engine) fn from_bytes(bytes: [u8; 4]) -> Self {
         Self(u32::from_le_bytes(bytes))
     }
 }
@@ -82,15 +82,15 @@ impl Hash for AuthorKey {
 
 /// What tells whether an append was made before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct SendId {
-    pub(super) key: DedupKey,
-    pub(super) content: ContentHash,
-    pub(super) author: AuthorKey,
+pub(in crate::engine) struct SendId {
+    pub(in crate::engine) key: DedupKey,
+    pub(in crate::engine) content: ContentHash,
+    pub(in crate::engine) author: AuthorKey,
 }
 
 /// Whether an id that is known was for the same content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct SameContent(pub(super) bool);
+pub(in crate::engine) struct SameContent(pub(in crate::engine) bool);
 
 /// Uses a key, which is a hash, as its own hash.
 #[derive(Default)]
@@ -112,20 +112,20 @@ impl Hasher for IdentityHasher {
 
 /// Makes keys. Its secret is stored with the ids.
 #[derive(Debug, Clone)]
-pub(super) struct DedupHasher(SipHasher13);
+pub(in crate::engine) struct DedupHasher(SipHasher13);
 
 impl DedupHasher {
-    pub(super) fn new(secret: &[u8; 16]) -> Self {
+    pub(in crate::engine) fn new(secret: &[u8; 16]) -> Self {
         Self(SipHasher13::new_with_key(secret))
     }
 
     /// The id of an append that has one.
-    pub(super) fn id_of(&self, append: &Append) -> Option<SendId> {
+    pub(in crate::engine) fn id_of(&self, append: &Append) -> Option<SendId> {
         self.ids_of(append)(&append.address)
     }
 
     /// The id of an append that has one, at each address that it goes to. What is the same there is hashed once.
-    pub(super) fn ids_of(&self, append: &Append) -> impl Fn(&Address) -> Option<SendId> {
+    pub(in crate::engine) fn ids_of(&self, append: &Append) -> impl Fn(&Address) -> Option<SendId> {
         let same =
             append.id.as_ref().map(|id| (id, self.content(&append.message), self.author(&append.author)));
         move |address| {

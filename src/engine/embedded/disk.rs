@@ -120,6 +120,23 @@ pub(super) struct Disk {
     floors: FloorTable,
 }
 
+/// Reads the floors of emptied addresses, oldest first, for whoever does not write.
+#[cfg(feature = "nats")]
+pub(super) fn all_floors(from: &Connection, each: impl FnMut(Address, Floor)) -> Result<(), ReadError> {
+    FloorTable::default().read(from, each)
+}
+
+/// Reads the senders' ids that are remembered `now`, for whoever does not write.
+#[cfg(feature = "nats")]
+pub(super) fn all_ids(
+    from: &Connection,
+    now: u64,
+    each: impl FnMut(SendId, Seq, u64),
+) -> Result<(), ReadError> {
+    // They are limited by what is written.
+    IdTable::new(IdLimits { all: usize::MAX, of_author: usize::MAX, hard: 0 }).read(from, now, each)
+}
+
 impl Disk {
     /// Makes a new store's file.
     pub(super) fn create(

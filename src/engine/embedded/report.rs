@@ -59,7 +59,7 @@ pub fn report(dir: &Path) -> Result<Report, OpenError> {
     let in_use = matches!(files.lock_to_look(), Err(OpenError::InUse { .. }));
     look_at_files(&files, in_use, &mut report)?;
     let sqlite = |error| files.sqlite(error);
-    let connection = open(&files, in_use).map_err(sqlite)?;
+    let connection = open_unchanged(&files, in_use).map_err(sqlite)?;
     let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap_or(FORMAT);
     if found > FORMAT {
         return Err(OpenError::Newer { dir: dir.to_owned(), found, known: FORMAT });
@@ -103,7 +103,8 @@ impl Files {
     }
 }
 
-fn open(files: &Files, in_use: bool) -> rusqlite::Result<Connection> {
+/// Opens a store for reading only.
+pub(super) fn open_unchanged(files: &Files, in_use: bool) -> rusqlite::Result<Connection> {
     let no_log = std::fs::metadata(&files.wal).map_or(true, |data| data.len() == 0);
     if !in_use && no_log {
         // So SQLite writes nothing beside it, not even its shared memory.

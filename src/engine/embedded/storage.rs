@@ -71,6 +71,14 @@ pub enum OpenError {
         /// What was found.
         why: String,
     },
+    /// A server must open it first.
+    #[error("the store in {} must be opened by a server first: {why}; start `x0-msg-server serve` on it, and stop it again", dir.display())]
+    Unready {
+        /// The directory.
+        dir: PathBuf,
+        /// What was found.
+        why: String,
+    },
     /// The directory holds no store.
     #[error("there is no store in {}", dir.display())]
     NoStore {

@@ -32,8 +32,8 @@ impl StoreClock {
     /// Goes on where a store was when it was used last; begins with the time of day in a new store.
     pub(super) fn begin(clock: Clock, last: Option<ClockReading>) -> Self {
         let (wall, begun) = (clock.now(), clock.steady());
-        let start = last.map_or(wall, |last| last.store.saturating_add(passed(last.wall, wall)));
-        Self { clock, start, begun, ahead: Arc::new(difference(wall, start).into()) }
+        let (start, ahead) = at(last, wall);
+        Self { clock, start, begun, ahead: Arc::new(ahead.into()) }
     }
 
     /// Now, in the store's time.
@@ -66,16 +66,7 @@ impl StoreClock {
 
     /// A registration as others see it: its times are those of the machine's clock.
     pub(super) fn shown(&self, registration: &Registration) -> Registration {
-        let ahead = self.ahead();
-        let Registration { expires_at, source, tokens_until, .. } = *registration;
-        let source = match source {
-            RegistrationSource::Backend { until, proof } => {
-                RegistrationSource::Backend { until: shift(until, ahead), proof }
-            }
-            other => other,
-        };
-        let tokens_until = if tokens_until == 0 { 0 } else { shift(tokens_until, ahead) };
-        Registration { expires_at: shift(expires_at, ahead), source, tokens_until, ..registration.clone() }
+        translated(registration, self.ahead())
     }
 
     /// Who asks for a registration; the end of a token is a time of the machine's clock.
@@ -87,6 +78,26 @@ impl StoreClock {
             other => other,
         }
     }
+}
+
+/// A registration whose times are those of a clock that is ahead by so many milliseconds.
+pub(super) fn translated(registration: &Registration, ahead: i64) -> Registration {
+    let Registration { expires_at, source, tokens_until, .. } = *registration;
+    let source = match source {
+        RegistrationSource::Backend { until, proof } => {
+            RegistrationSource::Backend { until: shift(until, ahead), proof }
+        }
+        other => other,
+    };
+    let tokens_until = if tokens_until == 0 { 0 } else { shift(tokens_until, ahead) };
+    Registration { expires_at: shift(expires_at, ahead), source, tokens_until, ..registration.clone() }
+}
+
+/// The store's time when the machine's clock shows `wall`, and how far that is ahead of it, if nobody has used the store since
+/// this reading.
+pub(super) fn at(last: Option<ClockReading>, wall: u64) -> (u64, i64) {
+    let store = last.map_or(wall, |last| last.store.saturating_add(passed(last.wall, wall)));
+    (store, difference(wall, store))
 }
 
 /// How much time passed while the machine's clock went from one time to another. Nobody knows if it was set for the first
@@ -101,7 +112,7 @@ fn difference(a: u64, b: u64) -> i64 {
 }
 
 /// A time on another clock. Fits SQLite's integers.
-fn shift(time: u64, by: i64) -> u64 {
+pub(super) fn shift(time: u64, by: i64) -> u64 {
     time.saturating_add_signed(by).min(i64::MAX.unsigned_abs())
 }
 

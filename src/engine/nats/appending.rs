@@ -73,6 +73,9 @@ impl Core {
             Some(session) => self.check_owner(append, session).await?,
             None => Seq::START,
         };
+        if let Some(known) = self.stored_before_the_move(append, since) {
+            return known;
+        }
         let prepared = self.prepare(append, since)?;
         let stored = self.send(&append.address, &prepared).await?;
         self.note_newest(prepared.place.stream, stored.seq);
@@ -100,6 +103,13 @@ impl Core {
             }
         }
         Ok(self.directory.lock().since(session))
+    }
+
+    /// The answer to a retry of what was sent before the store was moved here.
+    fn stored_before_the_move(&self, append: &Append, since: Seq) -> Option<Result<Seq, EngineError>> {
+        let moved = self.moved.as_ref().filter(|moved| moved.until() > self.now())?;
+        let known = moved.find(append, self.place(&append.address).stream, since, self.now())?;
+        Some(known.ok_or(EngineError::IdReused { window: self.settings.dedup_window }))
     }
 
     fn prepare(&self, append: &Append, since: Seq) -> Result<Prepared, EngineError> {

@@ -31,7 +31,7 @@ struct Head {
 }
 
 /// The mailbox that gets a receipt, and the id that its owner gave the message.
-type ReceiptFor = (Address, MessageId);
+pub(super) type ReceiptFor = (Address, MessageId);
 
 /// A stored message.
 #[derive(Debug)]
@@ -89,12 +89,16 @@ fn mailbox_of(text: &str) -> Option<Address> {
 /// What is stored of a message that expires at this time.
 pub(super) fn encode(append: &Append, expires_at: u64) -> Bytes {
     let receipt = match (append.receipt, &append.id, append.author.mailbox()) {
-        (true, Some(id), Some(mailbox)) => {
-            mailbox_text(&mailbox).map(|mailbox| (mailbox, id.as_str().to_owned()))
-        }
+        (true, Some(id), Some(mailbox)) => Some((mailbox, id.clone())),
         _ => None,
     };
-    encode_message(&append.message, expires_at, receipt)
+    encode_moved(&append.message, expires_at, receipt.as_ref())
+}
+
+/// What is stored of a message that another store held, that expires at this time, and whose sender gets this receipt.
+pub(super) fn encode_moved(message: &Message, expires_at: u64, receipt: Option<&ReceiptFor>) -> Bytes {
+    let receipt = receipt.and_then(|(mailbox, id)| Some((mailbox_text(mailbox)?, id.as_str().to_owned())));
+    encode_message(message, expires_at, receipt)
 }
 
 /// The fields of a frame that a message needs and a publication does not keep.

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+/// The number of NATS' error for a subject without a message.
+pub(super) const NO_MESSAGE: u64 = 10_037;
+
 /// Why the engine on NATS does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum NatsError {
@@ -68,6 +71,14 @@ pub enum NatsError {
     Missing {
         /// The stream.
         stream: String,
+    },
+    /// A store is being moved into the streams.
+    #[error(
+        "a store is being moved into the streams of --nats-prefix {prefix}; wait for `x0-msg-server migrate`, or run it again if it was interrupted"
+    )]
+    Moving {
+        /// What the names of the streams begin with.
+        prefix: String,
     },
     /// The record of the cluster is of another version of this program.
     #[error("the setup in stream {stream} cannot be read: {reason}")]

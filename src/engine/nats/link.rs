@@ -169,10 +169,7 @@ impl Link {
         headers: HeaderMap,
         body: Bytes,
     ) -> Result<Stored, AskError> {
-        let answer = self.ask(subject.to_owned(), Some(headers), body, 1).await?.next().await?;
-        let answer = checked(&answer.payload)?;
-        let seq = answer["seq"].as_u64().ok_or_else(|| AskError::Unknown("the answer has no seq".into()))?;
-        Ok(Stored { seq, is_known: answer["duplicate"].as_bool().unwrap_or(false) })
+        stored(&self.ask(subject.to_owned(), Some(headers), body, 1).await?.next().await?)
     }
 
     /// Asks JetStream, for which `what` is the end of the subject.
@@ -215,6 +212,16 @@ impl Link {
     pub(super) async fn subscribe(&self, subject: String) -> Result<Subscriber, AskError> {
         self.client.subscribe(subject).await.map_err(|error| AskError::Unknown(error.to_string().into()))
     }
+}
+
+/// Where a message was stored, as the answer to it says.
+///
+/// # Errors
+/// [`AskError`].
+pub(super) fn stored(answer: &Message) -> Result<Stored, AskError> {
+    let answer = checked(&answer.payload)?;
+    let seq = answer["seq"].as_u64().ok_or_else(|| AskError::Unknown("the answer has no seq".into()))?;
+    Ok(Stored { seq, is_known: answer["duplicate"].as_bool().unwrap_or(false) })
 }
 
 /// The content of an answer that is no error.

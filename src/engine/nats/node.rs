@@ -16,6 +16,7 @@ use crate::engine::nats::feeds::Feeds;
 use crate::engine::nats::floors::Floors;
 use crate::engine::nats::lanes::Lanes;
 use crate::engine::nats::link::Link;
+use crate::engine::nats::moved::MovedIds;
 use crate::engine::nats::names::{Names, Place};
 use crate::engine::nats::options::NatsOptions;
 use crate::engine::nats::peers::Peers;
@@ -62,6 +63,8 @@ pub(super) struct Core {
     pub(super) volatile: mpsc::Sender<VolatileMessage>,
     /// The newest seqs that this node stored lately.
     pub(super) recent: Recent,
+    /// The senders' ids of a store that was moved here.
+    pub(super) moved: Option<MovedIds>,
     /// Ends the tasks.
     pub(super) stop: CancellationToken,
     pub(super) specs: Vec<StreamSpec>,
@@ -89,7 +92,7 @@ impl Core {
         signals: Signals,
         volatile: mpsc::Sender<VolatileMessage>,
     ) -> Self {
-        let Prepared { link, secret, shards, states, specs } = prepared;
+        let Prepared { link, secret, shards, states, specs, moved } = prepared;
         let handles = Handles::new(&secret);
         let mut node = [0; 8];
         // Two nodes of the same name would not count each other's readers.
@@ -119,6 +122,7 @@ impl Core {
             signals,
             volatile,
             recent: Recent::default(),
+            moved,
             specs,
         }
     }

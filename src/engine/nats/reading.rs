@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use crate::budget::{Holder, Permit, SMALL};
 use crate::engine::nats::envelope::{self, Letter};
-use crate::engine::nats::error::AskError;
+use crate::engine::nats::error::{AskError, NO_MESSAGE};
 use crate::engine::nats::floors::Floor;
 use crate::engine::nats::link::{number, status};
 use crate::engine::nats::names::Place;
@@ -29,9 +29,6 @@ const READ_PAUSE: Duration = Duration::from_millis(200);
 
 /// Pause before a copy of a stream is read again that is behind.
 const STALE_PAUSE: Duration = Duration::from_millis(20);
-
-/// The number of NATS' error for a subject without a message.
-pub(super) const NO_MESSAGE: u64 = 10_037;
 
 /// A part of what an address holds.
 #[derive(Debug, Default)]

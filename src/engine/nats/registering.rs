@@ -10,11 +10,10 @@ use serde_json::json;
 
 use crate::clock::millis;
 use crate::engine::nats::directory::{Applied, Entry};
-use crate::engine::nats::error::AskError;
+use crate::engine::nats::error::{AskError, NO_MESSAGE};
 use crate::engine::nats::floors::Floor;
 use crate::engine::nats::link::number;
 use crate::engine::nats::node::Core;
-use crate::engine::nats::reading::NO_MESSAGE;
 use crate::engine::nats::receipting::Leaving;
 use crate::engine::nats::streams::{DAY, info, state};
 use crate::engine::registrations::RegistrationChange;

@@ -11,12 +11,14 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use crate::engine::Settings;
-use crate::engine::nats::error::{AskError, NatsError};
+use crate::engine::nats::error::{AskError, NO_MESSAGE, NatsError};
 use crate::engine::nats::link::Link;
+use crate::engine::nats::moved::{MoveRecord, MovedIds};
 use crate::engine::nats::names::setup_stream;
 use crate::engine::nats::nets::{Net, Nets};
 use crate::engine::nats::options::NatsOptions;
 use crate::engine::nats::streams::{StreamSpec, StreamState};
+use crate::message::Seq;
 
 /// The oldest version of a server that knows what the engine needs.
 const OLDEST: (i64, i64, i64) = (2, 11, 0);
@@ -41,12 +43,22 @@ const WRONG_SEQ: u64 = 10_071;
 
 /// The record of the cluster.
 #[derive(Debug, Serialize, Deserialize)]
-struct Record {
-    format: u64,
-    secret: String,
-    shards: usize,
-    /// Whether all streams were made.
-    complete: bool,
+pub(super) struct Record {
+    pub(super) format: u64,
+    pub(super) secret: String,
+    pub(super) shards: usize,
+    /// Whether all streams were made, and hold all that was moved here.
+    pub(super) complete: bool,
+    /// The store that was moved here, or is being moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) moved: Option<MoveRecord>,
+}
+
+impl Record {
+    /// The record of a cluster whose streams are not made yet.
+    pub(super) fn new(secret: [u8; 16], shards: usize, moved: Option<MoveRecord>) -> Self {
+        Self { format: FORMAT, secret: STANDARD.encode(secret), shards, complete: false, moved }
+    }
 }
 
 /// A connection to servers with all streams.
@@ -58,6 +70,8 @@ pub(super) struct Prepared {
     pub(super) states: Vec<StreamState>,
     /// The streams of messages, for later checks.
     pub(super) specs: Vec<StreamSpec>,
+    /// The senders' ids of a store that was moved here.
+    pub(super) moved: Option<MovedIds>,
 }
 
 impl std::fmt::Debug for Prepared {
@@ -171,24 +185,16 @@ pub(super) async fn prepare(
     settings: &Settings,
     signals: &Signals,
 ) -> Result<Prepared, NatsError> {
-    let client = connect(options, signals).await?;
-    check_server(&client, options.max_payload)?;
-    let link = Link::new(client).await.map_err(|error| NatsError::Connect {
-        url: without_password(&options.url),
-        reason: error.to_string(),
-    })?;
-    if let Err(error) = link.api("INFO", &Value::Null).await {
-        return Err(NatsError::NoJetStream { reason: error.reason() });
-    }
-    let (stream, subject) = setup_stream(&options.prefix);
-    let spec = StreamSpec::setup(stream.clone(), &subject, options.replicas);
-    if spec.verify(&link).await?.is_none() {
-        spec.create(&link, settings.clock.now()).await?;
-    }
+    let link = open(options, signals).await?;
+    let now = settings.clock.now();
+    let (stream, subject) = make_setup(&link, options, now).await?;
     let (mut record, seq) = record(&link, &stream, &subject, options.shards).await?;
     let unreadable = |reason: &str| NatsError::Setup { stream: stream.clone(), reason: reason.to_owned() };
     if record.format > FORMAT {
         return Err(unreadable("it was made by a later version of this program"));
+    }
+    if record.moved.is_some() && !record.complete {
+        return Err(NatsError::Moving { prefix: options.prefix.clone() });
     }
     let secret: Option<[u8; 16]> =
         STANDARD.decode(&record.secret).ok().and_then(|secret| secret.try_into().ok());
@@ -202,7 +208,7 @@ pub(super) async fn prepare(
     for spec in &specs {
         let mut state = spec.verify(&link).await?;
         if state.is_none() && (options.create || !record.complete) {
-            spec.create(&link, settings.clock.now()).await?;
+            spec.create(&link, now, Seq::START).await?;
             state = spec.verify(&link).await?;
         }
         states.push(state.ok_or_else(|| NatsError::Missing { stream: spec.name.clone() })?);
@@ -214,11 +220,49 @@ pub(super) async fn prepare(
             // Another node was faster.
             Err(error) if error.is(WRONG_SEQ) => {}
             Err(error) => return Err(failed("note that all streams were made", &error)),
-            Ok(()) => {}
+            Ok(_) => {}
         }
     }
     let specs = specs.into_iter().take(2 * shards).collect();
-    Ok(Prepared { link, secret, shards, states, specs })
+    let moved = match record.moved.filter(|moved| moved.ids_until > now) {
+        Some(moved) => Some(MovedIds::load(&link, &options.prefix, &secret, &moved).await?),
+        None => None,
+    };
+    Ok(Prepared { link, secret, shards, states, specs, moved })
+}
+
+/// Connects to servers that can be used.
+///
+/// # Errors
+/// [`NatsError`].
+pub(super) async fn open(options: &NatsOptions, signals: &Signals) -> Result<Link, NatsError> {
+    let client = connect(options, signals).await?;
+    check_server(&client, options.max_payload)?;
+    let link = Link::new(client).await.map_err(|error| NatsError::Connect {
+        url: without_password(&options.url),
+        reason: error.to_string(),
+    })?;
+    if let Err(error) = link.api("INFO", &Value::Null).await {
+        return Err(NatsError::NoJetStream { reason: error.reason() });
+    }
+    Ok(link)
+}
+
+/// Makes the stream of the record if it is not there. Answers its name, and the subject of the record.
+///
+/// # Errors
+/// [`NatsError`].
+pub(super) async fn make_setup(
+    link: &Link,
+    options: &NatsOptions,
+    now: u64,
+) -> Result<(String, String), NatsError> {
+    let (stream, subject) = setup_stream(&options.prefix);
+    let spec = StreamSpec::setup(stream.clone(), &subject, options.replicas);
+    if spec.verify(link).await?.is_none() {
+        spec.create(link, now, Seq::START).await?;
+    }
+    Ok((stream, subject))
 }
 
 /// The record of the cluster, and its seq. The first node makes it.
@@ -228,27 +272,45 @@ async fn record(link: &Link, stream: &str, subject: &str, shards: usize) -> Resu
         what: "make a secret".to_owned(),
         reason: error.to_string().into(),
     })?;
-    let made = Record { format: FORMAT, secret: STANDARD.encode(secret), shards, complete: false };
+    let made = Record::new(secret, shards, None);
     match store(link, subject, &made, 0).await {
         Err(error) if !error.is(WRONG_SEQ) => return Err(failed("store the setup", &error)),
         _ => {}
     }
+    let found = read_record(link, stream, subject).await?;
+    found.ok_or_else(|| NatsError::Setup { stream: stream.to_owned(), reason: "it is gone".to_owned() })
+}
+
+/// The record of the cluster, and its seq; `None` if there is none.
+///
+/// # Errors
+/// [`NatsError`].
+pub(super) async fn read_record(
+    link: &Link,
+    stream: &str,
+    subject: &str,
+) -> Result<Option<(Record, u64)>, NatsError> {
     let question = json!({ "last_by_subj": subject });
-    let answer = link.api(&format!("STREAM.MSG.GET.{stream}"), &question).await;
-    let answer = answer.map_err(|error| failed("read the setup", &error))?;
+    let answer = match link.api(&format!("STREAM.MSG.GET.{stream}"), &question).await {
+        Err(error) if error.is(NO_MESSAGE) => return Ok(None),
+        answer => answer.map_err(|error| failed("read the setup", &error))?,
+    };
     let unreadable = |reason: String| NatsError::Setup { stream: stream.to_owned(), reason };
     let data = STANDARD.decode(answer["message"]["data"].as_str().unwrap_or_default());
     let data = data.map_err(|error| unreadable(error.to_string()))?;
     let record = serde_json::from_slice(&data).map_err(|error| unreadable(error.to_string()))?;
-    Ok((record, answer["message"]["seq"].as_u64().unwrap_or_default()))
+    Ok(Some((record, answer["message"]["seq"].as_u64().unwrap_or_default())))
 }
 
-/// Stores the record, if the one that is stored has this seq.
-async fn store(link: &Link, subject: &str, record: &Record, seq: u64) -> Result<(), AskError> {
+/// Stores the record, if the one that is stored has this seq. Answers its own.
+///
+/// # Errors
+/// [`AskError`].
+pub(super) async fn store(link: &Link, subject: &str, record: &Record, seq: u64) -> Result<u64, AskError> {
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Expected-Last-Subject-Sequence", seq.to_string());
     let body = serde_json::to_vec(record).expect("strings and numbers always encode");
-    link.store(subject, headers, body.into()).await.map(|_| ())
+    link.store(subject, headers, body.into()).await.map(|stored| stored.seq)
 }
 
 fn failed(what: &str, error: &AskError) -> NatsError {

@@ -8,6 +8,7 @@ use crate::engine::Settings;
 use crate::engine::nats::error::{AskError, NatsError};
 use crate::engine::nats::link::Link;
 use crate::engine::nats::options::NatsOptions;
+use crate::message::Seq;
 
 /// NATS keeps a message for so much longer than its time to live. The nodes end it; NATS cleans up.
 pub(super) const DAY: Duration = Duration::from_secs(86_400);
@@ -19,7 +20,7 @@ const FIRST_SECOND: u64 = 1_767_225_600;
 const COUNT_BITS: u32 = 16;
 
 /// The number of NATS' error for a stream that is not there.
-const NOT_FOUND: u64 = 10_059;
+pub(super) const NOT_FOUND: u64 = 10_059;
 
 /// A stream: its name, and its settings as NATS names them.
 #[derive(Debug, Clone)]
@@ -39,6 +40,10 @@ pub(super) struct StreamState {
     pub(super) origin: u64,
     /// Its newest seq.
     pub(super) last: u64,
+    /// How many messages it holds.
+    pub(super) messages: u64,
+    /// How many subjects they have.
+    pub(super) subjects: u64,
 }
 
 fn nanos(time: Duration) -> u64 {
@@ -118,11 +123,18 @@ impl StreamSpec {
         mailboxes.chain(topics).chain(others).collect()
     }
 
-    /// Makes the stream. One that is there stays as it is.
+    /// The ids of senders that were known in a store that was moved here.
+    pub(super) fn moved_ids(prefix: &str, replicas: usize) -> Self {
+        let own = json!({ "discard": "old", "max_age": nanos(DAY) });
+        let settings = with(base(&format!("{prefix}.i.>"), replicas), own);
+        Self { name: format!("{prefix}_I"), settings, is_versioned: false }
+    }
+
+    /// Makes the stream, whose seqs begin above `above`. One that is there stays as it is.
     ///
     /// # Errors
     /// NATS refuses.
-    pub(super) async fn create(&self, link: &Link, now: u64) -> Result<(), NatsError> {
+    pub(super) async fn create(&self, link: &Link, now: u64, above: Seq) -> Result<(), NatsError> {
         let mut settings = with(self.settings.clone(), json!({ "name": self.name }));
         if self.is_versioned {
             let seconds = (now / 1000).saturating_sub(FIRST_SECOND);
@@ -130,7 +142,7 @@ impl StreamSpec {
             getrandom::fill(&mut id).map_err(|error| request("make a random id", error.to_string()))?;
             let id = format!("{:032x}", u128::from_le_bytes(id));
             let own = json!({
-                "first_seq": (seconds << COUNT_BITS).max(1),
+                "first_seq": (seconds << COUNT_BITS).max(above.0 + 1),
                 "metadata": { "x0.id": id, "x0.format": "1" },
             });
             settings = with(settings, own);
@@ -193,5 +205,7 @@ pub(super) fn state(info: &Value) -> StreamState {
         id: info["config"]["metadata"]["x0.id"].as_str().unwrap_or_default().to_owned(),
         origin: info["config"]["first_seq"].as_u64().unwrap_or_default().saturating_sub(1),
         last: info["state"]["last_seq"].as_u64().unwrap_or_default(),
+        messages: info["state"]["messages"].as_u64().unwrap_or_default(),
+        subjects: info["state"]["num_subjects"].as_u64().unwrap_or_default(),
     }
 }

@@ -138,6 +138,9 @@ impl Core {
                 self.purge_acknowledged(&address, &floor).await;
             }
             self.directory.lock().forget(self.now());
+            if let Some(moved) = &self.moved {
+                moved.forget(self.now());
+            }
         }
     }
 

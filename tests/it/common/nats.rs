@@ -106,6 +106,13 @@ impl NatsServer {
         node.unwrap_or_else(|log| panic!("it does not start: {log}"))
     }
 
+    /// Moves the store in a directory here; what that prints, or its error.
+    pub async fn migrate(&self, dir: &Path, more: &[&str]) -> Result<String, String> {
+        let output = migration(&self.url(), dir, more).output().await.unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
     /// Deletes a stream.
     pub async fn delete_stream(&self, stream: &str) {
         let client = async_nats::connect(self.url()).await.unwrap();
@@ -128,14 +135,30 @@ pub async fn node_on(servers: &[NatsServer]) -> Result<TestServer, String> {
     spawn_node(&urls.iter().map(String::as_str).collect::<Vec<_>>(), servers.len(), &[]).await
 }
 
+/// Moves the store in a directory to NATS at this address.
+pub fn migration(url: &str, dir: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new(super::BINARY);
+    command.arg("migrate").args(more).envs(settings(&[url], 1)).env("X0_MSG_DATA_DIR", dir);
+    command.kill_on_drop(true);
+    command
+}
+
+/// What a node on these servers is told.
+fn settings(urls: &[&str], replicas: usize) -> [(&'static str, String); 5] {
+    [
+        ("X0_MSG_ENGINE", "nats".to_owned()),
+        ("X0_MSG_MAX_PAYLOAD", "65536".to_owned()),
+        ("X0_MSG_STORE_LIMIT", "67108864".to_owned()),
+        ("X0_MSG_NATS_URL", urls.join(",")),
+        ("X0_MSG_NATS_REPLICAS", replicas.to_string()),
+    ]
+}
+
 async fn spawn_node(urls: &[&str], replicas: usize, more: &[&str]) -> Result<TestServer, String> {
     // A node stores nothing there.
     let unused = std::env::temp_dir().join("unused");
     let mut command = Command::new(super::BINARY);
-    let settings = [("ENGINE", "nats"), ("MAX_PAYLOAD", "65536"), ("STORE_LIMIT", "67108864")];
-    command.envs(settings.map(|(name, value)| (format!("X0_MSG_{name}"), value)));
-    command.env("X0_MSG_NATS_URL", urls.join(",")).env("X0_MSG_NATS_REPLICAS", replicas.to_string());
-    command.args(more);
+    command.envs(settings(urls, replicas)).args(more);
     command.env("X0_MSG_LISTEN", "127.0.0.1:0").env("X0_MSG_DATA_DIR", unused);
     TestServer::try_spawn(command).await
 }

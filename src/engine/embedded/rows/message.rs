@@ -96,7 +96,8 @@ impl<'a> MessageRow<'a> {
         ReadError::Damaged(format!("message {}", self.seq))
     }
 
-    fn publication(&self) -> Result<Publication, ReadError> {
+    /// The message as its sender sent it.
+    pub(crate) fn message(&self) -> Result<Message, ReadError> {
         let kind = kind_of(self.kind).ok_or_else(|| self.damaged())?;
         let from = self.sender.map(SenderName::new).transpose().map_err(|_| self.damaged())?;
         let (payload, reference) = match kind {
@@ -109,7 +110,11 @@ impl<'a> MessageRow<'a> {
                 (payload.to_owned(), Some(reference))
             }
         };
-        let message = Message { kind, from, payload, ts: from_sql_int(self.ts), reference };
+        Ok(Message { kind, from, payload, ts: from_sql_int(self.ts), reference })
+    }
+
+    fn publication(&self) -> Result<Publication, ReadError> {
+        let message = self.message()?;
         Ok(Publication::encode(&self.address()?, Some(Seq(from_sql_int(self.seq))), &message))
     }
 }
