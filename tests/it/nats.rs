@@ -266,3 +266,36 @@ async fn a_stream_that_is_deleted_is_missed_until_it_is_made_anew() {
     let message = reader.message().await;
     assert_eq!((&message["payload"], &message["seq"]), (&json!(3), &json!(seq)));
 }
+
+#[tokio::test]
+async fn unanswered_sends_to_one_mailbox_keep_their_order_over_kills() {
+    const MESSAGES: u64 = 600;
+    let mut nats = NatsServer::start().await;
+    let node = nats.node().await;
+    let mut sender = node.session("S").await;
+    for n in 0..MESSAGES {
+        let id = n.to_string();
+        sender.send(json!({ "type": "send", "id": id, "to": { "session": "R" }, "payload": n })).await;
+        if n % 200 == 150 {
+            nats.kill().await;
+            nats.restart().await;
+        }
+    }
+    let mut sent = Vec::new();
+    for _ in 0..MESSAGES {
+        let answer = sender.recv().await;
+        let id: u64 = answer["id"].as_str().unwrap().parse().unwrap();
+        match answer["type"].as_str() {
+            Some("sent") => sent.push((answer["seq"].as_u64().unwrap(), id)),
+            _ => assert_eq!(answer["code"], "unavailable", "{answer}"),
+        }
+    }
+    sent.sort_unstable();
+    let ids: Vec<u64> = sent.iter().map(|(_, id)| *id).collect();
+    assert!(ids.len() > 100 && ids.is_sorted_by(|one, next| one < next), "{ids:?}");
+    becomes(&node, "/readyz", 200).await;
+    let stored = node.read_all("R").await.messages;
+    let payloads: Vec<u64> = stored.values().map(|payload| payload.as_u64().unwrap()).collect();
+    assert!(payloads.is_sorted_by(|one, next| one < next), "{payloads:?}");
+    assert!(sent.iter().all(|(seq, id)| stored.get(seq) == Some(&json!(id))));
+}

@@ -1,128 +1,201 @@
-//! Appends: one after the other for each address.
+//! Appends: those to one address are sent one after the other, without waiting for the answers.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::HeaderMap;
-use bytes::Bytes;
+use async_nats::{HeaderMap, Message, Subscriber};
+use futures::{FutureExt, StreamExt};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until};
 
 use crate::clock::millis;
 use crate::engine::nats::envelope;
-use crate::engine::nats::error::AskError;
-use crate::engine::nats::lanes::Job;
-use crate::engine::nats::link::Stored;
+use crate::engine::nats::lanes::{Job, Outgoing, Pushed, Sent};
+use crate::engine::nats::link::{ANSWER, Stored, stored};
 use crate::engine::nats::names::Place;
-use crate::engine::nats::nets::Net;
 use crate::engine::nats::node::Core;
 use crate::engine::nats::streams::DAY;
 use crate::engine::{Append, Commit, EngineError};
-use crate::message::{Address, Author, Seq, SessionId};
+use crate::message::{Author, Seq, SessionId};
 
-/// How long an append is tried again whose outcome is unknown.
-const TRIED: Duration = Duration::from_secs(15);
+impl Outgoing {
+    /// The headers that it is sent with.
+    pub(super) fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Msg-Id", self.id.as_str());
+        headers.insert("Nats-TTL", self.ttl.to_string());
+        headers
+    }
+}
 
-/// Pause before that, which doubles up to the other.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LAST_PAUSE: Duration = Duration::from_secs(1);
-
-/// The number of NATS' errors for a stream and for a subject that are full. Only their texts tell them apart.
-const FULL: u64 = 10_077;
-const FULL_SUBJECT: &str = "per subject";
-
-/// What is made of an append before it is sent.
-#[derive(Debug, Clone)]
-pub(super) struct Prepared {
-    pub(super) place: Place,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
+/// How long NATS keeps a message that a node ends after this time, in seconds. Part of a second counts as one.
+pub(super) fn lifetime(age: Duration) -> u64 {
+    (age + DAY).as_secs().saturating_add(1)
 }
 
 impl Core {
     /// See [`crate::engine::Engine::append`].
     pub(super) fn append(self: &Arc<Self>, append: Append) -> Commit {
+        if let Err(refused) = self.check_ready() {
+            return Commit::done(Err(refused));
+        }
+        let owner = self.owner_at_hand(&append);
+        if let Some(known) = owner.and_then(|since| self.stored_before_the_move(&append, since)) {
+            return Commit::done(known);
+        }
+        let outgoing = match owner.map(|since| self.prepare(&append, since)).transpose() {
+            Ok(outgoing) => outgoing.map(|outgoing| {
+                let after = self.known_newest(outgoing.place.stream);
+                (outgoing, after)
+            }),
+            Err(refused) => return Commit::done(Err(refused)),
+        };
         let (answer, stored) = oneshot::channel();
         let address = append.address.clone();
-        match self.lanes.push(Job { append, answer }, self.settings.queue) {
+        let (bounds, until) = (self.settings.queue, Instant::now() + ANSWER);
+        let send = |number, outgoing: &Outgoing| {
+            self.link.post(number, &outgoing.place.stored, outgoing.headers(), outgoing.body.clone())
+        };
+        match self.lanes.push(Job { append, answer }, outgoing, (bounds, until), send) {
             Err(refused) => return Commit::done(Err(refused)),
-            Ok(true) => drop(tokio::spawn(Arc::clone(self).run_lane(address))),
-            Ok(false) => {}
+            Ok(Pushed::Run) => drop(tokio::spawn(Arc::clone(self).run_lane(address))),
+            Ok(Pushed::Queued) => {}
         }
         Commit::undecided(stored)
     }
 
-    /// Appends what waits in the lane of an address, until it is empty.
-    async fn run_lane(self: Arc<Self>, address: Address) {
-        while let Some(Job { append, answer }) = self.lanes.next(&address) {
-            let stored = self.store(&append).await;
-            // Nobody may wait for it any more.
-            _ = answer.send(stored);
-        }
-    }
-
-    /// Stores one message.
-    async fn store(self: &Arc<Self>, append: &Append) -> Result<Seq, EngineError> {
+    /// Whether appends can be sent now.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`].
+    pub(super) fn check_ready(&self) -> Result<(), EngineError> {
         if self.stop.is_cancelled() {
             return Err(EngineError::Unavailable { reason: "the server is stopping".into() });
         }
-        if let Some(reason) = self.failing() {
-            return Err(EngineError::Unavailable { reason });
+        self.failing().map_or(Ok(()), |reason| Err(EngineError::Unavailable { reason }))
+    }
+
+    /// Takes the answers to what was posted, and finds out to what none came in time. After the end of the node, until nothing is
+    /// on its way any more.
+    pub(super) async fn run_answers(self: Arc<Self>, mut answers: Subscriber) {
+        let mut has_stopped = false;
+        loop {
+            let expiry = self.lanes.next_expiry();
+            if has_stopped && expiry.is_none() {
+                return;
+            }
+            let expired = async {
+                match expiry {
+                    Some(until) => sleep_until(until).await,
+                    None => self.lanes.busy.notified().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                answer = answers.next() => {
+                    let mut next = Some(answer);
+                    while let Some(answer) = next {
+                        let Some(answer) = answer else { return };
+                        self.on_answer(&answer);
+                        next = answers.next().now_or_never();
+                    }
+                }
+                () = expired => {
+                    for address in self.lanes.expire(Instant::now()) {
+                        tokio::spawn(Arc::clone(&self).run_lane(address));
+                    }
+                }
+                () = self.stop.cancelled(), if !has_stopped => has_stopped = true,
+            }
         }
-        let since = match append.address.session() {
-            Some(session) => self.check_owner(append, session).await?,
-            None => Seq::START,
-        };
-        if let Some(known) = self.stored_before_the_move(append, since) {
-            return known;
+    }
+
+    fn on_answer(self: &Arc<Self>, answer: &Message) {
+        let number = answer.subject.rsplit('.').next().and_then(|token| token.parse().ok());
+        let Some(number) = number else { return };
+        let answered = self.lanes.answered(number, stored(answer));
+        if let Some((sent, stored)) = answered.stored {
+            self.confirm(sent, stored);
         }
-        let prepared = self.prepare(append, since)?;
-        let stored = self.send(&append.address, &prepared).await?;
-        self.note_newest(prepared.place.stream, stored.seq);
-        let seq = Seq(stored.seq);
-        self.recent.note(&append.address, seq);
-        match stored.is_known && append.id.is_some() && self.is_another(append, &prepared.place, seq).await {
-            true => Err(EngineError::IdReused { window: self.settings.dedup_window }),
-            false => Ok(seq),
+        if let Some(address) = answered.run {
+            tokio::spawn(Arc::clone(self).run_lane(address));
         }
+    }
+
+    /// Tells who waits that its append is stored.
+    fn confirm(self: &Arc<Self>, sent: Sent, stored: Stored) {
+        let Sent { job: Job { append, answer }, outgoing, .. } = sent;
+        self.note_stored(&append, &outgoing.place, stored);
+        // Nobody may wait for it any more.
+        if !stored.is_known || append.id.is_none() {
+            _ = answer.send(Ok(Seq(stored.seq)));
+            return;
+        }
+        let core = Arc::clone(self);
+        tokio::spawn(async move { _ = answer.send(core.as_known(&append, &outgoing.place, stored).await) });
+    }
+
+    pub(super) fn note_stored(&self, append: &Append, place: &Place, stored: Stored) {
+        self.note_newest(place.stream, stored.seq);
+        // A single copy is never behind.
+        if self.options.replicas > 1 {
+            self.recent.note(&append.address, Seq(stored.seq));
+        }
+    }
+
+    /// Since which seq the mailbox has the owner that the message is for. `None` if the directory has to be asked, or changed.
+    fn owner_at_hand(&self, append: &Append) -> Option<Seq> {
+        let Some(session) = append.address.session() else { return Some(Seq::START) };
+        let has_expired = self.directory.lock().table.has_expired(session, self.now());
+        if has_expired { None } else { self.known_owner(append, session) }
+    }
+
+    /// The same as this node knows, though the registration may have to be closed.
+    fn known_owner(&self, append: &Append, session: &SessionId) -> Option<Seq> {
+        let (now, directory) = (self.now(), self.directory.lock());
+        let wanted = (append.user.as_ref(), append.since);
+        directory.table.is_for(&append.address, wanted, now).then(|| directory.since(session))
     }
 
     /// Checks for whom the message is, and answers since which seq the mailbox has its owner.
-    async fn check_owner(&self, append: &Append, session: &SessionId) -> Result<Seq, EngineError> {
-        let now = self.now();
-        if self.directory.lock().table.has_expired(session, now) {
+    ///
+    /// # Errors
+    /// [`EngineError::AnotherUser`], or the directory cannot be asked.
+    pub(super) async fn check_owner(&self, append: &Append, session: &SessionId) -> Result<Seq, EngineError> {
+        if self.directory.lock().table.has_expired(session, self.now()) {
             // What comes now is not for the former owner.
             self.close_registration(session).await?;
         }
-        let wanted = (append.user.as_ref(), append.since);
-        let is_for = || self.directory.lock().table.is_for(&append.address, wanted, now);
-        if !is_for() {
-            self.catch_up().await.map_err(|error| Self::unavailable(&error))?;
-            if !is_for() {
-                return Err(EngineError::AnotherUser);
-            }
+        if let Some(since) = self.known_owner(append, session) {
+            return Ok(since);
         }
-        Ok(self.directory.lock().since(session))
+        self.catch_up().await.map_err(|error| Self::unavailable(&error))?;
+        self.known_owner(append, session).ok_or(EngineError::AnotherUser)
     }
 
     /// The answer to a retry of what was sent before the store was moved here.
-    fn stored_before_the_move(&self, append: &Append, since: Seq) -> Option<Result<Seq, EngineError>> {
+    pub(super) fn stored_before_the_move(
+        &self,
+        append: &Append,
+        since: Seq,
+    ) -> Option<Result<Seq, EngineError>> {
         let moved = self.moved.as_ref().filter(|moved| moved.until() > self.now())?;
         let known = moved.find(append, self.place(&append.address).stream, since, self.now())?;
         Some(known.ok_or(EngineError::IdReused { window: self.settings.dedup_window }))
     }
 
-    fn prepare(&self, append: &Append, since: Seq) -> Result<Prepared, EngineError> {
+    /// Makes what is sent of an append to a mailbox that has its owner since a seq.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`]: there are no random numbers.
+    pub(super) fn prepare(&self, append: &Append, since: Seq) -> Result<Outgoing, EngineError> {
         let place = self.place(&append.address);
         let bounds = if append.address.is_mailbox() { self.settings.mailbox } else { self.settings.history };
         let age = append.ttl.unwrap_or(bounds.age);
         let age = if append.address.is_mailbox() { age } else { age.min(bounds.age) };
         let expires_at = self.now().saturating_add(millis(age));
-        let mut headers = HeaderMap::new();
-        headers.insert("Nats-Msg-Id", self.message_id(append, &place, since)?);
-        // Part of a second counts as one. Not for ever, and not longer than the stream keeps it anyway.
-        headers.insert("Nats-TTL", (age + DAY).as_secs().saturating_add(1).to_string());
-        Ok(Prepared { place, headers, body: envelope::encode(append, expires_at) })
+        let id = self.message_id(append, &place, since)?;
+        Ok(Outgoing { place, id, ttl: lifetime(age), body: envelope::encode(append, expires_at) })
     }
 
     /// What makes a retry known. A message without an id gets a random one, for the retries of this node.
@@ -142,77 +215,5 @@ impl Core {
         };
         let parts = [place.stored.as_bytes(), kind, author, id.as_str().as_bytes(), &since.0.to_le_bytes()];
         Ok(self.names.message_id(&parts))
-    }
-
-    /// Sends it until there is an answer. The same id makes that harmless.
-    pub(super) async fn send(
-        self: &Arc<Self>,
-        address: &Address,
-        prepared: &Prepared,
-    ) -> Result<Stored, EngineError> {
-        let until = Instant::now() + TRIED;
-        let (mut pause, mut purged) = (FIRST_PAUSE, false);
-        loop {
-            let Prepared { place, headers, body } = prepared;
-            match self.link.store(&place.stored, headers.clone(), body.clone()).await {
-                Ok(stored) => return Ok(stored),
-                Err(AskError::Refused { code: FULL, text }) => {
-                    let is_subject = text.contains(FULL_SUBJECT);
-                    if !purged && self.clear(address, place, is_subject).await {
-                        purged = true;
-                        continue;
-                    }
-                    return Err(self.full(is_subject, place).await);
-                }
-                Err(error @ AskError::Refused { .. }) => return Err(Self::unavailable(&error)),
-                Err(error) if Instant::now() + pause > until => return Err(Self::unavailable(&error)),
-                Err(_) => {
-                    self.signals.may_have_missed(Net::Unanswered);
-                    sleep(pause).await;
-                    pause = (pause * 2).min(LAST_PAUSE);
-                }
-            }
-        }
-    }
-
-    /// Deletes what is acknowledged in this mailbox, or in all that this node knows of. Answers whether there may be room now.
-    async fn clear(self: &Arc<Self>, address: &Address, place: &Place, is_subject: bool) -> bool {
-        if is_subject {
-            return place.floor.is_some() && self.make_room(address, place).await.is_ok();
-        }
-        for (address, floor) in self.floors.all() {
-            if self.purge(&self.place(&address), floor.acknowledged()).await.is_err() {
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Why there is no room.
-    async fn full(&self, is_subject: bool, place: &Place) -> EngineError {
-        if !is_subject {
-            return EngineError::StoreFull { limit: self.settings.total_bytes };
-        }
-        let bounds = self.settings.mailbox;
-        let (mut messages, mut bytes, mut at) = (0, 0, Seq::START);
-        let stream = self.names.stream(place.stream);
-        while let Ok(page) = self.page(&stream, &place.stored, at, usize::MAX).await {
-            for (seq, message) in &page.messages {
-                (messages, bytes, at) = (messages + 1, bytes + message.payload.len(), *seq);
-            }
-            if page.messages.is_empty() || !page.more {
-                break;
-            }
-        }
-        EngineError::MailboxFull { messages, bytes, bounds }
-    }
-
-    /// Whether what is stored at this seq has another payload. What is gone counts as the same.
-    async fn is_another(&self, append: &Append, place: &Place, seq: Seq) -> bool {
-        match self.message(place, seq).await {
-            Ok(Some(stored)) => envelope::payload(&stored.payload)
-                .is_some_and(|payload| payload != append.message.payload.get().as_bytes()),
-            _ => false,
-        }
     }
 }

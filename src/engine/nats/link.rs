@@ -9,18 +9,20 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::connection::State;
-use async_nats::{Client, HeaderMap, Message, Subscriber};
+use async_nats::{Client, HeaderMap, Message, Subject, Subscriber};
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
+use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::coop::unconstrained;
 use tokio::time::timeout;
 
 use crate::engine::nats::error::AskError;
 use crate::sync::lock;
 
 /// How long an answer is waited for.
-const ANSWER: Duration = Duration::from_secs(2);
+pub(super) const ANSWER: Duration = Duration::from_secs(2);
 
 /// Requests to the servers' interface on their way at the same time. Their queue is bounded, and drops everything when it is full.
 const API_REQUESTS: usize = 64;
@@ -30,6 +32,8 @@ const API_REQUESTS: usize = 64;
 pub(super) struct Link {
     client: Client,
     inbox: String,
+    /// Where the answers to what is posted come.
+    answers: String,
     waiting: Arc<Waiting>,
     next: AtomicU64,
     api: Semaphore,
@@ -117,8 +121,8 @@ impl Link {
                 }
             }
         });
-        let api = Semaphore::new(API_REQUESTS);
-        Ok(Self { client, inbox, waiting, next: AtomicU64::new(0), api })
+        let (api, answers) = (Semaphore::new(API_REQUESTS), client.new_inbox());
+        Ok(Self { client, inbox, answers, waiting, next: AtomicU64::new(0), api })
     }
 
     /// The client.
@@ -159,6 +163,38 @@ impl Link {
         Ok(answers)
     }
 
+    /// The subject of all answers to what is posted.
+    pub(super) fn all_answers(&self) -> String {
+        format!("{}.*", self.answers)
+    }
+
+    /// Sends a message with a number, if that is possible at once. The last token of its answer's subject is the number.
+    pub(super) fn post(&self, number: u64, subject: &str, headers: HeaderMap, body: Bytes) -> bool {
+        let posted = self.post_when_ready(number, subject.to_owned(), headers, body);
+        // A future that is not ready has sent nothing. What the task did before must not count.
+        matches!(unconstrained(posted).now_or_never(), Some(Ok(())))
+    }
+
+    /// Sends a message with a number, as soon as the connection has room for it.
+    ///
+    /// # Errors
+    /// [`AskError::Unknown`]: there is no connection. Nothing is sent.
+    pub(super) async fn post_when_ready(
+        &self,
+        number: u64,
+        subject: String,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<(), AskError> {
+        // The client would keep it, and send it later.
+        if !self.is_up() {
+            return Err(AskError::Unknown("there is no connection to NATS".into()));
+        }
+        let (subject, reply) = (Subject::from(subject), Subject::from(format!("{}.{number}", self.answers)));
+        let sent = self.client.publish_with_reply_and_headers(subject, reply, headers, body).await;
+        sent.map_err(|error| AskError::Unknown(error.to_string().into()))
+    }
+
     /// Stores a message.
     ///
     /// # Errors
@@ -169,7 +205,8 @@ impl Link {
         headers: HeaderMap,
         body: Bytes,
     ) -> Result<Stored, AskError> {
-        stored(&self.ask(subject.to_owned(), Some(headers), body, 1).await?.next().await?)
+        let answer = self.ask(subject.to_owned(), Some(headers), body, 1).await?.next().await?;
+        stored(&answer)
     }
 
     /// Asks JetStream, for which `what` is the end of the subject.
@@ -214,20 +251,50 @@ impl Link {
     }
 }
 
-/// Where a message was stored, as the answer to it says.
+/// What a stream answers to a message.
+#[derive(Deserialize)]
+struct StreamAnswer {
+    #[serde(default)]
+    seq: u64,
+    #[serde(default)]
+    duplicate: bool,
+    error: Option<ApiError>,
+}
+
+#[derive(Deserialize)]
+struct ApiError {
+    #[serde(default)]
+    code: u64,
+    err_code: Option<u64>,
+    #[serde(default)]
+    description: Box<str>,
+}
+
+/// Where a stream stored a message, by its answer.
 ///
 /// # Errors
 /// [`AskError`].
 pub(super) fn stored(answer: &Message) -> Result<Stored, AskError> {
-    let answer = checked(&answer.payload)?;
-    let seq = answer["seq"].as_u64().ok_or_else(|| AskError::Unknown("the answer has no seq".into()))?;
-    Ok(Stored { seq, is_known: answer["duplicate"].as_bool().unwrap_or(false) })
+    if status(answer) == 503 {
+        return Err(AskError::Unknown("no NATS server answers for it".into()));
+    }
+    match serde_json::from_slice(&answer.payload) {
+        Ok(StreamAnswer { error: Some(ApiError { code, err_code, description }), .. }) => {
+            Err(AskError::Refused { code: err_code.unwrap_or(code), text: description.into() })
+        }
+        Ok(StreamAnswer { seq, duplicate, .. }) if seq > 0 => Ok(Stored { seq, is_known: duplicate }),
+        Ok(_) => Err(AskError::Unknown("the answer has no seq".into())),
+        Err(error) => Err(unreadable(&error)),
+    }
+}
+
+fn unreadable(error: &serde_json::Error) -> AskError {
+    AskError::Unknown(format!("NATS' answer cannot be read: {error}").into())
 }
 
 /// The content of an answer that is no error.
 fn checked(payload: &[u8]) -> Result<Value, AskError> {
-    let answer: Value = serde_json::from_slice(payload)
-        .map_err(|error| AskError::Unknown(format!("NATS' answer cannot be read: {error}").into()))?;
+    let answer: Value = serde_json::from_slice(payload).map_err(|error| unreadable(&error))?;
     match answer.get("error") {
         None => Ok(answer),
         Some(error) => Err(AskError::Refused {

@@ -7,16 +7,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::HeaderMap;
 use tokio::time::sleep;
 
 use crate::clock::millis;
-use crate::engine::nats::appending::Prepared;
+use crate::engine::nats::appending::lifetime;
 use crate::engine::nats::envelope::{self, Letter};
 use crate::engine::nats::error::AskError;
+use crate::engine::nats::lanes::Outgoing;
 use crate::engine::nats::names::Place;
 use crate::engine::nats::node::Core;
-use crate::engine::nats::streams::DAY;
 use crate::engine::{Append, EngineError};
 use crate::message::{Address, Author, Message, Outcome, Seq};
 
@@ -92,19 +91,16 @@ impl Core {
         let message = Message::receipt(id, outcome, self.now());
         let age = self.settings.mailbox.age;
         let append = Append::new(mailbox.clone(), message, Author::Anonymous);
-        let mut headers = HeaderMap::new();
         let id = self.names.message_id(&[b"receipt", stream.as_bytes(), &seq.0.to_le_bytes()]);
-        headers.insert("Nats-Msg-Id", id);
-        headers.insert("Nats-TTL", (age + DAY).as_secs().saturating_add(1).to_string());
         let body = envelope::encode(&append, self.now().saturating_add(millis(age)));
-        let prepared = Prepared { place: self.place(mailbox), headers, body };
-        match self.send(mailbox, &prepared).await {
+        let outgoing = Outgoing { place: self.place(mailbox), id, ttl: lifetime(age), body };
+        match self.send(mailbox, &outgoing).await {
             Ok(stored) => {
-                self.note_newest(prepared.place.stream, stored.seq);
+                self.note_newest(outgoing.place.stream, stored.seq);
                 Ok(())
             }
             Err(EngineError::MailboxFull { .. }) => {
-                tokio::spawn(Arc::clone(self).insist(mailbox.clone(), prepared));
+                tokio::spawn(Arc::clone(self).insist(mailbox.clone(), outgoing));
                 Ok(())
             }
             Err(error) => Err(AskError::Unknown(error.to_string().into())),
@@ -112,10 +108,10 @@ impl Core {
     }
 
     /// Tries again to store a receipt whose mailbox is full.
-    async fn insist(self: Arc<Self>, mailbox: Address, prepared: Prepared) {
+    async fn insist(self: Arc<Self>, mailbox: Address, outgoing: Outgoing) {
         for _ in 0..ATTEMPTS {
             sleep(PAUSE).await;
-            if self.send(&mailbox, &prepared).await.is_ok() {
+            if self.send(&mailbox, &outgoing).await.is_ok() {
                 return;
             }
         }

@@ -32,8 +32,8 @@ const RECONNECT: Duration = Duration::from_millis(500);
 /// How often the server is pinged. A connection ends with the third ping without an answer: a server that hangs closes none.
 const PING: Duration = Duration::from_secs(2);
 
-/// Messages of one subscription that wait to be taken.
-const SUBSCRIPTION: usize = 4096;
+/// Messages of one subscription that wait to be taken: more than the answers to all appends that may be on their way.
+const SUBSCRIPTION: usize = 16_384;
 
 /// The format of what is stored.
 const FORMAT: u64 = 1;
