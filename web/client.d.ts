@@ -256,6 +256,10 @@ export type Welcome = {
      */
     dedup_window?: number | undefined;
     server?: string | undefined;
+    /**
+     * the node of a cluster that the connection is at
+     */
+    node?: string | undefined;
 };
 export type WebSocketClass = {
     new (address: string | URL, protocol?: string): WebSocket;

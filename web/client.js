@@ -90,6 +90,7 @@
  * @property {number} [max_payload]
  * @property {number} [dedup_window] for how many seconds a repeated send is recognised
  * @property {string} [server]
+ * @property {string} [node] the node of a cluster that the connection is at
  *
  * @typedef {{new (address: string | URL, protocol?: string): WebSocket}} WebSocketClass
  */

@@ -236,9 +236,12 @@ const client = connect({
     $("transport").textContent = transport === "websocket" ? "WebSocket" : transport === "poll" ? "Long-poll" : "none";
     $("transport").dataset.transport = transport ?? "";
     if (welcome?.durability) {
-      const kept = { fsync: "on disk, synced", os: "on disk", memory: "in memory, until the server stops" };
+      const kept = { fsync: "on disk, synced", os: "on disk", memory: "in memory, until the server stops", replicated: "on a majority of servers", unreplicated: "on one server of the cluster" };
       $("durability").textContent = kept[/** @type {"fsync"} */ (welcome.durability)] ?? welcome.durability;
       $("server").textContent = welcome.server ?? "x0-msg-server";
+      $("node").textContent = welcome.node ?? "";
+      // Each poll may be at another one.
+      $("at-node").hidden = welcome.node === undefined || transport !== "websocket";
     }
     if (welcome?.handle && welcome.handle !== me) introduce(welcome.handle);
     if (state === "connecting") tokenTrouble("");

@@ -20,7 +20,7 @@ macro_rules! page {
 }
 
 /// Name and source of each page, in the order of the navigation.
-const PAGES: [(&str, &str); 10] = [
+const PAGES: [(&str, &str); 11] = [
     page!("index"),
     page!("protocol"),
     page!("http"),
@@ -30,6 +30,7 @@ const PAGES: [(&str, &str); 10] = [
     page!("storage"),
     page!("limits"),
     page!("operating"),
+    page!("cluster"),
     page!("measured"),
 ];
 

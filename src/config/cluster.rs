@@ -37,6 +37,10 @@ pub struct Cluster {
     #[arg(long, env = "X0_MSG_NATS_TOKEN", value_name = "TOKEN", hide_env_values = true, value_parser = StringValueParser::new().map(Secret))]
     pub nats_token: Option<Secret>,
 
+    /// Name of this node, which clients are told in `welcome` [default: a random one]
+    #[arg(long, env = "X0_MSG_NATS_NODE", value_name = "NAME", value_parser = name_part)]
+    pub nats_node: Option<String>,
+
     /// What the names of streams and subjects begin with. Nodes with the same prefix form a cluster
     #[arg(long, env = "X0_MSG_NATS_PREFIX", value_name = "NAME", default_value = "x0", value_parser = name_part)]
     pub nats_prefix: String,

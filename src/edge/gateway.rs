@@ -69,6 +69,7 @@ impl Gateway {
             max_payload: self.config.max_payload,
             dedup_window: self.config.dedup_window.as_secs(),
             server: SERVER,
+            node: self.broker.node(),
         }
         .encode()
     }

@@ -45,6 +45,7 @@ mod setup;
 mod standing;
 mod streams;
 mod trimming;
+mod urls;
 
 pub use error::NatsError;
 pub use feeds::Feeds;
@@ -56,6 +57,9 @@ use setup::Signals;
 
 /// Most volatile messages that wait to be sent. Further ones are lost.
 const VOLATILE: usize = 4_096;
+
+/// How many digits of its random name a node without a name shows to clients.
+const NODE_DIGITS: usize = 8;
 
 /// What "stored" means with one replica, and with several.
 const UNREPLICATED: &str = "unreplicated";
@@ -301,6 +305,13 @@ impl Nats {
     #[must_use]
     pub fn durability(&self) -> &'static str {
         if self.core().options.replicas > 1 { REPLICATED } else { UNREPLICATED }
+    }
+
+    /// See [`crate::engine::Engine::node`].
+    #[must_use]
+    pub fn node(&self) -> &str {
+        let core = self.core();
+        core.options.node.as_deref().unwrap_or(&core.node[..NODE_DIGITS])
     }
 
     /// See [`crate::engine::Engine::fatal`].

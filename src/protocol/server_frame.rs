@@ -48,7 +48,7 @@ pub enum ServerFrame<'a> {
         epoch: &'a Epoch,
         /// The ack floor.
         seq: Seq,
-        /// What "sent" means: `fsync`, `os` or `memory`.
+        /// What "sent" means: `fsync`, `os` or `memory`; on several machines `replicated` or `unreplicated`.
         durability: &'static str,
         /// Seconds between pings. The server closes a connection after two of them without a frame.
         heartbeat: u64,
@@ -58,6 +58,9 @@ pub enum ServerFrame<'a> {
         dedup_window: u64,
         /// Name and version of the server.
         server: &'static str,
+        /// The name of the node; absent with one machine.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        node: Option<&'a str>,
     },
     /// A message is accepted.
     Sent {
@@ -144,6 +147,7 @@ mod tests {
             max_payload: 1024,
             dedup_window: 900,
             server: "x0",
+            node: None,
         };
         assert_eq!(
             welcome.encode(),

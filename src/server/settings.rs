@@ -69,6 +69,7 @@ pub(crate) fn nats_options(config: &Config) -> crate::engine::nats::NatsOptions 
         url: cluster.nats_url.clone(),
         credentials: cluster.nats_creds.clone(),
         token: cluster.nats_token.as_ref().map(|token| token.0.clone()),
+        node: cluster.nats_node.clone(),
         prefix: cluster.nats_prefix.clone(),
         replicas: cluster.nats_replicas,
         create: cluster.nats_create,

@@ -76,6 +76,26 @@ export async function broker(listen = "127.0.0.1:0", ...args) {
   return { address, url: `http://${address}`, stop, restart, signal: (signal) => child.kill(signal) };
 }
 
+/** Starts a NATS server that stores, with a store of its own, on a free port. X0_MSG_NATS_SERVER names the program. */
+export async function nats() {
+  const dir = mkdtempSync(join(tmpdir(), "x0-nats-"));
+  const program = process.env.X0_MSG_NATS_SERVER ?? "nats-server";
+  const child = spawn(program, ["-a", "127.0.0.1", "-p", "-1", "-js", "-sd", dir], { stdio: ["ignore", "ignore", "pipe"] });
+  await once(child, "spawn");
+  let url;
+  for await (const line of createInterface(child.stderr)) {
+    url = /client connections on (\S+)/.exec(line)?.[1] ?? url;
+    if (line.includes("Server is ready")) break;
+  }
+  child.stderr.resume();
+  const stop = async () => {
+    child.kill("SIGKILL");
+    await once(child, "exit");
+    rmSync(dir, { recursive: true, force: true });
+  };
+  return { url: `nats://${url}`, stop };
+}
+
 /** Chromium, and the flags that it needs. */
 export const browserPath = process.env.CHROMIUM ?? "/usr/bin/chromium";
 export const browserArgs = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
@@ -117,14 +137,14 @@ export async function foreignOrigin() {
 }
 
 /**
- * A proxy between page and broker. `sockets` is what it does with WebSockets: "pass" them on, "refuse" the upgrade, or
+ * A proxy between page and broker, whose `address` may change. `sockets` is what it does with WebSockets: "pass" them on, "refuse" the upgrade, or
  * "kill" the connection after the upgrade, before the first frame.
  */
 export async function proxy(broker) {
   const state = { sockets: "pass", upgrades: 0 };
-  const [host, port] = broker.address.split(":");
   const server = createServer((incoming, outgoing) => {
     const { method, url, headers } = incoming;
+    const [host, port] = broker.address.split(":");
     const onward = httpRequest({ host, port, method, path: url, headers }, (answer) => {
       outgoing.writeHead(answer.statusCode, answer.headers);
       answer.pipe(outgoing);
@@ -137,6 +157,7 @@ export async function proxy(broker) {
   server.on("upgrade", (incoming, socket, head) => {
     state.upgrades++;
     if (state.sockets === "refuse") return socket.end("HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n");
+    const [host, port] = broker.address.split(":");
     const onward = connect(Number(port), host, () => {
       const headers = incoming.rawHeaders.reduce((text, part, at) => text + part + (at % 2 ? "\r\n" : ": "), "");
       onward.write(`${incoming.method} ${incoming.url} HTTP/1.1\r\n${headers}\r\n`);

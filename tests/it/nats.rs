@@ -80,6 +80,17 @@ async fn topics_volatile_messages_and_presence_cross_nodes() {
 }
 
 #[tokio::test]
+async fn a_node_logs_in_with_what_stands_in_an_address() {
+    let nats = NatsServer::guarded("x0", "p:w").await;
+    let log = nats.refused(&[]).await;
+    assert!(log.contains("authorization violation"), "{log}");
+    let with_login = nats.url().replace("nats://", "nats://x0:p%3Aw@");
+    let node = nats.node_with(&["--nats-url", &with_login, "--nats-node", "first"]).await;
+    let mut reader = node.ws("?session=R").await;
+    assert_eq!(reader.recv().await["node"], "first");
+}
+
+#[tokio::test]
 async fn a_retry_at_another_node_is_stored_once() {
     let nats = NatsServer::start().await;
     let (one, two) = (nats.node().await, nats.node().await);

@@ -102,6 +102,7 @@ impl NatsServer {
             url: self.url.clone(),
             credentials: None,
             token: None,
+            node: None,
             prefix: self.prefix.borrow().clone(),
             replicas: self.replicas,
             create: false,

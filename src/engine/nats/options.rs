@@ -12,6 +12,8 @@ pub struct NatsOptions {
     pub credentials: Option<PathBuf>,
     /// A token.
     pub token: Option<String>,
+    /// The name of this node, as clients are told it; a random one if there is none.
+    pub node: Option<String>,
     /// What the names of streams and subjects begin with.
     pub prefix: String,
     /// On how many servers each stream is stored.

@@ -18,6 +18,7 @@ use crate::engine::nats::names::setup_stream;
 use crate::engine::nats::nets::{Net, Nets};
 use crate::engine::nats::options::NatsOptions;
 use crate::engine::nats::streams::{StreamSpec, StreamState};
+use crate::engine::nats::urls::{login, without_password};
 use crate::message::Seq;
 
 /// The oldest version of a server that knows what the engine needs.
@@ -133,6 +134,10 @@ async fn connect(options: &NatsOptions, signals: &Signals) -> Result<Client, Nat
             reason: error.to_string(),
         })?;
     }
+    // The library does not read them there.
+    if let Some((name, password)) = login(&options.url) {
+        connect = connect.user_and_password(name, password);
+    }
     let urls: Vec<&str> = options.url.split(',').map(str::trim).filter(|url| !url.is_empty()).collect();
     connect.connect(urls).await.map_err(|error| failed(error.to_string()))
 }
@@ -142,16 +147,6 @@ fn random_byte() -> u8 {
     // Without it the pauses are not spread.
     _ = getrandom::fill(&mut byte);
     byte[0]
-}
-
-/// Addresses as they may be shown.
-fn without_password(url: &str) -> String {
-    let shown = url.split(',').map(|url| match (url.find("://"), url.rfind('@')) {
-        (Some(scheme), Some(at)) if scheme < at => format!("{}{}", &url[..scheme + 3], &url[at + 1..]),
-        (None, Some(at)) => url[at + 1..].to_owned(),
-        _ => url.to_owned(),
-    });
-    shown.collect::<Vec<_>>().join(",")
 }
 
 /// Checks the server that this node is connected to.
@@ -325,11 +320,5 @@ mod tests {
     fn versions_are_compared_as_numbers() {
         assert!(version("2.9.10") < OLDEST && version("2.10.26") < OLDEST);
         assert!(version("2.11.0-RC.1") >= OLDEST && version("2.15.1") >= OLDEST);
-    }
-
-    #[test]
-    fn passwords_are_not_shown() {
-        let shown = without_password("nats://u:p@a:4222,nats://b,c:d@e");
-        assert_eq!(shown, "nats://a:4222,nats://b,e");
     }
 }

@@ -65,6 +65,7 @@ impl Node {
             url: url.to_owned(),
             credentials: None,
             token: None,
+            node: None,
             prefix: "x0".to_owned(),
             replicas,
             create: false,

@@ -29,6 +29,11 @@ impl NatsServer {
         Self::with(Vec::new()).await
     }
 
+    /// One that wants a name and a password.
+    pub async fn guarded(name: &str, password: &str) -> Self {
+        Self::with(["--user", name, "--pass", password].map(str::to_owned).into()).await
+    }
+
     async fn with(args: Vec<String>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (child, port) = Self::spawn(dir.path(), "-1", &args).await;
