@@ -3,7 +3,7 @@
 //! The operating system gives the lowest free number to a new descriptor. So a number also says how many are open.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -81,9 +81,9 @@ impl RoomForConnections {
     }
 }
 
-/// Whether a second descriptor of a connection leaves enough of them to new connections.
-pub(crate) fn room_for_second(second: &OwnedFd) -> bool {
-    is_below(second, (for_connections() / 4 * 3).saturating_add(opened_early()))
+/// Whether the descriptor of a connection may stay open after its end, and leaves enough of them to new connections.
+pub(crate) fn may_be_kept(connection: &impl AsFd) -> bool {
+    is_below(connection, (for_connections() / 4 * 3).saturating_add(opened_early()))
 }
 
 /// How many descriptors the process has at most before its first connection.
@@ -115,7 +115,7 @@ mod tests {
         assert!(room.is_ample, "{listener:?}");
         room.check(&listener).unwrap();
         let second = listener.as_fd().try_clone_to_owned().unwrap();
-        assert!(room_for_second(&second));
+        assert!(may_be_kept(&second));
         assert!(!is_below(&second, usize::try_from(second.as_raw_fd()).unwrap()));
     }
 }

@@ -7,10 +7,10 @@ use std::future::Future;
 use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Shutdown};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,8 +23,10 @@ use crate::descriptors;
 
 mod lent;
 mod outq;
+mod socket;
 
 pub(crate) use lent::{Lendable, LentOutput};
+pub use socket::SharedSocket;
 
 /// How long a peer may take nothing of the pending output before its connection is broken.
 pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -56,8 +58,6 @@ pub struct Link {
     id: u64,
     /// The address of the peer.
     peer: Option<IpAddr>,
-    /// Whether `all_bytes_acked` will be asked.
-    watched: AtomicBool,
     /// Whether a client has proved on it who it is.
     proved: AtomicBool,
     /// Whether what is written goes to the socket as it is.
@@ -72,8 +72,10 @@ pub struct Link {
     finished: AtomicBool,
     /// Bytes written so far.
     written: AtomicU64,
-    /// A second handle on the socket. It is made by the first write of a watched link, and can be asked after the end.
-    socket: OnceLock<OwnedFd>,
+    /// The socket, while the connection lasts.
+    live: OnceLock<Weak<TcpStream>>,
+    /// The socket of a watched link. It can be asked after the end of the connection.
+    socket: OnceLock<Arc<TcpStream>>,
 }
 
 impl Link {
@@ -90,7 +92,6 @@ impl Link {
         Arc::new(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             peer,
-            watched: AtomicBool::new(false),
             proved: AtomicBool::new(false),
             cleartext: AtomicBool::new(false),
             write_blocked: AtomicBool::new(false),
@@ -98,6 +99,7 @@ impl Link {
             peer_closed: AtomicBool::new(false),
             finished: AtomicBool::new(false),
             written: AtomicU64::new(0),
+            live: OnceLock::new(),
             socket: OnceLock::new(),
         })
     }
@@ -125,9 +127,28 @@ impl Link {
         self.proved.load(Ordering::Relaxed)
     }
 
-    /// Makes `all_bytes_acked` possible, from the next write on.
+    /// Makes `all_bytes_acked` possible, also after the end of the connection. Its descriptor stays open as long as this link,
+    /// unless new connections may need the descriptor more.
     pub fn watch(&self) {
-        self.watched.store(true, Ordering::Release);
+        if self.socket.get().is_none()
+            && let Some(socket) = self.live().filter(descriptors::may_be_kept)
+        {
+            _ = self.socket.set(socket);
+        }
+    }
+
+    /// The socket, while the connection lasts.
+    fn live(&self) -> Option<Arc<TcpStream>> {
+        self.live.get().and_then(Weak::upgrade)
+    }
+
+    /// Closes the connection, whoever else holds its socket.
+    fn finish(&self) {
+        // One is held by the connection, and one here.
+        if let Some(socket) = self.live().filter(|socket| Arc::strong_count(socket) > 2) {
+            self.finished.store(true, Ordering::Release);
+            _ = SockRef::from(&*socket).shutdown(Shutdown::Both);
+        }
     }
 
     /// Whether the peer's TCP has acknowledged every byte written so far, and the connection is not broken.
@@ -154,10 +175,10 @@ impl Link {
         self.write_blocked.store(blocked, Ordering::Relaxed);
     }
 
-    /// The output that waits for the peer. `None` if this is not known: see [`Self::watch`].
+    /// The output that waits for the peer. `None` if this is not known, or the connection has ended.
     #[must_use]
     pub(crate) fn unacknowledged(&self) -> Option<Unacknowledged> {
-        let bytes = outq::unacknowledged(self.socket.get()?.as_fd())?;
+        let bytes = outq::unacknowledged(self.live()?.as_fd())?;
         Some(Unacknowledged {
             bytes,
             acked: self.written.load(Ordering::Relaxed).saturating_sub(bytes as u64),
@@ -172,7 +193,7 @@ impl Link {
         if !self.finished.load(Ordering::Acquire)
             && let Some(socket) = self.socket.get()
         {
-            match SockRef::from(socket).peek(&mut [MaybeUninit::uninit()]) {
+            match SockRef::from(&**socket).peek(&mut [MaybeUninit::uninit()]) {
                 Ok(0) => self.peer_closed.store(true, Ordering::Release),
                 // Reading the error of a socket clears it.
                 Err(error) if error.kind() != ErrorKind::WouldBlock => {
@@ -189,7 +210,7 @@ impl Link {
     pub(crate) fn is_broken(&self) -> bool {
         // A reset after the server has dropped the connection is the pending error of the socket.
         if let Some(socket) = self.socket.get()
-            && !matches!(SockRef::from(socket).take_error(), Ok(None))
+            && !matches!(SockRef::from(&**socket).take_error(), Ok(None))
         {
             self.broken.store(true, Ordering::Release);
         }
@@ -202,8 +223,6 @@ impl Link {
 pub struct MonitoredStream<S> {
     stream: S,
     link: Arc<Link>,
-    /// Makes a second handle on the stream, if it can have one.
-    handle: fn(&S) -> Option<OwnedFd>,
     /// The written bytes that the peer has not acknowledged, if the stream knows.
     unacknowledged: fn(&S) -> Option<usize>,
     /// Lasts while a write waits. Allocated at the first stall.
@@ -244,22 +263,13 @@ impl Stall {
     }
 }
 
-/// A second handle on a connection, unless new connections need the descriptor more.
-fn second_handle(stream: &TcpStream) -> Option<OwnedFd> {
-    stream.as_fd().try_clone_to_owned().ok().filter(descriptors::room_for_second)
-}
-
-impl MonitoredStream<TcpStream> {
+impl MonitoredStream<SharedSocket> {
     /// Wraps a TCP connection.
     #[must_use]
     pub(crate) fn tcp(stream: TcpStream, link: Arc<Link>) -> Self {
-        Self {
-            stream,
-            link,
-            handle: second_handle,
-            unacknowledged: |stream| outq::unacknowledged(stream.as_fd()),
-            stalled: None,
-        }
+        let stream = SharedSocket::new(stream);
+        _ = link.live.set(stream.downgrade());
+        Self { stream, link, unacknowledged: |stream| outq::unacknowledged(stream.as_fd()), stalled: None }
     }
 }
 
@@ -267,7 +277,7 @@ impl<S> MonitoredStream<S> {
     /// Wraps a stream that is no socket. It gives no evidence of arrival.
     #[must_use]
     pub fn opaque(stream: S, link: Arc<Link>) -> Self {
-        Self { stream, link, handle: |_| None, unacknowledged: |_| None, stalled: None }
+        Self { stream, link, unacknowledged: |_| None, stalled: None }
     }
 
     /// Notes the result of a write, and breaks a connection that is stalled for too long.
@@ -299,16 +309,6 @@ impl<S> MonitoredStream<S> {
             self.link.written.fetch_add(*bytes as u64, Ordering::Relaxed);
         }
     }
-
-    /// Makes the second handle of a watched link.
-    fn before_write(&self) {
-        if self.link.watched.load(Ordering::Acquire)
-            && self.link.socket.get().is_none()
-            && let Some(socket) = (self.handle)(&self.stream)
-        {
-            _ = self.link.socket.set(socket);
-        }
-    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for MonitoredStream<S> {
@@ -331,7 +331,6 @@ impl<S: AsyncRead + Unpin> AsyncRead for MonitoredStream<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for MonitoredStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<Result<usize>> {
-        self.before_write();
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.note_written(&written);
         self.note_progress(cx, written)
@@ -342,7 +341,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for MonitoredStream<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<Result<usize>> {
-        self.before_write();
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         self.note_written(&written);
         self.note_progress(cx, written)
@@ -366,11 +364,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for MonitoredStream<S> {
 
 impl<S> Drop for MonitoredStream<S> {
     fn drop(&mut self) {
-        // The second handle would keep the connection open.
-        if let Some(socket) = self.link.socket.get() {
-            self.link.finished.store(true, Ordering::Release);
-            _ = SockRef::from(socket).shutdown(Shutdown::Both);
-        }
+        self.link.finish();
     }
 }
 
@@ -381,7 +375,7 @@ pub(crate) mod testing {
     use super::*;
 
     /// Both ends of a TCP connection, and the link of the first one.
-    pub(crate) async fn tcp_pair() -> (MonitoredStream<TcpStream>, Arc<Link>, TcpStream) {
+    pub(crate) async fn tcp_pair() -> (MonitoredStream<SharedSocket>, Arc<Link>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (accepted, client) = tokio::join!(listener.accept(), TcpStream::connect(address));

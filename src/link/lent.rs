@@ -50,8 +50,6 @@ impl LentOutput {
         if !link.is_cleartext() {
             return None;
         }
-        // The next write makes the second handle.
-        link.watch();
         Some(Arc::new(Self { link: Arc::clone(link), encoding, state: Mutex::default() }))
     }
 
@@ -82,14 +80,14 @@ impl Outlet for LentOutput {
     fn write(&self, bytes: &Bytes, offset: &mut dyn FnMut() -> Option<usize>) -> bool {
         // The task has it otherwise, or somebody else writes.
         let Ok(mut state) = self.state.try_lock() else { return false };
-        let Some(socket) = self.link.socket.get().filter(|_| state.is_lent) else { return false };
+        let Some(socket) = self.link.live().filter(|_| state.is_lent) else { return false };
         let Some(offset) = offset() else { return false };
         let left = &bytes[offset..];
         if left.is_empty() {
             return true;
         }
         // The socket does not block. An error comes again when the task writes.
-        let written = SockRef::from(socket).send(left).unwrap_or(0);
+        let written = SockRef::from(&*socket).send(left).unwrap_or(0);
         self.link.written.fetch_add(written as u64, Ordering::Relaxed);
         if written < left.len() {
             (state.is_lent, state.rest) = (false, Some(bytes.slice(offset + written..)));

@@ -91,7 +91,7 @@ async fn an_orderly_close_is_told_from_our_own() {
 }
 
 /// A watched connection on which an answer was written.
-async fn answered() -> (MonitoredStream<TcpStream>, Arc<Link>, TcpStream) {
+async fn answered() -> (MonitoredStream<SharedSocket>, Arc<Link>, TcpStream) {
     let (mut server, link, client) = tcp_pair().await;
     link.watch();
     server.write_all(b"an answer").await.unwrap();
@@ -173,9 +173,38 @@ async fn a_stall_ends_30_s_after_the_peers_tcp_took_something() {
 #[tokio::test]
 async fn a_link_counts_what_the_peer_takes() {
     let (mut server, link, mut client) = tcp_pair().await;
-    assert_eq!(link.unacknowledged(), None, "it is not watched");
-    link.watch();
     server.write_all(b"12345").await.unwrap();
     client.read_exact(&mut [0; 5]).await.unwrap();
     until(|| link.unacknowledged() == Some(Unacknowledged { bytes: 0, acked: 5 })).await;
+    drop(server);
+    assert_eq!(link.unacknowledged(), None, "the connection has ended");
+}
+
+/// A read that finds less than it asks for, and a write that the peer does not take whole, wait for the system without a further
+/// attempt. Nothing is waited for that is there.
+#[tokio::test]
+async fn everything_gets_through_in_parts_of_all_sizes() {
+    let (mut server, _link, client) = tcp_pair().await;
+    let sent: Vec<u8> = (0..8_u32 << 20).map(|n| (n % 251) as u8).collect();
+    let (mut reading, mut writing) = client.into_split();
+    let echo = async {
+        let (mut buffer, mut all) = (vec![0; 1 << 20], 0);
+        for size in (0..).map(|n| 1 + (n * n * 7919) % (1 << 20)) {
+            match server.read(&mut buffer[..size]).await.unwrap() {
+                0 => break,
+                count => server.write_all(&buffer[..count]).await.unwrap(),
+            }
+            all += 1;
+        }
+        server.shutdown().await.unwrap();
+        assert!(all > 8, "it came in parts");
+    };
+    let write = async {
+        writing.write_all(&sent).await.unwrap();
+        writing.shutdown().await.unwrap();
+    };
+    let mut heard = Vec::new();
+    let read = async { reading.read_to_end(&mut heard).await.unwrap() };
+    tokio::join!(echo, write, read);
+    assert!(heard == sent);
 }

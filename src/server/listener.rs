@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, Listen};
 use crate::descriptors::RoomForConnections;
 use crate::limits::{ConnectionLimiter, ConnectionPermit, ExtraPlace};
-use crate::link::{Link, MonitoredStream};
+use crate::link::{Link, MonitoredStream, SharedSocket};
 use crate::log::Repeated;
 use crate::reload::Current;
 use crate::server::connection::ConnectionServer;
@@ -205,7 +205,7 @@ impl Acceptor {
     /// Serves a connection that has no permit, or speaks TLS.
     async fn serve(
         self,
-        stream: MonitoredStream<TcpStream>,
+        stream: MonitoredStream<SharedSocket>,
         link: Arc<Link>,
         counted: Option<IpAddr>,
         permit: Option<ConnectionPermit>,

@@ -92,7 +92,7 @@ impl UnconfirmedAnswer {
         }
     }
 
-    /// Asks the connection for the last time, and drops it: its second handle is not kept for minutes.
+    /// Asks the connection for the last time, and drops it: its descriptor is not kept for minutes.
     pub(super) fn settle_link(&mut self) {
         if let LinkEvidence::Live(link) = &self.link {
             let (id, arrived) = (link.id(), !self.is_lost() && link.all_bytes_acked());

@@ -74,8 +74,6 @@ impl Signs {
             None => {}
         }
         let Some(link) = &self.link else { return };
-        // Whether the next ping is taken can be asked later.
-        link.watch();
         let pending = link.unacknowledged().filter(|pending| pending.bytes > 0);
         self.output = match (pending, self.output.take()) {
             (None, _) => None,
