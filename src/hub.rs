@@ -18,6 +18,7 @@ mod acks;
 mod address_hub;
 mod batch;
 mod channel;
+mod direct;
 mod event;
 mod fanout;
 mod interest;
@@ -34,7 +35,7 @@ mod slots;
 pub use event::{EndReason, HubEvent};
 pub use interest::Interest;
 pub use members::{ChangedTopics, MemberPage, Members, Membership};
-pub use outlet::{Encoding, Outlet};
+pub use outlet::{Encoded, Encoding, Outlet};
 pub use presence::{Connections, Transport};
 pub use receiver::HubReceiver;
 pub use slots::Slots;
@@ -288,6 +289,27 @@ impl ReaderHandle {
             self.reader.set_outlet(outlet());
             self.hub.lend(&self.reader);
         }
+    }
+
+    /// Whether the next message may be written to the connection, if it is small and the output is lent then.
+    pub(crate) fn set_takes_one(&self, takes_one: bool) {
+        self.reader.set_takes_one(takes_one);
+    }
+
+    /// The size of the frame of a stored message that was written to the connection while its output was lent, if it was one.
+    pub(crate) fn take_written(&self) -> Option<usize> {
+        self.reader.take_written()
+    }
+
+    /// Answers up to where the engine may delete now, if that waited for what was written to the connection while its output was
+    /// lent.
+    #[must_use]
+    pub(crate) fn settle(&self) -> Option<Seq> {
+        if self.reader.is_unsettled() {
+            self.reader.set_unsettled(false);
+            return lock(&self.hub.readers).trimmable();
+        }
+        None
     }
 
     /// Closes this output when the address ends. Each call after the first one does nothing. Whether the address has ended is

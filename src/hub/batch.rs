@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::hub::HubEvent;
 use crate::hub::channel::Tail;
-use crate::hub::outlet::Encoding;
+use crate::hub::outlet::{Encoded, Encoding};
 use crate::hub::reader::AttachedReader;
 use crate::message::{Publication, Seq};
 
@@ -24,26 +24,26 @@ pub(super) struct Batch {
     messages: Vec<(Option<Order>, Arc<Publication>)>,
     /// From this one on, each stored message follows the stored one before it.
     intact_from: usize,
-    encoded: Vec<Encoded>,
+    encoded: Vec<EncodedBatch>,
 }
 
 /// Where a stored message belongs.
 #[derive(Debug, Clone, Copy)]
-struct Order {
-    prev: Seq,
-    seq: Seq,
+pub(super) struct Order {
+    pub(super) prev: Seq,
+    pub(super) seq: Seq,
 }
 
 impl Order {
     /// Whether this is the next message of a reader that has everything up to `read`.
-    fn follows(self, read: Seq) -> bool {
+    pub(super) fn follows(self, read: Seq) -> bool {
         self.prev <= read && read < self.seq
     }
 }
 
 /// The messages as bytes.
 #[derive(Debug, Clone)]
-struct Encoded {
+struct EncodedBatch {
     encoding: &'static Encoding,
     bytes: Bytes,
     /// Where each message begins.
@@ -51,7 +51,7 @@ struct Encoded {
 }
 
 /// A message that is small, and its place if it is stored.
-fn small_message(event: &HubEvent) -> Option<(Option<Order>, &Arc<Publication>)> {
+pub(super) fn small_message(event: &HubEvent) -> Option<(Option<Order>, &Arc<Publication>)> {
     let (order, publication) = match event {
         HubEvent::Stored { prev, publication } => {
             (Some(Order { prev: *prev, seq: publication.seq()? }), publication)
@@ -103,7 +103,8 @@ impl Batch {
         if let Some(outlet) = reader.outlet().filter(|_| !self.messages.is_empty()) {
             let encoded = self.encoded(outlet.encoding());
             let (batch, encoded) = (&*self, &self.encoded[encoded]);
-            let is_done = outlet.write(&encoded.bytes, &mut || {
+            let all = Encoded { bytes: &encoded.bytes, rest: &|from| encoded.bytes.slice(from..) };
+            let is_done = outlet.write(all, &mut || {
                 if reader.at() == batch.end {
                     return Some(encoded.bytes.len());
                 }
@@ -145,7 +146,7 @@ impl Batch {
             begins.push(bytes.len());
             (encoding.append)(publication, &mut bytes);
         }
-        self.encoded.push(Encoded { encoding, bytes: bytes.into(), begins });
+        self.encoded.push(EncodedBatch { encoding, bytes: bytes.into(), begins });
         self.encoded.len() - 1
     }
 }

@@ -1,7 +1,8 @@
 //! Sends an event to the readers of a hub.
 //!
 //! To wake up a task for each reader costs as much as the write that follows. So where many readers lend their output, one task
-//! writes for all connections that rest, or a few if they are very many. It wakes up only the others.
+//! writes for all connections that rest, or a few if they are very many. It wakes up only the others. To the connections of a
+//! few readers, who sends writes: see [`crate::hub::direct`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +13,8 @@ use tokio::task::yield_now;
 use crate::hub::HubEvent;
 use crate::hub::address_hub::Hub;
 use crate::hub::batch::Batch;
-use crate::hub::channel::Tail;
+use crate::hub::channel::{Numbered, Tail};
+use crate::hub::direct::Direct;
 use crate::hub::outlets::Outlets;
 use crate::hub::readers::AT_ONCE;
 use crate::sync::lock;
@@ -20,19 +22,27 @@ use crate::sync::lock;
 impl Hub {
     /// Hands an event to the readers.
     pub(super) fn send(self: &Arc<Self>, event: HubEvent) {
-        let many = self.outlets.get().filter(|outlets| outlets.are_many());
         let mut readers = lock(&self.readers);
         let sent = self.sent();
-        readers.open(self.slots, sent);
+        // A task that runs takes everything from the channel.
+        let many = self.outlets.get().filter(|outlets| outlets.are_many() || outlets.is_running());
+        if many.is_none()
+            && let Some(few) = readers.few()
+            && let Some(mut direct) = Direct::of(&event)
+            && direct.write_to_all(self, few, sent)
+        {
+            return self.sent.store(sent + 1, Ordering::SeqCst);
+        }
+        readers.open(self.slots);
         // A task that runs has an end already.
-        let tail = many.filter(|outlets| outlets.begin()).and_then(|_| readers.end(sent));
-        readers.send(event);
+        let end = many.filter(|outlets| outlets.begin()).and_then(|_| readers.end());
+        readers.send(Numbered { number: sent, event });
         self.sent.store(sent + 1, Ordering::SeqCst);
         drop(readers);
         match many {
             Some(outlets) => {
-                if let Some(tail) = tail {
-                    outlets.runtime.spawn(run(Arc::clone(self), tail.into()));
+                if let Some(end) = end {
+                    outlets.runtime.spawn(run(Arc::clone(self), Tail::new(end, sent)));
                 }
             }
             None => self.wake_readers(),
@@ -108,4 +118,4 @@ fn offer_to_some(hub: &Hub, batch: &mut Batch, from: usize) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

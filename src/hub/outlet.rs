@@ -1,6 +1,6 @@
 //! The output of a connection that rests: who publishes writes to it, and need not wake up its task.
 
-use std::fmt::Debug;
+use std::fmt::{Debug, Formatter};
 
 use bytes::Bytes;
 
@@ -13,6 +13,20 @@ pub struct Encoding {
     pub append: fn(&Publication, &mut Vec<u8>),
 }
 
+/// Messages as bytes.
+pub struct Encoded<'a> {
+    /// All of them.
+    pub bytes: &'a [u8],
+    /// The rest of them, from an offset on, to be kept.
+    pub rest: &'a dyn Fn(usize) -> Bytes,
+}
+
+impl Debug for Encoded<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Encoded").field(&self.bytes.len()).finish()
+    }
+}
+
 /// The output of one connection, which its task lends while it has nothing to write and waits.
 pub trait Outlet: Debug + Send + Sync {
     /// How messages are encoded there. The same encoding is the same static.
@@ -22,7 +36,7 @@ pub trait Outlet: Debug + Send + Sync {
     /// means that nothing may be written. What the peer does not take now is left to the task.
     ///
     /// Returns whether nothing is left to the task.
-    fn write(&self, bytes: &Bytes, offset: &mut dyn FnMut() -> Option<usize>) -> bool;
+    fn write(&self, encoded: Encoded<'_>, offset: &mut dyn FnMut() -> Option<usize>) -> bool;
 
     /// Nothing is written here any more when this returns.
     fn close(&self);

@@ -50,6 +50,11 @@ impl Outlets {
         tasks.min(self.runtime.metrics().num_workers()).saturating_sub(1)
     }
 
+    /// Whether a task writes to them.
+    pub(super) fn is_running(&self) -> bool {
+        self.is_running.load(Ordering::Relaxed)
+    }
+
     /// Begins the task. `false` if one runs already, which goes on with what is sent now.
     pub(super) fn begin(&self) -> bool {
         !self.is_running.swap(true, Ordering::Relaxed)

@@ -1,6 +1,6 @@
 //! What a reader and its hub share: how far the reader is, and whether it waits.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Waker};
 
@@ -23,6 +23,13 @@ pub(super) struct AttachedReader {
     waits: AtomicBool,
     /// Whether its output is lent for what its hub is sent.
     lends: AtomicBool,
+    /// Whether the next message may be written to its connection: see [`crate::hub::direct`]. This and the next one are changed
+    /// by its task, or by who writes there while its output is lent.
+    takes_one: AtomicBool,
+    /// The size of the frame of the stored message that was written so; zero if none was.
+    written: AtomicUsize,
+    /// Whether something that was acknowledged waited for that to be written.
+    unsettled: AtomicBool,
     pub(super) transport: Transport,
     waker: AtomicWaker,
     /// The output of its connection.
@@ -40,6 +47,9 @@ impl AttachedReader {
             read: AtomicU64::new(position),
             waits: AtomicBool::new(false),
             lends: AtomicBool::new(false),
+            takes_one: AtomicBool::new(false),
+            written: AtomicUsize::new(0),
+            unsettled: AtomicBool::new(false),
             transport,
             waker: AtomicWaker::new(),
             outlet: OnceLock::new(),
@@ -92,6 +102,45 @@ impl AttachedReader {
 
     pub(super) fn note_lent(&self) {
         self.lends.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_takes_one(&self, takes_one: bool) {
+        self.takes_one.store(takes_one, Ordering::Relaxed);
+    }
+
+    /// Whether the next message may be written to its connection.
+    pub(super) fn takes_one(&self) -> bool {
+        self.takes_one.load(Ordering::Relaxed)
+    }
+
+    /// The same, once.
+    pub(super) fn take_one(&self) -> bool {
+        let takes_one = self.takes_one();
+        self.set_takes_one(false);
+        takes_one
+    }
+
+    /// Notes the size of the frame of a stored message that was written to its connection.
+    pub(super) fn note_written(&self, size: usize) {
+        self.written.store(size, Ordering::Relaxed);
+    }
+
+    /// That size, once.
+    pub(super) fn take_written(&self) -> Option<usize> {
+        let written = self.written.load(Ordering::Relaxed);
+        if written > 0 {
+            self.note_written(0);
+        }
+        (written > 0).then_some(written)
+    }
+
+    /// Whether something that was acknowledged waited for a message that was written to its connection.
+    pub(super) fn is_unsettled(&self) -> bool {
+        self.unsettled.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_unsettled(&self, unsettled: bool) {
+        self.unsettled.store(unsettled, Ordering::Relaxed);
     }
 
     /// Waits, with this waker. `false` if it waits already, and nothing has come.

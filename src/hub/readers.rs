@@ -6,13 +6,17 @@ use std::task::Waker;
 
 use tokio::sync::broadcast;
 
-use crate::hub::channel::End;
+use crate::hub::Transport;
+use crate::hub::channel::{End, Numbered};
+use crate::hub::outlets::FEWEST;
 use crate::hub::reader::AttachedReader;
-use crate::hub::{HubEvent, Transport};
 use crate::message::Seq;
 
 /// How many readers are looked at under the lock before they are woken without it.
 pub(super) const AT_ONCE: usize = 32;
+
+/// So few readers are written to by who sends.
+const FEW: usize = FEWEST - 1;
 
 /// The readers of a hub.
 #[derive(Debug, Default)]
@@ -23,9 +27,9 @@ pub(super) struct HubReaders {
     places: Vec<Option<Arc<AttachedReader>>>,
     /// Places that are free.
     free: Vec<usize>,
-    /// Made when the first event is sent: it has room for all its events from its beginning, and most hubs of sessions
+    /// Made when the first event is put into it: it has room for all its events from its beginning, and most hubs of sessions
     /// are idle. Full, its slowest reader loses an event and reads the engine.
-    channel: Option<broadcast::Sender<HubEvent>>,
+    channel: Option<broadcast::Sender<Numbered>>,
     /// The highest acknowledgement.
     pub(super) acked: Seq,
     /// Up to where the engine was told to delete.
@@ -58,7 +62,7 @@ impl HubReaders {
             self.places.len() - 1
         });
         self.places[place] = Some(Arc::clone(&reader));
-        Some((place, reader, self.end(at)))
+        Some((place, reader, self.end()))
     }
 
     /// Neither a deletion waits for this reader any more, nor is it woken. Returns the reader, if it was attached.
@@ -73,22 +77,22 @@ impl HubReaders {
         self.places.iter().flatten().map(AsRef::as_ref)
     }
 
-    /// An end of the channel for what comes after the first `at` events, which were sent.
-    pub(super) fn end(&self, at: u64) -> Option<End> {
-        self.channel.as_ref().map(|channel| End::new(channel, at))
+    /// An end of the channel for what is put into it from now on.
+    pub(super) fn end(&self) -> Option<End> {
+        self.channel.as_ref().map(End::new)
     }
 
-    /// Makes the channel, if there is none. So many events were sent.
-    pub(super) fn open(&mut self, slots: usize, sent: u64) {
+    /// Makes the channel, if there is none.
+    pub(super) fn open(&mut self, slots: usize) {
         if self.channel.is_none() {
             let channel = broadcast::Sender::new(slots);
-            self.places.iter().flatten().for_each(|reader| reader.give(End::new(&channel, sent)));
+            self.places.iter().flatten().for_each(|reader| reader.give(End::new(&channel)));
             self.channel = Some(channel);
         }
     }
 
     /// Puts an event into the channel. Who waits is to be woken: see [`Self::end_waits`].
-    pub(super) fn send(&self, event: HubEvent) {
+    pub(super) fn send(&self, event: Numbered) {
         // An error means that no reader listens at this moment. It reads the store later.
         _ = self.channel.as_ref().map(|channel| channel.send(event));
     }
@@ -109,6 +113,12 @@ impl HubReaders {
         let mut readers = [const { None }; AT_ONCE];
         readers.iter_mut().zip(places).for_each(|(reader, place)| reader.clone_from(place));
         Some(readers)
+    }
+
+    /// The readers that are attached, if they are few and one of them takes a message that is written to its connection.
+    pub(super) fn few(&self) -> Option<impl Iterator<Item = &AttachedReader>> {
+        let are_few = self.places.len() <= FEW && self.attached().any(AttachedReader::takes_one);
+        are_few.then(|| self.attached())
     }
 
     /// Up to where no attached reader needs anything and all is acknowledged, if that is further than before.

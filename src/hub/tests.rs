@@ -342,7 +342,7 @@ fn all_readers_are_woken_however_many_and_none_that_has_left() {
 fn a_hub_has_no_channel_before_its_first_event() {
     let hubs = Hubs::new(4);
     let (reader, mut receiver) = join(&hubs, 0);
-    let has_channel = || lock(&reader.hub.readers).end(0).is_some();
+    let has_channel = || lock(&reader.hub.readers).end().is_some();
     assert!(poll(&mut receiver, &Arc::default()).is_none() && receiver.is_empty() && !has_channel());
     hubs.publish(&address("A"), &publication(1), Seq::START);
     assert!(!receiver.is_empty() && has_channel());

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use socket2::SockRef;
 
-use crate::hub::{Encoding, Outlet};
+use crate::hub::{Encoded, Encoding, Outlet};
 use crate::link::Link;
 use crate::sync::lock;
 
@@ -58,6 +58,12 @@ impl LentOutput {
         lock(&self.state).is_allowed = allowed;
     }
 
+    /// Lends the output until it is taken back, if it is `allowed`: if nothing else is to be written before what comes next.
+    pub(crate) fn lend_if(&self, allowed: bool) {
+        let mut state = lock(&self.state);
+        state.is_lent = allowed && !state.is_closed;
+    }
+
     /// Lends the output if it may be, until it is taken back.
     pub(crate) fn lend(&self) {
         let mut state = lock(&self.state);
@@ -77,12 +83,12 @@ impl Outlet for LentOutput {
         self.encoding
     }
 
-    fn write(&self, bytes: &Bytes, offset: &mut dyn FnMut() -> Option<usize>) -> bool {
+    fn write(&self, encoded: Encoded<'_>, offset: &mut dyn FnMut() -> Option<usize>) -> bool {
         // The task has it otherwise, or somebody else writes.
         let Ok(mut state) = self.state.try_lock() else { return false };
         let Some(socket) = self.link.live().filter(|_| state.is_lent) else { return false };
         let Some(offset) = offset() else { return false };
-        let left = &bytes[offset..];
+        let left = &encoded.bytes[offset..];
         if left.is_empty() {
             return true;
         }
@@ -90,7 +96,7 @@ impl Outlet for LentOutput {
         let written = SockRef::from(&*socket).send(left).unwrap_or(0);
         self.link.written.fetch_add(written as u64, Ordering::Relaxed);
         if written < left.len() {
-            (state.is_lent, state.rest) = (false, Some(bytes.slice(offset + written..)));
+            (state.is_lent, state.rest) = (false, Some((encoded.rest)(offset + written)));
         }
         written == left.len()
     }

@@ -1,14 +1,13 @@
 use std::sync::Mutex;
 use std::task::{Context, Wake, Waker};
 
-use bytes::Bytes;
 use serde_json::value::RawValue;
 use tokio::sync::broadcast::error::TryRecvError;
 
 use super::*;
 use crate::budget::{Budget, SMALL};
 use crate::hub::outlets::{FEWEST, OF_ONE_TASK};
-use crate::hub::{Encoding, EndReason, HubReceiver, Hubs, Outlet, ReaderHandle, Transport};
+use crate::hub::{Encoded, Encoding, EndReason, HubReceiver, Hubs, Outlet, ReaderHandle, Transport};
 use crate::message::{Address, Kind, Message, Publication, Seq, TopicName};
 
 /// Payloads, each with a space behind it.
@@ -36,13 +35,13 @@ impl Outlet for Output {
         &PAYLOADS
     }
 
-    fn write(&self, bytes: &Bytes, offset: &mut dyn FnMut() -> Option<usize>) -> bool {
+    fn write(&self, encoded: Encoded<'_>, offset: &mut dyn FnMut() -> Option<usize>) -> bool {
         let mut state = lock(&self.0);
         if !state.is_lent {
             return false;
         }
         let Some(offset) = offset() else { return false };
-        let bytes = String::from_utf8(bytes[offset..].to_vec()).unwrap();
+        let bytes = String::from_utf8(encoded.bytes[offset..].to_vec()).unwrap();
         let (taken, left) = bytes.split_at(bytes.len().min(state.room));
         state.room -= taken.len();
         state.taken.push_str(taken);
@@ -67,16 +66,16 @@ impl Wake for Calls {
 }
 
 /// A reader that waits and lends its output.
-struct Reader {
-    handle: ReaderHandle,
-    receiver: HubReceiver,
+pub(in crate::hub) struct Reader {
+    pub(in crate::hub) handle: ReaderHandle,
+    pub(in crate::hub) receiver: HubReceiver,
     output: Arc<Output>,
     calls: Arc<Calls>,
 }
 
 impl Reader {
     /// Has everything up to `read`.
-    fn new(hubs: &Hubs, read: u64) -> Self {
+    pub(in crate::hub) fn new(hubs: &Hubs, read: u64) -> Self {
         let (handle, receiver) = hubs.join(&address(), Seq(read), Transport::Websocket, usize::MAX).unwrap();
         let state = State { is_lent: true, room: usize::MAX, taken: String::new(), left: String::new() };
         let output = Arc::new(Output(Mutex::new(state)));
@@ -88,7 +87,7 @@ impl Reader {
     }
 
     /// The next event that is there: the seq of a message.
-    fn poll(&mut self) -> Option<Option<Seq>> {
+    pub(in crate::hub) fn poll(&mut self) -> Option<Option<Seq>> {
         let waker = Waker::from(Arc::clone(&self.calls));
         match self.receiver.poll_recv(&mut Context::from_waker(&waker)) {
             std::task::Poll::Ready(Ok(HubEvent::Stored { publication, .. })) => Some(publication.seq()),
@@ -97,28 +96,38 @@ impl Reader {
         }
     }
 
-    fn taken(&self) -> String {
+    pub(in crate::hub) fn taken(&self) -> String {
         std::mem::take(&mut lock(&self.output.0).taken)
     }
 
-    fn calls(&self) -> usize {
+    pub(in crate::hub) fn calls(&self) -> usize {
         self.calls.0.load(Ordering::SeqCst)
+    }
+
+    /// The output takes so many bytes more.
+    pub(in crate::hub) fn set_room(&self, room: usize) {
+        lock(&self.output.0).room = room;
+    }
+
+    /// What the output has left to its task.
+    pub(in crate::hub) fn left(&self) -> String {
+        lock(&self.output.0).left.clone()
     }
 }
 
-fn address() -> Address {
+pub(in crate::hub) fn address() -> Address {
     Address::Topic(TopicName::new("news").unwrap())
 }
 
 /// A message with this payload.
-fn publication(seq: Option<u64>, payload: &str) -> Arc<Publication> {
+pub(in crate::hub) fn publication(seq: Option<u64>, payload: &str) -> Arc<Publication> {
     let payload = RawValue::from_string(payload.to_owned()).unwrap();
     let message = Message { kind: Kind::Message, from: None, payload, ts: 0, reference: None };
     Arc::new(Publication::encode(&address(), seq.map(Seq), &message))
 }
 
 /// Publishes a message whose payload is its seq.
-fn publish(hubs: &Hubs, seq: u64) {
+pub(in crate::hub) fn publish(hubs: &Hubs, seq: u64) {
     hubs.publish(&address(), &publication(Some(seq), &seq.to_string()), Seq(seq - 1));
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use crate::budget::SMALL;
 use crate::message::{GapReason, Item, Seq};
 
 /// Most bytes of the messages that are not acknowledged. One message may be larger.
@@ -30,14 +31,27 @@ impl Window {
         self.unacknowledged.is_empty() || self.unacknowledged.len() < limit && self.bytes + size <= MAX_BYTES
     }
 
+    /// Whether any small message may be delivered now.
+    pub(super) fn admits_small(&self) -> bool {
+        let Some(limit) = self.limit else { return true };
+        self.unacknowledged.len() < limit && self.bytes + SMALL <= MAX_BYTES
+    }
+
+    /// Counts a message that is delivered.
+    pub(super) fn message_delivered(&mut self, seq: Seq, size: usize) {
+        if self.limit.is_some() {
+            self.unacknowledged.push_back((seq, size));
+            self.bytes += size;
+        }
+    }
+
     /// Counts an item of the mailbox that is delivered.
     pub(super) fn delivered(&mut self, item: &Item) {
         if self.limit.is_none() {
             return;
         }
         if let Some((seq, size)) = counted(item) {
-            self.unacknowledged.push_back((seq, size));
-            self.bytes += size;
+            self.message_delivered(seq, size);
         } else if let Item::Gap(gap) = item
             && gap.reason == GapReason::Epoch
         {

@@ -12,6 +12,7 @@ use crate::protocol::{Resume, To};
 use crate::transport::testing::{gateway, open_caller, send, session, token_caller, topic};
 
 mod credentials;
+mod lending;
 
 const CONTINUE: ControlFlow<End> = ControlFlow::Continue(());
 
