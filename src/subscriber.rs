@@ -153,6 +153,12 @@ impl Subscriber {
         }
     }
 
+    /// Notes an acknowledgement of the address. Answers up to where the engine may delete now.
+    #[must_use]
+    pub(crate) fn acknowledge(&self, seq: Seq) -> Option<Seq> {
+        self.handle.acknowledge(seq)
+    }
+
     /// Goes back (or on) to `cursor`: what is stored after it is delivered again. Volatile messages stay.
     pub(crate) fn seek(&mut self, cursor: Seq) {
         if cursor == self.delivered {

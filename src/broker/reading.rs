@@ -178,18 +178,34 @@ impl Broker {
         {
             return Err(BrokerError::WrongEpoch { epoch: self.engine.epoch() });
         }
+        self.check_acknowledgement(address, seq).await?;
+        self.acknowledged(address, seq, self.hubs.acknowledge(address, seq));
+        Ok(())
+    }
+
+    /// The same for the reader of a mailbox, whose hub need not be looked up.
+    ///
+    /// # Errors
+    /// [`BrokerError::AckBeyond`].
+    pub(crate) async fn acknowledge_as(&self, reader: &Subscriber, seq: Seq) -> Result<(), BrokerError> {
+        self.check_acknowledgement(reader.address(), seq).await?;
+        self.acknowledged(reader.address(), seq, reader.acknowledge(seq));
+        Ok(())
+    }
+
+    async fn check_acknowledgement(&self, address: &Address, seq: Seq) -> Result<(), BrokerError> {
         let newest = self.engine.newest(address, seq).await;
-        if seq > newest {
-            return Err(BrokerError::AckBeyond { seq, newest });
-        }
-        let trimmable = self.hubs.acknowledge(address, seq);
+        if seq > newest { Err(BrokerError::AckBeyond { seq, newest }) } else { Ok(()) }
+    }
+
+    /// Deletes what an acknowledgement allows to.
+    fn acknowledged(&self, address: &Address, seq: Seq, trimmable: Option<Seq>) {
         if let Some(through) = trimmable {
             self.engine.trim(address, through);
         }
         if trimmable < Some(seq) {
             self.release_held(address);
         }
-        Ok(())
     }
 
     /// Deletes what a slower reader holds back beyond what it may. It is told a gap when it reads on.

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::hub::Hubs;
+use crate::hub::{Hubs, ReaderHandle};
 use crate::message::{Address, Seq};
 use crate::sync::lock;
 
@@ -11,11 +11,7 @@ impl Hubs {
     #[must_use]
     pub fn acknowledge(&self, address: &Address, seq: Seq) -> Option<Seq> {
         let hubs = self.hubs.of(address);
-        let Some(hub) = hubs.get(address) else { return Some(seq) };
-        let mut readers = lock(&hub.readers);
-        readers.acked = readers.acked.max(seq);
-        hub.acked.store(readers.acked.0, Ordering::SeqCst);
-        readers.trimmable()
+        hubs.get(address).map_or(Some(seq), |hub| hub.acknowledge(seq))
     }
 
     /// The highest acknowledgement, if a slower reader keeps something from being deleted that it covers.
@@ -42,5 +38,14 @@ impl Hubs {
     #[must_use]
     pub fn acknowledged(&self, address: &Address) -> Seq {
         self.hubs.of(address).get(address).map_or(Seq::START, |hub| Seq(hub.acked.load(Ordering::SeqCst)))
+    }
+}
+
+impl ReaderHandle {
+    /// Notes an acknowledgement of this reader's address. Answers up to where the engine may delete now; `None` after the end of
+    /// the address.
+    #[must_use]
+    pub(crate) fn acknowledge(&self, seq: Seq) -> Option<Seq> {
+        if self.ended().is_some() { None } else { self.hub.acknowledge(seq) }
     }
 }

@@ -66,6 +66,14 @@ impl Hub {
         }
     }
 
+    /// Notes an acknowledgement. Answers up to where the engine may delete now.
+    pub(super) fn acknowledge(&self, seq: Seq) -> Option<Seq> {
+        let mut readers = lock(&self.readers);
+        readers.acked = readers.acked.max(seq);
+        self.acked.store(readers.acked.0, Ordering::SeqCst);
+        readers.trimmable()
+    }
+
     /// Tells the readers that the epoch of the store is another one now. What was acknowledged is forgotten.
     pub(super) fn change_epoch(self: &Arc<Self>) {
         let mut readers = lock(&self.readers);

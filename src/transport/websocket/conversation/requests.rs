@@ -68,9 +68,13 @@ impl Conversation {
 
     async fn on_ack(&mut self, seq: Seq) {
         let Some(caller) = &self.caller else { return };
-        let acked = match caller.mailbox() {
-            Ok(mailbox) => self.gateway.broker.acknowledge(&mailbox, seq, None).await.map_err(Refusal::from),
-            Err(refusal) => Err(refusal),
+        let broker = &self.gateway.broker;
+        let acked = match &self.mailbox {
+            Some(mailbox) => broker.acknowledge_as(mailbox, seq).await.map_err(Refusal::from),
+            None => match caller.mailbox() {
+                Ok(mailbox) => broker.acknowledge(&mailbox, seq, None).await.map_err(Refusal::from),
+                Err(refusal) => Err(refusal),
+            },
         };
         match acked {
             Ok(_) => self.window.acknowledged(seq),
