@@ -1,8 +1,9 @@
 //! The engine of one machine: an index in memory, and below it, unless the level is `memory`, a store on disk.
 //!
-//! An append is encoded first. Under the lock it gets its seq and goes into a bounded queue. One writer takes everything
-//! that is queued and commits it as one transaction. Then the messages are visible. A task publishes them to the hubs in
-//! commit order, and tells their senders. At level `memory` a message is committed under the lock, and published after it.
+//! The index is in shards, each of which has some of the addresses and a lock. An append is encoded first. Under the lock
+//! of its address it gets its seq and goes into a bounded queue. One writer takes everything that is queued and commits it
+//! as one transaction. Then the messages are visible. A task publishes them to the hubs in commit order, and tells their
+//! senders. At level `memory` a message is committed under the lock of its address, and published after it.
 //!
 //! Deletions are held back for a moment, and written together. A crash before that makes an acknowledged message come again; it
 //! does not lose an unacknowledged one.
@@ -15,17 +16,17 @@ use tokio::sync::oneshot;
 
 use crate::budget::Holder;
 use crate::engine::{
-    Append, Arrivals, Batch, Commit, EngineError, Expired, Fatal, Health, Lookup, Position, Register,
-    RegisterError, Registrar, Settings,
+    Arrivals, Batch, Commit, EngineError, Expired, Fatal, Health, Lookup, Position, Register, RegisterError,
+    Registrar, Settings,
 };
 use crate::hub::{EndReason, Hubs};
 use crate::message::{Address, Epoch, Publication, Seq, SessionId};
 
+mod appends;
 mod at_hand;
 mod crash;
 pub(super) mod dedup;
 mod disk;
-mod each;
 #[cfg(feature = "nats")]
 pub(super) mod export;
 mod file_id;
@@ -52,10 +53,11 @@ mod secrets;
 mod shared;
 mod stall;
 mod storage;
-mod store;
 mod store_clock;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod threads;
 mod wal;
 mod writer;
 mod writer_thread;
@@ -64,11 +66,10 @@ pub use report::{Report, report};
 pub use storage::{Durability, OpenError, Storage};
 pub use writer::Writer;
 
-use index::{Appended, EMPTY_LOGS, Index, PreparedAppend};
+use index::{BROKEN, EMPTY_LOGS, Index, Stop};
 use reader::{ReadPool, TransientRead};
 use rows::store::{first_seq, random_epoch, random_secret};
 use shared::{DiskAccess, Shared};
-use store::{BROKEN, Stop, Store, StoreGuard};
 use store_clock::StoreClock;
 use writer_thread::WriterThread;
 
@@ -76,8 +77,8 @@ use writer_thread::WriterThread;
 const READ_AGAIN: u32 = 2;
 const READ_PAUSE: Duration = Duration::from_millis(200);
 
-/// How many empty logs one slice of expiry looks at.
-const FORGET_SLICE: usize = 512;
+/// How many empty logs of a shard one slice of expiry looks at.
+const FORGET_SLICE: usize = 64;
 
 /// How many empty logs one acknowledgement looks at.
 const FORGET_ON_TRIM: usize = 4;
@@ -88,15 +89,6 @@ pub struct Embedded {
     shared: Arc<Shared>,
     /// Ends the writer with the last handle.
     writer: Arc<WriterThread>,
-}
-
-fn unavailable<E: From<EngineError>>(reason: impl Into<Arc<str>>) -> Commit<E> {
-    Commit::done(Err(EngineError::Unavailable { reason: reason.into() }.into()))
-}
-
-/// The answer of a store that is being closed.
-fn stopping<E: From<EngineError>>(store: &Store) -> Commit<E> {
-    unavailable(store.failing.clone().unwrap_or_else(|| "the server is stopping".into()))
 }
 
 impl Embedded {
@@ -194,115 +186,71 @@ impl Embedded {
         self.writer.stop(Stop::AtOnce);
     }
 
-    /// See [`crate::engine::Engine::append`].
-    pub fn append(&self, append: Append) -> Commit {
-        let shared = &*self.shared;
-        let id = shared.hasher.id_of(&append);
-        // A full queue refuses most appends: then nothing is encoded in vain.
-        if shared.queue_may_refuse()
-            && let Some(mut store) = shared.store.lock()
-            && store.stop.is_none()
-            && let Some(refused) = store.index.refuses(
-                &append.address,
-                id,
-                append.payer.as_ref(),
-                append.message.payload.get().len(),
-            )
-        {
-            return Commit::done(Err(refused));
-        }
-        self.append_prepared(PreparedAppend::new(append, id, shared.newest()))
-    }
-
-    fn append_in_memory(&self, mut store: StoreGuard<'_>, append: PreparedAppend) -> Commit {
-        let appended = store.index.append(append, None);
-        self.release(store);
-        Commit::done(appended.map(|(Appended::New(seq) | Appended::Known(seq))| seq))
-    }
-
-    fn append_to_disk(&self, mut store: StoreGuard<'_>, append: PreparedAppend) -> Commit {
-        if store.stop.is_some() {
-            return stopping(&store);
-        }
-        let (waiter, commit) = oneshot::channel();
-        let appended = store.index.append(append, Some(waiter));
-        self.shared.copy_counters(&store);
-        match appended {
-            Err(error) => Commit::done(Err(error)),
-            Ok(Appended::Known(seq)) if seq <= store.index.committed() => Commit::done(Ok(seq)),
-            Ok(_) => {
-                self.release(store);
-                Commit::accepted(commit)
-            }
-        }
-    }
-
-    /// Releases the lock after a change. Commits and publishes what is queued at level `memory`; wakes the writer at others.
-    fn release(&self, mut store: StoreGuard<'_>) {
-        let filled = self.shared.settle(&mut store);
-        let wakes = store.must_wake_writer();
-        drop(store);
-        if wakes {
-            self.shared.work.notify_one();
-        }
-        self.shared.publisher.publish_outbox(filled);
-    }
-
     /// See [`crate::engine::Engine::register`].
     pub fn register(&self, register: &Register) -> Commit<RegisterError> {
-        let register = &Register { by: self.shared.clock.registrar(register.by), ..register.clone() };
-        let Some(mut store) = self.shared.store.lock() else { return unavailable(BROKEN) };
-        if store.stop.is_some() {
-            return stopping(&store);
+        let shared = &*self.shared;
+        let register = &Register { by: shared.clock.registrar(register.by), ..register.clone() };
+        if let Err(refused) = self.check_open() {
+            return Commit::done(Err(refused.into()));
         }
         // A token comes again, so its registration need not be stored to count.
-        if self.shared.disk.is_some() && !matches!(register.by, Registrar::Token { .. }) {
+        if shared.disk.is_some() && !matches!(register.by, Registrar::Token { .. }) {
             let (waiter, commit) = oneshot::channel();
-            return match store.index.stage_registration(register, &self.shared.hubs, waiter) {
+            return match shared.index.stage_registration(register, &shared.hubs, waiter) {
                 Err(refused) => Commit::done(Err(refused)),
-                Ok(()) => {
-                    self.release(store);
-                    Commit::undecided(commit)
-                }
+                Ok(()) => Commit::undecided(commit),
             };
         }
-        let commit = match store.index.register(register, &self.shared.hubs) {
+        let filled = match shared.index.register(register, &shared.hubs) {
             Err(refused) => return Commit::done(Err(refused)),
-            Ok(false) => return Commit::done(Ok(store.index.committed())),
-            Ok(true) => self.after_commit(&mut store),
+            Ok((false, _)) => return Commit::done(Ok(shared.index.committed())),
+            Ok((true, filled)) => filled,
         };
-        self.release(store);
-        self.shared.arrivals.wake(&register.session);
+        let commit = self.after_commit();
+        shared.publish(filled);
+        shared.arrivals.wake(&register.session);
         commit
+    }
+
+    /// Whether the store is open.
+    fn check_open(&self) -> Result<(), EngineError> {
+        match self.shared.intake() {
+            Some(intake) => intake.check_open(),
+            None => Err(EngineError::Unavailable { reason: BROKEN.into() }),
+        }
     }
 
     /// See [`crate::engine::Engine::end`].
     pub fn end(&self, session: &SessionId, revoked_for: Duration) -> Commit {
-        let Some(mut store) = self.shared.store.lock() else { return unavailable(BROKEN) };
+        let shared = &*self.shared;
         // A store that is being closed ends nothing: its readers come back.
-        if store.stop.is_some() {
-            return stopping(&store);
+        if let Err(refused) = self.check_open() {
+            return Commit::done(Err(refused));
         }
-        if self.shared.disk.is_some() {
+        if shared.disk.is_some() {
             let (waiter, commit) = oneshot::channel();
-            store.index.stage_end(session, revoked_for, waiter);
-            self.release(store);
-            return Commit::accepted(commit);
+            return match shared.index.stage_end(session, revoked_for, waiter) {
+                Err(refused) => Commit::done(Err(refused)),
+                Ok(()) => Commit::accepted(commit),
+            };
         }
-        store.index.end(session, revoked_for);
-        let commit = Commit::done(Ok(store.index.committed()));
-        self.release(store);
-        self.shared.hubs.end(&Address::Session(session.clone()), EndReason::SessionEnded);
+        let filled = shared.index.end(session, revoked_for);
+        let commit = Commit::done(Ok(shared.index.committed()));
+        shared.publish(filled);
+        shared.hubs.end(&Address::Session(session.clone()), EndReason::SessionEnded);
         commit
     }
 
     /// Resolves when what was changed just now is stored.
-    fn after_commit<E: From<EngineError>>(&self, store: &mut Store) -> Commit<E> {
-        let committed = store.index.committed();
-        let Some(writes) = store.index.writes() else { return Commit::done(Ok(committed)) };
+    fn after_commit<E: From<EngineError>>(&self) -> Commit<E> {
+        if self.shared.disk.is_none() {
+            return Commit::done(Ok(self.shared.index.committed()));
+        }
         let (waiter, commit) = oneshot::channel();
-        writes.waiters.push(waiter);
-        Commit::accepted(commit)
+        match self.shared.index.wait_for_writes(waiter) {
+            Ok(()) => Commit::accepted(commit),
+            Err(refused) => Commit::done(Err(refused.into())),
+        }
     }
 
     /// See [`crate::engine::Engine::confirm`]: what is known here is all there is.
@@ -314,7 +262,7 @@ impl Embedded {
 
     /// See [`crate::engine::Engine::waiting`].
     pub async fn waiting(&self, mailbox: &Address) -> usize {
-        self.shared.store.lock().map_or(0, |store| store.index.waiting(mailbox))
+        self.shared.index.waiting(mailbox)
     }
 
     /// See [`crate::engine::Engine::publish_volatile`].
@@ -331,7 +279,7 @@ impl Embedded {
         let (mut failures, mut granted) = (0, None);
         let budget = self.shared.hubs.budget();
         loop {
-            let plan = self.shared.store.lock().map(|store| store.index.read(address, after, limit));
+            let plan = self.shared.index.read(address, after, limit);
             let mut plan = plan.ok_or_else(|| EngineError::Unreadable { reason: BROKEN.into() })?;
             if let Err(missing) = plan.reserve(budget, granted.take()) {
                 // Nothing is held while it waits.
@@ -344,7 +292,7 @@ impl Embedded {
                 Some(access) if !on_disk.is_empty() => access.readers.fetch(on_disk).await,
                 _ => Ok(Vec::new()),
             };
-            let holds = |seq| self.shared.store.lock().is_some_and(|store| store.index.holds(address, seq));
+            let holds = |seq| self.shared.index.holds(address, seq);
             match fetched {
                 Ok(fetched) => {
                     if let Some(batch) = plan.into_batch(after, fetched, holds) {
@@ -365,26 +313,25 @@ impl Embedded {
 
     /// See [`crate::engine::Engine::trim`].
     pub fn trim(&self, address: &Address, through: Seq) {
-        let Some(mut store) = self.shared.store.lock() else { return };
-        store.index.trim(address, through);
-        store.index.forget_empty(&self.shared.hubs, EMPTY_LOGS, FORGET_ON_TRIM);
-        self.release(store);
+        let forget = (&self.shared.hubs, EMPTY_LOGS, FORGET_ON_TRIM);
+        let filled = self.shared.index.trim(address, through, forget);
+        self.shared.publish(filled);
     }
 
     /// See [`crate::engine::Engine::held_too_long`].
     #[must_use]
     pub fn held_too_long(&self, address: &Address, acknowledged: Seq) -> Seq {
-        self.shared.store.lock().map_or(Seq::START, |store| store.index.held_too_long(address, acknowledged))
+        self.shared.index.held_too_long(address, acknowledged)
     }
 
     /// See [`crate::engine::Engine::position`].
     pub async fn position(&self, address: &Address) -> Position {
-        self.shared.store.lock().map(|store| store.index.position(address)).unwrap_or_default()
+        self.shared.index.position(address)
     }
 
     /// See [`crate::engine::Engine::newest`].
     pub async fn newest(&self, _: &Address, _: Seq) -> Seq {
-        self.shared.newest()
+        self.shared.index.committed()
     }
 
     /// See [`crate::engine::Engine::origin`].
@@ -414,8 +361,10 @@ impl Embedded {
     /// See [`crate::engine::Engine::health`].
     #[must_use]
     pub fn health(&self) -> Health {
-        let storing: Vec<Arc<str>> = match self.shared.store.lock() {
-            Some(mut store) => store.failing.clone().into_iter().chain(store.index.failing()).collect(),
+        let storing: Vec<Arc<str>> = match self.shared.intake() {
+            Some(intake) => {
+                intake.failing.clone().into_iter().chain(self.shared.index.failing(&intake)).collect()
+            }
             None => vec![BROKEN.into()],
         };
         let stalled = self.shared.commits.stalled(Instant::now()).map(|taken| {
@@ -429,24 +378,23 @@ impl Embedded {
     /// See [`crate::engine::Engine::expire`].
     #[must_use]
     pub fn expire(&self) -> Expired {
-        let Some(mut store) = self.shared.store.lock() else { return Expired { messages: 0, more: false } };
-        store.index.forget_empty(&self.shared.hubs, EMPTY_LOGS, FORGET_SLICE);
-        let more = store.index.forget_ids() | (store.index.expire_slice(&self.shared.hubs) > 0);
-        let messages = store.index.take_expired();
-        self.release(store);
-        Expired { messages, more }
+        let (index, hubs) = (&self.shared.index, &self.shared.hubs);
+        index.forget_empty(hubs, EMPTY_LOGS, FORGET_SLICE);
+        let (expired, filled) = index.expire_slice(hubs);
+        let more = index.forget_ids() | (expired > 0);
+        self.shared.publish(filled);
+        Expired { messages: index.take_expired(), more }
     }
 
     /// Forgets all empty logs now, as if many others had become empty since.
     #[cfg(test)]
     pub(crate) fn forget_empty(&self) {
-        let mut store = self.shared.store.lock().expect("nothing has panicked");
-        store.index.forget_empty(&self.shared.hubs, 0, usize::MAX);
+        self.shared.index.forget_empty(&self.shared.hubs, 0, usize::MAX);
     }
 
     /// How many addresses cost memory.
     #[cfg(test)]
     pub(crate) fn logs(&self) -> usize {
-        self.shared.store.lock().expect("nothing has panicked").index.logs()
+        self.shared.index.logs()
     }
 }

@@ -216,6 +216,11 @@ impl RegistrationTable {
             && since.is_none_or(|since| known.is_some_and(|known| known.since == since))
     }
 
+    /// Whether nothing is known of any session.
+    pub(super) fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
     /// All that is known of a session, whether it is registered or not.
     pub(super) fn entry(&self, session: &SessionId) -> Option<&Registration> {
         self.sessions.get(session)

@@ -5,6 +5,9 @@
 //! Each thread has mailboxes of its own. It appends to one of them, takes the message as a reader does, and acknowledges it.
 //! What two threads wait for is what all mailboxes share. Seven rounds of one thread and of two, in turn. At level `os` each
 //! thread has 64 messages in flight, and one writer commits those of all threads.
+//!
+//! The rates need two cores that nothing else uses. The rest does not: the CPU that a message takes its thread, and how often
+//! a thread had to wait. Where two threads do not disturb each other, both are the same for one thread and for two.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,6 +41,43 @@ struct Mailbox {
 
 fn runtime() -> Runtime {
     Builder::new_current_thread().enable_time().build().expect("a runtime")
+}
+
+/// What threads have done.
+#[derive(Debug, Clone, Copy, Default)]
+struct Done {
+    messages: u64,
+    /// What the threads themselves used.
+    cpu: Duration,
+    /// How often they gave their core away, to wait.
+    waits: u64,
+}
+
+impl Done {
+    fn add(&mut self, other: Self) {
+        self.messages += other.messages;
+        self.cpu += other.cpu;
+        self.waits += other.waits;
+    }
+
+    fn text(&self) -> String {
+        let messages = self.messages as f64;
+        let cpu = self.cpu.as_secs_f64() * 1e6 / messages;
+        format!("{cpu:.2} µs of CPU and {:.4} waits a message", self.waits as f64 / messages)
+    }
+}
+
+/// How often this thread has waited so far.
+fn waits() -> u64 {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    line.and_then(|count| count.trim().parse().ok()).unwrap_or_default()
+}
+
+/// How long this thread has run so far.
+fn cpu() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).expect("a thread runs forwards")
 }
 
 struct Bench {
@@ -76,9 +116,10 @@ impl Bench {
         Append::new(address.clone(), self.message.clone(), Author::Anonymous)
     }
 
-    /// Sends and reads until it is told to stop. Returns how many messages.
-    fn work(&self, mailboxes: &mut [Mailbox], stop: &AtomicBool) -> u64 {
-        let (runtime, mut count, mut at) = (runtime(), 0, 0);
+    /// Sends and reads until it is told to stop.
+    fn work(&self, mailboxes: &mut [Mailbox], stop: &AtomicBool) -> Done {
+        let (runtime, mut messages, mut at) = (runtime(), 0, 0);
+        let begun = (cpu(), waits());
         while !stop.load(Ordering::Relaxed) {
             let group = at..(at + self.in_flight).min(mailboxes.len());
             at = if group.end == mailboxes.len() { 0 } else { group.end };
@@ -89,10 +130,10 @@ impl Bench {
                 let known = (&mut commit).now_or_never();
                 let seq = known.unwrap_or_else(|| runtime.block_on(commit)).expect("it is stored");
                 self.take(mailbox, seq);
-                count += 1;
+                messages += 1;
             }
         }
-        count
+        Done { messages, cpu: cpu() - begun.0, waits: waits() - begun.1 }
     }
 
     /// Takes a message that was published, and acknowledges it.
@@ -105,8 +146,8 @@ impl Bench {
         }
     }
 
-    /// Messages a second of so many threads together.
-    fn rate(&self, mailboxes: &mut [Vec<Mailbox>], time: Duration) -> f64 {
+    /// Messages a second of so many threads together. Adds what they have done.
+    fn rate(&self, mailboxes: &mut [Vec<Mailbox>], time: Duration, done: &mut Done) -> f64 {
         let (stop, start) = (AtomicBool::new(false), Barrier::new(mailboxes.len() + 1));
         std::thread::scope(|scope| {
             let work = |mailboxes: &mut Vec<Mailbox>| {
@@ -119,8 +160,10 @@ impl Bench {
             let begun = Instant::now();
             std::thread::sleep(time);
             stop.store(true, Ordering::Relaxed);
-            let count: u64 = threads.into_iter().map(|thread| thread.join().expect("no panic")).sum();
-            count as f64 / begun.elapsed().as_secs_f64()
+            let mut all = Done::default();
+            threads.into_iter().for_each(|thread| all.add(thread.join().expect("no panic")));
+            done.add(all);
+            all.messages as f64 / begun.elapsed().as_secs_f64()
         })
     }
 }
@@ -134,9 +177,10 @@ fn measure(level: &str, storage: &Storage, in_flight: usize, time: Duration) {
     let bench = Bench::new(storage, in_flight);
     let mut mailboxes: Vec<_> = (0..2).map(|thread| bench.mailboxes(thread)).collect();
     let (mut one, mut two, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let [mut of_one, mut of_two] = [Done::default(); 2];
     for _ in 0..ROUNDS {
-        one.push(bench.rate(&mut mailboxes[..1], time));
-        two.push(bench.rate(&mut mailboxes, time));
+        one.push(bench.rate(&mut mailboxes[..1], time, &mut of_one));
+        two.push(bench.rate(&mut mailboxes, time, &mut of_two));
         ratios.push(two[two.len() - 1] / one[one.len() - 1]);
     }
     let best = |rates: &[f64]| rates.iter().copied().fold(0.0, f64::max);
@@ -146,6 +190,7 @@ fn measure(level: &str, storage: &Storage, in_flight: usize, time: Duration) {
         best(&two),
         median(ratios)
     );
+    println!("{level}: one thread: {}; two: {}", of_one.text(), of_two.text());
 }
 
 fn main() {

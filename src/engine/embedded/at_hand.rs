@@ -7,7 +7,7 @@ impl Embedded {
     /// See [`crate::engine::Engine::read_at_hand`].
     #[must_use]
     pub fn read_at_hand(&self, address: &Address, after: Seq, limit: usize) -> Option<Batch> {
-        let mut plan = self.shared.store.lock()?.index.read(address, after, limit);
+        let mut plan = self.shared.index.read(address, after, limit)?;
         if !plan.on_disk().is_empty() || plan.reserve(self.shared.hubs.budget(), None).is_err() {
             return None;
         }

@@ -5,11 +5,8 @@
 
 use std::sync::Mutex;
 
-use crate::engine::embedded::index::Published;
-use crate::sync::lock;
-
-/// How many shards: as many as a number has bits.
-const SHARDS: usize = 64;
+use crate::engine::embedded::index::{Published, SHARDS};
+use crate::sync::{Padded, lock};
 
 /// So many messages of a shard are published without new memory.
 const KEPT: usize = 64;
@@ -18,32 +15,43 @@ const KEPT: usize = 64;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Filled(u64);
 
+const _: () = assert!(SHARDS == u64::BITS as usize, "each shard has a bit");
+
+impl Filled {
+    /// All shards.
+    #[cfg(test)]
+    pub(super) fn all() -> Self {
+        Self(u64::MAX)
+    }
+
+    /// The shards of both.
+    pub(super) fn and(self, Self(other): Self) -> Self {
+        Self(self.0 | other)
+    }
+}
+
 #[derive(Debug, Default)]
 struct Shard {
-    /// Taken before the store's lock. Holds what is being published.
+    /// Taken before the lock of a shard of the index. Holds what is being published.
     publishing: Mutex<Vec<Published>>,
-    /// In commit order. Taken below the store's lock.
+    /// In commit order. Taken below the lock of the same shard of the index.
     committed: Mutex<Vec<Published>>,
 }
 
 /// Messages that are committed and not published yet.
 #[derive(Debug)]
-pub(super) struct Outbox([Shard; SHARDS]);
+pub(super) struct Outbox(Box<[Padded<Shard>]>);
 
 impl Outbox {
     pub(super) fn new() -> Self {
-        Self(std::array::from_fn(|_| Shard::default()))
+        Self((0..SHARDS).map(|_| Padded::default()).collect())
     }
 
-    /// Adds messages in commit order: the caller holds the store's lock. Returns their shards.
-    pub(super) fn add(&self, committed: impl Iterator<Item = Published>) -> Filled {
-        let mut filled = 0;
-        for published in committed {
-            let shard = published.address.shard(SHARDS);
-            filled |= 1 << shard;
-            lock(&self.0[shard].committed).push(published);
-        }
-        Filled(filled)
+    /// Adds a message in commit order: the caller holds the lock of its address. Returns its shard.
+    pub(super) fn add(&self, committed: Published) -> Filled {
+        let shard = committed.address.shard(SHARDS);
+        lock(&self.0[shard].committed).push(committed);
+        Filled(1 << shard)
     }
 
     /// Publishes what these shards hold. Afterwards everything is published that was added to them before.
@@ -90,8 +98,8 @@ mod tests {
     #[test]
     fn each_address_is_published_in_its_order_and_once() {
         let outbox = Outbox::new();
-        let first = outbox.add([published("A", 1)].into_iter());
-        let second = outbox.add([published("A", 2), published("B", 3)].into_iter());
+        let first = outbox.add(published("A", 1));
+        let second = outbox.add(published("A", 2)).and(outbox.add(published("B", 3)));
         assert!(first != second);
         assert_eq!(publish(&outbox, first), [1, 2], "also what was added since");
         assert_eq!(publish(&outbox, second), [3]);
@@ -101,8 +109,7 @@ mod tests {
     #[test]
     fn who_publishes_waits_only_for_those_of_its_shard() {
         let outbox = Outbox::new();
-        let (a, b) =
-            (outbox.add([published("A", 1)].into_iter()), outbox.add([published("B", 2)].into_iter()));
+        let (a, b) = (outbox.add(published("A", 1)), outbox.add(published("B", 2)));
         // Nothing is waited for, though `A` is being published.
         outbox.publish(a, |_| assert_eq!(publish(&outbox, b), [2]));
     }

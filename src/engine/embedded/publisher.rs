@@ -2,7 +2,6 @@
 
 use crate::engine::arrivals::Arrivals;
 use crate::engine::embedded::index::{PlannedChange, Published};
-use crate::engine::embedded::outbox::{Filled, Outbox};
 use crate::engine::embedded::publish_queue::PublishQueue;
 use crate::hub::{EndReason, Hubs};
 use crate::message::Address;
@@ -12,23 +11,16 @@ use crate::message::Address;
 pub(super) struct Publisher {
     hubs: Hubs,
     arrivals: Arrivals,
-    /// Committed at level `memory` and not published yet.
-    pub(super) outbox: Outbox,
-    /// Committed at the other levels and not published yet.
+    /// Committed on the disk and not published yet.
     pub(super) queue: PublishQueue,
 }
 
 impl Publisher {
     pub(super) fn new(hubs: Hubs, arrivals: Arrivals) -> Self {
-        Self { hubs, arrivals, outbox: Outbox::new(), queue: PublishQueue::default() }
+        Self { hubs, arrivals, queue: PublishQueue::default() }
     }
 
-    /// Publishes what was committed at level `memory`.
-    pub(super) fn publish_outbox(&self, filled: Filled) {
-        self.outbox.publish(filled, |publications| self.publish(publications));
-    }
-
-    /// Publishes what was committed at the other levels, and tells who waits for it.
+    /// Publishes what was committed on the disk, and tells who waits for it.
     pub(super) fn publish_committed(&self) {
         self.queue.publish(|group| {
             self.publish(&group.publications);
@@ -38,7 +30,7 @@ impl Publisher {
     }
 
     /// Publishes committed messages. The caller does so in commit order.
-    fn publish(&self, publications: &[Published]) {
+    pub(super) fn publish(&self, publications: &[Published]) {
         for Published { address, publication, prev } in publications {
             debug_assert!(publication.seq() > Some(*prev), "seqs of one address are published in order");
             self.hubs.publish(address, publication, *prev);

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::*;
 use crate::clock::Clock;
-use crate::engine::{Bounds, QueueBounds, Registrar};
+use crate::engine::{Append, Bounds, QueueBounds, Registrar};
 use crate::hub::{HubEvent, Interest, Transport};
 use crate::message::{Author, Kind, Message, UserId};
 
@@ -37,10 +37,10 @@ fn message(to: &Address) -> Append {
     Append::new(to.clone(), message, Author::Anonymous)
 }
 
-/// Panics while the store is locked, as a defect there would.
+/// Panics while a part of the store is locked, as a defect there would.
 fn break_store(engine: &Embedded) {
     let broken = catch_unwind(AssertUnwindSafe(|| {
-        let _store = engine.shared.store.lock().unwrap();
+        let _shard = engine.shared.index.lock_for_test(&Address::Session(session("B")));
         panic!("a defect, for the test");
     }));
     assert!(broken.is_err());

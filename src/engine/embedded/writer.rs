@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 use crate::engine::EngineError;
 use crate::engine::embedded::disk::{CommitGroup, Disk};
 use crate::engine::embedded::files::Files;
-use crate::engine::embedded::index::{PlannedChange, Waiter};
+use crate::engine::embedded::index::{Intake, PlannedChange, Stop, Waiter, WriterState};
 use crate::engine::embedded::publish_queue::CommittedGroup;
 use crate::engine::embedded::running;
 use crate::engine::embedded::shared::Shared;
-use crate::engine::embedded::store::{Stop, Store, WriterState};
 
 mod backlog;
 mod clock_notes;
 mod explain;
 mod fill;
+mod group;
 mod ids;
 mod place;
 mod refusing;
@@ -31,6 +31,7 @@ use place::Place;
 /// Messages, and bytes of them, that are committed together at most.
 const MAX_MESSAGES: usize = 4096;
 const MAX_BYTES: usize = 4 << 20;
+const GROUP: (usize, usize) = (MAX_MESSAGES, MAX_BYTES);
 
 /// What is said after a panic of the writer, or of the task that publishes for it.
 pub(super) const DEFECT: &str = "the writer of the store has failed because of a defect";
@@ -76,6 +77,16 @@ struct Retry {
     queued: usize,
 }
 
+/// What is to be done, as what waits shows it.
+enum Next {
+    Take {
+        /// Whether what has left is deleted, too.
+        deletes_are_due: bool,
+    },
+    Idle,
+    Stop(Stop),
+}
+
 /// What the writer does next.
 enum Step {
     Commit(Box<CommitGroup>),
@@ -118,7 +129,7 @@ impl Writer {
                     self.check_place();
                     self.shrink(SHRINK_IDLE);
                     // Room may have been made elsewhere. Other failures end only with a successful commit.
-                    let failing = self.shared.store.lock().and_then(|store| store.failing.clone());
+                    let failing = self.shared.intake().and_then(|intake| intake.failing.clone());
                     if failing.as_deref() == Some(NO_SPACE) {
                         self.recovered();
                     }
@@ -133,24 +144,25 @@ impl Writer {
     /// Commits what is queued now, without waiting for more. Returns whether there was anything.
     pub fn turn(&mut self) -> bool {
         let shared = Arc::clone(&self.shared);
-        let Some(mut store) = shared.store.lock() else { return false };
-        let nothing = store.index.awaited() == 0
-            && !store.index.has_writes()
+        let Some(mut intake) = shared.intake() else { return false };
+        let nothing = intake.awaited() == 0
+            && !intake.has_writes()
             && self.deletes.is_empty()
             && !self.clock.has_moved(&self.shared.clock);
-        if store.stop == Some(Stop::AtOnce) || nothing {
+        if intake.stop == Some(Stop::AtOnce) || nothing {
             return false;
         }
-        let group = self.take(&mut store, true);
-        drop(store);
+        let taken = shared.index.take(&mut intake, GROUP, true);
+        drop(intake);
+        let group = self.group(taken, true);
         self.commit(group);
         true
     }
 
     /// Writes what is left and closes the store, or leaves it as it is if it was abandoned.
     pub fn finish(mut self) {
-        let how = match self.shared.store.lock() {
-            Some(mut store) => *store.stop.get_or_insert(Stop::InOrder),
+        let how = match self.shared.intake() {
+            Some(mut intake) => *intake.stop.get_or_insert(Stop::InOrder),
             None => Stop::AtOnce,
         };
         if how == Stop::InOrder {
@@ -162,30 +174,36 @@ impl Writer {
     /// Waits for something to do.
     fn wait(&mut self) -> Step {
         let shared = Arc::clone(&self.shared);
-        let Some(mut store) = shared.store.lock() else { return Step::Stop(Stop::AtOnce) };
+        let Some(mut intake) = shared.intake() else { return Step::Stop(Stop::AtOnce) };
         loop {
-            let (wait, asleep) = match self.next(&mut store) {
-                ControlFlow::Break(step) => return step,
+            let (wait, asleep) = match self.next(&mut intake) {
+                ControlFlow::Break(Next::Take { deletes_are_due }) => {
+                    let taken = shared.index.take(&mut intake, GROUP, deletes_are_due);
+                    drop(intake);
+                    return Step::Commit(Box::new(self.group(taken, deletes_are_due)));
+                }
+                ControlFlow::Break(Next::Idle) => return Step::Idle,
+                ControlFlow::Break(Next::Stop(how)) => return Step::Stop(how),
                 ControlFlow::Continue(sleep) => sleep,
             };
-            store.writer = asleep;
-            let Some((guard, timed_out)) = shared.store.wait(store, &shared.work, wait) else {
+            intake.writer = asleep;
+            let Some((guard, timed_out)) = shared.index.intake.wait(intake, wait) else {
                 return Step::Stop(Stop::AtOnce);
             };
-            store = guard;
-            store.writer = WriterState::Awake;
+            intake = guard;
+            intake.writer = WriterState::Awake;
             self.may_shrink |= timed_out && asleep == WriterState::Idle;
         }
     }
 
     /// What is to be done now, or how long to sleep, and how.
-    fn next(&mut self, store: &mut Store) -> ControlFlow<Step, (Duration, WriterState)> {
-        if store.stop == Some(Stop::AtOnce) {
-            return ControlFlow::Break(Step::Stop(Stop::AtOnce));
+    fn next(&mut self, intake: &mut Intake) -> ControlFlow<Next, (Duration, WriterState)> {
+        if intake.stop == Some(Stop::AtOnce) {
+            return ControlFlow::Break(Next::Stop(Stop::AtOnce));
         }
-        let writes = store.index.has_writes() || !self.deletes.is_empty();
-        let queued = store.index.awaited();
-        let stopping = store.stop.is_some();
+        let writes = intake.has_writes() || !self.deletes.is_empty();
+        let queued = intake.awaited();
+        let stopping = intake.stop.is_some();
         let now = Instant::now();
         if let Some(Retry { at, queued: before }) = self.retry {
             if now < at && queued <= before && !stopping {
@@ -193,18 +211,18 @@ impl Writer {
             }
             if stopping && now < at && (queued > 0 || writes) {
                 // It cannot be written, and there is no time to wait.
-                return ControlFlow::Break(Step::Stop(Stop::InOrder));
+                return ControlFlow::Break(Next::Stop(Stop::InOrder));
             }
         }
         if self.retry.is_none()
             && !stopping
-            && !store.index.queue_is_half_full()
-            && let Some((left, full)) = self.fill.wait(store.index.queued(), now)
+            && !intake.queue_is_half_full()
+            && let Some((left, full)) = self.fill.wait(intake.queued(), now)
         {
             return ControlFlow::Continue((left, WriterState::Filling(full)));
         }
         let linger = if writes && self.retry.is_none() && !stopping {
-            self.deletes.linger(now, store.index.writes().as_deref())
+            self.deletes.linger(now, intake.noted_deletes())
         } else {
             Duration::ZERO
         };
@@ -212,41 +230,14 @@ impl Writer {
             return ControlFlow::Continue((linger, WriterState::Holding));
         }
         if queued > 0 || writes || self.clock.has_moved(&self.shared.clock) {
-            let group = self.take(store, linger.is_zero());
-            return ControlFlow::Break(Step::Commit(Box::new(group)));
+            return ControlFlow::Break(Next::Take { deletes_are_due: linger.is_zero() });
         }
         if stopping {
-            return ControlFlow::Break(Step::Stop(Stop::InOrder));
+            return ControlFlow::Break(Next::Stop(Stop::InOrder));
         }
         match self.may_shrink {
-            true => ControlFlow::Break(Step::Idle),
+            true => ControlFlow::Break(Next::Idle),
             false => ControlFlow::Continue((SHRINK_EVERY, WriterState::Idle)),
-        }
-    }
-
-    /// Takes what the next commit writes; deletions only if they are due.
-    fn take(&mut self, store: &mut Store, deletes_are_due: bool) -> CommitGroup {
-        let appends = store.index.take(MAX_MESSAGES, MAX_BYTES);
-        self.shared.copy_counters(store);
-        let committed = store.index.committed();
-        let through = appends.last().map_or(committed, |last| last.seq);
-        let writes = store.index.writes().map(|writes| writes.take(deletes_are_due)).unwrap_or_default();
-        self.deletes.add(writes.deletes);
-        let deletes = if deletes_are_due { self.deletes.next(appends.len(), through) } else { Vec::new() };
-        CommitGroup {
-            deletes,
-            appends,
-            floors: writes.floors.into_iter().collect(),
-            registrations: writes.registrations.into_iter().collect(),
-            waiters: writes.waiters,
-            changes: store.index.begin_changes(&self.shared.hubs, through),
-            newest: through.max(committed),
-            forgotten: store.index.forgotten(),
-            now: self.shared.clock.now(),
-            until: store.index.expiry(self.window),
-            remembered: store.index.remembered_ids(),
-            cleaned: Vec::new(),
-            clock: self.clock.due(&self.shared.clock),
         }
     }
 
@@ -264,12 +255,12 @@ impl Writer {
         self.shared.commits.begin();
         self.try_commit(group);
         self.shared.commits.end();
-        let Some(mut store) = self.shared.store.lock() else { return };
+        let Some(mut intake) = self.shared.intake() else { return };
         if has_changes {
-            store.index.changes_done();
+            intake.changes_done();
         }
-        let queued = store.index.queued().min(MAX_MESSAGES - messages);
-        drop(store);
+        let queued = intake.queued().min(MAX_MESSAGES - messages);
+        drop(intake);
         let now = Instant::now();
         self.fill.committed(messages, queued, now - begun, now);
     }
@@ -310,12 +301,13 @@ impl Writer {
         self.deletes.written(&group.deletes);
         self.clock.written(group.clock);
         let shared = Arc::clone(&self.shared);
-        // Without a store there are no waiters: see `StoreLock`.
-        let Some(mut store) = shared.store.lock() else { return };
-        let (publications, senders) = shared.commit(&mut store, group.appends);
-        store.index.apply_changes(&group.changes, &shared.hubs);
-        shared.copy_counters(&store);
-        drop(store);
+        let mut publications = Vec::with_capacity(group.appends.len());
+        let senders = shared.index.commit(group.appends, &mut publications);
+        shared.index.apply_changes(&group.changes, &shared.hubs);
+        // In a store that is broken, all that is certain is what the disk has: its waiters are told by their absence.
+        if shared.intake().is_none() {
+            return;
+        }
         let CommitGroup { changes, waiters: others, newest, .. } = group;
         let committed = CommittedGroup { publications, changes, senders, others, newest };
         if !shared.publisher.queue.add(committed) {
@@ -327,11 +319,11 @@ impl Writer {
     /// A commit succeeded or there may be room again: if there is room, the store works again.
     fn recovered(&mut self) {
         let shared = Arc::clone(&self.shared);
-        let was_failing = shared.store.lock().is_some_and(|store| store.failing.is_some());
+        let was_failing = shared.intake().is_some_and(|intake| intake.failing.is_some());
         if was_failing && self.has_room() {
             self.retry = None;
-            if let Some(mut store) = shared.store.lock() {
-                store.failing = None;
+            if let Some(mut intake) = shared.intake() {
+                intake.failing = None;
             }
             tracing::info!("the store takes messages again");
         }
@@ -354,7 +346,7 @@ impl Writer {
         if how == Stop::AtOnce {
             return;
         }
-        let waiters = self.shared.store.lock().map(|mut store| store.index.give_up());
+        let waiters = self.shared.intake().map(|mut intake| intake.give_up());
         fail(waiters.unwrap_or_default(), &"the server is stopping".into());
         let ended = running::ending(&self.files, disk.durability())
             .and_then(|()| disk.close(self.shared.clock.reading()).map_err(std::io::Error::other))
@@ -368,11 +360,11 @@ impl Writer {
 /// Nothing is written any more: refuses what waits, and tells that the store cannot go on.
 pub(super) fn stop_for_good(shared: &Shared, reason: &str) {
     let reason: Arc<str> = reason.into();
-    if let Some(mut store) = shared.store.lock() {
-        store.stop = Some(Stop::AtOnce);
-        store.failing = Some(Arc::clone(&reason));
-        let waiters = store.index.give_up();
-        drop(store);
+    if let Some(mut intake) = shared.intake() {
+        intake.stop = Some(Stop::AtOnce);
+        intake.failing = Some(Arc::clone(&reason));
+        let waiters = intake.give_up();
+        drop(intake);
         fail(waiters, &reason);
     }
     shared.fatal.declare(&reason);

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
+use crate::engine::embedded::index::Stop;
 use crate::engine::embedded::shared::Shared;
-use crate::engine::embedded::store::Stop;
 use crate::sync::lock;
 
 /// Ends the writer when dropped, and waits for it.
@@ -28,13 +28,13 @@ impl WriterThread {
 
     /// Ends the thread, and waits for it. Afterwards everything is published that was committed.
     pub(super) fn stop(&self, how: Stop) {
-        if let Some(mut store) = self.shared.store.lock() {
+        if let Some(mut intake) = self.shared.intake() {
             match how {
-                Stop::InOrder => drop(store.stop.get_or_insert(how)),
-                Stop::AtOnce => store.stop = Some(how),
+                Stop::InOrder => drop(intake.stop.get_or_insert(how)),
+                Stop::AtOnce => intake.stop = Some(how),
             }
         }
-        self.shared.work.notify_all();
+        self.shared.index.intake.wake();
         // Poison is ignored: taking the handle is one step.
         let thread = lock(&self.thread).take();
         if let Some(thread) = thread

@@ -46,7 +46,7 @@ impl Dedup {
         }
     }
 
-    /// Forgets expired ids, and those beyond the limits: at most so many, since the caller holds the store's lock. Returns
+    /// Forgets expired ids, and those beyond the limits: at most so many, since other senders wait meanwhile. Returns
     /// whether there are more.
     pub(crate) fn forget(&mut self, now: u64, most: usize) -> bool {
         for _ in 0..most {

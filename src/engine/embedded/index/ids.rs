@@ -14,12 +14,13 @@ impl Index {
     /// # Errors
     /// `IdReused`: it was another message.
     pub(super) fn sent_before(
-        &mut self,
+        &self,
         address: &Address,
         id: Option<SendId>,
     ) -> Result<Option<Seq>, EngineError> {
         let Some(id) = id else { return Ok(None) };
-        match self.dedup.get(id, self.clock.now()) {
+        let known = self.dedup.lock().get(id, self.clock.now());
+        match known {
             // It was for an earlier owner of the mailbox, and is deleted.
             Some((seq, _)) if self.is_from_before(address, seq) => Ok(None),
             Some((_, SameContent(false))) => {
@@ -31,22 +32,22 @@ impl Index {
 
     /// Whether a message was stored before the present owner of a mailbox had it.
     fn is_from_before(&self, address: &Address, seq: Seq) -> bool {
-        let known = address.session().and_then(|session| self.sessions.entry(session));
-        known.is_some_and(|known| seq <= known.since)
+        self.sessions.since(address).is_some_and(|since| seq <= since)
     }
 
     /// Forgets ids that are over, at most [`FORGET_IDS`]. Returns whether there are more.
-    pub(crate) fn forget_ids(&mut self) -> bool {
-        self.dedup.forget(self.clock.now(), FORGET_IDS)
+    pub(in crate::engine::embedded) fn forget_ids(&self) -> bool {
+        self.dedup.lock().forget(self.clock.now(), FORGET_IDS)
     }
 
     /// How many ids are remembered.
-    pub(crate) fn remembered_ids(&self) -> usize {
-        self.dedup.len()
+    pub(in crate::engine::embedded) fn remembered_ids(&self) -> usize {
+        self.dedup.lock().len()
     }
 
-    /// Whether this id of a message is remembered.
-    pub(crate) fn remembers(&self, key: DedupKey, seq: Seq) -> bool {
-        self.dedup.remembers(key, seq)
+    /// Looks whether ids of messages are remembered, as `look` asks.
+    pub(in crate::engine::embedded) fn remembers(&self, look: impl FnOnce(&dyn Fn(DedupKey, Seq) -> bool)) {
+        let dedup = self.dedup.lock();
+        look(&|key, seq| dedup.remembers(key, seq));
     }
 }

@@ -1,25 +1,28 @@
-//! The logs of all addresses, and what is derived from them: totals, holes, the next expiry, empty logs.
+//! The logs of the addresses of one shard, and what is derived from them: holes, the next expiry, empty logs.
 
 #[cfg(test)]
 use std::collections::HashMap;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::engine::embedded::index::address_log::{AddressLog, Holes, LogEntry};
 use crate::engine::embedded::index::expiry::{ExpiryIndex, NEVER};
-use crate::engine::embedded::index::payers::{PayerId, Payers};
+#[cfg(test)]
+use crate::engine::embedded::index::payers::PayerId;
 use crate::engine::embedded::index::pending_writes::Floor;
 use crate::engine::embedded::index::tallies::{charge, discharge, drop_needless_tally};
 #[cfg(test)]
 use crate::engine::embedded::index::tallies::{is_tallied, tally_of};
+use crate::engine::embedded::index::totals::Totals;
 use crate::engine::{Bounds, Position, Usage};
-use crate::message::{Address, SenderName, Seq};
+use crate::message::{Address, Seq};
 use crate::sync::shrink;
 use crate::table::Table;
 
-/// The logs of all addresses.
+/// The logs of the addresses of one shard.
 ///
-/// Invariants: `bytes` and `messages` are the sums over all logs, and `payers` those for each author; every empty log is
-/// listed in `empty`. Histories have a tally of their authors, and so have mailboxes beyond `tallied`, so that the small
+/// Invariants: `totals` has the sums over the logs of all shards, and those for each author, from the reservation of a
+/// message on; every empty log is listed in `empty`. Histories have a tally of their authors, and so have mailboxes beyond `tallied`, so that the small
 /// ones cost nothing.
 #[derive(Debug, Default)]
 pub(super) struct AddressLogs {
@@ -30,9 +33,7 @@ pub(super) struct AddressLogs {
     empty: VecDeque<Address>,
     /// No log that was forgotten reached beyond this.
     forgotten: Seq,
-    bytes: usize,
-    messages: usize,
-    payers: Payers,
+    totals: Arc<Totals>,
     /// What a mailbox holds from which on a share of it counts.
     tallied: Usage,
 }
@@ -40,8 +41,8 @@ pub(super) struct AddressLogs {
 impl AddressLogs {
     /// No logs. Everything up to `forgotten` may have been stored and forgotten. A share of a mailbox counts once the
     /// mailbox holds more than `tallied`.
-    pub(super) fn new(forgotten: Seq, tallied: Usage) -> Self {
-        Self { forgotten, tallied, ..Self::default() }
+    pub(super) fn new(forgotten: Seq, tallied: Usage, totals: Arc<Totals>) -> Self {
+        Self { forgotten, tallied, totals, ..Self::default() }
     }
 
     pub(super) fn get(&self, address: &Address) -> Option<&AddressLog> {
@@ -52,25 +53,9 @@ impl AddressLogs {
         &self.holes
     }
 
-    /// Bytes of all stored messages.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// The authors that have stored messages.
-    pub(super) fn payers(&self) -> &Payers {
-        &self.payers
-    }
-
-    /// The id of an author that is going to have a message: [`Self::push`] or [`Self::restore`] must follow.
-    pub(super) fn enter(&mut self, payer: Option<&SenderName>) -> PayerId {
-        payer.map(|name| self.payers.enter(name)).unwrap_or_default()
-    }
-
-    /// Forgets an author that was entered and has no message.
-    pub(super) fn leave(&mut self, payer: PayerId) {
-        self.payers.add(payer, 0);
-        self.payers.remove(payer, 0);
+    #[cfg(test)]
+    pub(super) fn totals(&self) -> &Totals {
+        &self.totals
     }
 
     /// How many addresses have a log.
@@ -88,24 +73,33 @@ impl AddressLogs {
         self.forgotten = self.forgotten.max(seq);
     }
 
-    /// Appends an entry to the log of an address and returns the seq before it.
-    pub(super) fn push(&mut self, address: &Address, entry: LogEntry) -> Seq {
+    /// Appends an entry to the log of an address, for which room was reserved. `make` makes it, from the seq before it.
+    ///
+    /// # Errors
+    /// Those of `make`: then nothing is changed.
+    pub(super) fn push<E>(
+        &mut self,
+        address: &Address,
+        make: impl FnOnce(Seq) -> Result<LogEntry, E>,
+    ) -> Result<(), E> {
         // Only the first message of a log costs a copy of its name.
-        let log = match self.logs.get_mut(address) {
-            Some(log) => log,
+        let (log, entry) = match self.logs.get_mut(address) {
+            Some(log) => {
+                let entry = make(log.last())?;
+                (log, entry)
+            }
             None => {
                 let new = AddressLog::after_forgotten(self.forgotten);
-                self.logs.entry(address.clone()).or_insert(new)
+                let entry = make(new.last())?;
+                (self.logs.entry(address.clone()).or_insert(new), entry)
             }
         };
-        let prev = log.push(entry, &mut self.holes);
-        charge(&mut self.payers, log, address, &entry, self.tallied);
+        log.push(entry, &mut self.holes);
+        charge(&self.totals, log, address, &entry, self.tallied);
         if entry.expires_at < log.due {
             self.expiry.reschedule(address, &mut log.due, entry.expires_at);
         }
-        self.bytes += entry.bytes as usize;
-        self.messages += 1;
-        prev
+        Ok(())
     }
 
     /// A message is committed. Returns the newest seq committed at its address before, and the log's floor.
@@ -177,11 +171,10 @@ impl AddressLogs {
         let log = self.logs.get_mut(address)?;
         let removed = remove(log, &mut self.holes)?;
         for entry in &removed {
-            discharge(&mut self.payers, log, address, entry);
+            discharge(&self.totals, log, address, entry);
         }
         drop_needless_tally(log, address, self.tallied);
-        self.messages -= removed.len();
-        self.bytes -= removed.iter().map(|entry| entry.bytes as usize).sum::<usize>();
+        self.totals.release_bytes(removed.iter().map(|entry| entry.bytes as usize).sum());
         Some(removed)
     }
 
@@ -199,7 +192,7 @@ impl AddressLogs {
 
     /// Forgets the longest empty logs beyond `keep`, except those that someone reads.
     ///
-    /// Looks at `most_looks` logs only, because the caller holds the store's lock.
+    /// Looks at `most_looks` logs only, because the caller holds the shard's lock.
     pub(super) fn forget_empty(
         &mut self,
         keep: usize,
@@ -264,10 +257,8 @@ impl AddressLogs {
         };
         let is_waiting = log.restore(entry, prev, &mut self.holes);
         if is_waiting {
-            charge(&mut self.payers, log, address, &entry, self.tallied);
+            charge(&self.totals, log, address, &entry, self.tallied);
             log.due = log.due.min(entry.expires_at);
-            self.bytes += entry.bytes as usize;
-            self.messages += 1;
         }
         is_waiting
     }
@@ -293,13 +284,12 @@ impl AddressLogs {
         self.expiry = ExpiryIndex::of(due);
     }
 
-    /// Panics unless totals, holes, due times and the list of empty logs agree with the logs.
+    /// Panics unless holes, due times and the list of empty logs agree with the logs.
     #[cfg(test)]
     pub(super) fn assert_consistent(&self) {
         let entries = || self.logs.values().flat_map(AddressLog::entries);
-        assert_eq!(self.messages, entries().count());
-        assert_eq!(self.bytes, entries().map(|entry| entry.bytes as usize).sum::<usize>());
-        assert_eq!(self.bytes, self.logs.values().map(AddressLog::bytes).sum::<usize>());
+        let bytes = entries().map(|entry| entry.bytes as usize).sum::<usize>();
+        assert_eq!(bytes, self.logs.values().map(AddressLog::bytes).sum::<usize>());
         assert_eq!(self.holes.len(), entries().filter(|entry| self.holes.before(entry).is_some()).count());
         let mut listed = 0;
         for (address, log) in &self.logs {
@@ -312,13 +302,12 @@ impl AddressLogs {
             assert!(!log.listed || self.empty.contains(address), "{address}");
         }
         assert_eq!(listed, self.expiry.len(), "every due time belongs to a log");
-        self.assert_paid();
     }
 
-    /// Panics unless the authors and the tallies agree with the logs.
+    /// Adds the bytes of this shard, and what each author has in it. Panics unless the tallies agree with the logs.
     #[cfg(test)]
-    fn assert_paid(&self) {
-        let mut paid = HashMap::<PayerId, (Usage, usize)>::new();
+    pub(super) fn count(&self, bytes: &mut usize, paid: &mut HashMap<PayerId, (Usage, usize)>) {
+        *bytes += self.logs.values().map(AddressLog::bytes).sum::<usize>();
         for (address, log) in &self.logs {
             let here = tally_of(log);
             for entry in log.entries() {
@@ -338,8 +327,6 @@ impl AddressLogs {
                 ),
             }
         }
-        paid.remove(&PayerId::NONE);
-        assert_eq!(self.payers.all(), paid);
     }
 }
 
@@ -356,10 +343,21 @@ mod tests {
         LogEntry::new(Seq(seq), expires_at, 10)
     }
 
+    /// Reserves room for an entry and pushes it. Returns the seq before it.
+    fn push(logs: &mut AddressLogs, address: &Address, entry: LogEntry) -> Seq {
+        logs.totals().add(entry.bytes as usize, None);
+        let mut before = Seq::START;
+        let Ok(()) = logs.push(address, |prev| {
+            before = prev;
+            Ok::<_, std::convert::Infallible>(entry)
+        });
+        before
+    }
+
     fn three() -> AddressLogs {
-        let mut logs = AddressLogs::new(Seq(1), Usage::default());
+        let mut logs = AddressLogs::new(Seq(1), Usage::default(), Arc::default());
         for (name, seq, expires_at) in [("a", 2, 30), ("b", 3, 20), ("a", 4, 10)] {
-            logs.push(&mailbox(name), entry(seq, expires_at));
+            push(&mut logs, &mailbox(name), entry(seq, expires_at));
         }
         logs.assert_consistent();
         logs
@@ -368,14 +366,21 @@ mod tests {
     #[test]
     fn totals_follow_what_comes_and_goes() {
         let mut logs = three();
-        assert_eq!((logs.bytes(), logs.messages), (30, 3));
+        assert_eq!(logs.totals().bytes(), 30);
         assert_eq!(logs.trim(&mailbox("a"), Seq(3)).map(|removed| removed.len()), Some(1));
         assert_eq!(logs.trim(&mailbox("a"), Seq(3)), None);
         logs.assert_consistent();
         assert!(logs.remove(&mailbox("b"), Seq(3)).is_some());
         assert!(logs.list_if_empty(&mailbox("b")));
         logs.assert_consistent();
-        assert_eq!((logs.bytes(), logs.messages), (10, 1));
+        assert_eq!(logs.totals().bytes(), 10);
+    }
+
+    #[test]
+    fn an_entry_that_is_refused_leaves_nothing() {
+        let mut logs = AddressLogs::new(Seq(1), Usage::default(), Arc::default());
+        assert_eq!(logs.push(&mailbox("a"), Err), Err(Seq(1)));
+        assert_eq!(logs.len(), 0);
     }
 
     #[test]
@@ -397,7 +402,7 @@ mod tests {
         let mut logs = three();
         logs.trim(&mailbox("b"), Seq(3));
         assert!(logs.list_if_empty(&mailbox("b")));
-        assert_eq!(logs.push(&mailbox("b"), entry(5, 25)), Seq(3));
+        assert_eq!(push(&mut logs, &mailbox("b"), entry(5, 25)), Seq(3));
         logs.trim(&mailbox("b"), Seq(5));
         logs.list_if_empty(&mailbox("b"));
         logs.assert_consistent();
@@ -405,7 +410,7 @@ mod tests {
         assert_eq!(logs.expire_next(10, Seq(5)).unwrap().1.len(), 1, "a");
         assert_eq!(logs.expire_next(20, Seq(5)).unwrap(), (mailbox("b"), vec![]));
         assert!(logs.expire_next(29, Seq(5)).is_none());
-        logs.push(&mailbox("b"), entry(6, 40));
+        push(&mut logs, &mailbox("b"), entry(6, 40));
         logs.trim(&mailbox("b"), Seq(6));
         logs.list_if_empty(&mailbox("b"));
         logs.forget_empty(0, 9, |_| false);
@@ -438,7 +443,7 @@ mod tests {
         logs.assert_consistent();
         assert_eq!(logs.len(), 1, "it is read");
         // A new log continues above what was forgotten.
-        assert_eq!(logs.push(&mailbox("a"), entry(9, 50)), Seq(4));
+        assert_eq!(push(&mut logs, &mailbox("a"), entry(9, 50)), Seq(4));
         logs.assert_consistent();
     }
 
@@ -447,7 +452,7 @@ mod tests {
         let mut logs = three();
         logs.trim(&mailbox("b"), Seq(3));
         logs.list_if_empty(&mailbox("b"));
-        logs.push(&mailbox("b"), entry(5, 50));
+        push(&mut logs, &mailbox("b"), entry(5, 50));
         logs.forget_empty(0, 9, |_| false);
         assert_eq!(logs.get(&mailbox("b")).unwrap().entries().len(), 1);
         logs.trim(&mailbox("b"), Seq(5));
@@ -457,8 +462,9 @@ mod tests {
 
     #[test]
     fn restored_logs_are_listed_by_expiry_or_as_empty() {
-        let mut logs = AddressLogs::new(Seq::START, Usage::default());
+        let mut logs = AddressLogs::new(Seq::START, Usage::default(), Arc::default());
         logs.restore_floor(&mailbox("a"), Floor { floor: Seq(4), expired: Seq(2) });
+        logs.totals().add(20, None);
         assert!(logs.restore(&mailbox("b"), entry(5, 50), Seq::START));
         assert!(!logs.restore(&mailbox("a"), entry(3, 50), Seq::START), "below the floor");
         assert!(logs.restore(&mailbox("b"), entry(6, 20), Seq(5)));

@@ -9,8 +9,19 @@ use crate::message::{Address, Publication, Seq};
 pub(crate) enum Appended {
     /// It has this new seq.
     New(Seq),
-    /// The same message was appended before, with this seq.
+    /// The same message was appended before, with this seq, and is committed.
     Known(Seq),
+    /// The same message was appended before, with this seq. The waiter is told when it is committed.
+    Repeat(Seq),
+}
+
+impl Appended {
+    /// The seq that the message has.
+    pub(crate) fn seq(self) -> Seq {
+        match self {
+            Self::New(seq) | Self::Known(seq) | Self::Repeat(seq) => seq,
+        }
+    }
 }
 
 /// A committed message on its way to the hubs.

@@ -52,14 +52,18 @@ impl Payers {
         self.ids.get(name).copied().unwrap_or_default()
     }
 
-    /// The id of an author that is going to have a message: [`Self::add`] must follow.
-    pub(super) fn enter(&mut self, name: &SenderName) -> PayerId {
-        if let Some(id) = self.ids.get(name) {
-            return *id;
+    /// An author has one more message, of so many bytes.
+    pub(super) fn enter(&mut self, name: &SenderName, bytes: usize) -> PayerId {
+        let known = self.ids.get(name).copied();
+        let id = known.unwrap_or_else(|| self.unused());
+        if known.is_none() {
+            self.ids.insert(name.clone(), id);
+            self.payers.insert(id, Payer { name: name.clone(), usage: Usage::default(), topics: 0 });
         }
-        let id = self.unused();
-        self.ids.insert(name.clone(), id);
-        self.payers.insert(id, Payer { name: name.clone(), usage: Usage::default(), topics: 0 });
+        if let Some(payer) = self.payers.get_mut(&id) {
+            payer.usage.messages += 1;
+            payer.usage.bytes += bytes;
+        }
         id
     }
 
@@ -82,14 +86,6 @@ impl Payers {
     /// In how many histories an author has messages.
     pub(super) fn topics(&self, id: PayerId) -> usize {
         self.payers.get(&id).map_or(0, |payer| payer.topics)
-    }
-
-    /// An author has one more message.
-    pub(super) fn add(&mut self, id: PayerId, bytes: usize) {
-        if let Some(payer) = self.payers.get_mut(&id) {
-            payer.usage.messages += 1;
-            payer.usage.bytes += bytes;
-        }
     }
 
     /// An author has one message less. Without messages it is forgotten.
@@ -189,10 +185,8 @@ mod tests {
     fn an_author_is_known_as_long_as_it_has_messages() {
         let mut payers = Payers::default();
         assert_eq!(payers.find(&name("ann")), PayerId::NONE);
-        let ann = payers.enter(&name("ann"));
-        payers.add(ann, 10);
-        assert_eq!((payers.enter(&name("ann")), payers.find(&name("ann"))), (ann, ann));
-        payers.add(ann, 5);
+        let ann = payers.enter(&name("ann"), 10);
+        assert_eq!((payers.enter(&name("ann"), 5), payers.find(&name("ann"))), (ann, ann));
         assert_eq!(payers.usage(ann), Usage { messages: 2, bytes: 15 });
         payers.remove(ann, 10);
         payers.remove(ann, 5);
@@ -202,7 +196,6 @@ mod tests {
     #[test]
     fn nobody_has_nothing() {
         let mut payers = Payers::default();
-        payers.add(PayerId::NONE, 10);
         payers.enter_topic(PayerId::NONE);
         payers.remove(PayerId::NONE, 10);
         assert_eq!((payers.usage(PayerId::NONE), payers.topics(PayerId::NONE)), (Usage::default(), 0));
@@ -213,7 +206,7 @@ mod tests {
     #[test]
     fn ids_in_use_are_not_given_again() {
         let mut payers = Payers { last: (1 << PayerId::BITS) - 2, ..Payers::default() };
-        let ids = ["a", "b", "c"].map(|author| payers.enter(&name(author)));
+        let ids = ["a", "b", "c"].map(|author| payers.enter(&name(author), 1));
         assert_eq!(ids.map(PayerId::to_bits), [(1 << PayerId::BITS) - 1, 1, 2]);
     }
 

@@ -26,9 +26,11 @@ pub(crate) struct PendingDelete {
 /// Changes that the next commits write.
 #[derive(Debug, Default)]
 pub(crate) struct PendingWrites {
+    /// Those that go with a receipt: the shards have the others.
     pub(crate) deletes: Vec<PendingDelete>,
     /// Whether a receipt goes with one of them.
     pub(crate) has_receipts: bool,
+    /// Those that were not written when they were due. The shards have newer ones.
     pub(crate) floors: Table<Address, Floor>,
     /// Registrations that changed; `None` for one that is no more.
     pub(crate) registrations: Table<SessionId, Option<Registration>>,
@@ -56,16 +58,6 @@ impl PendingWrites {
         let (registrations, waiters) =
             (std::mem::take(&mut self.registrations), std::mem::take(&mut self.waiters));
         Self { registrations, waiters, ..Self::default() }
-    }
-
-    /// Notes a floor. If there are too many, all are dropped: returns the highest seq that they covered.
-    pub(super) fn note_floor(&mut self, address: &Address, floor: Floor) -> Option<Seq> {
-        self.floors.insert(address.clone(), floor);
-        // Only a disk that takes nothing for long lets it come to this.
-        (self.floors.len() > MAX_FLOORS).then(|| {
-            let highest = self.floors.drain().map(|(_, floor)| floor.floor.max(floor.expired)).max();
-            highest.unwrap_or_default()
-        })
     }
 
     /// Takes back what could not be written. What has changed again since then wins.
@@ -100,7 +92,7 @@ mod tests {
         let mut writes = PendingWrites::default();
         assert!(writes.is_empty());
         let session = SessionId::new("s").unwrap();
-        writes.note_floor(&mailbox(1), floor(9));
+        writes.floors.insert(mailbox(1), floor(9));
         writes.requeue([(mailbox(1), floor(5)), (mailbox(2), floor(6))], [(session.clone(), None)]);
         assert_eq!((writes.floors[&mailbox(1)], writes.floors[&mailbox(2)]), (floor(9), floor(6)));
         assert_eq!(writes.registrations[&session], None);
@@ -111,7 +103,7 @@ mod tests {
     fn floors_are_written_with_the_deletions_that_they_stand_for() {
         let mut writes = PendingWrites::default();
         writes.note_delete(Seq(3), Seq::START);
-        writes.note_floor(&mailbox(1), floor(3));
+        writes.floors.insert(mailbox(1), floor(3));
         writes.registrations.insert(SessionId::new("s").unwrap(), None);
         let taken = writes.take(false);
         assert_eq!((taken.deletes.len(), taken.floors.len(), taken.registrations.len()), (0, 0, 1));
@@ -119,16 +111,5 @@ mod tests {
         assert_eq!((taken.deletes.len(), taken.floors.len(), taken.has_receipts), (1, 1, false));
         writes.note_delete(Seq(4), Seq(5));
         assert!(writes.has_receipts);
-    }
-
-    #[test]
-    fn too_many_floors_become_one_bound() {
-        let mut writes = PendingWrites::default();
-        for n in 1..=MAX_FLOORS {
-            assert_eq!(writes.note_floor(&mailbox(n), floor(n as u64)), None);
-        }
-        let one_more = Floor { floor: Seq(3), expired: Seq(70_000) };
-        assert_eq!(writes.note_floor(&mailbox(0), one_more), Some(Seq(70_000)));
-        assert!(writes.floors.is_empty());
     }
 }

@@ -162,16 +162,6 @@ impl CommitQueue {
         taken
     }
 
-    /// Takes the oldest message.
-    pub(super) fn pop(&mut self) -> Option<Pending> {
-        let pending = self.pending.pop_front()?;
-        let cost = cost(&pending.publication);
-        self.bytes -= cost;
-        self.tally.remove(pending.payer, cost);
-        self.shrink();
-        Some(pending)
-    }
-
     fn shrink(&mut self) {
         if self.pending.is_empty() && self.pending.capacity() > 1024 {
             self.pending.shrink_to(256);
@@ -253,15 +243,15 @@ mod tests {
         let seqs = |taken: Vec<Pending>| taken.iter().map(|pending| pending.seq.0).collect::<Vec<_>>();
         assert_eq!(seqs(queue.take(9, 0)), [1], "one message always fits");
         assert_eq!(queue.first(), Some(Seq(2)));
-        assert_eq!(queue.pop().map(|pending| pending.seq), Some(Seq(2)));
-        assert_eq!(seqs(queue.take(9, usize::MAX)), [3]);
-        assert!(queue.pop().is_none() && queue.bytes == 0);
+        assert_eq!(seqs(queue.take(9, usize::MAX)), [2, 3]);
+        assert!(queue.take(9, usize::MAX).is_empty() && queue.bytes == 0);
     }
 
     #[test]
     fn an_author_takes_its_share_and_others_go_on_up_to_the_reserve() {
         let mut payers = Payers::default();
-        let [ann, bob, cid] = ["ann", "bob", "cid"].map(|name| payers.enter(&SenderName::new(name).unwrap()));
+        let [ann, bob, cid] =
+            ["ann", "bob", "cid"].map(|name| payers.enter(&SenderName::new(name).unwrap(), 1));
         let mut queue = CommitQueue::new(QueueBounds { messages: 40, bytes: 1 << 20 });
         let fill = |queue: &mut CommitQueue, payer: Option<PayerId>| loop {
             if let Err(refused) = queue.check_room(payer, 1) {
@@ -293,7 +283,7 @@ mod tests {
         let mut payers = Payers::default();
         let mut queue = CommitQueue::new(QueueBounds { messages: 10, bytes: 1 << 20 });
         for n in 0..9 {
-            let payer = payers.enter(&SenderName::new(&format!("user {n}")).unwrap());
+            let payer = payers.enter(&SenderName::new(&format!("user {n}")).unwrap(), 1);
             assert_eq!(queue.check_room(Some(payer), 1), Ok(()));
             queue.push(Pending { payer, ..pending(n + 1, None) });
         }

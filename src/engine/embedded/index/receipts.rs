@@ -3,9 +3,70 @@
 #[cfg(test)]
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::engine::embedded::index::part::Part;
 use crate::message::{Address, MessageId, Seq};
+use crate::sync::Padded;
 use crate::table::Table;
+
+/// The receipts that are still to come, of all shards.
+///
+/// More is reserved for a mailbox only while its shard is locked. So who holds that lock sees all of it.
+#[derive(Debug, Default)]
+pub(super) struct Receipts {
+    ledger: Part<ReceiptLedger>,
+    /// For how many messages there are receipts to come: most brokers have none, and need not look.
+    count: Padded<AtomicUsize>,
+}
+
+impl Receipts {
+    fn change<R>(&self, change: impl FnOnce(&mut ReceiptLedger) -> R) -> R {
+        let mut ledger = self.ledger.lock();
+        let changed = change(&mut ledger);
+        self.count.store(ledger.by_seq.len(), Ordering::Release);
+        changed
+    }
+
+    fn look<R: Default>(&self, look: impl FnOnce(&ReceiptLedger) -> R) -> R {
+        if self.count.load(Ordering::Acquire) == 0 { R::default() } else { look(&self.ledger.lock()) }
+    }
+
+    /// A mailbox gets a receipt for this message. Its shard is locked.
+    pub(super) fn reserve(&self, seq: Seq, mailbox: Address, id: MessageId) {
+        self.change(|ledger| ledger.reserve(seq, mailbox, id));
+    }
+
+    /// The mailbox that gets the receipt for a message.
+    pub(super) fn receiver(&self, seq: Seq) -> Option<Address> {
+        self.look(|ledger| ledger.by_seq.get(&seq).map(|(mailbox, _)| mailbox.clone()))
+    }
+
+    /// See [`ReceiptLedger::take`].
+    pub(super) fn take(&self, seq: Seq) -> Option<(Address, MessageId)> {
+        self.change(|ledger| ledger.take(seq))
+    }
+
+    /// For how many receipts a mailbox keeps room. Its shard is locked.
+    pub(super) fn reserved(&self, mailbox: &Address) -> usize {
+        self.look(|ledger| ledger.reserved_receipts(mailbox))
+    }
+
+    /// Whether it knows messages that the holder of a mailbox sent, even if it gets no receipts for them.
+    pub(super) fn knows(&self, mailbox: &Address) -> bool {
+        self.look(|ledger| ledger.knows(mailbox))
+    }
+
+    /// See [`ReceiptLedger::void`]. The shard of the mailbox is locked.
+    pub(super) fn void(&self, mailbox: &Address, through: Seq) {
+        self.change(|ledger| ledger.void(mailbox, through));
+    }
+
+    #[cfg(test)]
+    pub(super) fn assert_consistent(&self) {
+        self.ledger.lock().assert_consistent();
+    }
+}
 
 /// The receipts that are still to come.
 ///

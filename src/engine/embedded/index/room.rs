@@ -4,57 +4,63 @@ use std::time::Duration;
 
 use crate::engine::embedded::index::logs::AddressLogs;
 use crate::engine::embedded::index::payers::PayerId;
-use crate::engine::embedded::index::receipts::ReceiptLedger;
+use crate::engine::embedded::index::receipts::Receipts;
+use crate::engine::embedded::index::totals::Totals;
 use crate::engine::shares::MAX_TOPICS;
 use crate::engine::{Bounds, EngineError, Settings, Share, Usage};
-use crate::message::Address;
+use crate::message::{Address, SenderName};
 
-/// The room of mailboxes and of the store, as it is now.
+/// The room of an address, and that of the mailbox that gets a receipt, while nothing can change it.
 #[derive(Debug)]
 pub(super) struct Room<'a> {
     pub(super) settings: &'a Settings,
+    pub(super) totals: &'a Totals,
+    /// Where the address is.
     pub(super) logs: &'a AddressLogs,
-    pub(super) receipts: &'a ReceiptLedger,
+    /// Where the mailbox is that gets a receipt.
+    pub(super) receiver: &'a AddressLogs,
+    pub(super) receipts: &'a Receipts,
 }
 
 impl Room<'_> {
-    /// Whether a message of this cost has room, and the receipt that `receipt_for` gets for it. `payer` is its author, if
-    /// authors have shares.
+    /// Reserves room for a message of this cost, if there is room for it and for the receipt that `receipt_for` gets for it.
+    /// `payer` is its author, if authors have shares. Returns the id of that.
     ///
     /// # Errors
     /// `QuotaExceeded`, `TooManyTopics`, `StoreFull`, `HistoryTooSmall`, `MailboxFull` or `NoRoomForReceipt`.
-    pub(super) fn check(
+    pub(super) fn reserve(
+        &self,
+        address: &Address,
+        cost: usize,
+        receipt_for: Option<&Address>,
+        payer: Option<&SenderName>,
+    ) -> Result<PayerId, EngineError> {
+        let id = self.totals.reserve(cost, self.settings.total_bytes, payer)?;
+        self.check(address, cost, receipt_for, payer.map(|_| id))
+            .inspect_err(|_| self.totals.release(cost, id))
+            .map(|()| id)
+    }
+
+    /// Whether the address has room, with `payer` if authors have shares.
+    fn check(
         &self,
         address: &Address,
         cost: usize,
         receipt_for: Option<&Address>,
         payer: Option<PayerId>,
     ) -> Result<(), EngineError> {
-        self.check_store(cost, payer)?;
         if !address.is_mailbox() {
             return self.check_history(address, cost, payer);
         }
         let bounds = self.check_mailbox(address, cost, payer)?;
         if let Some(receiver) = receipt_for {
             let own = usize::from(receiver == address);
-            let (messages, _) = self.held(receiver);
+            let (messages, _) = held(self.receiver, self.receipts, receiver);
             if messages + own >= bounds.messages {
                 return Err(EngineError::NoRoomForReceipt { messages, limit: bounds.messages });
             }
         }
         Ok(())
-    }
-
-    fn check_store(&self, cost: usize, payer: Option<PayerId>) -> Result<(), EngineError> {
-        let (whole, stored) =
-            (Usage { messages: usize::MAX, bytes: self.settings.total_bytes }, self.logs.bytes());
-        let mut limit = whole.bytes;
-        if let Some(payer) = payer {
-            let (used, more) = (Usage { messages: 0, bytes: stored }, Usage { messages: 1, bytes: cost });
-            Share::Store.check(whole, used, self.logs.payers().usage(payer), more)?;
-            limit = whole.for_authors().bytes;
-        }
-        if stored + cost > limit { Err(EngineError::StoreFull { limit }) } else { Ok(()) }
     }
 
     /// A history makes room by itself, for every message that fits into it at all.
@@ -65,7 +71,7 @@ impl Room<'_> {
         }
         match payer {
             Some(payer)
-                if self.logs.payers().topics(payer) >= MAX_TOPICS && self.own(topic, payer).messages == 0 =>
+                if self.totals.topics(payer) >= MAX_TOPICS && self.own(topic, payer).messages == 0 =>
             {
                 Err(EngineError::TooManyTopics { limit: MAX_TOPICS })
             }
@@ -81,7 +87,7 @@ impl Room<'_> {
         payer: Option<PayerId>,
     ) -> Result<Bounds, EngineError> {
         let mut bounds = self.settings.mailbox;
-        let (messages, bytes) = self.held(mailbox);
+        let (messages, bytes) = held(self.logs, self.receipts, mailbox);
         if let Some(payer) = payer {
             let whole = Usage { messages: bounds.messages, bytes: bounds.bytes };
             let own = self.own(mailbox, payer);
@@ -105,21 +111,21 @@ impl Room<'_> {
         let tally = self.logs.get(address).and_then(|log| log.tally.as_ref());
         tally.map(|tally| tally.usage(payer)).unwrap_or_default()
     }
+}
 
-    /// How many messages and bytes a mailbox holds, with the room reserved for receipts.
-    pub(super) fn held(&self, mailbox: &Address) -> (usize, usize) {
-        let log = self.logs.get(mailbox);
-        let (messages, bytes) = log.map_or((0, 0), |log| (log.entries().len(), log.bytes()));
-        (messages + self.receipts.reserved_receipts(mailbox), bytes)
-    }
+/// How many messages and bytes a mailbox holds, with the room reserved for receipts.
+pub(super) fn held(logs: &AddressLogs, receipts: &Receipts, mailbox: &Address) -> (usize, usize) {
+    let log = logs.get(mailbox);
+    let (messages, bytes) = log.map_or((0, 0), |log| (log.entries().len(), log.bytes()));
+    (messages + receipts.reserved(mailbox), bytes)
+}
 
-    /// How long a message is kept. A topic keeps none longer than its age limit.
-    pub(super) fn age(&self, address: &Address, ttl: Option<Duration>) -> Duration {
-        let Settings { mailbox, history, .. } = self.settings;
-        match address {
-            Address::Topic(_) => ttl.map_or(history.age, |ttl| ttl.min(history.age)),
-            Address::Session(_) | Address::Backend(_) => ttl.unwrap_or(mailbox.age),
-        }
+/// How long a message is kept. A topic keeps none longer than its age limit.
+pub(super) fn age(settings: &Settings, address: &Address, ttl: Option<Duration>) -> Duration {
+    let Settings { mailbox, history, .. } = settings;
+    match address {
+        Address::Topic(_) => ttl.map_or(history.age, |ttl| ttl.min(history.age)),
+        Address::Session(_) | Address::Backend(_) => ttl.unwrap_or(mailbox.age),
     }
 }
 
@@ -149,28 +155,32 @@ mod tests {
 
     fn logs(entries: &[(&str, u32)]) -> AddressLogs {
         let mut logs = AddressLogs::default();
+        logs.totals().add(entries.iter().map(|(_, bytes)| *bytes as usize).sum(), None);
         for (seq, (name, bytes)) in (1..).zip(entries) {
             let address = mailbox(name);
             let (seq, bytes) = (Seq(seq), *bytes);
-            logs.push(&address, LogEntry::new(seq, 9, bytes));
+            let Ok(()) =
+                logs.push(&address, |_| Ok::<_, std::convert::Infallible>(LogEntry::new(seq, 9, bytes)));
         }
         logs
     }
 
     fn check(
         logs: &AddressLogs,
-        receipts: &ReceiptLedger,
+        receipts: &Receipts,
         to: &str,
         cost: usize,
         receipt_for: Option<&str>,
     ) -> Result<(), EngineError> {
-        let room = Room { settings: &SETTINGS, logs, receipts };
-        room.check(&mailbox(to), cost, receipt_for.map(mailbox).as_ref(), None)
+        let room = Room { settings: &SETTINGS, totals: logs.totals(), logs, receiver: logs, receipts };
+        let reserved = room.reserve(&mailbox(to), cost, receipt_for.map(mailbox).as_ref(), None)?;
+        logs.totals().release(cost, reserved);
+        Ok(())
     }
 
     #[test]
     fn a_mailbox_is_full_by_messages_or_bytes_and_the_store_by_bytes() {
-        let none = ReceiptLedger::default();
+        let none = Receipts::default();
         let logs = logs(&[("A", 20), ("A", 20), ("B", 60), ("C", 80)]);
         assert_eq!(check(&logs, &none, "A", 20, None), Ok(()));
         assert_eq!(check(&logs, &none, "A", 21, None), Err(EngineError::StoreFull { limit: 200 }));
@@ -186,7 +196,7 @@ mod tests {
 
     #[test]
     fn reserved_receipts_take_room() {
-        let mut receipts = ReceiptLedger::default();
+        let receipts = Receipts::default();
         for seq in 1..=2 {
             receipts.reserve(Seq(seq), mailbox("A"), MessageId::new("1").unwrap());
         }
@@ -203,14 +213,17 @@ mod tests {
 
     #[test]
     fn a_history_takes_what_fits_into_it_and_keeps_nothing_longer_than_its_age() {
-        let (logs, receipts) = (AddressLogs::default(), ReceiptLedger::default());
-        let room = Room { settings: &SETTINGS, logs: &logs, receipts: &receipts };
+        let (logs, receipts) = (AddressLogs::default(), Receipts::default());
+        let (totals, receiver) = (logs.totals(), &logs);
+        let room = Room { settings: &SETTINGS, totals, logs: &logs, receiver, receipts: &receipts };
         let topic = Address::Topic(TopicName::new("t").unwrap());
-        assert_eq!(room.check(&topic, 50, None, None), Ok(()));
-        let refused = room.check(&topic, 51, None, None);
+        assert_eq!(room.reserve(&topic, 50, None, None), Ok(PayerId::NONE));
+        let refused = room.reserve(&topic, 51, None, None);
         assert_eq!(refused, Err(EngineError::HistoryTooSmall { size: 51, limit: 50 }));
-        let seconds =
-            |address: &Address, ttl: Option<u64>| room.age(address, ttl.map(Duration::from_secs)).as_secs();
+        assert_eq!(totals.bytes(), 50, "what is refused is not reserved");
+        let seconds = |address: &Address, ttl: Option<u64>| {
+            age(&SETTINGS, address, ttl.map(Duration::from_secs)).as_secs()
+        };
         let mailbox = mailbox("A");
         assert_eq!([None, Some(10), Some(90)].map(|ttl| seconds(&topic, ttl)), [30, 10, 30]);
         assert_eq!([None, Some(10), Some(90)].map(|ttl| seconds(&mailbox, ttl)), [60, 10, 90]);

@@ -2,7 +2,8 @@
 
 use crate::engine::Usage;
 use crate::engine::embedded::index::address_log::{AddressLog, LogEntry};
-use crate::engine::embedded::index::payers::{PayerId, Payers, Tally};
+use crate::engine::embedded::index::payers::{PayerId, Tally};
+use crate::engine::embedded::index::totals::Totals;
 use crate::message::Address;
 
 /// Whether a mailbox holds more than this.
@@ -10,21 +11,20 @@ pub(super) fn is_tallied(log: &AddressLog, tallied: Usage) -> bool {
     Usage { messages: log.entries().len(), bytes: log.bytes() }.exceeds(tallied)
 }
 
-/// A log has a new entry: its author pays for it.
+/// A log has a new entry, for which room was reserved.
 pub(super) fn charge(
-    payers: &mut Payers,
+    totals: &Totals,
     log: &mut AddressLog,
     address: &Address,
     entry: &LogEntry,
     tallied: Usage,
 ) {
     let (payer, bytes) = (entry.payer(), entry.bytes as usize);
-    payers.add(payer, bytes);
     match (address, &mut log.tally) {
         (Address::Topic(_), None) if payer == PayerId::NONE => {}
         (Address::Topic(_), tally) => {
             if tally.get_or_insert_default().add(payer, bytes) {
-                payers.enter_topic(payer);
+                totals.enter_topic(payer);
             }
         }
         (Address::Session(_) | Address::Backend(_), Some(tally)) => _ = tally.add(payer, bytes),
@@ -46,13 +46,13 @@ pub(super) fn tally_of(log: &AddressLog) -> Tally {
 }
 
 /// A log has lost an entry: its author pays for it no more.
-pub(super) fn discharge(payers: &mut Payers, log: &mut AddressLog, address: &Address, entry: &LogEntry) {
+pub(super) fn discharge(totals: &Totals, log: &mut AddressLog, address: &Address, entry: &LogEntry) {
     let (payer, bytes) = (entry.payer(), entry.bytes as usize);
     let was_last = log.tally.as_mut().is_some_and(|tally| tally.remove(payer, bytes));
     if was_last && matches!(address, Address::Topic(_)) {
-        payers.leave_topic(payer);
+        totals.leave_topic(payer);
     }
-    payers.remove(payer, bytes);
+    totals.discharge(payer, bytes);
 }
 
 /// Drops the tally of a mailbox that is small again. Half of `tallied`, so that it is not made and dropped in turn.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::engine::embedded::index::{PendingDelete, PendingWrites};
+use crate::engine::embedded::index::PendingDelete;
 use crate::message::Seq;
 
 /// How long deletions are held back: one commit for many of them changes fewer pages. After `kill -9` the messages that were
@@ -53,12 +53,10 @@ impl DeleteBacklog {
         }
     }
 
-    /// How long deletions are still held back, with these that are not added yet. Called when something is to be written that
-    /// nobody waits for. One that goes with a receipt is not held back: the two are stored together.
-    pub(super) fn linger(&mut self, now: Instant, noted: Option<&PendingWrites>) -> Duration {
+    /// How long deletions are still held back, with so many that are not added yet, and whether a receipt goes with one. Called when something is to be written that
+    /// nobody waits for. A deletion that goes with a receipt is not held back: the two are stored together.
+    pub(super) fn linger(&mut self, now: Instant, (count, has_receipts): (usize, bool)) -> Duration {
         let since = *self.since.get_or_insert(now);
-        let (count, has_receipts) =
-            noted.map_or((0, false), |noted| (noted.deletes.len(), noted.has_receipts));
         if has_receipts || self.by_seq.len() + count >= ENOUGH {
             return Duration::ZERO;
         }
@@ -98,23 +96,18 @@ mod tests {
     fn deletions_wait_for_a_moment_and_not_longer() {
         let mut backlog = backlog(1, 0);
         let start = Instant::now();
-        assert_eq!(backlog.linger(start, None), LINGER);
-        assert_eq!(backlog.linger(start + LINGER / 2, None), LINGER / 2);
-        assert_eq!(backlog.linger(start + 2 * LINGER, None), Duration::ZERO);
+        assert_eq!(backlog.linger(start, (0, false)), LINGER);
+        assert_eq!(backlog.linger(start + LINGER / 2, (0, false)), LINGER / 2);
+        assert_eq!(backlog.linger(start + 2 * LINGER, (0, false)), Duration::ZERO);
         backlog.written(&[Seq(1)]);
-        assert_eq!(backlog.linger(start + 2 * LINGER, None), LINGER, "the next ones wait anew");
+        assert_eq!(backlog.linger(start + 2 * LINGER, (0, false)), LINGER, "the next ones wait anew");
     }
 
     #[test]
     fn many_deletions_and_those_with_receipts_are_not_held_back() {
         let (mut backlog, now) = (backlog(1, 0), Instant::now());
-        let noted = |count: usize, has_receipts| PendingWrites {
-            deletes: vec![PendingDelete { seq: Seq(2), receipt: Seq::START }; count],
-            has_receipts,
-            ..PendingWrites::default()
-        };
-        assert_eq!(backlog.linger(now, Some(&noted(ENOUGH - 2, false))), LINGER);
-        assert_eq!(backlog.linger(now, Some(&noted(ENOUGH - 1, false))), Duration::ZERO);
-        assert_eq!(backlog.linger(now, Some(&noted(1, true))), Duration::ZERO);
+        assert_eq!(backlog.linger(now, (ENOUGH - 2, false)), LINGER);
+        assert_eq!(backlog.linger(now, (ENOUGH - 1, false)), Duration::ZERO);
+        assert_eq!(backlog.linger(now, (1, true)), Duration::ZERO);
     }
 }

@@ -17,8 +17,9 @@ impl Writer {
         if rows.is_empty() {
             return;
         }
-        let Some(store) = self.shared.store.lock() else { return };
-        rows.iter_mut().for_each(|row| row.retain(|key, seq| store.index.remembers(key, seq)));
+        self.shared.index.remembers(|remembers| {
+            rows.iter_mut().for_each(|row| row.retain(remembers));
+        });
         group.cleaned = rows;
     }
 }

@@ -7,19 +7,15 @@ use crate::engine::embedded::disk::{CommitGroup, is_new};
 use crate::engine::embedded::files::try_read;
 use crate::engine::embedded::index::{Pending, PlannedChange};
 use crate::engine::embedded::writer::explain::{NO_SPACE, explain, is_damage};
-use crate::engine::embedded::writer::{
-    MAX_BYTES, MAX_MESSAGES, RETRY, Retry, Writer, fail, fail_changes, stop_for_good,
-};
+use crate::engine::embedded::writer::{GROUP, RETRY, Retry, Writer, fail, fail_changes, stop_for_good};
 
 impl Writer {
     /// A commit failed: its messages are refused, as are registrations and ends that somebody waits for. Its other changes
     /// wait for a later commit.
     pub(super) fn failed(&mut self, group: CommitGroup, error: &rusqlite::Error) {
         tracing::debug!(%error, "a commit failed");
-        if let Some(mut store) = self.shared.store.lock()
-            && let Some(writes) = store.index.writes()
-        {
-            writes.requeue(group.floors, group.registrations);
+        if let Some(mut intake) = self.shared.intake() {
+            intake.writes().requeue(group.floors, group.registrations);
         }
         let reason: Arc<str> = explain(error).into();
         self.refuse(group.appends, &reason);
@@ -45,33 +41,29 @@ impl Writer {
         let (held, ended): (Vec<_>, Vec<_>) = registrations.into_iter().partition(|(_, to)| is_new(to));
         group.registrations = ended;
         let shared = Arc::clone(&self.shared);
-        let Some(mut store) = shared.store.lock() else { return };
-        group.appends = store.index.take(MAX_MESSAGES, MAX_BYTES);
+        let Some(mut intake) = shared.intake() else { return };
+        group.appends = shared.index.take_appends(&mut intake, GROUP);
         group.newest = group.appends.last().map_or(group.newest, |last| last.seq.max(group.newest));
-        self.retry = Some(Retry { at: Instant::now() + RETRY, queued: store.index.queued() });
+        self.retry = Some(Retry { at: Instant::now() + RETRY, queued: intake.queued() });
         if held.is_empty() {
             return;
         }
         // Requeues registrations of tokens for a later commit and fails their waiters.
-        if let Some(writes) = store.index.writes() {
-            writes.requeue([], held);
-        }
-        drop(store);
+        intake.writes().requeue([], held);
+        drop(intake);
         fail(std::mem::take(&mut group.waiters), &reason);
     }
 
     /// Refuses these messages and those behind them, and tells their senders why. Receipts stay in the queue.
     pub(super) fn refuse(&mut self, appends: Vec<Pending>, reason: &Arc<str>) {
         let shared = Arc::clone(&self.shared);
-        let Some(mut store) = shared.store.lock() else { return };
-        if store.failing.as_ref() != Some(reason) {
+        let Some((waiters, mut intake)) = shared.index.refuse(appends) else { return };
+        if intake.failing.as_ref() != Some(reason) {
             tracing::error!(%reason, "the store cannot take messages now");
         }
-        store.failing = Some(Arc::clone(reason));
-        let waiters = store.index.refuse(appends);
-        shared.copy_counters(&store);
-        self.retry = Some(Retry { at: Instant::now() + RETRY, queued: store.index.queued() });
-        drop(store);
+        intake.failing = Some(Arc::clone(reason));
+        self.retry = Some(Retry { at: Instant::now() + RETRY, queued: intake.queued() });
+        drop(intake);
         fail(waiters, reason);
     }
 }
