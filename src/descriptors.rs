@@ -49,13 +49,11 @@ pub(crate) struct RoomForConnections {
     /// Whether the last connection had such a number. Only near the limit the next number is asked for: that takes several
     /// system calls.
     is_ample: bool,
-    /// How many connections were noted.
-    noted: usize,
 }
 
 impl RoomForConnections {
     pub(crate) fn new() -> Self {
-        Self { ample: for_connections() / 4 * 3, is_ample: false, noted: 0 }
+        Self { ample: for_connections() / 4 * 3, is_ample: false }
     }
 
     /// Fails if another connection would leave too few descriptors to the store.
@@ -80,17 +78,6 @@ impl RoomForConnections {
     pub(crate) fn note(&mut self, connection: &impl AsFd) {
         // Between two connections no more than a few files are opened.
         self.is_ample = is_below(connection, self.ample);
-        self.noted = self.noted.wrapping_add(1);
-    }
-
-    /// How many connections were noted.
-    pub(crate) fn noted(&self) -> usize {
-        self.noted
-    }
-
-    /// Whether there is much room, as the last connection has shown.
-    pub(crate) fn is_ample(&self) -> bool {
-        self.is_ample
     }
 }
 

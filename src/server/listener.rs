@@ -3,13 +3,13 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{JoinSet, unconstrained, yield_now};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -17,7 +17,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Config;
+use crate::config::{Config, Listen};
 use crate::descriptors::RoomForConnections;
 use crate::limits::{ConnectionLimiter, ConnectionPermit, ExtraPlace};
 use crate::link::{Link, MonitoredStream, SharedSocket};
@@ -25,14 +25,6 @@ use crate::log::Repeated;
 use crate::reload::Current;
 use crate::server::connection::ConnectionServer;
 use crate::server::http1::HeadTimer;
-use crate::sync::lock;
-
-mod addresses;
-
-pub(super) use addresses::Addresses;
-pub use addresses::listen;
-
-use addresses::BACKLOG;
 
 /// Pause after the operating system refused to accept, for example without free descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -40,23 +32,81 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A failure to accept is logged at most once in this time while it lasts.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Most connections that wait to be accepted. The operating system may allow fewer (`net.core.somaxconn`).
+const BACKLOG: u32 = 4096;
+
 /// So many connections are accepted before the threads that serve do something else: more than may wait to be accepted. Who
 /// finds no place there tries again a second later.
 const AT_ONCE: usize = 2 * BACKLOG as usize;
 
-/// After so many connections a task looks for others that wait: see [`Acceptor::relieve`].
-const RELIEVED_EVERY: usize = 32;
+/// Where a server listens: at one address or more.
+#[derive(Debug)]
+pub(super) struct Addresses(Vec<SocketAddr>);
 
-/// A listener, and whether more connections may be accepted.
-struct Listening {
-    listener: TcpListener,
-    room: Mutex<RoomForConnections>,
+impl Addresses {
+    /// Those of these listeners.
+    ///
+    /// # Errors
+    /// There is no listener, or one has no address.
+    pub(super) fn of(listeners: &[TcpListener]) -> io::Result<Self> {
+        let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
+        if addresses.is_empty() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Ok(Self(addresses))
+    }
+
+    /// The first one. All are of loopback, or none.
+    pub(super) fn first(&self) -> SocketAddr {
+        self.0[0]
+    }
+
+    /// Logs that the server is ready.
+    pub(super) fn log_ready(&self, tls: bool, durability: &str) {
+        let (scheme, address) = (if tls { "https" } else { "http" }, self.first());
+        for also in &self.0[1..] {
+            tracing::info!(address = %also, "listening here too");
+        }
+        tracing::info!(%address, url = %format_args!("{scheme}://{address}/"), durability, "ready");
+    }
 }
 
-impl Listening {
-    fn has_ample_room(&self) -> bool {
-        lock(&self.room).is_ample()
+/// Listens; on the same port of all addresses. A system without IPv6 listens on IPv4 only.
+///
+/// # Errors
+/// An address cannot be used.
+pub fn listen(on: Listen) -> io::Result<Vec<TcpListener>> {
+    let mut listeners: Vec<TcpListener> = Vec::new();
+    for mut address in on.addresses() {
+        if let Some(first) = listeners.first() {
+            address.set_port(first.local_addr()?.port());
+        }
+        match listen_on(address, on) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if !listeners.is_empty() && is_missing(&error) => {
+                tracing::debug!(%address, %error, "not listening there");
+            }
+            Err(error) => return Err(error),
+        }
     }
+    Ok(listeners)
+}
+
+fn listen_on(address: SocketAddr, on: Listen) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // Without it, a restart would have to wait for the connections of the process before.
+    socket.set_reuseaddr(true)?;
+    // A single address `[::]` takes IPv4 too where the system says so. Beside a listener of IPv4 it may not.
+    if address.is_ipv6() && on != Listen::On(address) {
+        SockRef::from(&socket).set_only_v6(true)?;
+    }
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Whether the system does not have this address, or no address of its family.
+fn is_missing(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
 /// Whether a connection has TCP_NODELAY if its listener has it. Otherwise it takes a system call for each one.
@@ -101,13 +151,12 @@ impl Acceptor {
     }
 
     async fn accept_all(&self, listener: TcpListener) {
-        let mut failures = Repeated::every(REPORT_INTERVAL);
-        let listening = Arc::new(Listening { listener, room: Mutex::new(RoomForConnections::new()) });
+        let (mut failures, mut room) = (Repeated::every(REPORT_INTERVAL), RoomForConnections::new());
         for n in 1_usize.. {
             if n.is_multiple_of(AT_ONCE) {
                 yield_now().await;
             }
-            match without_panic(self.accept_one(&listening)).await {
+            match without_panic(self.accept_one(&listener, &mut room)).await {
                 Ok(()) => {}
                 Err(error) if is_peer_error(&error) => tracing::debug!(%error, "not accepted"),
                 Err(error) => {
@@ -120,34 +169,13 @@ impl Acceptor {
         }
     }
 
-    async fn accept_one(&self, listening: &Arc<Listening>) -> io::Result<()> {
+    async fn accept_one(&self, listener: &TcpListener, room: &mut RoomForConnections) -> io::Result<()> {
         // What is left is for the store.
-        lock(&listening.room).check(&listening.listener)?;
-        let (stream, peer) = listening.listener.accept().await?;
-        self.accepted(listening, stream, peer);
-        Ok(())
-    }
-
-    fn accepted(&self, listening: &Arc<Listening>, stream: TcpStream, peer: SocketAddr) {
-        let mut room = lock(&listening.room);
+        room.check(listener)?;
+        let (stream, peer) = listener.accept().await?;
         room.note(&stream);
-        let is_due = room.noted().is_multiple_of(RELIEVED_EVERY);
-        drop(room);
         self.accept(stream, peer);
-        if is_due {
-            tokio::spawn(unconstrained(self.clone().relieve(Arc::clone(listening))));
-        }
-    }
-
-    /// Accepts what waits now, when the connections that were accepted before have been served. The task that accepts may wait
-    /// behind thousands of others meanwhile, and who finds no place among those that wait tries again a second later.
-    async fn relieve(self, listening: Arc<Listening>) {
-        while !self.shutdown.is_cancelled()
-            && listening.has_ample_room()
-            && let Some(Ok((stream, peer))) = listening.listener.accept().now_or_never()
-        {
-            self.accepted(&listening, stream, peer);
-        }
+        Ok(())
     }
 
     fn accept(&self, stream: TcpStream, peer: SocketAddr) {
@@ -321,29 +349,6 @@ mod tests {
         while TcpStream::connect(address).await.is_ok() {
             tokio::task::yield_now().await;
         }
-    }
-
-    /// The task that accepts does not run meanwhile.
-    #[tokio::test]
-    async fn what_waits_is_accepted_by_another_task_too_while_there_is_ample_room() {
-        let (acceptor, _) = acceptor(Duration::from_secs(60)).await;
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let room = Mutex::new(RoomForConnections::new());
-        let listening = Arc::new(Listening { listener, room });
-        let mut clients = [ask(address).await, ask(address).await];
-        // Its first look has shown that there is one to accept.
-        listening.listener.accept().await.unwrap();
-        acceptor.clone().relieve(Arc::clone(&listening)).await;
-        assert_eq!(acceptor.connections.len(), 0, "how much room there is, is not known");
-        lock(&listening.room).note(&listening.listener);
-        acceptor.clone().relieve(Arc::clone(&listening)).await;
-        assert!(is_answered(&mut clients[1]).await);
-        acceptor.shutdown.cancel();
-        let _late = TcpStream::connect(address).await.unwrap();
-        let served = lock(&listening.room).noted();
-        acceptor.relieve(Arc::clone(&listening)).await;
-        assert_eq!(lock(&listening.room).noted(), served);
     }
 
     #[tokio::test]
