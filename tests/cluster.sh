@@ -17,7 +17,7 @@ case $(uname) in Linux) ;; *) address=127.0.0.1 ;; esac
 
 binary=${1-}
 if [[ -z $binary ]]; then
-    cargo build --quiet --locked --features nats
+    cargo build --quiet --locked
     binary=$target/debug/x0-msg-server
 fi
 nats=${X0_MSG_NATS_SERVER:-$target/nats-servers/2.15.1/bin/nats-server}

@@ -13,6 +13,9 @@ cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-$PWD/target}
 tools=$target/tools
 
+# Tests that need a NATS server, and those beside them. They run in a part of their own.
+on_nats='test(/nats|migrate/)'
+
 # In the order in which they run.
 parts=(lint circles deny docker unit it nats_servers schemathesis generated_client python docs browser)
 declare -A about=(
@@ -104,11 +107,11 @@ docker() {
 }
 
 unit() {
-    nextest --lib --bins
+    nextest --lib --bins -E "not $on_nats"
     cargo test --quiet --locked --doc
 }
 
-it() { nextest --test it; }
+it() { nextest --test it -E "not $on_nats"; }
 
 # Installs a NATS server of this version, and names it to the tests.
 nats_server() {
@@ -127,9 +130,9 @@ nats_servers() {
     for version in 2.12.8 2.11.11 2.15.1; do
         nats_server "$version"
         echo "nats-server $version"
-        local filter='test(/nats|migrate/)'
+        local filter=$on_nats
         [[ $version == 2.15.1 ]] || filter='test(/contract::.*::nats$/)'
-        nextest --features nats --lib --test it -E "$filter"
+        nextest --lib --test it -E "$filter"
     done
 }
 

@@ -85,6 +85,9 @@ async fn every_client_finds_its_mailbox_its_name_and_its_rights() {
         let sent = bob.recv().await;
         assert_eq!(sent["type"], "sent", "{sent}");
     }
+    server.register("old", json!({ "user": "bob", "ttl": 1 })).await;
+    let body = json!({ "to": { "session": "old" }, "payload": "for bob" });
+    assert_eq!(server.call("POST", "/v1/messages", KEY, body).await.status, 200);
     let expires = now() + 1;
     assert_eq!(server.call("DELETE", "/v1/sessions/gone", KEY, "").await.status, 204);
     drop((ann, bob));
@@ -92,7 +95,7 @@ async fn every_client_finds_its_mailbox_its_name_and_its_rights() {
     let counts = counts(&said);
     assert!(counts.values().all(|(wanted, found)| wanted == found), "{said}");
     assert_eq!(counts["topics"], (1, 1), "{said}");
-    assert_eq!(counts["registrations"], (4, 4), "{said}");
+    assert_eq!(counts["registrations"], (5, 5), "{said}");
 
     // Names and rights.
     assert_eq!([look_up(&server, "a2").await, look_up(&server, "b1").await], registered);
@@ -100,6 +103,11 @@ async fn every_client_finds_its_mailbox_its_name_and_its_rights() {
     assert_eq!(refused["code"], "unauthorized", "{refused}");
     let register = json!({ "user": "eve" });
     assert_eq!(server.call("PUT", "/v1/sessions/a1", KEY, register).await.status, 403);
+
+    // What waits for a user whose registration has expired is not for the next one.
+    server.register("old", json!({ "user": "carl" })).await;
+    let (mut next, _) = server.hello(&token("carl", "old")).await;
+    next.ping().await;
 
     // The cursor is of another epoch: reading begins at the acknowledgement.
     let (mut ann, welcome) = resumed(&server, &token("ann", "a1"), last, &epoch).await;

@@ -14,7 +14,7 @@ use tokio::time::interval;
 use crate::clock::millis;
 use crate::engine::embedded::export::Export;
 use crate::engine::nats::directory::Entry;
-use crate::engine::nats::error::NatsError;
+use crate::engine::nats::error::{AskError, NatsError};
 use crate::engine::nats::floors::Floor;
 use crate::engine::nats::link::Link;
 use crate::engine::nats::moved::{BATCH, MoveRecord, batch_subject, encode};
@@ -75,31 +75,10 @@ pub async fn migrate(
 ) -> Result<Migrated, MigrateError> {
     let export = Export::open(dir)?;
     let link = open(&options, &Signals::default()).await?;
-    let now = settings.clock.now();
-    let (stream, subject) = make_setup(&link, &options, now).await?;
-    let (epoch, commits) = export.fingerprint();
     let (secret, newest) = (export.secret(), export.newest());
-    let version = env!("CARGO_PKG_VERSION").to_owned();
-    let (ids, ids_until, ends) = (0, 0, Vec::new());
-    let mut moved = MoveRecord { epoch, commits, version, began: now, ids, ids_until, ends };
-    let (mut record, mut revision) = match read_record(&link, &stream, &subject).await? {
-        Some((record, revision)) => match record.moved.clone().filter(|_| !record.complete) {
-            Some(before) => {
-                occupied::same(&before, &moved, &options)?;
-                options.shards = record.shards;
-                moved = before;
-                (Some(record), revision)
-            }
-            None => {
-                occupied::remove_empty(&link, &settings, &options, record.shards).await?;
-                (None, revision)
-            }
-        },
-        None => (None, 0),
-    };
-    let names = Names::new(&options.prefix, options.shards, &secret);
-    let shared = Names::new(&options.prefix, options.shards, &secret);
-    let began = moved.began;
+    let mut begun = Begun::find(&link, &export, &settings, &mut options).await?;
+    let names = || Names::new(&options.prefix, options.shards, &secret);
+    let (names, shared, began) = (names(), names(), begun.moved.began);
     let planned = blocking(move || {
         let walk = Walk::new(export, names, settings, began)?;
         let plan = Plan::new(&walk, 2 * options.shards)?;
@@ -107,39 +86,77 @@ pub async fn migrate(
     });
     let (walk, plan) = planned.await?;
     plan.check(&settings, &options)?;
-    moved.ids = walk.ids.len();
-    moved.ids_until = walk.ids.iter().map(|(_, _, until)| *until).max().unwrap_or_default();
-    if record.is_none() {
-        let made = Record::new(secret, options.shards, Some(moved.clone()));
-        let stored = store(&link, &subject, &made, revision).await;
-        revision = stored.map_err(|error| failed("store the setup", error.reason()))?;
-        record = Some(made);
-    }
+    begun.moved.ids = walk.ids.len();
+    begun.moved.ids_until = walk.ids.iter().map(|(_, _, until)| *until).max().unwrap_or_default();
+    begun.note(&link, Record::new(secret, options.shards, Some(begun.moved.clone()))).await?;
     let mover = Mover { link: &link, names: &shared, settings: &settings, options: &options };
     let (specs, states) = mover.streams(newest).await?;
     let origins: Vec<u64> = states.iter().map(|state| state.origin).collect();
     let others = mover.others(&walk, &plan, &origins, began);
     let mut wanted: Vec<u64> = (0..2 * options.shards).map(|stream| plan.messages(stream)).collect();
     wanted.extend(others.iter().map(|items| items.len() as u64));
-    let walk_messages = walk.messages();
+    let stored = walk.messages();
     mover.fill(&specs, &states, (walk, others), &wanted, progress).await?;
-    let (migrated, ends) = mover.compare(&specs, &plan, &wanted, walk_messages).await?;
-    if let Some(mut record) = record {
-        record.complete = true;
-        record.moved = Some(MoveRecord { ends, ..moved });
-        let stored = store(&link, &subject, &record, revision).await;
-        stored.map_err(|error| failed("note that everything was moved", error.reason()))?;
-    }
+    let (migrated, ends) = mover.compare(&specs, &plan, &wanted, stored).await?;
+    let moved = MoveRecord { ends, ..begun.moved.clone() };
+    let done = Record { complete: true, ..Record::new(secret, options.shards, Some(moved)) };
+    begun.note(&link, done).await?;
     Ok(migrated)
+}
+
+/// A move that has begun, or is about to.
+struct Begun {
+    subject: String,
+    moved: MoveRecord,
+    /// The seq of the record of the cluster; 0 if there is none.
+    revision: u64,
+}
+
+impl Begun {
+    /// Finds out whether these streams may be filled, or were already begun with.
+    async fn find(
+        link: &Link,
+        export: &Export,
+        settings: &Settings,
+        options: &mut NatsOptions,
+    ) -> Result<Self, MigrateError> {
+        let now = settings.clock.now();
+        let (stream, subject) = make_setup(link, options, now).await?;
+        let (epoch, commits) = export.fingerprint();
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let (ids, ids_until, ends) = (0, 0, Vec::new());
+        let moved = MoveRecord { epoch, commits, version, began: now, ids, ids_until, ends };
+        let Some((record, revision)) = read_record(link, &stream, &subject).await? else {
+            return Ok(Self { subject, moved, revision: 0 });
+        };
+        match record.moved.filter(|_| !record.complete) {
+            Some(before) => {
+                occupied::same(&before, &moved, options)?;
+                options.shards = record.shards;
+                Ok(Self { subject, moved: before, revision })
+            }
+            None => {
+                occupied::remove_empty(link, settings, options, record.shards).await?;
+                Ok(Self { subject, moved, revision })
+            }
+        }
+    }
+
+    /// Replaces the record of the cluster.
+    async fn note(&mut self, link: &Link, record: Record) -> Result<(), MigrateError> {
+        let stored = store(link, &self.subject, &record, self.revision).await;
+        let failed = |error: AskError| NatsError::Request {
+            what: "store the setup".to_owned(),
+            reason: error.reason(),
+        };
+        self.revision = stored.map_err(failed)?;
+        Ok(())
+    }
 }
 
 /// Runs what waits for the disk.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     spawn_blocking(work).await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
-}
-
-fn failed(what: &str, reason: std::sync::Arc<str>) -> NatsError {
-    NatsError::Request { what: what.to_owned(), reason }
 }
 
 /// Where something is moved to.
