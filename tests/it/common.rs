@@ -5,6 +5,8 @@ mod faults;
 mod http;
 #[cfg(feature = "nats")]
 mod nats;
+#[cfg(feature = "nats")]
+mod proxy;
 mod server;
 mod sse;
 mod websocket;
@@ -14,11 +16,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-pub use command::{BINARY, check, check_json, command, output_of};
+pub use command::{BINARY, check, check_json, command, output_of, signal};
 pub use faults::Faults;
 pub use http::{Http, Reply};
 #[cfg(feature = "nats")]
-pub use nats::{NatsServer, migration, node_on};
+pub use nats::{NatsServer, all_healthy, free_port, migration, node_on, node_with};
+#[cfg(feature = "nats")]
+pub use proxy::Proxy;
 pub use server::{Mailbox, TestServer};
 pub use sse::Events;
 pub use websocket::{Ws, connect_with_small_buffer, upgrade};

@@ -4,13 +4,13 @@
 //! answered, with the same id. The readers use all transports and acknowledge now and then.
 
 mod disk;
-mod load;
-mod readers;
+pub mod load;
+pub mod readers;
 
 use std::collections::HashMap;
 
 use disk::Disk;
-use load::{Load, MAILBOXES};
+use load::{Habits, Load, MAILBOXES};
 use readers::{Name, name};
 use serde_json::json;
 
@@ -26,15 +26,15 @@ const MANY: [&str; 4] = ["--mailbox-messages", "10000000", "--poll-timeout", "2s
 async fn a_killed_server_loses_nothing_and_repeats_no_send() {
     let rounds = if is_long() { 50 } else { 5 };
     let dir = tempfile::tempdir().unwrap();
-    let mut load = Load::start(true);
+    let mut load = Load::start(Habits::one_server(true));
     for _ in 0..rounds {
         let server = TestServer::at(dir.path(), &MANY).await;
         load.on(&server, fastrand::usize(50..1500)).await;
-        load.place.send_replace(None);
+        load.place.send_replace(Vec::new());
         server.kill().await;
     }
     let server = TestServer::at(dir.path(), &MANY).await;
-    load.place.send_replace(Some(server.address));
+    load.place.send_replace(vec![server.address]);
     let sent = load.answered().await;
     load.verify().await;
     println!("{sent} messages, {rounds} kills");
@@ -71,16 +71,16 @@ async fn a_killed_server_knows_the_last_thousand_ids_of_each_sender() {
 
 /// The number of confirmed messages that are missing or wrong after power cuts at this level.
 async fn lost_by_power_cuts(disk: &mut Disk, level: &str, rounds: usize) -> usize {
-    let mut load = Load::start(false);
+    let mut load = Load::start(Habits::one_server(false));
     let args = ["--mailbox-messages", "10000000", "--durability", level];
     for _ in 0..rounds {
         let server = TestServer::at(&disk.store(), &args).await;
         load.on(&server, fastrand::usize(300..1500)).await;
-        load.place.send_replace(None);
+        load.place.send_replace(Vec::new());
         disk.cut(server).await;
     }
     let server = TestServer::at(&disk.store(), &args).await;
-    load.place.send_replace(Some(server.address));
+    load.place.send_replace(vec![server.address]);
     load.answered().await;
     let mut lost = 0;
     for mailbox in MAILBOXES {

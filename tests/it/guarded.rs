@@ -114,7 +114,7 @@ impl Guarded {
     }
 
     /// Its files and its arguments.
-    fn prepare(args: &[&str]) -> (TempDir, Vec<String>) {
+    pub fn prepare(args: &[&str]) -> (TempDir, Vec<String>) {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("secret"), SECRET).unwrap();
         std::fs::write(dir.path().join("keys.toml"), key_file()).unwrap();

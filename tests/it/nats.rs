@@ -4,6 +4,10 @@ use serde_json::{Value, json};
 
 use crate::common::*;
 
+mod chaos;
+mod faults;
+mod sessions;
+
 /// Waits until this call answers so.
 async fn becomes(node: &TestServer, target: &str, status: u16) -> Value {
     soon(async {
@@ -43,17 +47,22 @@ async fn a_session_moves_between_nodes_without_loss() {
     let payloads: Vec<Value> =
         answer["messages"].as_array().unwrap().iter().map(|message| message["payload"].clone()).collect();
     assert_eq!(payloads, (10..20).map(Value::from).collect::<Vec<_>>());
-    let floor = soon(async {
+    assert_eq!(floor_becomes(&one, "R", seqs[9]).await["durability"], "unreplicated");
+}
+
+/// Waits until a node knows that a session has acknowledged so far. Returns what it welcomes it with.
+async fn floor_becomes(node: &TestServer, session: &str, floor: u64) -> Value {
+    soon(async {
         loop {
-            let mut again = one.ws("").await;
-            again.send(json!({ "type": "hello", "session": "R" })).await;
-            let welcome = again.recv().await;
-            if welcome["seq"] == seqs[9] {
+            let mut ws = node.ws("").await;
+            ws.send(json!({ "type": "hello", "session": session })).await;
+            let welcome = ws.recv().await;
+            if welcome["seq"] == floor {
                 return welcome;
             }
         }
-    });
-    assert_eq!(floor.await["durability"], "unreplicated");
+    })
+    .await
 }
 
 #[tokio::test]

@@ -22,6 +22,11 @@ pub fn output_of(program: &str, args: &[&str]) -> Result<String, String> {
     }
 }
 
+/// Sends a process a signal.
+pub fn signal(pid: u32, signal: i32) {
+    output_of("kill", &[&format!("-{signal}"), &pid.to_string()]).unwrap();
+}
+
 /// Whether `check` finds a store intact, and its report.
 pub fn check(dir: &Path) -> (bool, String) {
     let Output { status, stdout, stderr } = run_check(&[], dir);

@@ -1,13 +1,15 @@
 //! A NATS server, and nodes on it.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::Stdio;
 
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use super::{TestServer, soon};
+use super::{Http, Proxy, TestServer, soon};
 
 /// Names the binary of the server. Without it, `nats-server` is looked for in PATH.
 const BINARY: &str = "X0_MSG_NATS_SERVER";
@@ -19,6 +21,8 @@ const ADDRESS: &str = "127.77.0.1";
 pub struct NatsServer {
     child: Child,
     port: String,
+    /// Where it says how it is.
+    monitor: SocketAddr,
     /// What it is told beside its address and its directory.
     args: Vec<String>,
     dir: TempDir,
@@ -36,28 +40,52 @@ impl NatsServer {
 
     async fn with(args: Vec<String>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (child, port) = Self::spawn(dir.path(), "-1", &args).await;
-        Self { child, port, args, dir }
+        let (child, port, monitor) = Self::spawn(dir.path(), "-1", &args).await;
+        Self { child, port, monitor, args, dir }
     }
 
     /// Servers that replicate to each other.
     pub async fn cluster<const N: usize>() -> [Self; N] {
-        let ports = [(); N].map(|()| free_port());
+        let ports = [(); N].map(|()| free_port(ADDRESS.parse().unwrap()));
         let routes: Vec<String> = ports.iter().map(|port| format!("nats://{ADDRESS}:{port}")).collect();
-        let servers = (0..N).map(|n| {
+        let all = routes.join(",");
+        Self::cluster_of(std::array::from_fn(|n| vec!["--cluster", &routes[n], "--routes", &all])).await
+    }
+
+    /// Three servers that replicate to each other. All that passes between the first one and the others passes these proxies.
+    pub async fn cluster_to_cut() -> ([Self; 3], [Proxy; 3]) {
+        let ip: IpAddr = ADDRESS.parse().unwrap();
+        let at = [(); 3].map(|()| SocketAddr::new(ip, free_port(ip)));
+        let proxies =
+            [Proxy::start(ip, at[0]).await, Proxy::start(ip, at[1]).await, Proxy::start(ip, at[2]).await];
+        let url = |address: SocketAddr| format!("nats://{address}");
+        let [first, second, third] = [0, 1, 2].map(|n| url(proxies[n].address));
+        let listen = at.map(url);
+        let routes =
+            [format!("{second},{third}"), format!("{first},{}", listen[2]), format!("{first},{}", listen[1])];
+        // Servers tell each other how to reach a third one. Nobody is to find a way around a proxy.
+        let nowhere = format!("{ADDRESS}:1");
+        let told = [proxies[0].address.to_string(), nowhere.clone(), nowhere];
+        let servers = Self::cluster_of(std::array::from_fn(|n| {
+            vec!["--cluster", &listen[n], "--cluster_advertise", &told[n], "--routes", &routes[n]]
+        }));
+        (servers.await, proxies)
+    }
+
+    async fn cluster_of<const N: usize>(args: [Vec<&str>; N]) -> [Self; N] {
+        let servers = args.into_iter().enumerate().map(|(n, args)| {
             let name = format!("n{n}");
-            let args =
-                ["-n", &name, "--cluster_name", "c", "--cluster", &routes[n], "--routes", &routes.join(",")];
-            Self::with(args.map(str::to_owned).into())
+            let own = ["-n", &name, "--cluster_name", "c"];
+            Self::with(own.into_iter().chain(args).map(str::to_owned).collect())
         });
         let servers = futures::future::join_all(servers).await;
         servers.try_into().unwrap_or_else(|_| unreachable!("there are N"))
     }
 
-    async fn spawn(dir: &Path, port: &str, args: &[String]) -> (Child, String) {
+    async fn spawn(dir: &Path, port: &str, args: &[String]) -> (Child, String, SocketAddr) {
         let binary = std::env::var(BINARY).unwrap_or_else(|_| "nats-server".to_owned());
         let mut child = Command::new(&binary)
-            .args(["-a", ADDRESS, "-p", port, "-js", "-sd"])
+            .args(["-a", ADDRESS, "-p", port, "-m", "-1", "-js", "-sd"])
             .arg(dir)
             .args(args)
             .stdin(Stdio::null())
@@ -67,11 +95,14 @@ impl NatsServer {
             .spawn()
             .unwrap_or_else(|error| panic!("{binary} does not start ({error}); {BINARY} names another one"));
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut port = None;
+        let (mut port, mut monitor) = (None, None);
         soon(async {
             while let Some(line) = lines.next_line().await.unwrap() {
                 if let Some((_, address)) = line.split_once("Listening for client connections on ") {
                     port = address.rsplit(':').next().map(str::to_owned);
+                }
+                if let Some((_, address)) = line.split_once("Starting http monitor on ") {
+                    monitor = address.parse().ok();
                 }
                 if line.contains("Server is ready") {
                     break;
@@ -81,7 +112,7 @@ impl NatsServer {
         .await;
         // A full pipe would stop the server.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        (child, port.expect("the server is ready"))
+        (child, port.expect("the server is ready"), monitor.expect("it has told where"))
     }
 
     /// Kills it.
@@ -92,7 +123,33 @@ impl NatsServer {
 
     /// Starts it again, on what it stored and on the same port.
     pub async fn restart(&mut self) {
-        (self.child, self.port) = Self::spawn(self.dir.path(), &self.port, &self.args).await;
+        (self.child, self.port, self.monitor) = Self::spawn(self.dir.path(), &self.port, &self.args).await;
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: i32) {
+        super::signal(self.child.id().expect("still running"), signal);
+    }
+
+    /// Asks JetStream, for which `what` is the end of the subject.
+    pub async fn ask(&self, what: &str, body: &Value) -> Value {
+        let client = soon(async_nats::connect(self.url())).await.unwrap();
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let answer = soon(client.request(format!("$JS.API.{what}"), body.into())).await.unwrap();
+        serde_json::from_slice(&answer.payload).unwrap()
+    }
+
+    /// Waits until it says that it is well, and its copies of all streams up to date.
+    async fn healthy(&self) {
+        soon(async {
+            loop {
+                let mut http = Http::connect(self.monitor).await;
+                if http.get("/healthz").await.status == 200 {
+                    return;
+                }
+            }
+        })
+        .await;
     }
 
     /// Its address.
@@ -120,9 +177,8 @@ impl NatsServer {
 
     /// Deletes a stream.
     pub async fn delete_stream(&self, stream: &str) {
-        let client = async_nats::connect(self.url()).await.unwrap();
-        let answer = client.request(format!("$JS.API.STREAM.DELETE.{stream}"), "".into()).await.unwrap();
-        assert!(answer.payload.windows(14).any(|part| part == b"\"success\":true"), "{answer:?}");
+        let answer = self.ask(&format!("STREAM.DELETE.{stream}"), &Value::Null).await;
+        assert_eq!(answer["success"], true, "{answer}");
     }
 
     /// The log of a node that does not start with these flags too.
@@ -159,6 +215,24 @@ fn settings(urls: &[&str], replicas: usize) -> [(&'static str, String); 5] {
     ]
 }
 
+/// A node that is connected to this address, with so many replicas and these flags too. Waits until servers have elected
+/// leaders.
+pub async fn node_with(url: &str, replicas: usize, more: &[&str]) -> TestServer {
+    soon(async {
+        loop {
+            if let Ok(node) = spawn_node(&[url], replicas, more).await {
+                return node;
+            }
+        }
+    })
+    .await
+}
+
+/// Waits until all servers say that they are well.
+pub async fn all_healthy(servers: &[NatsServer]) {
+    futures::future::join_all(servers.iter().map(NatsServer::healthy)).await;
+}
+
 async fn spawn_node(urls: &[&str], replicas: usize, more: &[&str]) -> Result<TestServer, String> {
     // A node stores nothing there.
     let unused = std::env::temp_dir().join("unused");
@@ -168,7 +242,8 @@ async fn spawn_node(urls: &[&str], replicas: usize, more: &[&str]) -> Result<Tes
     TestServer::try_spawn(command).await
 }
 
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind((ADDRESS, 0)).unwrap();
+/// A port of this address that nobody listens to now.
+pub fn free_port(ip: IpAddr) -> u16 {
+    let listener = std::net::TcpListener::bind((ip, 0)).unwrap();
     listener.local_addr().unwrap().port()
 }

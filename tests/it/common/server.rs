@@ -143,10 +143,7 @@ impl TestServer {
     }
 
     pub fn signal(&self, signal: i32) {
-        let pid = self.child.id().expect("still running");
-        let status =
-            std::process::Command::new("kill").args([format!("-{signal}"), pid.to_string()]).status();
-        assert!(status.unwrap().success());
+        super::signal(self.child.id().expect("still running"), signal);
     }
 
     pub async fn http(&self) -> Http {

@@ -64,7 +64,8 @@ impl Events {
             request = request.header("authorization", bearer);
         }
         let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
-        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        let status = response.status();
+        anyhow::ensure!(response.headers()["content-type"] == "text/event-stream", "refused: {status}");
         Ok(Self { body: BodyStream::new(response.into_body()), text: String::new() })
     }
 

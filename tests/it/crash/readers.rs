@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
@@ -16,11 +17,18 @@ use crate::common::*;
 /// The name of a message: its sender, and its number at this sender.
 pub type Name = (usize, u64);
 
-/// The current address of the server; `None` while there is no server.
-pub type Where = watch::Receiver<Option<SocketAddr>>;
+/// The current addresses of the servers.
+pub type Where = watch::Receiver<Vec<SocketAddr>>;
 
+/// Any of the servers, as soon as there is one.
 pub async fn address(place: &mut Where) -> SocketAddr {
-    soon(place.wait_for(Option::is_some)).await.unwrap().unwrap()
+    let places = soon(place.wait_for(|places| !places.is_empty())).await.unwrap();
+    *fastrand::choice(&*places).unwrap()
+}
+
+/// Whether to connect to any server again.
+fn moves_on(roams: bool) -> bool {
+    roams && fastrand::u8(..64) == 0
 }
 
 /// What one reader received.
@@ -30,6 +38,8 @@ pub struct Got {
     names: BTreeMap<u64, Name>,
     /// The numbers of each sender's messages, in the order of their first arrival.
     pub firsts: HashMap<usize, Vec<u64>>,
+    /// When each message came first.
+    pub arrivals: HashMap<Name, Instant>,
     repeats: usize,
 }
 
@@ -48,7 +58,7 @@ impl Got {
                 assert_eq!(before, seq, "message {name:?} has two seqs");
                 self.repeats += 1;
             }
-            None => self.firsts.entry(name.0).or_default().push(name.1),
+            None => self.first(name),
         }
     }
 
@@ -57,8 +67,13 @@ impl Got {
         let name = name(payload);
         match self.seqs.insert(name, 0) {
             Some(_) => self.repeats += 1,
-            None => self.firsts.entry(name.0).or_default().push(name.1),
+            None => self.first(name),
         }
+    }
+
+    fn first(&mut self, (sender, number): Name) {
+        self.firsts.entry(sender).or_default().push(number);
+        self.arrivals.insert((sender, number), Instant::now());
     }
 
     fn has(&self, expected: &[Name]) -> bool {
@@ -96,7 +111,7 @@ impl Shared {
     }
 }
 
-pub async fn by_websocket(mut place: Where, got: Arc<Shared>) {
+pub async fn by_websocket(mut place: Where, got: Arc<Shared>, roams: bool) {
     let mut cursor = 0;
     loop {
         let query = if cursor > 0 { format!("&after={cursor}") } else { String::new() };
@@ -109,6 +124,7 @@ pub async fn by_websocket(mut place: Where, got: Arc<Shared>) {
         while let Some(Ok(frame)) = socket.next().await {
             let Message::Text(text) = frame else { continue };
             let frame: Value = serde_json::from_str(&text).unwrap();
+            assert!(frame["type"] != "gap" || frame["reason"] == "acknowledged", "{frame}");
             if frame["type"] != "message" {
                 continue;
             }
@@ -119,6 +135,9 @@ pub async fn by_websocket(mut place: Where, got: Arc<Shared>) {
             cursor = seq;
             if fastrand::u8(..8) == 0 {
                 _ = socket.send(Message::text(json!({ "type": "ack", "seq": seq }).to_string())).await;
+            }
+            if moves_on(roams) {
+                break;
             }
         }
     }
@@ -134,7 +153,7 @@ async fn connect(place: &mut Where) -> Http {
     }
 }
 
-pub async fn by_poll(mut place: Where, got: Arc<Shared>) {
+pub async fn by_poll(mut place: Where, got: Arc<Shared>, roams: bool) {
     let mut cursor = None;
     loop {
         let mut http = connect(&mut place).await;
@@ -142,17 +161,23 @@ pub async fn by_poll(mut place: Where, got: Arc<Shared>) {
             let after = cursor.map_or(String::new(), |cursor: u64| format!("&after={cursor}"));
             let target = format!("/v1/messages?session=by-poll&wait=5{after}");
             let Ok(reply) = http.try_request("GET", &target, &[], "").await else { break };
+            if roams && reply.status == 503 {
+                break;
+            }
             assert_eq!(reply.status, 200, "{}", reply.body);
             let answer = reply.json();
             for message in answer["messages"].as_array().unwrap() {
                 got.message(message["seq"].as_u64().unwrap(), &message["payload"]);
             }
             cursor = answer["seq"].as_u64().filter(|seq| *seq > 0);
+            if moves_on(roams) {
+                break;
+            }
         }
     }
 }
 
-pub async fn by_sse(mut place: Where, got: Arc<Shared>) {
+pub async fn by_sse(mut place: Where, got: Arc<Shared>, roams: bool) {
     let mut last = None;
     loop {
         let place = address(&mut place).await;
@@ -166,14 +191,23 @@ pub async fn by_sse(mut place: Where, got: Arc<Shared>) {
             {
                 got.message(seq, &event.data["payload"]);
                 last = Some(seq);
+                if moves_on(roams) {
+                    break;
+                }
             }
         }
     }
 }
 
+/// A page goes to the first server, as long as it is there: it belongs to one.
 pub async fn by_x0(mut place: Where, got: Arc<Shared>) {
     loop {
-        let mut http = connect(&mut place).await;
+        let first = soon(place.wait_for(|places| !places.is_empty())).await.unwrap()[0];
+        let Ok(stream) = tokio::net::TcpStream::connect(first).await else {
+            tokio::task::yield_now().await;
+            continue;
+        };
+        let mut http = Http::on(stream, "localhost").await;
         loop {
             let body = x0_poll("by-x0").to_string();
             let Ok(reply) = http.try_request("POST", &x0_target(), &[], body).await else { break };
