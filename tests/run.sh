@@ -126,6 +126,7 @@ nats_server() {
 
 # The newest version runs everything, older ones what every engine promises.
 nats_servers() {
+    need haproxy:haproxy
     local version
     for version in 2.12.8 2.11.11 2.15.1; do
         nats_server "$version"

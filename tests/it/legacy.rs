@@ -1,43 +1,59 @@
 //! The recorded exchanges between the real x0 client and the old server, replayed against this one.
 //!
 //! A replay keeps the order of the recording, not its times: before it sends a request, it waits for all answers that
-//! came before that request. Every answer must be the recorded one, except where this server differs on purpose; each
-//! test names these departures.
+//! came before that request. Every answer must be the recorded one, except where this server differs on purpose: see
+//! [`departures`].
 
+mod departures;
 mod replay;
 
-use replay::Departure::{Failed, Messages, Nothing, Sent, Status};
-use replay::{Departure, calls, recording, replay};
-use serde_json::{Value, json};
+pub use departures::departures;
+#[cfg(feature = "nats")]
+pub use replay::Door;
+pub use replay::replay;
+use serde_json::json;
 
 use crate::common::*;
 
-#[tokio::test]
-async fn r01_a_page_starts_and_its_poll_ends_empty() {
-    replay("01-page-start-empty-poll", []).await;
+/// Gives a macro what each recording shows, and its name.
+macro_rules! recordings {
+    ($with:ident) => {
+        $with! {
+            r01_a_page_starts_and_its_poll_ends_empty: "01-page-start-empty-poll";
+            r02_a_form_reaches_the_other_page: "02-form-send";
+            r03_a_raw_set_reaches_the_other_page: "03-raw-set-from-client";
+            r04_a_net_event_is_accepted: "04-fire-net-events";
+            r05_a_poll_of_the_net_events_receiver_is_empty_before_it_is_sent: "05-net-event-delivered-nothing";
+            r06_a_large_form_is_accepted: "06-large-form-send";
+            r07_a_tab_closed_while_polling_loses_nothing: "07-tab-closed-mid-poll";
+            r08_two_tabs_of_one_session_both_receive: "08-two-tabs-one-session";
+            r10_a_waiting_message_comes_at_once: "10-raw-set-get";
+            r11_two_waiting_messages_come_in_order_one_by_one: "11-two-queued-one-poll";
+            r12_del_deletes_no_undelivered_message: "12-del";
+            r13_malformed_requests: "13-malformed";
+            r14_payloads_that_are_not_objects: "14-non-object-payload";
+            r15_unicode_passes_through: "15-unicode";
+            r16_sizes: "16-size-limits";
+            r17_a_cut_poll_loses_nothing: "17-loss-on-disconnect";
+            r18_other_requests: "18-other-requests";
+            r19_pages_without_a_session_share_no_mailbox: "19-null-session";
+        }
+    };
+}
+#[cfg(feature = "nats")]
+pub(crate) use recordings;
+
+macro_rules! on_one_server {
+    ($($shows:ident: $name:literal;)*) => { $(
+        #[tokio::test]
+        async fn $shows() {
+            let server = TestServer::with(&["--poll-timeout", "2s"]).await;
+            replay(&server, $name, departures($name)).await;
+        }
+    )* };
 }
 
-#[tokio::test]
-async fn r02_a_form_reaches_the_other_page() {
-    replay("02-form-send", []).await;
-}
-
-#[tokio::test]
-async fn r03_a_raw_set_reaches_the_other_page() {
-    replay("03-raw-set-from-client", []).await;
-}
-
-/// Departure: the old server answered the net event with an empty body and queued nothing.
-#[tokio::test]
-async fn r04_a_net_event_is_accepted() {
-    let calls = calls("04-fire-net-events");
-    replay("04-fire-net-events", [(*calls.last().unwrap(), Sent)]).await;
-}
-
-#[tokio::test]
-async fn r05_a_poll_of_the_net_events_receiver_is_empty_before_it_is_sent() {
-    replay("05-net-event-delivered-nothing", []).await;
-}
+recordings! { on_one_server }
 
 /// The event of recording 04, sent as the page sends it, reaches the receiving page as an event.
 #[tokio::test]
@@ -53,53 +69,9 @@ async fn a_net_event_is_delivered_as_an_event_for_the_client() {
     assert_eq!(message["session_src"], "0a34cb25-7fa23e34");
 }
 
-/// Departure: the old limit of 4096 bytes is gone.
+/// What recording 11 shows goes on to the end.
 #[tokio::test]
-async fn r06_a_large_form_is_accepted() {
-    let calls = calls("06-large-form-send");
-    replay("06-large-form-send", [(calls[1], Sent)]).await;
-}
-
-/// Departure: the old server lost the message. Here the re-opened tab gets it.
-#[tokio::test]
-async fn r07_a_tab_closed_while_polling_loses_nothing() {
-    let name = "07-tab-closed-mid-poll";
-    let calls = calls(name);
-    let reopened = calls
-        .into_iter()
-        .find(|at| recording(name)["exchanges"][*at]["connection"] == 77)
-        .expect("the re-opened tab polls on connection 77");
-    let message = json!([{ "msg-type": "net-message", "txt-id": "TXT.SYS.INDICATOR.NETEVENT",
-        "probe": "after-close", "session_src": "0a34cb25-7fa23e34" }]);
-    replay(name, [(reopened, Messages(message))]).await;
-}
-
-/// Departure: the old server gave the message to one of the two tabs.
-#[tokio::test]
-async fn r08_two_tabs_of_one_session_both_receive() {
-    let name = "08-two-tabs-one-session";
-    let second = calls(name)
-        .into_iter()
-        .find(|at| recording(name)["exchanges"][*at]["connection"] == 90)
-        .expect("the second tab polls on connection 90");
-    let message = json!([{ "msg-type": "net-message", "txt-id": "TXT.SYS.INDICATOR.NETEVENT",
-        "probe": "two-tabs", "session_src": "0a34cb25-7fa23e34" }]);
-    let unrecorded = replay(name, [(second, Messages(message))]).await;
-    assert!(unrecorded.contains_key(&second));
-}
-
-#[tokio::test]
-async fn r10_a_waiting_message_comes_at_once() {
-    replay("10-raw-set-get", []).await;
-}
-
-/// Departure: one message per answer, so that a message whose handler throws does not lose the other.
-#[tokio::test]
-async fn r11_two_waiting_messages_come_in_order_one_by_one() {
-    let name = "11-two-queued-one-poll";
-    let first = json!([{ "n": 1, "session_src": "rec-src" }]);
-    replay(name, [(calls(name)[2], Messages(first))]).await;
-
+async fn two_waiting_messages_come_one_by_one() {
     let server = TestServer::start().await;
     let mut page = server.http().await;
     for n in 1..=2 {
@@ -107,92 +79,6 @@ async fn r11_two_waiting_messages_come_in_order_one_by_one() {
     }
     assert_eq!(page.x0("m2").await, [json!({ "n": 1 })]);
     assert_eq!(page.x0("m2").await, [json!({ "n": 2 })]);
-}
-
-#[tokio::test]
-async fn r12_del_deletes_no_undelivered_message() {
-    replay("12-del", []).await;
-}
-
-/// Departures: a request that no x0 client sends is answered 400 at once (old server: 500 with HTML, or 200 with an
-/// error that a poll would repeat in a hot loop). A poll without a session is held. A refused send has no effect on
-/// later polls (old server: the next polls are answered `[]` at once).
-#[tokio::test]
-async fn r13_malformed_requests() {
-    let name = "13-malformed";
-    let calls = calls(name);
-    let mut departures: Vec<(usize, Departure)> = calls[..12].iter().map(|at| (*at, Status(400))).collect();
-    departures.push((calls[16], Nothing));
-    departures.extend([(calls[20], Nothing), (calls[21], Nothing)]);
-    replay(name, departures).await;
-}
-
-/// Departure: as in 13, a refused send has no effect on later polls.
-#[tokio::test]
-async fn r14_payloads_that_are_not_objects() {
-    let name = "14-non-object-payload";
-    let polls = calls(name).into_iter().skip(1).step_by(2);
-    replay(name, polls.map(|at| (at, Nothing))).await;
-}
-
-/// Departure: 700 CJK characters are 2.1 KB. The old server counted them escaped, and refused them.
-#[tokio::test]
-async fn r15_unicode_passes_through() {
-    let name = "15-unicode";
-    replay(name, [(*calls(name).last().unwrap(), Sent)]).await;
-}
-
-/// Departures: there is no limit of 4096 bytes. Three waiting messages that exceed it together are delivered one by
-/// one; the old server lost them.
-#[tokio::test]
-async fn r16_sizes() {
-    let name = "16-size-limits";
-    let calls = calls(name);
-    let sent = |at: usize| {
-        let body = recording(name)["exchanges"][calls[at]]["request"]["body"].as_str().unwrap().to_owned();
-        let mut payload = serde_json::from_str::<Value>(&body).unwrap()["payload"].clone();
-        payload["session_src"] = json!("rec-src");
-        Messages(json!([payload]))
-    };
-    let departures = [(calls[4], Sent), (calls[5], Sent), (calls[9], sent(6)), (calls[10], sent(7))];
-    replay(name, departures).await;
-}
-
-/// Departure: no message is lost, whenever the poll is cut.
-#[tokio::test]
-async fn r17_a_cut_poll_loses_nothing() {
-    let name = "17-loss-on-disconnect";
-    let recording = recording(name);
-    let exchanges = recording["exchanges"].as_array().unwrap();
-    let mut departures = Vec::new();
-    for at in calls(name) {
-        let body: Value = serde_json::from_str(exchanges[at]["request"]["body"].as_str().unwrap()).unwrap();
-        if body["type"] == "GET" && !exchanges[at]["response"].is_null() {
-            let probe: u64 = body["session_src"].as_str().unwrap()["loss-".len()..].parse().unwrap();
-            departures.push((at, Messages(json!([{ "probe": probe, "session_src": "rec-src" }]))));
-        }
-    }
-    assert_eq!(departures.len(), 5);
-    replay(name, departures).await;
-}
-
-/// Departures: PUT and DELETE are refused, since no x0 client sends them. `/` is the demo page.
-#[tokio::test]
-async fn r18_other_requests() {
-    let name = "18-other-requests";
-    let refused = calls(name).into_iter().filter(|at| {
-        let method = recording(name)["exchanges"][*at]["request"]["method"].as_str().unwrap().to_owned();
-        method == "PUT" || method == "DELETE"
-    });
-    replay(name, refused.map(|at| (at, Status(405)))).await;
-}
-
-/// Departure: pages without a session do not share a mailbox.
-#[tokio::test]
-async fn r19_pages_without_a_session_share_no_mailbox() {
-    let name = "19-null-session";
-    let calls = calls(name);
-    replay(name, [(calls[0], Failed), (calls[1], Nothing)]).await;
 }
 
 /// A page without a session may send. Its messages have no sender.

@@ -6,7 +6,9 @@ use crate::common::*;
 
 mod chaos;
 mod faults;
+mod haproxy;
 mod sessions;
+mod two_nodes;
 
 /// Waits until this call answers so.
 async fn becomes(node: &TestServer, target: &str, status: u16) -> Value {

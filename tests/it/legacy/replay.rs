@@ -91,12 +91,35 @@ fn assert_failed(body: &Value) {
 /// A request without an answer so far.
 type Pending = JoinHandle<Option<Reply>>;
 
-/// Replays a recording. Returns the answers to requests that the old server did not answer.
-pub async fn replay(
-    name: &str,
-    departures: impl IntoIterator<Item = (usize, Departure)>,
-) -> HashMap<usize, Reply> {
-    let server = TestServer::with(&["--poll-timeout", "2s"]).await;
+/// How clients reach what a recording is replayed on.
+pub trait Door {
+    /// Headers of the recording that are not sent.
+    const UNSENT: &[&str] = &["host", "content-length"];
+
+    /// A connection of a client, which reads or sends for this session first.
+    async fn connect(&self, session: Option<&str>) -> Http;
+
+    /// Waits until it has noticed that connections are closed, so that so many requests are left without an answer.
+    async fn noticed(&self, left: usize);
+}
+
+impl Door for TestServer {
+    async fn connect(&self, _: Option<&str>) -> Http {
+        self.http().await
+    }
+
+    /// The system closes a connection at once.
+    async fn noticed(&self, _: usize) {}
+}
+
+/// The session that a request is of.
+fn session(exchange: &Value) -> Option<String> {
+    let body: Value = serde_json::from_str(exchange["request"]["body"].as_str()?).ok()?;
+    body["session_src"].as_str().or(body["SessionData"]["Value"].as_str()).map(str::to_owned)
+}
+
+/// Replays a recording.
+pub async fn replay<D: Door>(door: &D, name: &str, departures: Vec<(usize, Departure)>) {
     let departures: HashMap<usize, Departure> = departures.into_iter().collect();
     let recording = recording(name);
     let exchanges = recording["exchanges"].as_array().unwrap();
@@ -112,7 +135,6 @@ pub async fn replay(
     line.sort();
     let mut connections: HashMap<i64, Arc<Mutex<Http>>> = HashMap::new();
     let mut pending: HashMap<usize, Pending> = HashMap::new();
-    let mut unrecorded = HashMap::new();
     for (_, what, at) in line {
         let exchange = &exchanges[at];
         let connection = exchange["connection"].as_i64().unwrap();
@@ -123,10 +145,13 @@ pub async fn replay(
             }
             1 => {
                 if let Entry::Vacant(place) = connections.entry(connection) {
-                    place.insert(Arc::new(Mutex::new(server.http().await)));
+                    // A preflight has no body: the next request on its connection has.
+                    let same = |one: &&Value| one["connection"] == exchange["connection"];
+                    let session = exchanges.iter().filter(same).find_map(session);
+                    place.insert(Arc::new(Mutex::new(door.connect(session.as_deref()).await)));
                 }
                 let http = Arc::clone(&connections[&connection]);
-                pending.insert(at, start(http, exchange.clone()).await);
+                pending.insert(at, start(http, exchange.clone(), D::UNSENT).await);
             }
             _ => {
                 // The page was closed. This server may have answered already.
@@ -138,20 +163,19 @@ pub async fn replay(
                         exchange["response"] = json!({ "status": 200, "body": "" });
                         check(name, at, &exchange, &reply, Some(departure));
                     }
-                    unrecorded.insert(at, reply);
                 } else {
                     task.abort();
                     assert!(task.await.is_err());
                 }
                 connections.remove(&connection);
+                door.noticed(pending.len()).await;
             }
         }
     }
-    unrecorded
 }
 
 /// Sends a request. Returns when it is written.
-async fn start(http: Arc<Mutex<Http>>, exchange: Value) -> Pending {
+async fn start(http: Arc<Mutex<Http>>, exchange: Value, unsent: &'static [&str]) -> Pending {
     let mut http = http.lock_owned().await;
     let (begun, begins) = tokio::sync::oneshot::channel();
     let task = tokio::spawn(async move {
@@ -165,7 +189,7 @@ async fn start(http: Arc<Mutex<Http>>, exchange: Value) -> Pending {
             .unwrap()
             .iter()
             .map(|header| (header[0].as_str().unwrap(), header[1].as_str().unwrap()))
-            .filter(|(name, _)| !["host", "content-length"].contains(&name.to_lowercase().as_str()))
+            .filter(|(name, _)| !unsent.contains(&name.to_lowercase().as_str()))
             .collect();
         let (method, target) = (request["method"].as_str().unwrap(), request["target"].as_str().unwrap());
         let answer = http.try_request(method, target, &headers, body);
