@@ -41,6 +41,7 @@ impl Habits {
     }
 
     /// For several nodes. A sender has one unanswered message for each mailbox: their order is only known on one node.
+    #[cfg_attr(not(feature = "nats"), allow(dead_code))]
     pub fn several_nodes() -> Self {
         Self { reading: true, window: MAILBOXES.len(), roams: true }
     }
@@ -196,6 +197,7 @@ impl Load {
     }
 
     /// When messages were confirmed, and when they came to their reader.
+    #[cfg_attr(not(feature = "nats"), allow(dead_code))]
     pub fn times(&self) -> Vec<(&'static str, Instant, Instant)> {
         let confirmed = self.ledger.confirmed.lock().unwrap();
         let arrival = |mailbox, name| {
