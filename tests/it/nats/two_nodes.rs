@@ -1,8 +1,20 @@
 //! What holds on one server holds over two nodes: transports, and the recorded exchanges of today's x0 client.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use x0_msg_server::broker::Broker;
+use x0_msg_server::clock::Clock;
+use x0_msg_server::config::Config;
+use x0_msg_server::engine::Engine;
+use x0_msg_server::engine::nats::{Feeds, Nats, NatsOptions};
+use x0_msg_server::hub::Hubs;
+use x0_msg_server::server::{broker_limits, engine_settings};
+
 use super::haproxy::Haproxy;
 use crate::common::*;
 use crate::legacy::{departures, recordings, replay};
+use crate::model::{Node, run};
 use crate::parity::{all_transports_at_once, switch_transports};
 
 #[tokio::test]
@@ -17,6 +29,39 @@ async fn switching_transports_and_nodes_loses_and_repeats_nothing() {
     let nats = NatsServer::start().await;
     let (one, two) = (nats.node().await, nats.node().await);
     switch_transports(&one, &two).await;
+}
+
+/// A node within this process.
+async fn node(nats: &NatsServer, hub_slots: usize) -> Node {
+    let config = Config { hub_slots: Some(hub_slots), store_limit: Some(64 << 20), ..Config::default() };
+    let feeds = Arc::new(Feeds::default());
+    let hubs = Hubs::watched(config.hub_slots, feeds.clone());
+    let options = NatsOptions {
+        url: nats.url(),
+        credentials: None,
+        token: None,
+        node: None,
+        prefix: "model".to_owned(),
+        replicas: 1,
+        create: false,
+        shards: 1,
+        max_payload: 64 << 10,
+        max_ttl: Duration::from_secs(30 * 86_400),
+    };
+    let settings = engine_settings(&config, Clock::Wall);
+    let engine = Engine::from(Nats::start(settings, (hubs.clone(), feeds), options).await.unwrap());
+    (Broker::new(engine.clone(), hubs, broker_limits(&config), Clock::Wall), engine)
+}
+
+/// The model of a mailbox, whose readers and senders are at two nodes.
+#[tokio::test]
+async fn random_use_of_two_nodes_loses_and_repeats_nothing() {
+    let nats = NatsServer::start().await;
+    let first = std::env::var("X0_MSG_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
+    for (seed, hub_slots) in [(0, 2), (1, 2), (first, 16), (first.wrapping_add(1), 2)] {
+        let nodes = [node(&nats, hub_slots).await, node(&nats, hub_slots).await];
+        run(seed, hub_slots, &nodes).await;
+    }
 }
 
 macro_rules! behind_haproxy {
