@@ -93,9 +93,9 @@ pub struct Config {
     #[arg(long, env = "X0_MSG_MAX_TOPICS", value_name = "N", default_value_t = 128, value_parser = at_least_one, help_heading = "Limits")]
     pub max_topics: usize,
 
-    /// How long message ids of senders are remembered. A retry within this time is not stored again
-    #[arg(long, env = "X0_MSG_DEDUP_WINDOW", value_name = "TIME", default_value = "15m", value_parser = lifetime, help_heading = "Limits")]
-    pub dedup_window: Duration,
+    /// How long message ids of senders are remembered. A retry within this time is not stored again [default: 15m; 2m with NATS]
+    #[arg(long, env = "X0_MSG_DEDUP_WINDOW", value_name = "TIME", value_parser = lifetime, help_heading = "Limits")]
+    pub dedup_window: Option<Duration>,
 
     /// Most bytes of all stored messages together [default: 1 GiB in memory, 4 GiB on disk]
     #[arg(long, env = "X0_MSG_STORE_LIMIT", value_name = "BYTES", value_parser = store_size, help_heading = "Limits")]
@@ -167,6 +167,20 @@ impl Config {
             ));
         }
         Ok(())
+    }
+
+    /// How long message ids of senders are remembered. NATS remembers those of all messages in memory, so it is shorter there.
+    #[must_use]
+    pub fn dedup_window(&self) -> Duration {
+        const MINUTE: Duration = Duration::from_secs(60);
+        #[cfg(feature = "nats")]
+        let otherwise = match self.cluster.engine {
+            EngineKind::Embedded => 15 * MINUTE,
+            EngineKind::Nats => 2 * MINUTE,
+        };
+        #[cfg(not(feature = "nats"))]
+        let otherwise = 15 * MINUTE;
+        self.dedup_window.unwrap_or(otherwise)
     }
 
     /// What is set and has no effect, each with what would give it one.
@@ -271,6 +285,14 @@ mod tests {
         let error =
             parse(&["--mailbox-bytes", "1MiB", "--max-payload", "2MiB"]).unwrap().validate().unwrap_err();
         assert!(error.contains("--mailbox-bytes") && error.contains("--max-payload"), "{error}");
+    }
+
+    #[test]
+    fn ids_are_remembered_for_as_long_as_the_engine_can() {
+        assert_eq!(parse(&[]).unwrap().dedup_window().as_secs(), 900);
+        assert_eq!(parse(&["--dedup-window", "3m"]).unwrap().dedup_window().as_secs(), 180);
+        #[cfg(feature = "nats")]
+        assert_eq!(parse(&["--engine", "nats"]).unwrap().dedup_window().as_secs(), 120);
     }
 
     #[test]

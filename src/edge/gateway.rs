@@ -67,7 +67,7 @@ impl Gateway {
             durability: self.broker.durability(),
             heartbeat: self.config.heartbeat.as_secs(),
             max_payload: self.config.max_payload,
-            dedup_window: self.config.dedup_window.as_secs(),
+            dedup_window: self.config.dedup_window().as_secs(),
             server: SERVER,
             node: self.broker.node(),
         }

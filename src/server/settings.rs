@@ -26,7 +26,7 @@ pub fn engine_settings(config: &Config, clock: Clock) -> Settings {
             Level::Memory => 1 << 30,
             Level::Fsync | Level::Os => 4 << 30,
         }),
-        dedup_window: config.dedup_window,
+        dedup_window: config.dedup_window(),
         dedup_ids: DEDUP_IDS,
         sessions_per_user: config.access.sessions_per_user,
         shares: config.access.auth == Auth::Token,
@@ -84,14 +84,14 @@ pub(crate) fn nats_options(config: &Config) -> crate::engine::nats::NatsOptions 
 pub fn broker_limits(config: &Config) -> Limits {
     let secret_ids = config.access.auth == Auth::Token;
     // As long as an old `reply_to` is good: what is known of the session tells its next holder from its last one.
-    let revoked_for = config.access.session_ttl.max(config.dedup_window);
+    let revoked_for = config.access.session_ttl.max(config.dedup_window());
     Limits {
         payload: config.max_payload,
         ttl: config.max_ttl,
         readers: config.access.max_connections_per_session(),
         // There are no tokens in `open` mode.
         revoked_for: if secret_ids { revoked_for } else { Duration::ZERO },
-        reply_window: config.dedup_window,
+        reply_window: config.dedup_window(),
         secret_ids,
     }
 }
@@ -132,6 +132,6 @@ mod tests {
         assert!(limits.secret_ids);
         assert_eq!((limits.readers, limits.revoked_for), (64, config.access.session_ttl));
         config.access.session_ttl = Duration::from_secs(60);
-        assert_eq!(broker_limits(&config).revoked_for, config.dedup_window);
+        assert_eq!(broker_limits(&config).revoked_for, config.dedup_window());
     }
 }

@@ -125,7 +125,7 @@ pub(super) async fn answer(
         let wait = if refused.is_none() || told_before { request.wait } else { Duration::ZERO };
         Until { deadline: Instant::now() + wait.min(left.saturating_sub(begun.elapsed())), stop }
     };
-    let told = Told { errors, dedup_window: gateway.config.dedup_window.as_secs(), client: None };
+    let told = Told { errors, dedup_window: gateway.config.dedup_window().as_secs(), client: None };
     let Some(mailbox) = caller.mailbox_besides(!topics.is_empty() || !errors.is_empty())? else {
         if let Some(request) = topics.iter().find(|request| request.presence) {
             return Err(no_presence(&request.topic));
