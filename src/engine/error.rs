@@ -9,13 +9,13 @@ use crate::engine::{Bounds, OverShare, QueueBounds};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
     /// The mailbox has no room.
-    #[error("the mailbox is full ({messages} messages, {bytes} bytes waiting; at most {} messages and {} bytes); try again when its reader has acknowledged some", bounds.messages, bounds.bytes)]
+    #[error("the mailbox is full ({}); try again when its reader has acknowledged some", held(*messages, *bytes, bounds))]
     MailboxFull {
         /// Messages waiting.
         messages: usize,
-        /// Bytes waiting.
+        /// Bytes waiting, if they are limited.
         bytes: usize,
-        /// The limits.
+        /// The limits; [`usize::MAX`] is none.
         bounds: Bounds,
     },
     /// All stored messages together have reached the limit.
@@ -90,6 +90,17 @@ pub enum EngineError {
         /// Why.
         reason: Arc<str>,
     },
+}
+
+/// What a full mailbox holds, and the most that it may.
+fn held(messages: usize, bytes: usize, bounds: &Bounds) -> String {
+    match bounds.bytes {
+        usize::MAX => format!("{messages} messages waiting; at most {} messages", bounds.messages),
+        most => format!(
+            "{messages} messages, {bytes} bytes waiting; at most {} messages and {most} bytes",
+            bounds.messages
+        ),
+    }
 }
 
 /// Why a session was not registered.

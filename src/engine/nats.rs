@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::clock::millis;
 use crate::engine::{
@@ -22,6 +22,7 @@ mod asking;
 mod directory;
 mod envelope;
 mod error;
+mod feeder;
 mod feeding;
 mod feeds;
 mod floors;
@@ -40,6 +41,8 @@ mod reading;
 mod receipting;
 mod recent;
 mod registering;
+mod scheduling;
+mod seen;
 mod settling;
 mod setup;
 mod standing;
@@ -52,11 +55,11 @@ pub use feeds::Feeds;
 pub use migration::{MigrateError, Migrated, migrate};
 pub use options::NatsOptions;
 
-use node::{Core, VolatileMessage};
+use node::Core;
 use setup::Signals;
 
-/// Most volatile messages that wait to be sent. Further ones are lost.
-const VOLATILE: usize = 4_096;
+/// How long the last floors may take at the end.
+const CLOSE: Duration = Duration::from_secs(3);
 
 /// How many digits of its random name a node without a name shows to clients.
 const NODE_DIGITS: usize = 8;
@@ -93,8 +96,7 @@ impl Nats {
     ) -> Result<Self, NatsError> {
         let signals = Signals::default();
         let prepared = setup::prepare(&options, &settings, &signals).await?;
-        let (volatile, messages) = mpsc::channel(VOLATILE);
-        let core = Arc::new(Core::new(settings, options, (hubs, feeds), prepared, signals, volatile));
+        let core = Arc::new(Core::new(settings, options, (hubs, feeds), prepared, signals));
         let failed = |what: &str, error: &error::AskError| NatsError::Request {
             what: what.to_owned(),
             reason: error.reason(),
@@ -113,8 +115,10 @@ impl Nats {
         tokio::spawn(stop.clone().run_until_cancelled_owned(Arc::clone(&core).run_directory(changes)));
         tokio::spawn(stop.clone().run_until_cancelled_owned(Arc::clone(&core).run_feeds()));
         tokio::spawn(stop.clone().run_until_cancelled_owned(Arc::clone(&core).run_leaders(leaders)));
-        tokio::spawn(stop.clone().run_until_cancelled_owned(Arc::clone(&core).run_volatile(messages)));
         tokio::spawn(stop.clone().run_until_cancelled_owned(Arc::clone(&core).purge_when_due()));
+        if core.has_schedules {
+            tokio::spawn(stop.clone().run_until_cancelled_owned(Arc::clone(&core).run_due()));
+        }
         tokio::spawn(stop.clone().run_until_cancelled_owned(Core::run_checks(Arc::downgrade(&core))));
         tokio::spawn(stop.clone().run_until_cancelled_owned(Core::run_ears(Arc::downgrade(&core), ears)));
         Ok(Self(Arc::new(Running { core })))
@@ -142,8 +146,7 @@ impl Nats {
         if core.failing().is_some() {
             return false;
         }
-        let message = VolatileMessage { subject: core.place(address).live, body };
-        core.volatile.try_send(message).is_ok()
+        core.link.publish_now(core.place(address).live, body)
     }
 
     /// See [`crate::engine::Engine::read`].
@@ -327,9 +330,14 @@ impl Nats {
         Health { is_unreachable: !failing.is_empty(), failing }
     }
 
-    /// Refuses what comes from now on, and stores floors that are on their way.
+    /// Refuses what comes from now on, and waits until the floors that are on their way are stored.
     pub fn close(&self) {
         self.core().stop.cancel();
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let stored = tokio::time::timeout(CLOSE, self.core().floors.all_stored());
+        if tokio::task::block_in_place(|| runtime.block_on(stored)).is_err() {
+            tracing::warn!("the last acknowledgements are not stored: NATS does not answer");
+        }
     }
 
     /// NATS deletes what has expired.

@@ -321,3 +321,56 @@ async fn unanswered_sends_to_one_mailbox_keep_their_order_over_kills() {
     assert!(payloads.is_sorted_by(|one, next| one < next), "{payloads:?}");
     assert!(sent.iter().all(|(seq, id)| stored.get(seq) == Some(&json!(id))));
 }
+
+#[tokio::test]
+async fn a_receipt_comes_for_what_expires_where_nobody_reads() {
+    let nats = NatsServer::start().await;
+    let (one, two) = (nats.node().await, nats.node().await);
+    let mut sender = one.session("S").await;
+    let send = |id: &str, ttl: u64| {
+        json!({
+            "type": "send", "id": id, "to": { "session": "R" }, "payload": 1, "ttl": ttl, "receipt": true,
+        })
+    };
+    sender.send(send("short", 1)).await;
+    let sent = sender.recv().await;
+    assert_eq!(sent["type"], "sent", "{sent}");
+    sender.send(send("long", 3600)).await;
+    let long = sender.recv().await["seq"].clone();
+    let receipt = sender.recv().await;
+    assert_eq!((&receipt["type"], &receipt["id"]), (&json!("receipt"), &json!("short")), "{receipt}");
+    assert_eq!(receipt["state"], "expired");
+    // It is gone, and not told once more.
+    let mut reader = two.session("R").await;
+    assert_eq!(reader.message().await["seq"], long);
+    reader.ack(long.as_u64().unwrap()).await;
+    let receipt = sender.recv().await;
+    assert_eq!((&receipt["id"], &receipt["state"]), (&json!("long"), &json!("acknowledged")), "{receipt}");
+}
+
+#[tokio::test]
+async fn what_is_acknowledged_just_before_the_end_of_a_node_stays_so() {
+    let nats = NatsServer::start().await;
+    let (one, two) = (nats.node().await, nats.node().await);
+    let mut reader = one.session("R").await;
+    let seq = one.send("S", "R", json!(1)).await;
+    assert_eq!(reader.message().await["seq"], seq);
+    reader.ack(seq).await;
+    reader.ping().await;
+    one.stop().await;
+    assert!(two.read_all("R").await.messages.is_empty());
+}
+
+#[tokio::test]
+async fn a_full_mailbox_says_how_many_messages_it_has_and_ids_are_known_for_two_minutes() {
+    let nats = NatsServer::start().await;
+    let node = nats.node_with(&["--mailbox-messages", "2"]).await;
+    assert_eq!(node.get("/v1/messages?session=R&wait=0").await.json()["dedup_window"], 120);
+    for n in 0..2 {
+        node.send("S", "R", json!(n)).await;
+    }
+    let refused =
+        node.post("/v1/messages?session=S", json!({ "to": { "session": "R" }, "payload": 3 })).await;
+    assert_eq!(refused.code(), "mailbox_full");
+    assert!(refused.body.contains("(2 messages waiting; at most 2 messages)"), "{}", refused.body);
+}

@@ -17,7 +17,7 @@ const EVENT: Duration = Duration::from_secs(60);
 const TRIED: Duration = Duration::from_millis(100);
 
 /// More messages than wait in a subscription.
-const FLOOD: usize = 20_000;
+const FLOOD: usize = 11_000;
 
 /// A node with one reader.
 struct Reading {

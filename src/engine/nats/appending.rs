@@ -127,7 +127,7 @@ impl Core {
         let Sent { job: Job { append, answer }, outgoing, .. } = sent;
         self.note_stored(&append, &outgoing.place, stored);
         // Nobody may wait for it any more.
-        if !stored.is_known || append.id.is_none() {
+        if (!stored.is_known || append.id.is_none()) && !self.schedules(&append) {
             _ = answer.send(Ok(Seq(stored.seq)));
             return;
         }

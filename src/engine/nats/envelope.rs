@@ -70,7 +70,8 @@ fn kind_of(code: u8) -> Option<Kind> {
     })
 }
 
-fn mailbox_text(mailbox: &Address) -> Option<String> {
+/// A mailbox as text, with its kind before its name; `None` for a topic.
+pub(super) fn mailbox_text(mailbox: &Address) -> Option<String> {
     match mailbox {
         Address::Session(name) => Some(format!("s{name}")),
         Address::Backend(name) => Some(format!("b{name}")),
@@ -78,7 +79,8 @@ fn mailbox_text(mailbox: &Address) -> Option<String> {
     }
 }
 
-fn mailbox_of(text: &str) -> Option<Address> {
+/// The inverse of [`mailbox_text`].
+pub(super) fn mailbox_of(text: &str) -> Option<Address> {
     match text.split_at_checked(1)? {
         ("s", name) => SessionId::new(name).ok().map(Address::Session),
         ("b", name) => BackendName::new(name).ok().map(Address::Backend),

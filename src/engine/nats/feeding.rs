@@ -10,24 +10,16 @@ use std::time::Duration;
 use async_nats::Message;
 use futures::StreamExt;
 use serde_json::json;
-use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::engine::nats::envelope;
 use crate::engine::nats::error::AskError;
 use crate::engine::nats::link::{header, number, status};
-use crate::engine::nats::names::Place;
 use crate::engine::nats::nets::Net;
-use crate::engine::nats::node::{Core, VolatileMessage};
+use crate::engine::nats::node::Core;
 use crate::engine::nats::setup::check_server;
 use crate::message::{Address, Seq};
 use crate::sync::lock;
-
-/// How long a subscription goes on after the last reader left: most come back soon.
-const GRACE: Duration = Duration::from_secs(1);
-
-/// Pause before a subscription is tried again.
-const FAILURE_PAUSE: Duration = Duration::from_millis(200);
 
 /// Under what NATS tells that a stream has another leader. The last part is the name of the stream.
 pub(super) const LEADERS: &str = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED";
@@ -45,63 +37,8 @@ const RECENT: Duration = Duration::from_secs(30);
 const COMPARED: usize = 1_000;
 
 impl Core {
-    /// Subscribes to each address that is read here.
-    pub(super) async fn run_feeds(self: Arc<Self>) {
-        loop {
-            self.feeds.changed.notified().await;
-            for address in self.feeds.take_new() {
-                tokio::spawn(Arc::clone(&self).feed(address));
-            }
-        }
-    }
-
-    /// Carries what is republished of an address to its readers, until it has none.
-    async fn feed(self: Arc<Self>, address: Address) {
-        let (place, readers) = (self.place(&address), self.feeds.readers(&address));
-        let mut messages = loop {
-            match self.link.subscribe(place.live.clone()).await {
-                Ok(messages) => break messages,
-                Err(_) if self.stop.is_cancelled() => return,
-                Err(_) => sleep(FAILURE_PAUSE).await,
-            }
-        };
-        self.feeds.set_up(&address);
-        let mut closes_at: Option<Instant> = None;
-        loop {
-            let grace = async {
-                match closes_at {
-                    Some(at) => sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                message = async { self.signals.nets.released().await; messages.next().await } => match message {
-                    Some(message) => self.carry(&address, &place, &message),
-                    None => return,
-                },
-                () = readers.notified() => {
-                    closes_at = (!self.feeds.is_read(&address)).then(|| Instant::now() + GRACE);
-                }
-                () = grace => {
-                    if self.feeds.close(&address) {
-                        return;
-                    }
-                    closes_at = None;
-                }
-            }
-        }
-    }
-
-    /// Sends volatile messages to all nodes, in the order in which they came.
-    pub(super) async fn run_volatile(self: Arc<Self>, mut messages: mpsc::Receiver<VolatileMessage>) {
-        while let Some(VolatileMessage { subject, body }) = messages.recv().await {
-            // At most once: a connection that has just ended loses it.
-            _ = self.link.client().publish(subject, body).await;
-        }
-    }
-
     /// Publishes a message to the readers here.
-    fn carry(&self, address: &Address, place: &Place, message: &Message) {
+    pub(super) fn carry(&self, address: &Address, stream: usize, message: &Message) {
         if self.signals.nets.loses() {
             return;
         }
@@ -114,11 +51,11 @@ impl Core {
             }
             Some(_) => {
                 let (seq, prev) = (number(message, "Nats-Sequence"), number(message, "Nats-Last-Sequence"));
-                let prev = if self.signals.nets.works(Net::Previous) { prev } else { 0 };
-                self.note_newest(place.stream, seq);
+                self.note_newest(stream, seq);
                 match envelope::decode(address, Seq(seq), &message.payload) {
                     Some(letter) => {
-                        self.note_read(address, Seq(seq), &letter);
+                        self.note_read(address, (Seq(prev), Seq(seq)), &letter);
+                        let prev = if self.signals.nets.works(Net::Previous) { prev } else { 0 };
                         self.hubs.publish(address, &letter.publication, Seq(prev));
                     }
                     None => self.hubs.wake(address, Seq(seq)),

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::message::{Address, Seq};
@@ -69,7 +70,11 @@ impl Floor {
 
 /// The floors that this node raised and still has to do something for.
 #[derive(Debug, Default)]
-pub(super) struct Floors(Mutex<Raised>);
+pub(super) struct Floors {
+    raised: Mutex<Raised>,
+    /// Notified when a floor is stored.
+    stored: Notify,
+}
 
 #[derive(Debug, Default)]
 struct Raised {
@@ -103,7 +108,7 @@ pub(super) struct Raise {
 impl Floors {
     /// Raises a floor, whose mailbox may be purged after `window`. `None` if it is as high already.
     pub(super) fn raise(&self, address: &Address, to: &Floor, window: Duration) -> Option<Raise> {
-        let (now, mut raised) = (Instant::now(), lock(&self.0));
+        let (now, mut raised) = (Instant::now(), lock(&self.raised));
         let raised = &mut *raised;
         let mut is_new = false;
         let known = raised.floors.entry(address.clone()).or_insert_with(|| {
@@ -129,33 +134,49 @@ impl Floors {
 
     /// The floor as this node knows it.
     pub(super) fn of(&self, address: &Address) -> Floor {
-        lock(&self.0).floors.get(address).map_or_else(Floor::default, |known| known.floor.clone())
+        lock(&self.raised).floors.get(address).map_or_else(Floor::default, |known| known.floor.clone())
     }
 
     /// The floor to store, and the record that it replaces with its seq, if that is known.
     pub(super) fn to_store(&self, address: &Address) -> Option<(Floor, Option<(Floor, u64)>)> {
-        lock(&self.0).floors.get(address).map(|known| (known.floor.clone(), known.stored.clone()))
+        lock(&self.raised).floors.get(address).map(|known| (known.floor.clone(), known.stored.clone()))
     }
 
     /// Notes that a floor is stored by a record with this seq. Answers whether it is still the newest one.
     pub(super) fn stored(&self, address: &Address, floor: &Floor, revision: u64) -> bool {
-        let mut raised = lock(&self.0);
+        let mut raised = lock(&self.raised);
         let Some(known) = raised.floors.get_mut(address) else { return true };
         known.is_being_stored = known.floor != *floor;
         known.stored = Some((floor.clone(), revision));
-        !known.is_being_stored
+        let is_done = !known.is_being_stored;
+        if is_done {
+            self.stored.notify_waiters();
+        }
+        is_done
+    }
+
+    /// Waits until all floors are stored.
+    pub(super) async fn all_stored(&self) {
+        loop {
+            let mut stored = std::pin::pin!(self.stored.notified());
+            stored.as_mut().enable();
+            if !lock(&self.raised).floors.values().any(|known| known.is_being_stored) {
+                return;
+            }
+            stored.await;
+        }
     }
 
     /// Notes that the record is another one than this node knows.
     pub(super) fn doubt(&self, address: &Address) {
-        if let Some(known) = lock(&self.0).floors.get_mut(address) {
+        if let Some(known) = lock(&self.raised).floors.get_mut(address) {
             known.stored = None;
         }
     }
 
     /// Notes what is stored.
     pub(super) fn learn(&self, address: &Address, floor: Floor, revision: u64) {
-        if let Some(known) = lock(&self.0).floors.get_mut(address) {
+        if let Some(known) = lock(&self.raised).floors.get_mut(address) {
             known.floor = std::mem::take(&mut known.floor).max(&floor);
             known.stored = Some((floor, revision));
         }
@@ -163,7 +184,7 @@ impl Floors {
 
     /// A mailbox whose window is over since its last acknowledgement, and its floor.
     pub(super) fn next_due(&self, window: Duration) -> Option<(Address, Floor)> {
-        let (now, mut raised) = (Instant::now(), lock(&self.0));
+        let (now, mut raised) = (Instant::now(), lock(&self.raised));
         let raised = &mut *raised;
         while let Some((due, _)) = raised.due.front()
             && *due <= now
@@ -188,12 +209,12 @@ impl Floors {
 
     /// Tries a mailbox again later that could not be purged.
     pub(super) fn retry(&self, address: &Address, window: Duration) {
-        lock(&self.0).due.push_back((Instant::now() + window, address.clone()));
+        lock(&self.raised).due.push_back((Instant::now() + window, address.clone()));
     }
 
     /// Forgets a mailbox that is purged up to this floor. Answers the seq of its record, if it was not raised since.
     pub(super) fn forget(&self, address: &Address, floor: &Floor, window: Duration) -> Option<u64> {
-        let mut raised = lock(&self.0);
+        let mut raised = lock(&self.raised);
         let known = raised.floors.get(address)?;
         if known.floor != *floor {
             raised.due.push_back((Instant::now() + window, address.clone()));
@@ -207,7 +228,11 @@ impl Floors {
 
     /// All mailboxes that may hold something acknowledged, and their floors.
     pub(super) fn all(&self) -> Vec<(Address, Floor)> {
-        lock(&self.0).floors.iter().map(|(address, known)| (address.clone(), known.floor.clone())).collect()
+        lock(&self.raised)
+            .floors
+            .iter()
+            .map(|(address, known)| (address.clone(), known.floor.clone()))
+            .collect()
     }
 }
 

@@ -195,6 +195,16 @@ impl Link {
         sent.map_err(|error| AskError::Unknown(error.to_string().into()))
     }
 
+    /// Sends a message without an answer. `false` if that is not possible at once: then nothing is sent.
+    pub(super) fn publish_now(&self, subject: String, body: Bytes) -> bool {
+        // The client would keep it, and send it later.
+        self.is_up()
+            && matches!(
+                unconstrained(self.client.publish(Subject::from(subject), body)).now_or_never(),
+                Some(Ok(()))
+            )
+    }
+
     /// Stores a message.
     ///
     /// # Errors

@@ -74,7 +74,7 @@ pub async fn migrate(
     progress: impl Fn(u64, u64),
 ) -> Result<Migrated, MigrateError> {
     let export = Export::open(dir)?;
-    let link = open(&options, &Signals::default()).await?;
+    let (link, _) = open(&options, &settings, &Signals::default()).await?;
     let (secret, newest) = (export.secret(), export.newest());
     let mut begun = Begun::find(&link, &export, &settings, &mut options).await?;
     let names = || Names::new(&options.prefix, options.shards, &secret);

@@ -7,7 +7,11 @@ use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::message::{Address, SessionId};
+use crate::message::{Address, Seq, SessionId};
+
+/// Groups of each stream. More of them take more memory in a node that reads many addresses; fewer bring a node more of what it does
+/// not read.
+const GROUPS: u16 = 1024;
 
 /// Makes names. The key comes from the secret of the cluster.
 #[derive(Debug)]
@@ -22,6 +26,10 @@ pub(super) struct Names {
 pub(super) struct Place {
     /// The number of its stream: mailboxes first, then topics.
     pub(super) stream: usize,
+    /// Its group within that: a node subscribes to groups.
+    pub(super) group: u16,
+    /// The last part of its subjects, as a number.
+    pub(super) token: u128,
     /// What its messages are stored under.
     pub(super) stored: String,
     /// What its messages, floors and volatile messages are republished under.
@@ -70,6 +78,26 @@ impl Names {
         format!("{}.d.{}", self.prefix, URL_SAFE_NO_PAD.encode(self.token(b"s", session.as_str())))
     }
 
+    /// The stream of schedules.
+    pub(super) fn schedules(&self) -> String {
+        format!("{}_S", self.prefix)
+    }
+
+    /// The subject of what is scheduled for a message.
+    pub(super) fn schedule(&self, place: &Place, seq: Seq) -> String {
+        format!("{}.s.{}.{seq}", self.prefix, last_part(&place.stored))
+    }
+
+    /// The subject of what is due for messages of an address.
+    pub(super) fn due(&self, place: &Place) -> String {
+        format!("{}.due.{}", self.prefix, last_part(&place.stored))
+    }
+
+    /// The subject of all that is due.
+    pub(super) fn all_due(&self) -> String {
+        format!("{}.due.>", self.prefix)
+    }
+
     /// A subject for what nodes say to each other.
     pub(super) fn control(&self, what: &str) -> String {
         format!("{}.ctl.{what}", self.prefix)
@@ -84,22 +112,27 @@ impl Names {
         };
         let token = self.token(kind, name);
         let (prefix, shard) = (&self.prefix, usize::from(token[0]) % self.shards);
+        let group = u16::from_le_bytes([token[1], token[2]]) % GROUPS;
+        let number = u128::from_le_bytes(token);
         let token = URL_SAFE_NO_PAD.encode(token);
-        if address.is_mailbox() {
-            Place {
-                stream: shard,
-                stored: format!("{prefix}.m.{shard}.{token}"),
-                live: format!("{prefix}.l.{shard}.{token}"),
-                floor: Some(format!("{prefix}.f.{shard}.{token}")),
+        let name = |kind: &str| format!("{prefix}.{kind}.{shard}.{group}.{token}");
+        let (stream, stored, live, floor) = match address.is_mailbox() {
+            true => {
+                let floor = format!("{prefix}.f.{shard}.{token}");
+                (shard, name("m"), name("l"), Some(floor))
             }
-        } else {
-            Place {
-                stream: self.shards + shard,
-                stored: format!("{prefix}.t.{shard}.{token}"),
-                live: format!("{prefix}.lt.{shard}.{token}"),
-                floor: None,
-            }
-        }
+            false => (self.shards + shard, name("t"), name("lt"), None),
+        };
+        Place { stream, group, token: number, stored, live, floor }
+    }
+
+    /// What everything of the group of an address is republished under.
+    pub(super) fn live_group(&self, place: &Place) -> String {
+        let (kind, shard) = match place.stream.checked_sub(self.shards) {
+            None => ("l", place.stream),
+            Some(shard) => ("lt", shard),
+        };
+        format!("{}.{kind}.{shard}.{}.*", self.prefix, place.group)
     }
 
     /// What makes a retry known: the hash of all this, as text.
@@ -123,6 +156,17 @@ impl Names {
     }
 }
 
+fn last_part(subject: &str) -> &str {
+    subject.rsplit('.').next().unwrap_or_default()
+}
+
+/// The last part of a subject, as the number of a place.
+pub(super) fn token_of(subject: &str) -> Option<u128> {
+    let mut token = [0; 16];
+    let length = URL_SAFE_NO_PAD.decode_slice(last_part(subject), &mut token).ok()?;
+    (length == token.len()).then(|| u128::from_le_bytes(token))
+}
+
 /// The settings of streams: what is named after the prefix before the secret is known.
 pub(super) fn setup_stream(prefix: &str) -> (String, String) {
     (format!("{prefix}_SETUP"), format!("{prefix}.setup"))
@@ -139,7 +183,11 @@ mod tests {
         let session = Address::Session(SessionId::new("a.b *>").unwrap());
         let topic = Address::Topic(TopicName::new("news").unwrap());
         let place = names.place(&session);
-        assert!(place.stored.starts_with("x0.m.") && place.stored.split('.').count() == 4, "{place:?}");
+        assert!(place.stored.starts_with("x0.m.") && place.stored.split('.').count() == 5, "{place:?}");
+        assert_eq!(token_of(&place.live), Some(place.token));
+        let group = names.live_group(&place);
+        assert_eq!(place.live.rsplit_once('.').unwrap().0, group.strip_suffix(".*").unwrap());
+        assert_eq!((token_of("x0.l.0.0.short"), token_of("")), (None, None));
         assert_eq!(names.stream(place.stream), format!("x0_M{}", place.stream));
         assert_eq!(place, Names::new("x0", 8, &[1; 16]).place(&session));
         assert_ne!(place.stored, Names::new("x0", 8, &[2; 16]).place(&session).stored);

@@ -3,9 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::crypt::Cipher;
@@ -31,13 +30,6 @@ use crate::sync::lock;
 /// Reads on their way at the same time: what they bring counts in the memory budget only when it is here.
 const READS: usize = 64;
 
-/// A volatile message on its way to all nodes.
-#[derive(Debug)]
-pub(super) struct VolatileMessage {
-    pub(super) subject: String,
-    pub(super) body: Bytes,
-}
-
 /// What all parts of a node share.
 #[derive(Debug)]
 pub(super) struct Core {
@@ -59,8 +51,6 @@ pub(super) struct Core {
     pub(super) signals: Signals,
     /// The name of this node among the others.
     pub(super) node: String,
-    /// Takes volatile messages on their way.
-    pub(super) volatile: mpsc::Sender<VolatileMessage>,
     /// The newest seqs that this node stored lately.
     pub(super) recent: Recent,
     /// The senders' ids of a store that was moved here.
@@ -68,6 +58,8 @@ pub(super) struct Core {
     /// Ends the tasks.
     pub(super) stop: CancellationToken,
     pub(super) specs: Vec<StreamSpec>,
+    /// Whether the servers send messages at a given time.
+    pub(super) has_schedules: bool,
     /// What does not work now.
     pub(super) failing: Mutex<Option<Arc<str>>>,
     epoch: Mutex<(Epoch, Vec<u64>)>,
@@ -90,9 +82,8 @@ impl Core {
         (hubs, feeds): (Hubs, Arc<Feeds>),
         prepared: Prepared,
         signals: Signals,
-        volatile: mpsc::Sender<VolatileMessage>,
     ) -> Self {
-        let Prepared { link, secret, shards, states, specs, moved } = prepared;
+        let Prepared { link, secret, shards, states, specs, moved, has_schedules } = prepared;
         let handles = Handles::new(&secret);
         let mut node = [0; 8];
         // Two nodes of the same name would not count each other's readers.
@@ -120,10 +111,10 @@ impl Core {
             feeds,
             link,
             signals,
-            volatile,
             recent: Recent::default(),
             moved,
             specs,
+            has_schedules,
         }
     }
 

@@ -160,7 +160,7 @@ impl Core {
                 self.note_newest(place.stream, seq.0);
                 let letter = envelope::decode(address, *seq, &message.payload);
                 if let Some(letter) = &letter {
-                    self.note_read(address, *seq, letter);
+                    self.note_read(address, (plan.scanned, *seq), letter);
                 }
                 if !plan.add(*seq, letter, self.now(), limit) {
                     return Ok(self.admit(plan, true).await);
@@ -201,10 +201,11 @@ impl Core {
         }
     }
 
-    /// Notes a message that came here.
-    pub(super) fn note_read(&self, address: &Address, seq: Seq, letter: &Letter) {
+    /// Notes a message that came here, by its seq and one before it. Between them there is none.
+    pub(super) fn note_read(&self, address: &Address, seqs: (Seq, Seq), letter: &Letter) {
         if address.is_mailbox() {
-            self.feeds.note(address, seq, letter.publication.frame().len(), self.settings.held().0);
+            let (bytes, asks) = (letter.publication.frame().len(), letter.receipt.is_some());
+            self.feeds.note(address, seqs, bytes, asks, self.settings.held().0);
         }
     }
 

@@ -69,6 +69,7 @@ impl Core {
                         && let Some(outcome) = leaving.outcome(letter.expires_at <= now)
                     {
                         self.emit_receipt(&letter, (&stream, *seq), outcome).await?;
+                        self.unschedule(place, *seq);
                     }
                 }
                 let Some((last, _)) = page.messages.last() else { return Ok(()) };
@@ -81,7 +82,11 @@ impl Core {
         })
     }
 
-    async fn emit_receipt(
+    /// Stores the receipt for a message.
+    ///
+    /// # Errors
+    /// [`AskError`]: it may not be stored.
+    pub(super) async fn emit_receipt(
         self: &Arc<Self>,
         letter: &Letter,
         (stream, seq): (&str, Seq),

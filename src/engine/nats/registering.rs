@@ -1,11 +1,13 @@
 //! Changes of registrations: compare and set on one record for each session, so that all nodes agree.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use futures::future::join_all;
 use serde_json::json;
 
 use crate::clock::millis;
@@ -18,7 +20,7 @@ use crate::engine::nats::receipting::Leaving;
 use crate::engine::nats::streams::{DAY, info, state};
 use crate::engine::registrations::RegistrationChange;
 use crate::engine::{EngineError, Register, RegisterError, Registration, RegistrationSource};
-use crate::hub::EndReason;
+use crate::hub::{Connections, EndReason};
 use crate::message::{Address, Seq, SessionId};
 
 /// How often a change is tried again that another node was faster with.
@@ -37,7 +39,8 @@ impl Core {
         let mut is_confirmed = false;
         for _ in 0..ATTEMPTS {
             let newest = self.newest_if_taken_over(register).await?;
-            let planned = self.plan(register, newest);
+            let elsewhere = self.read_elsewhere(register).await;
+            let planned = self.plan(register, newest, &elsewhere);
             let (change, revision) = match planned {
                 // What this node knows may be out of date.
                 Err(_) if !is_confirmed => {
@@ -67,13 +70,30 @@ impl Core {
         &self,
         register: &Register,
         newest: Seq,
+        elsewhere: &HashSet<SessionId>,
     ) -> Result<(Option<RegistrationChange>, u64), RegisterError> {
         let (now, directory) = (self.now(), self.directory.lock());
         let revision = directory.revision(&register.session);
-        let is_read = |session: &SessionId| self.hubs.is_read(&Address::Session(session.clone()));
+        let is_read = |session: &SessionId| {
+            elsewhere.contains(session) || self.hubs.is_read(&Address::Session(session.clone()))
+        };
         let change =
             directory.table.plan(register, (now, newest), self.settings.sessions_per_user, is_read)?;
         Ok((change, revision))
+    }
+
+    /// The sessions of a user that are read on any node, if one of them has to give way.
+    async fn read_elsewhere(&self, register: &Register) -> HashSet<SessionId> {
+        let Some(user) = &register.user else { return HashSet::new() };
+        let sessions = self.directory.lock().table.sessions_of(user, self.now());
+        if sessions.len() < self.settings.sessions_per_user || sessions.contains(&register.session) {
+            return HashSet::new();
+        }
+        let asked = sessions.into_iter().map(async |session| {
+            let is_read = self.presence(&Address::Session(session.clone())).await != Connections::default();
+            is_read.then_some(session)
+        });
+        join_all(asked).await.into_iter().flatten().collect()
     }
 
     /// The newest seq of a session's mailbox, if another owner may take it over.

@@ -13,7 +13,7 @@ use crate::engine::nats::link::{ANSWER, Stored, header};
 use crate::engine::nats::names::Place;
 use crate::engine::nats::nets::Net;
 use crate::engine::nats::node::Core;
-use crate::engine::{Append, EngineError};
+use crate::engine::{Append, Bounds, EngineError};
 use crate::message::{Address, Seq};
 
 /// How long an append is tried again whose outcome is unknown.
@@ -74,7 +74,8 @@ impl Core {
         _ = answer.send(outcome);
     }
 
-    /// The answer to an append that is stored, perhaps since an earlier one with the same id.
+    /// The answer to an append that is stored, perhaps since an earlier one with the same id. Before it, what has to be done when
+    /// the message expires is scheduled.
     pub(super) async fn as_known(
         &self,
         append: &Append,
@@ -82,6 +83,9 @@ impl Core {
         stored: Stored,
     ) -> Result<Seq, EngineError> {
         let seq = Seq(stored.seq);
+        if self.schedules(append) {
+            self.schedule(append, place, seq).await;
+        }
         match stored.is_known && append.id.is_some() && self.is_another(append, place, seq).await {
             true => Err(EngineError::IdReused { window: self.settings.dedup_window }),
             false => Ok(seq),
@@ -234,18 +238,11 @@ impl Core {
         if !is_subject {
             return EngineError::StoreFull { limit: self.settings.total_bytes };
         }
-        let bounds = self.settings.mailbox;
-        let (mut messages, mut bytes, mut at) = (0, 0, Seq::START);
-        let stream = self.names.stream(place.stream);
-        while let Ok(page) = self.page(&stream, &place.stored, at, usize::MAX).await {
-            for (seq, message) in &page.messages {
-                (messages, bytes, at) = (messages + 1, bytes + message.payload.len(), *seq);
-            }
-            if page.messages.is_empty() || !page.more {
-                break;
-            }
-        }
-        EngineError::MailboxFull { messages, bytes, bounds }
+        // NATS counts the messages of a mailbox, and not its bytes.
+        let bounds = Bounds { bytes: usize::MAX, ..self.settings.mailbox };
+        let counted = self.count(place).await.ok().and_then(|count| usize::try_from(count).ok());
+        let messages = counted.unwrap_or(bounds.messages);
+        EngineError::MailboxFull { messages, bytes: 0, bounds }
     }
 
     /// Whether what is stored at this seq has another payload. What is gone counts as the same.

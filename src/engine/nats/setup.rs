@@ -33,8 +33,11 @@ const RECONNECT: Duration = Duration::from_millis(500);
 /// How often the server is pinged. A connection ends with the third ping without an answer: a server that hangs closes none.
 const PING: Duration = Duration::from_secs(2);
 
-/// Messages of one subscription that wait to be taken: more than the answers to all appends that may be on their way.
-const SUBSCRIPTION: usize = 16_384;
+/// Messages of one subscription that wait to be taken, at least: the answers to all appends that may be on their way have room.
+const SUBSCRIPTION: usize = 4096;
+
+/// The level of the interface of servers that have schedules: 2.12.
+const SCHEDULES: u64 = 2;
 
 /// The format of what is stored.
 const FORMAT: u64 = 1;
@@ -73,6 +76,8 @@ pub(super) struct Prepared {
     pub(super) specs: Vec<StreamSpec>,
     /// The senders' ids of a store that was moved here.
     pub(super) moved: Option<MovedIds>,
+    /// Whether the servers send messages at a given time.
+    pub(super) has_schedules: bool,
 }
 
 impl std::fmt::Debug for Prepared {
@@ -103,12 +108,12 @@ impl Signals {
 ///
 /// # Errors
 /// [`NatsError::Connect`], [`NatsError::Credentials`].
-async fn connect(options: &NatsOptions, signals: &Signals) -> Result<Client, NatsError> {
+async fn connect(options: &NatsOptions, appends: usize, signals: &Signals) -> Result<Client, NatsError> {
     let failed = |reason: String| NatsError::Connect { url: without_password(&options.url), reason };
     let signals = signals.clone();
     let mut connect = ConnectOptions::new()
         .name("x0-msg-server")
-        .subscription_capacity(SUBSCRIPTION)
+        .subscription_capacity(SUBSCRIPTION.max(appends))
         .ping_interval(PING)
         .reconnect_delay_callback(|attempts| {
             let most = RECONNECT.min(Duration::from_millis(50 * u64::try_from(attempts).unwrap_or(10)));
@@ -180,7 +185,7 @@ pub(super) async fn prepare(
     settings: &Settings,
     signals: &Signals,
 ) -> Result<Prepared, NatsError> {
-    let link = open(options, signals).await?;
+    let (link, has_schedules) = open(options, settings, signals).await?;
     let now = settings.clock.now();
     let (stream, subject) = make_setup(&link, options, now).await?;
     let (mut record, seq) = record(&link, &stream, &subject, options.shards).await?;
@@ -198,11 +203,15 @@ pub(super) async fn prepare(
     if !(1..=256).contains(&shards) {
         return Err(unreadable("its number of shards is damaged"));
     }
-    let specs = StreamSpec::all(options, settings, shards);
+    if !has_schedules {
+        tracing::info!("receipts of messages that expire where nobody reads them need NATS 2.12 or later");
+    }
+    let mut specs = StreamSpec::all(options, settings, shards);
+    specs.extend(has_schedules.then(|| StreamSpec::schedules(options)));
     let mut states = Vec::new();
     for spec in &specs {
         let mut state = spec.verify(&link).await?;
-        if state.is_none() && (options.create || !record.complete) {
+        if state.is_none() && (options.create || !record.complete || spec.is_dispensable) {
             spec.create(&link, now, Seq::START).await?;
             state = spec.verify(&link).await?;
         }
@@ -223,24 +232,27 @@ pub(super) async fn prepare(
         Some(moved) => Some(MovedIds::load(&link, &options.prefix, &secret, &moved).await?),
         None => None,
     };
-    Ok(Prepared { link, secret, shards, states, specs, moved })
+    Ok(Prepared { link, secret, shards, states, specs, moved, has_schedules })
 }
 
-/// Connects to servers that can be used.
+/// Connects to servers that can be used. Answers too whether they send messages at a given time.
 ///
 /// # Errors
 /// [`NatsError`].
-pub(super) async fn open(options: &NatsOptions, signals: &Signals) -> Result<Link, NatsError> {
-    let client = connect(options, signals).await?;
+pub(super) async fn open(
+    options: &NatsOptions,
+    settings: &Settings,
+    signals: &Signals,
+) -> Result<(Link, bool), NatsError> {
+    let client = connect(options, settings.queue.messages, signals).await?;
     check_server(&client, options.max_payload)?;
     let link = Link::new(client).await.map_err(|error| NatsError::Connect {
         url: without_password(&options.url),
         reason: error.to_string(),
     })?;
-    if let Err(error) = link.api("INFO", &Value::Null).await {
-        return Err(NatsError::NoJetStream { reason: error.reason() });
-    }
-    Ok(link)
+    let account = link.api("INFO", &Value::Null).await;
+    let account = account.map_err(|error| NatsError::NoJetStream { reason: error.reason() })?;
+    Ok((link, account["api"]["level"].as_u64() >= Some(SCHEDULES)))
 }
 
 /// Makes the stream of the record if it is not there. Answers its name, and the subject of the record.

@@ -19,6 +19,9 @@ const FIRST_SECOND: u64 = 1_767_225_600;
 /// How many bits of a seq count messages. The others are seconds, so that seqs of a later stream are above.
 const COUNT_BITS: u32 = 16;
 
+/// Histories get this part of the store, and mailboxes the rest.
+const HISTORIES: usize = 4;
+
 /// The number of NATS' error for a stream that is not there.
 pub(super) const NOT_FOUND: u64 = 10_059;
 
@@ -29,6 +32,8 @@ pub(super) struct StreamSpec {
     settings: Value,
     /// Whether it has an incarnation, and seqs that begin with the time.
     is_versioned: bool,
+    /// Whether it is made anew if it is missing.
+    pub(super) is_dispensable: bool,
 }
 
 /// What a stream says of itself.
@@ -67,17 +72,24 @@ fn with(base: Value, more: Value) -> Value {
     }
 }
 
+/// What each stream of mailboxes, and each of histories, may take of a store of this size, in bytes. NATS reserves it. A history
+/// drops its oldest messages, and a mailbox refuses: it gets more.
+pub(super) fn parts(total: usize, shards: usize) -> (usize, usize) {
+    let histories = total / HISTORIES / shards;
+    ((total / shards).saturating_sub(histories), histories)
+}
+
 impl StreamSpec {
     /// The record of the cluster.
     pub(super) fn setup(name: String, subject: &str, replicas: usize) -> Self {
         let settings = with(base(subject, replicas), json!({ "discard": "old", "max_msgs_per_subject": 1 }));
-        Self { name, settings, is_versioned: false }
+        Self { name, settings, is_versioned: false, is_dispensable: false }
     }
 
     /// The streams that hold messages, floors and registrations.
     pub(super) fn all(options: &NatsOptions, settings: &Settings, shards: usize) -> Vec<Self> {
         let NatsOptions { prefix, replicas, max_ttl, .. } = options;
-        let bytes = settings.total_bytes / shards;
+        let (bytes, histories) = parts(settings.total_bytes, shards);
         let window = |age: Duration| nanos(settings.dedup_window.min(age));
         let mailboxes = (0..shards).map(|shard| {
             let age = *max_ttl + DAY;
@@ -90,20 +102,21 @@ impl StreamSpec {
                 },
             });
             let settings = with(base(&format!("{prefix}.m.{shard}.>"), *replicas), own);
-            Self { name: format!("{prefix}_M{shard}"), settings, is_versioned: true }
+            Self { name: format!("{prefix}_M{shard}"), settings, is_versioned: true, is_dispensable: false }
         });
         let topics = (0..shards).map(|shard| {
             let age = settings.history.age;
             let own = json!({
                 // One more than readers see: it tells that nothing is missing before the others.
-                "discard": "old", "max_bytes": bytes, "max_msgs_per_subject": settings.history.messages + 1,
+                "discard": "old", "max_bytes": histories,
+                "max_msgs_per_subject": settings.history.messages + 1,
                 "max_age": nanos(age), "allow_msg_ttl": true, "duplicate_window": window(age),
                 "republish": {
                     "src": format!("{prefix}.t.{shard}.>"), "dest": format!("{prefix}.lt.{shard}.>")
                 },
             });
             let settings = with(base(&format!("{prefix}.t.{shard}.>"), *replicas), own);
-            Self { name: format!("{prefix}_T{shard}"), settings, is_versioned: true }
+            Self { name: format!("{prefix}_T{shard}"), settings, is_versioned: true, is_dispensable: false }
         });
         let floors = json!({
             "discard": "old", "max_msgs_per_subject": 1, "max_age": nanos(*max_ttl + 2 * DAY),
@@ -119,15 +132,27 @@ impl StreamSpec {
             name: format!("{prefix}_{name}"),
             settings,
             is_versioned: false,
+            is_dispensable: false,
         });
         mailboxes.chain(topics).chain(others).collect()
+    }
+
+    /// The stream of schedules, for servers that have them.
+    pub(super) fn schedules(options: &NatsOptions) -> Self {
+        let NatsOptions { prefix, replicas, max_ttl, .. } = options;
+        let own = json!({
+            "subjects": [format!("{prefix}.s.>"), format!("{prefix}.due.>")], "discard": "old",
+            "max_age": nanos(*max_ttl + 2 * DAY), "allow_msg_ttl": true, "allow_msg_schedules": true,
+        });
+        let settings = with(base(prefix, *replicas), own);
+        Self { name: format!("{prefix}_S"), settings, is_versioned: false, is_dispensable: true }
     }
 
     /// The ids of senders that were known in a store that was moved here.
     pub(super) fn moved_ids(prefix: &str, replicas: usize) -> Self {
         let own = json!({ "discard": "old", "max_age": nanos(DAY) });
         let settings = with(base(&format!("{prefix}.i.>"), replicas), own);
-        Self { name: format!("{prefix}_I"), settings, is_versioned: false }
+        Self { name: format!("{prefix}_I"), settings, is_versioned: false, is_dispensable: false }
     }
 
     /// Makes the stream, whose seqs begin above `above`. One that is there stays as it is.

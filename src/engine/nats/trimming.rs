@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use serde_json::json;
 use tokio::time::sleep;
 
 use crate::engine::nats::envelope;
@@ -65,7 +64,10 @@ impl Core {
     /// Stores the floor of a mailbox until no higher one came meanwhile.
     async fn store_floor(self: Arc<Self>, address: Address, place: Place) {
         let Some(subject) = place.floor.clone() else { return };
-        sleep(COLLECT).await;
+        tokio::select! {
+            () = sleep(COLLECT) => {}
+            () = self.stop.cancelled() => {}
+        }
         while let Some((floor, stored)) = self.floors.to_store(&address) {
             let done = match stored {
                 None => self.learn_floor(&address, &subject).await.map(|()| false),
@@ -107,7 +109,11 @@ impl Core {
             return Ok(self.floors.stored(address, &floor, revision));
         }
         let range = (before.acknowledged(), floor.acknowledged());
-        self.emit_receipts(address, place, range, Leaving::Acknowledged).await?;
+        // What came here without a hole needs no read.
+        if !self.feeds.asks_for_nothing(address, range) {
+            self.emit_receipts(address, place, range, Leaving::Acknowledged).await?;
+            self.feeds.answered(address, range.1);
+        }
         let stored = self.write_floor(subject, &floor, revision, None).await?;
         Ok(self.floors.stored(address, &floor, stored.seq))
     }
@@ -179,13 +185,9 @@ impl Core {
         let range = (floor.acknowledged(), *holes.last().unwrap_or(&Seq::START));
         self.emit_receipts(address, place, range, Leaving::Expired).await?;
         self.raise(address, place.clone(), &Floor::expired(&holes));
-        let what = format!("STREAM.MSG.DELETE.{}", self.names.stream(place.stream));
+        let stream = self.names.stream(place.stream);
         for seq in expired {
-            match self.link.api(&what, &json!({ "seq": seq.0, "no_erase": true })).await {
-                // NATS or another node was faster.
-                Err(AskError::Refused { .. }) | Ok(_) => {}
-                Err(error) => return Err(error),
-            }
+            self.delete(&stream, seq).await?;
         }
         Ok(())
     }

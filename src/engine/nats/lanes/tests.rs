@@ -19,7 +19,8 @@ fn job(payload: &str) -> Job {
 }
 
 fn outgoing() -> Outgoing {
-    let place = Place { stream: 0, stored: String::new(), live: String::new(), floor: None };
+    let place =
+        Place { stream: 0, group: 0, token: 0, stored: String::new(), live: String::new(), floor: None };
     Outgoing { place, id: String::new(), ttl: 1, body: bytes::Bytes::new() }
 }
 

@@ -8,6 +8,7 @@ use crate::engine::embedded::OpenError;
 use crate::engine::nats::migration::error::MigrateError;
 use crate::engine::nats::migration::walk::{Left, Moved, Walk};
 use crate::engine::nats::options::NatsOptions;
+use crate::engine::nats::streams::parts;
 use crate::message::{Address, Seq};
 
 /// Bytes that NATS stores with a message: its length, seq, time, checksum and headers. Rather too many.
@@ -136,16 +137,14 @@ impl Plan {
                 .map(|time| humantime::format_duration(Duration::from_secs(time.as_secs())).to_string());
             return limit("a message is to be kept for", needed, "--max-ttl", is);
         }
-        let share = settings.total_bytes / options.shards;
-        let bytes = self.streams.iter().map(|stream| stream.bytes).max().unwrap_or_default();
-        if bytes > share {
-            let needed = format!("{bytes} bytes, so that all need {}", bytes * options.shards);
-            return limit(
-                "the largest stream needs",
-                needed,
-                "--store-limit",
-                settings.total_bytes.to_string(),
-            );
+        let (mailboxes, histories) = parts(settings.total_bytes, options.shards);
+        for (number, stream) in self.streams.iter().enumerate() {
+            let share = if number < options.shards { mailboxes } else { histories };
+            if stream.bytes > share {
+                let needed = format!("{} bytes, of {share} that it would get", stream.bytes);
+                let is = settings.total_bytes.to_string();
+                return limit("a stream needs", needed, "--store-limit", is);
+            }
         }
         Ok(())
     }
