@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 use crate::cli::say::{note, print};
 use crate::clock::Clock;
-use crate::config::{Config, Level};
+use crate::config::{Config, EngineKind, Level};
 use crate::engine::nats::{Migrated, migrate as move_store};
 use crate::server::{engine_settings, nats_options};
 
@@ -15,7 +15,9 @@ use crate::server::{engine_settings, nats_options};
 /// # Errors
 /// The store is in use or damaged, NATS cannot be used, the streams hold something, or it does not fit. The store stays as it
 /// is. After an interruption the same command goes on.
-pub async fn migrate(config: Config) -> Result<()> {
+pub async fn migrate(mut config: Config) -> Result<()> {
+    // The streams are made as the nodes will want them.
+    config.cluster.engine = EngineKind::Nats;
     if config.durability == Level::Memory {
         bail!("--durability memory has no store to move");
     }
