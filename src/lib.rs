@@ -8,6 +8,7 @@
 //! | `sync` | locks and their order |
 //! | `table` | hash tables for names that clients choose |
 //! | [`clock`] | the time of day |
+//! | `timer` | a timer for deadlines that are hardly ever reached |
 //! | [`log`] | a bounded queue to standard error |
 //! | [`descriptors`] | how many files and sockets may be open |
 //! | `budget` | how much memory all clients together may take |
@@ -67,5 +68,6 @@ pub mod server;
 pub mod subscriber;
 mod sync;
 mod table;
+mod timer;
 mod tls;
 mod transport;

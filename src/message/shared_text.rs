@@ -53,6 +53,11 @@ impl SharedText {
         self.len() == 0
     }
 
+    /// Makes room for so many bytes that are pushed.
+    pub(crate) fn reserve(&mut self, bytes: usize) {
+        self.tail.reserve(bytes);
+    }
+
     pub(crate) fn push_str(&mut self, text: &str) {
         self.tail.push_str(text);
     }
@@ -105,6 +110,12 @@ impl SharedText {
             self.len += self.tail.len();
             self.pieces.push(std::mem::take(&mut self.tail).into());
         }
+    }
+
+    /// Copies all of it.
+    pub(crate) fn copy_to(&self, bytes: &mut Vec<u8>) {
+        self.pieces.iter().for_each(|piece| bytes.extend_from_slice(piece));
+        bytes.extend_from_slice(self.tail.as_bytes());
     }
 
     /// The pieces, none of which is empty.
@@ -199,6 +210,9 @@ mod tests {
         outer.push_text(text);
         let text = outer;
         assert_eq!(text.len(), len);
+        let mut copied = Vec::new();
+        text.copy_to(&mut copied);
+        assert_eq!(copied, format!("[{whole}]").into_bytes());
         let pieces: Vec<Bytes> = text.into_pieces().collect();
         assert_eq!(pieces.concat(), format!("[{whole}]").into_bytes());
         assert_eq!((pieces.len(), pieces.concat().len()), (5, len));

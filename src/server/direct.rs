@@ -27,6 +27,8 @@ pub(super) enum Door {
     X0(LegacyPath),
     /// To the native long-poll.
     Poll,
+    /// To polls in bodies, or to the routes.
+    PostedPoll,
     /// To the call that sends, or to the routes.
     Send,
     /// To the call that acknowledges, or to the routes.
@@ -41,7 +43,7 @@ pub(super) enum Door {
 
 /// Other addresses of clients that poll.
 const OF_POLLING_CLIENTS: [(&str, Door); 3] =
-    [("/v1/messages/poll", Door::Routes), ("/v1/messages", Door::Send), ("/v1/ack", Door::Ack)];
+    [(poll::POSTED_PATH, Door::PostedPoll), ("/v1/messages", Door::Send), ("/v1/ack", Door::Ack)];
 
 /// The methods and addresses that clients use which poll.
 pub(super) fn doors() -> impl Iterator<Item = (Method, &'static str, Door)> {
@@ -105,6 +107,7 @@ impl Direct {
                 Some(Begun { progress, joins })
             }
             Door::Poll => Some(self.native.poll_raw(head)),
+            Door::PostedPoll => self.native.posted_poll_raw(head, body),
             Door::Send => self.native.send_raw(head, body),
             Door::Ack => self.native.ack_raw(head, body),
             Door::Socket | Door::Events | Door::Routes => None,

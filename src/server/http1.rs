@@ -19,11 +19,13 @@ use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::link::{Lendable, Link};
 use crate::server::answer::{Answer, Progress};
 use crate::server::connection::ConnectionServer;
 use crate::server::direct::Door;
+use crate::timer::LazyTimer;
 use crate::transport::websocket::Opening;
 
 mod body;
@@ -48,7 +50,6 @@ use live::Live;
 use output::Output;
 use owed::Owed;
 use replay::Replay;
-use timer::LazyTimer;
 
 /// A connection that is read by the loop.
 struct Connection<S> {
@@ -57,6 +58,8 @@ struct Connection<S> {
     io: Io<S>,
     /// The time of the next head.
     timer: LazyTimer,
+    /// Tells when the server stops.
+    stopped: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     /// Whether the peer sends no more.
     ended: bool,
     /// Whether the connection ends once no answer is owed.
@@ -120,7 +123,7 @@ impl ConnectionServer {
         link.note_cleartext();
         let io = Io { stream, input: Vec::new(), output: Output::default(), owed: Owed::default() };
         let (server, timer) = (Arc::clone(self), LazyTimer::default());
-        let connection = Connection { server, link, io, timer, ended: false, closes: false };
+        let connection = Connection { server, link, io, timer, stopped: None, ended: false, closes: false };
         // Boxed, so that its memory is free once the loop is done: a WebSocket lasts long.
         let serving = Box::pin(connection.serve());
         async move {

@@ -94,9 +94,11 @@ impl<T, K: Clone + Eq + Hash> Leases<T, K> {
         score: impl Fn(Seq, &IdleReader<T>) -> Option<S>,
         new: impl Fn() -> F,
     ) -> Result<Claim<T, K>, ClaimError<E>> {
-        let ended = lock(&self.table).evict_ended(mailbox);
-        drop(ended);
-        let take_best = || lock(&self.table).take_best(mailbox, link, &score);
+        let take_best = || {
+            let taken = lock(&self.table).take_best(mailbox, link, &score);
+            drop(taken.ended);
+            taken.best
+        };
         let mut best = take_best();
         if best.is_none() && link.is_some() && Box::pin(self.wait_for_ending(mailbox)).await {
             best = take_best();

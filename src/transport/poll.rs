@@ -9,6 +9,7 @@ mod posted;
 mod request;
 
 pub(crate) use polling::{PATH, PollReaders, Polls};
+pub(crate) use posted::PATH as POSTED_PATH;
 
 /// The routes of this transport.
 pub(crate) fn routes(polls: Polls) -> OpenApiRouter {

@@ -79,7 +79,7 @@ impl TopicReaders {
         self.readers.iter().filter(|(_, reader)| !reader.is_messages()).map(|(topic, _)| topic)
     }
 
-    #[cfg(test)]
+    /// Whether neither messages nor members of any topic are read.
     pub(super) fn is_empty(&self) -> bool {
         self.readers.is_empty()
     }

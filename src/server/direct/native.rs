@@ -66,6 +66,15 @@ impl Native {
         Begun { progress, joins: false }
     }
 
+    /// Answers polls in a body. `None` if the request has to be parsed.
+    pub(super) fn posted_poll_raw(&self, head: RequestHead<'_>, body: &[u8]) -> Option<Begun> {
+        let progress = match self.refused(head) {
+            Some(refused) => refused,
+            None => self.finish(head, self.0.polls.answer_small(head, body)?),
+        };
+        Some(Begun { progress, joins: false })
+    }
+
     /// Sends one message. `None` if the request has to be parsed.
     pub(super) fn send_raw(&self, head: RequestHead<'_>, body: &[u8]) -> Option<Begun> {
         if let Some(progress) = self.refused(head) {

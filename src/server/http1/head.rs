@@ -91,7 +91,7 @@ fn door_of(bytes: &[u8]) -> Option<(Method, Option<Door>)> {
     doors().find_map(|(known, door_path, door)| {
         let (known_method, known_path) = (known.as_str().as_bytes(), door_path.as_bytes());
         match end {
-            Some(_) => (method == known_method && path == known_path).then_some((known, Some(door))),
+            Some(_) => (path == known_path && method == known_method).then_some((known, Some(door))),
             None if rest.is_empty() => known_method.starts_with(method).then_some((known, None)),
             None => (method == known_method && known_path.starts_with(path)).then_some((known, None)),
         }

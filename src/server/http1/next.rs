@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
-use std::pin::pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -30,14 +29,14 @@ enum Event {
     Read,
     /// The peer sends no more.
     End,
+    /// The server stops.
+    Stopped,
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connection<S> {
     /// Waits for the next request, for the header timeout at most since it began and no answer is owed. After the shutdown it
     /// waits only for one that has begun. Before it waits, and before somebody else goes on, the answers so far are written.
     pub(super) async fn next(&mut self, mut begun: Instant) -> io::Result<Next> {
-        let shutdown = self.server.shutdown.clone();
-        let mut stopped = pin!(shutdown.cancelled());
         let (mut look, mut stops) = (Look::default(), true);
         loop {
             if self.closes && self.io.owed.is_empty() {
@@ -57,23 +56,19 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connection<S> {
             }
             self.io.flush().await?;
             let deadline = begun + self.server.header_timeout;
-            tokio::select! {
-                biased;
-                event = poll_fn(|cx| self.poll_event(deadline, cx)) => match event? {
-                    Event::Settled => (begun, look) = (Instant::now(), Look::default()),
-                    Event::Read => {}
-                    Event::End if self.io.input.is_empty() && self.io.owed.is_empty() => return Ok(Next::End),
-                    Event::End => {
-                        // As with hyper: the peer is told of the requests before the last one.
-                        let spared = usize::from(self.io.input.is_empty());
-                        poll_fn(|cx| self.poll_owed((spared, false), cx)).await?;
-                        return Err(ErrorKind::UnexpectedEof.into());
-                    }
-                },
-                () = &mut stopped, if stops => match self.io.input.is_empty() && self.io.owed.is_empty() {
-                    true => return Ok(Next::End),
-                    false => stops = false,
-                },
+            let event = poll_fn(|cx| self.poll_event(deadline, stops, cx)).await?;
+            let is_idle = self.io.input.is_empty() && self.io.owed.is_empty();
+            match event {
+                Event::Settled => (begun, look) = (Instant::now(), Look::default()),
+                Event::Read => {}
+                Event::End | Event::Stopped if is_idle => return Ok(Next::End),
+                Event::Stopped => stops = false,
+                Event::End => {
+                    // As with hyper: the peer is told of the requests before the last one.
+                    let spared = usize::from(self.io.input.is_empty());
+                    poll_fn(|cx| self.poll_owed((spared, false), cx)).await?;
+                    return Err(ErrorKind::UnexpectedEof.into());
+                }
             }
         }
     }
@@ -85,8 +80,13 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connection<S> {
             || self.io.owed.len() < MOST_OWED && !self.closes && !self.server.shutdown.is_cancelled()
     }
 
-    /// Waits until something is read, or all owed answers are there.
-    fn poll_event(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<io::Result<Event>> {
+    /// Waits until something is read, or all owed answers are there. Also for the stop of the server, if it `stops`.
+    fn poll_event(
+        &mut self,
+        deadline: Instant,
+        stops: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<Event>> {
         if !self.io.owed.is_empty() && self.poll_owed((0, true), cx)?.is_ready() {
             return Poll::Ready(Ok(Event::Settled));
         }
@@ -95,6 +95,13 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connection<S> {
             && let Poll::Ready(is_more) = self.io.poll_fill(cx)?
         {
             return Poll::Ready(Ok(if is_more { Event::Read } else { Event::End }));
+        }
+        if stops {
+            // Made once, and not for each request.
+            let stopped = || Box::pin(self.server.shutdown.clone().cancelled_owned());
+            if self.stopped.get_or_insert_with(stopped).as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(Event::Stopped));
+            }
         }
         if self.io.owed.is_empty() {
             ready!(self.timer.poll(deadline, cx));

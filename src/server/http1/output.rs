@@ -71,7 +71,10 @@ impl Output {
             head.extend_from_slice(b"connection: close\r\n");
         }
         end_head(head, Some(len), true);
-        self.push_body(text.into_pieces(), len);
+        match len <= COPIED {
+            true => text.copy_to(head),
+            false => text.into_pieces().for_each(|piece| self.push_piece(piece)),
+        }
     }
 
     fn push_response(&mut self, response: Response, closes: bool) -> io::Result<()> {

@@ -104,6 +104,21 @@ pub(super) struct Peers {
     pub(super) ahead: Option<Seq>,
 }
 
+/// What a claim takes out of the table.
+#[derive(Debug)]
+pub(super) struct Taken<T> {
+    /// Readers whose session was ended. They are dropped without the lock of the table.
+    pub(super) ended: Vec<IdleReader<T>>,
+    /// The id of a lease, its reader, and what is notified when the readers of the mailbox change.
+    pub(super) best: Option<(u64, IdleReader<T>, Arc<Notify>)>,
+}
+
+impl<T> Default for Taken<T> {
+    fn default() -> Self {
+        Self { ended: Vec::new(), best: None }
+    }
+}
+
 impl<T> IdleReader<T> {
     /// Whether the reader probably does not come back: its poll was aborted, or it is idle for longer than `timeout`.
     #[must_use]
@@ -186,17 +201,25 @@ impl<T, K: Clone + Eq + Hash> LeaseTable<T, K> {
         leases.into_iter().flatten().filter_map(|lease| lease.idle.as_mut())
     }
 
-    /// Takes the idle reader of a mailbox with the highest score; with the id of its lease, and what is notified when
-    /// the readers of the mailbox change.
+    /// Takes the idle readers of a mailbox whose session was ended: a new session of the same name begins without them. Of the others,
+    /// takes the one with the highest score.
     pub(super) fn take_best<S: Ord>(
         &mut self,
         mailbox: &K,
         link: Option<&Arc<Link>>,
         score: impl Fn(Seq, &IdleReader<T>) -> Option<S>,
-    ) -> Option<(u64, IdleReader<T>, Arc<Notify>)> {
-        let entry = self.mailboxes.get_mut(mailbox)?;
-        let (id, idle) = entry.take_best(link, score)?;
-        Some((id, idle, Arc::clone(&entry.changed)))
+    ) -> Taken<T> {
+        let Some(entry) = self.mailboxes.get_mut(mailbox) else { return Taken::default() };
+        let is_ended = |lease: &mut Lease<T>| {
+            lease.idle.as_ref().is_some_and(|idle| idle.subscriber().ended().is_some())
+        };
+        let ended: Vec<_> = entry.leases.extract_if(.., is_ended).filter_map(|lease| lease.idle).collect();
+        let best = entry.take_best(link, score);
+        let best = best.map(|(id, idle)| (id, idle, Arc::clone(&entry.changed)));
+        if !ended.is_empty() {
+            self.remove_if_empty(mailbox);
+        }
+        Taken { ended, best }
     }
 
     /// Adds the lease of a reader that a poll holds. Returns its id, and what is notified when the readers of the mailbox
@@ -254,17 +277,6 @@ impl<T, K: Clone + Eq + Hash> LeaseTable<T, K> {
         let evicted = entry.evict(|lease| since(lease) == Some(oldest));
         self.remove_if_empty(mailbox);
         evicted
-    }
-
-    /// Removes the idle readers of a mailbox whose session was ended. A new session of the same name begins without them.
-    pub(super) fn evict_ended(&mut self, mailbox: &K) -> Vec<IdleReader<T>> {
-        let Some(entry) = self.mailboxes.get_mut(mailbox) else { return Vec::new() };
-        let is_ended = |lease: &mut Lease<T>| {
-            lease.idle.as_ref().is_some_and(|idle| idle.subscriber().ended().is_some())
-        };
-        let ended = entry.leases.extract_if(.., is_ended).filter_map(|lease| lease.idle).collect();
-        self.remove_if_empty(mailbox);
-        ended
     }
 
     /// Removes the readers that are idle for [`GRACE`].

@@ -1,5 +1,7 @@
 //! Polls of the x0 client.
 
+use std::fmt::Write as _;
+use std::future::poll_fn;
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -24,6 +26,12 @@ const MAX_MESSAGES: usize = 64;
 
 /// Bytes after which an answer takes no more messages.
 const ENOUGH_BYTES: usize = 1 << 20;
+
+/// Most bytes of the first message for which room is made at once: those of a larger one may be shared.
+const COPIED: usize = 4 * 1024;
+
+/// Bytes of most answers besides the payload: the sender, and what is around it.
+const AROUND: usize = 128;
 
 impl Legacy {
     /// Answers a poll: with messages as soon as there are some, else when its time is over.
@@ -88,10 +96,12 @@ impl Legacy {
         deadline: Instant,
     ) -> Option<Arc<Publication>> {
         loop {
+            let (subscriber, reader) = claim.parts();
             let item = tokio::select! {
                 biased;
-                item = claim.subscriber().next() => item?,
-                () = self.hold(deadline) => return None,
+                item = subscriber.next() => item?,
+                () = poll_fn(|cx| reader.timer.poll(deadline, cx)) => return None,
+                () = self.gateway.shutdown.cancelled() => return None,
             };
             if let Some(message) = message_of(item) {
                 return Some(message);
@@ -110,6 +120,7 @@ impl Legacy {
         let first_seq = first.seq();
         let end = match first_seq {
             Some(seq) => tokio::select! {
+                biased;
                 ahead = claim.wait_for_peers(seq, PEER_TIMEOUT, deadline) => ahead,
                 () = self.gateway.shutdown.cancelled() => None,
             },
@@ -148,6 +159,7 @@ struct AnswerBody {
 impl AnswerBody {
     fn new(first: &Arc<Publication>) -> Self {
         let mut body = Self { json: SharedText::default(), messages: 0 };
+        body.json.reserve(first.payload().len().min(COPIED) + AROUND);
         body.json.push_str(r#"{"messages":["#);
         body.push(first);
         body
@@ -180,7 +192,8 @@ impl AnswerBody {
     }
 
     fn finish(mut self, through: Seq) -> SharedText {
-        self.json.push_str(&format!(r#"],"seq":{through}}}"#));
+        // Writing to memory does not fail.
+        _ = write!(self.json.tail(), r#"],"seq":{through}}}"#);
         self.json
     }
 }

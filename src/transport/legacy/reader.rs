@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::message::Seq;
+use crate::timer::LazyTimer;
 use crate::transport::lease::IdleReader;
 use crate::transport::legacy::evidence::{Delivery, UnconfirmedAnswer};
 use crate::transport::legacy::source::RequestSource;
@@ -30,6 +31,8 @@ pub(crate) struct LegacyReader {
     pub(super) unconfirmed: Option<UnconfirmedAnswer>,
     /// How often its messages were delivered again.
     repeats: u8,
+    /// Wakes its poll at its deadline.
+    pub(super) timer: LazyTimer,
 }
 
 /// What a poll says about the answer before.

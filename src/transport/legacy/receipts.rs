@@ -12,6 +12,7 @@ use crate::hub::Transport;
 use crate::message::{Seq, SessionId};
 use crate::protocol::Resume;
 use crate::sync::lock;
+use crate::timer::LazyTimer;
 use crate::transport::lease::{Claim, Leases};
 use crate::transport::legacy::reader::{LegacyReader, Receipt};
 use crate::transport::legacy::source::RequestSource;
@@ -48,6 +49,7 @@ impl Remembered {
         let Some(answer) = &mut reader.unconfirmed else { return };
         answer.settle_link();
         let through = answer.through;
+        reader.timer = LazyTimer::default();
         let known = self.readers.get(&session).and_then(|(_, known)| known.unconfirmed.as_ref());
         if known.is_none_or(|known| through < known.through) {
             self.readers.insert(session.clone(), (now, reader));

@@ -131,6 +131,10 @@ impl PollItems {
         // The frames are put in as they are. No other text holds these characters: its quotes are escaped.
         let (head, tail) = answer.split_once(NO_MESSAGES).expect("the field is there");
         let mut text = SharedText::default();
+        if self.size < ENOUGH_BYTES {
+            // With the commas, and what comes behind the answer.
+            text.reserve(answer.len() + self.size + self.messages.len() + 1);
+        }
         text.push_str(head);
         text.push_str(&NO_MESSAGES[..NO_MESSAGES.len() - 1]);
         for (n, message) in self.messages.iter().enumerate() {

@@ -1,6 +1,7 @@
 //! `GET /v1/messages`, and what every poll does: it claims its reader, waits, and takes what is there.
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::pin;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use crate::hub::{EndReason, Transport};
 use crate::message::{Address, Seq, SessionId, SharedText, TopicName};
 use crate::protocol::{Code, Presence, Resume};
 use crate::subscriber::Subscriber;
+use crate::timer::LazyTimer;
 use crate::transport::lease::{Claim, ClaimError, IdleReader, Leases, MAX_READERS};
 use crate::transport::poll::answer::{PollAnswer, PollItems, Told, TopicError};
 use crate::transport::poll::request::{PollHead, PollRequest, check_head, prepare};
@@ -41,6 +43,8 @@ pub(crate) struct PollReader {
     cursors: BTreeMap<TopicName, Seq>,
     /// A hash of the refused topics that its last answer named.
     refused: Option<u64>,
+    /// Wakes its poll at its deadline.
+    timer: LazyTimer,
 }
 
 /// The readers of this transport.
@@ -123,7 +127,7 @@ pub(super) async fn answer(
     let until = |told_before| {
         // A refused topic is told at once, but only once: the client may go on to name it.
         let wait = if refused.is_none() || told_before { request.wait } else { Duration::ZERO };
-        Until { deadline: Instant::now() + wait.min(left.saturating_sub(begun.elapsed())), stop }
+        Until { deadline: begun + wait.min(left), stop }
     };
     let told = Told { errors, dedup_window: gateway.config.dedup_window().as_secs(), client: None };
     let Some(mailbox) = caller.mailbox_besides(!topics.is_empty() || !errors.is_empty())? else {
@@ -344,21 +348,24 @@ async fn collect(
     (request, Until { mut deadline, stop }): (&PollRequest, Until<'_>),
 ) -> Result<PollItems, Refusal> {
     let mut items = PollItems::default();
-    let watched = (request, &mut items.presence);
-    // Boxed, as what comes before: this ends before the poll waits.
-    if !Box::pin(read_stored(gateway, mailbox.as_deref_mut(), reader, watched, deadline)).await? {
-        return Ok(items);
+    let reads_topics = !request.topics.is_empty() || !reader.topics.is_empty();
+    if reads_topics || !mailbox.as_ref().is_some_and(|mailbox| mailbox.is_live()) {
+        let watched = (request, &mut items.presence);
+        // Boxed, as what comes before: this ends before the poll waits.
+        if !Box::pin(read_stored(gateway, mailbox.as_deref_mut(), reader, watched, deadline)).await? {
+            return Ok(items);
+        }
     }
     if !items.presence.is_empty() {
         // The client reads the list of members now.
         deadline = Instant::now();
     }
-    let PollReader { topics, cursors, .. } = reader;
+    let PollReader { topics, cursors, timer, .. } = reader;
     let mut next = tokio::select! {
         biased;
         item = next_item(mailbox.as_deref_mut()) => item.map(|item| (None, item)),
         (topic, item) = topics.next() => Some((Some(topic), item)),
-        () = sleep_until(deadline) => None,
+        () = poll_fn(|cx| timer.poll(deadline, cx)) => None,
         () = stop.cancelled() => None,
     };
     while let Some((topic, item)) = next {

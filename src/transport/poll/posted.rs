@@ -1,10 +1,10 @@
 //! `POST /v1/messages/poll`: one poll, or several of one browser, in a body. No proxy logs it, and it fits any number of topics.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
-use axum::http::request::Parts;
 use axum::response::Response;
 use futures::future::join_all;
 use serde::Serialize;
@@ -13,7 +13,8 @@ use utoipa::ToSchema;
 
 use crate::broker::BrokerError;
 use crate::edge::{
-    ErrorBody, Gateway, NamedSession, Refusal, Refused, SessionPolicy, TopicRequest, json_line,
+    Caller, ErrorBody, Gateway, NamedSession, Refusal, Refused, RequestHead, SessionPolicy, Shown,
+    TopicRequest, client_address, json_line,
 };
 use crate::grant::Grant;
 use crate::message::SharedText;
@@ -21,6 +22,9 @@ use crate::protocol::{Code, Malformed, PollBody, PollTopic, parse};
 use crate::transport::poll::answer::{PollAnswer, TopicError};
 use crate::transport::poll::polling::{Polls, answer};
 use crate::transport::poll::request::{DEFAULT_WAIT, MAX_WAIT, PollRequest};
+
+/// The address of these polls.
+pub(crate) const PATH: &str = "/v1/messages/poll";
 
 /// Most bytes of the body.
 const MAX_BODY: usize = 256 * 1024;
@@ -63,21 +67,64 @@ pub(super) async fn post_poll(State(polls): State<Polls>, request: Request) -> R
     let gateway = &polls.gateway;
     let holder = gateway.holder(&head).await?;
     let body = gateway.body_text(body, MAX_BODY, holder).await?;
-    let mut answer = match body.trim_start().starts_with('[') {
+    let sender = Sender::of(gateway, (&head).into())?;
+    let mut answer = match is_array(&body) {
         false => {
-            let request = prepare(gateway, &head, &body).await?;
+            let request = sender.prepare(gateway, PollBody::decode(&body)).await?;
             drop(body);
-            let _permit = gateway.connection_permit(request.caller.address)?;
-            Box::pin(answer(gateway, &polls.readers, &request, &gateway.shutdown)).await?
+            poll_one(&polls, &request).await?
         }
-        true => Box::pin(poll_many(&polls, &head, &body)).await?,
+        true => Box::pin(poll_many(&polls, &sender, &body)).await?,
     };
     answer.push_str("\n");
     Ok(json_line(StatusCode::OK, answer.into()))
 }
 
+impl Polls {
+    /// Answers a POST of [`PATH`] whose body has come and is small, with JSON and a newline behind it. `None` says nothing: such a
+    /// request has to be read.
+    pub(crate) fn answer_small(
+        &self,
+        head: RequestHead<'_>,
+        body: &[u8],
+    ) -> Option<impl Future<Output = Result<SharedText, Refusal>> + Send + use<>> {
+        let (polls, body) = (self.clone(), self.gateway.small_body(body, MAX_BODY)?);
+        let sender = Sender::of(&polls.gateway, head).ok()?;
+        let body = match is_array(body) {
+            true => Err(body.to_owned()),
+            false => Ok(PollBody::decode(body).ok()?),
+        };
+        // A bearer in the header is checked first, and then what the body says.
+        if sender.bearer.is_some() && body.as_ref().map_or(true, |poll| poll.token.is_some()) {
+            return None;
+        }
+        Some(async move {
+            let mut answer = match body {
+                Ok(poll) => {
+                    let request = Box::pin(sender.prepare(&polls.gateway, Ok(poll))).await?;
+                    poll_one(&polls, &request).await?
+                }
+                Err(body) => Box::pin(poll_many(&polls, &sender, &body)).await?,
+            };
+            answer.push_str("\n");
+            Ok(answer)
+        })
+    }
+}
+
+/// Whether a body has several polls.
+fn is_array(body: &str) -> bool {
+    body.trim_start().starts_with('[')
+}
+
+/// Answers one poll.
+async fn poll_one(Polls { gateway, readers }: &Polls, request: &PollRequest) -> Result<SharedText, Refusal> {
+    let _permit = gateway.connection_permit(request.caller.address)?;
+    Box::pin(answer(gateway, readers, request, &gateway.shutdown)).await
+}
+
 /// Answers several polls as soon as one of them has something. A refused one does not end the others.
-async fn poll_many(polls: &Polls, head: &Parts, body: &str) -> Result<SharedText, Refusal> {
+async fn poll_many(polls: &Polls, sender: &Sender, body: &str) -> Result<SharedText, Refusal> {
     let Polls { gateway, readers } = polls;
     let items: Vec<&RawValue> = parse(body)?;
     if items.len() > MAX_POLLS || items.is_empty() {
@@ -88,7 +135,7 @@ async fn poll_many(polls: &Polls, head: &Parts, body: &str) -> Result<SharedText
     let (stop, mut permit) = (&stop, None);
     let mut requests = Vec::with_capacity(items.len());
     for item in items {
-        let request = prepare(gateway, head, item.get()).await;
+        let request = sender.prepare(gateway, PollBody::decode(item.get())).await;
         if let (None, Ok(request)) = (&permit, &request) {
             permit = Some(gateway.connection_permit(request.caller.address)?);
         }
@@ -118,19 +165,42 @@ async fn poll_many(polls: &Polls, head: &Parts, body: &str) -> Result<SharedText
     Ok(text)
 }
 
-/// What a poll asks for, with its caller.
-async fn prepare(gateway: &Gateway, head: &Parts, object: &str) -> Result<PollRequest, Refusal> {
-    let poll = PollBody::decode(object);
-    let (session, token) = match &poll {
-        Ok(poll) => (poll.session.clone().map(NamedSession::Hidden), poll.token.as_deref()),
-        Err(_) => (None, None),
-    };
-    let names_session = session.is_some();
-    let caller = Box::pin(gateway.authenticate_as(head, (session, token), SessionPolicy::Create)).await?;
-    let poll = poll?;
-    let (topics, errors) = topics(&poll.topics, &caller.grant, gateway.config.max_topics);
-    let (resume, wait) = (poll.resume(), wait(poll.wait)?);
-    Ok(PollRequest { caller, names_session, resume, acknowledges: poll.ack, topics, errors, wait })
+/// Where a call comes from.
+struct Sender {
+    bearer: Option<String>,
+    address: Option<IpAddr>,
+}
+
+impl Sender {
+    /// What the head of a call says of it.
+    ///
+    /// # Errors
+    /// `unauthorized` if the header `Authorization` holds no bearer.
+    fn of(gateway: &Gateway, RequestHead { check, .. }: RequestHead<'_>) -> Result<Self, Refusal> {
+        let bearer = gateway.bearer(check.headers)?.map(str::to_owned);
+        let address = client_address(&gateway.config.access, check.peer, check.headers);
+        Ok(Self { bearer, address })
+    }
+
+    /// What a poll asks for, with its caller.
+    async fn prepare(
+        &self,
+        gateway: &Gateway,
+        poll: Result<PollBody, Malformed>,
+    ) -> Result<PollRequest, Refusal> {
+        let (session, token) = match &poll {
+            Ok(poll) => (poll.session.clone().map(NamedSession::Hidden), poll.token.as_deref()),
+            Err(_) => (None, None),
+        };
+        let (names_session, address) = (session.is_some(), self.address);
+        let bearer = token.map(str::trim).or(self.bearer.as_deref());
+        let shown = Shown { bearer, session, address };
+        let grant = Box::pin(gateway.identify(shown, SessionPolicy::Create)).await?;
+        let (caller, poll) = (Caller { grant, address }, poll?);
+        let (topics, errors) = topics(&poll.topics, &caller.grant, gateway.config.max_topics);
+        let (resume, wait) = (poll.resume(), wait(poll.wait)?);
+        Ok(PollRequest { caller, names_session, resume, acknowledges: poll.ack, topics, errors, wait })
+    }
 }
 
 /// How long the poll waits.

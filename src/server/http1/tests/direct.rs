@@ -117,6 +117,26 @@ fn calls() -> Vec<(&'static str, String)> {
         }));
     }
     for body in [
+        r#"{"session":"A","wait":0}"#,
+        r#"{"session":"A","wait":0,"after":1,"epoch":"other"}"#,
+        r#"{"session":"A","wait":0,"topics":[{"topic":"t","after":0},{"topic":"u"}]}"#,
+        r#"{"session":"A","wait":5,"topics":[{"topic":""}]}"#,
+        r#"{"wait":0}"#,
+        r#"{"topics":[{"topic":"t"}],"wait":0}"#,
+        r#"{"session":"A","token":"x","wait":0}"#,
+        r#"{"session":"A","wait":61}"#,
+        r#"{"session":"","wait":0}"#,
+        r#"[{"session":"A","wait":0},{"session":"B","wait":5}]"#,
+        r#" [{"session":"A","token":"x"},{"session":"","wait":5},{"session":"B","wait":5}]"#,
+        "[]",
+        "[1]",
+        "[no JSON",
+        "no JSON",
+        "",
+    ] {
+        calls.push(("POST /v1/messages/poll", body.to_owned()));
+    }
+    for body in [
         r#"{"session":"A","seq":0}"#,
         r#"{"session":"A","seq":9}"#,
         r#"{"session":"A","seq":0,"epoch":"other"}"#,
