@@ -114,7 +114,9 @@ impl Servers {
         let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default();
         let answer: serde_json::Value = serde_json::from_str(body).expect("JSON");
         let streams = answer["account_details"][0]["stream_detail"].as_array().into_iter().flatten();
-        let each = streams.map(|stream| format!("{} {}", stream["name"], stream["state"]["num_subjects"]));
+        // A stream without any does not name their number.
+        let count = |stream: &serde_json::Value| stream["state"]["num_subjects"].as_u64().unwrap_or_default();
+        let each = streams.map(|stream| format!("{} {}", stream["name"], count(stream)));
         each.collect::<Vec<_>>().join(", ")
     }
 
