@@ -13,7 +13,8 @@ use crate::sync::lock;
 /// The live side of one address.
 #[derive(Debug)]
 pub(super) struct Hub {
-    /// Protects the list of readers and the channel. Held for a few instructions, never across an await.
+    /// Protects the list of readers and the channel. Held for a few instructions, and while a message is written to the
+    /// connections of a few readers: see [`crate::hub::direct`]. Never across an await.
     pub(super) readers: Mutex<HubReaders>,
     /// How many events were sent. Changed under the lock of `readers`, when the event is in the channel.
     pub(super) sent: AtomicU64,

@@ -40,8 +40,8 @@ struct State {
     /// Whether nothing else is to be written before what comes next.
     is_allowed: bool,
     is_closed: bool,
-    /// What the peer did not take.
-    rest: Option<Bytes>,
+    /// What the peer did not take. Boxed, since this is rare, and each connection has the place for it.
+    rest: Option<Box<Bytes>>,
 }
 
 impl LentOutput {
@@ -74,7 +74,7 @@ impl LentOutput {
     pub(crate) fn take_back(&self) -> Option<Bytes> {
         let mut state = lock(&self.state);
         state.is_lent = false;
-        state.rest.take()
+        state.rest.take().map(|rest| *rest)
     }
 }
 
@@ -96,7 +96,7 @@ impl Outlet for LentOutput {
         let written = SockRef::from(&*socket).send(left).unwrap_or(0);
         self.link.written.fetch_add(written as u64, Ordering::Relaxed);
         if written < left.len() {
-            (state.is_lent, state.rest) = (false, Some((encoded.rest)(offset + written)));
+            (state.is_lent, state.rest) = (false, Some(Box::new((encoded.rest)(offset + written))));
         }
         written == left.len()
     }
