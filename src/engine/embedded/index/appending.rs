@@ -20,6 +20,8 @@ use crate::message::{Address, Message, Outcome, Publication, SenderName, Seq};
 struct Reserved {
     payer: PayerId,
     cost: usize,
+    /// When it was reserved: one append reads the clock once.
+    now: u64,
 }
 
 impl Index {
@@ -117,7 +119,7 @@ impl Index {
         };
         let receipt_for = receipt.as_ref().map(|(mailbox, _)| mailbox);
         let payer = room.reserve(address, cost, receipt_for, payer.as_ref())?;
-        Ok(Ok(Reserved { payer, cost }))
+        Ok(Ok(Reserved { payer, cost, now }))
     }
 
     /// A message was sent before. Its sender waits for the first one, if that is not committed yet.
@@ -153,7 +155,7 @@ impl Index {
         follow: &mut FollowUp,
     ) -> Result<Appended, EngineError> {
         let PreparedAppend { address, draft, send_id, ttl, ts, receipt, payer: author, .. } = append;
-        let (now, Reserved { payer, cost }) = (self.clock.now(), reserved);
+        let Reserved { payer, cost, now } = reserved;
         let expires_at = expiry(now, age(&self.settings, &address, ttl));
         let entry = |seq| {
             let bytes = u32::try_from(cost).unwrap_or(u32::MAX);
