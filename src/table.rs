@@ -46,6 +46,12 @@ impl BuildHasher for RandomKey {
     }
 }
 
+/// A number for a name. All its bits depend on the whole name, and on a key that this process alone knows.
+pub(crate) fn spread(name: &str) -> u64 {
+    static KEY: LazyLock<RandomKey> = LazyLock::new(RandomKey::default);
+    KEY.hash_one(name)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::message::{BackendName, SessionId, TopicName};
+use crate::table::spread;
 
 /// Who sends, for the server alone: receivers never see it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -69,8 +70,7 @@ impl Address {
         }
     }
 
-    /// A number below `shards`, of which usual names take all alike. It comes from the end of the name and has no key: whoever
-    /// chooses names may choose their shard.
+    /// A number below `shards`, of which names take all alike. Who does not know the key of this process cannot choose it.
     #[must_use]
     pub(crate) fn shard(&self, shards: usize) -> usize {
         let name = match self {
@@ -78,15 +78,7 @@ impl Address {
             Self::Topic(name) => name.as_str(),
             Self::Backend(name) => name.as_str(),
         };
-        let name = name.as_bytes();
-        let mut end = [0; 8];
-        let taken = name.len().min(end.len());
-        end[..taken].copy_from_slice(&name[name.len() - taken..]);
-        // Mixes as `splitmix64` does. The upper bits depend on all others.
-        let mut mixed = u64::from_le_bytes(end);
-        mixed = (mixed ^ (mixed >> 32)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 29)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from(((mixed >> 32) * shards as u64) >> 32).expect("below the number of shards")
+        usize::try_from(((spread(name) >> 32) * shards as u64) >> 32).expect("below the number of shards")
     }
 
     /// Whether it is a mailbox, and not the history of a topic.
