@@ -84,8 +84,7 @@ for n in 1 2; do
     echo "node$n  http://127.0.0.1:$((port + n))/  pid ${started[-1]}"
 done
 if command -v haproxy >/dev/null; then
-    # Few files may be open here.
-    sed -e "s/maxconn 20000/maxconn 1000/" -e "s/bind :8080/bind 127.0.0.1:$port/" -e "s/node\([12]\):8080/127.0.0.1:\$PORT\1/" \
+    sed -e "s/bind :8080/bind 127.0.0.1:$port/" -e "s/node\([12]\):8080/127.0.0.1:\$PORT\1/" \
         -e "s/\$PORT1/$((port + 1))/; s/\$PORT2/$((port + 2))/" docker/haproxy.cfg >"$dir/haproxy.cfg"
     start haproxy haproxy -f "$dir/haproxy.cfg"
     answers haproxy "http://127.0.0.1:$port/healthz"

@@ -113,8 +113,6 @@ fn configuration(address: SocketAddr, dir: &str, [one, two]: &[TestServer; 2]) -
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docker/haproxy.cfg");
     let changes = [
         ("global\n", format!("global\n    stats socket {dir}/stats\n")),
-        // Open files may be limited.
-        ("maxconn 20000", "maxconn 1000".to_owned()),
         ("bind :8080", format!("bind {address}")),
         ("balance source\n", "balance source\n    http-response set-header x-node %s\n".to_owned()),
         ("node1:8080", one.address.to_string()),
