@@ -143,7 +143,7 @@ impl Nats {
     pub fn publish_volatile(&self, address: &Address, publication: &Arc<Publication>) -> bool {
         let core = self.core();
         let Some(body) = envelope::encode_volatile(publication) else { return false };
-        if core.failing().is_some() {
+        if core.refusing().is_some() {
             return false;
         }
         core.link.publish_now(core.place(address).live, body)

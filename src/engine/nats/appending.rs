@@ -72,7 +72,7 @@ impl Core {
         if self.stop.is_cancelled() {
             return Err(EngineError::Unavailable { reason: "the server is stopping".into() });
         }
-        self.failing().map_or(Ok(()), |reason| Err(EngineError::Unavailable { reason }))
+        self.refusing().map_or(Ok(()), |reason| Err(EngineError::Unavailable { reason }))
     }
 
     /// Takes the answers to what was posted, and finds out to what none came in time. After the end of the node, until nothing is

@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use async_nats::Message;
 use futures::StreamExt;
+use futures::future::join_all;
 use serde_json::json;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::engine::nats::envelope;
-use crate::engine::nats::error::AskError;
+use crate::engine::nats::error::{AskError, NatsError};
 use crate::engine::nats::link::{header, number, status};
 use crate::engine::nats::nets::Net;
-use crate::engine::nats::node::Core;
+use crate::engine::nats::node::{Core, Trouble};
 use crate::engine::nats::setup::check_server;
 use crate::message::{Address, Seq};
 use crate::sync::lock;
@@ -32,6 +33,9 @@ const CHECK_PAUSE: Duration = Duration::from_millis(200);
 
 /// How long a copy of a stream may be behind, at least.
 const RECENT: Duration = Duration::from_secs(30);
+
+/// How long a stream may be without a leader before senders are refused at once.
+const ELECTION: Duration = Duration::from_secs(10);
 
 /// Most addresses of one comparison: the servers answer no more than 1,024.
 const COMPARED: usize = 1_000;
@@ -120,40 +124,45 @@ impl Core {
     }
 
     async fn check(&self) {
-        let failing = match check_server(self.link.client(), self.options.max_payload) {
-            Err(error) => Some(error.to_string()),
+        let checked = match check_server(self.link.client(), self.options.max_payload) {
             Ok(()) => self.check_streams().await,
+            wrong => wrong,
         };
-        if let Some(reason) = &failing {
-            tracing::warn!(reason, "NATS cannot be used now");
-        }
-        *lock(&self.failing) = failing.map(Into::into);
+        self.note_trouble(checked.err());
         let compared = self.compare().await;
         if let Err(error) = compared.and(self.catch_up().await) {
             tracing::debug!(reason = %error.reason(), "what was missed is looked for later");
         }
     }
 
-    /// Checks the streams of messages. Answers what is wrong with them.
-    async fn check_streams(&self) -> Option<String> {
+    fn note_trouble(&self, error: Option<NatsError>) {
+        let mut trouble = lock(&self.trouble);
+        let Some(error) = error else { return *trouble = None };
+        tracing::warn!(reason = %error, "NATS cannot be used now");
+        let now = Instant::now();
+        let refuses_from = match (&error, &*trouble) {
+            (NatsError::Request { .. }, Some(known)) => known.refuses_from,
+            (NatsError::Request { .. }, None) => now + ELECTION,
+            _ => now,
+        };
+        *trouble = Some(Trouble { reason: error.to_string().into(), refuses_from });
+    }
+
+    /// Checks the streams of messages.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    async fn check_streams(&self) -> Result<(), NatsError> {
         let mut states = Vec::with_capacity(self.specs.len());
         for spec in &self.specs {
-            match spec.verify(&self.link).await {
-                Ok(Some(state)) => states.push(state),
-                Ok(None) => {
-                    return Some(format!(
-                        "stream {} is missing; restore it, or restart a node with --nats-create",
-                        spec.name
-                    ));
-                }
-                Err(error) => return Some(error.to_string()),
-            }
+            let state = spec.verify(&self.link).await?;
+            states.push(state.ok_or_else(|| NatsError::Missing { stream: spec.name.clone() })?);
         }
         if self.note_states(&states) {
             tracing::warn!("stored messages were lost: a stream of NATS began anew");
             self.hubs.change_epoch();
         }
-        None
+        Ok(())
     }
 
     /// Tells the readers here up to where their addresses have messages.
@@ -163,12 +172,14 @@ impl Core {
             let place = self.place(&address);
             streams.entry(place.stream).or_default().push((address, place.stored));
         }
-        for (stream, addresses) in streams {
+        // All at once: where one stream does not answer, others may.
+        let compared = streams.into_iter().map(async |(stream, addresses)| {
             for addresses in addresses.chunks(COMPARED) {
                 self.compare_some(stream, addresses).await?;
             }
-        }
-        Ok(())
+            Ok(())
+        });
+        join_all(compared).await.into_iter().collect()
     }
 
     async fn compare_some(&self, stream: usize, addresses: &[(Address, String)]) -> Result<(), AskError> {

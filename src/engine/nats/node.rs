@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::crypt::Cipher;
@@ -60,11 +61,18 @@ pub(super) struct Core {
     pub(super) specs: Vec<StreamSpec>,
     /// Whether the servers send messages at a given time.
     pub(super) has_schedules: bool,
-    /// What does not work now.
-    pub(super) failing: Mutex<Option<Arc<str>>>,
+    pub(super) trouble: Mutex<Option<Trouble>>,
     epoch: Mutex<(Epoch, Vec<u64>)>,
     /// The newest seq of each stream of messages that this node knows.
     newest: Vec<AtomicU64>,
+}
+
+/// What does not work, though there is a connection.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    pub(super) reason: Arc<str>,
+    /// From when on nothing is stored. A stream without an answer may only be between two leaders: appends wait until then.
+    pub(super) refuses_from: Instant,
 }
 
 /// The epoch of streams with these states.
@@ -102,7 +110,7 @@ impl Core {
             reads: Semaphore::new(READS),
             node: format!("{:016x}", u64::from_le_bytes(node)),
             stop: CancellationToken::new(),
-            failing: Mutex::default(),
+            trouble: Mutex::default(),
             epoch: Mutex::new((epoch_of(&states), origins)),
             newest: states.iter().map(|state| state.last.into()).collect(),
             settings,
@@ -128,10 +136,22 @@ impl Core {
 
     /// What does not work now.
     pub(super) fn failing(&self) -> Option<Arc<str>> {
-        match self.link.is_up() {
-            true => lock(&self.failing).clone(),
-            false => Some("there is no connection to NATS".into()),
+        self.trouble_if(|_| true)
+    }
+
+    /// Why nothing can be stored now, or not soon.
+    pub(super) fn refusing(&self) -> Option<Arc<str>> {
+        self.trouble_if(|trouble| trouble.refuses_from <= Instant::now())
+    }
+
+    fn trouble_if(&self, counts: impl FnOnce(&Trouble) -> bool) -> Option<Arc<str>> {
+        if !self.link.is_up() {
+            return Some("there is no connection to NATS".into());
         }
+        lock(&self.trouble)
+            .as_ref()
+            .filter(|trouble| counts(trouble))
+            .map(|trouble| Arc::clone(&trouble.reason))
     }
 
     /// Notes a seq of this stream.

@@ -311,7 +311,7 @@ impl Core {
     }
 
     fn check_up(&self) -> Result<(), EngineError> {
-        if let Some(reason) = self.failing() {
+        if let Some(reason) = self.refusing() {
             return Err(EngineError::Unavailable { reason });
         }
         Ok(())
