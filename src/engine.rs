@@ -124,6 +124,19 @@ macro_rules! each {
     };
 }
 
+/// The same for a method that waits. What asks other machines is boxed: a reader that waits on one machine makes no room for it.
+macro_rules! await_each {
+    ($engine:expr, $it:ident => $call:expr) => {
+        match $engine {
+            Engine::Embedded($it) => $call.await,
+            #[cfg(feature = "nats")]
+            Engine::Nats($it) => Box::pin($call).await,
+            #[cfg(test)]
+            Engine::Replicated($it) => Box::pin($call).await,
+        }
+    };
+}
+
 impl Engine {
     /// Stores a message; see the contract.
     pub fn append(&self, append: Append) -> Commit {
@@ -151,7 +164,7 @@ impl Engine {
     /// # Cancel safety
     /// Dropping the future has no effect.
     pub async fn read(&self, address: &Address, after: Seq, limit: usize) -> Result<Batch, EngineError> {
-        each!(self, engine => engine.read(address, after, limit).await)
+        await_each!(self, engine => engine.read(address, after, limit))
     }
 
     /// What [`Self::read`] finds, if it has to wait for nothing: neither for the disk or another machine, nor for room in the
@@ -188,13 +201,13 @@ impl Engine {
 
     /// Who reads an address now, on all nodes.
     pub async fn presence(&self, address: &Address) -> Connections {
-        each!(self, engine => engine.presence(address).await)
+        await_each!(self, engine => engine.presence(address))
     }
 
     /// How many members a topic has on all nodes, and the first `limit` of them after a name. A name that reads it on several
     /// nodes is one member.
     pub async fn members(&self, topic: &TopicName, after: Option<&SenderName>, limit: usize) -> MemberPage {
-        each!(self, engine => engine.members(topic, after, limit).await)
+        await_each!(self, engine => engine.members(topic, after, limit))
     }
 
     /// Says to the other nodes that the members of these topics changed here. Cheap, not waited for.
@@ -205,7 +218,7 @@ impl Engine {
     /// Brings what this node knows of the directory up to what all nodes together knew when this was called. Ask it
     /// before a look-up that found nothing becomes a refusal.
     pub async fn confirm(&self, lookup: Lookup<'_>) {
-        each!(self, engine => engine.confirm(lookup).await);
+        await_each!(self, engine => engine.confirm(lookup));
     }
 
     /// Tells when the registration of a session changes.
@@ -266,18 +279,18 @@ impl Engine {
 
     /// How many messages wait in a mailbox.
     pub async fn waiting(&self, mailbox: &Address) -> usize {
-        each!(self, engine => engine.waiting(mailbox).await)
+        await_each!(self, engine => engine.waiting(mailbox))
     }
 
     /// Where an address stands.
     pub async fn position(&self, address: &Address) -> Position {
-        each!(self, engine => engine.position(address).await)
+        await_each!(self, engine => engine.position(address))
     }
 
     /// The newest seq of an address: no valid cursor is above it. What this node knows is enough if it reaches
     /// `at_least`; otherwise whoever knows most is asked.
     pub async fn newest(&self, address: &Address, at_least: Seq) -> Seq {
-        each!(self, engine => engine.newest(address, at_least).await)
+        await_each!(self, engine => engine.newest(address, at_least))
     }
 
     /// Where the seqs of this epoch begin at this address: a cursor below is of an earlier one.

@@ -139,7 +139,7 @@ fn handle(
 }
 
 impl Legacy {
-    /// Acts on a request; a poll waits until the deadline at most.
+    /// Acts on a request; a poll waits until the deadline at most. All else is boxed: a poll makes no room for it.
     async fn act(
         &self,
         request: Result<LegacyRequest, LegacyError>,
@@ -151,15 +151,15 @@ impl Legacy {
                 LegacyAnswer::Text(self.poll(&session, source, ack, deadline).await)
             }
             Ok(LegacyRequest::Poll { session: None, .. }) => {
-                self.hold(deadline).await;
+                Box::pin(self.hold(deadline)).await;
                 LegacyAnswer::text(NOTHING)
             }
             Ok(LegacyRequest::Send { from, to, payload }) => {
                 let sent = async { Ok(self.send(from, to, &payload, source).await?.await.map(|_| ())?) };
-                answer_to(sent.await)
+                answer_to(Box::pin(sent).await)
             }
             Ok(LegacyRequest::Del { session }) => {
-                self.delete(session).await;
+                Box::pin(self.delete(session)).await;
                 LegacyAnswer::text(NOTHING)
             }
             Err(error) => refuse(error).into(),

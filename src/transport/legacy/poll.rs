@@ -53,7 +53,7 @@ impl Legacy {
         // Boxed so that a waiting poll does not hold its memory.
         let Some(mut claim) = Box::pin(claiming).await else {
             // A client with too many connections or polls is paced by holding.
-            self.hold(deadline).await;
+            Box::pin(self.hold(deadline)).await;
             return nothing();
         };
         let answer = match self.first_message(&mut claim, deadline).await {
