@@ -32,7 +32,8 @@ impl World {
             off += r.used;
             if self.conns[i].kind == Kind::Pub {
                 // What the x0 client is refused has status 200.
-                let refused = self.t.legacy() && memmem::find(body, frames::LEGACY_ERROR.as_bytes()).is_some();
+                let refused =
+                    self.t.legacy() && memmem::find(body, frames::LEGACY_ERROR.as_bytes()).is_some();
                 if refused || !(200..300).contains(&r.status) {
                     self.error(format!("publish answered {}: {}", r.status, String::from_utf8_lossy(body)));
                 }
