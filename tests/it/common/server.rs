@@ -68,6 +68,10 @@ impl TestServer {
 
     /// As `try_spawn_as_is`, but returns once a line of the log begins with this and names the address.
     pub async fn try_spawn_until(begin: &str, mut command: Command) -> Result<Self, String> {
+        // They are for tests. A broker warns of variables that it does not know.
+        for name in ["X0_MSG_LONG_TESTS", "X0_MSG_NATS_SERVER", "X0_MSG_SEED"] {
+            command.env_remove(name);
+        }
         let mut child = command
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
