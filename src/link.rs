@@ -27,6 +27,7 @@ mod socket;
 
 pub(crate) use lent::{Lendable, LentOutput};
 pub use socket::SharedSocket;
+use socket::Socket;
 
 /// How long a peer may take nothing of the pending output before its connection is broken.
 pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -70,12 +71,10 @@ pub struct Link {
     peer_closed: AtomicBool,
     /// Our side is closed. Its FIN counts as one more byte to be acknowledged.
     finished: AtomicBool,
-    /// Bytes written so far.
-    written: AtomicU64,
     /// The socket, while the connection lasts.
-    live: OnceLock<Weak<TcpStream>>,
+    live: OnceLock<Weak<Socket>>,
     /// The socket of a watched link. It can be asked after the end of the connection.
-    socket: OnceLock<Arc<TcpStream>>,
+    socket: OnceLock<Arc<Socket>>,
 }
 
 impl Link {
@@ -98,7 +97,6 @@ impl Link {
             broken: AtomicBool::new(false),
             peer_closed: AtomicBool::new(false),
             finished: AtomicBool::new(false),
-            written: AtomicU64::new(0),
             live: OnceLock::new(),
             socket: OnceLock::new(),
         })
@@ -138,7 +136,7 @@ impl Link {
     }
 
     /// The socket, while the connection lasts.
-    fn live(&self) -> Option<Arc<TcpStream>> {
+    fn live(&self) -> Option<Arc<Socket>> {
         self.live.get().and_then(Weak::upgrade)
     }
 
@@ -178,11 +176,9 @@ impl Link {
     /// The output that waits for the peer. `None` if this is not known, or the connection has ended.
     #[must_use]
     pub(crate) fn unacknowledged(&self) -> Option<Unacknowledged> {
-        let bytes = outq::unacknowledged(self.live()?.as_fd())?;
-        Some(Unacknowledged {
-            bytes,
-            acked: self.written.load(Ordering::Relaxed).saturating_sub(bytes as u64),
-        })
+        let socket = self.live()?;
+        let bytes = outq::unacknowledged(socket.as_fd())?;
+        Some(Unacknowledged { bytes, acked: socket.written().saturating_sub(bytes as u64) })
     }
 
     /// Whether the peer closed the connection before the server did.
@@ -303,12 +299,6 @@ impl<S> MonitoredStream<S> {
         let text = format!("the peer took nothing for {} s", WRITE_TIMEOUT.as_secs());
         Poll::Ready(Err(Error::new(ErrorKind::TimedOut, text)))
     }
-
-    fn note_written(&self, written: &Poll<Result<usize>>) {
-        if let Poll::Ready(Ok(bytes)) = written {
-            self.link.written.fetch_add(*bytes as u64, Ordering::Relaxed);
-        }
-    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for MonitoredStream<S> {
@@ -332,7 +322,6 @@ impl<S: AsyncRead + Unpin> AsyncRead for MonitoredStream<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for MonitoredStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.note_written(&written);
         self.note_progress(cx, written)
     }
 
@@ -342,7 +331,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for MonitoredStream<S> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.note_written(&written);
         self.note_progress(cx, written)
     }
 

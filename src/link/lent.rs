@@ -4,10 +4,10 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use socket2::SockRef;
 
 use crate::hub::{Encoded, Encoding, Outlet};
 use crate::link::Link;
+use crate::link::socket::Socket;
 use crate::sync::lock;
 
 impl Link {
@@ -28,7 +28,6 @@ pub(crate) struct Lendable;
 /// The output of a connection, which its task lends while it rests.
 #[derive(Debug)]
 pub(crate) struct LentOutput {
-    link: Arc<Link>,
     encoding: &'static Encoding,
     /// Held while something is written.
     state: Mutex<State>,
@@ -36,10 +35,11 @@ pub(crate) struct LentOutput {
 
 #[derive(Debug, Default)]
 struct State {
+    /// The socket, until the connection ends.
+    socket: Option<Arc<Socket>>,
     is_lent: bool,
     /// Whether nothing else is to be written before what comes next.
     is_allowed: bool,
-    is_closed: bool,
     /// What the peer did not take. Boxed, since this is rare, and each connection has the place for it.
     rest: Option<Box<Bytes>>,
 }
@@ -47,10 +47,9 @@ struct State {
 impl LentOutput {
     /// The output of a connection that carries one reader. `None` if what is written to it does not go to the socket as it is.
     pub(crate) fn new(link: &Arc<Link>, encoding: &'static Encoding) -> Option<Arc<Self>> {
-        if !link.is_cleartext() {
-            return None;
-        }
-        Some(Arc::new(Self { link: Arc::clone(link), encoding, state: Mutex::default() }))
+        let socket = link.live().filter(|_| link.is_cleartext())?;
+        let state = State { socket: Some(socket), ..State::default() };
+        Some(Arc::new(Self { encoding, state: Mutex::new(state) }))
     }
 
     /// Notes whether it may be lent: whether nothing else is to be written before what comes next.
@@ -61,13 +60,13 @@ impl LentOutput {
     /// Lends the output until it is taken back, if it is `allowed`: if nothing else is to be written before what comes next.
     pub(crate) fn lend_if(&self, allowed: bool) {
         let mut state = lock(&self.state);
-        state.is_lent = allowed && !state.is_closed;
+        state.is_lent = allowed && state.socket.is_some();
     }
 
     /// Lends the output if it may be, until it is taken back.
     pub(crate) fn lend(&self) {
         let mut state = lock(&self.state);
-        state.is_lent = state.is_allowed && !state.is_closed;
+        state.is_lent = state.is_allowed && state.socket.is_some();
     }
 
     /// Takes the output back. Answers what is to be written before anything else.
@@ -86,15 +85,14 @@ impl Outlet for LentOutput {
     fn write(&self, encoded: Encoded<'_>, offset: &mut dyn FnMut() -> Option<usize>) -> bool {
         // The task has it otherwise, or somebody else writes.
         let Ok(mut state) = self.state.try_lock() else { return false };
-        let Some(socket) = self.link.live().filter(|_| state.is_lent) else { return false };
+        let state = &mut *state;
+        let Some(socket) = state.socket.as_ref().filter(|_| state.is_lent) else { return false };
         let Some(offset) = offset() else { return false };
         let left = &encoded.bytes[offset..];
         if left.is_empty() {
             return true;
         }
-        // The socket does not block. An error comes again when the task writes.
-        let written = SockRef::from(&*socket).send(left).unwrap_or(0);
-        self.link.written.fetch_add(written as u64, Ordering::Relaxed);
+        let written = socket.write_now(left);
         if written < left.len() {
             (state.is_lent, state.rest) = (false, Some(Box::new((encoded.rest)(offset + written))));
         }
@@ -103,6 +101,6 @@ impl Outlet for LentOutput {
 
     fn close(&self) {
         let mut state = lock(&self.state);
-        (state.is_lent, state.is_closed) = (false, true);
+        (state.is_lent, state.socket) = (false, None);
     }
 }
