@@ -96,7 +96,7 @@ fn is_below(descriptor: &impl AsFd, most: usize) -> bool {
 }
 
 /// How many may be open.
-fn limit() -> u64 {
+pub(crate) fn limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 

@@ -117,6 +117,8 @@ pub struct Backend {
     pub presence: Option<Patterns>,
     /// Whether the backend may register, look up and end sessions.
     pub sessions: bool,
+    /// Whether the backend may see the state of the whole broker: metrics and lists.
+    pub ops: bool,
     /// The name of the backend's mailbox, if it has one.
     pub mailbox: Option<BackendName>,
     /// The SHA-256 digest of its key. Digests have equal lengths, so that comparing them takes constant time.

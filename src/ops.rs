@@ -19,6 +19,7 @@ use crate::log;
 use crate::message::Epoch;
 use crate::protocol::SERVER;
 
+mod metrics;
 mod openapi;
 
 pub(crate) use openapi::described_router;
@@ -31,9 +32,13 @@ pub(crate) fn is_check(path: &str) -> bool {
     matches!(path, HEALTH | READINESS)
 }
 
-/// The routes of health and readiness, with their descriptions.
+/// The routes of health, readiness and metrics, with their descriptions.
 pub(crate) fn routes(gateway: Arc<Gateway>) -> OpenApiRouter {
-    OpenApiRouter::default().routes(routes!(health)).routes(routes!(readiness)).with_state(gateway)
+    OpenApiRouter::default()
+        .routes(routes!(health))
+        .routes(routes!(readiness))
+        .routes(routes!(metrics::metrics))
+        .with_state(gateway)
 }
 
 /// The routes of the descriptions. `api` describes all HTTP calls.

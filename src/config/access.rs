@@ -19,6 +19,17 @@ pub enum Auth {
     Token,
 }
 
+impl Auth {
+    /// The name on the command line.
+    #[must_use]
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Token => "token",
+        }
+    }
+}
+
 /// The header in which a reverse proxy names its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ProxyHeader {

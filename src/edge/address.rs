@@ -15,6 +15,9 @@ use crate::sync::lock;
 /// The headers with which proxies name clients.
 const PROXY_HEADERS: [&str; 2] = ["x-forwarded-for", "forwarded"];
 
+/// More headers that proxies add, and programs that ask by themselves do not.
+const HEADERS_OF_PROXIES: [&str; 3] = ["x-forwarded-host", "x-real-ip", "via"];
+
 /// An untrusted proxy is logged at most once in this time.
 const WARNING_INTERVAL: Duration = Duration::from_secs(600);
 
@@ -48,6 +51,12 @@ pub(crate) fn client_address(access: &Access, Peer(peer): Peer, headers: Headers
         }
     }
     Some(client)
+}
+
+/// Whether a request has come through a proxy, as far as its headers say.
+#[must_use]
+pub(super) fn came_through_proxy(headers: Headers<'_>) -> bool {
+    PROXY_HEADERS.iter().chain(&HEADERS_OF_PROXIES).any(|name| headers.contains(name))
 }
 
 /// Says that a proxy is not trusted, if the peer is one.

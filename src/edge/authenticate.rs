@@ -256,7 +256,7 @@ impl Gateway {
     }
 
     /// The address of the client.
-    fn address(&self, head: &Parts) -> Option<IpAddr> {
+    pub(super) fn address(&self, head: &Parts) -> Option<IpAddr> {
         client_address(&self.config.access, peer_of(&head.extensions), (&head.headers).into())
     }
 

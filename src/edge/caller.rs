@@ -88,6 +88,7 @@ mod tests {
             topics: None,
             presence: None,
             sessions: true,
+            ops: false,
             mailbox,
             key_digest,
         };

@@ -89,6 +89,15 @@ fn host_name(authority: &str) -> Option<Cow<'_, str>> {
     Some(in_lower_case(host).into())
 }
 
+/// Whether a request names a host, and only loopback names and addresses.
+#[must_use]
+pub(super) fn names_loopback_only(request: OriginCheck<'_>) -> bool {
+    let in_headers = request.headers.all("host").map(text);
+    let mut hosts = request.authority.map(Some).into_iter().chain(in_headers).peekable();
+    hosts.peek().is_some()
+        && hosts.all(|host| host.and_then(host_name).is_some_and(|name| is_loopback(&name)))
+}
+
 /// Whether this is a name or an address of the machine itself (RFC 6761 section 6.3).
 fn is_loopback(host: &str) -> bool {
     match host.parse::<IpAddr>() {

@@ -22,6 +22,7 @@ fn backend(sessions: bool) -> Grant {
         topics: None,
         presence: None,
         sessions,
+        ops: false,
         mailbox: None,
         key_digest,
     }))

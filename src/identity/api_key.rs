@@ -40,6 +40,8 @@ struct ApiKeyEntry {
     sessions: bool,
     #[serde(default)]
     mailbox: bool,
+    #[serde(default)]
+    ops: bool,
 }
 
 fn yes() -> bool {
@@ -97,6 +99,7 @@ impl ApiKeys {
                 presence: None,
                 sessions: true,
                 mailbox: false,
+                ops: false,
             })?;
         }
         Ok(())
@@ -110,14 +113,14 @@ impl ApiKeys {
             format!(
                 "line {line} is invalid: each [[key]] has strings `name` and `key`, and may have a string \
                  `from`, a list `send` of addresses like topic:news or user:*, lists `topics` and `presence`, and \
-                 `sessions` and `mailbox`, true or false"
+                 `sessions`, `mailbox` and `ops`, true or false"
             )
         })?;
         file.key.into_iter().try_for_each(|key| self.add(key))
     }
 
     fn add(&mut self, key: ApiKeyEntry) -> Result<(), String> {
-        let ApiKeyEntry { name, key, from, send, topics, presence, sessions, mailbox } = key;
+        let ApiKeyEntry { name, key, from, send, topics, presence, sessions, mailbox, ops } = key;
         // As the key that a request shows, see `Identity::check`.
         let key = key.trim();
         // The message names the number, not the name: if name and key are swapped, the name is secret.
@@ -142,7 +145,17 @@ impl ApiKeys {
         // Receivers answer to the mailbox by its name.
         let from = from.transpose()?.or_else(|| mailbox.as_ref().map(SenderName::from));
         let (name, key_digest) = (name.into(), hash(key));
-        self.0.push(Arc::new(Backend { name, from, send, topics, presence, sessions, mailbox, key_digest }));
+        self.0.push(Arc::new(Backend {
+            name,
+            from,
+            send,
+            topics,
+            presence,
+            sessions,
+            ops,
+            mailbox,
+            key_digest,
+        }));
         Ok(())
     }
 

@@ -166,7 +166,9 @@ fn require_bearer(api: &mut OpenApi) {
     let required = SecurityRequirement::new::<_, [&str; 0], &str>("bearer", []);
     for (path, item) in &mut api.paths.paths {
         let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete];
-        for operation in operations.into_iter().flatten().filter(|_| path.starts_with("/v1/")) {
+        for operation in
+            operations.into_iter().flatten().filter(|_| path.starts_with("/v1/") || path == "/metrics")
+        {
             operation.security = Some(vec![required.clone()]);
         }
     }

@@ -163,6 +163,7 @@ mod tests {
             topics: None,
             presence: None,
             sessions: true,
+            ops: false,
             mailbox: None,
             key_digest: [0; 32],
         };

@@ -22,6 +22,9 @@ pub const SESSIONS_ONLY: &str = "key-sessions-0123456789abcdef0123456789abcdef";
 pub const SHOP: &str = "key-shop-0123456789abcdef0123456789abcdef";
 pub const SHOP_READER: &str = "key-shop-reader-0123456789abcdef0123456789abcdef";
 
+/// An API key for operators, that may do nothing else.
+pub const OPS: &str = "key-ops-0123456789abcdef0123456789abcdef";
+
 pub fn key_file() -> String {
     format!(
         r#"
@@ -52,6 +55,13 @@ pub fn key_file() -> String {
         name = "shop"
         key = "{SHOP_READER}"
         mailbox = true
+        send = []
+        topics = []
+        sessions = false
+        [[key]]
+        name = "ops"
+        key = "{OPS}"
+        ops = true
         send = []
         topics = []
         sessions = false

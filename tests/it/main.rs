@@ -43,6 +43,7 @@ mod migrate;
 mod model;
 #[cfg(feature = "nats")]
 mod nats;
+mod operator;
 mod origins;
 mod owners;
 mod pages;

@@ -412,6 +412,7 @@ async fn a_backend_whose_key_is_gone_is_closed() {
         topics: None,
         presence: None,
         sessions: false,
+        ops: false,
         mailbox: None,
         key_digest: [0; 32],
     };
