@@ -103,11 +103,12 @@ impl Files {
         OpenError::Sqlite { path: self.database.clone(), error }
     }
 
-    /// The error for a database that cannot be read now.
+    /// The error for a database that is damaged, or cannot be read now.
     pub(super) fn unreadable(&self, error: ReadError) -> OpenError {
+        let is_damage = error.is_damage();
         match error {
-            ReadError::Sqlite(error) => self.sqlite(error),
-            ReadError::Damaged(_) => self.damaged(&error),
+            ReadError::Sqlite(error) if !is_damage => self.sqlite(error),
+            error => self.damaged(&error),
         }
     }
 

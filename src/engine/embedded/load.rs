@@ -85,7 +85,8 @@ pub(super) fn load(files: &Files, durability: Durability, settings: Settings) ->
     Ok(Loaded { disk, index, clock, identity })
 }
 
-fn verify_format(files: &Files, connection: &Connection) -> Result<(), LoadError> {
+/// Whether it is a store, and of a format that this version reads.
+pub(super) fn verify_format(files: &Files, connection: &Connection) -> Result<(), LoadError> {
     let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (application, found) = (number("application_id")?, number("user_version")?);
     if application != APPLICATION && number("schema_version")? > 0 && StoreIdentity::read(connection).is_err()

@@ -133,7 +133,6 @@ fn reopen(files: &Files, durability: Durability, settings: Settings) -> Result<L
     };
     let mut loaded = loaded.map_err(|error| match error {
         LoadError::Open(error) => error,
-        LoadError::Read(why) if why.is_damage() => files.damaged(&why),
         LoadError::Read(why) => files.unreadable(why),
     })?;
     continue_or_renew(files, settings, &mut loaded, lost, aside)?;
