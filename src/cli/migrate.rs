@@ -33,13 +33,16 @@ pub async fn migrate(mut config: Config) -> Result<()> {
 }
 
 fn text(migrated: &Migrated) -> String {
-    let Migrated { counts, stored, expired, acknowledged, beyond, receipts, with_receipt } = migrated;
+    let Migrated { counts, stored, expired, acknowledged, beyond, receipts, with_receipt, scheduled } =
+        migrated;
     let mut text = format!("{:<16} {:>10} {:>10}\n", "", "to move", "in NATS");
     for (what, wanted, found) in counts {
         text += &format!("{what:<16} {wanted:>10} {found:>10}\n");
     }
-    text +=
-        &format!("{with_receipt} messages whose senders get a receipt; {receipts} receipts were made now\n");
+    text += &format!(
+        "{with_receipt} messages whose senders get a receipt, {scheduled} of them at expiry even if nobody reads; {receipts} \
+         receipts were made now\n"
+    );
     text += &format!(
         "{stored} messages in the store; not moved: {expired} expired, {acknowledged} acknowledged, {beyond} beyond \
          --topic-messages\n"

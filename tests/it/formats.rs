@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::common::*;
 
 /// Makes the store of an older format, as an older version left it.
-fn make(dir: &Path, format: usize) {
+pub fn make(dir: &Path, format: usize) {
     let connection = Connection::open(dir.join("store.db")).unwrap();
     let sql = [include_str!("format_1.sql"), include_str!("format_2.sql")][format - 1];
     connection.execute_batch(sql).unwrap();

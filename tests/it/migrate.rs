@@ -5,11 +5,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 
 use crate::common::*;
 use crate::guarded::*;
+
+mod interrupted;
+mod unready;
 
 /// The lines of what `migrate` prints, by their names: what was to be moved, and what NATS holds.
 fn counts(said: &str) -> BTreeMap<String, (u64, u64)> {
@@ -165,95 +166,6 @@ async fn every_client_finds_its_mailbox_its_name_and_its_rights() {
         message = bob.recv().await;
     }
     assert_eq!((&message["topic"], &message["payload"]), (&json!("news"), &json!("t")), "{message}");
-}
-
-/// Lets a client of NATS send so many bytes, and then nothing more. The address, and what ends when it is so far.
-async fn stuck_after(bytes: usize, url: &str) -> (String, tokio::task::JoinHandle<(TcpStream, TcpStream)>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = format!("nats://{}", listener.local_addr().unwrap());
-    let to = url.trim_start_matches("nats://").to_owned();
-    let stuck = tokio::spawn(async move {
-        let (mut client, _) = listener.accept().await.unwrap();
-        let mut server = TcpStream::connect(to).await.unwrap();
-        let (mut left, mut up, mut down) = (bytes, vec![0; 8192], vec![0; 8192]);
-        while left > 0 {
-            tokio::select! {
-                read = client.read(&mut up) => {
-                    let read = read.unwrap().min(left);
-                    server.write_all(&up[..read]).await.unwrap();
-                    left -= read;
-                }
-                read = server.read(&mut down) => client.write_all(&down[..read.unwrap()]).await.unwrap(),
-            }
-        }
-        (client, server)
-    });
-    (address, stuck)
-}
-
-#[tokio::test]
-async fn an_interrupted_move_is_repeated_and_changes_nothing_in_the_store() {
-    const MESSAGES: u64 = 3_000;
-    let nats = NatsServer::start().await;
-    let dir = tempfile::tempdir().unwrap();
-    let server = TestServer::at(dir.path(), &[]).await;
-    let sends: Vec<Value> = (0..MESSAGES)
-        .map(|n| json!({ "id": n.to_string(), "to": { "session": format!("R{}", n % 20) }, "payload": n }))
-        .collect();
-    for sends in sends.chunks(1000) {
-        let reply = server.post("/v1/messages?session=S", json!(sends)).await;
-        assert_eq!(reply.status, 200, "{}", reply.body);
-    }
-    let log = nats.migrate(dir.path(), &[]).await.unwrap_err();
-    assert!(log.contains("another process uses the store"), "{log}");
-    // As a crash leaves it.
-    server.kill().await;
-    let before = files(dir.path());
-    for bytes in [200_000, 400_000] {
-        let (url, stuck) = stuck_after(bytes, &nats.url()).await;
-        let mut migration =
-            migration(&url, dir.path(), &[]).stderr(std::process::Stdio::null()).spawn().unwrap();
-        let sockets = soon(stuck).await.unwrap();
-        migration.start_kill().unwrap();
-        assert!(!soon(migration.wait()).await.unwrap().success());
-        drop(sockets);
-        let log = nats.refused(&[]).await;
-        assert!(log.contains("a store is being moved into the streams of --nats-prefix x0"), "{log}");
-    }
-    let said = nats.migrate(dir.path(), &[]).await.unwrap();
-    assert_eq!(
-        (counts(&said)["messages"], counts(&said)["mailboxes"]),
-        ((MESSAGES, MESSAGES), (20, 20)),
-        "{said}"
-    );
-    assert_eq!(files(dir.path()), before);
-    let node = nats.node().await;
-    for reader in 0..20 {
-        let messages = node.read_all(&format!("R{reader}")).await.messages;
-        let expected: Vec<u64> = (0..MESSAGES).filter(|n| n % 20 == reader).collect();
-        assert_eq!(messages.into_values().collect::<Vec<_>>(), expected);
-    }
-}
-
-#[tokio::test]
-async fn a_store_that_has_changed_since_an_interrupted_move_is_refused() {
-    let nats = NatsServer::start().await;
-    let dir = tempfile::tempdir().unwrap();
-    let server = TestServer::at(dir.path(), &[]).await;
-    let sends = (0..1000).map(|n| json!({ "to": { "session": "R" }, "payload": n }));
-    let reply = server.post("/v1/messages?session=S", sends.collect::<Value>()).await;
-    assert_eq!(reply.status, 200, "{}", reply.body);
-    server.stop().await;
-    let (url, stuck) = stuck_after(100_000, &nats.url()).await;
-    let mut migration = migration(&url, dir.path(), &[]).stderr(std::process::Stdio::null()).spawn().unwrap();
-    drop(soon(stuck).await.unwrap());
-    migration.start_kill().unwrap();
-    soon(migration.wait()).await.unwrap();
-    let server = TestServer::at(dir.path(), &[]).await;
-    server.send("S", "R", json!(200)).await;
-    server.stop().await;
-    let log = nats.migrate(dir.path(), &[]).await.unwrap_err();
-    assert!(log.contains("an interrupted move left a part of store"), "{log}");
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::future::{try_join, try_join_all};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::interval;
@@ -29,12 +30,14 @@ mod copying;
 mod error;
 mod occupied;
 mod plan;
+mod schedules;
 mod walk;
 
 pub use error::MigrateError;
 
 use copying::{Outgoing, Target};
 use plan::Plan;
+use schedules::Schedules;
 use walk::{Left, Walk};
 
 /// Messages between the reader of the store and a stream.
@@ -60,6 +63,8 @@ pub struct Migrated {
     pub receipts: u64,
     /// Messages whose senders get a receipt.
     pub with_receipt: u64,
+    /// How many of them NATS tells the nodes of when they expire, so that the receipt comes though nobody reads.
+    pub scheduled: u64,
 }
 
 /// Moves the store in a directory into empty streams. Tells `progress` how many messages are stored, and of how many. If it fails,
@@ -74,7 +79,7 @@ pub async fn migrate(
     progress: impl Fn(u64, u64),
 ) -> Result<Migrated, MigrateError> {
     let export = Export::open(dir)?;
-    let (link, _) = open(&options, &settings, &Signals::default()).await?;
+    let (link, has_schedules) = open(&options, &settings, &Signals::default()).await?;
     let (secret, newest) = (export.secret(), export.newest());
     let mut begun = Begun::find(&link, &export, &settings, &mut options).await?;
     let names = || Names::new(&options.prefix, options.shards, &secret);
@@ -91,13 +96,19 @@ pub async fn migrate(
     begun.note(&link, Record::new(secret, options.shards, Some(begun.moved.clone()))).await?;
     let mover = Mover { link: &link, names: &shared, settings: &settings, options: &options };
     let (specs, states) = mover.streams(newest).await?;
+    let schedules = has_schedules.then(|| StreamSpec::schedules(&options));
+    if let Some(spec) = &schedules {
+        mover.stream(spec, newest).await?;
+    }
     let origins: Vec<u64> = states.iter().map(|state| state.origin).collect();
     let others = mover.others(&walk, &plan, &origins, began);
     let mut wanted: Vec<u64> = (0..2 * options.shards).map(|stream| plan.messages(stream)).collect();
     wanted.extend(others.iter().map(|items| items.len() as u64));
     let stored = walk.messages();
-    mover.fill(&specs, &states, (walk, others), &wanted, progress).await?;
-    let (migrated, ends) = mover.compare(&specs, &plan, &wanted, stored).await?;
+    let streams = Streams { specs: &specs, states: &states, schedules: schedules.as_ref() };
+    let expected = wanted.iter().sum::<u64>() + if has_schedules { plan.with_receipt } else { 0 };
+    let scheduled = mover.fill(streams, (walk, others), &wanted, |done| progress(done, expected)).await?;
+    let (migrated, ends) = mover.compare(&specs, &plan, &wanted, (stored, scheduled)).await?;
     let moved = MoveRecord { ends, ..begun.moved.clone() };
     let done = Record { complete: true, ..Record::new(secret, options.shards, Some(moved)) };
     begun.note(&link, done).await?;
@@ -159,6 +170,15 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     spawn_blocking(work).await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
+/// The streams that are filled.
+struct Streams<'a> {
+    /// Those of messages, and then those of floors, registrations and ids.
+    specs: &'a [StreamSpec],
+    states: &'a [StreamState],
+    /// That of schedules, if the servers have them.
+    schedules: Option<&'a StreamSpec>,
+}
+
 /// Where something is moved to.
 struct Mover<'a> {
     link: &'a Link,
@@ -174,15 +194,20 @@ impl Mover<'_> {
         specs.push(StreamSpec::moved_ids(&self.options.prefix, self.options.replicas));
         let mut states = Vec::new();
         for spec in &specs {
-            let mut state = spec.verify(self.link).await?;
-            if state.is_none() {
-                // Cursors of the store are below all seqs of the streams.
-                spec.create(self.link, self.settings.clock.now(), newest).await?;
-                state = spec.verify(self.link).await?;
-            }
-            states.push(state.ok_or_else(|| NatsError::Missing { stream: spec.name.clone() })?);
+            states.push(self.stream(spec, newest).await?);
         }
         Ok((specs, states))
+    }
+
+    /// Makes a stream, unless it is there. Answers what it says of itself.
+    async fn stream(&self, spec: &StreamSpec, newest: Seq) -> Result<StreamState, MigrateError> {
+        if let Some(state) = spec.verify(self.link).await? {
+            return Ok(state);
+        }
+        // Cursors of the store are below all seqs of the streams.
+        spec.create(self.link, self.settings.clock.now(), newest).await?;
+        let state = spec.verify(self.link).await?;
+        Ok(state.ok_or_else(|| NatsError::Missing { stream: spec.name.clone() })?)
     }
 
     /// What goes into the streams that hold no messages.
@@ -239,16 +264,15 @@ impl Mover<'_> {
         [floors, registrations, batches.collect()]
     }
 
-    /// Fills all streams at the same time.
+    /// Fills all streams at the same time. Answers how many schedules it stored.
     async fn fill(
         &self,
-        specs: &[StreamSpec],
-        states: &[StreamState],
+        Streams { specs, states, schedules }: Streams<'_>,
         (walk, others): (Walk, [Vec<Outgoing>; 3]),
         wanted: &[u64],
-        progress: impl Fn(u64, u64),
-    ) -> Result<(), MigrateError> {
-        let (done, all) = (AtomicU64::new(0), wanted.iter().sum());
+        progress: impl Fn(u64),
+    ) -> Result<u64, MigrateError> {
+        let done = AtomicU64::new(0);
         let (mut senders, mut targets) = (Vec::new(), Vec::new());
         for ((spec, state), wanted) in specs.iter().zip(states).zip(wanted) {
             let already = state.last.saturating_sub(state.origin);
@@ -261,9 +285,20 @@ impl Mover<'_> {
             targets.push(async move { target.fill(items).await });
             senders.push(sender);
         }
+        let (sender, items) = mpsc::channel(QUEUE);
+        let stream = schedules.map_or("", |spec| &spec.name);
+        let scheduler = schedules.map(|_| sender);
+        let scheduling = Schedules { link: self.link, stream, done: &done };
+        let mut seqs: Vec<Seq> = states.iter().map(|state| Seq(state.origin)).collect();
         let reading = spawn_blocking(move || -> Result<Left, MigrateError> {
             // A closed channel: the stream takes nothing more, and says why.
-            let left = walk.run(|moved| senders[moved.stream].blocking_send(moved.item).is_ok())?;
+            let left = walk.run(|moved| {
+                let seq = &mut seqs[moved.stream];
+                *seq = Seq(seq.0 + 1);
+                let schedule = scheduler.as_ref().zip(walk.schedule(&moved, *seq));
+                schedule.is_none_or(|(scheduler, schedule)| scheduler.blocking_send(schedule).is_ok())
+                    && senders[moved.stream].blocking_send(moved.item).is_ok()
+            })?;
             for (items, sender) in others.into_iter().zip(senders.drain(senders.len() - 3..)) {
                 for item in items {
                     if sender.blocking_send(item).is_err() {
@@ -273,12 +308,12 @@ impl Mover<'_> {
             }
             Ok(left)
         });
-        let filling = futures::future::try_join_all(targets);
+        let filling = try_join(try_join_all(targets), scheduling.fill(items));
         let reporting = async {
             let mut ticks = interval(REPORT);
             loop {
                 ticks.tick().await;
-                progress(done.load(Ordering::Relaxed), all);
+                progress(done.load(Ordering::Relaxed));
             }
         };
         let filled = tokio::select! {
@@ -286,9 +321,9 @@ impl Mover<'_> {
             () = reporting => unreachable!("it has no end"),
         };
         let read = reading.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-        progress(done.load(Ordering::Relaxed), all);
-        filled?;
-        read.map(|_| ())
+        progress(done.load(Ordering::Relaxed));
+        let (_, scheduled) = filled?;
+        read.map(|_| scheduled)
     }
 
     /// Compares what NATS holds with what was to be moved. Answers the newest seqs of the streams of messages too.
@@ -297,7 +332,7 @@ impl Mover<'_> {
         specs: &[StreamSpec],
         plan: &Plan,
         wanted: &[u64],
-        stored: u64,
+        (stored, scheduled): (u64, u64),
     ) -> Result<(Migrated, Vec<u64>), MigrateError> {
         let mut states = Vec::new();
         for (spec, wanted) in specs.iter().zip(wanted) {
@@ -334,7 +369,9 @@ impl Mover<'_> {
         let ends = states[..2 * shards].iter().map(|state| state.last).collect();
         let Left { expired, acknowledged, beyond, receipts } = plan.left;
         let with_receipt = plan.with_receipt;
-        Ok((Migrated { counts, stored, expired, acknowledged, beyond, receipts, with_receipt }, ends))
+        let migrated =
+            Migrated { counts, stored, expired, acknowledged, beyond, receipts, with_receipt, scheduled };
+        Ok((migrated, ends))
     }
 }
 

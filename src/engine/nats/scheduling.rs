@@ -9,6 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use async_nats::{HeaderMap, Message};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -20,9 +21,9 @@ use crate::engine::nats::envelope;
 use crate::engine::nats::error::{AskError, NO_MESSAGE};
 use crate::engine::nats::floors::Floor;
 use crate::engine::nats::link::status;
-use crate::engine::nats::names::Place;
+use crate::engine::nats::names::{Names, Place};
 use crate::engine::nats::node::Core;
-use crate::message::{Outcome, Seq};
+use crate::message::{Address, Outcome, Seq};
 
 /// The consumer that all nodes share.
 const CONSUMER: &str = "due";
@@ -48,24 +49,39 @@ struct Due {
     seq: u64,
 }
 
+/// What makes NATS tell when a message expires. The same one again replaces it.
+#[derive(Debug)]
+pub(super) struct Schedule {
+    pub(super) subject: String,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+impl Schedule {
+    /// That of the message with this seq, which expires at this time in Unix milliseconds. `None` for one of a topic.
+    pub(super) fn new(names: &Names, address: &Address, seq: Seq, expires_at: u64) -> Option<Self> {
+        let (to, place) = (envelope::mailbox_text(address)?, names.place(address));
+        let mut headers = HeaderMap::new();
+        let at = humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(expires_at));
+        headers.insert("Nats-Schedule", format!("@at {at}"));
+        headers.insert("Nats-Schedule-Target", names.due(&place));
+        headers.insert("Nats-Schedule-TTL", KEPT);
+        let body = serde_json::to_vec(&Due { to, seq: seq.0 }).expect("strings and numbers always encode");
+        Some(Self { subject: names.schedule(&place, seq), headers, body: body.into() })
+    }
+}
+
 fn nanos(time: Duration) -> u64 {
     millis(time).saturating_mul(1_000_000)
 }
 
 impl Core {
     /// Has NATS tell when a message expires whose author gets a receipt.
-    pub(super) async fn schedule(&self, append: &Append, place: &Place, seq: Seq) {
-        let (Some(to), Some(expires_at)) = (envelope::mailbox_text(&append.address), self.due_at(append))
-        else {
-            return;
-        };
-        let mut headers = HeaderMap::new();
-        let at = humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(expires_at));
-        headers.insert("Nats-Schedule", format!("@at {at}"));
-        headers.insert("Nats-Schedule-Target", self.names.due(place));
-        headers.insert("Nats-Schedule-TTL", KEPT);
-        let body = serde_json::to_vec(&Due { to, seq: seq.0 }).expect("strings and numbers always encode");
-        let stored = self.link.store(&self.names.schedule(place, seq), headers, body.into()).await;
+    pub(super) async fn schedule(&self, append: &Append, seq: Seq) {
+        let schedule =
+            self.due_at(append).and_then(|at| Schedule::new(&self.names, &append.address, seq, at));
+        let Some(Schedule { subject, headers, body }) = schedule else { return };
+        let stored = self.link.store(&subject, headers, body).await;
         if let Err(error) = stored {
             tracing::warn!(reason = %error.reason(), "a receipt will be missing if nobody reads the message");
         }
@@ -123,7 +139,7 @@ impl Core {
     /// Takes what is due until there is a failure.
     async fn take_due(self: &Arc<Self>, stream: &str) -> Result<(), AskError> {
         let next = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{CONSUMER}");
-        let request: bytes::Bytes = json!({ "batch": BATCH, "expires": nanos(WAIT) }).to_string().into();
+        let request: Bytes = json!({ "batch": BATCH, "expires": nanos(WAIT) }).to_string().into();
         // These answers have the subjects under which they are stored, not that of the request.
         let inbox = self.link.client().new_inbox();
         let mut messages = self.link.subscribe(inbox.clone()).await?;

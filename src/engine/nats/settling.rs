@@ -84,7 +84,7 @@ impl Core {
     ) -> Result<Seq, EngineError> {
         let seq = Seq(stored.seq);
         if self.schedules(append) {
-            self.schedule(append, place, seq).await;
+            self.schedule(append, seq).await;
         }
         match stored.is_known && append.id.is_some() && self.is_another(append, place, seq).await {
             true => Err(EngineError::IdReused { window: self.settings.dedup_window }),

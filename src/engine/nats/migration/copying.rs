@@ -22,10 +22,10 @@ const WINDOW: usize = 256;
 const WINDOW_BYTES: usize = 4 << 20;
 
 /// Pause before a stream is looked at that did not answer.
-const PAUSE: Duration = Duration::from_millis(200);
+pub(super) const PAUSE: Duration = Duration::from_millis(200);
 
 /// How long a stream may take nothing.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The number of NATS' error for a message that does not follow the last one.
 const WRONG_SEQ: u64 = 10_071;

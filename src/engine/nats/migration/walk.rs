@@ -9,6 +9,7 @@ use crate::engine::embedded::export::{Export, StoredId, StoredMessage};
 use crate::engine::nats::envelope::{self, ReceiptFor};
 use crate::engine::nats::migration::copying::Outgoing;
 use crate::engine::nats::names::Names;
+use crate::engine::nats::scheduling::Schedule;
 use crate::engine::nats::streams::DAY;
 use crate::engine::{Registration, Settings};
 use crate::message::{Address, Message, Outcome, Seq, SessionId};
@@ -124,6 +125,12 @@ impl Walk {
             }
         }
         Ok(left)
+    }
+
+    /// What tells when a message expires that gets this seq, if its sender gets a receipt.
+    pub(super) fn schedule(&self, moved: &Moved<'_>, seq: Seq) -> Option<Schedule> {
+        let expires_at = self.began.saturating_add(millis(moved.age));
+        moved.has_receipt.then(|| Schedule::new(&self.names, moved.address, seq, expires_at)).flatten()
     }
 
     /// Since when a mailbox has its owner.
