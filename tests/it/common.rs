@@ -6,6 +6,8 @@ mod http;
 #[cfg(feature = "nats")]
 mod nats;
 #[cfg(feature = "nats")]
+mod network;
+#[cfg(feature = "nats")]
 mod proxy;
 mod server;
 mod sse;
@@ -20,7 +22,9 @@ pub use command::{BINARY, check, check_json, command, output_of, signal};
 pub use faults::Faults;
 pub use http::{Http, Reply};
 #[cfg(feature = "nats")]
-pub use nats::{NatsServer, all_healthy, free_port, migration, node_on, node_with};
+pub use nats::{NatsServer, all_healthy, free_port, migration, node_at, node_on, node_with};
+#[cfg(feature = "nats")]
+pub use network::{Host, Network};
 #[cfg(feature = "nats")]
 pub use proxy::Proxy;
 pub use server::{Mailbox, TestServer};

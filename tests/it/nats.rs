@@ -7,6 +7,7 @@ use crate::common::*;
 mod chaos;
 mod faults;
 mod haproxy;
+mod partition;
 mod sessions;
 mod two_nodes;
 

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use super::{Http, Proxy, TestServer, soon};
+use super::{Host, Http, Proxy, TestServer, soon};
 
 /// Names the binary of the server. Without it, `nats-server` is looked for in PATH.
 const BINARY: &str = "X0_MSG_NATS_SERVER";
@@ -20,6 +20,7 @@ const ADDRESS: &str = "127.77.0.1";
 /// A NATS server, killed when dropped.
 pub struct NatsServer {
     child: Child,
+    host: Host,
     port: String,
     /// Where it says how it is.
     monitor: SocketAddr,
@@ -39,9 +40,13 @@ impl NatsServer {
     }
 
     async fn with(args: Vec<String>) -> Self {
+        Self::on(Host::here(ADDRESS), args).await
+    }
+
+    async fn on(host: Host, args: Vec<String>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (child, port, monitor) = Self::spawn(dir.path(), "-1", &args).await;
-        Self { child, port, monitor, args, dir }
+        let (child, port, monitor) = Self::spawn(&host, dir.path(), "-1", &args).await;
+        Self { child, host, port, monitor, args, dir }
     }
 
     /// Servers that replicate to each other.
@@ -49,7 +54,17 @@ impl NatsServer {
         let ports = [(); N].map(|()| free_port(ADDRESS.parse().unwrap()));
         let routes: Vec<String> = ports.iter().map(|port| format!("nats://{ADDRESS}:{port}")).collect();
         let all = routes.join(",");
-        Self::cluster_of(std::array::from_fn(|n| vec!["--cluster", &routes[n], "--routes", &all])).await
+        let here = [(); N].map(|()| Host::here(ADDRESS));
+        Self::cluster_of(&here, std::array::from_fn(|n| vec!["--cluster", &routes[n], "--routes", &all]))
+            .await
+    }
+
+    /// Servers on these machines that replicate to each other.
+    pub async fn cluster_on<const N: usize>(hosts: &[Host; N]) -> [Self; N] {
+        let routes = hosts.each_ref().map(|host| format!("nats://{}:6222", host.inner));
+        let all = routes.join(",");
+        Self::cluster_of(hosts, std::array::from_fn(|n| vec!["--cluster", &routes[n], "--routes", &all]))
+            .await
     }
 
     /// Three servers that replicate to each other. All that passes between the first one and the others passes these proxies.
@@ -66,26 +81,31 @@ impl NatsServer {
         // Servers tell each other how to reach a third one. Nobody is to find a way around a proxy.
         let nowhere = format!("{ADDRESS}:1");
         let told = [proxies[0].address.to_string(), nowhere.clone(), nowhere];
-        let servers = Self::cluster_of(std::array::from_fn(|n| {
-            vec!["--cluster", &listen[n], "--cluster_advertise", &told[n], "--routes", &routes[n]]
-        }));
+        let here = [(); 3].map(|()| Host::here(ADDRESS));
+        let servers = Self::cluster_of(
+            &here,
+            std::array::from_fn(|n| {
+                vec!["--cluster", &listen[n], "--cluster_advertise", &told[n], "--routes", &routes[n]]
+            }),
+        );
         (servers.await, proxies)
     }
 
-    async fn cluster_of<const N: usize>(args: [Vec<&str>; N]) -> [Self; N] {
+    async fn cluster_of<const N: usize>(hosts: &[Host; N], args: [Vec<&str>; N]) -> [Self; N] {
         let servers = args.into_iter().enumerate().map(|(n, args)| {
             let name = format!("n{n}");
             let own = ["-n", &name, "--cluster_name", "c"];
-            Self::with(own.into_iter().chain(args).map(str::to_owned).collect())
+            Self::on(hosts[n].clone(), own.into_iter().chain(args).map(str::to_owned).collect())
         });
         let servers = futures::future::join_all(servers).await;
         servers.try_into().unwrap_or_else(|_| unreachable!("there are N"))
     }
 
-    async fn spawn(dir: &Path, port: &str, args: &[String]) -> (Child, String, SocketAddr) {
+    async fn spawn(host: &Host, dir: &Path, port: &str, args: &[String]) -> (Child, String, SocketAddr) {
         let binary = std::env::var(BINARY).unwrap_or_else(|_| "nats-server".to_owned());
-        let mut child = Command::new(&binary)
-            .args(["-a", ADDRESS, "-p", port, "-m", "-1", "-js", "-sd"])
+        let mut child = host
+            .command(&binary)
+            .args(["-a", &host.ip.to_string(), "-p", port, "-m", "-1", "-js", "-sd"])
             .arg(dir)
             .args(args)
             .stdin(Stdio::null())
@@ -123,7 +143,8 @@ impl NatsServer {
 
     /// Starts it again, on what it stored and on the same port.
     pub async fn restart(&mut self) {
-        (self.child, self.port, self.monitor) = Self::spawn(self.dir.path(), &self.port, &self.args).await;
+        (self.child, self.port, self.monitor) =
+            Self::spawn(&self.host, self.dir.path(), &self.port, &self.args).await;
     }
 
     /// Sends it a signal.
@@ -154,7 +175,7 @@ impl NatsServer {
 
     /// Its address.
     pub fn url(&self) -> String {
-        format!("nats://{ADDRESS}:{}", self.port)
+        format!("nats://{}:{}", self.host.ip, self.port)
     }
 
     /// A node.
@@ -218,9 +239,14 @@ fn settings(urls: &[&str], replicas: usize) -> [(&'static str, String); 5] {
 /// A node that is connected to this address, with so many replicas and these flags too. Waits until servers have elected
 /// leaders.
 pub async fn node_with(url: &str, replicas: usize, more: &[&str]) -> TestServer {
+    node_at(&Host::here("127.0.0.1"), url, replicas, more).await
+}
+
+/// The same on this machine.
+pub async fn node_at(host: &Host, url: &str, replicas: usize, more: &[&str]) -> TestServer {
     soon(async {
         loop {
-            if let Ok(node) = spawn_node(&[url], replicas, more).await {
+            if let Ok(node) = spawn_node_at(host, &[url], replicas, more).await {
                 return node;
             }
         }
@@ -234,11 +260,20 @@ pub async fn all_healthy(servers: &[NatsServer]) {
 }
 
 async fn spawn_node(urls: &[&str], replicas: usize, more: &[&str]) -> Result<TestServer, String> {
+    spawn_node_at(&Host::here("127.0.0.1"), urls, replicas, more).await
+}
+
+async fn spawn_node_at(
+    host: &Host,
+    urls: &[&str],
+    replicas: usize,
+    more: &[&str],
+) -> Result<TestServer, String> {
     // A node stores nothing there.
     let unused = std::env::temp_dir().join("unused");
-    let mut command = Command::new(super::BINARY);
+    let mut command = host.command(super::BINARY);
     command.envs(settings(urls, replicas)).args(more);
-    command.env("X0_MSG_LISTEN", "127.0.0.1:0").env("X0_MSG_DATA_DIR", unused);
+    command.env("X0_MSG_LISTEN", format!("{}:0", host.ip)).env("X0_MSG_DATA_DIR", unused);
     TestServer::try_spawn(command).await
 }
 

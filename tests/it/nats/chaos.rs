@@ -9,7 +9,10 @@ use crate::common::*;
 use crate::crash::load::{Habits, Load, MAILBOXES};
 
 /// What a node is told: pages poll often, and mailboxes are never full.
-const FLAGS: [&str; 4] = ["--mailbox-messages", "1000000", "--poll-timeout", "2s"];
+pub const FLAGS: [&str; 4] = ["--mailbox-messages", "1000000", "--poll-timeout", "2s"];
+
+/// How long faults are made in a long run.
+const LONG: Duration = Duration::from_secs(8 * 60);
 
 #[derive(Debug, Clone, Copy)]
 enum Fault {
@@ -23,11 +26,11 @@ enum Fault {
 use Fault::{NodeKilled, NodeRestarted, NodeStopped, ServerKilled, ServerStopped};
 
 /// A fault: when it began, when all servers and nodes were well again, and when the load had gone on for a while.
-struct Phase {
-    fault: Fault,
-    began: Instant,
-    healed: Instant,
-    ended: Instant,
+pub struct Phase {
+    pub fault: String,
+    pub began: Instant,
+    pub healed: Instant,
+    pub ended: Instant,
 }
 
 /// The longest times without a confirmation, and without a message to each reader.
@@ -40,7 +43,7 @@ struct Silence<'a> {
 impl fmt::Display for Silence<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Phase { fault, began, healed, .. } = self.phase;
-        write!(f, "{fault:?} for {:.1?}: silence {:.1?}", *healed - *began, self.senders)?;
+        write!(f, "{fault} for {:.1?}: silence {:.1?}", *healed - *began, self.senders)?;
         self.readers.iter().try_for_each(|(reader, silence)| write!(f, ", {reader} {silence:.1?}"))
     }
 }
@@ -62,11 +65,11 @@ impl Phase {
 }
 
 /// Servers, nodes on them, and clients of the nodes.
-struct Cluster {
-    servers: [NatsServer; 3],
+pub struct Cluster {
+    pub servers: [NatsServer; 3],
     urls: String,
-    nodes: Vec<TestServer>,
-    load: Load,
+    pub nodes: Vec<TestServer>,
+    pub load: Load,
 }
 
 impl Cluster {
@@ -74,6 +77,12 @@ impl Cluster {
         let servers = NatsServer::cluster::<3>().await;
         let urls = servers.each_ref().map(NatsServer::url).join(",");
         let nodes = vec![node_with(&urls, 3, &FLAGS).await, node_with(&urls, 3, &FLAGS).await];
+        Self::of(servers, nodes)
+    }
+
+    /// These servers and nodes, with clients.
+    pub fn of(servers: [NatsServer; 3], nodes: Vec<TestServer>) -> Self {
+        let urls = servers.each_ref().map(NatsServer::url).join(",");
         let cluster = Self { servers, urls, nodes, load: Load::start(Habits::several_nodes()) };
         cluster.tell();
         cluster
@@ -119,7 +128,21 @@ impl Cluster {
         all_healthy(&self.servers).await;
         let healed = Instant::now();
         self.load.goes_on(100).await;
-        Phase { fault, began, healed, ended: Instant::now() }
+        Phase { fault: format!("{fault:?}"), began, healed, ended: Instant::now() }
+    }
+
+    /// Ends the load: what was confirmed came in order, once, and soon after all was well.
+    pub async fn verify(mut self, phases: &[Phase]) {
+        let sent = self.load.answered().await;
+        self.load.verify().await;
+        let times = self.load.times();
+        println!("{sent} messages");
+        phases.iter().for_each(|phase| println!("{}", phase.silences(&times)));
+        for (reader, confirmed, came) in times {
+            let fault = phases.iter().find(|phase| (phase.began..phase.healed).contains(&confirmed));
+            let from = fault.map_or(confirmed, |phase| phase.healed);
+            assert!(came < from + WAIT, "{reader}: a message came {:?} after all was well", came - from);
+        }
     }
 }
 
@@ -132,21 +155,13 @@ async fn what_is_confirmed_comes_in_order_and_once_whatever_fails() {
     let mut cluster = Cluster::start().await;
     cluster.load.goes_on(100).await;
     let mut phases = Vec::new();
-    for _ in 0..if is_long() { 20 } else { 1 } {
+    let begun = Instant::now();
+    while phases.is_empty() || is_long() && begun.elapsed() < LONG {
         let mut faults = [ServerKilled, ServerStopped, NodeKilled, NodeStopped, NodeRestarted];
         random.shuffle(&mut faults);
         for fault in faults {
             phases.push(cluster.meet(fault, &mut random).await);
         }
     }
-    let sent = cluster.load.answered().await;
-    cluster.load.verify().await;
-    let times = cluster.load.times();
-    println!("{sent} messages");
-    phases.iter().for_each(|phase| println!("{}", phase.silences(&times)));
-    for (reader, confirmed, came) in times {
-        let fault = phases.iter().find(|phase| (phase.began..phase.healed).contains(&confirmed));
-        let from = fault.map_or(confirmed, |phase| phase.healed);
-        assert!(came < from + WAIT, "{reader}: a message came {:?} after all was well", came - from);
-    }
+    cluster.verify(&phases).await;
 }
