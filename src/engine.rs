@@ -289,7 +289,10 @@ impl Engine {
 
     /// The newest seq of an address: no valid cursor is above it. What this node knows is enough if it reaches
     /// `at_least`; otherwise whoever knows most is asked.
-    pub async fn newest(&self, address: &Address, at_least: Seq) -> Seq {
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`]: nobody can tell now whether there is more.
+    pub async fn newest(&self, address: &Address, at_least: Seq) -> Result<Seq, EngineError> {
         await_each!(self, engine => engine.newest(address, at_least))
     }
 

@@ -1,7 +1,7 @@
 //! Reading mailboxes and topics, and acknowledging.
 
 use crate::broker::{Broker, BrokerError};
-use crate::engine::Lookup;
+use crate::engine::{EngineError, Lookup};
 use crate::hub::Transport;
 use crate::message::{Address, Epoch, Gap, GapReason, Seq, SessionId, TopicName};
 use crate::protocol::Resume;
@@ -117,7 +117,10 @@ impl Broker {
     ) -> StartPoint {
         let (cursor, gap) = match after {
             None => (otherwise, None),
-            Some(after) if self.is_valid(&address, after, cursor_epoch).await => (after, None),
+            // While nobody can tell, a cursor is believed: a gap that is wrong would make the reader begin again.
+            Some(after) if self.is_valid(&address, after, cursor_epoch).await.unwrap_or(true) => {
+                (after, None)
+            }
             Some(after) => {
                 let to = self.engine.position(&address).await.floor;
                 (to, Some(Gap { from: after, to, reason: GapReason::Epoch }))
@@ -128,21 +131,29 @@ impl Broker {
     }
 
     /// Whether a cursor of this mailbox belongs to this incarnation of the store.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`]: nobody can tell now.
     pub(crate) async fn is_ours(
         &self,
         mailbox: impl Into<Address>,
         cursor: Seq,
         epoch: Option<&Epoch>,
-    ) -> bool {
+    ) -> Result<bool, EngineError> {
         self.is_valid(&mailbox.into(), cursor, epoch).await
     }
 
-    async fn is_valid(&self, address: &Address, cursor: Seq, epoch: Option<&Epoch>) -> bool {
+    async fn is_valid(
+        &self,
+        address: &Address,
+        cursor: Seq,
+        epoch: Option<&Epoch>,
+    ) -> Result<bool, EngineError> {
         if epoch.is_some_and(|epoch| *epoch != self.engine.epoch()) {
-            return false;
+            return Ok(false);
         }
-        cursor == Seq::START
-            || cursor >= self.engine.origin(address) && cursor <= self.engine.newest(address, cursor).await
+        Ok(cursor == Seq::START
+            || cursor >= self.engine.origin(address) && cursor <= self.engine.newest(address, cursor).await?)
     }
 
     /// Acknowledges everything up to `seq`. Answers the new ack floor.
@@ -166,7 +177,7 @@ impl Broker {
     /// back no more than [`crate::engine::Engine::held_too_long`] says.
     ///
     /// # Errors
-    /// [`BrokerError::AckBeyond`], [`BrokerError::WrongEpoch`].
+    /// [`BrokerError::AckBeyond`], [`BrokerError::WrongEpoch`], [`BrokerError::Engine`].
     pub async fn acknowledge(
         &self,
         address: &Address,
@@ -186,7 +197,7 @@ impl Broker {
     /// The same for the reader of a mailbox, whose hub need not be looked up.
     ///
     /// # Errors
-    /// [`BrokerError::AckBeyond`].
+    /// [`BrokerError::AckBeyond`], [`BrokerError::Engine`].
     pub(crate) async fn acknowledge_as(&self, reader: &Subscriber, seq: Seq) -> Result<(), BrokerError> {
         self.check_acknowledgement(reader.address(), seq).await?;
         self.acknowledged(reader.address(), seq, reader.acknowledge(seq));
@@ -194,7 +205,7 @@ impl Broker {
     }
 
     async fn check_acknowledgement(&self, address: &Address, seq: Seq) -> Result<(), BrokerError> {
-        let newest = self.engine.newest(address, seq).await;
+        let newest = self.engine.newest(address, seq).await?;
         if seq > newest { Err(BrokerError::AckBeyond { seq, newest }) } else { Ok(()) }
     }
 

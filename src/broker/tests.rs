@@ -207,9 +207,14 @@ async fn an_ack_is_for_what_was_stored_in_this_epoch() {
     assert_eq!(refused, BrokerError::WrongEpoch { epoch: broker.epoch() });
     assert_eq!(broker.ack(&a, first, Some(&broker.epoch())).await, Ok(first));
     assert_eq!(broker.ack(&a, Seq::START, None).await, Ok(first), "the floor does not sink");
-    assert!(broker.is_ours(&a, second, None).await && broker.is_ours(&a, Seq::START, None).await);
-    assert!(!broker.is_ours(&a, beyond, None).await && !broker.is_ours(&a, Seq(1), None).await);
-    assert!(!broker.is_ours(&a, second, Some(&other)).await);
+    assert!(
+        broker.is_ours(&a, second, None).await.unwrap()
+            && broker.is_ours(&a, Seq::START, None).await.unwrap()
+    );
+    assert!(
+        !broker.is_ours(&a, beyond, None).await.unwrap() && !broker.is_ours(&a, Seq(1), None).await.unwrap()
+    );
+    assert!(!broker.is_ours(&a, second, Some(&other)).await.unwrap());
 }
 
 #[tokio::test]
@@ -363,7 +368,7 @@ async fn what_a_node_does_not_know_yet_is_asked_before_it_is_refused() {
         assert_eq!(to_ann.sessions, Some(1));
         let to_handle = request(to(&broker.handle(&a).to_string()), "2");
         let seq = send(&broker, &client(&broker, "B", "bob"), to_handle).await.unwrap().seq.unwrap();
-        assert!(broker.is_ours(&a, seq, None).await);
+        assert!(broker.is_ours(&a, seq, None).await.unwrap());
         assert_eq!(broker.ack(&a, seq, None).await, Ok(seq));
         let beyond = Seq(seq.0 + 1);
         assert!(matches!(broker.ack(&a, beyond, None).await, Err(BrokerError::AckBeyond { .. })));

@@ -330,8 +330,11 @@ impl Embedded {
     }
 
     /// See [`crate::engine::Engine::newest`].
-    pub async fn newest(&self, _: &Address, _: Seq) -> Seq {
-        self.shared.index.committed()
+    ///
+    /// # Errors
+    /// None.
+    pub async fn newest(&self, _: &Address, _: Seq) -> Result<Seq, EngineError> {
+        Ok(self.shared.index.committed())
     }
 
     /// See [`crate::engine::Engine::origin`].

@@ -283,13 +283,16 @@ impl Nats {
     }
 
     /// See [`crate::engine::Engine::newest`].
-    pub async fn newest(&self, address: &Address, at_least: Seq) -> Seq {
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`]: the stream does not answer.
+    pub async fn newest(&self, address: &Address, at_least: Seq) -> Result<Seq, EngineError> {
         let stream = self.core().place(address).stream;
         let known = self.core().known_newest(stream);
         if known >= at_least && known > Seq::START {
-            return known;
+            return Ok(known);
         }
-        self.core().ask_newest(stream).await.unwrap_or(known)
+        self.core().ask_newest(stream).await.map_err(|error| Core::unavailable(&error))
     }
 
     /// See [`crate::engine::Engine::origin`].

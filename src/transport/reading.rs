@@ -29,10 +29,17 @@ pub(super) fn check_cursor(resume: &Resume, may_acknowledge: impl FnOnce() -> bo
 }
 
 /// Whether the cursor of a request belongs to this store. A foreign one acknowledges nothing.
-pub(super) async fn cursor_is_ours(gateway: &Gateway, mailbox: &Address, resume: &Resume) -> bool {
+///
+/// # Errors
+/// [`EngineError::Unavailable`]: nobody can tell now. Such a one acknowledges nothing either.
+pub(super) async fn cursor_is_ours(
+    gateway: &Gateway,
+    mailbox: &Address,
+    resume: &Resume,
+) -> Result<bool, EngineError> {
     match resume.after {
         Some(cursor) => gateway.broker.is_ours(mailbox, cursor, resume.epoch.as_ref()).await,
-        None => true,
+        None => Ok(true),
     }
 }
 
@@ -132,13 +139,13 @@ mod tests {
             (Resume { after: Some(seq), epoch: Some(Epoch::new("other")) }, false),
             (Resume { after: Some(Seq(seq.0 + 1)), epoch: None }, false),
         ] {
-            assert_eq!(cursor_is_ours(&gateway, &mailbox, &resume).await, ours, "{resume:?}");
+            assert_eq!(cursor_is_ours(&gateway, &mailbox, &resume).await, Ok(ours), "{resume:?}");
             let acknowledged = acknowledge_cursor(&gateway, &mailbox, &resume).await;
             assert_eq!(acknowledged.is_ok(), ours, "{resume:?}");
             assert!(gateway.broker.floor(&a).await < seq, "{resume:?}");
         }
         let resume = Resume { after: Some(seq), epoch: Some(gateway.broker.epoch()) };
-        assert!(cursor_is_ours(&gateway, &mailbox, &resume).await);
+        assert_eq!(cursor_is_ours(&gateway, &mailbox, &resume).await, Ok(true));
         acknowledge_cursor(&gateway, &mailbox, &resume).await.unwrap();
         assert_eq!(gateway.broker.floor(&a).await, seq);
     }

@@ -84,7 +84,7 @@ pub(crate) async fn events(State(gateway): State<Arc<Gateway>>, head: Parts) -> 
     check_cursor(&resume, || OriginCheck::from(&head).get_may_acknowledge(&gateway.config.access))?;
     let (mut mailbox, mut floor) = (None, Seq::START);
     if let Some(address) = &address {
-        if cursor_is_ours(&gateway, address, &resume).await {
+        if cursor_is_ours(&gateway, address, &resume).await == Ok(true) {
             acknowledge_cursor(&gateway, address, &resume).await?;
         }
         let (subscriber, opening) = gateway.broker.mailbox(address, &resume, Transport::Sse).await?;

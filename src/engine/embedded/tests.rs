@@ -180,7 +180,7 @@ async fn in_memory_messages_are_published_in_commit_order_when_append_returns() 
             scope.spawn(|| {
                 for _ in 0..1000 {
                     let own = engine.append(message(&mailbox)).now_or_never().unwrap().unwrap();
-                    let newest = engine.newest(&mailbox, own).now_or_never().unwrap();
+                    let newest = engine.newest(&mailbox, own).now_or_never().unwrap().unwrap();
                     assert!(newest >= own);
                     published.fetch_add(1, Ordering::Relaxed);
                 }

@@ -139,7 +139,7 @@ async fn received(
 ) -> Option<Seq> {
     // A client that acknowledges is believed, if the seq is one of this store.
     if let Some(ack) = ack
-        && broker.is_ours(session, ack, None).await
+        && broker.is_ours(session, ack, None).await == Ok(true)
     {
         *reader = LegacyReader::default();
         return Some(ack);

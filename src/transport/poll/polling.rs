@@ -204,7 +204,8 @@ async fn claim_reader(
 ) -> Result<PollClaim, Refusal> {
     let cursor = resume.after;
     // A cursor of another epoch acknowledges nothing. Its reader is told a gap.
-    let valid = cursor_is_ours(gateway, mailbox, resume).await;
+    let ours = cursor_is_ours(gateway, mailbox, resume).await;
+    let valid = *ours.as_ref().unwrap_or(&true);
     let new = || async {
         let (subscriber, _) = gateway.broker.mailbox(mailbox, resume, Transport::Poll).await?;
         Ok((subscriber, PollReader::default()))
@@ -217,7 +218,7 @@ async fn claim_reader(
         // Before the acknowledgement: what the reader of this poll does not need any more does not hold that back.
         claim.subscriber().mark_sent(cursor);
     }
-    if *acknowledges && valid {
+    if *acknowledges && ours == Ok(true) {
         acknowledge_cursor(gateway, mailbox, resume).await?;
     }
     let mut claim = claimed.map_err(no_reader)?;

@@ -1,8 +1,10 @@
 //! What holds on one server holds over two nodes: transports, and the recorded exchanges of today's x0 client.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::json;
 use x0_msg_server::broker::Broker;
 use x0_msg_server::clock::Clock;
 use x0_msg_server::config::Config;
@@ -62,6 +64,41 @@ async fn random_use_of_two_nodes_loses_and_repeats_nothing() {
         let nodes = [node(&nats, hub_slots).await, node(&nats, hub_slots).await];
         run(seed, hub_slots, &nodes).await;
     }
+}
+
+#[tokio::test]
+async fn a_cursor_that_a_node_cannot_check_now_is_believed_and_an_acknowledgement_is_not() {
+    let nats = NatsServer::start().await;
+    let to: SocketAddr = nats.url()["nats://".len()..].parse().unwrap();
+    let proxy = Proxy::start(to.ip(), to).await;
+    let one = nats.node().await;
+    let two = node_with(&format!("nats://{}", proxy.address), 1, &[]).await;
+    // What is stored from here on is not known at this node.
+    proxy.pass(true, false);
+    let seq = one.send("S", "R", json!(1)).await;
+    let mut reader = two.ws(&format!("?session=R&after={seq}")).await;
+    assert_eq!(reader.recv().await["type"], "welcome");
+    for ack in [seq, seq + 1000] {
+        reader.ack(ack).await;
+        assert_eq!(reader.error().await, "unavailable");
+    }
+    proxy.pass(true, true);
+    // No gap: it reads on where it was.
+    let next = one.send("S", "R", json!(2)).await;
+    let message = soon(async {
+        loop {
+            let frame = reader.recv().await;
+            if frame["code"] != "unavailable" {
+                return frame;
+            }
+        }
+    });
+    let message = message.await;
+    assert_eq!((&message["seq"], &message["payload"]), (&json!(next), &json!(2)), "{message}");
+    reader.ack(next + 1000).await;
+    assert_eq!(reader.error().await, "not_found");
+    reader.ack(next).await;
+    reader.ping().await;
 }
 
 macro_rules! behind_haproxy {
