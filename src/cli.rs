@@ -1,7 +1,9 @@
 //! The subcommands. `send`, `listen` and `health` are clients over the wire and know nothing of the server. `check` reads
-//! a store that no broker has open, and `migrate` moves it into NATS. `token` makes tokens for development.
+//! a store that no broker has open, and `migrate` moves it into NATS. `token` makes tokens for development, and `config` checks and prints
+//! settings.
 
 mod check;
+mod config;
 mod credential;
 mod frame;
 mod health;
@@ -16,6 +18,7 @@ mod time;
 mod token;
 
 pub use check::{CheckArgs, check};
+pub use config::{ConfigCommand, config};
 pub use health::{HealthArgs, health};
 pub use listen::{ListenArgs, listen};
 #[cfg(feature = "nats")]

@@ -1,24 +1,36 @@
-//! All settings with their units and defaults. A flag overrides its `X0_MSG_*` environment variable.
+//! All settings with their units and defaults. A flag overrides its `X0_MSG_*` environment variable, and that overrides the
+//! setting of the same name in a file. All three are parsed and checked alike.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use tracing_subscriber::filter::Targets;
 
 mod access;
 #[cfg(feature = "nats")]
 mod cluster;
 mod environment;
+mod file;
 mod listen;
+mod load;
 mod parse;
+mod secrets;
+mod sources;
+mod template;
 
-use parse::{at_least_one, budget_size, lifetime, payload_size, store_size, wait};
+use parse::{at_least_one, budget_size, levels, lifetime, payload_size, store_size, wait};
 
-pub use access::{Access, Auth, ProxyHeader, Secret, Secrets};
+pub use access::{Access, Auth, ProxyHeader};
 #[cfg(feature = "nats")]
 pub use cluster::{Cluster, EngineKind};
 pub use environment::unknown_variables;
 pub use listen::Listen;
+pub use load::{LoadError, load};
+pub use secrets::{Secret, Secrets};
+pub use sources::{Setting, Source, Sources};
+pub use template::template;
+pub(crate) use template::toml_value;
 
 /// Settings of `serve`.
 #[derive(Debug, Clone, Args)]
@@ -36,6 +48,16 @@ pub struct Config {
     /// Where a message is stored before its sender gets "sent"
     #[arg(long, env = "X0_MSG_DURABILITY", value_name = "LEVEL", value_enum, default_value_t = Level::Fsync)]
     pub durability: Level,
+
+    /// File of settings (TOML): `poll-timeout = "20s"` is --poll-timeout 20s. Flags and environment variables override it
+    /// [default: /etc/x0-msg-server.toml, if it exists]
+    #[arg(id = "config_file", long = "config", env = "X0_MSG_CONFIG", value_name = "FILE")]
+    pub file: Option<PathBuf>,
+
+    /// What is logged: error, warn, info, debug or trace, also for a module of its own, like
+    /// info,x0_msg_server::broker=trace. RUST_LOG may name it too
+    #[arg(long, env = "X0_MSG_LOG_LEVEL", value_name = "LEVELS", default_value = "info", value_parser = levels)]
+    pub log_level: Targets,
 
     /// How long a legacy long-poll waits for a message before it gets an empty answer
     #[arg(long, env = "X0_MSG_POLL_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = wait)]
@@ -58,7 +80,7 @@ pub struct Config {
     pub drain_timeout: Duration,
 
     /// Largest payload of a message, in bytes
-    #[arg(long, env = "X0_MSG_MAX_PAYLOAD", value_name = "BYTES", default_value_t = 1 << 20, value_parser = payload_size, help_heading = "Limits")]
+    #[arg(long, env = "X0_MSG_MAX_PAYLOAD", value_name = "BYTES", default_value = "1MiB", value_parser = payload_size, help_heading = "Limits")]
     pub max_payload: usize,
 
     /// Most unread messages of one session. Further messages are refused
@@ -66,7 +88,7 @@ pub struct Config {
     pub mailbox_messages: usize,
 
     /// Most unread bytes of one session. Further messages are refused
-    #[arg(long, env = "X0_MSG_MAILBOX_BYTES", value_name = "BYTES", default_value_t = 64 << 20, value_parser = store_size, help_heading = "Limits")]
+    #[arg(long, env = "X0_MSG_MAILBOX_BYTES", value_name = "BYTES", default_value = "64MiB", value_parser = store_size, help_heading = "Limits")]
     pub mailbox_bytes: usize,
 
     /// Most messages in the history of a topic
@@ -74,7 +96,7 @@ pub struct Config {
     pub topic_messages: usize,
 
     /// Most bytes in the history of a topic
-    #[arg(long, env = "X0_MSG_TOPIC_BYTES", value_name = "BYTES", default_value_t = 16 << 20, value_parser = store_size, help_heading = "Limits")]
+    #[arg(long, env = "X0_MSG_TOPIC_BYTES", value_name = "BYTES", default_value = "16MiB", value_parser = store_size, help_heading = "Limits")]
     pub topic_bytes: usize,
 
     /// How long a message stays in the history of a topic
@@ -122,6 +144,10 @@ pub struct Config {
     /// Slots of the broadcast channel of each address
     #[arg(long, env = "X0_MSG_HUB_SLOTS", value_name = "N", hide = true)]
     pub hub_slots: Option<usize>,
+
+    /// Where the values come from
+    #[arg(skip)]
+    pub sources: Sources,
 }
 
 /// Where a message is stored before its sender gets "sent".
@@ -148,12 +174,35 @@ impl Level {
 }
 
 impl Config {
+    /// Adds where the values come from and the secrets, and checks the settings against each other.
+    ///
+    /// # Errors
+    /// Which settings exclude each other or a secret is where everyone can read it, or the file of a secret cannot be read.
+    pub fn complete(&mut self, sources: Sources) -> Result<(), String> {
+        self.sources = sources;
+        #[cfg(feature = "nats")]
+        let nats_token_file = self.cluster.nats_token_file.as_deref();
+        #[cfg(not(feature = "nats"))]
+        let nats_token_file = None;
+        self.access.secrets = Secrets::read(nats_token_file)?;
+        #[cfg(feature = "nats")]
+        if self.cluster.nats_url.contains('@') && self.sources.is_flag("nats-url") {
+            return Err("--nats-url holds a password, which everyone on this machine can read in a command line; set X0_MSG_NATS_URL, \
+                        or write nats-url into the file of --config"
+                .to_owned());
+        }
+        self.validate()
+    }
+
     /// Checks settings against each other.
     ///
     /// # Errors
     /// Which settings exclude each other, and why.
     pub fn validate(&self) -> Result<(), String> {
-        let Self { ttl, max_ttl, mailbox_bytes, max_payload, .. } = self;
+        let Self { ttl, max_ttl, mailbox_bytes, max_payload, access, .. } = self;
+        if access.tls_cert.is_some() != access.tls_key.is_some() {
+            return Err("--tls-cert and --tls-key belong together; set both, or none".to_owned());
+        }
         if ttl > max_ttl {
             let [ttl, max_ttl] = [ttl, max_ttl].map(|time| humantime::format_duration(*time));
             return Err(format!(
@@ -249,9 +298,11 @@ mod tests {
 
     #[test]
     fn a_certificate_needs_its_key() {
-        assert!(parse(&["--tls-cert", "cert.pem"]).unwrap_err().to_string().contains("--tls-key"));
-        assert!(parse(&["--tls-key", "key.pem"]).unwrap_err().to_string().contains("--tls-cert"));
-        parse(&["--tls-cert", "cert.pem", "--tls-key", "key.pem"]).unwrap();
+        let validate = |flags: &[&str]| parse(flags).unwrap().validate();
+        for flags in [["--tls-cert", "cert.pem"], ["--tls-key", "key.pem"]] {
+            assert!(validate(&flags).unwrap_err().contains("belong together"));
+        }
+        validate(&["--tls-cert", "cert.pem", "--tls-key", "key.pem"]).unwrap();
     }
 
     #[test]
@@ -265,12 +316,13 @@ mod tests {
             ["--mailbox-messages", "0"],
             ["--mailbox-bytes", "5"],
             ["--topic-messages", "none"],
-            ["--topic-bytes", "1KB"],
+            ["--topic-bytes", "1kB"],
             ["--max-topics", "0"],
             ["--append-queue", "0"],
             ["--store-limit", "5"],
             ["--send-rate", "fast"],
-            ["--send-bytes-rate", "16MB"],
+            ["--send-bytes-rate", "16M"],
+            ["--log-level", "loud"],
         ] {
             let error = parse(&flags).unwrap_err().to_string();
             assert!(error.contains(flags[0]) && !error.contains("invalid digit"), "{error}");

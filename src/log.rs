@@ -14,7 +14,7 @@ use std::{env, mem, panic, thread};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::filter::{ParseError, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{fmt, registry};
@@ -49,11 +49,12 @@ pub struct Log {
 }
 
 impl Log {
-    /// Logs text to a terminal and JSON elsewhere. `RUST_LOG` sets the level. Panics are logged too.
+    /// Logs text to a terminal and JSON elsewhere, at these levels. `RUST_LOG` overrides them unless they are explicit: set by
+    /// a flag or by their environment variable. Panics are logged too.
     ///
     /// # Errors
     /// Standard error has no second descriptor, or the thread does not start.
-    pub fn start() -> io::Result<Self> {
+    pub fn start(levels: &Targets, is_explicit: bool) -> io::Result<Self> {
         let (queue, stderr) = (Queue::default(), io::stderr());
         let out = StandardError(File::from(stderr.as_fd().try_clone_to_owned()?));
         _ = QUEUE.set(queue.clone());
@@ -63,10 +64,7 @@ impl Log {
         };
         thread::Builder::new().name("log".to_owned()).spawn(move || taken.write_to(out, report))?;
         let lines = queue.clone();
-        let (levels, invalid) = match env::var_os("RUST_LOG").map(|text| text.to_string_lossy().parse()) {
-            Some(Ok(levels)) => (levels, None),
-            wanted => (Targets::new().with_default(LevelFilter::INFO), wanted.and_then(Result::err)),
-        };
+        let (levels, invalid) = in_force(levels, is_explicit);
         let log = fmt::layer().log_internal_errors(false).with_writer(move || lines.clone());
         if stderr.is_terminal() {
             registry().with(log.with_target(false)).with(Libraries::default()).with(levels).init();
@@ -90,6 +88,16 @@ impl Log {
     /// Writes a line as it is, after those that wait.
     pub fn line(&self, line: &str) {
         self.queue.push(format!("{line}\n").as_bytes());
+    }
+}
+
+/// The levels that `RUST_LOG` names, unless others are explicit. And what is wrong with `RUST_LOG`, if it is ignored.
+fn in_force(levels: &Targets, is_explicit: bool) -> (Targets, Option<ParseError>) {
+    let named = env::var_os("RUST_LOG").filter(|text| !is_explicit && !text.is_empty());
+    match named.map(|text| text.to_string_lossy().parse()) {
+        Some(Ok(named)) => (named, None),
+        Some(Err(error)) => (levels.clone(), Some(error)),
+        None => (levels.clone(), None),
     }
 }
 

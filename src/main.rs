@@ -1,5 +1,6 @@
 //! The `x0-msg-server` command.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -7,9 +8,9 @@ use anyhow::{Result, anyhow};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
-use x0_msg_server::cli::{self, CheckArgs, HealthArgs, ListenArgs, SendArgs, TokenArgs};
+use x0_msg_server::cli::{self, CheckArgs, ConfigCommand, HealthArgs, ListenArgs, SendArgs, TokenArgs};
 use x0_msg_server::clock::Clock;
-use x0_msg_server::config::{Auth, Config, Secrets, unknown_variables};
+use x0_msg_server::config::{Auth, Config, LoadError, Sources, load, unknown_variables};
 use x0_msg_server::descriptors;
 use x0_msg_server::log::Log;
 use x0_msg_server::server::{self, ServeError, Starting};
@@ -36,17 +37,21 @@ Examples:
   x0-msg-server listen --session A                print the messages of session A
   x0-msg-server send --to A '{\"hello\":1}'         send a message to session A
   x0-msg-server check                             verify ./x0-msg-data
+  x0-msg-server config print                      print the settings, and where each comes from
   x0-msg-server send --topic news '\"hi\"'          send a message to all readers of topic news
 
 Exit codes:
   0   done; a broker was stopped in order
   1   a command failed, or a broker did not start
-  2   wrong arguments
+  2   wrong arguments or settings
   74  the store of a running broker has failed; the last line of the log says why. Start it again: that recovers what is
       stored";
 
 /// The exit code after a failure of the store (`EX_IOERR` of `sysexits.h`). A supervisor starts the broker again.
 const STORE_FAILED: u8 = 74;
+
+/// The exit code for wrong arguments or settings, which is clap's too.
+const INVALID: u8 = 2;
 
 #[derive(Subcommand)]
 enum Command {
@@ -63,23 +68,51 @@ enum Command {
     /// Move the store of one machine into empty streams of NATS. Takes the flags that the nodes will have
     #[cfg(feature = "nats")]
     Migrate(Box<Config>),
+    /// Check or print the settings of a broker
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Print the health of a running broker. Fails if it does not answer
     Health(HealthArgs),
 }
 
-fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let validated = match &cli.command {
-        None => cli.config.validate(),
-        Some(Command::Serve(config)) => config.validate(),
-        #[cfg(feature = "nats")]
-        Some(Command::Migrate(config)) => config.validate(),
-        Some(Command::Send(args)) => args.validate(),
-        Some(_) => Ok(()),
-    };
-    if let Err(text) = validated {
-        Cli::command().error(ErrorKind::ValueValidation, text).exit();
+impl Cli {
+    /// The settings of the broker, if the command takes them.
+    fn config_mut(&mut self) -> Option<&mut Config> {
+        match &mut self.command {
+            None => Some(&mut self.config),
+            Some(Command::Serve(config)) => Some(config),
+            #[cfg(feature = "nats")]
+            Some(Command::Migrate(config)) => Some(config),
+            Some(Command::Config(command)) => Some(command.config_mut()),
+            Some(_) => None,
+        }
     }
+
+    /// The command line of this process, with the settings of the environment and of the file.
+    fn load() -> Result<Self, LoadError> {
+        let (mut cli, sources): (Self, Sources) = load(std::env::args_os())?;
+        let completed = match cli.config_mut() {
+            Some(config) => config.complete(sources),
+            None => Ok(()),
+        };
+        let completed = completed.and_then(|()| match &cli.command {
+            Some(Command::Send(args)) => args.validate(),
+            _ => Ok(()),
+        });
+        completed.map_err(|text| Self::command().error(ErrorKind::ValueValidation, text))?;
+        Ok(cli)
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::load() {
+        Ok(cli) => cli,
+        Err(LoadError::Arguments(error)) => error.exit(),
+        Err(error) => {
+            cli::print_error(&error.into());
+            return INVALID.into();
+        }
+    };
     let done = match cli.command {
         None => return serve_with_log(cli.config),
         Some(Command::Serve(config)) => return serve_with_log(*config),
@@ -89,6 +122,10 @@ fn main() -> ExitCode {
         Some(Command::Check(args)) => cli::check(&args),
         #[cfg(feature = "nats")]
         Some(Command::Migrate(config)) => run(cli::migrate(*config)),
+        Some(Command::Config(mut command)) => {
+            let warnings = warnings(command.config_mut());
+            run(cli::config(command, warnings))
+        }
         Some(Command::Health(args)) => run(cli::health(args)),
     };
     match done {
@@ -110,7 +147,7 @@ fn run(command: impl Future<Output = Result<()>>) -> Result<()> {
 
 /// Serves with a log, to which the error of a failed start goes too.
 fn serve_with_log(config: Config) -> ExitCode {
-    let log = match Log::start() {
+    let log = match Log::start(&config.log_level, config.sources.is_explicit("log-level")) {
         Ok(log) => log,
         Err(error) => {
             _ = writeln!(std::io::stderr(), "x0-msg-server: cannot log: {error}");
@@ -129,18 +166,20 @@ fn serve_with_log(config: Config) -> ExitCode {
     }
 }
 
-/// Logs what is set and has no effect.
-fn warn_of_settings(config: &Config) {
-    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    for text in unknown_variables(&Cli::command(), names).into_iter().chain(config.without_effect()) {
-        tracing::warn!("{text}");
-    }
+/// What is set and has no effect.
+fn warnings(config: &Config) -> Vec<String> {
+    let texts = |(name, value): (OsString, OsString)| {
+        Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
+    };
+    let variables = std::env::vars_os().filter_map(texts);
+    unknown_variables(&Cli::command(), variables).into_iter().chain(config.without_effect()).collect()
 }
 
-async fn serve(mut config: Config) -> Result<()> {
+async fn serve(config: Config) -> Result<()> {
     descriptors::raise_limit();
-    config.access.secrets = Secrets::from_env();
-    warn_of_settings(&config);
+    for warning in warnings(&config) {
+        tracing::warn!("{warning}");
+    }
     // Before everything else, so that a signal during the start stops the server gracefully too.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

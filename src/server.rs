@@ -21,6 +21,7 @@ use crate::transport::legacy::{Legacy, LegacyReceipts};
 use crate::transport::poll::{PollReaders, Polls};
 
 mod answer;
+mod checks;
 mod connection;
 mod direct;
 mod entrance;
@@ -39,6 +40,7 @@ mod starting;
 mod stop;
 mod streams;
 
+pub use checks::{check_files, derived_settings};
 pub use error::{EngineStartError, ServeError, StartError};
 pub(crate) use http1::compare;
 pub use listener::listen;

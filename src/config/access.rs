@@ -7,7 +7,8 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
-use crate::config::parse::{at_least_one, claim, host, lifetime, network, number, origin, size, wait};
+use crate::config::parse::{at_least_one, claim, file, host, lifetime, network, number, origin, size, wait};
+use crate::config::secrets::Secrets;
 
 /// How clients authenticate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -39,40 +40,8 @@ pub enum ProxyHeader {
     Forwarded,
 }
 
-/// A secret. `Debug` does not show it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(pub String);
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret")
-    }
-}
-
-/// The environment variables of the secrets.
-pub(super) const SECRETS: [&str; 2] = ["X0_MSG_TOKEN_SECRET", "X0_MSG_API_KEYS"];
-
 /// The origins of x0's pages: all installations of x0 use this name.
 const X0_ORIGINS: [&str; 2] = ["http://x0-app.x0.localnet", "https://x0-app.x0.localnet"];
-
-/// Secrets from the environment. They are no flags, since everyone on the machine can read flags.
-#[derive(Debug, Clone, Default)]
-pub struct Secrets {
-    /// `X0_MSG_TOKEN_SECRET`: the secret of tokens that are signed with HS256.
-    pub token: Option<Secret>,
-    /// `X0_MSG_API_KEYS`: API keys as `name:key`, with spaces or commas between.
-    pub api_keys: Option<Secret>,
-}
-
-impl Secrets {
-    /// The secrets in the environment of this process.
-    #[must_use]
-    pub fn from_env() -> Self {
-        let get = |name| std::env::var(name).ok().filter(|value| !value.is_empty()).map(Secret);
-        let [token, api_keys] = SECRETS.map(get);
-        Self { token, api_keys }
-    }
-}
 
 /// Who may use the server.
 #[derive(Debug, Clone, Args)]
@@ -85,11 +54,11 @@ pub struct Access {
     /// File with a key that verifies tokens: a public key (PEM), a JWK set (JSON), or else a secret of at least 32 bytes
     /// (HS256). May be given several times. A changed file is read again while the server runs. X0_MSG_TOKEN_SECRET may
     /// hold a secret instead
-    #[arg(long, env = "X0_MSG_TOKEN_KEY_FILE", value_name = "FILE", value_delimiter = ',')]
+    #[arg(long, env = "X0_MSG_TOKEN_KEY_FILE", value_name = "FILE", value_delimiter = ',', value_parser = file)]
     pub token_key_file: Vec<PathBuf>,
 
     /// Address of a JWK set that verifies tokens
-    #[arg(long, env = "X0_MSG_TOKEN_JWKS_URL", value_name = "URL")]
+    #[arg(long, env = "X0_MSG_TOKEN_JWKS_URL", value_name = "URL", hide_env_values = true)]
     pub token_jwks_url: Option<String>,
 
     /// How often the JWK set is fetched. A token with an unknown key also causes a fetch
@@ -110,7 +79,7 @@ pub struct Access {
 
     /// File with the API keys of backends (TOML). A changed file is read again while the server runs. X0_MSG_API_KEYS may
     /// hold keys instead, as name:key
-    #[arg(long, env = "X0_MSG_API_KEY_FILE", value_name = "FILE")]
+    #[arg(long, env = "X0_MSG_API_KEY_FILE", value_name = "FILE", value_parser = file)]
     pub api_key_file: Option<PathBuf>,
 
     /// How long a session stays registered if its backend names no ttl. The session of a token stays registered for this
@@ -145,11 +114,11 @@ pub struct Access {
 
     /// File with the certificate chain (PEM). The server then speaks TLS only. A changed file is read again while the server
     /// runs
-    #[arg(long, env = "X0_MSG_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    #[arg(long, env = "X0_MSG_TLS_CERT", value_name = "FILE", value_parser = file)]
     pub tls_cert: Option<PathBuf>,
 
     /// File with the private key of the certificate (PEM)
-    #[arg(long, env = "X0_MSG_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    #[arg(long, env = "X0_MSG_TLS_KEY", value_name = "FILE", value_parser = file)]
     pub tls_key: Option<PathBuf>,
 
     /// Address or network of a trusted reverse proxy. The server believes its headers about the client's address and the
@@ -314,11 +283,5 @@ mod tests {
             assert!(trusted(&access, address), "{address}");
         }
         assert!(!trusted(&access, "11.0.0.1"));
-    }
-
-    #[test]
-    fn debug_does_not_show_a_secret() {
-        let secrets = Secrets { token: Some(Secret("hunter2".to_owned())), api_keys: None };
-        assert!(!format!("{secrets:?}").contains("hunter2"));
     }
 }

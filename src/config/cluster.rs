@@ -2,11 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::builder::{StringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 
-use crate::config::access::Secret;
-use crate::config::parse::{at_least_one, name_part};
+use crate::config::parse::{at_least_one, file, name_part};
 
 /// What stores messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -25,17 +23,24 @@ pub struct Cluster {
     #[arg(long, env = "X0_MSG_ENGINE", value_name = "ENGINE", value_enum, default_value_t = EngineKind::Embedded)]
     pub engine: EngineKind,
 
-    /// Addresses of NATS servers, like nats://a:4222,tls://b:4222
-    #[arg(long, env = "X0_MSG_NATS_URL", value_name = "URL", default_value = "nats://127.0.0.1:4222")]
+    /// Addresses of NATS servers, like nats://a:4222,tls://b:4222. With a password in them, they are no flag: set
+    /// X0_MSG_NATS_URL or write them into the file of --config
+    #[arg(
+        long,
+        env = "X0_MSG_NATS_URL",
+        value_name = "URL",
+        default_value = "nats://127.0.0.1:4222",
+        hide_env_values = true
+    )]
     pub nats_url: String,
 
     /// File with the credentials of the NATS account
-    #[arg(long, env = "X0_MSG_NATS_CREDS", value_name = "FILE")]
+    #[arg(long, env = "X0_MSG_NATS_CREDS", value_name = "FILE", value_parser = file)]
     pub nats_creds: Option<PathBuf>,
 
-    /// Token of the NATS servers. Everyone on the machine can read flags: better set X0_MSG_NATS_TOKEN
-    #[arg(long, env = "X0_MSG_NATS_TOKEN", value_name = "TOKEN", hide_env_values = true, value_parser = StringValueParser::new().map(Secret))]
-    pub nats_token: Option<Secret>,
+    /// File with the token of the NATS servers. X0_MSG_NATS_TOKEN may hold it instead
+    #[arg(long, env = "X0_MSG_NATS_TOKEN_FILE", value_name = "FILE", value_parser = file)]
+    pub nats_token_file: Option<PathBuf>,
 
     /// Name of this node, which clients are told in `welcome` [default: a random one]
     #[arg(long, env = "X0_MSG_NATS_NODE", value_name = "NAME", value_parser = name_part)]

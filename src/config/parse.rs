@@ -1,11 +1,14 @@
 //! Parsers of single settings. An error says what the setting should be.
 
+use std::ffi::OsStr;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use axum::http::uri::Authority;
 use ipnet::IpNet;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 /// A time that something is waited for.
 pub(super) fn wait(text: &str) -> Result<Duration, String> {
@@ -28,26 +31,31 @@ fn time(text: &str, least: (Duration, &str), most: (Duration, &str)) -> Result<D
     }
 }
 
-/// Bytes, as a number or with a unit of IEC 80000-13.
+/// Bytes, as a number or with a unit: a binary one of IEC 80000-13, or a decimal one of the SI.
 pub(super) fn size(text: &str) -> Result<usize, String> {
     let text = text.trim();
     let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-    let shift = match unit.trim_start() {
-        "" | "B" => 0,
-        "KiB" => 10,
-        "MiB" => 20,
-        "GiB" => 30,
-        _ => return Err("must be a number of bytes, or one with KiB, MiB or GiB".to_owned()),
+    let invalid = || "must be a number of bytes, or one with KiB, MiB or GiB, or kB, MB or GB".to_owned();
+    let factor = match unit.trim_start() {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "kB" | "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        _ => return Err(invalid()),
     };
-    let bytes = digits.parse::<usize>().ok().and_then(|number| number.checked_mul(1 << shift));
-    bytes.ok_or_else(|| "must be a number of bytes, or one with KiB, MiB or GiB".to_owned())
+    let bytes = digits.parse::<usize>().ok().and_then(|number| number.checked_mul(factor));
+    bytes.ok_or_else(invalid)
 }
 
 pub(super) fn payload_size(text: &str) -> Result<usize, String> {
     const MOST: usize = 16 << 20;
     match size(text) {
         Ok(bytes) if (1024..=MOST).contains(&bytes) => Ok(bytes),
-        _ => Err(format!("must be a number of bytes from 1024 to {MOST}")),
+        Ok(_) => Err(format!("must be from 1KiB to 16MiB, in bytes from 1024 to {MOST}")),
+        Err(reason) => Err(reason),
     }
 }
 
@@ -73,7 +81,16 @@ pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "must be a whole number above 0, like 100".to_owned())
 }
 
-/// A number that may be 0.
+/// Levels of the log, also of single modules.
+pub(super) fn levels(text: &str) -> Result<Targets, String> {
+    // A word alone would be a module, of which all is logged: a misspelt level would silence everything else.
+    let is_level = |item: &str| item.contains('=') || item.trim().parse::<LevelFilter>().is_ok();
+    text.parse().ok().filter(|_| text.split(',').all(is_level)).ok_or_else(|| {
+        "must be levels, like debug, or info,x0_msg_server::broker=trace; a level is off, error, warn, info, debug or trace"
+            .to_owned()
+    })
+}
+
 /// A part of the names of streams and subjects of NATS.
 #[cfg(feature = "nats")]
 pub(super) fn name_part(text: &str) -> Result<String, String> {
@@ -84,6 +101,32 @@ pub(super) fn name_part(text: &str) -> Result<String, String> {
     }
 }
 
+/// The prefix of a file that systemd has put into the directory of a service's credentials.
+const CREDENTIAL: &str = "credential:";
+
+/// A file that is read. `credential:NAME` is a credential of the service, as `LoadCredential=NAME:…` of systemd sets it.
+pub(super) fn file(text: &str) -> Result<PathBuf, String> {
+    credential(text, std::env::var_os("CREDENTIALS_DIRECTORY").as_deref())
+}
+
+fn credential(text: &str, directory: Option<&OsStr>) -> Result<PathBuf, String> {
+    let Some(name) = text.strip_prefix(CREDENTIAL) else {
+        return if text.is_empty() { Err("must name a file".to_owned()) } else { Ok(text.into()) };
+    };
+    if name.is_empty() || name.starts_with('.') || name.contains('/') {
+        return Err("must name a credential after credential:, as LoadCredential= of systemd does".to_owned());
+    }
+    match directory {
+        Some(directory) => Ok(Path::new(directory).join(name)),
+        None => Err(
+            "names a credential, and CREDENTIALS_DIRECTORY is not set: systemd sets it for a service with \
+                     LoadCredential="
+                .to_owned(),
+        ),
+    }
+}
+
+/// A number that may be 0.
 pub(super) fn number<T: FromStr>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| "must be a whole number, like 100; 0 means no limit".to_owned())
 }
@@ -232,8 +275,23 @@ mod tests {
         {
             assert_eq!(size(text), Ok(bytes), "{text}");
         }
-        for wrong in ["", "MiB", "-1", "1.5MiB", "1 MB", "64mib", "99999999999GiB"] {
+        for (text, bytes) in [("64MB", 64_000_000), ("1 kB", 1_000), ("1KB", 1_000), ("2GB", 2_000_000_000)] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for wrong in ["", "MiB", "-1", "1.5MiB", "1 M", "64mib", "99999999999GiB"] {
             assert!(size(wrong).unwrap_err().contains("KiB, MiB or GiB"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_file_may_be_a_credential_of_systemd() {
+        let directory = Some(OsStr::new("/run/credentials/x0-msg-server.service"));
+        assert_eq!(credential("keys.toml", directory), Ok("keys.toml".into()));
+        let path = Path::new("/run/credentials/x0-msg-server.service/api-keys");
+        assert_eq!(credential("credential:api-keys", directory), Ok(path.into()));
+        assert!(credential("credential:api-keys", None).unwrap_err().contains("CREDENTIALS_DIRECTORY"));
+        for wrong in ["credential:", "credential:../x", "credential:a/b", ""] {
+            assert!(credential(wrong, directory).unwrap_err().contains("must name"), "{wrong}");
         }
     }
 
@@ -241,8 +299,11 @@ mod tests {
     fn numbers_are_within_their_bounds() {
         assert_eq!(payload_size("1024"), Ok(1024));
         assert_eq!(payload_size("16777216"), Ok(16 << 20));
-        for wrong in ["1023", "16777217", "1MB", "-1", ""] {
+        for wrong in ["1023", "16777217", "17MB"] {
             assert!(payload_size(wrong).unwrap_err().contains("from 1024 to 16777216"), "{wrong}");
+        }
+        for wrong in ["-1", "", "1 apple"] {
+            assert!(payload_size(wrong).unwrap_err().contains("a number of bytes"), "{wrong}");
         }
         assert_eq!(payload_size("2MiB"), Ok(2 << 20));
         assert_eq!((budget_size("1MiB"), budget_size("1048576")), (Ok(1 << 20), Ok(1 << 20)));

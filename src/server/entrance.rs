@@ -83,7 +83,10 @@ impl Entrance {
 /// Unless the limit is set, one address gets at most a quarter of them for requests, half of them for sockets, and an
 /// eighth for sockets that wait. So it cannot take all. There may be more sockets than requests, so that a client can
 /// still be told why it is refused.
-fn limits_of_addresses(access: &Access, connections: usize) -> (ConnectionLimiter, ConnectionLimiter) {
+pub(super) fn limits_of_addresses(
+    access: &Access,
+    connections: usize,
+) -> (ConnectionLimiter, ConnectionLimiter) {
     let limit = access.max_connections_per_address();
     let sockets = |requests: usize| requests.saturating_mul(2).saturating_add(64);
     let (requests, sockets) = match access.connections_per_address {

@@ -43,7 +43,7 @@ pub(super) fn budget(config: &Config) -> Budget {
     Budget::new(budget_bytes(config))
 }
 
-fn budget_bytes(config: &Config) -> usize {
+pub(super) fn budget_bytes(config: &Config) -> usize {
     config.memory_budget.unwrap_or_else(budget::default_bytes)
 }
 
@@ -68,7 +68,7 @@ pub(crate) fn nats_options(config: &Config) -> crate::engine::nats::NatsOptions 
     crate::engine::nats::NatsOptions {
         url: cluster.nats_url.clone(),
         credentials: cluster.nats_creds.clone(),
-        token: cluster.nats_token.as_ref().map(|token| token.0.clone()),
+        token: config.access.secrets.nats_token.as_ref().map(|token| token.0.clone()),
         node: cluster.nats_node.clone(),
         prefix: cluster.nats_prefix.clone(),
         replicas: cluster.nats_replicas,

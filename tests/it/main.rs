@@ -59,6 +59,7 @@ mod restart;
 mod secrets;
 mod send;
 mod sessions;
+mod settings;
 mod shares;
 mod siege;
 mod simulation;

@@ -9,7 +9,9 @@ pub(super) const NO_MESSAGE: u64 = 10_037;
 #[derive(Debug, thiserror::Error)]
 pub enum NatsError {
     /// No server answers.
-    #[error("cannot connect to NATS at {url}: {reason}; check --nats-url, --nats-creds and --nats-token")]
+    #[error(
+        "cannot connect to NATS at {url}: {reason}; check --nats-url, --nats-creds and --nats-token-file"
+    )]
     Connect {
         /// The addresses.
         url: String,
