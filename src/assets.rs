@@ -7,6 +7,10 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing::get;
 
+use crate::config::Pages;
+use crate::edge::Refusal;
+use crate::protocol::Code;
+
 mod asset;
 mod docs;
 mod markdown;
@@ -22,17 +26,24 @@ macro_rules! file {
     };
 }
 
-/// Path, content type and content of each file that is served as it is.
-const FILES: [(&str, &str, &str); 9] = [
-    file!("/", HTML, "index.html"),
+/// Path, content type and content of a file that is served as it is.
+type File = (&'static str, &'static str, &'static str);
+
+/// What pages of applications load.
+const LIBRARIES: [File; 3] = [
     file!("/client.js", JAVASCRIPT, "client.js"),
     file!("/client.d.ts", "text/plain; charset=utf-8", "client.d.ts"),
+    file!("/x0.js", JAVASCRIPT, "x0.js"),
+];
+
+/// The pages of the broker itself, without the documentation.
+const PAGES: [File; 6] = [
+    file!("/", HTML, "index.html"),
     file!("/demo.js", JAVASCRIPT, "demo.js"),
     file!("/docs.css", CSS, "docs.css"),
     file!("/docs.js", JAVASCRIPT, "docs.js"),
     file!("/icon.svg", "image/svg+xml", "icon.svg"),
     file!("/style.css", CSS, "style.css"),
-    file!("/x0.js", JAVASCRIPT, "x0.js"),
 ];
 
 /// What a browser shows where there is nothing.
@@ -44,10 +55,23 @@ pub(crate) fn not_found() -> Response {
 }
 
 /// The routes of all pages. They are public in every mode.
-pub(crate) fn routes() -> Router {
-    let files = FILES.into_iter().fold(Router::new(), |router, (path, content_type, body)| {
+pub(crate) fn routes(pages: Pages) -> Router {
+    match pages {
+        Pages::On => files(LIBRARIES).merge(files(PAGES)).merge(docs::routes()),
+        Pages::Off => {
+            let paths = PAGES.into_iter().map(|(path, ..)| path).chain(["/docs", "/docs/{*page}", "/docs/"]);
+            paths.fold(files(LIBRARIES), |router, path| router.route(path, get(no_pages)))
+        }
+    }
+}
+
+fn files(files: impl IntoIterator<Item = File>) -> Router {
+    files.into_iter().fold(Router::new(), |router, (path, content_type, body)| {
         let asset = Asset::new(content_type, body);
         router.route(path, get(async move |headers: HeaderMap| asset.answer(&headers)))
-    });
-    files.merge(docs::routes())
+    })
+}
+
+async fn no_pages() -> Refusal {
+    Refusal::new(Code::NotFound, "this broker serves no pages (--pages off)")
 }

@@ -14,6 +14,7 @@ mod environment;
 mod file;
 mod listen;
 mod load;
+mod pages;
 mod parse;
 mod secrets;
 mod sources;
@@ -27,6 +28,7 @@ pub use cluster::{Cluster, EngineKind};
 pub use environment::unknown_variables;
 pub use listen::Listen;
 pub use load::{LoadError, load};
+pub use pages::Pages;
 pub use secrets::{Secret, Secrets};
 pub use sources::{Setting, Source, Sources};
 pub use template::template;
@@ -131,6 +133,11 @@ pub struct Config {
     /// Most messages that wait to be written to the disk. Further messages are refused with `overloaded`
     #[arg(long, env = "X0_MSG_APPEND_QUEUE", value_name = "N", default_value_t = 16_384, value_parser = at_least_one, help_heading = "Limits")]
     pub append_queue: usize,
+
+    /// Whether the demo at `/`, the documentation at `/docs/` and the dashboard at `/admin` are served. `/client.js` and
+    /// `/x0.js` always are
+    #[arg(long, env = "X0_MSG_PAGES", value_name = "WHETHER", value_enum, default_value_t = Pages::On)]
+    pub pages: Pages,
 
     /// Who may use this server
     #[command(flatten)]

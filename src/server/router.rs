@@ -14,7 +14,7 @@ use futures::future::Either;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa::openapi::OpenApi;
 
-use crate::config::Access;
+use crate::config::{Access, Pages};
 use crate::edge::{Gateway, OriginCheck, Refusal, ServedHosts, json, origin_refused};
 use crate::protocol::Code;
 use crate::transport::legacy::{self, Legacy};
@@ -30,15 +30,19 @@ pub(super) fn router(gateway: &Arc<Gateway>, polls: &Polls, x0: &Legacy) -> Rout
     let (health, health_api) = ops::routes(Arc::clone(gateway)).split_for_parts();
     let (v1, mut api) = v1(gateway, polls);
     api.merge(health_api);
-    Router::new()
+    let pages = gateway.config.pages;
+    let router = Router::new()
         .merge(v1)
         .merge(health)
         .merge(ops::descriptions(api, &gateway.config))
         .merge(websocket::routes(Arc::clone(gateway)))
         .merge(x0.clone().routes())
-        .merge(assets::routes())
-        .fallback(not_found)
-        .method_not_allowed_fallback(wrong_method)
+        .merge(assets::routes(pages))
+        .method_not_allowed_fallback(wrong_method);
+    match pages {
+        Pages::On => router.fallback(not_found),
+        Pages::Off => router.fallback(nothing),
+    }
 }
 
 /// Adds the check of hosts to the routes of a broker.
@@ -119,10 +123,15 @@ async fn not_found(method: Method, uri: Uri, headers: HeaderMap) -> Response {
         && accepted.flat_map(|accept| accept.split([',', ';'])).any(|kind| kind.trim() == "text/html");
     let mut response = match shows_pages {
         true => assets::not_found(),
-        false => Refusal::new(Code::NotFound, "there is nothing at this address").into_response(),
+        false => nothing().await.into_response(),
     };
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
     response
+}
+
+/// Answers such an address where no pages are served.
+async fn nothing() -> Refusal {
+    Refusal::new(Code::NotFound, "there is nothing at this address")
 }
 
 async fn wrong_method() -> Response {

@@ -117,6 +117,28 @@ async fn a_browser_at_an_address_without_anything_gets_a_page_and_a_program_json
 }
 
 #[tokio::test]
+async fn without_pages_everything_else_is_served() {
+    let server = TestServer::with(&["--pages", "off"]).await;
+    let mut http = server.http().await;
+    let browser = [("accept", "text/html")];
+    for path in
+        ["/", "/demo.js", "/style.css", "/docs", "/docs/", "/docs/http", "/docs/search.json", "/admin"]
+    {
+        let reply = http.request("GET", path, &browser, "").await;
+        assert_eq!((reply.status, reply.header("content-type")), (404, "application/json"), "{path}");
+        assert!(reply.body.contains("--pages off"), "{path}: {}", reply.body);
+    }
+    let reply = http.request("GET", "/nothing", &browser, "").await;
+    assert_eq!((reply.status, reply.code().as_str()), (404, "not_found"), "no page says so");
+    for path in
+        ["/healthz", "/readyz", "/openapi.json", "/client.js", "/x0.js", "/v1/messages?session=A&wait=0"]
+    {
+        assert_eq!(http.get(path).await.status, 200, "{path}");
+    }
+    server.session("A").await.ping().await;
+}
+
+#[tokio::test]
 async fn the_search_knows_words_that_the_text_does_not_use() {
     let server = TestServer::start().await;
     let search = server.get("/docs/search.json").await.json();
