@@ -11,6 +11,7 @@ use crate::hub::Hubs;
 use crate::message::{Epoch, SessionId};
 
 mod error;
+mod listing;
 mod presence;
 mod reading;
 mod receivers;
@@ -20,6 +21,7 @@ mod sessions;
 mod watches;
 
 pub use error::BrokerError;
+pub(crate) use listing::{ListedSession, ListedTopic, ListedUser, Page};
 pub use reading::Opening;
 pub use sending::Sending;
 pub use sessions::SessionState;

@@ -128,7 +128,8 @@ impl Directory {
         knows_ids.then(|| name.clone())
     }
 
-    async fn session_of(&self, handle: Handle) -> Option<SessionId> {
+    /// The registered session with this handle.
+    pub(crate) async fn session_of(&self, handle: Handle) -> Option<SessionId> {
         let known = self.engine.session_of(handle);
         if known.is_some() {
             return known;

@@ -17,7 +17,7 @@ mod refusal;
 mod topic;
 
 pub(crate) use address::client_address;
-pub(crate) use answer::{encode, json, json_line};
+pub(crate) use answer::{encode, json, json_line, with_frames};
 pub(crate) use authenticate::{ApiRequest, SessionPolicy};
 pub(crate) use body::BodyBounds;
 pub(crate) use caller::Caller;

@@ -56,6 +56,7 @@ pub mod embedded;
 mod error;
 mod fatal;
 mod handles;
+mod listing;
 #[cfg(feature = "nats")]
 pub mod nats;
 mod registration;
@@ -77,11 +78,12 @@ pub use crypt::DecryptError;
 pub use embedded::Embedded;
 pub use error::{EngineError, RegisterError};
 pub use fatal::Fatal;
+pub use listing::Scope;
 pub use registration::{Lookup, Register, Registrar, Registration, RegistrationSource};
 pub(crate) use settings::IdLimits;
 pub use settings::{Bounds, QueueBounds, Settings};
 pub use shares::{OverShare, Share};
-pub use state::{Batch, Expired, Health, Position};
+pub use state::{Batch, Expired, Health, Position, Stored};
 pub use usage::Usage;
 pub(crate) use usage::size_text;
 
@@ -136,6 +138,8 @@ macro_rules! await_each {
         }
     };
 }
+
+use {await_each, each};
 
 impl Engine {
     /// Stores a message; see the contract.

@@ -22,6 +22,7 @@ mod direct;
 mod event;
 mod fanout;
 mod interest;
+mod listing;
 mod members;
 mod outlet;
 mod outlets;
@@ -31,9 +32,11 @@ mod readers;
 mod receiver;
 mod shards;
 mod slots;
+mod topic_names;
 
 pub use event::{EndReason, HubEvent};
 pub use interest::Interest;
+pub use listing::ReaderState;
 pub use members::{ChangedTopics, MemberPage, Members, Membership};
 pub use outlet::{Encoded, Encoding, Outlet};
 pub use presence::{Connections, Transport};
@@ -43,6 +46,7 @@ pub use slots::Slots;
 use address_hub::Hub;
 use reader::AttachedReader;
 use shards::Shards;
+use topic_names::TopicNames;
 
 /// Most bytes of a stored message that a hub holds until its slowest reader has taken it. Readers fetch a larger one from
 /// the engine.
@@ -53,6 +57,8 @@ const MAX_HELD: usize = 64 * 1024;
 pub struct Hubs {
     /// Which hubs exist. A shard is locked while one is looked up, joined or left.
     hubs: Arc<Shards<Arc<Hub>>>,
+    /// The topics among them.
+    topics: TopicNames,
     slots: Slots,
     members: Members,
     /// Bounds the large messages on their way to readers.
@@ -65,8 +71,8 @@ impl Hubs {
     /// No hubs yet.
     #[must_use]
     pub fn new(slots: impl Into<Slots>) -> Self {
-        let (hubs, slots, members) = (Arc::default(), slots.into(), Members::default());
-        Self { hubs, slots, members, budget: Budget::new(Budget::MOST), interest: None }
+        let (hubs, topics, members) = (Arc::default(), TopicNames::default(), Members::default());
+        Self { hubs, topics, slots: slots.into(), members, budget: Budget::new(Budget::MOST), interest: None }
     }
 
     /// The same hubs, whose large messages draw on this budget.
@@ -173,9 +179,7 @@ impl Hubs {
         let hub = match hubs.entry(address.clone()) {
             Entry::Occupied(hub) => hub.into_mut(),
             Entry::Vacant(place) => {
-                if let Some(interest) = &self.interest {
-                    interest.first_reader(address);
-                }
+                self.note_first(address);
                 place.insert(Arc::new(Hub::new(self.slots.of(address))))
             }
         };
@@ -194,14 +198,26 @@ impl Hubs {
         let Some(hub) = shards::remove(&mut hubs, address) else { return };
         // Before anybody can make another hub of this address.
         _ = hub.ended.set(reason);
-        self.tell_last_left(address);
+        self.note_last_left(address);
         drop(hubs);
         // Their connections get nothing else either.
         lock(&hub.readers).attached().filter_map(AttachedReader::outlet).for_each(Outlet::close);
         hub.send(HubEvent::Ended(reason));
     }
 
-    fn tell_last_left(&self, address: &Address) {
+    fn note_first(&self, address: &Address) {
+        if let Address::Topic(topic) = address {
+            self.topics.insert(topic);
+        }
+        if let Some(interest) = &self.interest {
+            interest.first_reader(address);
+        }
+    }
+
+    fn note_last_left(&self, address: &Address) {
+        if let Address::Topic(topic) = address {
+            self.topics.remove(topic);
+        }
         if let Some(interest) = &self.interest {
             interest.last_reader_left(address);
         }
@@ -330,7 +346,7 @@ impl ReaderHandle {
         // After the end of the address, its place may hold another hub.
         if readers.handles == 0 && self.ended().is_none() {
             _ = shards::remove(&mut hubs, &self.address);
-            self.hubs.tell_last_left(&self.address);
+            self.hubs.note_last_left(&self.address);
         }
     }
 }

@@ -19,6 +19,8 @@ use crate::log;
 use crate::message::Epoch;
 use crate::protocol::SERVER;
 
+mod actions;
+mod audit;
 mod metrics;
 mod openapi;
 
@@ -38,6 +40,14 @@ pub(crate) fn routes(gateway: Arc<Gateway>) -> OpenApiRouter {
         .routes(routes!(health))
         .routes(routes!(readiness))
         .routes(routes!(metrics::metrics))
+        .with_state(gateway)
+}
+
+/// The routes of what operators do below `/v1`, with their descriptions.
+pub(crate) fn v1_routes(gateway: Arc<Gateway>) -> OpenApiRouter {
+    OpenApiRouter::default()
+        .routes(routes!(actions::end_session))
+        .routes(routes!(actions::send_test_message))
         .with_state(gateway)
 }
 

@@ -11,7 +11,7 @@
 //! 4. A part that all shards have in common, each held for a moment: ids, authors, receipts, registrations, the newest bodies, what is
 //!    full. Beside them, what one shard of the outbox holds.
 //! 5. One shard of the map of hubs: held while a hub is looked up, joined or left.
-//! 6. The readers of one hub, held too while a message is written to the sockets of a few of them, which do not block. Or what an
+//! 6. The names of the topics with hubs, held while one comes or goes. Or the readers of one hub, held too while a message is written to the sockets of a few of them, which do not block. Or what an
 //!    engine's `Interest` locks while it notes a reader.
 //! 7. Where a hub puts the end of its channel for one reader, or the output that a connection lends: held while something is
 //!    written to it.

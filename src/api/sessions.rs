@@ -9,20 +9,22 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::api::path::{PathId, name};
+use crate::api::path::{PathId, name, session_named};
 use crate::broker::{BrokerError, SessionState};
 use crate::budget::Holder;
 use crate::edge::{ErrorBody, Gateway, Refusal, Refused, SessionPolicy, encode, json};
 use crate::engine::RegistrationSource;
-use crate::hub::Connections;
+use crate::hub::{Connections, ReaderState, Transport};
 use crate::identity::{WeakId, check_id_strength};
-use crate::message::{Handle, SessionId, UserId, taken_name};
+use crate::message::{Address, Handle, Seq, SessionId, UserId, taken_name};
 use crate::protocol::{Code, ENVELOPE, SessionBody};
 
 /// A session, as backends see it.
 #[derive(Serialize, ToSchema)]
 struct SessionInfo<'a> {
-    session: &'a SessionId,
+    /// Absent where ids are secrets, and the caller may not manage sessions or named this one by its handle.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<&'a SessionId>,
     /// The public name of the session. Other clients may know it.
     handle: Handle,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -43,7 +45,7 @@ impl<'a> SessionInfo<'a> {
     fn new(session: &'a SessionId, state: &'a SessionState) -> Self {
         let registration = state.registration.as_ref();
         Self {
-            session,
+            session: Some(session),
             handle: state.handle,
             user: registration.and_then(|registration| registration.user.as_ref()),
             expires: registration.map(|registration| registration.expires_at),
@@ -53,6 +55,43 @@ impl<'a> SessionInfo<'a> {
             connections: state.connections,
             pending: state.waiting,
         }
+    }
+}
+
+/// A session, with what only its look-up says.
+#[derive(Serialize, ToSchema)]
+struct SessionDetails<'a> {
+    #[serde(flatten)]
+    session: SessionInfo<'a>,
+    /// Bytes of the unread messages, each counted with its envelope. Absent in a cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<usize>,
+    /// Everything up to this seq is acknowledged.
+    acknowledged: Seq,
+    /// The newest seq of the mailbox.
+    newest: Seq,
+    /// The connections to the node that answers, 100 at most: up to where each has been sent messages.
+    readers: Vec<SessionReader>,
+}
+
+/// One connection of a session.
+#[derive(Serialize, ToSchema)]
+struct SessionReader {
+    /// `websocket`, `sse`, `poll` or `legacy`.
+    transport: &'static str,
+    /// Up to where it has been sent messages.
+    sent: Seq,
+}
+
+impl From<ReaderState> for SessionReader {
+    fn from(ReaderState { transport, sent }: ReaderState) -> Self {
+        let transport = match transport {
+            Transport::Websocket => "websocket",
+            Transport::Sse => "sse",
+            Transport::Poll => "poll",
+            Transport::Legacy => "legacy",
+        };
+        Self { transport, sent }
     }
 }
 
@@ -112,9 +151,9 @@ pub(super) async fn register(
 /// Look a session up
 #[utoipa::path(
     get, path = "/v1/sessions/{id}", tag = "sessions",
-    params(("id" = SessionId, Path, description = "The session")),
+    params(("id" = SessionId, Path, description = "The session, by its id or its handle")),
     responses(
-        (status = 200, description = "The user, the connections and the number of unread messages", body = SessionInfo<'_>),
+        (status = 200, description = "The user, the connections and the unread messages", body = SessionDetails<'_>),
         (status = 404, description = "Not registered, not connected, and without unread messages", body = ErrorBody<'_>),
         Refusal,
     )
@@ -124,8 +163,14 @@ pub(super) async fn look_up(
     PathId(id): PathId,
     head: Parts,
 ) -> Result<Response, Refusal> {
-    authorize(&gateway, &head).await?;
-    let session = name(&id, SessionId::new)?;
+    let knows_ids = match authorize(&gateway, &head).await {
+        Ok(()) => true,
+        Err(refusal) => {
+            gateway.operator(&head).await.map_err(|_| refusal)?;
+            false
+        }
+    };
+    let session = session_named(&gateway, &id).await?;
     let state = gateway.broker.session(&session).await;
     let nothing =
         state.registration.is_none() && state.waiting == 0 && state.connections == Connections::default();
@@ -133,13 +178,24 @@ pub(super) async fn look_up(
         let text = "this session is not registered, not connected, and nothing waits for it";
         return Err(Refusal::new(Code::NotFound, text));
     }
-    Ok(json(StatusCode::OK, encode(&SessionInfo::new(&session, &state))))
+    let mailbox = gateway.broker.mailbox_details(&Address::from(&session)).await;
+    let mut info = SessionInfo::new(&session, &state);
+    let shows_id = !gateway.broker.limits().secret_ids || knows_ids && session.as_str() == id;
+    info.session = info.session.filter(|_| shows_id);
+    let details = SessionDetails {
+        session: info,
+        bytes: mailbox.stored.bytes,
+        acknowledged: mailbox.acknowledged,
+        newest: mailbox.newest,
+        readers: mailbox.readers.into_iter().map(SessionReader::from).collect(),
+    };
+    Ok(json(StatusCode::OK, encode(&details)))
 }
 
 /// End a session: close its sockets, answer its polls, delete its mailbox
 #[utoipa::path(
     delete, path = "/v1/sessions/{id}", tag = "sessions",
-    params(("id" = SessionId, Path, description = "The session")),
+    params(("id" = SessionId, Path, description = "The session, by its id or its handle")),
     responses(
         (status = 204, description = "Ended, if it existed"),
         Refusal,
@@ -151,7 +207,7 @@ pub(super) async fn end(
     head: Parts,
 ) -> Result<Response, Refusal> {
     authorize(&gateway, &head).await?;
-    let session = name(&id, SessionId::new)?;
+    let session = session_named(&gateway, &id).await?;
     let before = gateway.broker.session(&session).await;
     gateway.broker.end(&session).await.map_err(BrokerError::from)?;
     tracing::debug!(session = %gateway.broker.public_name(&session), discarded = before.waiting, "session ended");

@@ -1,4 +1,4 @@
-//! `/v1/topics`: who reads a topic.
+//! `/v1/topics`: which topics there are, how they stand, who reads them, and what they hold.
 
 use std::sync::Arc;
 
@@ -9,14 +9,115 @@ use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::api::page::{PageHead, PageParams, PrefixParam, limit, range};
 use crate::api::path::{PathId, name};
-use crate::broker::BrokerError;
-use crate::edge::{ApiRequest, Gateway, Query, Refusal, SessionPolicy, encode, json};
-use crate::message::{SenderName, TopicName};
+use crate::broker::{BrokerError, ListedTopic};
+use crate::edge::{ApiRequest, Gateway, Operator, Query, Refusal, SessionPolicy, encode, json};
+use crate::engine::Position;
+use crate::hub::Connections;
+use crate::message::{Epoch, SenderName, Seq, TopicName};
 
-/// Most members of one page, and how many it has by default.
-const MAX_MEMBERS: usize = 1000;
-const DEFAULT_MEMBERS: usize = 100;
+/// A page of the topics that are read or have a history.
+#[derive(Serialize, ToSchema)]
+struct TopicPage<'a> {
+    #[serde(flatten)]
+    head: PageHead<'a>,
+    /// In the order of their names.
+    topics: Vec<TopicItem<'a>>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct TopicItem<'a> {
+    topic: &'a TopicName,
+    /// Readers on the node that answers.
+    connections: Connections,
+    /// Stored messages. Absent in a cluster, where they would have to be counted elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stored: Option<usize>,
+    /// Bytes of the stored messages, each counted with its envelope. Absent where `stored` is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<usize>,
+}
+
+impl<'a> From<&'a ListedTopic> for TopicItem<'a> {
+    fn from(listed: &'a ListedTopic) -> Self {
+        Self {
+            topic: &listed.topic,
+            connections: listed.connections,
+            stored: listed.stored.map(|stored| stored.messages),
+            bytes: listed.stored.and_then(|stored| stored.bytes),
+        }
+    }
+}
+
+/// How a topic stands.
+#[derive(Serialize, ToSchema)]
+struct TopicInfo<'a> {
+    topic: &'a TopicName,
+    /// Readers on all nodes.
+    connections: Connections,
+    /// Messages in the history.
+    stored: usize,
+    /// Their bytes, each message counted with its envelope. Absent in a cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<usize>,
+    epoch: &'a Epoch,
+    /// The newest seq.
+    seq: Seq,
+    /// The history reaches back to here: an `after` below it misses messages.
+    floor: Seq,
+}
+
+/// List the topics that are read or have a history
+#[utoipa::path(
+    get, path = "/v1/topics", tag = "operations", params(PrefixParam, PageParams),
+    responses((status = 200, description = "A page of topics, in the order of their names", body = TopicPage<'_>), Refusal)
+)]
+pub(super) async fn list(
+    _: Operator,
+    State(gateway): State<Arc<Gateway>>,
+    head: Parts,
+) -> Result<Response, Refusal> {
+    let query = Query::parse(&head.uri)?;
+    let page = gateway.broker.list_topics(range(&query)?, limit(&query)?).await;
+    let topics = page.items.iter().map(TopicItem::from).collect();
+    Ok(json(StatusCode::OK, encode(&TopicPage { head: PageHead::new(&gateway, &page), topics })))
+}
+
+/// Look a topic up
+///
+/// For operators, and for callers that may see who reads the topic.
+#[utoipa::path(
+    get, path = "/v1/topics/{name}", tag = "topics",
+    params(("name" = TopicName, Path, description = "The topic")),
+    responses(
+        (status = 200, description = "Its readers and its history. A topic that was never used has none", body = TopicInfo<'_>),
+        Refusal,
+    )
+)]
+pub(super) async fn look_up(
+    State(gateway): State<Arc<Gateway>>,
+    PathId(id): PathId,
+    head: Parts,
+) -> Result<Response, Refusal> {
+    let topic = name(&id, TopicName::new)?;
+    if gateway.operator(&head).await.is_err() {
+        let ApiRequest { caller, .. } = gateway.authenticate(&head, SessionPolicy::Unneeded).await?;
+        caller.grant.may_see_members(&topic).map_err(BrokerError::from)?;
+    }
+    let state = gateway.broker.topic_state(&topic).await;
+    let Position { floor, expired, newest } = state.position;
+    let info = TopicInfo {
+        topic: &topic,
+        connections: state.connections,
+        stored: state.stored.messages,
+        bytes: state.stored.bytes,
+        epoch: &gateway.broker.epoch(),
+        seq: newest,
+        floor: floor.max(expired),
+    };
+    Ok(json(StatusCode::OK, encode(&info)))
+}
 
 /// A page of the members of a topic.
 #[derive(Serialize, ToSchema)]
@@ -29,15 +130,6 @@ struct TopicMembers<'a> {
     /// The `after` of the next page. Absent on the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<&'a SenderName>,
-}
-
-/// Parameter `limit`: the most members of the page.
-fn limit(query: &Query) -> Result<usize, Refusal> {
-    let Some(text) = query.get("limit") else { return Ok(DEFAULT_MEMBERS) };
-    let limit = text.parse().ok().filter(|limit| (1..=MAX_MEMBERS).contains(limit));
-    let invalid =
-        || Refusal::bad_param("limit", format_args!("must be a whole number from 1 to {MAX_MEMBERS}"));
-    limit.ok_or_else(invalid)
 }
 
 /// List who reads a topic

@@ -20,7 +20,10 @@ use crate::protocol::Code;
 /// That is a caller with an API key that has `ops = true`. In `open` mode it is also everyone on this machine; see
 /// [`is_local`].
 #[derive(Debug)]
-pub(crate) struct Operator(());
+pub(crate) struct Operator {
+    /// The name of its API key; `None` for a program on this machine without a key, in `open` mode.
+    pub key: Option<Arc<str>>,
+}
 
 impl FromRequestParts<Arc<Gateway>> for Operator {
     type Rejection = Refusal;
@@ -34,15 +37,23 @@ impl FromRequestParts<Arc<Gateway>> for Operator {
 }
 
 impl Gateway {
-    async fn operator(&self, head: &Parts) -> Result<Operator, Refusal> {
+    /// The operator that makes this call.
+    ///
+    /// # Errors
+    /// Those of [`Operator`] as an argument of a handler.
+    pub(crate) async fn operator(&self, head: &Parts) -> Result<Operator, Refusal> {
         let proved = self.check_bearer(self.bearer((&head.headers).into())?, self.address(head)).await?;
-        if matches!(&proved, Proved::Credentials(Credentials::Backend(backend)) if backend.ops) {
-            return Ok(Operator(()));
+        let backend = match &proved {
+            Proved::Credentials(Credentials::Backend(backend)) => Some(backend),
+            _ => None,
+        };
+        if let Some(backend) = backend.filter(|backend| backend.ops) {
+            return Ok(Operator { key: Some(Arc::clone(&backend.name)) });
         }
         let access = &self.config.access;
         let check = OriginCheck::from(head);
         if self.identity.auth() == Auth::Open && is_local(check) && check.origin_allowed(access) {
-            return Ok(Operator(()));
+            return Ok(Operator { key: backend.map(|backend| Arc::clone(&backend.name)) });
         }
         Err(match proved {
             Proved::Credentials(Credentials::None) => Refusal::new(Code::Unauthorized, self.how_to_operate()),

@@ -12,8 +12,19 @@ use crate::message::{Epoch, NameError, Seq, SessionId, TopicName};
 use crate::protocol::{MAX_SEQ, MAX_WINDOW, Resume};
 
 /// Parameters that have one value. Which of two counts is a matter of taste: a proxy may have checked the other one.
-const SINGLE: [&str; 8] =
-    ["session", "after", "epoch", "wait", "SYS_SESSION", "Type", "DestinationSession", "Payload"];
+const SINGLE: [&str; 11] = [
+    "session",
+    "after",
+    "epoch",
+    "wait",
+    "prefix",
+    "cursor",
+    "limit",
+    "SYS_SESSION",
+    "Type",
+    "DestinationSession",
+    "Payload",
+];
 
 /// The query of a request, decoded.
 #[derive(Debug, Default)]

@@ -23,6 +23,7 @@ mod backends;
 mod chance;
 mod crypt;
 mod feed;
+mod listing;
 mod memory;
 mod messages;
 #[cfg(feature = "nats")]
@@ -289,6 +290,11 @@ suite! {
         expired_messages_are_counted;
     on [os fsync] memory:
         a_reader_of_the_disk_sees_what_one_of_the_memory_sees;
+    on [memory os fsync node nats] listing:
+        registered_users_and_sessions_are_listed_in_order_until_they_end
+        what_an_address_holds_is_counted;
+    on [memory os fsync] listing:
+        sessions_and_topics_with_messages_are_listed_until_they_have_none;
     on [memory node nats] presence:
         members_are_found_by_name_and_once;
     on [node nats] presence:

@@ -34,6 +34,7 @@ mod files;
 #[cfg(test)]
 mod fixture;
 mod index;
+mod listing;
 mod load;
 mod lookups;
 mod outbox;

@@ -29,6 +29,7 @@ mod floors;
 mod in_flight;
 mod lanes;
 mod link;
+mod listing;
 mod load;
 mod migration;
 mod moved;

@@ -1,11 +1,12 @@
 //! Registered sessions: their users, and when they expire. And revoked sessions.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use crate::clock::millis;
 use crate::engine::handles::Handles;
 use crate::engine::{Register, RegisterError, Registrar, Registration, RegistrationSource};
-use crate::message::{Address, Handle, Seq, SessionId, UserId};
+use crate::message::{Address, Handle, NameRange, Seq, SessionId, UserId};
 use crate::sync::shrink;
 use crate::table::Table;
 
@@ -77,16 +78,21 @@ fn lifetime(
     }
 }
 
+/// When what is known of a session expires, in Unix milliseconds, and the session.
+pub(super) type ExpiryKey = (u64, SessionId);
+
 /// All registered sessions, revoked ones, and former owners of what still waits. Other sessions cost nothing.
 ///
-/// Invariant: `by_expiry` lists what is in `sessions`; `users` and `handles` list the registered sessions among them.
+/// Invariants: `by_expiry` lists what is in `sessions`; `users` and `handles` list the registered sessions among them;
+/// `user_names` has the keys of `users`, in their order.
 #[derive(Debug)]
 pub(super) struct RegistrationTable {
     handle_key: Handles,
     sessions: Table<SessionId, Registration>,
     users: Table<UserId, BTreeSet<SessionId>>,
-    handles: Table<Handle, SessionId>,
-    by_expiry: BTreeSet<(u64, SessionId)>,
+    user_names: BTreeSet<UserId>,
+    handles: BTreeMap<Handle, SessionId>,
+    by_expiry: BTreeSet<ExpiryKey>,
 }
 
 impl RegistrationTable {
@@ -95,7 +101,8 @@ impl RegistrationTable {
             handle_key,
             sessions: Table::default(),
             users: Table::default(),
-            handles: Table::default(),
+            user_names: BTreeSet::new(),
+            handles: BTreeMap::new(),
             by_expiry: BTreeSet::new(),
         }
     }
@@ -112,6 +119,7 @@ impl RegistrationTable {
                 sessions.remove(session);
                 if sessions.is_empty() {
                     self.users.remove(&user);
+                    self.user_names.remove(&user);
                 }
             }
         }
@@ -119,7 +127,11 @@ impl RegistrationTable {
             self.by_expiry.insert((registration.expires_at, session.clone()));
             if registration.registers() {
                 if let Some(user) = &registration.user {
-                    self.users.entry(user.clone()).or_default().insert(session.clone());
+                    let sessions = self.users.entry(user.clone()).or_default();
+                    if sessions.is_empty() {
+                        self.user_names.insert(user.clone());
+                    }
+                    sessions.insert(session.clone());
                 }
                 self.handles.insert(handle, session.clone());
             }
@@ -255,6 +267,43 @@ impl RegistrationTable {
         sessions.iter().filter(|session| all || self.get(session, now).is_some()).cloned().collect()
     }
 
+    /// The first `limit` users in this range that have registered sessions. Those of some may have expired.
+    pub(super) fn users(&self, range: NameRange<'_>, limit: usize) -> Vec<UserId> {
+        range.first_of(&self.user_names, limit)
+    }
+
+    /// The first `limit` registered sessions after a handle, in the order of their handles.
+    pub(super) fn by_handle(
+        &self,
+        after: Option<Handle>,
+        limit: usize,
+        now: u64,
+    ) -> Vec<(Handle, SessionId)> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let sessions = self.handles.range((start, Bound::Unbounded));
+        let current = sessions.filter(|(_, session)| self.get(session, now).is_some());
+        current.take(limit).map(|(handle, session)| (*handle, session.clone())).collect()
+    }
+
+    /// Visits the registered sessions among the next `limit` entries in the order of expiry. Returns where to go on, unless that
+    /// is the end. A session whose registration is prolonged meanwhile may be visited again.
+    pub(super) fn visit(
+        &self,
+        after: Option<&ExpiryKey>,
+        limit: usize,
+        mut each: impl FnMut(&SessionId),
+    ) -> Option<ExpiryKey> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let (mut last, mut seen) = (None, 0);
+        for key in self.by_expiry.range((start, Bound::Unbounded)).take(limit) {
+            if self.sessions[&key.1].registers() {
+                each(&key.1);
+            }
+            (last, seen) = (Some(key), seen + 1);
+        }
+        last.filter(|_| seen == limit).cloned()
+    }
+
     /// Whether this session's registration has expired, and was not looked at since.
     pub(super) fn has_expired(&self, session: &SessionId, now: u64) -> bool {
         let some_have = self.by_expiry.first().is_some_and(|(expires_at, _)| *expires_at <= now);
@@ -273,7 +322,6 @@ impl RegistrationTable {
     pub(super) fn shrink(&mut self) {
         shrink(&mut self.sessions);
         shrink(&mut self.users);
-        shrink(&mut self.handles);
     }
 }
 

@@ -38,6 +38,15 @@ pub struct Position {
     pub newest: Seq,
 }
 
+/// What is stored at an address.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// Messages.
+    pub messages: usize,
+    /// Their bytes, each message counted with its envelope; `None` if the engine does not count them.
+    pub bytes: Option<usize>,
+}
+
 /// Whether an engine works.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Health {

@@ -76,7 +76,8 @@ impl Members {
         let table = lock(&self.0);
         let Some(names) = table.topics.get(topic) else { return MemberPage::default() };
         let after = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let members = names.range((after, Bound::Unbounded)).take(limit).map(|(name, _)| name.clone());
+        let members =
+            names.range::<SenderName, _>((after, Bound::Unbounded)).take(limit).map(|(name, _)| name.clone());
         MemberPage { count: names.len(), members: members.collect() }
     }
 

@@ -31,6 +31,11 @@ impl<V> Shards<V> {
         lock(&self.0[address.shard(SHARDS)])
     }
 
+    /// Locks one shard, by its number; `None` if there is no such shard.
+    pub(super) fn at(&self, number: usize) -> Option<MutexGuard<'_, Shard<V>>> {
+        self.0.get(number).map(lock)
+    }
+
     /// Locks one shard after the other.
     pub(super) fn all(&self) -> impl Iterator<Item = MutexGuard<'_, Shard<V>>> {
         self.0.iter().map(lock)

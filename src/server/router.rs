@@ -99,6 +99,7 @@ fn v1(gateway: &Arc<Gateway>, polls: &Polls) -> (Router, OpenApi) {
         .merge(poll::routes(polls.clone()))
         .merge(sse::routes(Arc::clone(gateway)))
         .merge(api::routes(Arc::clone(gateway)))
+        .merge(ops::v1_routes(Arc::clone(gateway)))
         .split_for_parts();
     let v1 = v1
         .method_not_allowed_fallback(wrong_method)

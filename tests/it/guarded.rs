@@ -25,6 +25,9 @@ pub const SHOP_READER: &str = "key-shop-reader-0123456789abcdef0123456789abcdef"
 /// An API key for operators, that may do nothing else.
 pub const OPS: &str = "key-ops-0123456789abcdef0123456789abcdef";
 
+/// One for operators, that may do everything.
+pub const OPERATOR: &str = "key-operator-0123456789abcdef0123456789abcdef";
+
 pub fn key_file() -> String {
     format!(
         r#"
@@ -58,6 +61,10 @@ pub fn key_file() -> String {
         send = []
         topics = []
         sessions = false
+        [[key]]
+        name = "operator"
+        key = "{OPERATOR}"
+        ops = true
         [[key]]
         name = "ops"
         key = "{OPS}"

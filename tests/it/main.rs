@@ -35,6 +35,7 @@ mod legacy_guarded;
 mod legacy_receipt;
 mod limits;
 mod listen;
+mod lists;
 mod log;
 mod mailbox;
 mod memory;

@@ -19,10 +19,12 @@ use super::chance::Chance;
 use super::feed::Feeds;
 use crate::engine::{
     Append, Arrivals, Batch, Commit, DecryptError, Embedded, EngineError, Expired, Fatal, Health, Lookup,
-    Position, Register, RegisterError, Registration, Settings,
+    Position, Register, RegisterError, Registration, Settings, Stored,
 };
 use crate::hub::{EndReason, Hubs};
-use crate::message::{Address, Epoch, Handle, Item, Publication, Seq, SessionId, UserId};
+use crate::message::{
+    Address, Epoch, Handle, Item, NameRange, Publication, Seq, SessionId, TopicName, UserId,
+};
 use crate::sync::lock;
 
 mod members;
@@ -160,6 +162,27 @@ impl Node {
 
     pub(crate) fn end(&self, session: &SessionId, revoked_for: Duration) -> Commit {
         self.change(|answer| Change::End(session.clone(), revoked_for, answer))
+    }
+
+    pub(crate) fn users(&self, range: NameRange<'_>, limit: usize) -> Vec<UserId> {
+        self.primary().users(range, limit)
+    }
+
+    pub(crate) fn sessions_by_handle(&self, after: Option<Handle>, limit: usize) -> Vec<(Handle, SessionId)> {
+        self.primary().sessions_by_handle(after, limit)
+    }
+
+    pub(crate) async fn sessions(&self, range: NameRange<'_>, limit: usize) -> Vec<SessionId> {
+        self.primary().sessions(range, limit).await
+    }
+
+    pub(crate) fn topics(&self, _: NameRange<'_>, _: usize) -> Vec<TopicName> {
+        Vec::new()
+    }
+
+    pub(crate) async fn stored(&self, address: &Address) -> Stored {
+        self.0.chance.delay().await;
+        self.primary().stored(address).await
     }
 
     pub(crate) fn publish_volatile(&self, address: &Address, publication: &Arc<Publication>) -> bool {

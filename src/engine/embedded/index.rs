@@ -32,6 +32,7 @@ mod fullness;
 mod ids;
 mod intake;
 mod leaving;
+mod listing;
 mod logs;
 mod noted;
 mod outcome;

@@ -46,6 +46,8 @@ fn assert_consistent(table: &RegistrationTable) {
         table.sessions.iter().map(|(name, known)| (known.expires_at, name.clone())).collect();
     assert_eq!(table.by_expiry, listed);
     assert_eq!(table.handles.len(), current().count());
+    let users: BTreeSet<_> = table.users.keys().cloned().collect();
+    assert_eq!(table.user_names, users);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use crate::edge::encode;
+use crate::edge::{encode, with_frames};
 use crate::grant::Client;
 use crate::message::{Epoch, Gap, Handle, Item, Publication, Seq, SessionId, SharedText, TopicName};
 use crate::protocol::{Code, Presence};
@@ -76,9 +76,6 @@ struct TopicGap {
     gap: Gap,
 }
 
-/// The field of messages of an answer without any.
-const NO_MESSAGES: &str = r#""messages":[]"#;
-
 /// What one answer carries.
 #[derive(Default)]
 pub(super) struct PollItems {
@@ -128,21 +125,8 @@ impl PollItems {
             errors,
             dedup_window,
         });
-        // The frames are put in as they are. No other text holds these characters: its quotes are escaped.
-        let (head, tail) = answer.split_once(NO_MESSAGES).expect("the field is there");
-        let mut text = SharedText::default();
-        if self.size < ENOUGH_BYTES {
-            // With the commas, and what comes behind the answer.
-            text.reserve(answer.len() + self.size + self.messages.len() + 1);
-        }
-        text.push_str(head);
-        text.push_str(&NO_MESSAGES[..NO_MESSAGES.len() - 1]);
-        for (n, message) in self.messages.iter().enumerate() {
-            text.push_str(if n > 0 { "," } else { "" });
-            text.push_frame(message);
-        }
-        text.push_str("]");
-        text.push_str(tail);
-        text
+        // With large messages it is not copied into one piece.
+        let size = Some(self.size).filter(|size| *size < ENOUGH_BYTES);
+        with_frames(&answer, &self.messages, size)
     }
 }

@@ -2,7 +2,7 @@
 
 #[cfg(test)]
 use std::collections::HashMap;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::engine::embedded::index::address_log::{AddressLog, Holes, LogEntry};
@@ -15,18 +15,26 @@ use crate::engine::embedded::index::tallies::{charge, discharge, drop_needless_t
 use crate::engine::embedded::index::tallies::{is_tallied, tally_of};
 use crate::engine::embedded::index::totals::Totals;
 use crate::engine::{Bounds, Position, Usage};
-use crate::message::{Address, Seq};
+use crate::message::{Address, NameRange, Seq, SessionId, TopicName};
 use crate::sync::shrink;
 use crate::table::Table;
+
+/// Notes the name of a topic that gets a log.
+fn note_topic(topics: &mut BTreeSet<TopicName>, address: &Address) {
+    if let Address::Topic(topic) = address {
+        topics.insert(topic.clone());
+    }
+}
 
 /// The logs of the addresses of one shard.
 ///
 /// Invariants: `totals` has the sums over the logs of all shards, and those for each author, from the reservation of a
-/// message on; every empty log is listed in `empty`. Histories have a tally of their authors, and so have mailboxes beyond `tallied`, so that the small
+/// message on; every empty log is listed in `empty`; `topics` names those of `logs` that are histories. Histories have a tally of their authors, and so have mailboxes beyond `tallied`, so that the small
 /// ones cost nothing.
 #[derive(Debug, Default)]
 pub(super) struct AddressLogs {
     logs: Table<Address, AddressLog>,
+    topics: BTreeSet<TopicName>,
     holes: Holes,
     expiry: ExpiryIndex,
     /// Empty logs, longest empty first. A listed log may hold messages again.
@@ -91,6 +99,7 @@ impl AddressLogs {
             None => {
                 let new = AddressLog::after_forgotten(self.forgotten);
                 let entry = make(new.last())?;
+                note_topic(&mut self.topics, address);
                 (self.logs.entry(address.clone()).or_insert(new), entry)
             }
         };
@@ -211,6 +220,9 @@ impl AddressLogs {
                 self.expiry.reschedule(&address, &mut log.due, NEVER);
                 self.forget_through(floor.max(expired));
                 self.logs.remove(&address);
+                if let Address::Topic(topic) = &address {
+                    self.topics.remove(topic);
+                }
             }
         }
         shrink(&mut self.logs);
@@ -228,6 +240,19 @@ impl AddressLogs {
         }
     }
 
+    /// The first `limit` topics in this range with stored messages.
+    pub(super) fn topics(&self, range: NameRange<'_>, limit: usize) -> Vec<TopicName> {
+        let is_stored = |topic: &TopicName| {
+            self.logs.get(&Address::Topic(topic.clone())).is_some_and(|log| !log.is_empty())
+        };
+        range.names_of(&self.topics).filter(|topic| is_stored(topic)).take(limit).cloned().collect()
+    }
+
+    /// The sessions with stored messages, in no order.
+    pub(super) fn sessions(&self) -> impl Iterator<Item = &SessionId> {
+        self.logs.iter().filter(|(_, log)| !log.is_empty()).filter_map(|(address, _)| address.session())
+    }
+
     /// The floor of an address as the disk has to know it, unless nothing was ever committed there.
     pub(super) fn floor(&self, address: &Address) -> Option<Floor> {
         let Position { floor, expired, newest } = self.logs.get(address)?.position();
@@ -237,11 +262,13 @@ impl AddressLogs {
     /// A floor that was read back from the disk. Comes before the messages.
     pub(super) fn restore_floor(&mut self, address: &Address, Floor { floor, expired }: Floor) {
         let log = AddressLog::at(Position { floor, expired, newest: floor.max(expired) });
+        note_topic(&mut self.topics, address);
         self.logs.insert(address.clone(), log);
     }
 
     /// What is stored up to `through` has ended, as the directory on the disk says. Comes before the messages.
     pub(super) fn restore_end(&mut self, address: &Address, through: Seq) {
+        note_topic(&mut self.topics, address);
         let log = self.logs.entry(address.clone());
         log.or_insert_with(|| AddressLog::after_forgotten(Seq::START)).raise_floor(through);
     }
@@ -252,6 +279,7 @@ impl AddressLogs {
         let log = match self.logs.get_mut(address) {
             Some(log) => log,
             None => {
+                note_topic(&mut self.topics, address);
                 self.logs.entry(address.clone()).or_insert_with(|| AddressLog::after_forgotten(Seq::START))
             }
         };

@@ -46,7 +46,8 @@ impl Shards {
         self.lock_at(address.shard(SHARDS))
     }
 
-    fn lock_at(&self, at: usize) -> Option<ShardGuard<'_>> {
+    /// Locks a shard by its number.
+    pub(super) fn lock_at(&self, at: usize) -> Option<ShardGuard<'_>> {
         let shard = self.shards[at].lock();
         let was_panicking = std::thread::panicking();
         match shard {
