@@ -9,7 +9,7 @@ use x0_msg_server::message::{SessionId, UserId};
 use crate::servers::Servers;
 use crate::{Node, mailbox};
 
-const READERS: usize = 10_000;
+const READERS: usize = 50_000;
 const SESSIONS: usize = 100_000;
 
 fn resident() -> f64 {

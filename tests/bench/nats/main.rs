@@ -3,10 +3,11 @@
 //!     X0_MSG_NATS_SERVER=nats-server cargo bench --features nats --bench nats -- WORKLOAD [r1|r3] [always] [SECONDS]
 //!
 //! - `append`: the engine against a publisher that does nothing else, in turn; then one address, and one append at a time.
+//! - `nodes`: the same load through one node and through two, in turn.
 //! - `ack`: what an acknowledgement of each message adds.
 //! - `deliver`: 500 messages a second to another node: after which time its reader has them, and the sender its answer.
 //! - `catchup`: requests to the servers for 100 messages that wait.
-//! - `idle`: memory of 10,000 sessions that are read and get nothing, here and in the embedded engine.
+//! - `idle`: memory of 50,000 sessions that are read and get nothing, here and in the embedded engine.
 //! - `sessions`: 100,000 registered sessions without messages.
 //! - `pinned`: a million acknowledged messages under 1,000 that wait; with `less`, a tenth of them.
 //!
@@ -154,6 +155,22 @@ async fn append(servers: &Servers, time: Duration) {
     show(&format!("{name} engine, one at a time"), measured(servers, node.run(time, &addresses, 1)).await);
 }
 
+/// The same load through one node and through two, in this process.
+async fn nodes(servers: &Servers, time: Duration) {
+    let url = servers.url();
+    let (one, two) = (Node::start(&url, servers.count()).await, Node::start(&url, servers.count()).await);
+    let addresses: Vec<Address> = (0..ADDRESSES).map(|n| mailbox(&format!("session {n}"))).collect();
+    let (name, half) = (servers.name(), IN_FLIGHT / 2);
+    for _ in 0..ROUNDS {
+        show(&format!("{name} one node"), measured(servers, one.run(time, &addresses, IN_FLIGHT)).await);
+        let both = async {
+            let runs = futures::join!(one.run(time, &addresses, half), two.run(time, &addresses, half));
+            runs.0 + runs.1
+        };
+        show(&format!("{name} two nodes"), measured(servers, both).await);
+    }
+}
+
 /// Appends to mailboxes that are read here, and takes what comes.
 async fn append_and_take(
     node: &Node,
@@ -291,12 +308,21 @@ async fn pinned(servers: &mut Servers, messages: usize) {
         futures::future::join_all(each).await;
     }
     println!("{messages} messages stored and acknowledged in {:.1} s", begun.elapsed().as_secs_f64());
-    for wait in [0, 130, 180] {
+    let show = async |servers: &Servers, wait: u64| {
         tokio::time::sleep(Duration::from_secs(wait)).await;
-        println!("after {wait} s more: {:.0} MiB memory, {:.0} MiB disk", servers.memory(), servers.disk());
+        let (memory, disk, live) = (servers.memory(), servers.disk(), servers.live());
+        println!(
+            "after {wait} s more: {memory:.0} MiB memory, {disk:.1} MiB disk, of which {live:.1} MiB are messages"
+        );
+    };
+    for wait in [0, 130, 180] {
+        show(servers, wait).await;
     }
     let took = servers.restart();
-    println!("a restart takes {took:?}; then {:.0} MiB memory", servers.memory());
+    println!("a restart takes {took:?}");
+    for wait in [0, 130] {
+        show(servers, wait).await;
+    }
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
@@ -315,6 +341,7 @@ async fn main() {
     let mut servers = Servers::start(count, has("always"));
     match arguments.first().map(String::as_str) {
         Some("append") => append(&servers, time).await,
+        Some("nodes") => nodes(&servers, time).await,
         Some("ack") => ack(&servers, time).await,
         Some("deliver") => deliver(&servers, time).await,
         Some("catchup") => catchup(&servers).await,
@@ -324,7 +351,7 @@ async fn main() {
         }
         Some("pinned") => pinned(&mut servers, if has("less") { 100_000 } else { 1_000_000 }).await,
         _ => eprintln!(
-            "append, ack, deliver, catchup, idle, sessions or pinned? See the first lines of this file"
+            "append, nodes, ack, deliver, catchup, idle, sessions or pinned? See the first lines of this file"
         ),
     }
 }

@@ -126,6 +126,11 @@ impl Servers {
         self.all.iter().map(of).sum()
     }
 
+    /// What the first one says that the messages take which it holds, in MiB.
+    pub(crate) fn live(&self) -> f64 {
+        number(&monitor(self.all[0].monitor, "/jsz"), "bytes") as f64 / f64::from(1 << 20)
+    }
+
     /// What their stores take on the disk, in MiB.
     pub(crate) fn disk(&self) -> f64 {
         self.all.iter().map(|server| size(server.dir.path())).sum::<u64>() as f64 / f64::from(1 << 20)
