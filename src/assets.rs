@@ -1,4 +1,4 @@
-//! The pages inside the binary: the demo, the browser client and the documentation.
+//! The pages inside the binary: the demo, the browser client, the documentation and the dashboard.
 
 use std::sync::LazyLock;
 
@@ -36,7 +36,20 @@ const LIBRARIES: [File; 3] = [
     file!("/x0.js", JAVASCRIPT, "x0.js"),
 ];
 
-/// The pages of the broker itself, without the documentation.
+/// The dashboard. It loads nothing else, and talks to nobody but the broker.
+const ADMIN: [File; 9] = [
+    file!("/admin", HTML, "admin.html"),
+    file!("/admin.css", CSS, "admin.css"),
+    file!("/admin.js", JAVASCRIPT, "admin.js"),
+    file!("/admin-actions.js", JAVASCRIPT, "admin-actions.js"),
+    file!("/admin-api.js", JAVASCRIPT, "admin-api.js"),
+    file!("/admin-charts.js", JAVASCRIPT, "admin-charts.js"),
+    file!("/admin-figures.js", JAVASCRIPT, "admin-figures.js"),
+    file!("/vendor/uplot.css", CSS, "vendor/uplot/uPlot.min.css"),
+    file!("/vendor/uplot.js", JAVASCRIPT, "vendor/uplot/uPlot.iife.min.js"),
+];
+
+/// The other pages of the broker itself, without the documentation.
 const PAGES: [File; 6] = [
     file!("/", HTML, "index.html"),
     file!("/demo.js", JAVASCRIPT, "demo.js"),
@@ -56,18 +69,22 @@ pub(crate) fn not_found() -> Response {
 
 /// The routes of all pages. They are public in every mode.
 pub(crate) fn routes(pages: Pages) -> Router {
+    let libraries = files(LIBRARIES, Asset::new);
     match pages {
-        Pages::On => files(LIBRARIES).merge(files(PAGES)).merge(docs::routes()),
+        Pages::On => {
+            libraries.merge(files(PAGES, Asset::new)).merge(files(ADMIN, Asset::strict)).merge(docs::routes())
+        }
         Pages::Off => {
-            let paths = PAGES.into_iter().map(|(path, ..)| path).chain(["/docs", "/docs/{*page}", "/docs/"]);
-            paths.fold(files(LIBRARIES), |router, path| router.route(path, get(no_pages)))
+            let files = PAGES.into_iter().chain(ADMIN).map(|(path, ..)| path);
+            let paths = files.chain(["/docs", "/docs/{*page}", "/docs/"]);
+            paths.fold(libraries, |router, path| router.route(path, get(no_pages)))
         }
     }
 }
 
-fn files(files: impl IntoIterator<Item = File>) -> Router {
+fn files(files: impl IntoIterator<Item = File>, make: fn(&'static str, &'static str) -> Asset) -> Router {
     files.into_iter().fold(Router::new(), |router, (path, content_type, body)| {
-        let asset = Asset::new(content_type, body);
+        let asset = make(content_type, body);
         router.route(path, get(async move |headers: HeaderMap| asset.answer(&headers)))
     })
 }

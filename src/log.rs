@@ -22,11 +22,14 @@ use tracing_subscriber::{fmt, registry};
 use crate::sync::lock;
 
 mod libraries;
+mod recent;
 mod repeated;
 
+pub(crate) use recent::{RecentEvent, recent};
 pub(crate) use repeated::Repeated;
 
 use libraries::Libraries;
+use recent::Recent;
 
 /// Most bytes in the queue. The thread may hold as many again.
 const QUEUE_BYTES: usize = 1 << 20;
@@ -67,9 +70,19 @@ impl Log {
         let (levels, invalid) = in_force(levels, is_explicit);
         let log = fmt::layer().log_internal_errors(false).with_writer(move || lines.clone());
         if stderr.is_terminal() {
-            registry().with(log.with_target(false)).with(Libraries::default()).with(levels).init();
+            registry()
+                .with(log.with_target(false))
+                .with(Recent)
+                .with(Libraries::default())
+                .with(levels)
+                .init();
         } else {
-            registry().with(log.json().flatten_event(true)).with(Libraries::default()).with(levels).init();
+            registry()
+                .with(log.json().flatten_event(true))
+                .with(Recent)
+                .with(Libraries::default())
+                .with(levels)
+                .init();
         }
         if let Some(error) = invalid {
             tracing::warn!(%error, "RUST_LOG is not valid, and is ignored; write levels like debug, or info,x0_msg_server::broker=trace");

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::Response;
 use axum::routing::get;
+use axum::{Extension, Router};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa::openapi::OpenApi;
@@ -23,8 +23,13 @@ mod actions;
 mod audit;
 mod metrics;
 mod openapi;
+mod stats;
+mod status;
 
 pub(crate) use openapi::described_router;
+
+use stats::LastStats;
+use status::status_word;
 
 const HEALTH: &str = "/healthz";
 const READINESS: &str = "/readyz";
@@ -48,6 +53,8 @@ pub(crate) fn v1_routes(gateway: Arc<Gateway>) -> OpenApiRouter {
     OpenApiRouter::default()
         .routes(routes!(actions::end_session))
         .routes(routes!(actions::send_test_message))
+        .routes(routes!(stats::stats))
+        .layer(Extension(Arc::<LastStats>::default()))
         .with_state(gateway)
 }
 
@@ -125,11 +132,7 @@ async fn readiness(State(gateway): State<Arc<Gateway>>) -> Response {
 
 fn answer(gateway: &Gateway, status: StatusCode) -> Response {
     let failing = gateway.broker.health().failing;
-    let word = match gateway.shutdown.is_cancelled() {
-        true => "draining",
-        false if failing.is_empty() => "ok",
-        false => "degraded",
-    };
+    let word = status_word(gateway, &failing);
     let epoch = Some(&gateway.broker.epoch());
     let lost_log_lines = log::lost_lines();
     let durability = gateway.broker.durability();

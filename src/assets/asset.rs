@@ -16,13 +16,25 @@ pub(super) struct Asset {
     content_type: &'static str,
     body: Bytes,
     etag: String,
+    policy: &'static str,
+    /// Whether pages of other origins may load it.
+    is_public: bool,
 }
+
+/// A page that an operator shows a key to loads and sends nothing elsewhere.
+const STRICT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+                             base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 impl Asset {
     pub(super) fn new(content_type: &'static str, body: impl Into<Bytes>) -> Self {
         let body = body.into();
         let etag = etag(&body);
-        Self { content_type, body, etag }
+        Self { content_type, body, etag, policy: POLICY, is_public: true }
+    }
+
+    /// A file for a page that loads and sends nothing elsewhere.
+    pub(super) fn strict(content_type: &'static str, body: &'static str) -> Self {
+        Self { policy: STRICT_POLICY, is_public: false, ..Self::new(content_type, body) }
     }
 
     /// The file, or "not modified" for a client that has it.
@@ -46,12 +58,12 @@ impl Asset {
         let headers = [
             (header::CACHE_CONTROL, "no-cache"),
             (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-            (header::CONTENT_SECURITY_POLICY, POLICY),
-            // Pages of other origins may import the modules.
-            (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+            (header::CONTENT_SECURITY_POLICY, self.policy),
             (header::CONTENT_TYPE, self.content_type),
         ];
-        (status, headers, body).into_response()
+        // Pages of other origins may import the modules.
+        let public = self.is_public.then_some([(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")]);
+        (status, headers, public, body).into_response()
     }
 }
 

@@ -105,6 +105,11 @@ fn scrape(gateway: Arc<Gateway>, format: Format) -> String {
     body
 }
 
+/// The metrics in Prometheus' text format. Call it on a thread that may wait.
+pub(in crate::ops) fn as_text(gateway: Arc<Gateway>) -> String {
+    scrape(gateway, Format::Prometheus)
+}
+
 /// All metrics at the time of one scrape.
 #[derive(Debug)]
 struct Scrape {

@@ -244,6 +244,8 @@ async fn every_answer_is_as_openapi_describes_it() {
             json!({ "to": { "user": "x" }, "payload": 1 }),
         ),
         ("POST", "/v1/ops/messages", "/v1/ops/messages", KEY, json!({})),
+        ("GET", "/v1/ops/stats", "/v1/ops/stats", OPS, json!(null)),
+        ("GET", "/v1/ops/stats", "/v1/ops/stats", KEY, json!(null)),
         ("DELETE", "/v1/ops/sessions/{id}", "/v1/ops/sessions/nobody", OPERATOR, json!(null)),
         (
             "DELETE",

@@ -6,7 +6,7 @@ use crate::common::*;
 use crate::guarded::*;
 
 /// The calls of operators.
-const CALLS: [&str; 4] = ["/metrics", "/v1/users", "/v1/topics", "/v1/sessions"];
+const CALLS: [&str; 5] = ["/metrics", "/v1/users", "/v1/topics", "/v1/sessions", "/v1/ops/stats"];
 
 /// The answer to a GET with these headers, by a program that asks for this host.
 async fn ask(server: &TestServer, host: &str, target: &str, headers: &[(&str, &str)]) -> Reply {
