@@ -28,6 +28,7 @@ mod feeds;
 mod floors;
 mod in_flight;
 mod lanes;
+mod leaving;
 mod link;
 mod listing;
 mod load;

@@ -124,11 +124,18 @@ impl Core {
     }
 
     async fn check(&self) {
-        let checked = match check_server(self.link.client(), self.options.max_payload) {
-            Ok(()) => self.check_streams().await,
-            wrong => wrong,
+        let (checked, answers) = match check_server(self.link.client(), self.options.max_payload) {
+            Ok(()) => tokio::join!(self.check_streams(), self.has_leader()),
+            wrong => (wrong, true),
         };
+        // What is wrong with a server or a setting is wrong elsewhere too.
+        let is_failing = matches!(checked, Err(NatsError::Request { .. }));
         self.note_trouble(checked.err());
+        self.leave_if_cut_off(is_failing, answers).await;
+        if !answers {
+            // Nor would anything else be answered.
+            return self.signals.missed.notify_one();
+        }
         let compared = self.compare().await;
         if let Err(error) = compared.and(self.catch_up().await) {
             tracing::debug!(reason = %error.reason(), "what was missed is looked for later");

@@ -62,6 +62,8 @@ pub(super) struct Core {
     /// Whether the servers send messages at a given time.
     pub(super) has_schedules: bool,
     pub(super) trouble: Mutex<Option<Trouble>>,
+    /// Since when the server of this node is cut off from the others, if it is.
+    pub(super) cut_off: Mutex<Option<CutOff>>,
     epoch: Mutex<(Epoch, Vec<u64>)>,
     /// The newest seq of each stream of messages that this node knows.
     newest: Vec<AtomicU64>,
@@ -73,6 +75,16 @@ pub(super) struct Trouble {
     pub(super) reason: Arc<str>,
     /// From when on nothing is stored. A stream without an answer may only be between two leaders: appends wait until then.
     pub(super) refuses_from: Instant,
+}
+
+/// A server that does not reach the majority of the others.
+#[derive(Debug, Clone)]
+pub(super) struct CutOff {
+    pub(super) since: Instant,
+    /// The server that this node left for that, by its id.
+    pub(super) left: Option<String>,
+    /// How often it tried another one.
+    pub(super) attempts: u32,
 }
 
 /// The epoch of streams with these states.
@@ -111,6 +123,7 @@ impl Core {
             node: format!("{:016x}", u64::from_le_bytes(node)),
             stop: CancellationToken::new(),
             trouble: Mutex::default(),
+            cut_off: Mutex::default(),
             epoch: Mutex::new((epoch_of(&states), origins)),
             newest: states.iter().map(|state| state.last.into()).collect(),
             settings,

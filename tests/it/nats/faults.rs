@@ -105,6 +105,34 @@ async fn a_server_that_is_cut_off_stops_only_its_own_node() {
 }
 
 #[tokio::test]
+async fn a_node_leaves_a_server_that_is_cut_off_if_it_knows_another_one() {
+    const MESSAGES: u64 = 10;
+    let (servers, proxies) = NatsServer::cluster_to_cut().await;
+    let to: SocketAddr = servers[1].url()["nats://".len()..].parse().unwrap();
+    // At its start the node reaches the first server only.
+    let second = Proxy::start(to.ip(), to).await;
+    second.pass(false, false);
+    let urls = format!("{},nats://{}", servers[0].url(), second.address);
+    let node = node_with(&urls, 3, &[]).await;
+    second.pass(true, true);
+    let other = node_with(&servers[2].url(), 3, &[]).await;
+    let mut reader = node.session("R").await;
+    let mut sent = send_to(&node, "R", 2).await;
+    let mut read = read_and_ack(&mut reader, 2).await;
+    let (fails, leaves) = (node.log_from_here(), node.log_from_here());
+    proxies.iter().for_each(|proxy| proxy.pass(false, false));
+    // While the cut lasts. A server that leads streams finds only after a while that it is cut off.
+    fails.contains("NATS cannot be used now").await;
+    leaves.contains("does not reach the others").await;
+    becomes(&node, "/readyz", 200).await;
+    sent.extend(&send_to(&other, "R", MESSAGES).await[2..]);
+    read.extend(timeout(WAIT, read_and_ack(&mut reader, MESSAGES - 2)).await.expect("all come in time"));
+    assert_eq!(send_to(&node, "R", MESSAGES).await, sent, "the ids are known");
+    assert_eq!(read, sent.into_iter().zip(0..MESSAGES).collect::<Vec<_>>());
+    reader.ping().await;
+}
+
+#[tokio::test]
 async fn readers_of_all_transports_wait_while_nats_is_away() {
     let mut nats = NatsServer::start().await;
     let (one, two) = (nats.node().await, nats.node().await);
