@@ -218,7 +218,9 @@ fn is_transient(error: &EngineError) -> bool {
         | EngineError::Unavailable { .. }
         | EngineError::StoreFull { .. }
         | EngineError::Unreadable { .. }
-        | EngineError::QuotaExceeded(OverShare { share: Share::Store | Share::Queue, .. }) => true,
+        | EngineError::QuotaExceeded(OverShare {
+            share: Share::Store | Share::Stored | Share::Queue, ..
+        }) => true,
         EngineError::QuotaExceeded(OverShare { share: Share::Mailbox, .. })
         | EngineError::MailboxFull { .. }
         | EngineError::NoRoomForReceipt { .. }

@@ -255,9 +255,14 @@ suite! {
         a_session_that_gives_way_keeps_its_owner
         another_owner_ends_the_readers
         a_known_token_is_barred_for_as_long_as_it_is_good;
-    on [memory os fsync node] shares:
+    on [memory os fsync node nats] shares:
         an_author_takes_its_share_of_a_mailbox_and_others_go_on
+        a_retry_is_known_though_the_share_is_taken;
+    on [memory os fsync node] shares:
         an_author_takes_its_share_of_the_store_and_others_go_on;
+    on [nats] shares:
+        a_node_counts_what_others_stored_in_a_mailbox
+        an_author_stores_its_share_of_a_store_that_is_half_full;
     on [memory fsync] shares:
         an_author_has_messages_in_so_many_histories_at_most;
     on [os fsync] shares:

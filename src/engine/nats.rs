@@ -17,6 +17,7 @@ use crate::engine::{
 use crate::hub::{Connections, Hubs, MemberPage};
 use crate::message::{Address, Epoch, Handle, Publication, SenderName, Seq, SessionId, TopicName, UserId};
 
+mod allowance;
 mod appending;
 mod asking;
 mod directory;
@@ -38,6 +39,7 @@ mod names;
 pub(in crate::engine) mod nets;
 mod node;
 mod options;
+mod owners;
 mod peers;
 mod reading;
 mod receipting;
@@ -47,8 +49,10 @@ mod scheduling;
 mod seen;
 mod settling;
 mod setup;
+mod sharing;
 mod standing;
 mod streams;
+mod tallies;
 mod trimming;
 mod urls;
 

@@ -14,6 +14,9 @@ pub(crate) const MAX_TOPICS: usize = 1_000;
 pub enum Share {
     /// All stored messages.
     Store,
+    /// What one node of several stores of an author in an hour: it does not know what is left of that. In place of
+    /// [`Self::Store`].
+    Stored,
     /// What waits to be stored.
     Queue,
     /// The mailbox of the receiver.
@@ -24,10 +27,16 @@ impl Share {
     /// One author may take one of so many parts.
     fn parts(self) -> usize {
         match self {
-            Self::Store => 16,
+            Self::Store | Self::Stored => 16,
             Self::Queue => 8,
             Self::Mailbox => 4,
         }
+    }
+
+    /// The share of one author.
+    pub(super) fn of(self, whole: Usage) -> Usage {
+        let part = |whole: usize| if whole == usize::MAX { whole } else { whole / self.parts() };
+        Usage { messages: part(whole.messages).max(1), bytes: part(whole.bytes) }
     }
 
     /// Whether an author that has `own` of the `used` part of the whole may add `more`. Messages and bytes count each by
@@ -36,10 +45,7 @@ impl Share {
     /// # Errors
     /// It has taken its share.
     pub(super) fn check(self, whole: Usage, used: Usage, own: Usage, more: Usage) -> Result<(), OverShare> {
-        let limit =
-            Usage { messages: (whole.messages / self.parts()).max(1), bytes: whole.bytes / self.parts() };
-        let limit =
-            if whole.messages == usize::MAX { Usage { messages: usize::MAX, ..limit } } else { limit };
+        let limit = self.of(whole);
         let (half, sum) = (whole.half(), |a: usize, b: usize| a.saturating_add(b));
         let messages = sum(used.messages, more.messages) > half.messages
             && sum(own.messages, more.messages) > limit.messages;
@@ -56,6 +62,10 @@ impl Share {
             Self::Store => {
                 ("the store", "try again when messages of yours are read or expire (see --store-limit)")
             }
+            Self::Stored => (
+                "the store",
+                "try again later, this node stores as much again in an hour (see --store-limit)",
+            ),
             Self::Queue => {
                 ("what waits to be stored", "try again in a moment, with the same id (see --append-queue)")
             }
@@ -82,9 +92,10 @@ impl fmt::Display for OverShare {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { share, used, limit } = self;
         let (name, remedy) = share.words();
-        // The number of messages means nothing where only bytes are limited.
-        let messages = if limit.messages == usize::MAX { usize::MAX } else { used.messages };
-        let used = Usage { messages, ..*used };
+        // What is not limited means nothing.
+        let shown = |limit, used| if limit == usize::MAX { limit } else { used };
+        let used =
+            Usage { messages: shown(limit.messages, used.messages), bytes: shown(limit.bytes, used.bytes) };
         write!(
             f,
             "your share of {name} is {limit}, {used} used; it counts while more than half is taken: {remedy}"
@@ -153,5 +164,14 @@ mod tests {
             "{text}"
         );
         assert!(refusal(Share::Queue, usage(1, 1), usage(1, 1)).contains("--append-queue"));
+    }
+
+    #[test]
+    fn a_whole_without_a_limit_of_bytes_counts_messages_only() {
+        let whole = usage(40, usize::MAX);
+        assert!(Share::Mailbox.check(whole, usage(30, 0), usage(9, 0), usage(1, 0)).is_ok());
+        let refused = Share::Mailbox.check(whole, usage(30, 0), usage(10, 0), usage(1, 0));
+        let text = refused.unwrap_err().to_string();
+        assert!(text.starts_with("your share of this mailbox is 10 messages, 10 messages used;"), "{text}");
     }
 }

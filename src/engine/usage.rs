@@ -7,7 +7,7 @@ use std::fmt;
 pub struct Usage {
     /// Messages; [`usize::MAX`] is no limit.
     pub messages: usize,
-    /// Bytes, each message counted with its envelope.
+    /// Bytes, each message counted with its envelope; [`usize::MAX`] is no limit.
     pub bytes: usize,
 }
 
@@ -37,10 +37,11 @@ impl Usage {
 
 impl fmt::Display for Usage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.messages < usize::MAX {
-            write!(f, "{} messages and ", self.messages)?;
+        match (self.messages, self.bytes) {
+            (usize::MAX, bytes) => f.write_str(&size_text(bytes)),
+            (messages, usize::MAX) => write!(f, "{messages} messages"),
+            (messages, bytes) => write!(f, "{messages} messages and {}", size_text(bytes)),
         }
-        f.write_str(&size_text(self.bytes))
     }
 }
 

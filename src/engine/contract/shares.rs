@@ -57,6 +57,71 @@ pub(super) async fn an_author_takes_its_share_of_a_mailbox_and_others_go_on(lab:
     assert_eq!(fill(&engine, Some("ann"), |_| a.clone(), "6").await.0, 10);
 }
 
+/// A retry of what is stored gets the first answer, whatever the author has stored since.
+pub(super) async fn a_retry_is_known_though_the_share_is_taken(lab: Lab) {
+    let (engine, _) = lab.engine_with(shared(&lab));
+    let a = mailbox("A");
+    let send = |id: &str| {
+        let id = Some(MessageId::new(id).unwrap());
+        engine.append(Append { id, ..paid(Some("ann"), &a, "0") })
+    };
+    let first = send("first").await.unwrap();
+    assert_eq!(fill(&engine, Some("ann"), |_| a.clone(), "1").await.0, 9);
+    assert_eq!(send("first").await, Ok(first));
+    assert_eq!(share_of(&send("second").await.unwrap_err()), Some(Share::Mailbox));
+    // What was refused is not remembered.
+    engine.trim(&a, Seq(u64::MAX));
+    assert!(send("second").await.unwrap() > first);
+}
+
+/// Nodes that share a mailbox count each other's messages, and what was acknowledged elsewhere, before they refuse.
+#[cfg(feature = "nats")]
+pub(super) async fn a_node_counts_what_others_stored_in_a_mailbox(lab: Lab) {
+    let (one, _) = lab.engine_with(shared(&lab));
+    let (two, _) = lab.open(shared(&lab));
+    let a = mailbox("A");
+    assert_eq!(fill(&one, Some("ann"), |_| a.clone(), "1").await.0, 10);
+    // It counts after a sixteenth of the mailbox: one message.
+    let (stored, refused) = fill(&two, Some("ann"), |_| a.clone(), "2").await;
+    assert_eq!((stored, share_of(&refused)), (1, Some(Share::Mailbox)));
+    assert_eq!(fill(&two, Some("bob"), |_| a.clone(), "3").await.0, 5);
+    assert_eq!(fill(&one, Some("cid"), |_| a.clone(), "4").await.0, 2, "a tenth is kept for backends");
+    two.trim(&a, Seq(u64::MAX));
+    let sends = async {
+        while one.append(paid(Some("ann"), &a, "5")).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(10), sends).await.expect("there is room again");
+}
+
+#[cfg(feature = "nats")]
+pub(super) async fn an_author_stores_its_share_of_a_store_that_is_half_full(lab: Lab) {
+    let long = format!("\"{}\"", "x".repeat(10_000));
+    let (engine, _) = lab.engine_with(Settings { total_bytes: 800_000, ..shared(&lab) });
+    let to = |author: &'static str| move |n: usize| mailbox(&format!("{author}{}", n / 4));
+    // Three quarters are for mailboxes: half of 600 kB, and a sixteenth of 800 kB.
+    let (stored, refused) = fill(&engine, Some("ann"), to("a"), &long).await;
+    assert_eq!(share_of(&refused), Some(Share::Stored), "{refused}");
+    assert!((28..32).contains(&stored), "{stored}");
+    let (stored, refused) = fill(&engine, Some("bob"), to("b"), &long).await;
+    assert_eq!(share_of(&refused), Some(Share::Stored), "{refused}");
+    assert!((3..6).contains(&stored), "{stored}");
+    let clients =
+        ["c", "d", "e", "f", "g"].map(async |name| fill(&engine, Some(name), to(name), &long).await);
+    for client in clients {
+        let (_, refused) = client.await;
+        assert!(matches!(refused, EngineError::QuotaExceeded(_) | EngineError::StoreFull { limit: 720_000 }));
+    }
+    let refused = engine.append(paid(Some("h"), &mailbox("h"), &long)).await.unwrap_err();
+    assert_eq!(refused, EngineError::StoreFull { limit: 720_000 });
+    let (stored, refused) = fill(&engine, None, to("s"), &long).await;
+    assert!((4..8).contains(&stored), "a tenth of 600 kB, not {stored}");
+    assert_eq!(refused, EngineError::StoreFull { limit: 800_000 });
+    // Histories have a stream of their own.
+    engine.append(paid(Some("ann"), &topic("t"), &long)).await.unwrap();
+}
+
 pub(super) async fn an_author_takes_its_share_of_the_store_and_others_go_on(lab: Lab) {
     let long = format!("\"{}\"", "x".repeat(1000));
     let (engine, _) = lab.engine_with(Settings { total_bytes: 64_000, ..shared(&lab) });

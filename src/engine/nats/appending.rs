@@ -14,9 +14,10 @@ use crate::engine::nats::lanes::{Job, Outgoing, Pushed, Sent};
 use crate::engine::nats::link::{ANSWER, Stored, stored};
 use crate::engine::nats::names::Place;
 use crate::engine::nats::node::Core;
+use crate::engine::nats::owners::Owner;
 use crate::engine::nats::streams::DAY;
 use crate::engine::{Append, Commit, EngineError};
-use crate::message::{Author, Seq, SessionId};
+use crate::message::{Author, Seq};
 
 impl Outgoing {
     /// The headers that it is sent with.
@@ -40,10 +41,10 @@ impl Core {
             return Commit::done(Err(refused));
         }
         let owner = self.owner_at_hand(&append);
-        if let Some(known) = owner.and_then(|since| self.stored_before_the_move(&append, since)) {
+        if let Some(known) = owner.and_then(|owner| self.stored_before_the_move(&append, owner)) {
             return Commit::done(known);
         }
-        let outgoing = match owner.map(|since| self.prepare(&append, since)).transpose() {
+        let outgoing = match owner.map(|owner| self.prepare(&append, owner)).transpose() {
             Ok(outgoing) => outgoing.map(|outgoing| {
                 let after = self.known_newest(outgoing.place.stream);
                 (outgoing, after)
@@ -53,8 +54,16 @@ impl Core {
         let (answer, stored) = oneshot::channel();
         let address = append.address.clone();
         let (bounds, until) = (self.settings.queue, Instant::now() + ANSWER);
-        let send = |number, outgoing: &Outgoing| {
-            self.link.post(number, &outgoing.place.stored, outgoing.headers(), outgoing.body.clone())
+        let send = |number, append: &Append, outgoing: &Outgoing| {
+            let (place, body) = (&outgoing.place, outgoing.body.clone());
+            if !self.take_room(append, outgoing) {
+                return false;
+            }
+            let is_sent = self.link.post(number, &place.stored, outgoing.headers(), body);
+            if !is_sent {
+                self.decided((&append.address, &append.payer), None);
+            }
+            is_sent
         };
         match self.lanes.push(Job { append, answer }, outgoing, (bounds, until), send) {
             Err(refused) => return Commit::done(Err(refused)),
@@ -137,65 +146,37 @@ impl Core {
 
     pub(super) fn note_stored(&self, append: &Append, place: &Place, stored: Stored) {
         self.note_newest(place.stream, stored.seq);
+        self.decided((&append.address, &append.payer), Some(Seq(stored.seq)));
         // A single copy is never behind.
         if self.options.replicas > 1 {
             self.recent.note(&append.address, Seq(stored.seq));
         }
     }
 
-    /// Since which seq the mailbox has the owner that the message is for. `None` if the directory has to be asked, or changed.
-    fn owner_at_hand(&self, append: &Append) -> Option<Seq> {
-        let Some(session) = append.address.session() else { return Some(Seq::START) };
-        let has_expired = self.directory.lock().table.has_expired(session, self.now());
-        if has_expired { None } else { self.known_owner(append, session) }
-    }
-
-    /// The same as this node knows, though the registration may have to be closed.
-    fn known_owner(&self, append: &Append, session: &SessionId) -> Option<Seq> {
-        let (now, directory) = (self.now(), self.directory.lock());
-        let wanted = (append.user.as_ref(), append.since);
-        directory.table.is_for(&append.address, wanted, now).then(|| directory.since(session))
-    }
-
-    /// Checks for whom the message is, and answers since which seq the mailbox has its owner.
-    ///
-    /// # Errors
-    /// [`EngineError::AnotherUser`], or the directory cannot be asked.
-    pub(super) async fn check_owner(&self, append: &Append, session: &SessionId) -> Result<Seq, EngineError> {
-        if self.directory.lock().table.has_expired(session, self.now()) {
-            // What comes now is not for the former owner.
-            self.close_registration(session).await?;
-        }
-        if let Some(since) = self.known_owner(append, session) {
-            return Ok(since);
-        }
-        self.catch_up().await.map_err(|error| Self::unavailable(&error))?;
-        self.known_owner(append, session).ok_or(EngineError::AnotherUser)
-    }
-
     /// The answer to a retry of what was sent before the store was moved here.
     pub(super) fn stored_before_the_move(
         &self,
         append: &Append,
-        since: Seq,
+        owner: Owner,
     ) -> Option<Result<Seq, EngineError>> {
         let moved = self.moved.as_ref().filter(|moved| moved.until() > self.now())?;
-        let known = moved.find(append, self.place(&append.address).stream, since, self.now())?;
+        let known = moved.find(append, self.place(&append.address).stream, owner.since, self.now())?;
         Some(known.ok_or(EngineError::IdReused { window: self.settings.dedup_window }))
     }
 
-    /// Makes what is sent of an append to a mailbox that has its owner since a seq.
+    /// Makes what is sent of an append to a mailbox that has this owner.
     ///
     /// # Errors
     /// [`EngineError::Unavailable`]: there are no random numbers.
-    pub(super) fn prepare(&self, append: &Append, since: Seq) -> Result<Outgoing, EngineError> {
+    pub(super) fn prepare(&self, append: &Append, owner: Owner) -> Result<Outgoing, EngineError> {
         let place = self.place(&append.address);
         let bounds = if append.address.is_mailbox() { self.settings.mailbox } else { self.settings.history };
         let age = append.ttl.unwrap_or(bounds.age);
         let age = if append.address.is_mailbox() { age } else { age.min(bounds.age) };
         let expires_at = self.now().saturating_add(millis(age));
-        let id = self.message_id(append, &place, since)?;
-        Ok(Outgoing { place, id, ttl: lifetime(age), body: envelope::encode(append, expires_at) })
+        let id = self.message_id(append, &place, owner.since)?;
+        let body = envelope::encode(append, expires_at, owner.registration());
+        Ok(Outgoing { place, id, ttl: lifetime(age), body })
     }
 
     /// What makes a retry known. A message without an id gets a random one, for the retries of this node.

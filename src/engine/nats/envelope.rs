@@ -28,6 +28,9 @@ struct Head {
     /// The mailbox that gets a receipt, with its kind before its name, and the id that its sender gave the message.
     #[serde(rename = "a", default, skip_serializing_if = "Option::is_none")]
     receipt: Option<(String, String)>,
+    /// The registration of its session that it is for, by the seq since which that has the mailbox. Without it, it is for whoever comes.
+    #[serde(rename = "o", default, skip_serializing_if = "Option::is_none")]
+    owner: Option<u64>,
 }
 
 /// The mailbox that gets a receipt, and the id that its owner gave the message.
@@ -41,6 +44,20 @@ pub(super) struct Letter {
     pub(super) expires_at: u64,
     /// Who gets a receipt for it.
     pub(super) receipt: Option<ReceiptFor>,
+    /// The registration of its session that it is for, by its [`Registration::since`](crate::engine::Registration::since). `None` if
+    /// it is for whoever comes.
+    pub(super) owner: Option<Seq>,
+}
+
+/// What is needed of a stored message that is not read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Summary {
+    /// When it expires, in Unix milliseconds.
+    pub(super) expires_at: u64,
+    /// As [`Letter::owner`].
+    pub(super) owner: Option<Seq>,
+    /// Who pays for it: clients do, backends do not.
+    pub(super) payer: Option<SenderName>,
 }
 
 fn code_of(kind: Kind) -> u8 {
@@ -88,19 +105,18 @@ pub(super) fn mailbox_of(text: &str) -> Option<Address> {
     }
 }
 
-/// What is stored of a message that expires at this time.
-pub(super) fn encode(append: &Append, expires_at: u64) -> Bytes {
+/// What is stored of a message that expires at this time, and is for this registration.
+pub(super) fn encode(append: &Append, expires_at: u64, owner: Option<Seq>) -> Bytes {
     let receipt = match (append.receipt, &append.id, append.author.mailbox()) {
         (true, Some(id), Some(mailbox)) => Some((mailbox, id.clone())),
         _ => None,
     };
-    encode_moved(&append.message, expires_at, receipt.as_ref())
+    encode_message(&append.message, expires_at, receipt.as_ref(), owner)
 }
 
 /// What is stored of a message that another store held, that expires at this time, and whose sender gets this receipt.
 pub(super) fn encode_moved(message: &Message, expires_at: u64, receipt: Option<&ReceiptFor>) -> Bytes {
-    let receipt = receipt.and_then(|(mailbox, id)| Some((mailbox_text(mailbox)?, id.as_str().to_owned())));
-    encode_message(message, expires_at, receipt)
+    encode_message(message, expires_at, receipt, None)
 }
 
 /// The fields of a frame that a message needs and a publication does not keep.
@@ -122,16 +138,22 @@ pub(super) fn encode_volatile(publication: &Publication) -> Option<Bytes> {
     };
     let payload = RawValue::from_string(payload).ok()?;
     let message = Message { kind, from: publication.from().cloned(), payload, reference, ts };
-    Some(encode_message(&message, 0, None))
+    Some(encode_message(&message, 0, None, None))
 }
 
 /// Reads a message that is not stored.
 pub(super) fn decode_volatile(address: &Address, sent: &[u8]) -> Option<Arc<Publication>> {
-    let (message, ..) = message(sent)?;
+    let (message, _) = message(sent)?;
     Some(Arc::new(Publication::encode(address, None, &message)))
 }
 
-fn encode_message(message: &Message, expires_at: u64, receipt: Option<(String, String)>) -> Bytes {
+fn encode_message(
+    message: &Message,
+    expires_at: u64,
+    receipt: Option<&ReceiptFor>,
+    owner: Option<Seq>,
+) -> Bytes {
+    let receipt = receipt.and_then(|(mailbox, id)| Some((mailbox_text(mailbox)?, id.as_str().to_owned())));
     let head = Head {
         kind: code_of(message.kind),
         from: message.from.as_ref().map(ToString::to_string),
@@ -139,6 +161,7 @@ fn encode_message(message: &Message, expires_at: u64, receipt: Option<(String, S
         expires_at,
         reference: message.reference.clone(),
         receipt,
+        owner: owner.map(|owner| owner.0),
     };
     let mut bytes = serde_json::to_vec(&head).expect("strings and numbers always encode");
     bytes.push(b'\n');
@@ -152,36 +175,42 @@ pub(super) fn payload(stored: &[u8]) -> Option<&[u8]> {
     stored.get(line + 1..)
 }
 
-/// When a stored message expires, in Unix milliseconds.
-pub(super) fn expires_at(stored: &[u8]) -> Option<u64> {
+fn head(stored: &[u8]) -> Option<(Head, &[u8])> {
     let line = stored.iter().position(|byte| *byte == b'\n')?;
-    serde_json::from_slice(stored.get(..line)?).map(|head: Head| head.expires_at).ok()
+    Some((serde_json::from_slice(stored.get(..line)?).ok()?, stored.get(line + 1..)?))
+}
+
+/// What a stored message says of itself; `None` if it is none.
+pub(super) fn summary(stored: &[u8]) -> Option<Summary> {
+    let (Head { kind, from, expires_at, owner, .. }, _) = head(stored)?;
+    let kind = kind_of(kind)?;
+    let pays = kind != Kind::Receipt && !kind.is_from_backend();
+    let payer = from.filter(|_| pays).and_then(|from| SenderName::new(&from).ok());
+    Some(Summary { expires_at, owner: owner.map(Seq), payer })
 }
 
 /// Reads what is stored; `None` if it is no message.
 pub(super) fn decode(address: &Address, seq: Seq, stored: &[u8]) -> Option<Letter> {
-    let (message, expires_at, receipt) = message(stored)?;
-    let publication = Arc::new(Publication::encode(address, Some(seq), &message));
-    Some(Letter { publication, expires_at, receipt })
-}
-
-/// A message, when it expires, and its receipt.
-fn message(bytes: &[u8]) -> Option<(Message, u64, Option<ReceiptFor>)> {
-    let line = bytes.iter().position(|byte| *byte == b'\n')?;
-    let head: Head = serde_json::from_slice(bytes.get(..line)?).ok()?;
-    let payload = std::str::from_utf8(bytes.get(line + 1..)?).ok()?;
-    let message = Message {
-        kind: kind_of(head.kind)?,
-        from: head.from.as_deref().map(SenderName::new).transpose().ok()?,
-        payload: RawValue::from_string(payload.to_owned()).ok()?,
-        reference: head.reference,
-        ts: head.ts,
-    };
-    let receipt = match head.receipt {
+    let (message, Head { expires_at, receipt, owner, .. }) = message(stored)?;
+    let receipt = match receipt {
         Some((mailbox, id)) => Some((mailbox_of(&mailbox)?, MessageId::new(&id).ok()?)),
         None => None,
     };
-    Some((message, head.expires_at, receipt))
+    let publication = Arc::new(Publication::encode(address, Some(seq), &message));
+    Some(Letter { publication, expires_at, receipt, owner: owner.map(Seq) })
+}
+
+/// A message, and what is left of the line before it.
+fn message(bytes: &[u8]) -> Option<(Message, Head)> {
+    let (mut head, payload) = head(bytes)?;
+    let message = Message {
+        kind: kind_of(head.kind)?,
+        from: head.from.as_deref().map(SenderName::new).transpose().ok()?,
+        payload: RawValue::from_string(std::str::from_utf8(payload).ok()?.to_owned()).ok()?,
+        reference: head.reference.take(),
+        ts: head.ts,
+    };
+    Some((message, head))
 }
 
 #[cfg(test)]
@@ -204,7 +233,7 @@ mod tests {
                 id: MessageId::new("c").ok(),
                 ..Append::new(address.clone(), message.clone(), author.clone())
             };
-            let stored = encode(&append, 9);
+            let stored = encode(&append, 9, Some(Seq(4)));
             let letter = decode(&address, Seq(5), &stored).unwrap();
             let expected = Publication::encode(&address, Some(Seq(5)), &message);
             assert_eq!(letter.publication.frame(), expected.frame());
@@ -214,6 +243,10 @@ mod tests {
             let sent = encode_volatile(&volatile).unwrap();
             assert_eq!(decode_volatile(&address, &sent).unwrap().frame(), volatile.frame());
             assert_eq!(super::payload(&stored).unwrap(), message.payload.get().as_bytes());
+            let pays = matches!(code_of(kind), 0 | 3 | 5 | 7);
+            let summary =
+                Summary { expires_at: 9, owner: letter.owner, payer: message.from.filter(|_| pays) };
+            assert_eq!((super::summary(&stored), letter.owner), (Some(summary), Some(Seq(4))));
         }
     }
 

@@ -3,6 +3,7 @@
 //! What NATS republishes may be missed. Three nets catch that: a message names the seq before it; after a new connection, an
 //! overflow or an election, and every few seconds, the newest seqs of all addresses that are read here are compared.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -59,6 +60,10 @@ impl Core {
                 match envelope::decode(address, Seq(seq), &message.payload) {
                     Some(letter) => {
                         self.note_read(address, (Seq(prev), Seq(seq)), &letter);
+                        if self.compare_owner(address, letter.owner) != Ordering::Equal {
+                            // A read finds out for whom it is.
+                            return self.hubs.wake(address, Seq(seq));
+                        }
                         let prev = if self.signals.nets.works(Net::Previous) { prev } else { 0 };
                         self.hubs.publish(address, &letter.publication, Seq(prev));
                     }

@@ -132,7 +132,7 @@ impl Lanes {
         job: Job,
         outgoing: Option<(Outgoing, Seq)>,
         (bounds, until): (QueueBounds, Instant),
-        send: impl FnOnce(u64, &Outgoing) -> bool,
+        send: impl FnOnce(u64, &Append, &Outgoing) -> bool,
     ) -> Result<Pushed, EngineError> {
         let mut all = lock(&self.all);
         let All { lanes, in_flight, load } = &mut *all;
@@ -146,7 +146,7 @@ impl Lanes {
             return Ok(Pushed::Queued);
         }
         let job = match outgoing {
-            Some((outgoing, after)) if send(in_flight.next(), &outgoing) => {
+            Some((outgoing, after)) if send(in_flight.next(), &job.append, &outgoing) => {
                 let was_idle = in_flight.is_empty();
                 in_flight.push(Sent { job, outgoing, after }, until);
                 lane.in_flight += 1;

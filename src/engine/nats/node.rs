@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engine::crypt::Cipher;
 use crate::engine::handles::Handles;
+use crate::engine::nats::allowance::Allowances;
 use crate::engine::nats::directory::Directory;
 use crate::engine::nats::error::AskError;
 use crate::engine::nats::feeds::Feeds;
@@ -22,7 +23,8 @@ use crate::engine::nats::options::NatsOptions;
 use crate::engine::nats::peers::Peers;
 use crate::engine::nats::recent::Recent;
 use crate::engine::nats::setup::{Prepared, Signals};
-use crate::engine::nats::streams::{StreamSpec, StreamState, info, state};
+use crate::engine::nats::streams::{StreamSpec, StreamState, info, parts, state};
+use crate::engine::nats::tallies::Tallies;
 use crate::engine::{Arrivals, EngineError, Fatal, Settings};
 use crate::hub::Hubs;
 use crate::message::{Address, Epoch, Seq};
@@ -49,6 +51,10 @@ pub(super) struct Core {
     pub(super) directory: Directory,
     pub(super) peers: Peers,
     pub(super) reads: Semaphore,
+    /// Whose the messages of mailboxes are.
+    pub(super) tallies: Tallies,
+    /// What authors may store.
+    pub(super) allowances: Allowances,
     pub(super) signals: Signals,
     /// The name of this node among the others.
     pub(super) node: String,
@@ -108,6 +114,8 @@ impl Core {
         let mut node = [0; 8];
         // Two nodes of the same name would not count each other's readers.
         _ = getrandom::fill(&mut node);
+        let allowances = Allowances::new(settings.total_bytes, shards, parts(settings.total_bytes, shards));
+        states.iter().enumerate().for_each(|(stream, state)| allowances.measured(stream, state.bytes));
         let origins = states.iter().map(|state| state.origin).collect();
         Self {
             names: Names::new(&options.prefix, shards, &secret),
@@ -120,6 +128,8 @@ impl Core {
             floors: Floors::default(),
             peers: Peers::default(),
             reads: Semaphore::new(READS),
+            tallies: Tallies::new(settings.mailbox.messages),
+            allowances,
             node: format!("{:016x}", u64::from_le_bytes(node)),
             stop: CancellationToken::new(),
             trouble: Mutex::default(),
@@ -200,6 +210,7 @@ impl Core {
     /// Notes the states of all streams. Answers whether the epoch is another one now.
     pub(super) fn note_states(&self, states: &[StreamState]) -> bool {
         let epoch = epoch_of(states);
+        states.iter().enumerate().for_each(|(stream, state)| self.allowances.measured(stream, state.bytes));
         let mut known = lock(&self.epoch);
         if known.0 == epoch {
             states.iter().enumerate().for_each(|(stream, state)| self.note_newest(stream, state.last));

@@ -1,5 +1,6 @@
 //! Reads of mailboxes and histories.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,8 +36,8 @@ const STALE_PAUSE: Duration = Duration::from_millis(20);
 pub(super) struct Page {
     /// Messages as they are stored, in order.
     pub(super) messages: Vec<(Seq, Message)>,
-    /// Whether there may be more. Servers before 2.12 say so although there is none.
-    pub(super) more: bool,
+    /// How many there are after these. Servers before 2.12 may count one too many.
+    pub(super) pending: usize,
 }
 
 impl Core {
@@ -61,7 +62,7 @@ impl Core {
             let answer = answers.next().await?;
             match status(&answer) {
                 0 => {
-                    page.more = number(&answer, "Nats-Num-Pending") > 0;
+                    page.pending = usize::try_from(number(&answer, "Nats-Num-Pending")).unwrap_or(usize::MAX);
                     page.messages.push((Seq(number(&answer, "Nats-Sequence")), answer));
                     if page.messages.len() == batch {
                         return Ok(page);
@@ -161,12 +162,17 @@ impl Core {
                 let letter = envelope::decode(address, *seq, &message.payload);
                 if let Some(letter) = &letter {
                     self.note_read(address, (plan.scanned, *seq), letter);
+                    if self.compare_owner(address, letter.owner) == Ordering::Greater {
+                        // It is for a registration that this node has not heard of. Readers of an earlier one end.
+                        self.catch_up().await?;
+                    }
                 }
+                let letter = letter.filter(|letter| !self.is_for_former(address, letter));
                 if !plan.add(*seq, letter, self.now(), limit) {
                     return Ok(self.admit(plan, true).await);
                 }
             }
-            if page.messages.is_empty() || !page.more {
+            if page.messages.is_empty() || page.pending == 0 {
                 if self.is_behind(address, &place, plan.scanned).await? {
                     sleep(STALE_PAUSE).await;
                     continue;

@@ -66,14 +66,15 @@ impl Core {
                 for (seq, message) in page.messages.iter().filter(|(seq, _)| *seq <= through) {
                     let letter = envelope::decode(address, *seq, &message.payload);
                     if let Some(letter) = letter.filter(|letter| letter.receipt.is_some())
-                        && let Some(outcome) = leaving.outcome(letter.expires_at <= now)
+                        && let Some(outcome) =
+                            leaving.outcome(letter.expires_at <= now || self.is_for_former(address, &letter))
                     {
                         self.emit_receipt(&letter, (&stream, *seq), outcome).await?;
                         self.unschedule(place, *seq);
                     }
                 }
                 let Some((last, _)) = page.messages.last() else { return Ok(()) };
-                if !page.more {
+                if page.pending == 0 {
                     return Ok(());
                 }
                 at = *last;
@@ -97,7 +98,7 @@ impl Core {
         let age = self.settings.mailbox.age;
         let append = Append::new(mailbox.clone(), message, Author::Anonymous);
         let id = self.names.message_id(&[b"receipt", stream.as_bytes(), &seq.0.to_le_bytes()]);
-        let body = envelope::encode(&append, self.now().saturating_add(millis(age)));
+        let body = envelope::encode(&append, self.now().saturating_add(millis(age)), None);
         let outgoing = Outgoing { place: self.place(mailbox), id, ttl: lifetime(age), body };
         match self.send(mailbox, &outgoing).await {
             Ok(stored) => {

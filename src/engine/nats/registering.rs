@@ -292,7 +292,7 @@ impl Core {
                 let mut directory = self.directory.lock();
                 directory.applied = directory.applied.max(seq.0);
             }
-            let is_end = page.messages.is_empty() || !page.more;
+            let is_end = page.messages.is_empty() || page.pending == 0;
             if is_end && !self.is_directory_behind(&stream, &subject, newest).await? {
                 let mut directory = self.directory.lock();
                 directory.applied = directory.applied.max(newest);

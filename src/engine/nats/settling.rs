@@ -13,6 +13,7 @@ use crate::engine::nats::link::{ANSWER, Stored, header};
 use crate::engine::nats::names::Place;
 use crate::engine::nats::nets::Net;
 use crate::engine::nats::node::Core;
+use crate::engine::nats::owners::Owner;
 use crate::engine::{Append, Bounds, EngineError};
 use crate::message::{Address, Seq};
 
@@ -67,7 +68,10 @@ impl Core {
                 self.note_stored(&append, place, stored);
                 self.as_known(&append, place, stored).await
             }
-            Err(refused) => Err(refused),
+            Err(refused) => {
+                self.decided((&append.address, &append.payer), None);
+                Err(refused)
+            }
         };
         self.lanes.done(&append);
         // Nobody may wait for it any more.
@@ -96,13 +100,16 @@ impl Core {
     async fn send_waiting(self: &Arc<Self>, address: &Address, job: Job) {
         let prepared = async {
             self.check_ready().map_err(Err)?;
-            let since = match address.session() {
+            let owner = match address.session() {
                 Some(session) => self.check_owner(&job.append, session).await.map_err(Err)?,
-                None => Seq::START,
+                None => Owner::default(),
             };
-            match self.stored_before_the_move(&job.append, since) {
+            match self.stored_before_the_move(&job.append, owner) {
                 Some(known) => Err(known),
-                None => self.prepare(&job.append, since).map_err(Err),
+                None => {
+                    let outgoing = self.prepare(&job.append, owner).map_err(Err)?;
+                    self.find_room(&job.append, &outgoing).await.map(|()| outgoing)
+                }
             }
         };
         let outgoing = match prepared.await {
@@ -117,8 +124,12 @@ impl Core {
         let (subject, headers, body) =
             (outgoing.place.stored.clone(), outgoing.headers(), outgoing.body.clone());
         let after = self.known_newest(outgoing.place.stream);
+        let payer = job.append.payer.clone();
         let sent = Sent { job, outgoing, after };
-        let Some(number) = self.lanes.begin(sent, Instant::now() + ANSWER) else { return };
+        let Some(number) = self.lanes.begin(sent, Instant::now() + ANSWER) else {
+            self.decided((address, &payer), None);
+            return;
+        };
         if let Err(error) = self.link.post_when_ready(number, subject, headers, body).await {
             // It is tried again as others whose outcome is unknown.
             let answered = self.lanes.answered(number, Err(error));
@@ -176,7 +187,7 @@ impl Core {
                     return Ok(Some(at));
                 }
             }
-            if page.messages.is_empty() || !page.more {
+            if page.messages.is_empty() || page.pending == 0 {
                 if at < through && self.leader_has(&stream, &outgoing.place.stored, at).await? {
                     return Err(AskError::Unknown("a copy of the stream is behind".into()));
                 }

@@ -1,5 +1,7 @@
 //! Where an address stands: its floor, its newest message, and what waits.
 
+use std::cmp::Ordering;
+
 use async_nats::Message;
 use serde_json::json;
 
@@ -60,10 +62,12 @@ impl Core {
         while let Ok(page) = self.page(&stream, &place.stored, at, READ_MESSAGES).await {
             for (seq, message) in &page.messages {
                 at = *seq;
-                let is_there = envelope::expires_at(&message.payload).is_some_and(|at| at > now);
+                let is_there = envelope::summary(&message.payload).is_some_and(|found| {
+                    found.expires_at > now && self.compare_owner(address, found.owner) != Ordering::Less
+                });
                 count += usize::from(is_there);
             }
-            if !page.more || page.messages.is_empty() {
+            if page.pending == 0 || page.messages.is_empty() {
                 break;
             }
         }

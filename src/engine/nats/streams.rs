@@ -45,6 +45,8 @@ pub(super) struct StreamState {
     pub(super) origin: u64,
     /// Its newest seq.
     pub(super) last: u64,
+    /// How many bytes it holds.
+    pub(super) bytes: usize,
     /// How many messages it holds.
     pub(super) messages: u64,
     /// How many subjects they have.
@@ -230,6 +232,10 @@ pub(super) fn state(info: &Value) -> StreamState {
         id: info["config"]["metadata"]["x0.id"].as_str().unwrap_or_default().to_owned(),
         origin: info["config"]["first_seq"].as_u64().unwrap_or_default().saturating_sub(1),
         last: info["state"]["last_seq"].as_u64().unwrap_or_default(),
+        bytes: info["state"]["bytes"]
+            .as_u64()
+            .and_then(|bytes| usize::try_from(bytes).ok())
+            .unwrap_or_default(),
         messages: info["state"]["messages"].as_u64().unwrap_or_default(),
         subjects: info["state"]["num_subjects"].as_u64().unwrap_or_default(),
     }

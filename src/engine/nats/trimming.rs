@@ -144,6 +144,7 @@ impl Core {
                 self.purge_acknowledged(&address, &floor).await;
             }
             self.directory.lock().forget(self.now());
+            self.allowances.forget();
             if let Some(moved) = &self.moved {
                 moved.forget(self.now());
             }
@@ -201,7 +202,7 @@ impl Core {
             let page = self.page(&stream, &place.stored, at, usize::MAX).await?;
             for (seq, message) in &page.messages {
                 at = *seq;
-                if envelope::expires_at(&message.payload).is_some_and(|end| end > now) {
+                if envelope::summary(&message.payload).is_some_and(|found| found.expires_at > now) {
                     follows = false;
                     continue;
                 }
@@ -214,7 +215,7 @@ impl Core {
                 holes.push(*seq);
                 expired.push(*seq);
             }
-            if page.messages.is_empty() || !page.more {
+            if page.messages.is_empty() || page.pending == 0 {
                 return Ok((expired, holes));
             }
         }

@@ -1,5 +1,7 @@
 //! Registrations, acknowledgements and ends at one node, and what another node knows of them.
 
+use std::net::SocketAddr;
+
 use futures::StreamExt;
 use serde_json::{Value, json};
 
@@ -67,6 +69,64 @@ async fn of_two_users_that_register_a_session_at_once_exactly_one_has_it() {
         assert_eq!(call(loser, "GET", &id, Value::Null).await.json()["user"], ["ann", "eve"][winner]);
     }
     println!("{wins:?}");
+}
+
+/// How many messages wait in all mailboxes.
+async fn stored(nats: &NatsServer) -> u64 {
+    let mut messages = 0;
+    for shard in 0..8 {
+        let info = nats.ask(&format!("STREAM.INFO.x0_M{shard}"), &Value::Null).await;
+        messages += info["state"]["messages"].as_u64().unwrap();
+    }
+    messages
+}
+
+/// A node that has not heard of the end of a session stores a message for its user afterwards.
+#[tokio::test]
+async fn what_is_stored_for_a_session_that_has_ended_elsewhere_is_not_for_the_next_user() {
+    let nats = NatsServer::start().await;
+    let to: SocketAddr = nats.url()["nats://".len()..].parse().unwrap();
+    let proxy = Proxy::start(to.ip(), to).await;
+    let (dir, args) = Guarded::prepare(&[]);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let one = node_with(&format!("nats://{}", proxy.address), 1, &args).await;
+    let two = nats.node_with(&args).await;
+    let mut at_two = two.http().await;
+    let id = format!("{:032x}", fastrand::u128(..));
+    let register = json!({ "user": "ann", "proof": true });
+    assert_eq!(call(&mut one.http().await, "PUT", &id, register).await.status, 200);
+    // NATS hears the first node, and that node hears nothing.
+    proxy.pass(true, false);
+    assert_eq!(call(&mut at_two, "DELETE", &id, Value::Null).await.status, 204);
+    let register = json!({ "user": "bob", "proof": true });
+    assert_eq!(call(&mut at_two, "PUT", &id, register).await.status, 200);
+    let live = two.session(&id).await;
+    let send = |user: &str| json!({ "to": { "user": user }, "payload": format!("for {user}") }).to_string();
+    let bearer = format!("Bearer {KEY}");
+    let headers = [("authorization", bearer.as_str())];
+    let mut http = one.http().await;
+    let late = http.try_request("POST", "/v1/messages", &headers, send("ann"));
+    let is_stored = soon(async {
+        while stored(&nats).await == 0 {
+            tokio::task::yield_now().await;
+        }
+    });
+    tokio::select! {
+        answer = late => panic!("it cannot know: {answer:?}"),
+        () = is_stored => {}
+    }
+    let sent = at_two.request("POST", "/v1/messages", &headers, send("bob")).await;
+    assert_eq!(sent.status, 200, "{}", sent.body);
+    for mut reader in [live, two.session(&id).await] {
+        let message = loop {
+            let frame = reader.recv().await;
+            if frame["type"] != "gap" {
+                break frame;
+            }
+        };
+        assert_eq!(message["payload"], "for bob", "{message}");
+    }
+    drop(dir);
 }
 
 #[tokio::test]

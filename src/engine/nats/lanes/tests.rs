@@ -28,7 +28,7 @@ fn outgoing() -> Outgoing {
 fn push(lanes: &Lanes, payload: &str) -> Option<u64> {
     let (mut number, until) = (None, Instant::now() + Duration::from_secs(2));
     let outgoing = Some((outgoing(), Seq::START));
-    let send = |sent, _: &Outgoing| {
+    let send = |sent, _: &Append, _: &Outgoing| {
         number = Some(sent);
         true
     };
@@ -107,7 +107,7 @@ async fn one_that_is_not_answered_in_time_is_undecided() {
 async fn one_that_cannot_be_sent_at_once_waits_before_later_ones() {
     let lanes = Lanes::default();
     let until = Instant::now() + Duration::from_secs(2);
-    let pushed = lanes.push(job("1"), Some((outgoing(), Seq::START)), (BOUNDS, until), |_, _| false);
+    let pushed = lanes.push(job("1"), Some((outgoing(), Seq::START)), (BOUNDS, until), |_, _, _| false);
     assert_eq!(pushed, Ok(Pushed::Run));
     assert_eq!(push(&lanes, "2"), None);
     let Step::Send(job) = lanes.next(&address()) else { panic!("one waits") };
