@@ -23,7 +23,7 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, Transaction};
+use rusqlite::{CachedStatement, Connection, Transaction};
 
 use crate::engine::embedded::dedup::SendId;
 use crate::engine::embedded::index::{Floor, Pending, PlannedChange, Waiter};
@@ -302,24 +302,43 @@ fn convert(store: &Connection) -> Result<(), ReadError> {
     Ok(())
 }
 
+/// How many messages one statement inserts: each run of a statement has a price of its own.
+const INSERTED_TOGETHER: [usize; 2] = [16, 1];
+
 fn insert(to: &Transaction<'_>, appends: &[Pending], totals: &mut StoreTotals) -> rusqlite::Result<()> {
-    let mut statement = message::insertion(to, INSERT)?;
-    for pending in appends {
-        let publication = &pending.publication;
-        let receipt = pending.receipt.as_ref().and_then(|(mailbox, id)| message::receipt_text(mailbox, id));
-        let row = MessageRow {
-            seq: to_sql_int(pending.seq.0),
-            address: &address_text(&pending.address),
-            prev: to_sql_int(pending.prev.0),
-            expires_at: to_sql_int(pending.expires_at),
-            ts: to_sql_int(pending.ts),
-            kind: message::kind_number(publication.kind()),
-            sender: publication.from().map(SenderName::as_str),
-            receipt: receipt.as_deref(),
-            payload: &publication.stored_payload(),
-        };
-        row.insert(&mut statement)?;
-        totals.add(row.seq);
+    let mut rest = appends;
+    for rows in INSERTED_TOGETHER {
+        let groups = rest.chunks_exact(rows);
+        rest = groups.remainder();
+        if groups.len() == 0 {
+            continue;
+        }
+        let mut statement = message::insertion(to, INSERT, rows)?;
+        for group in groups {
+            for (at, pending) in group.iter().enumerate() {
+                bind(&mut statement, at, pending)?;
+                totals.add(to_sql_int(pending.seq.0));
+            }
+            statement.raw_execute()?;
+        }
     }
     Ok(())
+}
+
+/// Makes a message the row number `at` of an insertion.
+fn bind(statement: &mut CachedStatement<'_>, at: usize, pending: &Pending) -> rusqlite::Result<()> {
+    let publication = &pending.publication;
+    let receipt = pending.receipt.as_ref().and_then(|(mailbox, id)| message::receipt_text(mailbox, id));
+    let row = MessageRow {
+        seq: to_sql_int(pending.seq.0),
+        address: &address_text(&pending.address),
+        prev: to_sql_int(pending.prev.0),
+        expires_at: to_sql_int(pending.expires_at),
+        ts: to_sql_int(pending.ts),
+        kind: message::kind_number(publication.kind()),
+        sender: publication.from().map(SenderName::as_str),
+        receipt: receipt.as_deref(),
+        payload: &publication.stored_payload(),
+    };
+    row.bind(statement, at)
 }

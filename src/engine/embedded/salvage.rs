@@ -95,7 +95,7 @@ fn copy(views: &[Connection], to: &Connection) -> Result<StoreTotals, CopyError>
 
 /// Copies the intact messages that can be reached from either end.
 fn copy_messages(from: &Connection, to: &Connection, saved: &mut StoreTotals) -> Result<(), CopyError> {
-    let mut statement = insertion(to, INSERT_IF_ABSENT)?;
+    let mut statement = insertion(to, INSERT_IF_ABSENT, 1)?;
     let mut copy = |backwards: bool| {
         scan_intact(from, backwards, |row| {
             if row.insert(&mut statement)? {

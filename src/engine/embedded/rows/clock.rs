@@ -102,7 +102,7 @@ mod tests {
                 receipt: None,
                 payload,
             };
-            row.insert(&mut insertion(&connection, INSERT).unwrap()).unwrap();
+            row.insert(&mut insertion(&connection, INSERT, 1).unwrap()).unwrap();
         }
         assert_eq!(ClockReading::read(&connection).unwrap(), Some(ClockReading { wall: 72, store: 72 }));
     }

@@ -1,6 +1,6 @@
 //! Table `message`: one row for each stored message.
 
-use rusqlite::{CachedStatement, Connection, Row, params};
+use rusqlite::{CachedStatement, Connection, Row, ToSql};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -11,6 +11,7 @@ use crate::message::{
 };
 
 const COLUMNS: &str = "seq, address, prev, ends, ts, kind, sender, receipt, payload, crc";
+const COLUMN_COUNT: usize = 10;
 
 /// One row of `message`, its checksum verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,12 +62,20 @@ impl<'a> MessageRow<'a> {
         Ok(read)
     }
 
-    /// Stores the row. Returns false if there is one with this seq.
+    /// Stores the row, by an [`insertion`] of one. Returns false if there is one with this seq.
     pub(crate) fn insert(&self, statement: &mut CachedStatement<'_>) -> rusqlite::Result<bool> {
+        self.bind(statement, 0)?;
+        Ok(statement.raw_execute()? == 1)
+    }
+
+    /// Makes this the row number `at`, from 0, of an [`insertion`].
+    pub(crate) fn bind(&self, statement: &mut CachedStatement<'_>, at: usize) -> rusqlite::Result<()> {
         let Self { seq, address, prev, expires_at, ts, kind, sender, receipt, payload } = self;
         let crc = self.crc().value();
-        let row = params![seq, address, prev, expires_at, ts, kind, sender, receipt, payload, crc];
-        Ok(statement.execute(row)? == 1)
+        let row: [&dyn ToSql; COLUMN_COUNT] =
+            [seq, address, prev, expires_at, ts, kind, sender, receipt, payload, &crc];
+        let first = COLUMN_COUNT * at + 1;
+        row.into_iter().zip(first..).try_for_each(|(value, at)| statement.raw_bind_parameter(at, value))
     }
 
     pub(crate) fn address(&self) -> Result<Address, ReadError> {
@@ -175,11 +184,14 @@ pub(crate) const INSERT: &str = "INSERT";
 /// Inserts a row, unless there is one with its seq.
 pub(crate) const INSERT_IF_ABSENT: &str = "INSERT OR IGNORE";
 
-/// Prepares the insertion of messages: [`INSERT`] or [`INSERT_IF_ABSENT`].
-pub(crate) fn insertion<'a>(to: &'a Connection, insert: &str) -> rusqlite::Result<CachedStatement<'a>> {
-    to.prepare_cached(&format!(
-        "{insert} INTO message ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
-    ))
+/// Prepares the insertion of so many messages at once: [`INSERT`] or [`INSERT_IF_ABSENT`].
+pub(crate) fn insertion<'a>(
+    to: &'a Connection,
+    insert: &str,
+    rows: usize,
+) -> rusqlite::Result<CachedStatement<'a>> {
+    let row = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    to.prepare_cached(&format!("{insert} INTO message ({COLUMNS}) VALUES {}", vec![row; rows].join(", ")))
 }
 
 /// Reads all messages in seq order. Returns their number and sum.
@@ -263,7 +275,7 @@ mod tests {
     fn store(seqs: &[i64]) -> Connection {
         let connection = Connection::open_in_memory().unwrap();
         connection.execute_batch(SCHEMA).unwrap();
-        let mut statement = insertion(&connection, INSERT).unwrap();
+        let mut statement = insertion(&connection, INSERT, 1).unwrap();
         for seq in seqs {
             assert!(row(*seq).insert(&mut statement).unwrap());
         }
@@ -275,7 +287,7 @@ mod tests {
     fn a_row_is_read_back_with_its_receipt() {
         let connection = store(&[1, 2]);
         assert!(
-            !row(2).insert(&mut insertion(&connection, INSERT_IF_ABSENT).unwrap()).unwrap(),
+            !row(2).insert(&mut insertion(&connection, INSERT_IF_ABSENT, 1).unwrap()).unwrap(),
             "it is there"
         );
         let mut seen = Vec::new();
