@@ -118,9 +118,10 @@ impl Dedup {
 
     /// Remembers an id until the given time.
     pub(crate) fn restore(&mut self, id: SendId, seq: Seq, until: u64) {
-        self.revoke(id.key);
         let at = self.slots.insert(&mut self.unused, Entry::new(id, seq, until));
-        self.known.insert(id.key, at);
+        if let Some(before) = self.known.insert(id.key, at) {
+            self.unlink(before);
+        }
         self.by_time.push(&mut self.slots, at, Chain::Time);
         let of_author = self.authors.entry(id.author).or_default();
         of_author.push(&mut self.slots, at, Chain::Group);
@@ -135,14 +136,19 @@ impl Dedup {
 
     /// A message was not stored: its retry is a first send.
     pub(crate) fn revoke(&mut self, key: DedupKey) {
-        if let Some(at) = self.known.get(&key) {
-            self.remove(*at);
+        if let Some(at) = self.known.remove(&key) {
+            self.unlink(at);
         }
     }
 
     fn remove(&mut self, at: u32) {
-        let Entry { key, author, state, .. } = *self.slots.get(at);
-        self.known.remove(&key);
+        self.known.remove(&self.slots.get(at).key);
+        self.unlink(at);
+    }
+
+    /// Removes an entry that `known` no longer has.
+    fn unlink(&mut self, at: u32) {
+        let Entry { author, state, .. } = *self.slots.get(at);
         self.by_time.remove(&mut self.slots, at, Chain::Time);
         if state == State::Surplus {
             self.surplus.remove(&mut self.slots, at, Chain::Group);

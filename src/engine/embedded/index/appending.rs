@@ -162,31 +162,19 @@ impl Index {
             LogEntry::new(seq, expires_at, bytes).paid_by(payer).with_receipt(receipt.is_some())
         };
         let shard = &mut *held.own;
-        let (seq, publication) = if self.is_on_disk {
+        let (seq, committed) = if self.is_on_disk {
             let mut given = Seq::START;
             let pushed = shard.logs.push(&address, |prev| {
                 let mut intake = self.intake.lock().ok_or_else(broken)?;
                 intake.check_open()?;
                 intake.queue.check_room(author.as_ref().map(|_| payer), draft.len_with(self.newest()))?;
                 given = self.give_seq();
-                let (address, receipt) = (address.clone(), receipt.clone());
-                let publication = Arc::new(draft.seal(given));
-                let seq = given;
-                intake.queue.push(Pending {
-                    seq,
-                    prev,
-                    expires_at,
-                    ts,
-                    address,
-                    publication,
-                    send_id,
-                    receipt,
-                    waiter,
-                    payer,
-                });
+                let (receipt, publication) = (receipt.clone(), Arc::new(draft.seal(given)));
+                let pending = Pending::new((given, prev), (expires_at, ts), address.clone(), publication);
+                intake.queue.push(Pending { send_id, receipt, waiter, payer, ..pending });
                 self.note_queue(&intake);
                 follow.wakes |= intake.must_wake_writer();
-                Ok(entry(seq))
+                Ok(entry(given))
             });
             if let Err(refused) = pushed {
                 self.totals.release(cost, payer);
@@ -195,10 +183,10 @@ impl Index {
             (given, None)
         } else {
             let seq = self.give_seq();
-            let Ok(()) = shard.logs.push(&address, |_| Ok::<_, Infallible>(entry(seq)));
+            let before = shard.logs.push_committed(&address, entry(seq));
             let publication = Arc::new(draft.seal(seq));
             shard.backing.append(seq, &publication);
-            (seq, Some(publication))
+            (seq, Some((publication, before)))
         };
         if let Some((mailbox, id)) = receipt {
             self.receipts.reserve(seq, mailbox, id);
@@ -206,22 +194,22 @@ impl Index {
         if let Some(id) = send_id {
             self.dedup.lock().remember(id, seq, now);
         }
-        if let Some(publication) = publication {
-            self.commit_at_once(shard, address, publication, seq, follow);
+        if let Some((publication, before)) = committed {
+            self.publish_at_once(shard, address, (seq, publication), before, follow);
         }
         Ok(Appended::New(seq))
     }
 
-    /// Makes a message visible, at level `memory`.
-    fn commit_at_once(
+    /// Makes a message visible that its log has committed at once, at level `memory`.
+    fn publish_at_once(
         &self,
         shard: &mut Shard,
         address: Address,
-        publication: Arc<Publication>,
-        seq: Seq,
+        (seq, publication): (Seq, Arc<Publication>),
+        before: (Seq, Seq),
         follow: &mut FollowUp,
     ) {
-        if let Some(prev) = self.make_visible(shard, &address, seq, follow) {
+        if let Some(prev) = self.make_visible(shard, &address, seq, before, follow) {
             let published = Published { address, publication, prev };
             follow.filled = follow.filled.and(self.outbox.add(published));
         }
@@ -271,9 +259,9 @@ impl Index {
                 self.sessions.raise_former(session, seq);
             }
             let (publication, entry) = encode(seq);
-            let Ok(()) = shard.logs.push(&address, |_| Ok::<_, Infallible>(entry));
+            let before = shard.logs.push_committed(&address, entry);
             shard.backing.append(seq, &publication);
-            return self.commit_at_once(shard, address, publication, seq, follow);
+            return self.publish_at_once(shard, address, (seq, publication), before, follow);
         }
         let Some(mut intake) = self.intake.lock() else { return };
         let Ok(()) = shard.logs.push(&address, |prev| {
@@ -283,20 +271,8 @@ impl Index {
             {
                 intake.writes.registrations.insert(session.clone(), Some(former));
             }
-            let ((publication, entry), address) = (encode(seq), address.clone());
-            let (send_id, receipt, waiter, payer) = (None, None, None, PayerId::NONE);
-            intake.queue.push(Pending {
-                seq,
-                prev,
-                expires_at,
-                ts,
-                address,
-                publication,
-                send_id,
-                receipt,
-                waiter,
-                payer,
-            });
+            let (publication, entry) = encode(seq);
+            intake.queue.push(Pending::new((seq, prev), (expires_at, ts), address.clone(), publication));
             intake.writes.note_delete(left, seq);
             Ok::<_, Infallible>(entry)
         });

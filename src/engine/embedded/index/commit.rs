@@ -92,20 +92,21 @@ impl Index {
         follow: &mut FollowUp,
     ) -> Option<Published> {
         shard.committed = seq;
-        let prev = self.make_visible(shard, &address, seq, follow)?;
+        let before = shard.logs.commit(&address, seq);
+        let prev = self.make_visible(shard, &address, seq, before, follow)?;
         Some(Published { address, publication, prev })
     }
 
-    /// A message can be seen now. Returns the seq that was published before it at its address; `None` if it is not to be
-    /// published.
+    /// A message can be seen now: its log has committed it, and returned `prev` and `floor`. Returns the seq that was published
+    /// before it at its address; `None` if it is not to be published.
     pub(super) fn make_visible(
         &self,
         shard: &mut Shard,
         address: &Address,
         seq: Seq,
+        (prev, floor): (Seq, Seq),
         follow: &mut FollowUp,
     ) -> Option<Seq> {
-        let (prev, floor) = shard.logs.commit(address, seq);
         if seq <= floor {
             // Its session was ended while it was written: there is nobody to read it.
             self.remove_ended(shard, address, follow);

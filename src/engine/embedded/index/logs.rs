@@ -3,6 +3,7 @@
 #[cfg(test)]
 use std::collections::HashMap;
 use std::collections::{BTreeSet, VecDeque};
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use crate::engine::embedded::index::address_log::{AddressLog, Holes, LogEntry};
@@ -90,6 +91,22 @@ impl AddressLogs {
         address: &Address,
         make: impl FnOnce(Seq) -> Result<LogEntry, E>,
     ) -> Result<(), E> {
+        self.append(address, make, |_, _| ())
+    }
+
+    /// Appends an entry that is committed at once; see [`Self::push`] and [`Self::commit`].
+    pub(super) fn push_committed(&mut self, address: &Address, entry: LogEntry) -> (Seq, Seq) {
+        let Ok(before) =
+            self.append(address, |_| Ok::<_, Infallible>(entry), |log, entry| commit(log, entry.seq));
+        before
+    }
+
+    fn append<T, E>(
+        &mut self,
+        address: &Address,
+        make: impl FnOnce(Seq) -> Result<LogEntry, E>,
+        then: impl FnOnce(&mut AddressLog, &LogEntry) -> T,
+    ) -> Result<T, E> {
         // Only the first message of a log costs a copy of its name.
         let (log, entry) = match self.logs.get_mut(address) {
             Some(log) => {
@@ -108,13 +125,12 @@ impl AddressLogs {
         if entry.expires_at < log.due {
             self.expiry.reschedule(address, &mut log.due, entry.expires_at);
         }
-        Ok(())
+        Ok(then(log, &entry))
     }
 
     /// A message is committed. Returns the newest seq committed at its address before, and the log's floor.
     pub(super) fn commit(&mut self, address: &Address, seq: Seq) -> (Seq, Seq) {
-        let log = self.logs.get_mut(address).expect("a queued message is in its log");
-        (log.commit(seq), log.position().floor)
+        commit(self.logs.get_mut(address).expect("a queued message is in its log"), seq)
     }
 
     /// Raises the floor of an address to `through` and removes the entries below it. `None` if it is there already, or has
@@ -358,6 +374,10 @@ impl AddressLogs {
     }
 }
 
+fn commit(log: &mut AddressLog, seq: Seq) -> (Seq, Seq) {
+    (log.commit(seq), log.position().floor)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -377,7 +397,7 @@ mod tests {
         let mut before = Seq::START;
         let Ok(()) = logs.push(address, |prev| {
             before = prev;
-            Ok::<_, std::convert::Infallible>(entry)
+            Ok::<_, Infallible>(entry)
         });
         before
     }

@@ -58,6 +58,19 @@ pub(crate) struct Pending {
     pub(crate) payer: PayerId,
 }
 
+impl Pending {
+    /// A message without an id, that nobody waits for or pays for. `times`: when it expires, and when it was sent.
+    pub(super) fn new(
+        (seq, prev): (Seq, Seq),
+        (expires_at, ts): (u64, u64),
+        address: Address,
+        publication: Arc<Publication>,
+    ) -> Self {
+        let (send_id, receipt, waiter, payer) = (None, None, None, PayerId::NONE);
+        Self { seq, prev, expires_at, ts, address, publication, send_id, receipt, waiter, payer }
+    }
+}
+
 #[cfg(test)]
 use crate::message::{Message, Outcome, SessionId};
 
@@ -68,9 +81,7 @@ impl Pending {
         let address = Address::Session(SessionId::new("A").unwrap());
         let message = Message::receipt(&MessageId::new("1").unwrap(), Outcome::Expired, 1);
         let publication = Publication::encode(&address, Some(seq), &message).into();
-        let (prev, expires_at, ts, payer) = (Seq::START, 9, 1, PayerId::NONE);
-        let (send_id, receipt, waiter) = (None, None, None);
-        Self { seq, prev, expires_at, ts, address, publication, send_id, receipt, waiter, payer }
+        Self::new((seq, Seq::START), (9, 1), address, publication)
     }
 }
 
