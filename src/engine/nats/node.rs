@@ -192,10 +192,13 @@ impl Core {
     /// The newest seq of a stream, as its leader knows.
     ///
     /// # Errors
-    /// The stream does not answer.
+    /// The stream does not answer, or its leader is cut off from the others.
     pub(super) async fn ask_newest(&self, stream: usize) -> Result<Seq, AskError> {
         let state = state(&info(&self.link, &self.names.stream(stream)).await?);
         self.note_newest(stream, state.last);
+        if !state.has_majority {
+            return Err(AskError::Unknown("the leader of the stream does not hear from the others".into()));
+        }
         Ok(Seq(state.last))
     }
 

@@ -22,6 +22,10 @@ const COUNT_BITS: u32 = 16;
 /// Histories get this part of the store, and mailboxes the rest.
 const HISTORIES: usize = 4;
 
+/// A server that a leader heard from within this time follows it. Followers elect another leader 4 s after they heard from it, at the
+/// earliest.
+const HEARD: Duration = Duration::from_secs(3);
+
 /// The number of NATS' error for a stream that is not there.
 pub(super) const NOT_FOUND: u64 = 10_059;
 
@@ -51,6 +55,9 @@ pub(super) struct StreamState {
     pub(super) messages: u64,
     /// How many subjects they have.
     pub(super) subjects: u64,
+    /// Whether its leader has heard from a majority of its servers lately. A leader that is cut off from the others answers for a
+    /// while, and does not know what they store meanwhile.
+    pub(super) has_majority: bool,
 }
 
 fn nanos(time: Duration) -> u64 {
@@ -226,6 +233,13 @@ pub(super) async fn info(link: &Link, stream: &str) -> Result<Value, AskError> {
     link.api(&format!("STREAM.INFO.{stream}"), &Value::Null).await
 }
 
+/// Whether the leader that answers so has a majority of the servers.
+fn has_majority(info: &Value) -> bool {
+    let others = info["cluster"]["replicas"].as_array().map_or(&[][..], Vec::as_slice);
+    let heard = others.iter().filter(|other| other["active"].as_u64().is_some_and(|ago| ago < nanos(HEARD)));
+    2 * (heard.count() + 1) > others.len() + 1
+}
+
 /// The state in such an answer.
 pub(super) fn state(info: &Value) -> StreamState {
     StreamState {
@@ -238,5 +252,24 @@ pub(super) fn state(info: &Value) -> StreamState {
             .unwrap_or_default(),
         messages: info["state"]["messages"].as_u64().unwrap_or_default(),
         subjects: info["state"]["num_subjects"].as_u64().unwrap_or_default(),
+        has_majority: has_majority(info),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_that_hears_from_too_few_has_no_majority() {
+        let leads = |ages: &[u64]| {
+            let others: Vec<Value> = ages.iter().map(|ms| json!({ "active": ms * 1_000_000 })).collect();
+            state(&json!({ "cluster": { "leader": "n0", "replicas": others } })).has_majority
+        };
+        assert!(leads(&[]) && state(&json!({})).has_majority, "a single server");
+        assert!(leads(&[100, 200]) && leads(&[2_999, 60_000]) && leads(&[1, 1, 9_000, 9_000]));
+        assert!(!leads(&[3_000, 60_000]) && !leads(&[1, 9_000, 9_000, 9_000]) && !leads(&[5_000]));
+        let unknown = json!({ "cluster": { "replicas": [{ "offline": true }, { "offline": true }] } });
+        assert!(!state(&unknown).has_majority);
     }
 }

@@ -21,7 +21,7 @@ pub fn is_long() -> bool {
 }
 
 /// Which of the servers leads the stream that holds the only mailbox.
-async fn leader(servers: &[NatsServer]) -> usize {
+pub async fn leader(servers: &[NatsServer]) -> usize {
     for shard in 0..8 {
         let info = servers[0].ask(&format!("STREAM.INFO.x0_M{shard}"), &Value::Null).await;
         if info["state"]["messages"] != 0 {
