@@ -16,6 +16,7 @@ mod listen;
 mod load;
 mod pages;
 mod parse;
+mod reload;
 mod secrets;
 mod sources;
 mod template;
@@ -29,6 +30,7 @@ pub use environment::unknown_variables;
 pub use listen::Listen;
 pub use load::{LoadError, load};
 pub use pages::Pages;
+pub(crate) use reload::Reload;
 pub use secrets::{Secret, Secrets};
 pub use sources::{Setting, Source, Sources};
 pub use template::template;
@@ -223,6 +225,15 @@ impl Config {
             ));
         }
         Ok(())
+    }
+
+    /// Whether messages are stored by this process. Otherwise by NATS.
+    #[must_use]
+    pub fn is_embedded(&self) -> bool {
+        #[cfg(feature = "nats")]
+        return self.cluster.engine == EngineKind::Embedded;
+        #[cfg(not(feature = "nats"))]
+        true
     }
 
     /// How long message ids of senders are remembered. NATS remembers those of all messages in memory, so it is shorter there.

@@ -14,6 +14,7 @@ mod origin;
 mod proof;
 mod query;
 mod refusal;
+mod refusal_log;
 mod topic;
 
 pub(crate) use address::client_address;
@@ -31,4 +32,5 @@ pub(crate) use proof::{NamedSession, Shown};
 pub(crate) use query::Query;
 pub(crate) use refusal::{ErrorBody, Refused};
 pub(crate) use refusal::{ErrorFields, Refusal};
+pub(crate) use refusal_log::{RefusalNote, log_refusal};
 pub(crate) use topic::TopicRequest;

@@ -9,6 +9,7 @@ use crate::config::{Access, Auth};
 use crate::grant::Backend;
 use crate::message::BackendName;
 use crate::reload::{Current, SetupError};
+use crate::reloadable::Reloadable;
 
 mod api_key;
 mod error;
@@ -38,10 +39,35 @@ pub(crate) enum Credentials {
 #[derive(Debug)]
 pub(crate) struct Identity {
     auth: Auth,
+    /// A reload replaces them.
+    keys: Reloadable<Keys>,
+}
+
+/// What credentials are checked with.
+#[derive(Debug)]
+pub(crate) struct Keys {
     tokens: Option<TokenVerifier>,
     api_keys: Current<ApiKeys>,
     /// Whether API keys are configured, even if their file holds none now.
     has_api_keys: bool,
+}
+
+impl Keys {
+    /// Reads the keys and watches their files. Those of `previous` with the same JWK set share it.
+    fn read(access: &Access, previous: Option<(&Access, &Self)>) -> Result<Self, SetupError> {
+        let previous = previous.and_then(|(access, keys)| Some((access, keys.tokens.as_ref()?)));
+        let tokens = match access.auth {
+            Auth::Open => None,
+            Auth::Token => TokenVerifier::new(access, previous)?,
+        };
+        let api_keys = ApiKeys::watch(access)?;
+        if access.auth == Auth::Token && tokens.is_none() && api_keys.get().is_empty() {
+            let text = "--auth token needs keys: --token-key-file, --token-jwks-url, \
+                        X0_MSG_TOKEN_SECRET, --api-key-file or X0_MSG_API_KEYS";
+            return Err(SetupError(text.to_owned()));
+        }
+        Ok(Self { tokens, api_keys, has_api_keys: access.has_api_keys() })
+    }
 }
 
 impl Identity {
@@ -50,18 +76,20 @@ impl Identity {
     /// # Errors
     /// [`SetupError`] names the file or the flag that cannot be used, and why.
     pub(crate) fn new(access: &Access) -> Result<Self, SetupError> {
-        let tokens = match access.auth {
-            Auth::Open => None,
-            Auth::Token => TokenVerifier::new(access)?,
-        };
-        let api_keys = ApiKeys::watch(access)?;
-        if access.auth == Auth::Token && tokens.is_none() && api_keys.get().is_empty() {
-            let text = "--auth token needs keys: --token-key-file, --token-jwks-url, \
-                        X0_MSG_TOKEN_SECRET, --api-key-file or X0_MSG_API_KEYS";
-            return Err(SetupError(text.to_owned()));
-        }
-        let has_api_keys = access.has_api_keys();
-        Ok(Self { auth: access.auth, tokens, api_keys, has_api_keys })
+        Ok(Self { auth: access.auth, keys: Reloadable::new(Keys::read(access, None)?) })
+    }
+
+    /// Reads the keys of other settings, in place of those of the running ones. Call it within a tokio runtime.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub(crate) fn prepare(&self, running: &Access, wanted: &Access) -> Result<Keys, SetupError> {
+        Keys::read(wanted, Some((running, &self.keys.hold())))
+    }
+
+    /// Checks credentials with these keys from now on.
+    pub(crate) fn replace(&self, keys: Keys) {
+        self.keys.set(keys);
     }
 
     /// The mode of authentication.
@@ -73,7 +101,7 @@ impl Identity {
     /// Whether sessions may be managed without a key.
     #[must_use]
     pub(crate) fn manages_without_key(&self) -> bool {
-        self.auth == Auth::Open && !self.has_api_keys
+        self.auth == Auth::Open && !self.keys.get().has_api_keys
     }
 
     /// Whether a request can need credentials. An `open` broker without API keys ignores them all.
@@ -85,13 +113,13 @@ impl Identity {
     /// Whether the key of a backend is still valid.
     #[must_use]
     pub(crate) fn knows_backend(&self, backend: &Backend) -> bool {
-        self.api_keys.get().contains(backend)
+        self.keys.get().api_keys.get().contains(backend)
     }
 
     /// Whether an API key gives this backend a mailbox.
     #[must_use]
     pub(crate) fn has_mailbox(&self, name: &BackendName) -> bool {
-        self.api_keys.get().has_mailbox(name)
+        self.keys.get().api_keys.get().has_mailbox(name)
     }
 
     /// Checks the bearer of an `Authorization` header, or the `token` of a `hello`. White space around it is ignored, as
@@ -101,14 +129,15 @@ impl Identity {
     /// [`CredentialError`] says why it is not accepted.
     pub(crate) async fn check(&self, bearer: Option<&str>) -> Result<Credentials, CredentialError> {
         let Some(bearer) = bearer.map(str::trim) else { return Ok(Credentials::None) };
-        if let Some(backend) = self.api_keys.get().find(bearer) {
+        let keys = self.keys.hold();
+        if let Some(backend) = keys.api_keys.get().find(bearer) {
             return Ok(Credentials::Backend(backend));
         }
-        match &self.tokens {
+        match &keys.tokens {
             Some(tokens) => tokens.verify(bearer).await.map(Credentials::Token),
             // `open` mode needs no credentials. But an API key that is wrong must not pass as none.
             None if self.auth == Auth::Open
-                && (!self.has_api_keys || TokenVerifier::looks_like_token(bearer)) =>
+                && (!keys.has_api_keys || TokenVerifier::looks_like_token(bearer)) =>
             {
                 Ok(Credentials::None)
             }

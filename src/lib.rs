@@ -12,6 +12,7 @@
 //! | [`log`] | a bounded queue to standard error |
 //! | [`descriptors`] | how many files and sockets may be open |
 //! | `budget` | how much memory all clients together may take |
+//! | `reloadable` | values that a reload replaces |
 //! | `reload` | files that are read again when they change |
 //! | [`config`] | settings |
 //! | [`message`] | names, seqs, and one message that is encoded once |
@@ -64,6 +65,7 @@ pub mod message;
 mod ops;
 pub mod protocol;
 mod reload;
+mod reloadable;
 pub mod server;
 pub mod subscriber;
 mod sync;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::message::{SessionId, UserId};
+use crate::reloadable::Reloadable;
 use crate::sync::{lock, shrink};
 use crate::table::Table;
 
@@ -87,11 +89,24 @@ impl Buckets {
 /// How many messages, and bytes of them, each sender may send in a second.
 #[derive(Debug)]
 pub(crate) struct Rates {
+    limits: Reloadable<RateLimits>,
+    clock: DefaultClock,
+}
+
+#[derive(Debug)]
+struct RateLimits {
     /// `None` if there is no limit.
     messages: Option<Buckets>,
     /// In units of [`UNIT`]. `None` if there is no limit.
     bytes: Option<Buckets>,
-    clock: DefaultClock,
+}
+
+impl RateLimits {
+    fn new(messages: Option<(u32, u32)>, bytes: Option<usize>) -> Self {
+        let units = |bytes: usize| u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
+        let bytes = bytes.map(|bytes| (units(bytes), units(bytes.saturating_mul(10))));
+        Self { messages: messages.and_then(Buckets::new), bytes: bytes.and_then(Buckets::new) }
+    }
 }
 
 impl Rates {
@@ -99,13 +114,12 @@ impl Rates {
     /// No limit where it is `None` or 0.
     #[must_use]
     pub(crate) fn new(messages: Option<(u32, u32)>, bytes: Option<usize>) -> Self {
-        let units = |bytes: usize| u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
-        let bytes = bytes.map(|bytes| (units(bytes), units(bytes.saturating_mul(10))));
-        Self {
-            messages: messages.and_then(Buckets::new),
-            bytes: bytes.and_then(Buckets::new),
-            clock: DefaultClock::default(),
-        }
+        Self { limits: Reloadable::new(RateLimits::new(messages, bytes)), clock: DefaultClock::default() }
+    }
+
+    /// Sets other limits, as of [`Self::new`]. What senders have sent so far is forgotten.
+    pub(crate) fn set(&self, messages: Option<(u32, u32)>, bytes: Option<usize>) {
+        self.limits.set(RateLimits::new(messages, bytes));
     }
 
     /// Charges a sender for a message with a payload of `bytes` that goes to so many mailboxes. A message that costs more
@@ -116,7 +130,8 @@ impl Rates {
     pub(crate) fn charge(&self, key: &RateKey, mailboxes: usize, bytes: usize) -> Result<(), TooFast> {
         // Bytes last: what is refused for its bytes has cost the fewest tokens.
         let units = bytes.div_ceil(UNIT).saturating_mul(mailboxes);
-        let costs = [(&self.messages, mailboxes, Rated::Messages), (&self.bytes, units, Rated::Bytes)];
+        let limits = self.limits.get();
+        let costs = [(&limits.messages, mailboxes, Rated::Messages), (&limits.bytes, units, Rated::Bytes)];
         for (buckets, tokens, of) in costs {
             if let Some(buckets) = buckets {
                 buckets.charge(key, tokens, &self.clock).map_err(|wait| TooFast { wait, of })?;
@@ -128,12 +143,14 @@ impl Rates {
     /// Whether there is a limit.
     #[must_use]
     pub(crate) fn are_limited(&self) -> bool {
-        self.messages.is_some() || self.bytes.is_some()
+        let limits = self.limits.get();
+        limits.messages.is_some() || limits.bytes.is_some()
     }
 
     /// Drops full buckets, which hold no information. The server calls it periodically.
     pub(crate) fn sweep(&self) {
-        for buckets in [&self.messages, &self.bytes].into_iter().flatten() {
+        let limits = self.limits.hold();
+        for buckets in [&limits.messages, &limits.bytes].into_iter().flatten() {
             buckets.limiter.retain_recent();
             buckets.limiter.shrink_to_fit();
         }
@@ -142,14 +159,12 @@ impl Rates {
 
 /// Counts the open connections of each client address, and refuses those above the limit. Cheap to clone: each permit has one.
 #[derive(Debug, Clone)]
-pub(crate) struct ConnectionLimiter {
-    /// Most connections of one address.
-    limit: usize,
-    counted: Arc<CountedConnections>,
-}
+pub(crate) struct ConnectionLimiter(Arc<CountedConnections>);
 
 #[derive(Debug)]
 struct CountedConnections {
+    /// Most connections of one address. A reload changes it.
+    limit: AtomicUsize,
     /// Protects the counts; held for one look-up. An address without connections has no entry.
     counts: Mutex<Table<IpAddr, usize>>,
     /// Notified when an address that was at its limit releases a permit.
@@ -189,32 +204,44 @@ impl ConnectionLimiter {
 
     fn with(limit: usize, waiting: usize) -> Self {
         let (waiting, extra) = (Semaphore::new(waiting), Semaphore::new(waiting).into());
-        let counted =
-            CountedConnections { counts: Mutex::default(), released: Notify::new(), waiting, extra };
-        Self { limit, counted: Arc::new(counted) }
+        let counted = CountedConnections {
+            limit: limit.into(),
+            counts: Mutex::default(),
+            released: Notify::new(),
+            waiting,
+            extra,
+        };
+        Self(Arc::new(counted))
     }
 
     /// A limiter with the same limit, in which at most this many connections wait for a permit, and as many have none, over
     /// all addresses together.
     #[must_use]
     pub(crate) fn with_waiting(self, most: usize) -> Self {
-        Self::with(self.limit, most.min(MAX_WAITING))
+        Self::with(self.limit(), most.min(MAX_WAITING))
     }
 
     /// The most connections of one address.
     #[must_use]
     pub(crate) fn limit(&self) -> usize {
-        self.limit
+        self.0.limit.load(Ordering::Relaxed)
+    }
+
+    /// Changes the most connections of one address. Those that are open stay open.
+    pub(crate) fn set_limit(&self, limit: usize) {
+        self.0.limit.store(limit, Ordering::Relaxed);
+        self.0.released.notify_waiters();
     }
 
     /// A permit, or `None` if the address is at its limit. An unknown address is not counted.
     #[must_use]
     pub(crate) fn try_acquire(&self, address: Option<IpAddr>) -> Option<ConnectionPermit> {
-        let address = address.filter(|_| self.limit < usize::MAX).map(counted_as);
+        let limit = self.limit();
+        let address = address.filter(|_| limit < usize::MAX).map(counted_as);
         if let Some(address) = address {
-            let mut counts = lock(&self.counted.counts);
+            let mut counts = lock(&self.0.counts);
             let count = counts.entry(address).or_default();
-            if *count >= self.limit {
+            if *count >= limit {
                 return None;
             }
             *count += 1;
@@ -225,7 +252,7 @@ impl ConnectionLimiter {
     /// A place without a permit, for a connection of an address that is at its limit. `None` if too many have one.
     #[must_use]
     pub(crate) fn try_extra(&self) -> Option<ExtraPlace> {
-        Arc::clone(&self.counted.extra).try_acquire_owned().ok().map(ExtraPlace)
+        Arc::clone(&self.0.extra).try_acquire_owned().ok().map(ExtraPlace)
     }
 
     /// Waits for a permit; `None` at once if too many connections wait already.
@@ -233,9 +260,9 @@ impl ConnectionLimiter {
     /// # Cancel safety
     /// Dropping the future has no effect.
     pub(crate) async fn acquire(&self, address: Option<IpAddr>) -> Option<ConnectionPermit> {
-        let _waiting = self.counted.waiting.try_acquire().ok()?;
+        let _waiting = self.0.waiting.try_acquire().ok()?;
         loop {
-            let released = self.counted.released.notified();
+            let released = self.0.released.notified();
             tokio::pin!(released);
             released.as_mut().enable();
             if let Some(permit) = self.try_acquire(address) {
@@ -249,9 +276,9 @@ impl ConnectionLimiter {
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let Some(address) = self.address else { return };
-        let mut counts = lock(&self.limiter.counted.counts);
+        let mut counts = lock(&self.limiter.0.counts);
         let Some(count) = counts.get_mut(&address) else { return };
-        let was_full = *count == self.limiter.limit;
+        let was_full = *count >= self.limiter.limit();
         *count -= 1;
         if *count == 0 {
             counts.remove(&address);
@@ -259,7 +286,7 @@ impl Drop for ConnectionPermit {
         }
         drop(counts);
         if was_full {
-            self.limiter.counted.released.notify_waiters();
+            self.limiter.0.released.notify_waiters();
         }
     }
 }

@@ -16,8 +16,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use tracing_subscriber::filter::{ParseError, Targets};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{fmt, registry};
+use tracing_subscriber::{Registry, fmt, registry};
 
 use crate::sync::lock;
 
@@ -49,6 +50,19 @@ pub(crate) fn lost_lines() -> u64 {
 #[derive(Debug)]
 pub struct Log {
     queue: Queue,
+    levels: Levels,
+}
+
+/// The levels of the log. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Levels(Handle<Targets, Registry>);
+
+impl Levels {
+    /// Sets other levels, as of [`Log::start`].
+    pub fn set(&self, levels: &Targets, is_explicit: bool) {
+        // It fails only if the log has ended.
+        _ = self.0.reload(in_force(levels, is_explicit).0);
+    }
 }
 
 impl Log {
@@ -68,20 +82,21 @@ impl Log {
         thread::Builder::new().name("log".to_owned()).spawn(move || taken.write_to(out, report))?;
         let lines = queue.clone();
         let (levels, invalid) = in_force(levels, is_explicit);
+        let (levels, handle) = reload::Layer::new(levels);
         let log = fmt::layer().log_internal_errors(false).with_writer(move || lines.clone());
         if stderr.is_terminal() {
             registry()
+                .with(levels)
                 .with(log.with_target(false))
                 .with(Recent)
                 .with(Libraries::default())
-                .with(levels)
                 .init();
         } else {
             registry()
+                .with(levels)
                 .with(log.json().flatten_event(true))
                 .with(Recent)
                 .with(Libraries::default())
-                .with(levels)
                 .init();
         }
         if let Some(error) = invalid {
@@ -95,7 +110,13 @@ impl Log {
                 _ => tracing::error!(%panic, "a thread panicked"),
             }
         }));
-        Ok(Self { queue })
+        Ok(Self { queue, levels: Levels(handle) })
+    }
+
+    /// The levels, which can change.
+    #[must_use]
+    pub fn levels(&self) -> Levels {
+        self.levels.clone()
     }
 
     /// Writes a line as it is, after those that wait.

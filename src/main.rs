@@ -12,8 +12,8 @@ use x0_msg_server::cli::{self, CheckArgs, ConfigCommand, HealthArgs, ListenArgs,
 use x0_msg_server::clock::Clock;
 use x0_msg_server::config::{Auth, Config, LoadError, Sources, load, unknown_variables};
 use x0_msg_server::descriptors;
-use x0_msg_server::log::Log;
-use x0_msg_server::server::{self, ServeError, Starting};
+use x0_msg_server::log::{Levels, Log};
+use x0_msg_server::server::{self, Reloaded, Reloader, ServeError, Starting};
 
 /// Returns the memory of ended sessions to the operating system. The allocator of the C library keeps it.
 #[global_allocator]
@@ -154,7 +154,7 @@ fn serve_with_log(config: Config) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match run(serve(config)) {
+    match run(serve(config, log.levels())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log.line(&format!("x0-msg-server: {error:#}"));
@@ -175,7 +175,33 @@ fn warnings(config: &Config) -> Vec<String> {
     unknown_variables(&Cli::command(), variables).into_iter().chain(config.without_effect()).collect()
 }
 
-async fn serve(config: Config) -> Result<()> {
+/// Reads the settings again, and takes them over as far as a running broker can.
+fn reload(reloader: &Reloader, levels: &Levels) {
+    let loaded = Cli::load().map(|mut cli| cli.config_mut().cloned()).map_err(|error| error.to_string());
+    let config = match loaded {
+        Ok(Some(config)) => config,
+        Ok(None) => return,
+        Err(error) => {
+            let error = error.trim();
+            tracing::error!(error, "the settings cannot be read again; all of them stay as they are");
+            return;
+        }
+    };
+    match reloader.reload(&config) {
+        Ok(Reloaded { taken, refused }) => {
+            levels.set(&config.log_level, config.sources.is_explicit("log-level"));
+            for setting in refused {
+                tracing::warn!(setting, "this setting has changed; a restart is needed to take it over");
+            }
+            tracing::info!(changed = taken.join(" "), "the settings were read again");
+        }
+        Err(error) => {
+            tracing::error!(%error, "the settings cannot be taken over; all of them stay as they are");
+        }
+    }
+}
+
+async fn serve(config: Config, levels: Levels) -> Result<()> {
     descriptors::raise_limit();
     for warning in warnings(&config) {
         tracing::warn!("{warning}");
@@ -184,11 +210,6 @@ async fn serve(config: Config) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    tokio::spawn(async move {
-        while hangup.recv().await.is_some() {
-            tracing::warn!("SIGHUP is ignored; changed keys and certificates are read by themselves");
-        }
-    });
     // Without a handler, a file beyond its size limit would kill the process. Now the write fails.
     let _fsize = signal(SignalKind::from_raw(libc::SIGXFSZ))?;
     let listeners = server::listen(config.listen).map_err(|error| {
@@ -203,6 +224,14 @@ async fn serve(config: Config) -> Result<()> {
         );
     }
     let server = Starting::new(config, Clock::Wall)?;
+    let reloader = server.reloader().clone();
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            let (reloader, levels) = (reloader.clone(), levels.clone());
+            // It reads files. A panic is logged, and changes nothing.
+            _ = tokio::task::spawn_blocking(move || reload(&reloader, &levels)).await;
+        }
+    });
     let shutdown = server.shutdown().clone();
     let hurry = server.hurry().clone();
     tokio::spawn(async move {

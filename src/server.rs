@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::edge::Gateway;
 use crate::identity::Identity;
-use crate::limits::{FailedProofs, ProvedAddresses, Rates};
+use crate::limits::{FailedProofs, ProvedAddresses};
 use crate::link::Link;
 use crate::reload::SetupError;
 use crate::transport::legacy::{Legacy, LegacyReceipts};
@@ -33,6 +33,8 @@ mod listener;
 mod opening;
 #[cfg(test)]
 mod parity;
+mod reloading;
+mod requests;
 mod router;
 mod routes;
 mod settings;
@@ -44,6 +46,7 @@ pub use checks::{check_files, derived_settings};
 pub use error::{EngineStartError, ServeError, StartError};
 pub(crate) use http1::compare;
 pub use listener::listen;
+pub use reloading::{Reloaded, Reloader};
 #[cfg(feature = "nats")]
 pub(crate) use settings::nats_options;
 pub use settings::{broker_limits, engine_settings, storage};
@@ -79,7 +82,7 @@ impl Server {
     /// The store, a key or a certificate cannot be used.
     pub fn new(config: Config, clock: Clock) -> Result<Self, StartError> {
         // Before the store: an invalid key is reported at once, though opening a large store takes time.
-        let identity = Identity::new(&config.access)?;
+        let identity = Identity::new(&config.access)?.into();
         let (config, opening) = Opening::new(config, clock);
         let entrance = Entrance::new(&config, opening.budget().clone())?;
         Ok(Self::assemble(opening.open()?, identity, config, entrance))
@@ -90,17 +93,18 @@ impl Server {
     /// # Errors
     /// A key or a certificate cannot be used.
     pub fn with(broker: Broker, config: Config) -> Result<Self, SetupError> {
-        let (identity, config) = (Identity::new(&config.access)?, Arc::new(config));
+        let (identity, config) = (Identity::new(&config.access)?.into(), Arc::new(config));
         let entrance = Entrance::new(&config, broker.budget().clone())?;
         Ok(Self::assemble(broker, identity, config, entrance))
     }
 
-    fn assemble(broker: Broker, identity: Identity, config: Arc<Config>, entrance: Entrance) -> Self {
+    fn assemble(broker: Broker, identity: Arc<Identity>, config: Arc<Config>, entrance: Entrance) -> Self {
         let gateway = Arc::new(Gateway {
             budget: broker.budget().clone(),
             broker,
             identity,
-            rates: Rates::new(config.access.rate(), config.access.bytes_rate()),
+            rates: Arc::clone(&entrance.rates),
+            access: entrance.access.clone(),
             connection_limiter: entrance.connection_limiter.clone(),
             proved_addresses: ProvedAddresses::default(),
             failed_proofs: FailedProofs::default(),

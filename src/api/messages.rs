@@ -120,7 +120,7 @@ pub(crate) fn send_small(
     head: RequestHead<'_>,
     body: &[u8],
 ) -> Option<impl Future<Output = Result<Accepted, Refusal>> + Send + use<>> {
-    let (access, RequestHead { query, check, .. }) = (&gateway.config.access, head);
+    let (access, RequestHead { query, check, .. }) = (&gateway.access(), head);
     let body = gateway.small_body(body, gateway.config.max_payload + ENVELOPE)?;
     let (Sender { session, token }, send) = SendRequest::decode_with_sender(body).ok()?;
     let in_address = Query::of(query).ok()?.session().ok()?.map(NamedSession::InAddress);
@@ -219,7 +219,7 @@ pub(crate) fn ack_small(
     head: RequestHead<'_>,
     body: &[u8],
 ) -> Option<impl Future<Output = Result<SharedText, Refusal>> + Send + use<>> {
-    let (access, check) = (&gateway.config.access, head.check);
+    let (access, check) = (&gateway.access(), head.check);
     let body = AckBody::decode(gateway.small_body(body, ENVELOPE)?).ok()?;
     let bearer = match &body.token {
         Some(token) => Some(token.clone()),

@@ -81,6 +81,14 @@ impl Sources {
         changed.map(|setting| format!("{}={}", setting.key, setting.values.join(","))).collect()
     }
 
+    /// Takes the value of one setting from there.
+    pub(super) fn take(&mut self, other: &Self, key: &str) {
+        let setting = self.0.iter_mut().find(|setting| setting.key == key);
+        if let (Some(setting), Some(others)) = (setting, other.get(key)) {
+            setting.clone_from(others);
+        }
+    }
+
     /// The names of the settings that have other values there.
     #[must_use]
     pub fn changes(&self, other: &Self) -> Vec<&str> {

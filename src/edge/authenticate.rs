@@ -120,6 +120,11 @@ impl Gateway {
     /// session that is not the caller's, or for a client where only backends are allowed. `bad_request` for a token without
     /// a session where `policy` requires one. `unavailable` while the keys of tokens cannot be fetched.
     pub(crate) async fn identify(&self, shown: Shown<'_>, policy: SessionPolicy) -> Result<Grant, Refusal> {
+        let address = shown.address;
+        self.grant_of(shown, policy).await.map_err(|refusal| refusal.of_client(address))
+    }
+
+    async fn grant_of(&self, shown: Shown<'_>, policy: SessionPolicy) -> Result<Grant, Refusal> {
         let Shown { bearer, session: named, address } = shown;
         let open = self.identity.auth() == Auth::Open;
         let session = named.as_ref().map(|named| named.id().clone());
@@ -257,7 +262,7 @@ impl Gateway {
 
     /// The address of the client.
     pub(super) fn address(&self, head: &Parts) -> Option<IpAddr> {
-        client_address(&self.config.access, peer_of(&head.extensions), (&head.headers).into())
+        client_address(&self.access(), peer_of(&head.extensions), (&head.headers).into())
     }
 
     /// The query and the caller of an HTTP request.

@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use arc_swap::Guard;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::broker::{Broker, BrokerError, Sending};
 use crate::budget::{Budget, Holder};
-use crate::config::Config;
+use crate::config::{Access, Config};
 use crate::directory::KnownMailboxes;
 use crate::edge::caller::Caller;
 use crate::edge::refusal::Refusal;
@@ -20,6 +21,7 @@ use crate::limits::{
 };
 use crate::message::{Address, Seq};
 use crate::protocol::{Close, Code, SERVER, SendRequest, ServerFrame, To};
+use crate::reloadable::Reloadable;
 
 /// What every transport works with. Shared by reference count: each socket holds a reference.
 #[derive(Debug)]
@@ -27,9 +29,9 @@ pub(crate) struct Gateway {
     /// The broker.
     pub broker: Broker,
     /// Checks tokens and API keys.
-    pub identity: Identity,
+    pub identity: Arc<Identity>,
     /// How much each sender may send.
-    pub rates: Rates,
+    pub rates: Arc<Rates>,
     /// How many connections each client address may have.
     pub connection_limiter: ConnectionLimiter,
     /// How much memory all clients together may take.
@@ -40,6 +42,8 @@ pub(crate) struct Gateway {
     pub failed_proofs: FailedProofs,
     /// The settings.
     pub config: Arc<Config>,
+    /// The settings of access in force: a reload changes them. Those in `config` are of the start.
+    pub access: Reloadable<Access>,
     /// Fires when the server stops. Polls are answered and sockets closed then.
     pub shutdown: CancellationToken,
     /// Upgraded sockets. A graceful stop waits for them as for HTTP connections.
@@ -47,6 +51,12 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
+    /// The settings of access in force. Not across an await.
+    #[must_use]
+    pub(crate) fn access(&self) -> Guard<Arc<Access>> {
+        self.access.get()
+    }
+
     /// Whether there is no room for a large message in the memory budget.
     #[must_use]
     pub(crate) fn budget_is_spent(&self) -> bool {
@@ -79,7 +89,8 @@ impl Gateway {
     /// # Errors
     /// `rate_limited`, `not_found` for a backend without a mailbox, and the errors of [`Broker::send`].
     pub(crate) async fn send(&self, caller: &Caller, send: SendRequest) -> Result<Sending, Refusal> {
-        let known = self.charge(caller, &send).map_err(|too_fast| self.too_fast(too_fast))?;
+        let known = self.charge(caller, &send);
+        let known = known.map_err(|too_fast| self.too_fast(too_fast).of_client(caller.address))?;
         Ok(match &send.to {
             To::Reply(reply_to) => {
                 let asked = self.broker.asked(&caller.grant, &send, reply_to)?;
@@ -123,7 +134,7 @@ impl Gateway {
     #[must_use]
     pub(crate) fn too_fast(&self, too_fast: TooFast) -> Refusal {
         let seconds = too_fast.wait.as_secs_f32();
-        let access = &self.config.access;
+        let access = self.access();
         let above = match too_fast.of {
             Rated::Messages => {
                 format!(
@@ -151,7 +162,7 @@ impl Gateway {
                 "{limit} connections from this address already, the most allowed (see --connections-per-address); close \
                  some first"
             );
-            Refusal::new(Code::RateLimited, text).closing(Close::Overloaded)
+            Refusal::new(Code::RateLimited, text).closing(Close::Overloaded).of_client(address)
         })
     }
 }

@@ -17,9 +17,9 @@ use crate::protocol::Code;
 /// The name by which x0 pages know this broker.
 const X0_HOST: &str = "x0-msg-server.x0.localnet";
 
-/// The hosts that an open broker on loopback serves, besides loopback names and addresses.
-#[derive(Debug)]
-pub(crate) struct ServedHosts(Vec<String>);
+/// The hosts that an open broker on loopback serves: loopback names and addresses, x0's name, and those that settings name.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ServedHosts(());
 
 impl ServedHosts {
     /// The hosts that a broker on this address serves. `None` if it serves all: in `token` mode a request needs a proof,
@@ -29,14 +29,7 @@ impl ServedHosts {
         if access.auth != Auth::Open || !listen.to_canonical().is_loopback() {
             return None;
         }
-        let origins =
-            access.allow_origin.iter().map(|origin| origin.rsplit("://").next().unwrap_or_default());
-        let named: Vec<&str> = access.host.iter().map(String::as_str).chain(origins).collect();
-        if named.contains(&"*") {
-            return None;
-        }
-        let names = named.into_iter().filter_map(host_name).map(Cow::into_owned);
-        Some(Self(names.chain([X0_HOST.to_owned()]).collect()))
+        (!named(access).any(|name| name == "*")).then_some(Self(()))
     }
 
     /// Checks all hosts that a request names. A request of HTTP/1.0 may name none; browsers always name one.
@@ -53,17 +46,24 @@ impl ServedHosts {
         for host in in_address.into_iter().chain(in_headers).chain(forwarded) {
             // Several proxies append to one list.
             for host in host.unwrap_or("?").split(',').map(str::trim).filter(|host| !host.is_empty()) {
-                if !self.serves(host) {
+                if !serves(access, host) {
                     return Err(refused(host));
                 }
             }
         }
         Ok(())
     }
+}
 
-    fn serves(&self, host: &str) -> bool {
-        host_name(host).is_some_and(|name| is_loopback(&name) || self.0.iter().any(|known| *known == name))
-    }
+/// The hosts that settings name.
+fn named(access: &Access) -> impl Iterator<Item = &str> {
+    let origins = access.allow_origin.iter().map(|origin| origin.rsplit("://").next().unwrap_or_default());
+    access.host.iter().map(String::as_str).chain(origins)
+}
+
+fn serves(access: &Access, host: &str) -> bool {
+    let Some(name) = host_name(host) else { return false };
+    is_loopback(&name) || name == X0_HOST || named(access).filter_map(host_name).any(|known| known == name)
 }
 
 /// The name of a host that is plainly one: letters, digits, dots, hyphens and underscores, with an optional port. `None` says

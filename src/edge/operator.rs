@@ -50,7 +50,7 @@ impl Gateway {
         if let Some(backend) = backend.filter(|backend| backend.ops) {
             return Ok(Operator { key: Some(Arc::clone(&backend.name)) });
         }
-        let access = &self.config.access;
+        let access = &self.access();
         let check = OriginCheck::from(head);
         if self.identity.auth() == Auth::Open && is_local(check) && check.origin_allowed(access) {
             return Ok(Operator { key: backend.map(|backend| Arc::clone(&backend.name)) });

@@ -1,6 +1,7 @@
 //! Refusals: one table from errors to codes, HTTP statuses and close codes.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -10,6 +11,7 @@ use utoipa::{IntoResponses, ToSchema};
 
 use crate::broker::BrokerError;
 use crate::edge::answer::{encode, json};
+use crate::edge::refusal_log::RefusalNote;
 use crate::engine::{EngineError, RegisterError};
 use crate::identity::CredentialError;
 use crate::message::MessageId;
@@ -27,6 +29,8 @@ pub(crate) struct Refusal {
     pub message: String,
     /// The close code of a WebSocket that cannot go on after this refusal.
     pub close: Close,
+    /// The client for the log, if it is known to be another one than the peer of the connection.
+    pub client: Option<IpAddr>,
 }
 
 impl Refusal {
@@ -41,7 +45,7 @@ impl Refusal {
             | Code::Overloaded
             | Code::Unavailable => Close::Overloaded,
         };
-        Self { code, message: message.into(), close }
+        Self { code, message: message.into(), close, client: None }
     }
 
     /// A `bad_request` for one query parameter; the text says what is wrong with it.
@@ -59,6 +63,18 @@ impl Refusal {
     #[must_use]
     pub(crate) fn closing(self, close: Close) -> Self {
         Self { close, ..self }
+    }
+
+    /// The same refusal of this client.
+    #[must_use]
+    pub(crate) fn of_client(self, client: Option<IpAddr>) -> Self {
+        Self { client, ..self }
+    }
+
+    /// What the log says of it.
+    #[must_use]
+    pub(crate) fn for_log(&self) -> RefusalNote {
+        RefusalNote { code: self.code, client: self.client }
     }
 
     /// The HTTP status of each code.
@@ -182,6 +198,7 @@ impl Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let mut response = json(self.status(), self.body());
+        response.extensions_mut().insert(self.for_log());
         match self.status() {
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
                 response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
@@ -261,6 +278,7 @@ mod tests {
         ] {
             let refusal = Refusal::new(code, "why");
             assert_eq!((refusal.status().as_u16(), refusal.close), (status, close), "{code:?}");
+            assert_eq!(serde_json::to_value(code).unwrap(), code.name());
         }
     }
 

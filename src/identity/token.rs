@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -56,7 +57,8 @@ struct RawClaims {
 pub(crate) struct TokenVerifier {
     /// The keys of files and of the environment.
     files: Current<Vec<VerificationKey>>,
-    jwks: Option<Jwks>,
+    /// Shared by the keys before and after a reload.
+    jwks: Option<Arc<Jwks>>,
     audience: Vec<String>,
     issuer: Vec<String>,
 }
@@ -75,8 +77,12 @@ enum VerifyError {
 }
 
 impl TokenVerifier {
-    /// Reads the keys and watches their files. `None` if no keys are configured.
-    pub(super) fn new(access: &Access) -> Result<Option<Self>, SetupError> {
+    /// Reads the keys and watches their files. `None` if no keys are configured. The JWK set of `previous` is used on if its
+    /// settings are the same: its keys stay known while it cannot be fetched.
+    pub(super) fn new(
+        access: &Access,
+        previous: Option<(&Access, &Self)>,
+    ) -> Result<Option<Self>, SetupError> {
         let secret = access.secrets.token.clone();
         if access.token_key_file.is_empty() && secret.is_none() && access.token_jwks_url.is_none() {
             return Ok(None);
@@ -89,10 +95,16 @@ impl TokenVerifier {
                  for others"
             );
         }
-        let jwks = access.token_jwks_url.as_deref();
-        let jwks = jwks
-            .map(|url| Jwks::watch(url, access.token_jwks_refresh, access.token_jwks_max_age))
-            .transpose()?;
+        let settings = |access: &Access| {
+            (access.token_jwks_url.clone(), access.token_jwks_refresh, access.token_jwks_max_age)
+        };
+        let jwks = match (previous, &access.token_jwks_url) {
+            (Some((before, tokens)), _) if settings(before) == settings(access) => tokens.jwks.clone(),
+            (_, Some(url)) => {
+                Some(Jwks::watch(url, access.token_jwks_refresh, access.token_jwks_max_age)?.into())
+            }
+            (_, None) => None,
+        };
         let (audience, issuer) = (access.token_audience.clone(), access.token_issuer.clone());
         Ok(Some(Self { files, jwks, audience, issuer }))
     }
@@ -145,7 +157,7 @@ impl TokenVerifier {
                 "the token's header has `crit`, but this server knows no extensions that it could name";
             return Err(VerifyError::NoToken(text.to_owned()));
         }
-        let (files, jwks) = (self.files.get(), self.jwks.as_ref().and_then(Jwks::keys));
+        let (files, jwks) = (self.files.get(), self.jwks.as_ref().and_then(|jwks| jwks.keys()));
         let keys = files.iter().chain(jwks.iter().flat_map(|keys| keys.iter()));
         let usable: Vec<&VerificationKey> = keys.filter(|key| key.algorithm == header.alg).collect();
         let kid = header.kid.as_deref();

@@ -32,10 +32,10 @@ fn an_ipv6_network_is_counted_as_one_address() {
 fn an_unknown_address_and_an_unlimited_one_are_not_counted() {
     let limiter = ConnectionLimiter::new(1);
     let _unknown = [limiter.try_acquire(None).unwrap(), limiter.try_acquire(None).unwrap()];
-    assert!(lock(&limiter.counted.counts).is_empty());
+    assert!(lock(&limiter.0.counts).is_empty());
     let unlimited = ConnectionLimiter::new(usize::MAX);
     let _permit = unlimited.try_acquire(ip("10.0.0.1")).unwrap();
-    assert!(lock(&unlimited.counted.counts).is_empty());
+    assert!(lock(&unlimited.0.counts).is_empty());
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn a_dropped_permit_is_released_and_its_entry_removed() {
     let limiter = ConnectionLimiter::new(1);
     let permit = limiter.try_acquire(ip("10.0.0.1")).unwrap();
     drop(permit);
-    assert!(lock(&limiter.counted.counts).is_empty());
+    assert!(lock(&limiter.0.counts).is_empty());
     assert!(limiter.try_acquire(ip("10.0.0.1")).is_some());
 }
 

@@ -29,6 +29,25 @@ pub enum Code {
     Unavailable,
 }
 
+impl Code {
+    /// The name on the wire.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BadRequest => "bad_request",
+            Self::TooLarge => "too_large",
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
+            Self::NotFound => "not_found",
+            Self::MailboxFull => "mailbox_full",
+            Self::RateLimited => "rate_limited",
+            Self::QuotaExceeded => "quota_exceeded",
+            Self::Overloaded => "overloaded",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
 /// WebSocket close codes. After 4000-4499 the client reconnects, with jitter. After 4500-4999 it does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]

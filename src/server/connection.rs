@@ -31,6 +31,7 @@ use crate::protocol::Code;
 use crate::server::direct::Door;
 use crate::server::head;
 use crate::server::http1::HeadTimer;
+use crate::server::requests;
 use crate::server::routes::Routes;
 use crate::server::streams::{self, Streams, TrackedBody};
 use crate::sync::lock;
@@ -253,9 +254,15 @@ fn answer(
         return Either::Left(ready(Ok(refuse_for_good(text))));
     }
     let mut request: Request = request.map(body::Body::new);
-    request.extensions_mut().insert(link);
     let door = Door::of(request.method(), request.uri().path());
-    Either::Right(routes.answer(door, request).map(Ok))
+    let name = Door::name_of(request.uri().path(), request.method());
+    let span = requests::span(name, &link, request.headers().into());
+    request.extensions_mut().insert(Arc::clone(&link));
+    let answering = requests::traced_response(span, routes.answer(door, request));
+    Either::Right(answering.map(move |response| {
+        requests::log_refused(name, &link, &response);
+        Ok(response)
+    }))
 }
 
 /// The answer to a request above the limit of its address.

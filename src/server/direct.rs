@@ -54,6 +54,29 @@ pub(super) fn doors() -> impl Iterator<Item = (Method, &'static str, Door)> {
 }
 
 impl Door {
+    /// The name of the door of a request in the log: that of a transport, or `http`.
+    pub(super) fn name_of(path: &str, method: &Method) -> &'static str {
+        match path {
+            websocket::PATH => "websocket",
+            sse::PATH => "sse",
+            poll::POSTED_PATH => "poll",
+            poll::PATH if *method == Method::GET => "poll",
+            path if legacy::is_path(path) => "legacy",
+            _ => "http",
+        }
+    }
+
+    /// The same of a request that is here.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::X0(_) => "legacy",
+            Self::Poll | Self::PostedPoll => "poll",
+            Self::Send | Self::Ack | Self::Routes => "http",
+            Self::Socket => "websocket",
+            Self::Events => "sse",
+        }
+    }
+
     /// Where a request with this method and path goes that hyper has read.
     pub(super) fn of(method: &Method, path: &str) -> Self {
         match legacy::path_of(path) {

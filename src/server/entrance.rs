@@ -8,8 +8,9 @@ use tokio_util::task::TaskTracker;
 use crate::budget::Budget;
 use crate::config::{Access, Config};
 use crate::descriptors;
-use crate::limits::ConnectionLimiter;
+use crate::limits::{ConnectionLimiter, Rates};
 use crate::reload::SetupError;
+use crate::reloadable::Reloadable;
 use crate::server::connection::ConnectionServer;
 use crate::server::listener::Acceptor;
 use crate::server::routes::Routes;
@@ -20,6 +21,10 @@ use crate::tls;
 pub(super) struct Entrance {
     pub(super) acceptor: Acceptor,
     pub(super) routes: Routes,
+    /// The settings of access in force.
+    pub(super) access: Reloadable<Access>,
+    /// How much each sender may send.
+    pub(super) rates: Arc<Rates>,
     /// How many requests of each client address are served at the same time.
     pub(super) connection_limiter: ConnectionLimiter,
     /// Fires when the server stops.
@@ -35,7 +40,8 @@ impl Entrance {
     /// A certificate cannot be used.
     pub(super) fn new(config: &Arc<Config>, budget: Budget) -> Result<Self, SetupError> {
         let tls = config.access.tls_cert.as_ref().zip(config.access.tls_key.as_ref());
-        let tls = tls.map(|(cert, key)| tls::server_config(cert, key)).transpose()?;
+        let tls = tls.map(|(cert, key)| tls::server_config(cert, key).map(Reloadable::new)).transpose()?;
+        let access = Reloadable::new(config.access.clone());
         let (connection_limiter, socket_limiter) =
             limits_of_addresses(&config.access, descriptors::for_connections());
         let shutdown = CancellationToken::new();
@@ -49,13 +55,16 @@ impl Entrance {
         };
         let acceptor = Acceptor {
             config: Arc::clone(config),
+            access: access.clone(),
             shutdown: shutdown.clone(),
             connection_server: connection_server.into(),
             tls,
             socket_limiter,
             connections: TaskTracker::new(),
         };
-        Ok(Self { acceptor, routes, connection_limiter, shutdown, hurry: CancellationToken::new() })
+        let rates = Rates::new(config.access.rate(), config.access.bytes_rate()).into();
+        let hurry = CancellationToken::new();
+        Ok(Self { acceptor, routes, access, rates, connection_limiter, shutdown, hurry })
     }
 
     /// Waits until all connections have ended, and these sockets, at most for the drain timeout and until a second signal.

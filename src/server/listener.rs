@@ -17,12 +17,13 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, Listen};
+use crate::config::{Access, Config, Level, Listen};
 use crate::descriptors::RoomForConnections;
 use crate::limits::{ConnectionLimiter, ConnectionPermit, ExtraPlace};
 use crate::link::{Link, MonitoredStream, SharedSocket};
 use crate::log::Repeated;
 use crate::reload::Current;
+use crate::reloadable::Reloadable;
 use crate::server::connection::ConnectionServer;
 use crate::server::http1::HeadTimer;
 
@@ -59,6 +60,26 @@ impl Addresses {
     /// The first one. All are of loopback, or none.
     pub(super) fn first(&self) -> SocketAddr {
         self.0[0]
+    }
+
+    /// Logs what begins here, with which settings.
+    pub(super) fn log_start(&self, config: &Config) {
+        let limits = config.sources.changed_limits().join(" ");
+        let data_dir = match config.durability {
+            Level::Memory => "none".to_owned(),
+            _ if !config.is_embedded() => "none".to_owned(),
+            _ => config.data_dir.display().to_string(),
+        };
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            address = %self.first(),
+            auth = config.access.auth.name(),
+            durability = config.durability.name(),
+            engine = if config.is_embedded() { "embedded" } else { "nats" },
+            data_dir,
+            limits,
+            "starting: the store is being opened"
+        );
     }
 
     /// Logs that the server is ready.
@@ -116,11 +137,13 @@ const INHERITS_NODELAY: bool = cfg!(target_os = "linux");
 #[derive(Debug, Clone)]
 pub(super) struct Acceptor {
     pub(super) config: Arc<Config>,
+    /// The settings of access in force.
+    pub(super) access: Reloadable<Access>,
     /// Fires when the server stops.
     pub(super) shutdown: CancellationToken,
     pub(super) connection_server: Arc<ConnectionServer>,
     /// The certificate; `None` without TLS.
-    pub(super) tls: Option<Current<ServerConfig>>,
+    pub(super) tls: Option<Reloadable<Current<ServerConfig>>>,
     /// Limits TCP connections for each client address. It is above the limit of the gateway, so that a client can still
     /// be told why it is refused.
     pub(super) socket_limiter: ConnectionLimiter,
@@ -185,7 +208,7 @@ impl Acceptor {
         let link = Link::with_peer(Some(peer.ip()));
         let stream = MonitoredStream::tcp(stream, Arc::clone(&link));
         // Many clients share the address of a proxy.
-        let counted = Some(peer.ip()).filter(|address| !self.config.access.is_trusted_proxy(*address));
+        let counted = Some(peer.ip()).filter(|address| !self.access.get().is_trusted_proxy(*address));
         match (&self.tls, self.socket_limiter.try_acquire(counted)) {
             (None, Some(permit)) => {
                 let connection = self.connection_server.http1_cleartext(stream, link);
@@ -223,7 +246,7 @@ impl Acceptor {
             return Box::pin(self.http1(stream, link, place)).await;
         };
         let patience = self.config.header_timeout;
-        let accepting = Box::pin(timeout(patience, TlsAcceptor::from(tls.get()).accept(stream)));
+        let accepting = Box::pin(timeout(patience, TlsAcceptor::from(tls.get().get()).accept(stream)));
         let Some(Ok(accepted)) = self.shutdown.run_until_cancelled(accepting).await else { return Ok(()) };
         let stream = accepted?;
         match stream.get_ref().1.alpn_protocol() {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -17,6 +18,7 @@ use utoipa::openapi::OpenApi;
 use crate::config::{Access, Pages};
 use crate::edge::{Gateway, OriginCheck, Refusal, ServedHosts, json, origin_refused};
 use crate::protocol::Code;
+use crate::reloadable::Reloadable;
 use crate::transport::legacy::{self, Legacy};
 use crate::transport::poll::{self, Polls};
 use crate::transport::{sse, websocket};
@@ -54,24 +56,24 @@ pub(super) fn with_host_check(router: Router, check: HostCheck) -> Router {
 #[derive(Debug, Clone)]
 pub(super) struct HostCheck {
     gateway: Arc<Gateway>,
-    hosts: Arc<ServedHosts>,
+    hosts: ServedHosts,
 }
 
 impl HostCheck {
     /// The check of a broker that listens on this address, if it needs one.
     pub(super) fn new(gateway: &Arc<Gateway>, listen: IpAddr) -> Option<Self> {
-        let hosts = ServedHosts::new(&gateway.config.access, listen)?;
-        Some(Self { gateway: Arc::clone(gateway), hosts: hosts.into() })
+        let hosts = ServedHosts::new(&gateway.access(), listen)?;
+        Some(Self { gateway: Arc::clone(gateway), hosts })
     }
 
     /// Whether the hosts that a request names are served.
     pub(super) fn serves(&self, request: OriginCheck<'_>) -> bool {
-        self.hosts.check(&self.gateway.config.access, request).is_ok()
+        self.hosts.check(&self.gateway.access(), request).is_ok()
     }
 
     /// The answer to a request that names a host that is not served.
     pub(super) fn refusal(&self, request: OriginCheck<'_>) -> Option<Response> {
-        let checked = self.hosts.check(&self.gateway.config.access, request);
+        let checked = self.hosts.check(&self.gateway.access(), request);
         checked.err().map(|refusal| json(StatusCode::MISDIRECTED_REQUEST, refusal.body()))
     }
 }
@@ -104,13 +106,13 @@ fn v1(gateway: &Arc<Gateway>, polls: &Polls) -> (Router, OpenApi) {
     let v1 = v1
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(Arc::clone(gateway), check_origin));
-    (v1.layer(cors(&gateway.config.access)), api)
+    (v1.layer(cors(&gateway.access)), api)
 }
 
 /// Refuses requests of pages whose origin is not allowed, also those whose answer the page does not read.
 async fn check_origin(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {
     let check = OriginCheck::from(&request);
-    if check.origin_allowed(&gateway.config.access) {
+    if check.origin_allowed(&gateway.access()) {
         return next.run(request).await;
     }
     origin_refused(check.headers).into_response()
@@ -141,12 +143,14 @@ async fn wrong_method() -> Response {
 }
 
 /// Tells browsers which pages of other origins may call `/v1`.
-pub(super) fn cors(access: &Access) -> CorsLayer {
-    let origins = match access.allowed_origins().any(|origin| origin == "*") {
+pub(super) fn cors(access: &Reloadable<Access>) -> CorsLayer {
+    let in_force = access.clone();
+    // A reload changes neither from nor to `*`.
+    let origins = match access.get().allowed_origins().any(|origin| origin == "*") {
         true => AllowOrigin::any(),
-        false => AllowOrigin::list(
-            access.allowed_origins().filter_map(|origin| HeaderValue::from_str(origin).ok()),
-        ),
+        false => AllowOrigin::predicate(move |origin: &HeaderValue, _: &Parts| {
+            in_force.get().allowed_origins().any(|known| known.as_bytes() == origin.as_bytes())
+        }),
     };
     let headers = ["authorization", "content-type", "last-event-id", "traceparent", "tracestate", "baggage"];
     CorsLayer::new()

@@ -1,7 +1,7 @@
 //! A server before its store is open: the port is open, checks are answered, polls of the x0 client are held.
 
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
@@ -17,13 +17,15 @@ use crate::server::entrance::Entrance;
 use crate::server::error::{EngineStartError, ServeError};
 use crate::server::listener::Addresses;
 use crate::server::opening::Opening;
+use crate::server::reloading::{Parts, Reloader};
 use crate::server::{Server, stop};
 
 /// A server whose store is not open yet.
 #[derive(Debug)]
 pub struct Starting {
     config: Arc<Config>,
-    identity: Identity,
+    identity: Arc<Identity>,
+    reloader: Reloader,
     entrance: Entrance,
     opening: Opening,
 }
@@ -35,10 +37,25 @@ impl Starting {
     /// # Errors
     /// A key or a certificate cannot be used.
     pub fn new(config: Config, clock: Clock) -> Result<Self, SetupError> {
-        let identity = Identity::new(&config.access)?;
+        let identity = Arc::new(Identity::new(&config.access)?);
         let (config, opening) = Opening::new(config, clock);
         let entrance = Entrance::new(&config, opening.budget().clone())?;
-        Ok(Self { config, identity, entrance, opening })
+        let reloader = Reloader::new(Parts {
+            config: Mutex::new((*config).clone()),
+            access: entrance.access.clone(),
+            identity: Arc::clone(&identity),
+            rates: Arc::clone(&entrance.rates),
+            tls: entrance.acceptor.tls.clone(),
+            connection_limiter: entrance.connection_limiter.clone(),
+            socket_limiter: entrance.acceptor.socket_limiter.clone(),
+        });
+        Ok(Self { config, identity, reloader, entrance, opening })
+    }
+
+    /// Takes changed settings over while the server runs.
+    #[must_use]
+    pub fn reloader(&self) -> &Reloader {
+        &self.reloader
     }
 
     /// Cancelling this token stops the server.
@@ -59,8 +76,8 @@ impl Starting {
     /// The store cannot be opened, and those of [`Server::serve`].
     pub async fn serve(self, listeners: Vec<TcpListener>) -> Result<(), ServeError> {
         let addresses = Addresses::of(&listeners)?;
-        tracing::info!(address = %addresses.first(), "starting: the store is being opened");
-        let Self { config, identity, entrance, opening } = self;
+        addresses.log_start(&self.config);
+        let Self { config, identity, entrance, opening, .. } = self;
         let acceptor = entrance.acceptor.clone();
         let mut accepting = pin!(acceptor.accept_all_until_shutdown(listeners));
         let mut opening = spawn_blocking(move || opening.open());

@@ -85,7 +85,7 @@ impl Legacy {
         body: &[u8],
     ) -> Option<(impl Future<Output = LegacyProgress> + Send + use<>, bool)> {
         let Self { gateway, .. } = self;
-        let access = &gateway.config.access;
+        let access = &gateway.access();
         let LegacyCors::Any = LegacyCors::of(access, &Method::POST, head.check) else { return None };
         let body = gateway.small_body(body, gateway.config.max_payload + ENVELOPE)?;
         let (request, source) = (shape::body(path, body), RequestSource::of(access, head));
@@ -119,7 +119,7 @@ fn handle(
     request: Request,
 ) -> impl Future<Output = Response> {
     let gateway = &legacy.gateway;
-    let access = &gateway.config.access;
+    let access = &gateway.access();
     let cors = LegacyCors::of(access, request.method(), (&request).into());
     let held_since = HeldSince::of(&request);
     let source = RequestSource::of(access, (&request).into());

@@ -81,7 +81,7 @@ pub(crate) async fn events(State(gateway): State<Arc<Gateway>>, head: Parts) -> 
     let last_event_id = last_event_id(&head.headers);
     let mut resume = query.resume("after")?;
     resume.after = last_event_id.or(resume.after);
-    check_cursor(&resume, || OriginCheck::from(&head).get_may_acknowledge(&gateway.config.access))?;
+    check_cursor(&resume, || OriginCheck::from(&head).get_may_acknowledge(&gateway.access()))?;
     let (mut mailbox, mut floor) = (None, Seq::START);
     if let Some(address) = &address {
         if cursor_is_ours(&gateway, address, &resume).await == Ok(true) {

@@ -20,6 +20,7 @@ use crate::identity::Identity;
 use crate::limits::{ConnectionLimiter, FailedProofs, ProvedAddresses, Rates};
 use crate::message::{Seq, SessionId, TopicName, UserId};
 use crate::protocol::{SendRequest, To};
+use crate::reloadable::Reloadable;
 use crate::server::{broker_limits, engine_settings, storage};
 
 #[derive(Debug, Parser)]
@@ -38,8 +39,9 @@ pub(crate) fn gateway(flags: &[&str]) -> Arc<Gateway> {
     let engine = Embedded::start(settings, hubs.clone(), &storage(&config)).unwrap();
     Arc::new(Gateway {
         broker: Broker::new(engine.into(), hubs, broker_limits(&config), settings.clock),
-        identity: Identity::new(&config.access).unwrap(),
-        rates: Rates::new(config.access.rate(), config.access.bytes_rate()),
+        identity: Identity::new(&config.access).unwrap().into(),
+        rates: Rates::new(config.access.rate(), config.access.bytes_rate()).into(),
+        access: Reloadable::new(config.access.clone()),
         connection_limiter: ConnectionLimiter::new(config.access.max_connections_per_address()),
         budget,
         proved_addresses: ProvedAddresses::default(),

@@ -168,3 +168,90 @@ async fn a_command_that_cannot_print_does_not_panic() {
         assert_eq!(unprinted.code(), Some(1));
     }
 }
+
+/// The lines of a log whose text begins with this.
+fn lines(log: &str, message: &str) -> Vec<Value> {
+    let entries = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    entries.filter(|entry| entry["message"].as_str().is_some_and(|text| text.starts_with(message))).collect()
+}
+
+#[tokio::test]
+async fn the_first_line_says_what_begins_with_which_settings() {
+    let dir = tempfile::tempdir().unwrap();
+    let flags = ["--durability", "os", "--max-payload", "2MiB", "--send-rate", "7", "--ttl", "7d"];
+    let server = TestServer::at(dir.path(), &flags).await;
+    let address = server.address.to_string();
+    let log = server.stop().await;
+    let starting = &lines(&log, "starting")[0];
+    for (field, value) in [
+        ("version", env!("CARGO_PKG_VERSION")),
+        ("address", &address),
+        ("auth", "open"),
+        ("durability", "os"),
+        ("engine", "embedded"),
+        ("data_dir", dir.path().to_str().unwrap()),
+        ("limits", "max-payload=2MiB send-rate=7"),
+    ] {
+        assert_eq!(starting[field], value, "{starting}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_logged_with_its_code_door_and_client_and_a_flood_of_them_once() {
+    let server = TestServer::with(&["--durability", "memory"]).await;
+    for _ in 0..20 {
+        assert_eq!(server.post("/v1/messages?session=A", "{").await.status, 400);
+    }
+    assert_eq!(server.get("/v1/messages?session=A&after=x").await.status, 400);
+    assert_eq!(server.get("/v1/events?session=A&window=x&topic=").await.status, 400);
+    let mut ws = server.session("A").await;
+    ws.send(json!({ "type": "send", "to": { "user": "nobody" }, "payload": 1 })).await;
+    assert_eq!(ws.recv().await["code"], "not_found");
+    let log = server.stop().await;
+    let refused: Vec<_> = lines(&log, "refused")
+        .iter()
+        .map(|line| {
+            assert!(
+                line["client"] == "127.0.0.1" && line["level"] == "INFO" && line["unlogged"] == 0,
+                "{line}"
+            );
+            format!("{} {}", line["door"].as_str().unwrap(), line["code"].as_str().unwrap())
+        })
+        .collect();
+    assert_eq!(
+        refused,
+        ["http bad_request", "poll bad_request", "sse bad_request", "websocket not_found"],
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn requests_are_logged_at_debug_within_the_trace_of_their_caller() {
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let traceparent = format!("00-{trace}-b7ad6b7169203331-01");
+    let body = json!({ "to": { "session": "B" }, "payload": 1 }).to_string();
+    for (level, is_logged) in [("debug", true), ("info", false)] {
+        let mut command = Command::new(BINARY);
+        command.args(["--durability", "memory", "--listen", "127.0.0.1:0", "--log-level", level]);
+        let server = TestServer::try_spawn_as_is(command).await.unwrap();
+        let headers = [("traceparent", traceparent.as_str())];
+        let mut http = server.http().await;
+        // One goes through the routes, and one skips them.
+        for target in ["/v1/sessions/A", "/v1/messages?session=a-name-in-an-address"] {
+            let method = if target.contains('?') { "POST" } else { "GET" };
+            http.request(
+                method,
+                target,
+                &headers,
+                if method == "POST" { body.clone() } else { String::new() },
+            )
+            .await;
+        }
+        http.close().await;
+        let log = server.stop().await;
+        let traced = lines(&log, "answered").into_iter().chain(lines(&log, "accepted"));
+        let traced = traced.filter(|line| line["span"]["trace_id"] == trace).count();
+        assert_eq!(traced, if is_logged { 2 } else { 0 }, "{log}");
+        assert!(!log.contains("a-name-in-an-address"), "addresses of requests may name sessions: {log}");
+    }
+}

@@ -55,6 +55,7 @@ mod presence;
 mod private_store;
 mod proof;
 mod receipts;
+mod reload;
 mod request;
 mod restart;
 mod secrets;

@@ -8,6 +8,9 @@ use crate::guarded::*;
 
 const SESSION: &str = "session-id-that-is-a-secret-4711";
 
+/// The id of a session that proves itself.
+const PROOF: &str = "Zk3vQ8hTn2LxWc7RbYp5JdMg9sFaUe4t";
+
 #[tokio::test]
 async fn secrets_are_in_no_log_no_argument_no_help_and_no_report() {
     let dir = tempfile::tempdir().unwrap();
@@ -35,6 +38,27 @@ async fn secrets_are_in_no_log_no_argument_no_help_and_no_report() {
         let headers = [("authorization", bearer.as_str())];
         http.request("PUT", &format!("/v1/sessions/{SESSION}"), &headers, r#"{"user":"ann"}"#).await;
         http.request("POST", "/v1/messages", &headers, r#"{"to":{"user":"ann"},"payload":1}"#).await;
+    }
+    let bearer = format!("Bearer {api_key}");
+    let registered = format!("/v1/sessions/{PROOF}");
+    let body = r#"{"user":"ann","proof":true}"#;
+    let reply = http.request("PUT", &registered, &[("authorization", &bearer)], body).await;
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    let mut proved = server.ws("").await;
+    proved.send(json!({ "type": "hello", "session": PROOF })).await;
+    assert_eq!(proved.recv().await["type"], "welcome");
+    let wrong = format!("{PROOF}x");
+    for proof in [PROOF, &wrong] {
+        let bearer = format!("Bearer {proof}");
+        let headers = [("authorization", bearer.as_str())];
+        http.request("GET", "/v1/messages?wait=0", &headers, "").await;
+        let poll = json!({ "session": proof, "wait": 0 }).to_string();
+        http.request("POST", "/v1/messages/poll", &[], poll).await;
+        http.request("GET", &format!("/v1/messages?session={proof}&wait=0"), &[], "").await;
+        server.http().await.request("GET", &format!("/v1/events?session={proof}"), &[], "").await;
+        let mut ws = server.ws(&format!("?session={proof}")).await;
+        assert_eq!(ws.recv().await["code"], "unauthorized");
+        server.http().await.post(&x0_target(), x0_poll(proof)).await;
     }
     // A repeated request shows that its answer was lost, which is logged.
     let target = x0_target();
@@ -65,9 +89,13 @@ async fn secrets_are_in_no_log_no_argument_no_help_and_no_report() {
         ("report", &report),
     ] {
         assert!(!text.is_empty());
-        for (what, hidden) in
-            [("API key", api_key.as_str()), ("secret", secret), ("token", &token), ("session id", SESSION)]
-        {
+        for (what, hidden) in [
+            ("API key", api_key.as_str()),
+            ("secret", secret),
+            ("token", &token),
+            ("session id", SESSION),
+            ("proof", PROOF),
+        ] {
             assert!(!text.contains(hidden), "the {what} is in the {where_}: {text}");
         }
     }

@@ -32,8 +32,9 @@ fn gateway(auth: Auth) -> Gateway {
     let engine = Embedded::start(settings, hubs.clone(), &storage(&config)).unwrap();
     Gateway {
         broker: Broker::new(engine.into(), hubs, limits, Clock::Wall),
-        identity: Identity::new(&config.access).unwrap(),
-        rates: Rates::new(None, None),
+        identity: Identity::new(&config.access).unwrap().into(),
+        rates: Rates::new(None, None).into(),
+        access: crate::reloadable::Reloadable::new(config.access.clone()),
         connection_limiter: ConnectionLimiter::new(usize::MAX),
         budget: Budget::new(Budget::MOST),
         proved_addresses: ProvedAddresses::default(),

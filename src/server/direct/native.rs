@@ -38,7 +38,7 @@ struct Inner {
 impl Native {
     /// The calls of a broker that checks hosts like this.
     pub(super) fn new(gateway: &Arc<Gateway>, polls: Polls, hosts: Option<HostCheck>) -> Self {
-        let cors = cors(&gateway.config.access).layer(Answered);
+        let cors = cors(&gateway.access).layer(Answered);
         let answer = json_line(StatusCode::OK, Body::empty());
         let answer = with_cors(cors.clone(), None, answer);
         let lines = header_lines(answer.headers());
@@ -117,7 +117,7 @@ impl Native {
         if let Some(response) = hosts.as_ref().and_then(|hosts| hosts.refusal(head.check)) {
             return Some(response);
         }
-        if head.check.origin_allowed(&gateway.config.access) {
+        if head.check.origin_allowed(&gateway.access()) {
             return None;
         }
         Some(self.0.with_cors(origin(head), origin_refused(head.check.headers).into_response()))

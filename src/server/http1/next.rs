@@ -12,6 +12,7 @@ use super::owed::MOST_OWED;
 use super::{Answering, Connection, Next};
 use crate::edge::RequestHead;
 use crate::server::answer::Begun;
+use crate::server::requests;
 
 /// How much of the input was looked at.
 #[derive(Debug, Default)]
@@ -152,12 +153,15 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connection<S> {
             return None;
         }
         let answer = |door, RawRequest { query, headers, body }: RawRequest<'_>| {
-            server.routes.answer_raw(door, RequestHead::over_http1(query, headers, link), body)
+            let begun =
+                server.routes.answer_raw(door, RequestHead::over_http1(query, headers, link), body)?;
+            let span = requests::span(door.name(), link, headers);
+            Some((Begun { progress: requests::traced(span, begun.progress), ..begun }, door))
         };
         match head::parse(input, link, answer) {
-            Begin::Answering(Begun { progress, joins }, Plain { len, body, closes }) => {
+            Begin::Answering((Begun { progress, joins }, door), Plain { len, body, closes }) => {
                 super::discard(input, len + body);
-                Some(Next::Answering(Answering { progress, joins, late: None, closes }))
+                Some(Next::Answering(Answering { progress, joins, door, late: None, closes }))
             }
             Begin::Head(head) => {
                 let whole = head.plain.len + head.plain.body;

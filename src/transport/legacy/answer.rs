@@ -115,7 +115,9 @@ struct FailureBody<'a> {
 pub(super) fn failure(refusal: &Refusal) -> Response {
     let Refusal { code, message, .. } = refusal;
     let body = FailureBody { messages: (), error: true, exception_id: *code, exception: message };
-    answer(StatusCode::OK, encode(&body))
+    let mut response = answer(StatusCode::OK, encode(&body));
+    response.extensions_mut().insert(refusal.for_log());
+    response
 }
 
 /// The answer to a request that cannot be read as one of the x0 client.

@@ -117,7 +117,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let request = request.body(Body::empty()).unwrap();
-        LegacyCors::of(&gateway(flags).config.access, method, (&request).into())
+        LegacyCors::of(&gateway(flags).access(), method, (&request).into())
     }
 
     /// The allowed origin and the `vary` header of an answer.

@@ -70,7 +70,7 @@ mod tests {
 
     fn source(request: Builder) -> RequestSource {
         let request = request.body(Body::empty()).unwrap();
-        RequestSource::of(&gateway(&[]).config.access, (&request).into())
+        RequestSource::of(&gateway(&[]).access(), (&request).into())
     }
 
     #[tokio::test]

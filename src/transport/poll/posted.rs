@@ -178,7 +178,7 @@ impl Sender {
     /// `unauthorized` if the header `Authorization` holds no bearer.
     fn of(gateway: &Gateway, RequestHead { check, .. }: RequestHead<'_>) -> Result<Self, Refusal> {
         let bearer = gateway.bearer(check.headers)?.map(str::to_owned);
-        let address = client_address(&gateway.config.access, check.peer, check.headers);
+        let address = client_address(&gateway.access(), check.peer, check.headers);
         Ok(Self { bearer, address })
     }
 

@@ -65,7 +65,7 @@ impl PollHead {
     /// `bad_request` if the query is not UTF-8 or parameter `session` is no name; `unauthorized` if the header `Authorization`
     /// holds no bearer.
     pub(super) fn of(gateway: &Gateway, head: RequestHead<'_>) -> Result<Self, Refusal> {
-        let (access, check) = (&gateway.config.access, head.check);
+        let (access, check) = (&gateway.access(), head.check);
         let query = Query::of(head.query)?;
         let session = query.session()?;
         Ok(Self {

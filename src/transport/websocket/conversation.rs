@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use tokio::time::Instant;
 
 use crate::broker::{BrokerError, Sending};
-use crate::edge::{Caller, Gateway, Refusal};
+use crate::edge::{Caller, Gateway, Refusal, log_refusal};
 use crate::engine::EngineError;
 use crate::hub::EndReason;
 use crate::link::LentOutput;
@@ -311,14 +311,16 @@ impl Conversation {
 
     /// Answers a frame with an error. The conversation goes on.
     fn refuse(&mut self, id: Option<&MessageId>, refusal: &Refusal) {
+        log_refusal("websocket", refusal.code, refusal.client.or(self.address));
         self.output.push(Frame::text(refusal.frame(id)));
     }
 
     /// Answers with an error, and ends the conversation.
     pub(super) fn reject(&mut self, refusal: Refusal) -> ControlFlow<End> {
         // A page of a foreign origin gets no error frame.
-        if refusal.close != Close::OriginRefused {
-            self.refuse(None, &refusal);
+        match refusal.close {
+            Close::OriginRefused => log_refusal("websocket", refusal.code, refusal.client),
+            _ => self.refuse(None, &refusal),
         }
         ControlFlow::Break(End::Close(refusal.close, refusal.message))
     }

@@ -37,10 +37,10 @@ pub(super) async fn check(gateway: &Gateway, head: RequestHead<'_>) -> Result<Ha
     let RequestHead { version, query, check, link } = head;
     let link = link.filter(|_| version < Version::HTTP_2).cloned();
     let OriginCheck { headers, peer, .. } = check;
-    if !check.origin_allowed(&gateway.config.access) {
-        return Err(origin_refused(headers));
+    let address = client_address(&gateway.access(), peer, headers);
+    if !check.origin_allowed(&gateway.access()) {
+        return Err(origin_refused(headers).of_client(address));
     }
-    let address = client_address(&gateway.config.access, peer, headers);
     let permit = gateway.connection_permit(address)?;
     let query = Query::of(query)?;
     if query.get("token").is_some() {
