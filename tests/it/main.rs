@@ -18,6 +18,7 @@ mod command_line;
 mod connections;
 mod crash;
 mod damage;
+mod dashboard;
 mod description;
 mod descriptors;
 mod disk_full;
