@@ -147,12 +147,28 @@ function limitLine({ name, used, limit, unit, setting, refused }) {
   return line;
 }
 
+/** What helps against refusals of each code. The caller was told more: the field and the limit. @type {Record<string, string>} */
+const CURES = {
+  bad_request: "The caller must mend its request.",
+  too_large: "Send less, or raise --max-payload.",
+  unauthorized: "The caller must show a valid token or API key.",
+  forbidden: "The token or API key needs more permissions.",
+  not_found: "The receiver is not registered, or has ended.",
+  mailbox_full: "The receiver must read and acknowledge, or raise --mailbox-messages and --mailbox-bytes.",
+  rate_limited: "The caller must slow down, or raise --send-rate or the limits of connections.",
+  quota_exceeded: "One author has taken its share: its receivers must read, or raise --store-limit.",
+  overloaded: "Add room: --memory-budget, --append-queue, or a faster disk.",
+  unavailable: "The store or what it needs does not work: see the warnings and /healthz.",
+};
+
 /** @param {any} event */
 function eventLine({ ts, level, message, fields, count }) {
   const time = element("time", "", new Date(ts).toLocaleTimeString([], { hour12: false }));
   const head = element("div", "head", time, element("span", "level", level));
   if (count > 1) head.append(element("span", "", `${count} times`));
   const line = element("li", level, head, element("div", "", message));
+  const cure = CURES[/(?:^| )code=(\w+)/.exec(fields)?.[1] ?? ""];
+  if (cure) line.append(element("div", "", cure));
   if (fields) line.append(element("div", "fields", fields));
   return line;
 }
