@@ -6,9 +6,12 @@ use std::time::Duration;
 use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::directory::Directory;
-use crate::engine::{Engine, Fatal, Health};
-use crate::hub::Hubs;
-use crate::message::{Epoch, SessionId};
+#[cfg(feature = "nats")]
+use crate::engine::nats::NatsConnection;
+use crate::engine::{Contents, Engine, Fatal, Health};
+use crate::hub::{Connections, Hubs};
+use crate::message::{Address, Epoch, Item, Seq, SessionId};
+use crate::metrics;
 
 mod error;
 mod listing;
@@ -127,6 +130,37 @@ impl Broker {
         &self.limits
     }
 
+    /// What the engine holds; see [`Engine::contents`].
+    #[must_use]
+    pub(crate) fn contents(&self) -> Option<Contents> {
+        self.engine.contents()
+    }
+
+    /// When a stored message was accepted, in Unix milliseconds; `None` if it is gone, or cannot be read now.
+    pub(crate) async fn accepted_at(&self, address: &Address, seq: Seq) -> Option<u64> {
+        let batch = self.engine.read(address, Seq(seq.0 - 1), 1).await.ok()?;
+        batch.items.iter().find_map(|item| match item {
+            Item::Message(message) => message.accepted_at(),
+            Item::Gap(_) => None,
+        })
+    }
+
+    /// The connection to NATS; `None` with one machine.
+    #[cfg(feature = "nats")]
+    #[must_use]
+    pub(crate) fn nats(&self) -> Option<NatsConnection> {
+        match &self.engine {
+            Engine::Nats(engine) => Some(engine.connection()),
+            _ => None,
+        }
+    }
+
+    /// How many readers the mailboxes have on this node, and how many the topics.
+    #[must_use]
+    pub(crate) fn readers(&self) -> (Connections, Connections) {
+        self.hubs.readers()
+    }
+
     /// How much memory all clients together may take.
     #[must_use]
     pub(crate) fn budget(&self) -> &Budget {
@@ -150,6 +184,7 @@ impl Broker {
             }
             tokio::task::yield_now().await;
         }
+        metrics::EXPIRED.add(messages as u64);
         if messages > 0 {
             tracing::info!(messages, "expired unread");
         }

@@ -80,6 +80,12 @@ impl Budget {
         self.0.bytes - self.0.free.available_permits()
     }
 
+    /// Bytes of the whole budget.
+    #[must_use]
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.bytes
+    }
+
     /// Whether this holder gets so many bytes now.
     #[must_use]
     pub(crate) fn has_room(&self, holder: Holder, bytes: usize) -> bool {

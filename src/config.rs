@@ -45,6 +45,11 @@ pub struct Config {
     #[arg(long, env = "X0_MSG_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8080")]
     pub listen: Listen,
 
+    /// Address and port for operators, beside that of clients: `/metrics`, `/healthz` and `/readyz`, without TLS and without
+    /// keys. `9100` is this machine only
+    #[arg(long, env = "X0_MSG_OPS_LISTEN", value_name = "ADDR")]
+    pub ops_listen: Option<Listen>,
+
     /// Directory of the store. It is created if it does not exist. `--durability memory` does not use it
     #[arg(long, env = "X0_MSG_DATA_DIR", value_name = "DIR", default_value = "./x0-msg-data")]
     pub data_dir: PathBuf,

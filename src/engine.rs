@@ -51,6 +51,7 @@ use crate::message::{Address, Epoch, Handle, Publication, SenderName, Seq, Sessi
 mod append;
 mod arrivals;
 mod commit;
+mod contents;
 mod crypt;
 pub mod embedded;
 mod error;
@@ -72,6 +73,7 @@ mod contract;
 pub use append::Append;
 use arrivals::Arrivals;
 pub use commit::Commit;
+pub use contents::Contents;
 #[cfg(test)]
 pub(crate) use contract::{Cluster, Node};
 pub use crypt::DecryptError;
@@ -340,6 +342,18 @@ impl Engine {
     #[must_use]
     pub fn health(&self) -> Health {
         each!(self, engine => engine.health())
+    }
+
+    /// What it holds. `None` if only other machines know: then their metrics tell. Looks at every address: not for each message.
+    #[must_use]
+    pub fn contents(&self) -> Option<Contents> {
+        match self {
+            Self::Embedded(engine) => Some(engine.contents()),
+            #[cfg(feature = "nats")]
+            Self::Nats(_) => None,
+            #[cfg(test)]
+            Self::Replicated(_) => None,
+        }
     }
 
     /// Stores what is accepted and closes; may wait for the disk. Appends are refused afterwards.

@@ -32,6 +32,7 @@ mod readers;
 mod receiver;
 mod shards;
 mod slots;
+mod timing;
 mod topic_names;
 
 pub use event::{EndReason, HubEvent};
@@ -39,9 +40,11 @@ pub use interest::Interest;
 pub use listing::ReaderState;
 pub use members::{ChangedTopics, MemberPage, Members, Membership};
 pub use outlet::{Encoded, Encoding, Outlet};
-pub use presence::{Connections, Transport};
+pub use presence::Connections;
 pub use receiver::HubReceiver;
 pub use slots::Slots;
+
+pub use crate::protocol::Transport;
 
 use address_hub::Hub;
 use reader::AttachedReader;
@@ -151,6 +154,19 @@ impl Hubs {
     #[must_use]
     pub fn is_read(&self, address: &Address) -> bool {
         self.hubs.of(address).contains_key(address)
+    }
+
+    /// How many readers the mailboxes have here, and how many the topics.
+    #[must_use]
+    pub(crate) fn readers(&self) -> (Connections, Connections) {
+        let (mut mailboxes, mut topics) = (Connections::default(), Connections::default());
+        for shard in self.hubs.all() {
+            for (address, hub) in shard.iter() {
+                let sum = if address.is_mailbox() { &mut mailboxes } else { &mut topics };
+                lock(&hub.readers).attached().for_each(|reader| sum.add(reader.transport));
+            }
+        }
+        (mailboxes, topics)
     }
 
     /// How many addresses are read.

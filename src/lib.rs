@@ -17,6 +17,7 @@
 //! | [`config`] | settings |
 //! | [`message`] | names, seqs, and one message that is encoded once |
 //! | [`protocol`] | the native wire: frames, error codes, close codes |
+//! | `metrics` | counts of what happens |
 //! | [`hub`] | the live side of an address: its last events and its readers |
 //! | [`engine`] | stores messages and registrations; the contract of an engine |
 //! | [`subscriber`] | one reader: it catches up from the engine and then reads live |
@@ -62,6 +63,7 @@ mod limits;
 pub mod link;
 pub mod log;
 pub mod message;
+mod metrics;
 mod ops;
 pub mod protocol;
 mod reload;

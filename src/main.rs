@@ -215,6 +215,16 @@ async fn serve(config: Config, levels: Levels) -> Result<()> {
     let listeners = server::listen(config.listen).map_err(|error| {
         anyhow!("cannot listen on {}: {error}; choose another address with --listen", config.listen)
     })?;
+    let ops_listeners = config.ops_listen.map(server::listen).transpose().map_err(|error| {
+        let address = config.ops_listen.map(|address| address.to_string()).unwrap_or_default();
+        anyhow!("cannot listen on {address}: {error}; choose another address with --ops-listen")
+    })?;
+    if let Some(address) = config.ops_listen.filter(|address| !address.is_loopback()) {
+        tracing::warn!(
+            %address,
+            "--ops-listen opens the metrics to other machines; everyone who reaches it may read them without a key"
+        );
+    }
     if config.access.auth == Auth::Open && !config.listen.is_loopback() {
         tracing::warn!(
             address = %config.listen,
@@ -223,7 +233,10 @@ async fn serve(config: Config, levels: Levels) -> Result<()> {
              guesses at the addresses of today's x0 client; --auth token requires credentials"
         );
     }
-    let server = Starting::new(config, Clock::Wall)?;
+    let mut server = Starting::new(config, Clock::Wall)?;
+    if let Some(listeners) = ops_listeners {
+        server.open_ops_port(listeners)?;
+    }
     let reloader = server.reloader().clone();
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {

@@ -58,6 +58,15 @@ pub(crate) fn v1_routes(gateway: Arc<Gateway>) -> OpenApiRouter {
         .with_state(gateway)
 }
 
+/// The routes of the port of operators, who need no key there.
+pub(crate) fn port_routes(gateway: Arc<Gateway>) -> Router {
+    Router::new()
+        .route(HEALTH, get(health))
+        .route(READINESS, get(readiness))
+        .route("/metrics", get(metrics::for_everyone))
+        .with_state(gateway)
+}
+
 /// The routes of the descriptions. `api` describes all HTTP calls.
 pub(crate) fn descriptions(api: OpenApi, config: &Config) -> Router {
     Router::new()

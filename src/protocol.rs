@@ -7,6 +7,7 @@ mod client_frame;
 mod code;
 mod json;
 mod server_frame;
+mod transport;
 
 pub(crate) use client_frame::Sender;
 pub use client_frame::{
@@ -17,6 +18,7 @@ pub(crate) use json::present;
 pub(crate) use json::{MAX_SEQ, MAX_WINDOW, parse_object};
 pub use json::{Malformed, parse};
 pub use server_frame::{Presence, SendResult, ServerFrame};
+pub use transport::Transport;
 
 /// The WebSocket subprotocol of this version.
 pub(crate) const SUBPROTOCOL: &str = "x0-msg.v1";

@@ -31,6 +31,7 @@ mod http1;
 mod janitor;
 mod listener;
 mod opening;
+mod ops_port;
 #[cfg(test)]
 mod parity;
 mod reloading;
@@ -110,6 +111,7 @@ impl Server {
             failed_proofs: FailedProofs::default(),
             config,
             shutdown: entrance.shutdown.clone(),
+            connections: entrance.acceptor.connections.clone(),
             tasks: TaskTracker::new(),
         });
         let (poll_readers, legacy_receipts) = (PollReaders::default(), Arc::<LegacyReceipts>::default());

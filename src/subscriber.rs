@@ -22,6 +22,7 @@ use crate::budget::Permit;
 use crate::engine::{Engine, EngineError};
 use crate::hub::{EndReason, HubEvent, HubReceiver, Hubs, ReaderHandle, Transport};
 use crate::message::{Address, Epoch, Gap, Item, Seq};
+use crate::metrics;
 
 mod ahead;
 mod catch_up;
@@ -254,7 +255,7 @@ impl Subscriber {
                             return Poll::Ready(Some(Ok(item)));
                         }
                     }
-                    Err(RecvError::Lagged(_)) => self.state = ReadState::Behind(Seq::START),
+                    Err(RecvError::Lagged(_)) => self.lag(),
                     Err(RecvError::Closed) => self.state = ReadState::Closed,
                 },
             }
@@ -315,7 +316,10 @@ impl Subscriber {
     fn deliver(&mut self, item: Item) -> Item {
         let through = match &item {
             Item::Message(message) => message.seq().unwrap_or_default(),
-            Item::Gap(gap) => gap.to,
+            Item::Gap(gap) => {
+                metrics::GAPS[gap.reason as usize].count();
+                gap.to
+            }
         };
         self.delivered = self.delivered.max(through);
         item
@@ -341,12 +345,18 @@ impl Subscriber {
                         return Some(item);
                     }
                 }
-                Err(TryRecvError::Lagged(_)) => self.state = ReadState::Behind(Seq::START),
+                Err(TryRecvError::Lagged(_)) => self.lag(),
                 Err(TryRecvError::Closed) => self.state = ReadState::Closed,
                 Err(TryRecvError::Empty) => break,
             }
         }
         None
+    }
+
+    /// The hub has overtaken this reader, which reads the engine then.
+    fn lag(&mut self) {
+        metrics::LAGGED.count();
+        self.state = ReadState::Behind(Seq::START);
     }
 
     /// Notes an event of the hub. Its item, if this is the next one.

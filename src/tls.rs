@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::crypto::{
@@ -13,7 +14,10 @@ use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio_rustls::rustls::{
     ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme,
 };
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 
+use crate::metrics;
 use crate::reload::{Current, Loaded, SetupError, read_file, watch_files};
 
 fn provider() -> Arc<CryptoProvider> {
@@ -94,12 +98,19 @@ pub(crate) fn server_config(cert: &Path, key: &Path) -> Result<Current<ServerCon
     watch_files("the certificate", vec![cert.to_owned(), key.to_owned()], |paths: &[PathBuf]| {
         let [cert, key] = paths else { unreachable!("two files were given") };
         let certified = read(cert, key)?;
+        metrics::CERTIFICATE_END.store(end_of(&certified).unwrap_or_default(), Ordering::Relaxed);
         let versions = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
         let config = versions.map_err(|error| SetupError(error.to_string()))?.with_no_client_auth();
         let mut config = config.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Loaded::Complete(config))
     })
+}
+
+/// When the certificate itself ends, in Unix seconds.
+fn end_of(certified: &CertifiedKey) -> Option<i64> {
+    let (_, parsed) = X509Certificate::from_der(certified.cert.first()?).ok()?;
+    Some(parsed.validity().not_after.timestamp())
 }
 
 /// Reads a certificate chain and its key.
@@ -143,6 +154,8 @@ mod tests {
         let dir = generated();
         let certified = read(&dir.path().join("cert.pem"), &dir.path().join("key.pem")).unwrap();
         assert_eq!(certified.cert.len(), 1);
+        // rcgen's certificates end in the year 4096.
+        assert_eq!(end_of(&certified), Some(67_090_118_400));
     }
 
     #[test]

@@ -111,7 +111,10 @@ unit() {
     cargo test --quiet --locked --doc
 }
 
-it() { nextest --test it -E "not $on_nats"; }
+it() {
+    need promtool:prometheus
+    nextest --test it -E "not $on_nats"
+}
 
 # Installs a NATS server of this version, and names it to the tests.
 nats_server() {

@@ -20,6 +20,7 @@ use crate::edge::{
 };
 use crate::grant::Grant;
 use crate::message::{BackendName, MessageId, Seq, SessionId, SharedText};
+use crate::metrics::{self, SentBy};
 use crate::protocol::{AckBody, Code, ENVELOPE, Malformed, SendRequest, SendResult, Sender, parse};
 
 /// Most messages in one call.
@@ -64,8 +65,14 @@ impl PendingSend {
             Ok(sending) => sending.await.map_err(Refusal::from),
             Err(refusal) => Err(refusal),
         };
+        count_answer(result.as_ref().err());
         (self.id, result)
     }
+}
+
+/// Counts a message whose sender is answered.
+fn count_answer(refusal: Option<&Refusal>) {
+    metrics::count_answer(SentBy::Http, refusal.map(|refusal| refusal.code));
 }
 
 /// Send one message, or up to 1,000
@@ -108,7 +115,9 @@ impl Future for Accepted {
     type Output = Result<SharedText, Refusal>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let result = ready!(Pin::new(&mut self.sending).poll(cx))?;
+        let result = ready!(Pin::new(&mut self.sending).poll(cx)).map_err(Refusal::from);
+        count_answer(result.as_ref().err());
+        let result = result?;
         let answer = SendAnswer { id: self.id.as_ref(), result, error: None };
         Poll::Ready(Ok((encode(&SendAnswers::One(answer)) + "\n").into()))
     }
@@ -137,7 +146,8 @@ pub(crate) fn send_small(
         let id = send.id.clone();
         let shown = Shown { bearer: bearer.as_deref().map(str::trim), session, address };
         let grant = gateway.identify(shown, SessionPolicy::Require).await?;
-        let sending = gateway.send(&Caller { grant, address }, send).await?;
+        let sending = gateway.send(&Caller { grant, address }, send).await;
+        let sending = sending.inspect_err(|refusal| count_answer(Some(refusal)))?;
         Ok(Accepted { id, sending })
     })
 }

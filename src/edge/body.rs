@@ -12,6 +12,7 @@ use crate::budget::{Budget, Holder, Permit, SMALL, SPENT, UNPROVED_MOST};
 use crate::config::{Auth, Config};
 use crate::edge::gateway::Gateway;
 use crate::edge::refusal::Refusal;
+use crate::metrics::{self, Limit};
 use crate::protocol::Code;
 
 /// Most bytes above the limit that are read and discarded.
@@ -216,6 +217,7 @@ impl Reading {
 }
 
 fn no_room() -> Refusal {
+    metrics::limited(Limit::Memory).count();
     Refusal::new(Code::Overloaded, SPENT)
 }
 

@@ -20,6 +20,7 @@ use crate::limits::{
     ConnectionLimiter, ConnectionPermit, FailedProofs, ProvedAddresses, Rated, Rates, TooFast,
 };
 use crate::message::{Address, Seq};
+use crate::metrics::{self, Limit};
 use crate::protocol::{Close, Code, SERVER, SendRequest, ServerFrame, To};
 use crate::reloadable::Reloadable;
 
@@ -46,6 +47,8 @@ pub(crate) struct Gateway {
     pub access: Reloadable<Access>,
     /// Fires when the server stops. Polls are answered and sockets closed then.
     pub shutdown: CancellationToken,
+    /// The connections of clients.
+    pub connections: TaskTracker,
     /// Upgraded sockets. A graceful stop waits for them as for HTTP connections.
     pub tasks: TaskTracker,
 }
@@ -137,12 +140,14 @@ impl Gateway {
         let access = self.access();
         let above = match too_fast.of {
             Rated::Messages => {
+                metrics::limited(Limit::SendRate).count();
                 format!(
                     "{} messages in a second (see --send-rate)",
                     access.rate().map_or(0, |(rate, _)| rate)
                 )
             }
             Rated::Bytes => {
+                metrics::limited(Limit::SendBytesRate).count();
                 let rate = size_text(access.bytes_rate().unwrap_or_default());
                 format!("{rate} in a second, counted for each mailbox (see --send-bytes-rate)")
             }
@@ -157,6 +162,7 @@ impl Gateway {
     /// `rate_limited` if the address has as many connections as it may.
     pub(crate) fn connection_permit(&self, address: Option<IpAddr>) -> Result<ConnectionPermit, Refusal> {
         self.connection_limiter.try_acquire(address).ok_or_else(|| {
+            metrics::limited(Limit::ConnectionsOfAddress).count();
             let limit = self.connection_limiter.limit();
             let text = format!(
                 "{limit} connections from this address already, the most allowed (see --connections-per-address); close \

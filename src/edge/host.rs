@@ -26,7 +26,16 @@ impl ServedHosts {
     /// and a broker that other machines reach does not know its names.
     #[must_use]
     pub(crate) fn new(access: &Access, listen: IpAddr) -> Option<Self> {
-        if access.auth != Auth::Open || !listen.to_canonical().is_loopback() {
+        if access.auth != Auth::Open {
+            return None;
+        }
+        Self::on_loopback(access, listen)
+    }
+
+    /// The same in any mode: for what needs no proof at this address.
+    #[must_use]
+    pub(crate) fn on_loopback(access: &Access, listen: IpAddr) -> Option<Self> {
+        if !listen.to_canonical().is_loopback() {
             return None;
         }
         (!named(access).any(|name| name == "*")).then_some(Self(()))

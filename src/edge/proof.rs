@@ -10,6 +10,7 @@ use crate::edge::refusal::Refusal;
 use crate::grant::{Client, Proof};
 use crate::identity::{CredentialError, Credentials};
 use crate::message::SessionId;
+use crate::metrics::{self, Rejected};
 use crate::protocol::Code;
 
 /// What a request shows of its caller.
@@ -67,7 +68,17 @@ impl Gateway {
             Ok(credentials) => return Ok(Proved::Credentials(credentials)),
             Err(error) => error,
         };
-        let CredentialError::Unknown(text) = error else { return Err(error.into()) };
+        let text = match error {
+            CredentialError::Unknown(text) => text,
+            CredentialError::Invalid(_) => {
+                metrics::rejected(Rejected::Invalid).count();
+                return Err(error.into());
+            }
+            CredentialError::Unavailable(_) => {
+                metrics::rejected(Rejected::NoKeys).count();
+                return Err(error.into());
+            }
+        };
         match bearer.and_then(|bearer| SessionId::new(bearer.trim()).ok()) {
             Some(session) if self.identity.auth() == Auth::Token => {
                 Ok(Proved::Session(self.check_id(&session, address, &text).await?))
@@ -92,6 +103,7 @@ impl Gateway {
             attempt.succeed();
             return Ok(client);
         }
+        metrics::rejected(Rejected::Unknown).count();
         // No guess: a page of x0 tries this whose backend asks for no proof.
         if directory.id_left(session, IdScope::X0).is_zero() {
             return Err(Refusal::new(Code::Unauthorized, otherwise));
@@ -104,7 +116,10 @@ impl Gateway {
     /// The refusal of a wrong proof, which counts.
     fn wrong_proof(&self, address: Option<IpAddr>, text: String) -> Refusal {
         match self.failed_proofs.charge(address) {
-            Ok(()) => Refusal::new(Code::Unauthorized, text),
+            Ok(()) => {
+                metrics::rejected(Rejected::Unknown).count();
+                Refusal::new(Code::Unauthorized, text)
+            }
             Err(_) => too_many_wrong(),
         }
     }
@@ -133,6 +148,7 @@ impl Gateway {
 
 /// The refusal of another proof from an address that has shown too many wrong ones.
 fn too_many_wrong() -> Refusal {
+    metrics::rejected(Rejected::TooMany).count();
     let text =
         "too many wrong tokens, API keys or session ids from this address; wait a second and try again";
     Refusal::new(Code::RateLimited, text)

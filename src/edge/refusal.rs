@@ -12,9 +12,10 @@ use utoipa::{IntoResponses, ToSchema};
 use crate::broker::BrokerError;
 use crate::edge::answer::{encode, json};
 use crate::edge::refusal_log::RefusalNote;
-use crate::engine::{EngineError, RegisterError};
+use crate::engine::{EngineError, OverShare, RegisterError, Share};
 use crate::identity::CredentialError;
 use crate::message::MessageId;
+use crate::metrics::{self, Limit, SentBy};
 use crate::protocol::{Close, Code, Malformed, ServerFrame};
 
 /// Tells a browser that a token is expected (RFC 6750 section 3).
@@ -55,6 +56,7 @@ impl Refusal {
 
     /// The refusal of a reader that asks for more topics than one connection may read.
     pub(crate) fn too_many_topics(limit: usize) -> Self {
+        metrics::limited(Limit::TopicsOfConnection).count();
         let text = format!("one connection may read at most {limit} topics; unsubscribe from some first");
         Self::new(Code::Forbidden, text)
     }
@@ -100,7 +102,11 @@ impl Refusal {
 }
 
 impl From<BrokerError> for Refusal {
+    /// Counts the limit that has refused.
     fn from(error: BrokerError) -> Self {
+        if let Some(limit) = limit_of(&error) {
+            metrics::limited(limit).count();
+        }
         let code = match &error {
             BrokerError::PayloadTooLarge { .. } => Code::TooLarge,
             BrokerError::TtlTooLong { .. } | BrokerError::NoReceipt(_) | BrokerError::NoRequest(_) => {
@@ -133,6 +139,34 @@ impl From<BrokerError> for Refusal {
             _ => refusal,
         }
     }
+}
+
+/// The limit that has refused, if one has.
+fn limit_of(error: &BrokerError) -> Option<Limit> {
+    Some(match error {
+        BrokerError::PayloadTooLarge { .. } => Limit::Payload,
+        BrokerError::TtlTooLong { .. } => Limit::Ttl,
+        BrokerError::TooManyReaders { .. } => Limit::ConnectionsOfSession,
+        BrokerError::NoMemory => Limit::Memory,
+        BrokerError::Register(RegisterError::TooMany { .. }) => Limit::SessionsOfUser,
+        BrokerError::Engine(error) | BrokerError::Register(RegisterError::Engine(error)) => match error {
+            EngineError::MailboxFull { .. } | EngineError::NoRoomForReceipt { .. } => Limit::Mailbox,
+            EngineError::HistoryTooSmall { .. } => Limit::Topic,
+            EngineError::StoreFull { .. } => Limit::Store,
+            EngineError::Overloaded { .. } => Limit::Queue,
+            EngineError::TooManyTopics { .. } => Limit::TopicsOfAuthor,
+            EngineError::QuotaExceeded(OverShare { share, .. }) => match share {
+                Share::Store | Share::Stored => Limit::StoreShare,
+                Share::Queue => Limit::QueueShare,
+                Share::Mailbox => Limit::MailboxShare,
+            },
+            EngineError::AnotherUser
+            | EngineError::IdReused { .. }
+            | EngineError::Unavailable { .. }
+            | EngineError::Unreadable { .. } => return None,
+        },
+        _ => return None,
+    })
 }
 
 fn engine_code(error: &EngineError) -> Code {
@@ -197,6 +231,7 @@ impl Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
+        metrics::refused(SentBy::Http, self.code).count();
         let mut response = json(self.status(), self.body());
         response.extensions_mut().insert(self.for_log());
         match self.status() {

@@ -16,8 +16,8 @@ use tokio::sync::oneshot;
 
 use crate::budget::Holder;
 use crate::engine::{
-    Arrivals, Batch, Commit, EngineError, Expired, Fatal, Health, Lookup, Position, Register, RegisterError,
-    Registrar, Settings,
+    Arrivals, Batch, Commit, Contents, EngineError, Expired, Fatal, Health, Lookup, Position, Register,
+    RegisterError, Registrar, Settings,
 };
 use crate::hub::{EndReason, Hubs};
 use crate::message::{Address, Epoch, Publication, Seq, SessionId};
@@ -377,6 +377,12 @@ impl Embedded {
         });
         let reading = self.shared.disk.as_ref().and_then(|access| access.readers.failing());
         Health { failing: storing.into_iter().chain(stalled).chain(reading).collect(), is_unreachable: false }
+    }
+
+    /// See [`crate::engine::Engine::contents`].
+    #[must_use]
+    pub fn contents(&self) -> Contents {
+        self.shared.index.contents()
     }
 
     /// See [`crate::engine::Engine::expire`].

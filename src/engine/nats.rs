@@ -58,6 +58,7 @@ mod urls;
 
 pub use error::NatsError;
 pub use feeds::Feeds;
+pub(crate) use link::NatsConnection;
 pub use migration::{MigrateError, Migrated, migrate};
 pub use options::NatsOptions;
 
@@ -337,6 +338,12 @@ impl Nats {
     pub fn health(&self) -> Health {
         let failing: Vec<Arc<str>> = self.core().failing().into_iter().collect();
         Health { is_unreachable: !failing.is_empty(), failing }
+    }
+
+    /// The state of its connection.
+    #[must_use]
+    pub(crate) fn connection(&self) -> NatsConnection {
+        self.core().link.connection()
     }
 
     /// Refuses what comes from now on, and waits until the floors that are on their way are stored.

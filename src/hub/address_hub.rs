@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use crate::hub::outlets::Outlets;
 use crate::hub::reader::AttachedReader;
 use crate::hub::readers::HubReaders;
+use crate::hub::timing::Timed;
 use crate::hub::{EndReason, HubEvent};
 use crate::message::Seq;
 use crate::sync::lock;
@@ -18,6 +19,8 @@ pub(super) struct Hub {
     pub(super) readers: Mutex<HubReaders>,
     /// How many events were sent. Changed under the lock of `readers`, when the event is in the channel.
     pub(super) sent: AtomicU64,
+    /// How long one of them takes to its readers.
+    pub(super) timed: Timed,
     /// How many events the channel holds.
     pub(super) slots: usize,
     /// A copy of `HubReaders::acked`: a reader that moves on locks the list only if more is acknowledged.
@@ -33,6 +36,7 @@ impl Hub {
         Self {
             readers: Mutex::default(),
             sent: AtomicU64::new(0),
+            timed: Timed::default(),
             slots,
             acked: AtomicU64::new(0),
             ended: OnceLock::new(),

@@ -94,11 +94,18 @@ impl Batch {
         Self { from: end - events.len() as u64, end, messages, intact_from, encoded: Vec::new() }
     }
 
-    /// Writes to the connection of a reader what the reader does not have, or wakes up the reader.
-    pub(super) fn offer(&mut self, reader: &AttachedReader) {
+    /// The numbers of its events: from the first one on, up to before the second one.
+    pub(super) fn range(&self) -> (u64, u64) {
+        (self.from, self.end)
+    }
+
+    /// Writes to the connection of a reader what the reader does not have, or wakes up the reader. Returns how many messages were
+    /// written; what the peer did not take of them is left to the task of the reader.
+    pub(super) fn offer(&mut self, reader: &AttachedReader) -> usize {
+        let mut written = 0;
         // It looks by itself.
         if !reader.waits() {
-            return;
+            return written;
         }
         if let Some(outlet) = reader.outlet().filter(|_| !self.messages.is_empty()) {
             let encoded = self.encoded(outlet.encoding());
@@ -109,15 +116,17 @@ impl Batch {
                     return Some(encoded.bytes.len());
                 }
                 let begin = batch.move_on(reader)?;
+                written = encoded.begins.len() - begin;
                 Some(encoded.begins[begin])
             });
             if is_done {
-                return;
+                return written;
             }
         }
         if let Some(waker) = reader.end_wait() {
             waker.wake();
         }
+        written
     }
 
     /// Moves a reader on to the end. Answers which message is its next one; `None` if something is missing between what it has

@@ -13,6 +13,7 @@ use crate::hub::address_hub::Hub;
 use crate::hub::batch::{Order, small_message};
 use crate::hub::outlet::{Encoded, Encoding};
 use crate::hub::reader::AttachedReader;
+use crate::hub::timing::Written;
 use crate::message::Publication;
 
 /// Room for the header of a frame.
@@ -41,14 +42,15 @@ impl Direct {
         readers: impl Iterator<Item = &'a AttachedReader>,
         sent: u64,
     ) -> bool {
-        let mut all = true;
+        let (mut all, mut written) = (true, Written::default());
         for reader in readers {
-            all &= self.write_to(hub, reader, sent);
+            all &= self.write_to(hub, reader, sent, &mut written);
         }
+        written.count(&hub.timed, (sent, sent + 1));
         all
     }
 
-    fn write_to(&mut self, hub: &Hub, reader: &AttachedReader, sent: u64) -> bool {
+    fn write_to(&mut self, hub: &Hub, reader: &AttachedReader, sent: u64, written: &mut Written) -> bool {
         // A reader that does not wait looks by itself.
         let Some(outlet) = reader.outlet().filter(|_| reader.waits() && reader.takes_one()) else {
             return false;
@@ -59,6 +61,7 @@ impl Direct {
         let encoded = Encoded { bytes, rest: &|from| Bytes::copy_from_slice(&bytes[from..]) };
         let is_written = outlet.write(encoded, &mut || {
             is_settled = self.move_on(hub, reader, sent)?;
+            written.add(reader.transport, 1);
             Some(0)
         });
         is_written && is_settled

@@ -17,6 +17,7 @@ use crate::hub::channel::{Numbered, Tail};
 use crate::hub::direct::Direct;
 use crate::hub::outlets::Outlets;
 use crate::hub::readers::AT_ONCE;
+use crate::hub::timing::Written;
 use crate::sync::lock;
 
 impl Hub {
@@ -24,6 +25,7 @@ impl Hub {
     pub(super) fn send(self: &Arc<Self>, event: HubEvent) {
         let mut readers = lock(&self.readers);
         let sent = self.sent();
+        self.timed.begin(sent, self.slots);
         // A task that runs takes everything from the channel.
         let many = self.outlets.get().filter(|outlets| outlets.are_many() || outlets.is_running());
         if many.is_none()
@@ -113,7 +115,11 @@ async fn offer_to_rest(hub: Arc<Hub>, mut batch: Batch, next: Arc<AtomicUsize>) 
 /// Offers a batch to the readers at some places. Returns whether there are any.
 fn offer_to_some(hub: &Hub, batch: &mut Batch, from: usize) -> bool {
     let readers = lock(&hub.readers).some_from(from);
-    readers.iter().flatten().flatten().for_each(|reader| batch.offer(reader));
+    let mut written = Written::default();
+    for reader in readers.iter().flatten().flatten() {
+        written.add(reader.transport, batch.offer(reader));
+    }
+    written.count(&hub.timed, batch.range());
     readers.is_some()
 }
 

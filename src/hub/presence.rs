@@ -3,18 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// How a reader is connected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Transport {
-    /// WebSocket.
-    Websocket,
-    /// Server-Sent Events.
-    Sse,
-    /// The native long-poll. One presence lasts from the first poll to the end of the grace after the last.
-    Poll,
-    /// Today's x0 client. Its presence lasts as that of the native long-poll.
-    Legacy,
-}
+use crate::protocol::Transport;
 
 /// Connections by transport. Who polls is there until 15 seconds after the last poll.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]

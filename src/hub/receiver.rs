@@ -76,6 +76,9 @@ impl HubReceiver {
         }
         let at = self.reader.at();
         let found = self.end.as_mut().map_or(Err(TryRecvError::Empty), |end| end.take(at));
+        if found.is_ok() {
+            self.hub.timed.taken(at);
+        }
         self.taken = at
             + match found {
                 Ok(_) => 1,

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::identity::key::{KeySet, NO_KEY, VerificationKey, parse_jwks};
+use crate::metrics;
 use crate::reload::{EMPTY_FOR, SetupError};
 use crate::tls;
 
@@ -125,6 +126,7 @@ async fn keep_fetching(
         let result = result.unwrap_or_else(|_| Err("the fetch has panicked".to_owned()));
         let mut recorded = Ok(());
         sender.send_modify(|fetched| recorded = fetched.record(Instant::now(), result));
+        metrics::JWKS_FETCHES[usize::from(recorded.is_err())].count();
         let pause = match recorded {
             Ok(()) => {
                 tracing::debug!("the JWK set was fetched");

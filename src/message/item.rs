@@ -21,6 +21,21 @@ pub enum GapReason {
     Lost,
 }
 
+impl GapReason {
+    /// All of them, in the order of their numbers.
+    pub(crate) const ALL: [Self; 4] = [Self::Acknowledged, Self::Expired, Self::Epoch, Self::Lost];
+
+    /// Its name on the wire.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Acknowledged => "acknowledged",
+            Self::Expired => "expired",
+            Self::Epoch => "epoch",
+            Self::Lost => "lost",
+        }
+    }
+}
+
 /// Messages after `from`, up to and including `to`, are not coming.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Gap {

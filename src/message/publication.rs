@@ -194,6 +194,15 @@ impl Publication {
         self.from.as_ref()
     }
 
+    /// When it was accepted, in Unix milliseconds. Looks for it in the frame.
+    pub(crate) fn accepted_at(&self) -> Option<u64> {
+        #[derive(serde::Deserialize)]
+        struct Accepted {
+            ts: u64,
+        }
+        serde_json::from_str(self.frame.as_str()).ok().map(|Accepted { ts }| ts)
+    }
+
     /// The native frame.
     #[must_use]
     pub fn frame(&self) -> &Utf8Bytes {

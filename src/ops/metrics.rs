@@ -12,8 +12,10 @@ use prometheus_client::registry::Registry;
 
 use crate::edge::{Gateway, Operator, Refusal};
 
+mod counts;
 mod page;
 mod process;
+mod state;
 
 use page::Page;
 
@@ -75,6 +77,11 @@ pub(super) async fn metrics(
     answer(gateway, Format::of(&headers)).await
 }
 
+/// The same, where operators need no key.
+pub(super) async fn for_everyone(State(gateway): State<Arc<Gateway>>, headers: HeaderMap) -> Response {
+    answer(gateway, Format::of(&headers)).await
+}
+
 /// The metrics in this format.
 async fn answer(gateway: Arc<Gateway>, format: Format) -> Response {
     // On a thread that may wait: the process is asked about at the system, and the store's figures are behind locks.
@@ -125,6 +132,8 @@ impl Collector for Scrape {
             ("auth", self.gateway.identity.auth().name()),
         ];
         page.info("x0_msg_build", "Version and mode of the broker", &labels)?;
+        counts::encode(page)?;
+        state::encode(page, &self.gateway)?;
         process::encode(page)
     }
 }

@@ -30,6 +30,20 @@ pub enum Code {
 }
 
 impl Code {
+    /// All of them, in the order of their numbers.
+    pub(crate) const ALL: [Self; 10] = [
+        Self::BadRequest,
+        Self::TooLarge,
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::MailboxFull,
+        Self::RateLimited,
+        Self::QuotaExceeded,
+        Self::Overloaded,
+        Self::Unavailable,
+    ];
+
     /// The name on the wire.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -99,6 +113,7 @@ mod tests {
             (Code::Unavailable, "unavailable"),
         ] {
             assert_eq!(serde_json::to_value(code).unwrap(), text);
+            assert_eq!(code.name(), text);
         }
     }
 }

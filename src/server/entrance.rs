@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -9,7 +10,7 @@ use crate::budget::Budget;
 use crate::config::{Access, Config};
 use crate::descriptors;
 use crate::limits::{ConnectionLimiter, Rates};
-use crate::reload::SetupError;
+use crate::reload::{Current, SetupError};
 use crate::reloadable::Reloadable;
 use crate::server::connection::ConnectionServer;
 use crate::server::listener::Acceptor;
@@ -42,10 +43,23 @@ impl Entrance {
         let tls = config.access.tls_cert.as_ref().zip(config.access.tls_key.as_ref());
         let tls = tls.map(|(cert, key)| tls::server_config(cert, key).map(Reloadable::new)).transpose()?;
         let access = Reloadable::new(config.access.clone());
-        let (connection_limiter, socket_limiter) =
-            limits_of_addresses(&config.access, descriptors::for_connections());
         let shutdown = CancellationToken::new();
         let routes = Routes::new(Arc::clone(config), budget, shutdown.clone());
+        let acceptor = Self::acceptor(config, &routes, shutdown.clone(), (tls, access.clone()));
+        let (connection_limiter, _) = limits_of_addresses(&config.access, descriptors::for_connections());
+        let rates = Rates::new(config.access.rate(), config.access.bytes_rate()).into();
+        let hurry = CancellationToken::new();
+        Ok(Self { acceptor, routes, access, rates, connection_limiter, shutdown, hurry })
+    }
+
+    /// What accepts connections until a shutdown, and answers their requests by these routes.
+    pub(super) fn acceptor(
+        config: &Arc<Config>,
+        routes: &Routes,
+        shutdown: CancellationToken,
+        (tls, access): (Option<Reloadable<Current<ServerConfig>>>, Reloadable<Access>),
+    ) -> Acceptor {
+        let (_, socket_limiter) = limits_of_addresses(&config.access, descriptors::for_connections());
         let connection_server = ConnectionServer {
             routes: routes.clone(),
             shutdown: shutdown.clone(),
@@ -53,18 +67,15 @@ impl Entrance {
             heartbeat: config.heartbeat,
             socket_limiter: socket_limiter.clone(),
         };
-        let acceptor = Acceptor {
+        Acceptor {
             config: Arc::clone(config),
-            access: access.clone(),
-            shutdown: shutdown.clone(),
+            access,
+            shutdown,
             connection_server: connection_server.into(),
             tls,
             socket_limiter,
             connections: TaskTracker::new(),
-        };
-        let rates = Rates::new(config.access.rate(), config.access.bytes_rate()).into();
-        let hurry = CancellationToken::new();
-        Ok(Self { acceptor, routes, access, rates, connection_limiter, shutdown, hurry })
+        }
     }
 
     /// Waits until all connections have ended, and these sockets, at most for the drain timeout and until a second signal.

@@ -66,6 +66,12 @@ impl HostCheck {
         Some(Self { gateway: Arc::clone(gateway), hosts })
     }
 
+    /// The check of the port of operators, if that is at a loopback address.
+    pub(super) fn for_operators(gateway: &Arc<Gateway>, listen: IpAddr) -> Option<Self> {
+        let hosts = ServedHosts::on_loopback(&gateway.access(), listen)?;
+        Some(Self { gateway: Arc::clone(gateway), hosts })
+    }
+
     /// Whether the hosts that a request names are served.
     pub(super) fn serves(&self, request: OriginCheck<'_>) -> bool {
         self.hosts.check(&self.gateway.access(), request).is_ok()
@@ -119,7 +125,7 @@ async fn check_origin(State(gateway): State<Arc<Gateway>>, request: Request, nex
 }
 
 /// Answers an address without anything: a page for a browser that shows it, JSON for programs.
-async fn not_found(method: Method, uri: Uri, headers: HeaderMap) -> Response {
+pub(super) async fn not_found(method: Method, uri: Uri, headers: HeaderMap) -> Response {
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
     let shows_pages = matches!(method, Method::GET | Method::HEAD)
         && !uri.path().starts_with("/v1/")

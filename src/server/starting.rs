@@ -1,5 +1,6 @@
 //! A server before its store is open: the port is open, checks are answered, polls of the x0 client are held.
 
+use std::io;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 
@@ -17,6 +18,7 @@ use crate::server::entrance::Entrance;
 use crate::server::error::{EngineStartError, ServeError};
 use crate::server::listener::Addresses;
 use crate::server::opening::Opening;
+use crate::server::ops_port::OpsPort;
 use crate::server::reloading::{Parts, Reloader};
 use crate::server::{Server, stop};
 
@@ -28,6 +30,7 @@ pub struct Starting {
     reloader: Reloader,
     entrance: Entrance,
     opening: Opening,
+    ops_port: Option<OpsPort>,
 }
 
 impl Starting {
@@ -49,13 +52,23 @@ impl Starting {
             connection_limiter: entrance.connection_limiter.clone(),
             socket_limiter: entrance.acceptor.socket_limiter.clone(),
         });
-        Ok(Self { config, identity, reloader, entrance, opening })
+        Ok(Self { config, identity, reloader, entrance, opening, ops_port: None })
     }
 
     /// Takes changed settings over while the server runs.
     #[must_use]
     pub fn reloader(&self) -> &Reloader {
         &self.reloader
+    }
+
+    /// Serves operators at these listeners too, from now on: see `--ops-listen`.
+    ///
+    /// # Errors
+    /// There is no listener, or one has no address.
+    pub fn open_ops_port(&mut self, listeners: Vec<TcpListener>) -> io::Result<()> {
+        let budget = self.opening.budget().clone();
+        self.ops_port = Some(OpsPort::open(listeners, &self.config, budget, &self.entrance.shutdown)?);
+        Ok(())
     }
 
     /// Cancelling this token stops the server.
@@ -77,7 +90,7 @@ impl Starting {
     pub async fn serve(self, listeners: Vec<TcpListener>) -> Result<(), ServeError> {
         let addresses = Addresses::of(&listeners)?;
         addresses.log_start(&self.config);
-        let Self { config, identity, entrance, opening, .. } = self;
+        let Self { config, identity, entrance, opening, ops_port, .. } = self;
         let acceptor = entrance.acceptor.clone();
         let mut accepting = pin!(acceptor.accept_all_until_shutdown(listeners));
         let mut opening = spawn_blocking(move || opening.open());
@@ -86,7 +99,12 @@ impl Starting {
             () = accepting.as_mut() => return stop_early(&entrance, opening).await,
         };
         let broker = without_panic(opened)?;
-        Server::assemble(broker, identity, config, entrance).serve_accepted(accepting, &addresses).await
+        let server = Server::assemble(broker, identity, config, entrance);
+        if let Some(ops_port) = &ops_port {
+            ops_port.serve(&server.gateway);
+        }
+        // The port of operators is closed at the end of this.
+        server.serve_accepted(accepting, &addresses).await
     }
 }
 

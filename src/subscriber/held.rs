@@ -7,6 +7,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use crate::hub::HubEvent;
 use crate::message::{Item, Seq};
+use crate::metrics;
 use crate::subscriber::ahead::Ahead;
 use crate::subscriber::reading::READ;
 use crate::subscriber::{ReadState, Subscriber};
@@ -53,7 +54,10 @@ impl Subscriber {
                 let item = self.accept(event);
                 self.backlog.extend(item);
             }
-            Err(RecvError::Lagged(_)) => self.fall_behind(Seq::START),
+            Err(RecvError::Lagged(_)) => {
+                metrics::LAGGED.count();
+                self.fall_behind(Seq::START);
+            }
             Err(RecvError::Closed) => self.state = ReadState::Closed,
         }
         Poll::Ready(None)

@@ -25,6 +25,7 @@ use crate::hub::{Outlet, Transport};
 use crate::limits::ConnectionPermit;
 use crate::link::{Lendable, LentOutput, Link, WRITE_TIMEOUT};
 use crate::message::{Item, Publication, Seq, SessionId, SharedText, TopicName};
+use crate::metrics;
 use crate::protocol::ServerFrame;
 use crate::subscriber::Subscriber;
 use crate::transport::reading::{
@@ -272,6 +273,7 @@ impl EventStream {
                 None => chunk.push_str(STILL_HERE),
             },
             Ok(Item::Message(message)) => {
+                metrics::count_delivered(Transport::Sse, 1);
                 // Only a seq of the mailbox is an id: the browser sends it back, and it acknowledges.
                 let id = message.seq().filter(|_| topic.is_none());
                 if message.is_large() {

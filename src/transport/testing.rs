@@ -48,6 +48,7 @@ pub(crate) fn gateway(flags: &[&str]) -> Arc<Gateway> {
         failed_proofs: FailedProofs::default(),
         config: config.into(),
         shutdown: CancellationToken::new(),
+        connections: TaskTracker::new(),
         tasks: TaskTracker::new(),
     })
 }

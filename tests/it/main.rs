@@ -40,6 +40,7 @@ mod lists;
 mod log;
 mod mailbox;
 mod memory;
+mod metrics;
 #[cfg(feature = "nats")]
 mod migrate;
 mod model;

@@ -137,9 +137,21 @@ async fn without_nats_a_node_says_so_and_goes_on_afterwards() {
     let mut reader = node.session("R").await;
     let first = node.send("S", "R", json!(1)).await;
     assert_eq!(reader.message().await["seq"], first);
+    let metrics = node.get("/metrics").await.body;
+    assert!(
+        metrics.contains("\nx0_msg_nats_up 1\n") && metrics.contains("\nx0_msg_nats_connects_total 1\n"),
+        "{metrics}"
+    );
+    let page = include_str!("../../web/docs/operating.md");
+    let documented = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    let of_nats: Vec<_> =
+        documented.map(|(name, _)| name).filter(|name| name.starts_with("x0_msg_nats_")).collect();
+    assert_eq!(metrics.matches("# TYPE x0_msg_nats_").count(), of_nats.len());
+    assert!(of_nats.iter().all(|name| metrics.contains(&format!("# TYPE {name} "))), "{of_nats:?}");
     nats.kill().await;
     let state = becomes(&node, "/readyz", 503).await;
     assert_eq!(state["status"], "degraded", "{state}");
+    assert!(node.get("/metrics").await.body.contains("\nx0_msg_nats_up 0\n"));
     assert_eq!(node.get("/healthz").await.status, 200);
     let body = json!({ "id": "c", "to": { "session": "R" }, "payload": 2 });
     assert_eq!(node.post("/v1/messages?session=S", &body).await.code(), "unavailable");

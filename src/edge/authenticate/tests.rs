@@ -41,6 +41,7 @@ fn gateway(auth: Auth) -> Gateway {
         failed_proofs: FailedProofs::default(),
         config: config.into(),
         shutdown: CancellationToken::new(),
+        connections: TaskTracker::new(),
         tasks: TaskTracker::new(),
     }
 }

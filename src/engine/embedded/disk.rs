@@ -22,6 +22,7 @@
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use rusqlite::{CachedStatement, Connection, Transaction};
 
@@ -36,6 +37,7 @@ use crate::engine::embedded::rows::{ReadError, address_text, to_sql_int};
 use crate::engine::embedded::storage::Durability;
 use crate::engine::{IdLimits, Registration};
 use crate::message::{Address, SenderName, Seq, SessionId};
+use crate::metrics;
 
 mod batches;
 mod deletes;
@@ -255,7 +257,9 @@ impl Disk {
             reading.write(&transaction)?;
         }
         totals.write(&transaction)?;
+        let begun = Instant::now();
         transaction.commit()?;
+        metrics::SYNC.observe(begun.elapsed());
         self.totals = totals;
         self.ids.apply(&ids);
         self.floors.apply(&floors);

@@ -26,6 +26,7 @@ mod backing;
 mod builder;
 mod changes;
 mod commit;
+mod contents;
 mod directory;
 mod expiry;
 mod fullness;

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use crate::engine::EngineError;
 use crate::engine::embedded::disk::{CommitGroup, Disk};
 use crate::engine::embedded::files::Files;
-use crate::engine::embedded::index::{Intake, PlannedChange, Stop, Waiter, WriterState};
+use crate::engine::embedded::index::{Intake, Pending, PlannedChange, Stop, Waiter, WriterState};
 use crate::engine::embedded::publish_queue::CommittedGroup;
 use crate::engine::embedded::running;
 use crate::engine::embedded::shared::Shared;
+use crate::metrics;
 
 mod backlog;
 mod clock_notes;
@@ -262,6 +263,7 @@ impl Writer {
         let queued = intake.queued().min(MAX_MESSAGES - messages);
         drop(intake);
         let now = Instant::now();
+        metrics::COMMIT.observe(now - begun);
         self.fill.committed(messages, queued, now - begun, now);
     }
 
@@ -301,6 +303,7 @@ impl Writer {
         self.deletes.written(&group.deletes);
         self.clock.written(group.clock);
         let shared = Arc::clone(&self.shared);
+        count_committed(&group.appends);
         let mut publications = Vec::with_capacity(group.appends.len());
         let senders = shared.index.commit(group.appends, &mut publications);
         shared.index.apply_changes(&group.changes, &shared.hubs);
@@ -368,6 +371,15 @@ pub(super) fn stop_for_good(shared: &Shared, reason: &str) {
         fail(waiters, &reason);
     }
     shared.fatal.declare(&reason);
+}
+
+/// Counts messages that are stored now, and how long they have waited for it.
+fn count_committed(appends: &[Pending]) {
+    let now = Instant::now();
+    metrics::COMMITTED.add(appends.len() as u64);
+    appends
+        .iter()
+        .for_each(|append| metrics::observe_commit_wait(now.saturating_duration_since(append.since)));
 }
 
 fn fail_changes(changes: Vec<PlannedChange>, reason: &Arc<str>) {

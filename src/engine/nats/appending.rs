@@ -18,6 +18,7 @@ use crate::engine::nats::owners::Owner;
 use crate::engine::nats::streams::DAY;
 use crate::engine::{Append, Commit, EngineError};
 use crate::message::{Author, Seq};
+use crate::metrics;
 
 impl Outgoing {
     /// The headers that it is sent with.
@@ -111,6 +112,7 @@ impl Core {
                 }
                 () = expired => {
                     for address in self.lanes.expire(Instant::now()) {
+                        metrics::NATS_UNANSWERED.count();
                         tokio::spawn(Arc::clone(&self).run_lane(address));
                     }
                 }

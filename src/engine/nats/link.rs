@@ -39,6 +39,19 @@ pub(super) struct Link {
     api: Semaphore,
 }
 
+/// The state of the connection to NATS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NatsConnection {
+    /// Whether there is one now.
+    pub(crate) is_up: bool,
+    /// How often it was made.
+    pub(crate) connects: u64,
+    /// Bytes received, without those of the protocol.
+    pub(crate) received: u64,
+    /// Bytes sent, without those of the protocol.
+    pub(crate) sent: u64,
+}
+
 /// Who waits for answers, by the number of the request.
 type Waiting = Mutex<HashMap<u64, mpsc::Sender<Message>>>;
 
@@ -128,6 +141,14 @@ impl Link {
     /// The client.
     pub(super) fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// The state of the connection.
+    pub(super) fn connection(&self) -> NatsConnection {
+        let statistics = self.client.statistics();
+        let [connects, received, sent] = [&statistics.connects, &statistics.in_bytes, &statistics.out_bytes]
+            .map(|count| count.load(Ordering::Relaxed));
+        NatsConnection { is_up: self.is_up(), connects, received, sent }
     }
 
     /// Whether there is a connection now.

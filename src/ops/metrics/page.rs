@@ -5,6 +5,8 @@ use std::fmt::Result;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
+use crate::metrics::Snapshot;
+
 /// A label: its name and its value.
 pub(super) type Label<'a> = (&'static str, &'a str);
 
@@ -34,8 +36,38 @@ impl<'a> Page<'a> {
         metric.encode_counter::<NoLabelSet, _, u64>(&value, None)
     }
 
+    /// The same, one for each value of some labels.
+    pub(super) fn counters<'l, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = ([Label<'l>; N], u64)>,
+    ) -> Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        values.into_iter().try_for_each(|(labels, value)| {
+            metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)
+        })
+    }
+
     /// A number that grows and falls.
     pub(super) fn gauge(&mut self, name: &str, help: &str, value: impl EncodeGaugeValue + Copy) -> Result {
         self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+    }
+
+    /// The same, one for each value of some labels.
+    pub(super) fn gauges<'l, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = ([Label<'l>; N], u64)>,
+    ) -> Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        values.into_iter().try_for_each(|(labels, value)| metric.encode_family(&labels)?.encode_gauge(&value))
+    }
+
+    /// How often something took how long, in seconds.
+    pub(super) fn histogram(&mut self, name: &str, help: &str, taken: Snapshot) -> Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        metric.encode_histogram::<NoLabelSet>(taken.sum(), taken.count(), &taken.buckets(), None)
     }
 }

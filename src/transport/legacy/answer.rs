@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::broker::Sending;
 use crate::edge::{Refusal, encode};
 use crate::message::SharedText;
+use crate::metrics::{self, SentBy};
 use crate::protocol::Code;
 use crate::transport::legacy::cors::LegacyCors;
 use crate::transport::legacy::shape::LegacyError;
@@ -96,6 +97,7 @@ impl Future for Accepted {
 
 /// The answer to a send that is stored, or was refused.
 pub(super) fn answer_to(sent: Result<(), Refusal>) -> LegacyAnswer {
+    metrics::count_answer(SentBy::Legacy, sent.as_ref().err().map(|refusal| refusal.code));
     match sent {
         Ok(()) => LegacyAnswer::text(SENT),
         Err(refusal) => failure(&refusal).into(),
@@ -114,6 +116,7 @@ struct FailureBody<'a> {
 /// A failure that the x0 page shows.
 pub(super) fn failure(refusal: &Refusal) -> Response {
     let Refusal { code, message, .. } = refusal;
+    metrics::refused(SentBy::Legacy, *code).count();
     let body = FailureBody { messages: (), error: true, exception_id: *code, exception: message };
     let mut response = answer(StatusCode::OK, encode(&body));
     response.extensions_mut().insert(refusal.for_log());

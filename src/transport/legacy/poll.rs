@@ -9,6 +9,8 @@ use tokio::time::Instant;
 use crate::config::Auth;
 use crate::directory::IdScope;
 use crate::message::{Handle, Item, Publication, Seq, SessionId, SharedText};
+use crate::metrics::{self, WaitingPoll};
+use crate::protocol::Transport;
 use crate::subscriber::Subscriber;
 use crate::transport::lease::Claim;
 use crate::transport::legacy::Legacy;
@@ -95,6 +97,7 @@ impl Legacy {
         claim: &mut Claim<LegacyReader>,
         deadline: Instant,
     ) -> Option<Arc<Publication>> {
+        let _waiting = WaitingPoll::<true>::begin();
         loop {
             let (subscriber, reader) = claim.parts();
             let item = tokio::select! {
@@ -131,6 +134,7 @@ impl Legacy {
         if subscriber.fill(MAX_MESSAGES) >= BACKLOG || end > first_seq {
             answer.fill(subscriber, end);
         }
+        metrics::count_delivered(Transport::Legacy, answer.messages as u64);
         let through = subscriber.delivered();
         reader.note_answer(through, source);
         claim.set_position(through);

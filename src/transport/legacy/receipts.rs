@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::broker::{Broker, BrokerError};
 use crate::hub::Transport;
 use crate::message::{Seq, SessionId};
+use crate::metrics;
 use crate::protocol::Resume;
 use crate::sync::lock;
 use crate::timer::LazyTimer;
@@ -148,6 +149,7 @@ async fn received(
         Receipt::None => None,
         Receipt::Received(through) => Some(through),
         Receipt::Repeat(through) => {
+            metrics::REDELIVERED.count();
             let session = broker.public_name(session);
             tracing::debug!(%session, %through, "no evidence of arrival; delivering again");
             None

@@ -10,7 +10,8 @@ use utoipa::ToSchema;
 use crate::edge::{encode, with_frames};
 use crate::grant::Client;
 use crate::message::{Epoch, Gap, Handle, Item, Publication, Seq, SessionId, SharedText, TopicName};
-use crate::protocol::{Code, Presence};
+use crate::metrics;
+use crate::protocol::{Code, Presence, Transport};
 
 /// Most messages of one answer.
 pub(super) const MAX_MESSAGES: usize = 100;
@@ -125,6 +126,7 @@ impl PollItems {
             errors,
             dedup_window,
         });
+        metrics::count_delivered(Transport::Poll, self.messages.len() as u64);
         // With large messages it is not copied into one piece.
         let size = Some(self.size).filter(|size| *size < ENOUGH_BYTES);
         with_frames(&answer, &self.messages, size)

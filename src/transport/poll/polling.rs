@@ -21,6 +21,7 @@ use crate::edge::{Caller, Gateway, Refusal, RequestHead, TopicRequest, json, jso
 use crate::engine::EngineError;
 use crate::hub::{EndReason, Transport};
 use crate::message::{Address, Seq, SessionId, SharedText, TopicName};
+use crate::metrics::WaitingPoll;
 use crate::protocol::{Code, Presence, Resume};
 use crate::subscriber::Subscriber;
 use crate::timer::LazyTimer;
@@ -362,6 +363,7 @@ async fn collect(
         deadline = Instant::now();
     }
     let PollReader { topics, cursors, timer, .. } = reader;
+    let waiting = WaitingPoll::<false>::begin();
     let mut next = tokio::select! {
         biased;
         item = next_item(mailbox.as_deref_mut()) => item.map(|item| (None, item)),
@@ -369,6 +371,7 @@ async fn collect(
         () = poll_fn(|cx| timer.poll(deadline, cx)) => None,
         () = stop.cancelled() => None,
     };
+    drop(waiting);
     while let Some((topic, item)) = next {
         let item = match item {
             Ok(item) => item,

@@ -15,7 +15,8 @@ use crate::engine::EngineError;
 use crate::hub::EndReason;
 use crate::link::LentOutput;
 use crate::message::{Item, MessageId, TopicName};
-use crate::protocol::{Close, Code, ENVELOPE, SendResult, ServerFrame};
+use crate::metrics::{self, SentBy};
+use crate::protocol::{Close, Code, ENVELOPE, SendResult, ServerFrame, Transport};
 use crate::subscriber::Subscriber;
 use crate::transport::reading::ReadFailures;
 use crate::transport::topics::TopicReaders;
@@ -185,8 +186,11 @@ impl Conversation {
     /// Answers a send.
     fn on_stored(&mut self, id: Option<&MessageId>, result: Result<SendResult, BrokerError>) {
         match result {
-            Ok(result) => self.answer(&ServerFrame::Sent { id, result }),
-            Err(error) => self.refuse(id, &error.into()),
+            Ok(result) => {
+                metrics::count_answer(SentBy::Websocket, None);
+                self.answer(&ServerFrame::Sent { id, result });
+            }
+            Err(error) => self.refuse_send(id, &error.into()),
         }
     }
 
@@ -294,7 +298,10 @@ impl Conversation {
             self.window.delivered(item);
         }
         self.output.push(match item {
-            Ok(Item::Message(publication)) => Frame::publication(publication),
+            Ok(Item::Message(publication)) => {
+                metrics::count_delivered(Transport::Websocket, 1);
+                Frame::publication(publication)
+            }
             Err(error) => match self.read_failures.note(error) {
                 Some(refusal) => return self.refuse(None, &refusal),
                 None => return,
@@ -312,7 +319,14 @@ impl Conversation {
     /// Answers a frame with an error. The conversation goes on.
     fn refuse(&mut self, id: Option<&MessageId>, refusal: &Refusal) {
         log_refusal("websocket", refusal.code, refusal.client.or(self.address));
+        metrics::refused(SentBy::Websocket, refusal.code).count();
         self.output.push(Frame::text(refusal.frame(id)));
+    }
+
+    /// Answers a send with an error.
+    fn refuse_send(&mut self, id: Option<&MessageId>, refusal: &Refusal) {
+        metrics::count_answer(SentBy::Websocket, Some(refusal.code));
+        self.refuse(id, refusal);
     }
 
     /// Answers with an error, and ends the conversation.

@@ -123,6 +123,11 @@ impl TestServer {
         (status.code(), self.log.end().await)
     }
 
+    /// What it has logged.
+    pub fn log_so_far(&self) -> String {
+        self.log.text.borrow().clone()
+    }
+
     /// What it logs from now on.
     pub fn log_from_here(&self) -> LogFromHere {
         LogFromHere { start: self.log.text.borrow().len(), text: self.log.text.clone() }

@@ -101,6 +101,11 @@ impl Intake {
         self.queue.len()
     }
 
+    /// The bytes of these messages, with their envelopes.
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.queue.bytes()
+    }
+
     /// Whether messages should not wait in the queue for others.
     pub(crate) fn queue_is_half_full(&self) -> bool {
         self.queue.is_half_full()

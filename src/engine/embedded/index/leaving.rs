@@ -9,6 +9,7 @@ use crate::engine::embedded::index::{FollowUp, Index};
 use crate::engine::embedded::outbox::Filled;
 use crate::hub::Hubs;
 use crate::message::{Address, Outcome, Seq};
+use crate::metrics;
 
 /// How many messages one slice of expiry removes, and the rest of one address more. Each shard is locked by itself.
 pub(super) const EXPIRY_SLICE: usize = 512;
@@ -25,6 +26,7 @@ impl Index {
         if let Some(mut shard) = self.shards.lock(address) {
             let through = through.min(self.committed_in(&shard));
             if let Some(removed) = shard.logs.trim(address, through) {
+                metrics::ACKNOWLEDGED.add(removed.len() as u64);
                 self.drop_entries(&mut shard, address, &removed, Outcome::Acknowledged, &mut follow);
             }
             self.forget_in(&mut shard, forget);

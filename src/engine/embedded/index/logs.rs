@@ -15,7 +15,7 @@ use crate::engine::embedded::index::tallies::{charge, discharge, drop_needless_t
 #[cfg(test)]
 use crate::engine::embedded::index::tallies::{is_tallied, tally_of};
 use crate::engine::embedded::index::totals::Totals;
-use crate::engine::{Bounds, Position, Usage};
+use crate::engine::{Bounds, Contents, Position, Usage};
 use crate::message::{Address, NameRange, Seq, SessionId, TopicName};
 use crate::sync::shrink;
 use crate::table::Table;
@@ -56,6 +56,24 @@ impl AddressLogs {
 
     pub(super) fn get(&self, address: &Address) -> Option<&AddressLog> {
         self.logs.get(address)
+    }
+
+    /// Counts what these addresses hold.
+    pub(super) fn add_to(&self, contents: &mut Contents) {
+        for (address, log) in &self.logs {
+            let Some(first) = log.entries().front() else { continue };
+            let messages = log.entries().len();
+            if !address.is_mailbox() {
+                contents.topics += 1;
+                contents.history += messages;
+                continue;
+            }
+            contents.mailboxes += 1;
+            contents.unread += messages;
+            if contents.oldest.as_ref().is_none_or(|(_, oldest)| first.seq < *oldest) {
+                contents.oldest = Some((address.clone(), first.seq));
+            }
+        }
     }
 
     pub(super) fn holes(&self) -> &Holes {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -56,6 +57,8 @@ pub(crate) struct Pending {
     pub(crate) waiter: Option<Waiter>,
     /// Who pays for it.
     pub(crate) payer: PayerId,
+    /// Since when it waits.
+    pub(crate) since: Instant,
 }
 
 impl Pending {
@@ -67,7 +70,8 @@ impl Pending {
         publication: Arc<Publication>,
     ) -> Self {
         let (send_id, receipt, waiter, payer) = (None, None, None, PayerId::NONE);
-        Self { seq, prev, expires_at, ts, address, publication, send_id, receipt, waiter, payer }
+        let since = Instant::now();
+        Self { seq, prev, expires_at, ts, address, publication, send_id, receipt, waiter, payer, since }
     }
 }
 
@@ -106,6 +110,11 @@ impl CommitQueue {
 
     pub(super) fn len(&self) -> usize {
         self.pending.len()
+    }
+
+    /// The bytes of all of them, with their envelopes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether another message may come, of this size and author. `None` is a backend, or somebody in `open` mode. A quarter of

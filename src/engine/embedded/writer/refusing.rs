@@ -8,11 +8,13 @@ use crate::engine::embedded::files::try_read;
 use crate::engine::embedded::index::{Pending, PlannedChange};
 use crate::engine::embedded::writer::explain::{NO_SPACE, explain, is_damage};
 use crate::engine::embedded::writer::{GROUP, RETRY, Retry, Writer, fail, fail_changes, stop_for_good};
+use crate::metrics;
 
 impl Writer {
     /// A commit failed: its messages are refused, as are registrations and ends that somebody waits for. Its other changes
     /// wait for a later commit.
     pub(super) fn failed(&mut self, group: CommitGroup, error: &rusqlite::Error) {
+        metrics::FAILED_COMMITS.count();
         tracing::debug!(%error, "a commit failed");
         if let Some(mut intake) = self.shared.intake() {
             intake.writes().requeue(group.floors, group.registrations);

@@ -55,7 +55,7 @@ impl Conversation {
         let Some(caller) = &self.caller else { return };
         let mut sending = match self.gateway.send(caller, send).await {
             Ok(sending) => sending,
-            Err(refusal) => return self.refuse(id.as_ref(), &refusal),
+            Err(refusal) => return self.refuse_send(id.as_ref(), &refusal),
         };
         // A send that is stored at once is answered at once, unless older sends wait. A volatile one is never stored
         // and waits for nothing.
