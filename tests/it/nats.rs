@@ -103,6 +103,24 @@ async fn a_node_logs_in_with_what_stands_in_an_address() {
 }
 
 #[tokio::test]
+async fn a_node_logs_in_with_the_token_in_a_file() {
+    let nats = NatsServer::with_token("t0k:en").await;
+    let log = nats.refused(&[]).await;
+    assert!(log.contains("authorization violation"), "{log}");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    let flags = ["--nats-token-file", path.to_str().unwrap()];
+    std::fs::write(&path, "another\n").unwrap();
+    let log = nats.refused(&flags).await;
+    assert!(log.contains("authorization violation") && log.contains("check --nats-url"), "{log}");
+    assert!(!log.contains("another"), "{log}");
+    std::fs::write(&path, "t0k:en\n").unwrap();
+    let node = nats.node_with(&flags).await;
+    node.send("S", "R", json!(1)).await;
+    assert_eq!(node.read_all("R").await.messages.len(), 1);
+}
+
+#[tokio::test]
 async fn a_retry_at_another_node_is_stored_once() {
     let nats = NatsServer::start().await;
     let (one, two) = (nats.node().await, nats.node().await);

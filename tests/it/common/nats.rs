@@ -39,6 +39,11 @@ impl NatsServer {
         Self::with(["--user", name, "--pass", password].map(str::to_owned).into()).await
     }
 
+    /// One that wants a token.
+    pub async fn with_token(token: &str) -> Self {
+        Self::with(["--auth", token].map(str::to_owned).into()).await
+    }
+
     async fn with(args: Vec<String>) -> Self {
         Self::on(Host::here(ADDRESS), args).await
     }
