@@ -97,7 +97,7 @@ async fn a_node_logs_in_with_what_stands_in_an_address() {
     let log = nats.refused(&[]).await;
     assert!(log.contains("authorization violation"), "{log}");
     let with_login = nats.url().replace("nats://", "nats://x0:p%3Aw@");
-    let node = nats.node_with(&["--nats-url", &with_login, "--nats-node", "first"]).await;
+    let node = node_with(&with_login, 1, &["--nats-node", "first"]).await;
     let mut reader = node.ws("?session=R").await;
     assert_eq!(reader.recv().await["node"], "first");
 }
