@@ -1,5 +1,7 @@
 //! Several nodes on NATS: any node serves any session.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::common::*;
@@ -377,6 +379,32 @@ async fn a_receipt_comes_for_what_expires_where_nobody_reads() {
     reader.ack(long.as_u64().unwrap()).await;
     let receipt = sender.recv().await;
     assert_eq!((&receipt["id"], &receipt["state"]), (&json!("long"), &json!("acknowledged")), "{receipt}");
+}
+
+#[tokio::test]
+async fn a_retry_does_not_change_when_a_message_expires_and_makes_its_schedule_again() {
+    let nats = NatsServer::start().await;
+    let node = nats.node().await;
+    let send = async |ttl: u64| {
+        let body = json!({ "id": "1", "to": { "session": "R" }, "payload": 1, "ttl": ttl, "receipt": true });
+        let reply = node.post("/v1/messages?session=S", body).await;
+        assert_eq!(reply.status, 200, "{}", reply.body);
+    };
+    let scheduled = async || {
+        let found = nats.ask("STREAM.MSG.GET.x0_S", &json!({ "last_by_subj": "x0.s.>" })).await;
+        let headers = found["message"]["hdrs"].as_str().unwrap_or_else(|| panic!("{found}"));
+        let headers = String::from_utf8(STANDARD.decode(headers).unwrap()).unwrap();
+        headers.lines().find(|line| line.starts_with("Nats-Schedule: @at ")).unwrap().to_owned()
+    };
+    send(3600).await;
+    let first = scheduled().await;
+    send(7200).await;
+    assert_eq!(scheduled().await, first);
+    // As if the first node had ended before it scheduled it.
+    let purged = nats.ask("STREAM.PURGE.x0_S", &json!({})).await;
+    assert_eq!(purged["purged"], 1, "{purged}");
+    send(7200).await;
+    assert_eq!(scheduled().await, first);
 }
 
 #[tokio::test]

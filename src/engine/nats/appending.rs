@@ -143,7 +143,7 @@ impl Core {
             return;
         }
         let core = Arc::clone(self);
-        tokio::spawn(async move { _ = answer.send(core.as_known(&append, &outgoing.place, stored).await) });
+        tokio::spawn(async move { _ = answer.send(core.as_known(&append, &outgoing, stored).await) });
     }
 
     pub(super) fn note_stored(&self, append: &Append, place: &Place, stored: Stored) {
@@ -178,7 +178,7 @@ impl Core {
         let expires_at = self.now().saturating_add(millis(age));
         let id = self.message_id(append, &place, owner.since)?;
         let body = envelope::encode(append, expires_at, owner.registration());
-        Ok(Outgoing { place, id, ttl: lifetime(age), body })
+        Ok(Outgoing { place, id, expires_at, ttl: lifetime(age), body })
     }
 
     /// What makes a retry known. A message without an id gets a random one, for the retries of this node.

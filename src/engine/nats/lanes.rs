@@ -32,6 +32,8 @@ pub(super) struct Outgoing {
     pub(super) place: Place,
     /// What makes a retry known.
     pub(super) id: String,
+    /// When it expires, in Unix milliseconds.
+    pub(super) expires_at: u64,
     /// How long NATS keeps it, in seconds.
     pub(super) ttl: u64,
     pub(super) body: bytes::Bytes,

@@ -98,8 +98,9 @@ impl Core {
         let age = self.settings.mailbox.age;
         let append = Append::new(mailbox.clone(), message, Author::Anonymous);
         let id = self.names.message_id(&[b"receipt", stream.as_bytes(), &seq.0.to_le_bytes()]);
-        let body = envelope::encode(&append, self.now().saturating_add(millis(age)), None);
-        let outgoing = Outgoing { place: self.place(mailbox), id, ttl: lifetime(age), body };
+        let expires_at = self.now().saturating_add(millis(age));
+        let body = envelope::encode(&append, expires_at, None);
+        let outgoing = Outgoing { place: self.place(mailbox), id, expires_at, ttl: lifetime(age), body };
         match self.send(mailbox, &outgoing).await {
             Ok(stored) => {
                 self.note_newest(outgoing.place.stream, stored.seq);

@@ -20,7 +20,8 @@ use crate::engine::Append;
 use crate::engine::nats::envelope;
 use crate::engine::nats::error::{AskError, NO_MESSAGE};
 use crate::engine::nats::floors::Floor;
-use crate::engine::nats::link::status;
+use crate::engine::nats::lanes::Outgoing;
+use crate::engine::nats::link::{Stored, status};
 use crate::engine::nats::names::{Names, Place};
 use crate::engine::nats::node::Core;
 use crate::message::{Address, Outcome, Seq};
@@ -76,15 +77,31 @@ fn nanos(time: Duration) -> u64 {
 }
 
 impl Core {
-    /// Has NATS tell when a message expires whose author gets a receipt.
-    pub(super) async fn schedule(&self, append: &Append, seq: Seq) {
-        let schedule =
-            self.due_at(append).and_then(|at| Schedule::new(&self.names, &append.address, seq, at));
-        let Some(Schedule { subject, headers, body }) = schedule else { return };
-        let stored = self.link.store(&subject, headers, body).await;
-        if let Err(error) = stored {
+    /// Has NATS tell when a message expires whose author gets a receipt. Of a retry, what was stored first expires: whoever stored
+    /// that may have ended before this.
+    pub(super) async fn schedule(&self, append: &Append, outgoing: &Outgoing, stored: Stored) {
+        let seq = Seq(stored.seq);
+        let scheduled = async {
+            let expires_at = match stored.is_known {
+                true => self.expiry_of(&outgoing.place, seq).await?,
+                false => Some(outgoing.expires_at),
+            };
+            let schedule = expires_at.and_then(|at| Schedule::new(&self.names, &append.address, seq, at));
+            let Some(Schedule { subject, headers, body }) = schedule else { return Ok(()) };
+            self.link.store(&subject, headers, body).await.map(|_| ())
+        };
+        if let Err(error) = scheduled.await {
             tracing::warn!(reason = %error.reason(), "a receipt will be missing if nobody reads the message");
         }
+    }
+
+    /// When the message at this seq expires, in Unix milliseconds. `None` if it is gone.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    async fn expiry_of(&self, place: &Place, seq: Seq) -> Result<Option<u64>, AskError> {
+        let stored = self.stored_at(&self.names.stream(place.stream), place, seq).await?;
+        Ok(stored.and_then(|stored| envelope::summary(&stored)).map(|found| found.expires_at))
     }
 
     /// Takes back what [`Self::schedule`] did: the receipt is stored.
@@ -100,16 +117,10 @@ impl Core {
         });
     }
 
-    /// When a message expires whose author gets a receipt, if NATS can tell that.
-    fn due_at(&self, append: &Append) -> Option<u64> {
-        let has_receiver = append.receipt && append.id.is_some() && append.author.mailbox().is_some();
-        let age = append.ttl.unwrap_or(self.settings.mailbox.age);
-        (self.has_schedules && has_receiver).then(|| self.now().saturating_add(millis(age)))
-    }
-
-    /// Whether [`Self::schedule`] has something to do.
+    /// Whether [`Self::schedule`] has something to do: the author of the message gets a receipt, and NATS can tell when it expires.
     pub(super) fn schedules(&self, append: &Append) -> bool {
-        self.due_at(append).is_some()
+        let has_receiver = append.receipt && append.id.is_some() && append.author.mailbox().is_some();
+        self.has_schedules && has_receiver
     }
 
     /// Handles what is due, until the node stops.

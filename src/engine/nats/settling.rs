@@ -46,7 +46,7 @@ impl Core {
                             Some(range) => self.settle(&outgoing, &failure, range).await,
                             None => self.send(&address, &outgoing).await,
                         };
-                        self.finish(append, answer, &outgoing.place, settled).await;
+                        self.finish(append, answer, &outgoing, settled).await;
                     }
                 }
                 Step::Send(job) => self.send_waiting(&address, job).await,
@@ -60,13 +60,13 @@ impl Core {
         &self,
         append: Append,
         answer: oneshot::Sender<Result<Seq, EngineError>>,
-        place: &Place,
+        outgoing: &Outgoing,
         outcome: Result<Stored, EngineError>,
     ) {
         let outcome = match outcome {
             Ok(stored) => {
-                self.note_stored(&append, place, stored);
-                self.as_known(&append, place, stored).await
+                self.note_stored(&append, &outgoing.place, stored);
+                self.as_known(&append, outgoing, stored).await
             }
             Err(refused) => {
                 self.decided((&append.address, &append.payer), None);
@@ -83,14 +83,14 @@ impl Core {
     pub(super) async fn as_known(
         &self,
         append: &Append,
-        place: &Place,
+        outgoing: &Outgoing,
         stored: Stored,
     ) -> Result<Seq, EngineError> {
         let seq = Seq(stored.seq);
         if self.schedules(append) {
-            self.schedule(append, seq).await;
+            self.schedule(append, outgoing, stored).await;
         }
-        match stored.is_known && append.id.is_some() && self.is_another(append, place, seq).await {
+        match stored.is_known && append.id.is_some() && self.is_another(append, &outgoing.place, seq).await {
             true => Err(EngineError::IdReused { window: self.settings.dedup_window }),
             false => Ok(seq),
         }

@@ -71,7 +71,7 @@ impl Core {
             return Err(Err(refused));
         }
         Err(match self.find_stored(outgoing).await {
-            Ok(Some(stored)) => self.as_known(append, &outgoing.place, stored).await,
+            Ok(Some(stored)) => self.as_known(append, outgoing, stored).await,
             Ok(None) => Err(refused),
             Err(error) => Err(Self::unavailable(&error)),
         })

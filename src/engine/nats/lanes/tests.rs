@@ -21,7 +21,7 @@ fn job(payload: &str) -> Job {
 fn outgoing() -> Outgoing {
     let place =
         Place { stream: 0, group: 0, token: 0, stored: String::new(), live: String::new(), floor: None };
-    Outgoing { place, id: String::new(), ttl: 1, body: bytes::Bytes::new() }
+    Outgoing { place, id: String::new(), expires_at: 0, ttl: 1, body: bytes::Bytes::new() }
 }
 
 /// Pushes an append. Returns its number if it was sent.
