@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{HeaderMap, Message, Subscriber};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::{FutureExt, StreamExt};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
@@ -188,7 +190,7 @@ impl Core {
             getrandom::fill(&mut random).map_err(|error| EngineError::Unavailable {
                 reason: format!("no random numbers: {error}").into(),
             })?;
-            return Ok(self.names.message_id(&[b"random", &random]));
+            return Ok(URL_SAFE_NO_PAD.encode(random));
         };
         // Senders without a name cannot be told apart. Their retries have the same payload.
         let (kind, author): (&[u8], &[u8]) = match &append.author {
