@@ -207,10 +207,9 @@ impl Load {
         confirmed.iter().map(|((to, name), (_, at))| (*to, *at, arrival(*to, name))).collect()
     }
 
-    /// Waits until every reader has every message, and compares them.
-    pub async fn verify(&mut self) {
+    /// Waits until every reader has every message that is confirmed by now.
+    pub async fn arrive(&mut self) {
         for (mailbox, reader, shared) in &mut self.readers {
-            let mailbox = *mailbox;
             let expected = self.ledger.expected(mailbox);
             let names: Vec<Name> = expected.keys().copied().collect();
             let complete = shared.complete(&names, reader);
@@ -221,6 +220,15 @@ impl Load {
                 missing.sort();
                 panic!("{mailbox} misses {} of {}: {missing:?}", missing.len(), expected.len());
             }
+        }
+    }
+
+    /// Waits until every reader has every message, and compares them.
+    pub async fn verify(&mut self) {
+        self.arrive().await;
+        for (mailbox, reader, shared) in &self.readers {
+            let mailbox = *mailbox;
+            let expected = self.ledger.expected(mailbox);
             reader.abort();
             let got = shared.got.lock().unwrap();
             assert_eq!(got.seqs.len(), expected.len(), "{mailbox}: nothing that was not sent");

@@ -60,7 +60,7 @@ async fn what_is_confirmed_comes_in_order_and_once_though_a_server_is_cut_off_wi
     let Some((network, servers)) = three_machines().await else { return };
     let node = async |n: usize| node_at(&network.hosts[n], &servers[n].url(), 3, &FLAGS).await;
     let nodes = vec![node(0).await, node(1).await];
-    let cluster = Cluster::of(servers, nodes);
+    let mut cluster = Cluster::of(servers, nodes);
     cluster.load.goes_on(100).await;
     let mut phases = Vec::new();
     for n in (0..3).cycle().take(if is_long() { 9 } else { 1 }) {
@@ -75,6 +75,7 @@ async fn what_is_confirmed_comes_in_order_and_once_though_a_server_is_cut_off_wi
         all_healthy(&cluster.servers).await;
         let healed = Instant::now();
         cluster.load.goes_on(100).await;
+        cluster.load.arrive().await;
         phases.push(Phase { fault: format!("cut off {n}"), began, healed, ended: Instant::now() });
     }
     cluster.verify(&phases).await;
