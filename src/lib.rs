@@ -30,9 +30,9 @@
 //! | [`link`] | one client connection: whether what was written has arrived |
 //! | `edge` | what transports share: authentication, limits, refusals |
 //! | `transport` | WebSocket, Server-Sent Events, long-poll, and the protocol of today's x0 client |
-//! | `api` | `/v1` for senders and backends |
-//! | `ops` | health, readiness, and the descriptions of both protocols |
-//! | `assets` | the pages |
+//! | `api` | `/v1` for senders and backends, and the lists of operators |
+//! | `ops` | for operators: health, metrics, figures of the dashboard, actions; and the descriptions of both protocols |
+//! | `assets` | the pages: demo, documentation, dashboard |
 //! | [`server`] | routes, listener, connections, shutdown |
 //! | [`cli`] | the subcommands |
 //!

@@ -1,4 +1,4 @@
-//! For operators and programs that watch: health, and the descriptions of the two protocols.
+//! For operators and programs that watch: health, metrics, the dashboard's figures and actions, and the descriptions of the two protocols.
 
 use std::sync::Arc;
 

@@ -95,8 +95,9 @@ class Plot {
     const { chart } = this;
     const [ink, grid] = [color("--soft"), color("--line")];
     const axis = { stroke: ink, grid: { stroke: grid, width: 1 }, ticks: { stroke: grid, width: 1, size: 4 }, font: "11px system-ui, sans-serif" };
+    // Seconds only where minutes alone would repeat.
     const time = (/** @type {any} */ _, /** @type {number[]} */ ticks) =>
-      ticks.map((tick) => new Date(tick * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hour12: false }));
+      ticks.map((tick) => new Date(tick * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hour12: false, ...(ticks[1] - ticks[0] < 60 ? { second: "2-digit" } : {}) }));
     const options = {
       width: this.place.clientWidth || 300,
       height: this.place.clientHeight || 150,
@@ -105,7 +106,7 @@ class Plot {
       padding: [8, 8, 0, 0],
       scales: { y: { range: (/** @type {any} */ _, /** @type {number} */ __, /** @type {number} */ most) => [0, most > 0 ? most * 1.1 : 1] } },
       axes: [
-        { ...axis, size: 24, space: 60, values: time },
+        { ...axis, size: 24, space: 70, values: time },
         { ...axis, size: 62, space: 32, ...(chart.format === bytes ? { incrs: POWERS } : {}), values: (/** @type {any} */ _, /** @type {number[]} */ ticks) => ticks.map(chart.format) },
       ],
       series: [{}, ...chart.lines.map((line) => ({ label: line.name, stroke: color(`--chart-${line.color}`), width: 1.75, points: { show: false }, spanGaps: true }))],

@@ -85,7 +85,7 @@ function duration(milliseconds) {
 function showFacts(stats) {
   const facts = [
     ["Version", stats.server.replace(/^.*\//, "")],
-    ["Stored", stats.durability],
+    ["Durability", stats.durability],
     ["Access", stats.auth],
     ["Runs for", duration(stats.ts - 1000 * (stats.figures.sum("process_start_time_seconds") ?? stats.ts / 1000))],
   ];
@@ -169,7 +169,7 @@ function eventLine({ ts, level, message, fields, count }) {
   const line = element("li", level, head, element("div", "", message));
   const cure = CURES[/(?:^| )code=(\w+)/.exec(fields)?.[1] ?? ""];
   if (cure) line.append(element("div", "", cure));
-  if (fields) line.append(element("div", "fields", fields));
+  if (fields) line.append(element("div", "fields", fields.replace(" unlogged=0", "")));
   return line;
 }
 

@@ -64,10 +64,30 @@ test("on the broker's machine an open broker shows its figures without a key", a
   const page = await dashboard(open);
   await page.locator('#status[data-state="online"]').waitFor();
   assert.match(await page.locator("#facts").textContent(), /fsync.*open/s);
+  const reader = await openPage(started.chromium, open.url);
+  await reader.locator('#status[data-state="online"]').waitFor();
+  await shows(page, "Readers of mailboxes", "WebSocket", "^[1-9]");
+  await fetch(`${open.url}/v1/messages?session=poller&wait=0`);
+  await shows(page, "Readers of mailboxes", "long-poll", "^1$");
+  let stop = false;
+  const sending = (async () => {
+    while (!stop) await fetch(`${open.url}/v1/messages`, { method: "POST", body: JSON.stringify({ to: { topic: "x0-demo/who" }, payload: { n: 1 } }) });
+  })();
+  await shows(page, "Messages in a second", "accepted", "^[1-9]");
+  await shows(page, "Messages in a second", "delivered", "^[1-9]");
+  await shows(page, "From commit to readers", "p99", "s$");
+  await shows(page, "Commits", "p50", "s$");
+  await shows(page, "Stored", "bytes", "B$");
   await shows(page, "Memory of the process", "resident", "MiB$");
-  const limits = await page.locator("#limits").textContent();
-  for (const name of ["store", "append queue", "memory budget", "open files"]) assert.ok(limits.includes(name), limits);
+  stop = true;
+  await sending;
+  const large = await fetch(`${open.url}/v1/messages`, { method: "POST", body: JSON.stringify({ to: { session: "A" }, payload: "x".repeat(1_048_600) }) });
+  assert.equal(large.status, 413);
+  await page.locator("#limits li", { hasText: /^max payload.*1 refused$/ }).waitFor();
+  await page.locator("#events li", { hasText: "--max-payload" }).waitFor();
+  for (const name of ["store", "append queue", "memory budget", "open files"]) await page.locator("#limits li", { hasText: new RegExp(`^${name}.* of .* %`) }).locator("meter").waitFor();
   assert.equal(await page.locator("#forget").isVisible(), false);
+  await reader.context().close();
   await page.context().close();
 });
 
