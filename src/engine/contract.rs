@@ -174,7 +174,6 @@ impl Lab {
 macro_rules! suite {
     ($(on $engines:tt $room:ident: $($name:ident)*;)*) => { $($(
         mod $name {
-            use super::*;
             suite!(@each $engines $room $name);
         }
     )*)* };
@@ -182,8 +181,8 @@ macro_rules! suite {
     (@one node $room:ident $name:ident) => {
         #[tokio::test]
         async fn node() {
-            for seed in SEEDS {
-                $room::$name(Lab::nodes(seed)).await;
+            for seed in super::SEEDS {
+                super::$room::$name(super::Lab::nodes(seed)).await;
             }
         }
     };
@@ -191,25 +190,25 @@ macro_rules! suite {
         #[cfg(feature = "nats")]
         #[tokio::test(flavor = "multi_thread")]
         async fn nats() {
-            $room::$name(Lab::nats()).await
+            super::$room::$name(super::Lab::nats()).await
         }
     };
     (@one memory $room:ident $name:ident) => {
         #[tokio::test]
         async fn memory() {
-            $room::$name(Lab::embedded(None)).await
+            super::$room::$name(super::Lab::embedded(None)).await
         }
     };
     (@one os $room:ident $name:ident) => {
         #[tokio::test]
         async fn os() {
-            $room::$name(Lab::embedded(Some(Durability::Os))).await
+            super::$room::$name(super::Lab::embedded(Some(super::Durability::Os))).await
         }
     };
     (@one fsync $room:ident $name:ident) => {
         #[tokio::test]
         async fn fsync() {
-            $room::$name(Lab::embedded(Some(Durability::Fsync))).await
+            super::$room::$name(super::Lab::embedded(Some(super::Durability::Fsync))).await
         }
     };
 }
