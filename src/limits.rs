@@ -63,6 +63,8 @@ pub(crate) struct TooFast {
 #[derive(Debug)]
 struct Buckets {
     limiter: DefaultKeyedRateLimiter<RateKey>,
+    /// Tokens that come in a second.
+    rate: u32,
     /// Tokens of a full bucket.
     burst: u32,
 }
@@ -71,7 +73,7 @@ impl Buckets {
     /// `None` if one of both is 0.
     fn new((rate, burst): (u32, u32)) -> Option<Self> {
         let quota = Quota::per_second(NonZeroU32::new(rate)?).allow_burst(NonZeroU32::new(burst)?);
-        Some(Self { limiter: RateLimiter::keyed(quota), burst })
+        Some(Self { limiter: RateLimiter::keyed(quota), rate, burst })
     }
 
     /// Takes tokens out of a sender's bucket: at least one, at most a full bucket.
@@ -138,6 +140,13 @@ impl Rates {
             }
         }
         Ok(())
+    }
+
+    /// How many messages, and bytes of them, each sender may send in a second now. `None` means no limit.
+    pub(crate) fn in_a_second(&self) -> (Option<u64>, Option<u64>) {
+        let limits = self.limits.get();
+        let rate = |buckets: &Option<Buckets>| buckets.as_ref().map(|buckets| u64::from(buckets.rate));
+        (rate(&limits.messages), rate(&limits.bytes).map(|units| units * UNIT as u64))
     }
 
     /// Whether there is a limit.

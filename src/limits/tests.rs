@@ -112,6 +112,14 @@ fn a_sender_may_send_its_burst_and_then_waits() {
 }
 
 #[test]
+fn the_rates_of_now_are_told() {
+    let rates = Rates::new(Some((1, 3)), Some(1 << 20));
+    assert_eq!(rates.in_a_second(), (Some(1), Some(1 << 20)));
+    rates.set(Some((2, 3)), None);
+    assert_eq!(rates.in_a_second(), (Some(2), None));
+}
+
+#[test]
 fn senders_do_not_share_a_bucket() {
     let rates = Rates::new(Some((1, 1)), None);
     let user = RateKey::User(UserId::new("A").unwrap());

@@ -13,7 +13,6 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
-use crate::config::Config;
 use crate::edge::{Gateway, Operator, Refusal, encode, json};
 use crate::log::{RecentEvent, recent};
 use crate::ops::metrics;
@@ -48,7 +47,7 @@ struct Stats<'a> {
     events: Vec<RecentEvent>,
 }
 
-/// A limit as it is set.
+/// A limit as it is set now.
 #[derive(Debug, PartialEq, Serialize, ToSchema)]
 struct Bound {
     /// As the label `limit` of the metrics names it.
@@ -110,7 +109,7 @@ fn now(gateway: &Arc<Gateway>) -> String {
         durability: broker.durability(),
         auth: gateway.identity.auth().name(),
         figures: samples(&text),
-        limits: bounds(&gateway.config),
+        limits: bounds(gateway),
         events: recent(),
     })
 }
@@ -123,13 +122,13 @@ fn samples(text: &str) -> BTreeMap<&str, f64> {
     numbers.filter(|(_, value): &(_, f64)| value.is_finite()).collect()
 }
 
-/// The limits as they are set. How much is used, and how often each has refused, the figures tell.
-fn bounds(config: &Config) -> Vec<Bound> {
-    let access = &config.access;
+/// The limits as they are set now, also by a reload. How much is used, and how often each has refused, the figures tell.
+fn bounds(gateway: &Gateway) -> Vec<Bound> {
+    let (config, access) = (&*gateway.config, &gateway.config.access);
     let bytes = |limit: usize| (Unit::Bytes, Some(limit as u64));
     let count = |limit: usize| (Unit::Count, Some(limit as u64));
-    let rate = access.rate().map(|(rate, _)| u64::from(rate));
-    let bytes_rate = access.bytes_rate().map(|rate| rate as u64);
+    let most = |limit: usize| (Unit::Count, (limit != usize::MAX).then_some(limit as u64));
+    let (rate, bytes_rate) = gateway.rates.in_a_second();
     let all = [
         ("store", "--store-limit", (Unit::Bytes, config.store_limit.map(|limit| limit as u64))),
         ("append_queue", "--append-queue", count(config.append_queue)),
@@ -139,6 +138,8 @@ fn bounds(config: &Config) -> Vec<Bound> {
         ("max_payload", "--max-payload", bytes(config.max_payload)),
         ("send_rate", "--send-rate, in a second", (Unit::Count, rate)),
         ("send_bytes_rate", "--send-bytes-rate, in a second", (Unit::Bytes, bytes_rate)),
+        ("connections_per_address", "--connections-per-address", most(gateway.connection_limiter.limit())),
+        ("connections_per_session", "--connections-per-session", most(access.max_connections_per_session())),
         ("sessions_per_user", "--sessions-per-user", count(access.sessions_per_user)),
         ("max_topics", "--max-topics", count(config.max_topics)),
     ];

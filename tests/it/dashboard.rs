@@ -30,7 +30,15 @@ async fn the_page_loads_nothing_from_elsewhere_and_sends_nothing_elsewhere() {
 #[tokio::test]
 async fn it_reads_figures_limits_and_what_was_logged_of_importance() {
     // It has no effect in `open` mode, which is a warning.
-    let server = TestServer::with(&["--token-issuer", "idp", "--max-payload", "4KiB"]).await;
+    let server = TestServer::with(&[
+        "--token-issuer",
+        "idp",
+        "--max-payload",
+        "4KiB",
+        "--connections-per-address",
+        "9",
+    ])
+    .await;
     let stats = server.get("/v1/ops/stats").await.json();
     assert_eq!(
         (&stats["status"], &stats["auth"], &stats["durability"]),
@@ -38,8 +46,10 @@ async fn it_reads_figures_limits_and_what_was_logged_of_importance() {
     );
     assert!(stats["figures"]["process_resident_memory_bytes"].as_f64().unwrap() > 1e6, "{stats}");
     let limits = stats["limits"].as_array().unwrap();
-    let payload = limits.iter().find(|limit| limit["name"] == "max_payload").unwrap();
-    assert_eq!((&payload["limit"], &payload["unit"]), (&json!(4096), &json!("bytes")));
+    for (name, expected, unit) in [("max_payload", 4096, "bytes"), ("connections_per_address", 9, "count")] {
+        let limit = limits.iter().find(|limit| limit["name"] == name).unwrap();
+        assert_eq!((&limit["limit"], &limit["unit"]), (&json!(expected), &json!(unit)), "{name}");
+    }
     let events = stats["events"].as_array().unwrap();
     let warning = events.iter().find(|event| event["message"].as_str().unwrap().contains("--token-issuer"));
     let warning = warning.unwrap_or_else(|| panic!("{stats}"));
