@@ -299,7 +299,7 @@ impl Nats {
         if known >= at_least && known > Seq::START {
             return Ok(known);
         }
-        self.core().ask_newest(stream).await.map_err(|error| Core::unavailable(&error))
+        self.core().confirm_newest(stream, at_least).await.map_err(|error| Core::unavailable(&error))
     }
 
     /// See [`crate::engine::Engine::origin`].

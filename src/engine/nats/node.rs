@@ -2,10 +2,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::crypt::Cipher;
@@ -23,7 +24,7 @@ use crate::engine::nats::options::NatsOptions;
 use crate::engine::nats::peers::Peers;
 use crate::engine::nats::recent::Recent;
 use crate::engine::nats::setup::{Prepared, Signals};
-use crate::engine::nats::streams::{StreamSpec, StreamState, info, parts, state};
+use crate::engine::nats::streams::{HEARD, StreamSpec, StreamState, info, parts, state};
 use crate::engine::nats::tallies::Tallies;
 use crate::engine::{Arrivals, EngineError, Fatal, Settings};
 use crate::hub::Hubs;
@@ -74,6 +75,9 @@ pub(super) struct Core {
     /// The newest seq of each stream of messages that this node knows.
     newest: Vec<AtomicU64>,
 }
+
+/// Pause before the leader of a stream is asked again whether it knows no newer message.
+const CONFIRM_PAUSE: Duration = Duration::from_secs(1);
 
 /// What does not work, though there is a connection.
 #[derive(Debug)]
@@ -189,17 +193,45 @@ impl Core {
         Seq(self.newest.get(stream).map_or(0, |newest| newest.load(Ordering::Acquire)))
     }
 
-    /// The newest seq of a stream, as its leader knows.
+    /// The state of a stream, as its leader knows.
     ///
     /// # Errors
     /// The stream does not answer, or its leader is cut off from the others.
-    pub(super) async fn ask_newest(&self, stream: usize) -> Result<Seq, AskError> {
+    async fn ask_state(&self, stream: usize) -> Result<StreamState, AskError> {
         let state = state(&info(&self.link, &self.names.stream(stream)).await?);
         self.note_newest(stream, state.last);
         if !state.has_majority {
             return Err(AskError::Unknown("the leader of the stream does not hear from the others".into()));
         }
-        Ok(Seq(state.last))
+        Ok(state)
+    }
+
+    /// The newest seq of a stream, as its leader knows.
+    ///
+    /// # Errors
+    /// The stream does not answer, or its leader is cut off from the others.
+    pub(super) async fn ask_newest(&self, stream: usize) -> Result<Seq, AskError> {
+        self.ask_state(stream).await.map(|state| Seq(state.last))
+    }
+
+    /// The newest seq of a stream. A leader is believed that it is below `at_least` when it has said so for a while: one that has
+    /// just been elected may not have applied yet what is stored, and one that has just been cut off does not know it.
+    ///
+    /// # Errors
+    /// Those of [`Self::ask_newest`], and another leader has been elected meanwhile.
+    pub(super) async fn confirm_newest(&self, stream: usize, at_least: Seq) -> Result<Seq, AskError> {
+        let (began, mut leader) = (Instant::now(), None);
+        loop {
+            let state = self.ask_state(stream).await?;
+            let is_confirmed = state.leader.is_none() || began.elapsed() > HEARD;
+            if *leader.get_or_insert_with(|| state.leader.clone()) != state.leader {
+                return Err(AskError::Unknown("the stream has just got another leader".into()));
+            }
+            if Seq(state.last) >= at_least || is_confirmed {
+                return Ok(Seq(state.last));
+            }
+            sleep(CONFIRM_PAUSE).await;
+        }
     }
 
     pub(super) fn epoch(&self) -> Epoch {

@@ -24,7 +24,7 @@ const HISTORIES: usize = 4;
 
 /// A server that a leader heard from within this time follows it. Followers elect another leader 4 s after they heard from it, at the
 /// earliest.
-const HEARD: Duration = Duration::from_secs(3);
+pub(super) const HEARD: Duration = Duration::from_secs(3);
 
 /// The number of NATS' error for a stream that is not there.
 pub(super) const NOT_FOUND: u64 = 10_059;
@@ -58,6 +58,8 @@ pub(super) struct StreamState {
     /// Whether its leader has heard from a majority of its servers lately. A leader that is cut off from the others answers for a
     /// while, and does not know what they store meanwhile.
     pub(super) has_majority: bool,
+    /// The server that leads it; `None` if no other one could.
+    pub(super) leader: Option<String>,
 }
 
 fn nanos(time: Duration) -> u64 {
@@ -233,9 +235,14 @@ pub(super) async fn info(link: &Link, stream: &str) -> Result<Value, AskError> {
     link.api(&format!("STREAM.INFO.{stream}"), &Value::Null).await
 }
 
+/// The servers that follow the leader of a stream.
+fn others(info: &Value) -> &[Value] {
+    info["cluster"]["replicas"].as_array().map_or(&[][..], Vec::as_slice)
+}
+
 /// Whether the leader that answers so has a majority of the servers.
 fn has_majority(info: &Value) -> bool {
-    let others = info["cluster"]["replicas"].as_array().map_or(&[][..], Vec::as_slice);
+    let others = others(info);
     let heard = others.iter().filter(|other| other["active"].as_u64().is_some_and(|ago| ago < nanos(HEARD)));
     2 * (heard.count() + 1) > others.len() + 1
 }
@@ -253,6 +260,7 @@ pub(super) fn state(info: &Value) -> StreamState {
         messages: info["state"]["messages"].as_u64().unwrap_or_default(),
         subjects: info["state"]["num_subjects"].as_u64().unwrap_or_default(),
         has_majority: has_majority(info),
+        leader: info["cluster"]["leader"].as_str().filter(|_| !others(info).is_empty()).map(str::to_owned),
     }
 }
 
