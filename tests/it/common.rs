@@ -27,7 +27,7 @@ pub use nats::{NatsServer, all_healthy, free_port, migration, node_at, node_on, 
 pub use network::{Host, Network};
 #[cfg(feature = "nats")]
 pub use proxy::Proxy;
-pub use server::{Mailbox, TestServer};
+pub use server::{Mailbox, TestServer, hide_variables_of_tests};
 pub use sse::Events;
 pub use websocket::{Ws, connect_with_small_buffer, upgrade};
 pub use x0::{HANDLER, x0_messages, x0_poll, x0_set, x0_target};

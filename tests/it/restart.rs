@@ -71,11 +71,11 @@ async fn a_second_signal_hurries_a_stop() {
 }
 
 #[tokio::test]
-async fn sighup_is_ignored_and_logged() {
+async fn sighup_without_a_file_of_settings_is_logged_and_ends_nothing() {
     let server = TestServer::start().await;
     let log = server.log_from_here();
     server.signal(1);
-    log.contains("SIGHUP is ignored").await;
+    log.contains("the settings were read again").await;
     assert_eq!(server.get("/healthz").await.status, 200);
     server.stop().await;
 }

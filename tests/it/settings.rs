@@ -19,6 +19,7 @@ fn file(text: &str) -> (TempDir, PathBuf) {
 /// Runs the binary with these arguments and variables: its exit code, and what it prints on both outputs.
 async fn run(args: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
     let mut command = Command::new(BINARY);
+    hide_variables_of_tests(&mut command);
     command.args(args).envs(variables.iter().copied()).kill_on_drop(true);
     let Output { status, stdout, stderr } = soon(command.output()).await.unwrap();
     (status.code(), String::from_utf8([stdout, stderr].concat()).unwrap())

@@ -235,16 +235,25 @@ pub(super) async fn info(link: &Link, stream: &str) -> Result<Value, AskError> {
     link.api(&format!("STREAM.INFO.{stream}"), &Value::Null).await
 }
 
-/// The servers that follow the leader of a stream.
-fn others(info: &Value) -> &[Value] {
-    info["cluster"]["replicas"].as_array().map_or(&[][..], Vec::as_slice)
+/// On how many servers the stream is that answers so.
+fn replicas(info: &Value) -> u64 {
+    info["config"]["num_replicas"].as_u64().unwrap_or(1)
 }
 
-/// Whether the leader that answers so has a majority of the servers.
+/// The leader of the stream; `None` if it is on one server, or if the one that answers knows no leader.
+fn leader(info: &Value) -> Option<&str> {
+    info["cluster"]["leader"].as_str().filter(|leader| !leader.is_empty() && replicas(info) > 1)
+}
+
+/// Whether what answers so is the leader and has a majority of the servers. A server without a leader answers for a moment too, and one
+/// that has just lost its part in the group answers as if the stream were on it alone.
 fn has_majority(info: &Value) -> bool {
-    let others = others(info);
+    if replicas(info) == 1 {
+        return true;
+    }
+    let others = info["cluster"]["replicas"].as_array().map_or(&[][..], Vec::as_slice);
     let heard = others.iter().filter(|other| other["active"].as_u64().is_some_and(|ago| ago < nanos(HEARD)));
-    2 * (heard.count() + 1) > others.len() + 1
+    leader(info).is_some() && 2 * (heard.count() as u64 + 1) > replicas(info)
 }
 
 /// The state in such an answer.
@@ -260,7 +269,7 @@ pub(super) fn state(info: &Value) -> StreamState {
         messages: info["state"]["messages"].as_u64().unwrap_or_default(),
         subjects: info["state"]["num_subjects"].as_u64().unwrap_or_default(),
         has_majority: has_majority(info),
-        leader: info["cluster"]["leader"].as_str().filter(|_| !others(info).is_empty()).map(str::to_owned),
+        leader: leader(info).map(str::to_owned),
     }
 }
 
@@ -270,14 +279,25 @@ mod tests {
 
     #[test]
     fn a_leader_that_hears_from_too_few_has_no_majority() {
-        let leads = |ages: &[u64]| {
+        let answer = |ages: &[u64], replicas: u64| {
             let others: Vec<Value> = ages.iter().map(|ms| json!({ "active": ms * 1_000_000 })).collect();
-            state(&json!({ "cluster": { "leader": "n0", "replicas": others } })).has_majority
+            let cluster = json!({ "leader": "n0", "replicas": others });
+            state(&json!({ "config": { "num_replicas": replicas }, "cluster": cluster }))
         };
-        assert!(leads(&[]) && state(&json!({})).has_majority, "a single server");
-        assert!(leads(&[100, 200]) && leads(&[2_999, 60_000]) && leads(&[1, 1, 9_000, 9_000]));
+        let leads = |ages: &[u64]| answer(ages, ages.len() as u64 + 1).has_majority;
+        let alone = state(&json!({}));
+        assert!(alone.has_majority && alone.leader.is_none(), "a single server");
+        assert!(leads(&[]) && leads(&[100, 200]) && leads(&[2_999, 60_000]) && leads(&[1, 1, 9_000, 9_000]));
         assert!(!leads(&[3_000, 60_000]) && !leads(&[1, 9_000, 9_000, 9_000]) && !leads(&[5_000]));
-        let unknown = json!({ "cluster": { "replicas": [{ "offline": true }, { "offline": true }] } });
-        assert!(!state(&unknown).has_majority);
+        let left = answer(&[], 3);
+        assert!(!left.has_majority && left.leader.as_deref() == Some("n0"), "it names no other server");
+        let others = |others: Value, leader: Option<&str>| {
+            let cluster = json!({ "leader": leader, "replicas": others });
+            state(&json!({ "config": { "num_replicas": 3 }, "cluster": cluster })).has_majority
+        };
+        assert!(!others(json!([{ "offline": true }, { "offline": true }]), Some("n0")));
+        // As NATS 2.15.1 answers while a stream has no leader.
+        let seen = json!([{ "name": "n0", "active": 2_251_652_026_u64 }, { "name": "n1", "active": 0 }, { "name": "n2", "active": 0 }]);
+        assert!(!others(seen, None));
     }
 }

@@ -14,6 +14,13 @@ use tokio::task::JoinHandle;
 
 use super::{BINARY, Http, Reply, Ws, soon};
 
+/// Hides from a broker the variables that are for tests: it would warn of them, since it does not know them.
+pub fn hide_variables_of_tests(command: &mut Command) {
+    for name in ["X0_MSG_LONG_TESTS", "X0_MSG_NATS_SERVER", "X0_MSG_SEED"] {
+        command.env_remove(name);
+    }
+}
+
 /// A process of the binary, killed when dropped.
 pub struct TestServer {
     pub address: SocketAddr,
@@ -68,10 +75,7 @@ impl TestServer {
 
     /// As `try_spawn_as_is`, but returns once a line of the log begins with this and names the address.
     pub async fn try_spawn_until(begin: &str, mut command: Command) -> Result<Self, String> {
-        // They are for tests. A broker warns of variables that it does not know.
-        for name in ["X0_MSG_LONG_TESTS", "X0_MSG_NATS_SERVER", "X0_MSG_SEED"] {
-            command.env_remove(name);
-        }
+        hide_variables_of_tests(&mut command);
         let mut child = command
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
