@@ -71,8 +71,9 @@ pub(super) async fn send_test_message(
     let body = gateway.body_text(body, TEST_BYTES, Holder::Proved).await?;
     let send = SendRequest::decode(&body).map_err(|bad| bad.reason)?;
     let Some(to) = receiver(&gateway, &send.to).await else {
-        let text = "field `to` must be a session, a user, a topic or a backend";
-        return Err(Refusal::new(Code::BadRequest, text));
+        let text =
+            "field `to` names no session, user, topic or backend; replies are for those who were asked";
+        return Err(Refusal::new(Code::NotFound, text));
     };
     let bytes = send.payload.get().len();
     let sent = gateway.send(&caller, send).await?.await?;
