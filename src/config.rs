@@ -274,13 +274,15 @@ impl Config {
     }
 }
 
+/// A command line of settings alone.
+#[derive(Debug, clap::Parser)]
+struct Only {
+    #[command(flatten)]
+    config: Config,
+}
+
 impl Default for Config {
     fn default() -> Self {
-        #[derive(clap::Parser)]
-        struct Only {
-            #[command(flatten)]
-            config: Config,
-        }
         <Only as clap::Parser>::parse_from(["x0-msg-server"]).config
     }
 }
@@ -291,19 +293,13 @@ mod tests {
 
     use super::*;
 
-    #[derive(Debug, Parser)]
-    struct Serve {
-        #[command(flatten)]
-        config: Config,
-    }
-
     fn parse(flags: &[&str]) -> Result<Config, clap::Error> {
-        Serve::try_parse_from([&["x0-msg-server"], flags].concat()).map(|serve| serve.config)
+        Only::try_parse_from([&["x0-msg-server"], flags].concat()).map(|only| only.config)
     }
 
     #[test]
     fn flags_are_consistent_and_each_has_its_environment_variable() {
-        let command = Serve::command();
+        let command = Only::command();
         command.clone().debug_assert();
         for flag in command.get_arguments() {
             let Some(long) = flag.get_long().filter(|long| *long != "help") else { continue };

@@ -91,19 +91,12 @@ fn needs_restart(running: &Config, wanted: &Config, key: &str) -> bool {
 mod tests {
     use std::path::PathBuf;
 
-    use clap::Parser;
-
     use super::*;
-
-    #[derive(Parser)]
-    struct Only {
-        #[command(flatten)]
-        config: Config,
-    }
+    use crate::config::{Only, load};
 
     fn config(args: &[&str]) -> Config {
         let args = [&["x0-msg-server"], args].concat().into_iter().map(Into::into);
-        let (only, sources) = crate::config::load::<Only>(args).unwrap();
+        let (only, sources) = load::<Only>(args).unwrap();
         Config { sources, ..only.config }
     }
 

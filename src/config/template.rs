@@ -77,16 +77,10 @@ fn comment(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::{FromArgMatches, Parser};
+    use clap::FromArgMatches;
 
     use super::*;
-    use crate::config::Config;
-
-    #[derive(Parser)]
-    struct Only {
-        #[command(flatten)]
-        config: Config,
-    }
+    use crate::config::{Config, Only, load};
 
     /// The settings of a file with this text.
     fn settings(text: &str) -> Config {
@@ -94,7 +88,7 @@ mod tests {
         let path = dir.path().join("settings.toml");
         std::fs::write(&path, text).unwrap();
         let args = ["x0-msg-server".into(), "--config".into(), path.into_os_string()];
-        let (only, _) = crate::config::load::<Only>(args).unwrap();
+        let (only, _) = load::<Only>(args).unwrap();
         Config { file: None, ..only.config }
     }
 
