@@ -101,9 +101,8 @@ pub(super) async fn look_up(
     head: Parts,
 ) -> Result<Response, Refusal> {
     let topic = name(&id, TopicName::new)?;
-    if gateway.operator(&head).await.is_err() {
-        let ApiRequest { caller, .. } = gateway.authenticate(&head, SessionPolicy::Unneeded).await?;
-        caller.grant.may_see_members(&topic).map_err(BrokerError::from)?;
+    if let Err(refusal) = may_see(&gateway, &head, &topic).await {
+        gateway.operator(&head).await.map_err(|_| refusal)?;
     }
     let state = gateway.broker.topic_state(&topic).await;
     let Position { floor, expired, newest } = state.position;
@@ -117,6 +116,15 @@ pub(super) async fn look_up(
         floor: floor.max(expired),
     };
     Ok(json(StatusCode::OK, encode(&info)))
+}
+
+/// Whether the caller may see who reads a topic.
+///
+/// # Errors
+/// The caller is not known, or may not.
+async fn may_see(gateway: &Gateway, head: &Parts, topic: &TopicName) -> Result<(), Refusal> {
+    let ApiRequest { caller, .. } = gateway.authenticate(head, SessionPolicy::Unneeded).await?;
+    Ok(caller.grant.may_see_members(topic).map_err(BrokerError::from)?)
 }
 
 /// A page of the members of a topic.
