@@ -14,8 +14,10 @@ use crate::sync::lock;
 /// For so long a server may know no leader of JetStream: an election takes less.
 const LEADERLESS: Duration = Duration::from_secs(4);
 
-/// So often another server is tried at once if the connection is to the same server again. Then the time doubles, up to so often.
+/// So often another server is tried at once, if the library has come back to the server that was left.
 const AT_ONCE: u32 = 3;
+
+/// With each attempt the time until the next one doubles, up to so often.
 const MOST: u32 = 4;
 
 impl Core {
