@@ -26,6 +26,7 @@ use parse::{at_least_one, budget_size, levels, lifetime, payload_size, store_siz
 pub use access::{Access, Auth, ProxyHeader};
 #[cfg(feature = "nats")]
 pub use cluster::{Cluster, EngineKind};
+pub(crate) use environment::HANDOVER_FROM;
 pub use environment::unknown_variables;
 pub use listen::Listen;
 pub use load::{LoadError, load};

@@ -28,6 +28,7 @@
 //! | `identity` | checks of tokens and API keys |
 //! | `limits` | rates of sends, connections of an address |
 //! | [`link`] | one client connection: whether what was written has arrived |
+//! | [`handover`] | sockets go from a running process to a new one |
 //! | `edge` | what transports share: authentication, limits, refusals |
 //! | `transport` | WebSocket, Server-Sent Events, long-poll, and the protocol of today's x0 client |
 //! | `api` | `/v1` for senders and backends, and the lists of operators |
@@ -57,6 +58,7 @@ pub mod engine;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod grant;
+pub mod handover;
 pub mod hub;
 mod identity;
 mod limits;

@@ -7,7 +7,7 @@ use std::future::Future;
 use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Shutdown};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -65,6 +65,8 @@ pub struct Link {
     cleartext: AtomicBool,
     /// Whether a write waits for the peer.
     write_blocked: AtomicBool,
+    /// Whether another process goes on with the connection.
+    given_away: AtomicBool,
     /// The connection did not end by an orderly close.
     broken: AtomicBool,
     /// The peer has closed its side first.
@@ -94,6 +96,7 @@ impl Link {
             proved: AtomicBool::new(false),
             cleartext: AtomicBool::new(false),
             write_blocked: AtomicBool::new(false),
+            given_away: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             peer_closed: AtomicBool::new(false),
             finished: AtomicBool::new(false),
@@ -140,8 +143,19 @@ impl Link {
         self.live.get().and_then(Weak::upgrade)
     }
 
+    /// The socket, for another process that goes on with the connection. This process does not close it then. `None` if nothing but
+    /// this process can go on: with TLS, or without a socket.
+    pub(crate) fn give_away(&self) -> Option<OwnedFd> {
+        let socket = self.live().filter(|_| self.is_cleartext())?.as_fd().try_clone_to_owned().ok()?;
+        self.given_away.store(true, Ordering::Release);
+        Some(socket)
+    }
+
     /// Closes the connection, whoever else holds its socket.
     fn finish(&self) {
+        if self.given_away.load(Ordering::Acquire) {
+            return;
+        }
         // One is held by the connection, and one here.
         if let Some(socket) = self.live().filter(|socket| Arc::strong_count(socket) > 2) {
             self.finished.store(true, Ordering::Release);

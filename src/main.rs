@@ -1,19 +1,23 @@
 //! The `x0-msg-server` command.
 
+use std::convert::Infallible;
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{self, Write};
+use std::net::TcpListener;
 use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use x0_msg_server::cli::{self, CheckArgs, ConfigCommand, HealthArgs, ListenArgs, SendArgs, TokenArgs};
 use x0_msg_server::clock::Clock;
 use x0_msg_server::config::{Auth, Config, LoadError, Sources, load, unknown_variables};
 use x0_msg_server::descriptors;
+use x0_msg_server::handover::{Listeners, Predecessor};
 use x0_msg_server::log::{Levels, Log};
-use x0_msg_server::server::{self, Reloaded, Reloader, ServeError, Starting};
+use x0_msg_server::server::{self, Ended, Reloaded, Reloader, ServeError, Starting, Upgrades, Watchdog};
 
 /// Returns the memory of ended sessions to the operating system. The allocator of the C library keeps it.
 #[global_allocator]
@@ -201,60 +205,124 @@ fn reload(reloader: &Reloader, levels: &Levels) {
     }
 }
 
-async fn serve(config: Config, levels: Levels) -> Result<()> {
-    descriptors::raise_limit();
-    for warning in warnings(&config) {
-        tracing::warn!("{warning}");
-    }
-    // Before everything else, so that a signal during the start stops the server gracefully too.
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    // Without a handler, a file beyond its size limit would kill the process. Now the write fails.
-    let _fsize = signal(SignalKind::from_raw(libc::SIGXFSZ))?;
-    let listeners = server::listen(config.listen).map_err(|error| {
-        anyhow!("cannot listen on {}: {error}; choose another address with --listen", config.listen)
-    })?;
-    let ops_listeners = config.ops_listen.map(server::listen).transpose().map_err(|error| {
-        let address = config.ops_listen.map(|address| address.to_string()).unwrap_or_default();
-        anyhow!("cannot listen on {address}: {error}; choose another address with --ops-listen")
-    })?;
-    if let Some(address) = config.ops_listen.filter(|address| !address.is_loopback()) {
+/// Where the broker listens: at the sockets of the process that hands over or of a service manager, and at new ones.
+async fn listeners(config: &Config, predecessor: Option<&Predecessor>) -> Result<Listeners> {
+    let mut given = match predecessor {
+        Some(predecessor) => predecessor.listeners().await?,
+        None => Listeners::of_service_manager()?,
+    };
+    let is_handed_over = predecessor.is_some();
+    // A service manager knows where to listen. What was handed over counts only where the settings still name it.
+    let clients = match given.clients.is_empty() || is_handed_over {
+        true => server::listen(config.listen, &mut given.clients).map_err(|error| {
+            anyhow!("cannot listen on {}: {error}; choose another address with --listen", config.listen)
+        })?,
+        false => given.clients,
+    };
+    let operators = match config.ops_listen {
+        Some(on) if given.operators.is_empty() || is_handed_over => server::listen(on, &mut given.operators)
+            .map_err(|error| {
+                anyhow!("cannot listen on {on}: {error}; choose another address with --ops-listen")
+            })?,
+        None if is_handed_over => Vec::new(),
+        _ => given.operators,
+    };
+    Ok(Listeners { clients, operators })
+}
+
+/// Warns of sockets that other machines reach.
+fn warn_of_open_ports(config: &Config, listeners: &Listeners) {
+    let open = |listeners: &[TcpListener]| {
+        let addresses = listeners.iter().filter_map(|listener| listener.local_addr().ok());
+        addresses.into_iter().find(|address| !address.ip().to_canonical().is_loopback())
+    };
+    if let Some(address) = open(&listeners.operators) {
         tracing::warn!(
             %address,
             "--ops-listen opens the metrics to other machines; everyone who reaches it may read them without a key"
         );
     }
-    if config.access.auth == Auth::Open && !config.listen.is_loopback() {
+    if let Some(address) = open(&listeners.clients).filter(|_| config.access.auth == Auth::Open) {
         tracing::warn!(
-            address = %config.listen,
+            %address,
             "--listen opens this broker to other machines; everyone who reaches it may read and send as any session; every \
              host name is served, so web pages may reach it by DNS rebinding; any web page may read a session that it \
              guesses at the addresses of today's x0 client; --auth token requires credentials"
         );
     }
-    let mut server = Starting::new(config, Clock::Wall)?;
-    if let Some(listeners) = ops_listeners {
-        server.open_ops_port(listeners)?;
+}
+
+async fn serve(config: Config, levels: Levels) -> Result<()> {
+    let mut predecessor = Predecessor::of_this_process()?;
+    descriptors::raise_limit();
+    for warning in warnings(&config) {
+        tracing::warn!("{warning}");
     }
-    let reloader = server.reloader().clone();
-    tokio::spawn(async move {
-        while hangup.recv().await.is_some() {
-            let (reloader, levels) = (reloader.clone(), levels.clone());
-            // It reads files. A panic is logged, and changes nothing.
-            _ = tokio::task::spawn_blocking(move || reload(&reloader, &levels)).await;
+    // Before everything else, so that a signal during the start stops the server gracefully too.
+    let mut signals = Signals::new()?;
+    let mut listeners = listeners(&config, predecessor.as_ref()).await?;
+    warn_of_open_ports(&config, &listeners);
+    let _watchdog = Watchdog::start();
+    loop {
+        let server = Starting::new(config.clone(), listeners, Clock::Wall)?;
+        let stops = [server.shutdown().clone(), server.hurry().clone()];
+        let (reloader, upgrades) = (server.reloader().clone(), server.upgrades().clone());
+        let handling = signals.handle(stops, (reloader, &levels), &upgrades);
+        let ended = tokio::select! {
+            ended = server.serve(predecessor.take()) => ended?,
+            never = handling => match never {},
+        };
+        match ended {
+            Ended::Abandoned(sockets) => listeners = sockets,
+            Ended::Stopped | Ended::HandedOver => return Ok(()),
         }
-    });
-    let shutdown = server.shutdown().clone();
-    let hurry = server.hurry().clone();
-    tokio::spawn(async move {
-        for stop in [shutdown, hurry] {
+    }
+}
+
+/// The signals that mean something to the broker.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    upgrade: Signal,
+    /// Without a handler, a file beyond its size limit would kill the process. Now the write fails.
+    _file_size: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            upgrade: signal(SignalKind::user_defined2())?,
+            _file_size: signal(SignalKind::from_raw(libc::SIGXFSZ))?,
+        })
+    }
+
+    /// Does what signals ask for.
+    async fn handle(
+        &mut self,
+        stops: [CancellationToken; 2],
+        (reloader, levels): (Reloader, &Levels),
+        upgrades: &Upgrades,
+    ) -> Infallible {
+        let mut stops = stops.into_iter();
+        loop {
             tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+                _ = self.terminate.recv() => drop(stops.next().map(|stop| stop.cancel())),
+                _ = self.interrupt.recv() => drop(stops.next().map(|stop| stop.cancel())),
+                _ = self.hangup.recv() => {
+                    let (reloader, levels) = (reloader.clone(), levels.clone());
+                    // It reads files. A panic is logged, and changes nothing.
+                    _ = tokio::task::spawn_blocking(move || reload(&reloader, &levels)).await;
+                }
+                _ = self.upgrade.recv() => {
+                    let upgrades = upgrades.clone();
+                    // What comes of it is logged.
+                    tokio::spawn(async move { upgrades.request(None).await });
+                }
             }
-            stop.cancel();
         }
-    });
-    Ok(server.serve(listeners).await?)
+    }
 }

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use axum::Router;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::broker::Broker;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Level};
 use crate::edge::Gateway;
+use crate::handover::{Listeners, Successor};
 use crate::identity::Identity;
 use crate::limits::{FailedProofs, ProvedAddresses};
 use crate::link::Link;
@@ -34,6 +36,7 @@ mod opening;
 mod ops_port;
 #[cfg(test)]
 mod parity;
+mod passing;
 mod reloading;
 mod requests;
 mod router;
@@ -42,6 +45,8 @@ mod settings;
 mod starting;
 mod stop;
 mod streams;
+mod systemd;
+mod upgrade;
 
 pub use checks::{check_files, derived_settings};
 pub use error::{EngineStartError, ServeError, StartError};
@@ -51,7 +56,9 @@ pub use reloading::{Reloaded, Reloader};
 #[cfg(feature = "nats")]
 pub(crate) use settings::nats_options;
 pub use settings::{broker_limits, engine_settings, storage};
-pub use starting::Starting;
+pub use starting::{Starting, StartingError};
+pub use systemd::Watchdog;
+pub use upgrade::Upgrades;
 
 use direct::Direct;
 use entrance::Entrance;
@@ -61,6 +68,18 @@ use listener::Addresses;
 use opening::Opening;
 use router::HostCheck;
 use routes::OpenRoutes;
+use upgrade::Serving;
+
+/// How a server has ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// It was stopped.
+    Stopped,
+    /// Another process goes on.
+    HandedOver,
+    /// Another process was to go on, and has ended. The store is closed, and clients wait at these sockets.
+    Abandoned(Listeners),
+}
 
 /// A broker with everything that reaches it over the network. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -174,7 +193,7 @@ impl Server {
         let addresses = Addresses::of(&listeners)?;
         let acceptor = self.entrance.acceptor.clone();
         let accepting = pin!(acceptor.accept_all_until_shutdown(listeners));
-        self.serve_accepted(accepting, &addresses).await
+        self.serve_accepted(accepting, &addresses, None).await.map(drop)
     }
 
     /// The same, of connections that are accepted already.
@@ -182,22 +201,75 @@ impl Server {
         self,
         accepting: Pin<&mut impl Future<Output = ()>>,
         addresses: &Addresses,
-    ) -> Result<(), ServeError> {
+        serving: Option<Serving>,
+    ) -> Result<Ended, ServeError> {
         self.open_routes(HostCheck::new(&self.gateway, addresses.first().ip()));
         addresses.log_ready(self.entrance.acceptor.tls.is_some(), self.gateway.broker.durability());
-        let fatal = self.gateway.broker.fatal().clone();
-        tokio::select! {
-            () = accepting => {}
-            _ = fatal.declared() => self.entrance.shutdown.cancel(),
+        let mut upgrading = None;
+        if let Some(serving) = serving {
+            serving.say_so().await;
+            upgrading = Some(serving.upgrading);
         }
-        tracing::info!("stopping");
-        self.entrance.drain(&self.gateway.tasks).await;
-        stop::close_store(self.gateway.broker.clone(), &self.entrance.hurry).await?;
+        let fatal = self.gateway.broker.fatal().clone();
+        let successor = tokio::select! {
+            () = accepting => None,
+            _ = fatal.declared() => None,
+            successor = upgrade::successor(&mut upgrading) => Some(successor),
+        };
+        let ended = match (successor, upgrading) {
+            (Some(successor), Some(upgrading)) => self.hand_over(successor, upgrading.into_listeners()).await,
+            (_, upgrading) => {
+                // New connections are refused from here on: their clients try again, and do not wait.
+                drop(upgrading);
+                self.stop().await.map(|()| Ended::Stopped)
+            }
+        };
         match fatal.reason() {
             Some(reason) => Err(ServeError::Store(reason)),
-            None => {
-                tracing::info!("stopped");
-                Ok(())
+            None => ended,
+        }
+    }
+
+    /// Answers what waits, closes sockets and the store.
+    async fn stop(&self) -> Result<(), ServeError> {
+        tracing::info!("stopping");
+        systemd::stopping();
+        self.entrance.shutdown.cancel();
+        self.entrance.drain(&self.gateway.tasks, self.entrance.drain_timeout()).await;
+        self.x0.settle().await;
+        stop::close_store(self.gateway.broker.clone(), &self.entrance.hurry).await?;
+        tracing::info!("stopped");
+        Ok(())
+    }
+
+    /// The same, while another process takes new connections, and those on which no request is being answered.
+    async fn hand_over(&self, successor: Successor, listeners: Listeners) -> Result<Ended, ServeError> {
+        let begun = Instant::now();
+        if self.gateway.broker.durability() == Level::Memory.name() {
+            tracing::warn!("messages in memory end with this process");
+        }
+        let connections = self.entrance.passing().begin();
+        self.entrance.shutdown.cancel();
+        let patience = self.entrance.drain_timeout().min(upgrade::PATIENCE);
+        let draining = self.entrance.drain(&self.gateway.tasks, patience);
+        upgrade::pass_while(draining, connections, &successor).await;
+        self.x0.settle().await;
+        stop::close_store(self.gateway.broker.clone(), &self.entrance.hurry).await?;
+        systemd::main_process(successor.id());
+        let released = begun.elapsed();
+        match successor.release().await {
+            Ok(()) => {
+                tracing::info!(?released, elapsed = ?begun.elapsed(), "another process has taken over");
+                drop(listeners);
+                // Clients that read slowly have the rest of their answers to come.
+                let rest = self.entrance.drain_timeout().saturating_sub(begun.elapsed());
+                self.entrance.drain(&self.gateway.tasks, rest).await;
+                Ok(Ended::HandedOver)
+            }
+            Err(error) => {
+                systemd::main_process(std::process::id());
+                tracing::error!(%error, "the new process has ended before it served; this one serves again");
+                Ok(Ended::Abandoned(listeners))
             }
         }
     }

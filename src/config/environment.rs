@@ -9,6 +9,9 @@ use crate::config::secrets::SECRETS;
 /// What the names of all environment variables of this program begin with.
 const PREFIX: &str = "X0_MSG_";
 
+/// Names the process that hands over, for the one that it starts.
+pub(crate) const HANDOVER_FROM: &str = "X0_MSG_HANDOVER_FROM";
+
 /// How many letters of a name may be wrong, so that it is still recognized.
 const SIMILAR: usize = 4;
 
@@ -48,7 +51,8 @@ fn is_of_a_service(name: &str, value: &str) -> bool {
 
 /// The variables of the secrets, of a command and of its subcommands.
 fn known_variables(command: &Command) -> BTreeSet<String> {
-    let mut known: BTreeSet<String> = SECRETS.iter().map(|name| (*name).to_owned()).collect();
+    let mut known: BTreeSet<String> =
+        SECRETS.iter().chain(&[HANDOVER_FROM]).map(|name| (*name).to_owned()).collect();
     let mut commands = vec![command];
     while let Some(command) = commands.pop() {
         let variables = command.get_arguments().filter_map(|flag| flag.get_env());

@@ -168,7 +168,7 @@ impl Embedded {
         if !stepped && let Err(error) = readers.open_ahead() {
             tracing::warn!(%error, "connections that read the store are opened later");
         }
-        let access = DiskAccess { readers, durability, _lock: opened.lock };
+        let access = DiskAccess { readers, durability, lock: opened.lock };
         let identity = opened.identity;
         let store = (identity.epoch, identity.origin, &identity.secret);
         let engine = Self::of(Shared::new(hubs, opened.clock, store, opened.index, Some(access)));
@@ -180,6 +180,12 @@ impl Embedded {
     /// Writes what is left, closes the store, and waits for that. Later appends are refused.
     pub fn close(&self) {
         self.writer.stop(Stop::InOrder);
+        // Connections may hold this engine for longer, and another process waits for the store.
+        if let Some(access) = &self.shared.disk
+            && let Err(error) = access.lock.unlock()
+        {
+            tracing::warn!(%error, "the store stays locked until this process ends");
+        }
     }
 
     /// Stops writing at once, as a killed process does. For tests of recovery.

@@ -16,7 +16,8 @@ impl Link {
         self.cleartext.store(true, Ordering::Relaxed);
     }
 
-    fn is_cleartext(&self) -> bool {
+    /// Whether what is written goes to the socket as it is.
+    pub(crate) fn is_cleartext(&self) -> bool {
         self.cleartext.load(Ordering::Relaxed)
     }
 }

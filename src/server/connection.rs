@@ -31,6 +31,7 @@ use crate::protocol::Code;
 use crate::server::direct::Door;
 use crate::server::head;
 use crate::server::http1::HeadTimer;
+use crate::server::passing::{Busy, BusyBody, Passing};
 use crate::server::requests;
 use crate::server::routes::Routes;
 use crate::server::streams::{self, Streams, TrackedBody};
@@ -69,6 +70,8 @@ pub(super) struct ConnectionServer {
     pub(super) routes: Routes,
     /// Fires when connections end after the request that they serve.
     pub(super) shutdown: CancellationToken,
+    /// Takes those that serve none then.
+    pub(super) passing: Passing,
     /// How long the headers of a request may take, and how long a connection may idle between requests.
     pub(super) header_timeout: Duration,
     /// Interval of pings over HTTP/2.
@@ -96,17 +99,41 @@ impl ConnectionServer {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let (routes, shutdown, header_timeout) =
-            (self.routes.clone(), self.shutdown.clone(), self.header_timeout);
+        let (routes, shutdown, passing, header_timeout) =
+            (self.routes.clone(), self.shutdown.clone(), self.passing.clone(), self.header_timeout);
         async move {
-            let service = service_fn(move |request| answer(&routes, Arc::clone(&link), request));
-            let connection = http1::Builder::new()
+            let busy = Busy::default();
+            let service = {
+                let (link, busy) = (Arc::clone(&link), busy.clone());
+                service_fn(move |request| {
+                    let guard = busy.begin();
+                    let answering = answer(&routes, Arc::clone(&link), request);
+                    answering
+                        .map(|answer| answer.map(|response| response.map(|body| BusyBody::new(body, guard))))
+                })
+            };
+            let mut connection = http1::Builder::new()
                 .timer(timer)
                 .header_read_timeout(header_timeout)
                 .max_buf_size(HEADERS)
                 .serve_connection(TokioIo::new(stream), service)
                 .with_upgrades();
-            serve_until_shutdown(connection, &shutdown, |connection| connection.graceful_shutdown()).await;
+            // The connection first: what was read before it began may be a request.
+            let ended = tokio::select! {
+                biased;
+                ended = &mut connection => ended,
+                () = shutdown.cancelled() => {
+                    if busy.is_idle() && passing.takes(&link) {
+                        if let Some(parts) = connection.into_parts() {
+                            passing.pass(&link, parts.read_buf.to_vec());
+                        }
+                        return;
+                    }
+                    Pin::new(&mut connection).graceful_shutdown();
+                    connection.await
+                }
+            };
+            log_end(ended);
         }
     }
 
@@ -312,6 +339,7 @@ mod tests {
         ConnectionServer {
             routes,
             shutdown,
+            passing: Passing::default(),
             header_timeout: HEADER_TIMEOUT,
             heartbeat: Duration::from_secs(25),
             socket_limiter: ConnectionLimiter::new(usize::MAX),

@@ -1,6 +1,7 @@
 //! Where clients come in: limits of connections, TLS, the listener. It is open before the store is.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +15,7 @@ use crate::reload::{Current, SetupError};
 use crate::reloadable::Reloadable;
 use crate::server::connection::ConnectionServer;
 use crate::server::listener::Acceptor;
+use crate::server::passing::Passing;
 use crate::server::routes::Routes;
 use crate::tls;
 
@@ -63,6 +65,7 @@ impl Entrance {
         let connection_server = ConnectionServer {
             routes: routes.clone(),
             shutdown: shutdown.clone(),
+            passing: Passing::default(),
             header_timeout: config.header_timeout,
             heartbeat: config.heartbeat,
             socket_limiter: socket_limiter.clone(),
@@ -78,8 +81,18 @@ impl Entrance {
         }
     }
 
-    /// Waits until all connections have ended, and these sockets, at most for the drain timeout and until a second signal.
-    pub(super) async fn drain(&self, sockets: &TaskTracker) {
+    /// What gives connections to a process that takes over.
+    pub(super) fn passing(&self) -> &Passing {
+        &self.acceptor.connection_server.passing
+    }
+
+    /// How long a stop waits for connections.
+    pub(super) fn drain_timeout(&self) -> Duration {
+        self.acceptor.config.drain_timeout
+    }
+
+    /// Waits until all connections have ended, and these sockets, at most for this time and until a second signal.
+    pub(super) async fn drain(&self, sockets: &TaskTracker, limit: Duration) {
         let connections = &self.acceptor.connections;
         connections.close();
         sockets.close();
@@ -87,7 +100,6 @@ impl Entrance {
             connections.wait().await;
             sockets.wait().await;
         };
-        let limit = self.acceptor.config.drain_timeout;
         match self.hurry.run_until_cancelled(tokio::time::timeout(limit, drained)).await {
             Some(Ok(())) => {}
             Some(Err(_)) => {

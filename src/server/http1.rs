@@ -42,6 +42,7 @@ mod timer;
 mod twin;
 mod upgrade;
 
+pub(super) use replay::Replay;
 pub(super) use timer::HeadTimer;
 pub(crate) use twin::compare;
 pub(super) use upgrade::Sockets;
@@ -50,7 +51,6 @@ use head::{Head, MOST, Plain};
 use live::Live;
 use output::Output;
 use owed::Owed;
-use replay::Replay;
 
 /// A connection that is read by the loop.
 struct Connection<S> {
@@ -87,6 +87,8 @@ enum Next {
     Opening(Box<Opening>, usize),
     /// Something for hyper.
     Other,
+    /// Nothing as far as this process goes on with the connection.
+    Passed,
     /// Its end.
     End,
 }
@@ -122,8 +124,21 @@ impl ConnectionServer {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        self.http1_cleartext_from(stream, link, Vec::new())
+    }
+
+    /// The same of a connection that another process has begun to serve. It has read this of the next request.
+    pub(super) fn http1_cleartext_from<S>(
+        self: &Arc<Self>,
+        stream: S,
+        link: Arc<Link>,
+        input: Vec<u8>,
+    ) -> impl Future<Output = ()> + Send + use<S>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         link.note_cleartext();
-        let io = Io { stream, input: Vec::new(), output: Output::default(), owed: Owed::default() };
+        let io = Io { stream, input, output: Output::default(), owed: Owed::default() };
         let (server, timer) = (Arc::clone(self), LazyTimer::default());
         let connection = Connection { server, link, io, timer, stopped: None, ended: false, closes: false };
         // Boxed, so that its memory is free once the loop is done: a WebSocket lasts long.
@@ -161,6 +176,10 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connection<S> {
                         None => return Some(connection.hand_over(begun)),
                     },
                     Ok(Next::Other) => return Some(connection.hand_over(begun)),
+                    Ok(Next::Passed) => {
+                        connection.pass();
+                        return None;
+                    }
                     Ok(Next::End) => Ok(false),
                     Err(error) => Err(error),
                 };
@@ -184,6 +203,13 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connection<S> {
     /// What serves a WebSocket with this handshake, if the routes do not refuse it.
     fn sockets(&self, opening: &Opening) -> Option<Sockets> {
         self.server.routes.sockets().filter(|sockets| sockets.admits(opening)).cloned()
+    }
+
+    /// Gives the connection to the process that takes over. If that has ended, the connection is closed.
+    fn pass(self) {
+        let Self { server, link, io: Io { stream, input, .. }, .. } = self;
+        server.passing.pass(&link, input);
+        drop(stream);
     }
 
     /// Hands the rest of the connection to hyper, which has begun to wait for a head at this time.

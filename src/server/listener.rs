@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
-use socket2::SockRef;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinSet, unconstrained, yield_now};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -19,13 +19,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Access, Config, Level, Listen};
 use crate::descriptors::RoomForConnections;
+use crate::handover::IdleConnection;
 use crate::limits::{ConnectionLimiter, ConnectionPermit, ExtraPlace};
 use crate::link::{Link, MonitoredStream, SharedSocket};
 use crate::log::Repeated;
 use crate::reload::Current;
 use crate::reloadable::Reloadable;
 use crate::server::connection::ConnectionServer;
-use crate::server::http1::HeadTimer;
+use crate::server::http1::{HeadTimer, Replay};
 
 /// Pause after the operating system refused to accept, for example without free descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -34,7 +35,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Most connections that wait to be accepted. The operating system may allow fewer (`net.core.somaxconn`).
-const BACKLOG: u32 = 4096;
+const BACKLOG: i32 = 4096;
 
 /// So many connections are accepted before the threads that serve do something else: more than may wait to be accepted. Who
 /// finds no place there tries again a second later.
@@ -92,15 +93,25 @@ impl Addresses {
     }
 }
 
-/// Listens; on the same port of all addresses. A system without IPv6 listens on IPv4 only.
+/// Listens; on the same port of all addresses. A system without IPv6 listens on IPv4 only. Of `given` sockets, which listen already,
+/// those with the right addresses are taken.
 ///
 /// # Errors
 /// An address cannot be used.
-pub fn listen(on: Listen) -> io::Result<Vec<TcpListener>> {
-    let mut listeners: Vec<TcpListener> = Vec::new();
+pub fn listen(on: Listen, given: &mut Vec<std::net::TcpListener>) -> io::Result<Vec<std::net::TcpListener>> {
+    let mut listeners: Vec<std::net::TcpListener> = Vec::new();
     for mut address in on.addresses() {
         if let Some(first) = listeners.first() {
             address.set_port(first.local_addr()?.port());
+        }
+        let is_there = |listener: &std::net::TcpListener| {
+            listener.local_addr().is_ok_and(|there| {
+                there.ip() == address.ip() && (address.port() == 0 || there.port() == address.port())
+            })
+        };
+        if let Some(place) = given.iter().position(is_there) {
+            listeners.push(given.swap_remove(place));
+            continue;
         }
         match listen_on(address, on) {
             Ok(listener) => listeners.push(listener),
@@ -113,16 +124,29 @@ pub fn listen(on: Listen) -> io::Result<Vec<TcpListener>> {
     Ok(listeners)
 }
 
-fn listen_on(address: SocketAddr, on: Listen) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+fn listen_on(address: SocketAddr, on: Listen) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // Without it, a restart would have to wait for the connections of the process before.
-    socket.set_reuseaddr(true)?;
+    socket.set_reuse_address(true)?;
     // A single address `[::]` takes IPv4 too where the system says so. Beside a listener of IPv4 it may not.
     if address.is_ipv6() && on != Listen::On(address) {
-        SockRef::from(&socket).set_only_v6(true)?;
+        socket.set_only_v6(true)?;
     }
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Listening sockets for this runtime.
+///
+/// # Errors
+/// The operating system refuses it.
+pub(super) fn for_runtime(listeners: Vec<std::net::TcpListener>) -> io::Result<Vec<TcpListener>> {
+    let for_runtime = |listener: std::net::TcpListener| {
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener)
+    };
+    listeners.into_iter().map(for_runtime).collect()
 }
 
 /// Whether the system does not have this address, or no address of its family.
@@ -197,11 +221,24 @@ impl Acceptor {
         room.check(listener)?;
         let (stream, peer) = listener.accept().await?;
         room.note(&stream);
-        self.accept(stream, peer);
+        self.accept(stream, peer, Vec::new());
         Ok(())
     }
 
-    fn accept(&self, stream: TcpStream, peer: SocketAddr) {
+    /// Goes on with a connection of the process that hands over.
+    ///
+    /// # Errors
+    /// Its peer has gone.
+    pub(super) fn take(&self, IdleConnection { socket, input }: IdleConnection) -> io::Result<()> {
+        let stream = std::net::TcpStream::from(socket);
+        let peer = stream.peer_addr()?;
+        stream.set_nonblocking(true)?;
+        self.accept(TcpStream::from_std(stream)?, peer, input);
+        Ok(())
+    }
+
+    /// Serves a connection, of whose first request this was read already. It is nothing with TLS.
+    fn accept(&self, stream: TcpStream, peer: SocketAddr, input: Vec<u8>) {
         if !INHERITS_NODELAY && let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%peer, %error, "no TCP_NODELAY");
         }
@@ -211,11 +248,11 @@ impl Acceptor {
         let counted = Some(peer.ip()).filter(|address| !self.access.get().is_trusted_proxy(*address));
         match (&self.tls, self.socket_limiter.try_acquire(counted)) {
             (None, Some(permit)) => {
-                let connection = self.connection_server.http1_cleartext(stream, link);
+                let connection = self.connection_server.http1_cleartext_from(stream, link, input);
                 self.connections.spawn(connection.map(move |()| drop(permit)));
             }
             (_, permit) => {
-                let acceptor = self.clone();
+                let (acceptor, stream) = (self.clone(), Replay::new(stream, input));
                 self.connections.spawn(async move {
                     if let Err(error) = acceptor.serve(stream, link, counted, permit).await {
                         tracing::debug!(%peer, %error, "connection ended");
@@ -228,7 +265,7 @@ impl Acceptor {
     /// Serves a connection that has no permit, or speaks TLS.
     async fn serve(
         self,
-        stream: MonitoredStream<SharedSocket>,
+        stream: Replay<MonitoredStream<SharedSocket>>,
         link: Arc<Link>,
         counted: Option<IpAddr>,
         permit: Option<ConnectionPermit>,

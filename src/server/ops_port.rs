@@ -48,6 +48,11 @@ impl OpsPort {
         Ok(Self { routes, addresses, _open: open.drop_guard() })
     }
 
+    /// Another process hands over to this one: see [`Routes::take_over`].
+    pub(super) fn take_over(&self) {
+        self.routes.take_over();
+    }
+
     /// The store is open: everything is answered from now on.
     pub(super) fn serve(&self, gateway: &Arc<Gateway>) {
         let router = Router::new().merge(ops::port_routes(Arc::clone(gateway))).fallback(router::not_found);

@@ -4,6 +4,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -28,6 +29,12 @@ use crate::transport::legacy::{self, HeldSince};
 
 /// How long a request waits for the store, unless it comes from the x0 client. Most stores are opened sooner.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The same while another process hands over: its clients were served a moment ago, and nobody shall see that they are not now.
+const PATIENCE_OF_HANDOVER: Duration = Duration::from_secs(20);
+
+/// How long a check of readiness waits then.
+const PATIENCE_OF_CHECK: Duration = Duration::from_secs(2);
 
 /// The routes of a server. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -56,6 +63,8 @@ impl OpenRoutes {
 struct Inner {
     /// Set when the store is open.
     open: SetOnce<OpenRoutes>,
+    /// Whether another process hands over to this one.
+    takes_over: AtomicBool,
     config: Arc<Config>,
     budget: Budget,
     shutdown: CancellationToken,
@@ -64,7 +73,13 @@ struct Inner {
 impl Routes {
     /// The routes of a server whose store is not open yet.
     pub(super) fn new(config: Arc<Config>, budget: Budget, shutdown: CancellationToken) -> Self {
-        Self(Arc::new(Inner { open: SetOnce::new(), config, budget, shutdown }))
+        let takes_over = AtomicBool::new(false);
+        Self(Arc::new(Inner { open: SetOnce::new(), takes_over, config, budget, shutdown }))
+    }
+
+    /// Another process hands over to this one: requests wait longer than after a start.
+    pub(super) fn take_over(&self) {
+        self.0.takes_over.store(true, Ordering::Relaxed);
     }
 
     /// Opens the routes. Requests that wait go on.
@@ -100,14 +115,20 @@ impl Routes {
     /// Answers a request that has come before the routes were open.
     async fn answer_early(self, mut request: Request) -> Response {
         let Inner { config, budget, shutdown, .. } = &*self.0;
+        let takes_over = self.0.takes_over.load(Ordering::Relaxed);
         let path = request.uri().path();
         if ops::is_check(path) {
-            return ops::starting(config, path, shutdown.is_cancelled());
+            let patience = if takes_over { PATIENCE_OF_CHECK } else { Duration::ZERO };
+            return match self.opened_within(patience).await {
+                Some(router) => never_fails(router.clone().oneshot(request).await),
+                None => ops::starting(config, request.uri().path(), shutdown.is_cancelled()),
+            };
         }
         let is_x0 = legacy::is_path(path);
         let patience = match is_x0 {
             true if legacy::needs_store(request.method()) => config.poll_timeout,
             true => Duration::ZERO,
+            false if takes_over => PATIENCE_OF_HANDOVER,
             false => PATIENCE,
         };
         let since = Instant::now();

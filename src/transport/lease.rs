@@ -162,6 +162,11 @@ impl<T, K: Clone + Eq + Hash> Leases<T, K> {
         lock(&self.table).idle_readers(mailbox).for_each(visit);
     }
 
+    /// Calls `visit` with each idle reader of each mailbox.
+    pub(crate) fn each_idle_of_all(&self, mut visit: impl FnMut(&K, &mut IdleReader<T>)) {
+        lock(&self.table).all_idle_readers().for_each(|(mailbox, idle)| visit(mailbox, idle));
+    }
+
     /// Drops the readers whose lease is over, and returns their state. The server calls it every second.
     pub(crate) fn sweep(&self) -> Vec<(K, T)> {
         let expired = lock(&self.table).evict_expired(Instant::now());

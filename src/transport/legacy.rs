@@ -166,6 +166,11 @@ impl Legacy {
         }
     }
 
+    /// Acknowledges what pages have received, when the server stops and all polls have their answers.
+    pub(crate) async fn settle(&self) {
+        self.receipts.settle_all(&self.gateway.broker).await;
+    }
+
     /// Acknowledges everything that this session was answered with.
     async fn delete(&self, session: Option<SessionId>) {
         if let Some(session) = session

@@ -1,5 +1,6 @@
 //! Stores of older formats.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use rusqlite::Connection;
@@ -49,6 +50,14 @@ async fn is_converted(format: usize) {
         let marker = std::fs::read_to_string(dir.path().join("format")).unwrap();
         assert_eq!(marker, "x0-msg-server store, format 3\n");
     }
+    // An older version goes on with the copy.
+    let copy = dir.path().join(format!("store.format-{format}.db"));
+    assert_eq!(std::fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o600);
+    let copy = Connection::open(copy).unwrap();
+    let number = |sql| copy.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(number("PRAGMA user_version"), i64::try_from(format).unwrap());
+    assert!(number("SELECT count(*) FROM message") >= 2);
+    drop(copy);
     let server = TestServer::at(dir.path(), &[]).await;
     let seq = server.get("/v1/messages?session=A&wait=0").await.json()["seq"].clone();
     server.get(&format!("/v1/messages?session=A&after={seq}&wait=0")).await;

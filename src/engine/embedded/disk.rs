@@ -21,6 +21,8 @@
 //! A damaged row fails its checksum. A lost row is missing from the sums in `state`.
 
 use std::borrow::Cow;
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -28,6 +30,7 @@ use rusqlite::{CachedStatement, Connection, Transaction};
 
 use crate::engine::embedded::dedup::SendId;
 use crate::engine::embedded::index::{Floor, Pending, PlannedChange, Waiter};
+use crate::engine::embedded::private;
 use crate::engine::embedded::rows::clock::{CLOCK_TABLE, ClockReading};
 use crate::engine::embedded::rows::loss::{LOSS_TABLE, write_loss};
 use crate::engine::embedded::rows::message::{self, INSERT, MessageRow};
@@ -159,7 +162,7 @@ impl Disk {
         verify: impl FnOnce(&Connection) -> Result<(), E>,
     ) -> Result<Self, E> {
         let connection = open::open_to_write(path, durability, verify)?;
-        convert(&connection)?;
+        convert(&connection, path)?;
         let totals = StoreTotals::read(&connection)?;
         Ok(Self::of(connection, path, durability, totals, id_limits))
     }
@@ -289,14 +292,21 @@ impl Disk {
     }
 }
 
-/// Brings a store of an older format to this one, in one transaction. Tables that older versions do without are made.
-fn convert(store: &Connection) -> Result<(), ReadError> {
+/// Brings a store of an older format to this one, in one transaction. Tables that older versions do without are made. A copy of the
+/// store is made before: older versions can go on with that only.
+fn convert(store: &Connection, path: &Path) -> Result<(), ReadError> {
     store.execute_batch(CLOCK_TABLE)?;
     store.execute_batch(LOSS_TABLE)?;
     let found: i64 = store.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if !(1..open::FORMAT).contains(&found) {
         return Ok(());
     }
+    let copy = path.with_extension(format!("format-{found}.db"));
+    if let Err(error) = copy_into(store, &copy) {
+        tracing::error!(%error, copy = %copy.display(), "the store cannot be copied before it is converted to another format");
+        return Err(error.into());
+    }
+    tracing::info!(copy = %copy.display(), "the store was copied before it is converted to another format");
     let transaction = store.unchecked_transaction()?;
     // Format 3 also has requests, replies and mailboxes of backends, which older versions take for damage.
     IdTable::convert(&transaction, found)?;
@@ -304,6 +314,15 @@ fn convert(store: &Connection) -> Result<(), ReadError> {
     transaction.commit()?;
     tracing::info!(from = found, to = open::FORMAT, "the store was converted to another format");
     Ok(())
+}
+
+/// Copies what a store holds into a new file, which only this account may use.
+fn copy_into(store: &Connection, copy: &Path) -> rusqlite::Result<()> {
+    let failed = |error: io::Error| rusqlite::Error::ToSqlConversionFailure(error.into());
+    // SQLite writes into a file that is empty.
+    private::create(copy).map_err(failed)?;
+    store.execute("VACUUM INTO ?1", [copy.to_string_lossy()])?;
+    File::open(copy).and_then(|file| file.sync_all()).map_err(failed)
 }
 
 /// How many messages one statement inserts: each run of a statement has a price of its own.

@@ -47,7 +47,7 @@ pub(super) struct DiskAccess {
     pub(super) readers: ReadPool,
     pub(super) durability: Durability,
     /// Keeps other processes out of the store.
-    pub(super) _lock: File,
+    pub(super) lock: File,
 }
 
 impl Shared {

@@ -36,7 +36,7 @@ enum Event {
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connection<S> {
     /// Waits for the next request, for the header timeout at most since it began and no answer is owed. After the shutdown it
-    /// waits only for one that has begun. Before it waits, and before somebody else goes on, the answers so far are written.
+    /// waits only for one that has begun, unless another process takes the connection. Before it waits, and before somebody else goes on, the answers so far are written.
     pub(super) async fn next(&mut self, mut begun: Instant) -> io::Result<Next> {
         let (mut look, mut stops) = (Look::default(), true);
         loop {
@@ -62,6 +62,9 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connection<S> {
             match event {
                 Event::Settled => (begun, look) = (Instant::now(), Look::default()),
                 Event::Read => {}
+                Event::Stopped if self.io.owed.is_empty() && self.server.passing.takes(&self.link) => {
+                    return Ok(Next::Passed);
+                }
                 Event::End | Event::Stopped if is_idle => return Ok(Next::End),
                 Event::Stopped => stops = false,
                 Event::End => {

@@ -8,14 +8,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A stream of which a part was read already.
 #[derive(Debug)]
-pub(super) struct Replay<S> {
+pub(in crate::server) struct Replay<S> {
     stream: S,
     /// What was read, and how much of that was given again.
     read: Option<Box<(Vec<u8>, usize)>>,
 }
 
 impl<S> Replay<S> {
-    pub(super) fn new(stream: S, read: Vec<u8>) -> Self {
+    pub(in crate::server) fn new(stream: S, read: Vec<u8>) -> Self {
         Self { stream, read: (!read.is_empty()).then(|| Box::new((read, 0))) }
     }
 }

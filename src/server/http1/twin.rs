@@ -20,6 +20,7 @@ use crate::link::Link;
 use crate::server::connection::ConnectionServer;
 use crate::server::http1::HeadTimer;
 use crate::server::http1::head::MOST;
+use crate::server::passing::Passing;
 use crate::server::routes::{OpenRoutes, Routes};
 
 /// Bytes on their way in each direction.
@@ -85,6 +86,7 @@ pub(super) fn server_of(open: OpenRoutes) -> Arc<ConnectionServer> {
     Arc::new(ConnectionServer {
         routes,
         shutdown,
+        passing: Passing::default(),
         header_timeout: Duration::from_secs(30),
         heartbeat: Duration::from_secs(25),
         socket_limiter: ConnectionLimiter::new(usize::MAX),

@@ -201,6 +201,13 @@ impl<T, K: Clone + Eq + Hash> LeaseTable<T, K> {
         leases.into_iter().flatten().filter_map(|lease| lease.idle.as_mut())
     }
 
+    /// The idle readers of all mailboxes.
+    pub(super) fn all_idle_readers(&mut self) -> impl Iterator<Item = (&K, &mut IdleReader<T>)> {
+        self.mailboxes.iter_mut().flat_map(|(mailbox, entry)| {
+            entry.leases.iter_mut().filter_map(move |lease| Some((mailbox, lease.idle.as_mut()?)))
+        })
+    }
+
     /// Takes the idle readers of a mailbox whose session was ended: a new session of the same name begins without them. Of the others,
     /// takes the one with the highest score.
     pub(super) fn take_best<S: Ord>(

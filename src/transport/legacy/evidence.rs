@@ -86,7 +86,13 @@ impl UnconfirmedAnswer {
         if self.is_repeated_by(source) || self.is_lost() {
             return Delivery::Lost;
         }
+        self.delivery_so_far()
+    }
+
+    /// What the connection alone says about the answer.
+    pub(super) fn delivery_so_far(&self) -> Delivery {
         match &self.link {
+            _ if self.is_lost() => Delivery::Lost,
             LinkEvidence::Live(link) if !link.all_bytes_acked() => Delivery::Unknown,
             LinkEvidence::Live(_) | LinkEvidence::Settled { .. } => Delivery::Arrived,
         }

@@ -19,10 +19,10 @@ pub(super) const PEER_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_REPEATS: u8 = 3;
 
 /// How long the evidence may take: a peer's TCP may delay its acknowledgement by 40 ms, and the network has a delay.
-const EVIDENCE_TIMEOUT: Duration = Duration::from_millis(240);
+pub(super) const EVIDENCE_TIMEOUT: Duration = Duration::from_millis(240);
 
 /// How often the connection is asked meanwhile.
-const EVIDENCE_INTERVAL: Duration = Duration::from_millis(20);
+pub(super) const EVIDENCE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The state of an x0 page between its polls.
 #[derive(Debug, Default)]
@@ -97,6 +97,16 @@ impl LegacyReader {
                         .map_or(Receipt::None, |answer| Receipt::Repeat(answer.through));
                 }
             }
+        }
+    }
+
+    /// Takes what the connection says as the receipt of the last answer: no poll comes any more. `None` if evidence may still come.
+    pub(super) fn settle_at_the_end(&mut self) -> Option<Receipt> {
+        let Some(answer) = &self.unconfirmed else { return Some(Receipt::None) };
+        match answer.delivery_so_far() {
+            Delivery::Unknown => None,
+            Delivery::Arrived => Some(self.received(Receipt::Received)),
+            Delivery::Lost => Some(Receipt::Repeat(answer.through)),
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::broker::{Broker, BrokerError};
 use crate::hub::Transport;
@@ -15,7 +15,7 @@ use crate::protocol::Resume;
 use crate::sync::lock;
 use crate::timer::LazyTimer;
 use crate::transport::lease::{Claim, Leases};
-use crate::transport::legacy::reader::{LegacyReader, Receipt};
+use crate::transport::legacy::reader::{EVIDENCE_INTERVAL, EVIDENCE_TIMEOUT, LegacyReader, Receipt};
 use crate::transport::legacy::source::RequestSource;
 
 /// How long an unconfirmed answer is remembered after its lease has ended.
@@ -114,6 +114,37 @@ impl LegacyReceipts {
         });
         if let Some(through) = through {
             acknowledge(broker, session, through).await;
+        }
+    }
+
+    /// Settles the receipts of all answers, for a stop: the next process knows nothing of them. Waits for evidence that may still come.
+    pub(super) async fn settle_all(&self, broker: &Broker) {
+        let asked = Instant::now();
+        loop {
+            let (mut is_settled, mut received) = (true, Vec::new());
+            self.leases.each_idle_of_all(|session, idle| {
+                let (subscriber, reader) = idle.parts();
+                match reader.settle_at_the_end() {
+                    Some(Receipt::Received(through)) => {
+                        subscriber.mark_sent(through);
+                        received.push((session.clone(), through));
+                    }
+                    Some(_) => {}
+                    None => is_settled = false,
+                }
+            });
+            for (session, (_, reader)) in &mut lock(&self.remembered).readers {
+                if let Some(Receipt::Received(through)) = reader.settle_at_the_end() {
+                    received.push((session.clone(), through));
+                }
+            }
+            for (session, through) in received {
+                acknowledge(broker, &session, through).await;
+            }
+            if is_settled || asked.elapsed() >= EVIDENCE_TIMEOUT {
+                return;
+            }
+            sleep(EVIDENCE_INTERVAL).await;
         }
     }
 

@@ -47,6 +47,10 @@ def refusal(run):
         return run["failed"]
     if run.get("errors") or run.get("dropped_conns"):
         return f"{run['errors']} errors, {run['dropped_conns']} connections dropped: {run['first_error']}"
+    if run.get("lost"):
+        return f"{run['lost']} messages lost"
+    if 0 in (run.get("msgs_per_s"), run.get("cycles_per_s")):
+        return "nothing was done"
     return None
 
 
