@@ -17,12 +17,13 @@ tools=$target/tools
 on_nats='test(/nats|migrate/)'
 
 # In the order in which they run.
-parts=(lint circles deny docker unit it nats_servers schemathesis generated_client python docs browser)
+parts=(lint circles deny docker packages unit it nats_servers schemathesis generated_client python docs browser)
 declare -A about=(
     [lint]="format, clippy, rustdoc, shellcheck"
     [circles]="imports between the files of src/, and the map in src/lib.rs"
     [deny]="licences, versions and sources of the dependencies"
     [docker]="docker/, without a Docker engine"
+    [packages]="units of systemd, and the Debian package in a container with systemd"
     [unit]="unit tests and documentation tests"
     [it]="integration tests of the binary"
     [nats_servers]="the engine on NATS, on real servers of several versions"
@@ -87,7 +88,7 @@ lint() {
         cargo clippy --quiet --locked --all-targets --no-default-features -- -D warnings
     fi
     RUSTDOCFLAGS="-D warnings" cargo doc --quiet --locked --no-deps
-    shellcheck docker/*.sh tests/*.sh tests/fuzz/run.sh tests/python/run.sh tests/bench/peers/*.sh .ci/run
+    shellcheck docker/*.sh docker/debian/{build.sh,postinst,prerm,postrm} tests/*.sh tests/packages/*.sh tests/fuzz/run.sh tests/python/run.sh tests/bench/peers/*.sh .ci/run
 }
 
 circles() {
@@ -104,6 +105,16 @@ docker() {
     need haproxy:haproxy
     nats_server 2.15.1
     tests/docker.sh
+}
+
+packages() {
+    need systemd-analyze:systemd systemd-nspawn:systemd-container lintian:lintian strip:binutils dpkg-shlibdeps:dpkg-dev curl:curl
+    PATH=$tools/bin:$PATH
+    command -v cargo-deb >/dev/null ||
+        CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --locked --debug --no-default-features --features gzip --root "$tools" \
+            --target-dir "$target/cargo-deb" cargo-deb@3.8.0
+    binary
+    tests/packages.sh
 }
 
 unit() {
