@@ -5,39 +5,59 @@ cd "$(dirname "$0")/.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# The files that the image is built from are enough to build.
-context="$work/context"
-mkdir -p "$context/tests/it" "$context/tests/bench"
-cp -r Cargo.toml Cargo.lock src web "$context"
-for stub in tests/it/main.rs tests/bench/{abandoned,durable,idle,latency,store}.rs; do
-    grep -q "$stub" docker/Dockerfile || { echo "docker/Dockerfile does not stub $stub"; exit 1; }
-    echo 'fn main() {}' >"$context/$stub"
-done
-(cd "$context" && CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$OLDPWD/target}" cargo check --quiet --locked --bin x0-msg-server)
+hadolint docker/Dockerfile
 
-# The start script, with a `docker` that logs its arguments.
+# The files that the image is built from are enough to build, with the manifest that it makes of them.
+context="$work/context"
+mkdir "$context"
+cp -r Cargo.toml Cargo.lock .cargo src web "$context"
+reduce=$(sed -n "s/^RUN \(sed -i '[^']*' Cargo.toml\)$/\1/p" docker/Dockerfile)
+[[ $reduce ]] || { echo "docker/Dockerfile does not reduce Cargo.toml"; exit 1; }
+(cd "$context" && sh -c "$reduce" && CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$OLDPWD/target}" cargo check --quiet --locked --bin x0-msg-server)
+
+# The start script, with a `docker` that logs its arguments. It has the containers in CONTAINERS; the title in their images is TITLE.
 mkdir "$work/bin"
 cat >"$work/bin/docker" <<'FAKE'
 #!/bin/sh
 echo "docker $*" >>"$LOG"
-case "$1 $2" in
-    "network inspect" | "container inspect") exit "$EXISTS" ;;
+case "$1 $2 $3" in
+    "network inspect "*) [ "$CONTAINERS" ] ;;
+    "container inspect --format") echo "$TITLE" ;;
+    "container inspect "*) case " $CONTAINERS " in *" $3 "*) ;; *) exit 1 ;; esac ;;
 esac
 FAKE
 chmod +x "$work/bin/docker"
-start() { LOG="$work/log" EXISTS="$1" PATH="$work/bin:$PATH" docker/x0-start-msg-server.sh "${@:2}"; }
+start() {
+    : >"$work/log"
+    LOG="$work/log" CONTAINERS=$1 TITLE=$2 PATH="$work/bin:$PATH" docker/x0-start-msg-server.sh "${@:3}"
+}
 expect() { grep -qF -- "$1" "$work/log" || { echo "missing: $1"; cat "$work/log"; exit 1; }; }
+never() { if grep -F -- "$1" "$work/log"; then echo "not wanted: $1"; exit 1; fi; }
 
-start 1 --poll-timeout 20s | grep -qx 'x0-msg-server listens on 172.20.0.100:8080'
+[[ $(start '' '' --poll-timeout 20s) == 'x0-msg-server listens on 172.20.0.100:8080 and 127.0.0.1:8080' ]]
 expect 'docker network create --subnet 172.20.0.0/24 x0-connect'
-expect 'docker run --detach --name x0-msg-server --network x0-connect --ip 172.20.0.100'
+expect 'docker run --detach --name x0-msg-server --network x0-connect --ip 172.20.0.100 --publish 127.0.0.1:8080:8080'
 expect '--volume x0-msg-data:/data x0-msg-server --poll-timeout 20s'
-if grep -q 'docker stop' "$work/log"; then echo 'stops a container that does not exist'; exit 1; fi
-: >"$work/log"
-start 0 >/dev/null
+never 'docker stop'
+# An earlier start.
+X0_MSG_PUBLISH=0.0.0.0 start x0-msg-server x0-msg-server >/dev/null
 expect 'docker stop --time 15 x0-msg-server'
 expect 'docker rm x0-msg-server'
-if grep -q 'network create' "$work/log"; then echo 'creates a network that exists'; exit 1; fi
+expect '--publish 0.0.0.0:8080:8080'
+never 'network create'
+never 'docker rename'
+# The x0 message server, and back.
+[[ $(start x0-msg-server '') == *'--rollback starts it again'* ]]
+expect 'docker update --restart no x0-msg-server'
+expect 'docker rename x0-msg-server x0-msg-server-x0'
+never 'docker rm'
+start 'x0-msg-server x0-msg-server-x0' '' --rollback >/dev/null
+expect 'docker rm x0-msg-server'
+expect 'docker rename x0-msg-server-x0 x0-msg-server'
+expect 'docker start x0-msg-server'
+never 'docker run'
+if start x0-msg-server '' --rollback 2>/dev/null; then echo 'rolls back to nothing'; exit 1; fi
+never 'docker rm'
 
 # A cluster. X0_MSG_NATS_SERVER names a `nats-server`.
 cluster=docker/compose.cluster.yaml
@@ -54,9 +74,13 @@ NATS_NAME=nats1 NATS_LISTEN=0.0.0.0:4222 NATS_ROUTE_LISTEN=0.0.0.0:6222 NATS_MON
 sed 's/ node[12]:8080$/ 127.0.0.1:8080/' docker/haproxy.cfg >"$work/haproxy.cfg"
 haproxy -c -f "$work/haproxy.cfg"
 
-# The compose files, if there is a client that reads them.
+# The compose files, by the schema, and by a client that reads them if there is one.
+check-jsonschema --quiet --builtin-schema vendor.compose-spec docker/compose*.yaml
 if docker compose version >/dev/null 2>&1; then
-    docker compose -f docker/compose.yaml config --quiet
-    NATS_PASSWORD=secret docker compose -f "$cluster" config --quiet
+    export NATS_PASSWORD=secret
+    for file in docker/compose.yaml "$cluster"; do
+        docker compose -f "$file" config --quiet
+        docker compose -f "$file" -f docker/compose.network.yaml config --quiet
+    done
 fi
 echo "the docker files are valid"

