@@ -136,7 +136,7 @@ unit() {
 }
 
 it() {
-    need promtool:prometheus
+    need haproxy:haproxy promtool:prometheus
     nextest --test it -E "not $on_nats"
 }
 

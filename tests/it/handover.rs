@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::common::*;
 
+mod behind_haproxy;
 mod clients;
 
 use clients::{Load, Reader};
