@@ -20,8 +20,8 @@ VOLUME=${X0_MSG_VOLUME:-x0-msg-data}
 PUBLISH=${X0_MSG_PUBLISH:-127.0.0.1}
 
 exists() { docker container inspect "$1" >/dev/null 2>&1; }
-# Stopped in order, so that waiting polls are answered.
-stop() { docker stop --time 15 "$1" >/dev/null; }
+# Stopped in order, so that waiting polls are answered: within --drain-timeout (10 s), and 30 s more if the disk does not answer.
+stop() { docker stop --time 60 "$1" >/dev/null; }
 
 if [ "${1-}" = --rollback ]; then
     exists "$OLD" || {

@@ -41,7 +41,7 @@ expect '--volume x0-msg-data:/data x0-msg-server --poll-timeout 20s'
 never 'docker stop'
 # An earlier start.
 X0_MSG_PUBLISH=0.0.0.0 start x0-msg-server x0-msg-server >/dev/null
-expect 'docker stop --time 15 x0-msg-server'
+expect 'docker stop --time 60 x0-msg-server'
 expect 'docker rm x0-msg-server'
 expect '--publish 0.0.0.0:8080:8080'
 never 'network create'
