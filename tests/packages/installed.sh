@@ -67,6 +67,25 @@ systemctl restart "$unit"
 ready
 curl --silent --fail --header 'Authorization: Bearer 0123456789abcdef0123456789abcdef' http://127.0.0.1:8080/v1/sessions/B | grep --quiet '"pending":1'
 
+step "TLS and the look-up of a name need nothing more"
+openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -days 1 -keyout /etc/credstore/x0-msg-server.tls-key \
+    -out /etc/credstore/x0-msg-server.tls-cert 2>/dev/null
+cp "$settings" "$settings.plain"
+cat >>"$settings" <<'TLS'
+tls-cert = "credential:tls-cert"
+tls-key = "credential:tls-key"
+auth = "token"
+token-jwks-url = "http://localhost:9/keys"
+TLS
+systemctl restart "$unit"
+await curl --silent --fail --cacert /etc/credstore/x0-msg-server.tls-cert https://localhost:8080/readyz
+# The name was found: nobody answers at its address.
+await logs 'tcp connect error'
+is NRestarts 0
+mv "$settings.plain" "$settings"
+systemctl restart "$unit"
+ready
+
 step "a broker that dies is started again; one with wrong settings is not"
 pid=$(property MainPID)
 kill -KILL "$pid"
@@ -102,6 +121,15 @@ systemctl enable --quiet --now "$unit.socket"
 [[ $(x0-msg-server listen --session C --count 1 --payload) == '{"n":3}' ]]
 [[ $(property ActiveState) == active ]]
 systemctl disable --quiet --now "$unit.socket"
+
+step "the package of x0 can be put back, and replaced again"
+dpkg --install "$old.deb" >/dev/null 2>&1
+[[ $(property ActiveState) != active && -f /var/www/msg-server/index.py ]]
+if ls /etc/systemd/system/*.target.wants/"$unit".* 2>/dev/null; then fail "units are left"; fi
+dpkg --install "$package" >/dev/null 2>&1
+ready
+is ActiveState active
+[[ $(systemctl is-enabled "$unit") == enabled ]]
 
 step "removal stops it and keeps settings and messages; purge removes them"
 dpkg --remove x0-msg-server >/dev/null 2>&1
