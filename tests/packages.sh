@@ -49,7 +49,7 @@ Type=oneshot
 ExecStart=/bin/sh -c '/opt/packages/installed.sh /opt/packages/x0-msg-server.deb >/opt/packages/log 2>&1 && touch /opt/packages/passed'
 TimeoutStartSec=120
 UNIT
-systemd-nspawn --quiet --register=no --keep-unit --directory="$root" --machine=packages --private-network --console=pipe --boot \
+timeout 180 systemd-nspawn --quiet --register=no --keep-unit --directory="$root" --machine=packages --private-network --console=pipe --boot \
     -- systemd.unit=packages.service </dev/null >"$work/console" 2>&1 || true
 [[ -f $root/opt/packages/log ]] || { cat "$work/console"; echo "the container did not start"; exit 1; }
 cat "$root/opt/packages/log"
