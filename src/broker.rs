@@ -132,7 +132,7 @@ impl Broker {
 
     /// What the engine holds; see [`Engine::contents`].
     #[must_use]
-    pub(crate) fn contents(&self) -> Option<Contents> {
+    pub(crate) fn contents(&self) -> Contents {
         self.engine.contents()
     }
 

@@ -73,7 +73,7 @@ mod contract;
 pub use append::Append;
 use arrivals::Arrivals;
 pub use commit::Commit;
-pub use contents::Contents;
+pub use contents::{Contents, Oldest};
 #[cfg(test)]
 pub(crate) use contract::{Cluster, Node};
 pub use crypt::DecryptError;
@@ -344,15 +344,15 @@ impl Engine {
         each!(self, engine => engine.health())
     }
 
-    /// What it holds. `None` if only other machines know: then their metrics tell. Looks at every address: not for each message.
+    /// What it holds. Looks at every address: not for each message.
     #[must_use]
-    pub fn contents(&self) -> Option<Contents> {
+    pub fn contents(&self) -> Contents {
         match self {
-            Self::Embedded(engine) => Some(engine.contents()),
+            Self::Embedded(engine) => engine.contents(),
             #[cfg(feature = "nats")]
-            Self::Nats(_) => None,
+            Self::Nats(engine) => engine.contents(),
             #[cfg(test)]
-            Self::Replicated(_) => None,
+            Self::Replicated(_) => Contents::default(),
         }
     }
 

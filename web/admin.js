@@ -95,7 +95,7 @@ function showFacts(stats) {
   $("facts").replaceChildren(...facts.map(([name, value]) => fact(name, value)));
   $("about").textContent = stats.node === undefined ? "What the broker does now." : `What node ${stats.node} of the cluster does now.`;
   $("charts-scope").textContent =
-    stats.node === undefined ? "All figures are of this broker." : "Charts, limits, refusals and warnings are of this node alone. Users and registered sessions are those of the cluster.";
+    stats.node === undefined ? "All figures are of this broker." : "Charts, limits, refusals and warnings are of this node alone. Stored bytes, users and registered sessions are those of the cluster.";
   $("server").textContent = stats.server;
   $("status").dataset.state = stats.status === "ok" ? "online" : "connecting";
   $("status-text").textContent = stats.status === "ok" ? "Well" : stats.status;

@@ -11,8 +11,8 @@ use tokio::sync::oneshot;
 
 use crate::clock::millis;
 use crate::engine::{
-    Append, Arrivals, Batch, Commit, DecryptError, EngineError, Expired, Fatal, Health, Lookup, Position,
-    Register, RegisterError, Registration, Settings,
+    Append, Arrivals, Batch, Commit, Contents, DecryptError, EngineError, Expired, Fatal, Health, Lookup,
+    Position, Register, RegisterError, Registration, Settings,
 };
 use crate::hub::{Connections, Hubs, MemberPage};
 use crate::message::{Address, Epoch, Handle, Publication, SenderName, Seq, SessionId, TopicName, UserId};
@@ -356,7 +356,13 @@ impl Nats {
         }
     }
 
-    /// NATS deletes what has expired.
+    /// See [`crate::engine::Engine::contents`].
+    #[must_use]
+    pub fn contents(&self) -> Contents {
+        self.core().contents()
+    }
+
+    /// NATS deletes what has expired. What the nodes delete themselves is counted there.
     #[must_use]
     pub fn expire(&self) -> Expired {
         Expired { messages: 0, more: false }

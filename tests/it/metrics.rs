@@ -16,7 +16,7 @@ const ALERTS: &str = include_str!("../../docker/alerts.yaml");
 const DASHBOARD: &str = include_str!("../../docker/dashboard.json");
 
 /// The samples of a scrape, each by its name and labels as they are written.
-struct Scrape(BTreeMap<String, f64>);
+pub struct Scrape(BTreeMap<String, f64>);
 
 impl Scrape {
     fn of(text: &str) -> Self {
@@ -28,18 +28,18 @@ impl Scrape {
         Self(samples.map(sample).collect())
     }
 
-    async fn new(server: &TestServer) -> Self {
+    pub async fn new(server: &TestServer) -> Self {
         let reply = server.get("/metrics").await;
         assert_eq!(reply.status, 200, "{}", reply.body);
         Self::of(&reply.body)
     }
 
-    fn value(&self, name: &str) -> f64 {
+    pub fn value(&self, name: &str) -> f64 {
         *self.0.get(name).unwrap_or_else(|| panic!("no {name}"))
     }
 
     /// The names of all samples, without labels.
-    fn names(&self) -> BTreeSet<&str> {
+    pub fn names(&self) -> BTreeSet<&str> {
         self.0.keys().map(|name| name.split('{').next().unwrap()).collect()
     }
 }
@@ -60,7 +60,7 @@ async fn growth(server: &TestServer, names: &[&str], work: impl Future<Output = 
 }
 
 /// Waits until a metric has this value.
-async fn until(server: &TestServer, name: &str, value: f64) {
+pub async fn until(server: &TestServer, name: &str, value: f64) {
     soon(async { while Scrape::new(server).await.value(name) != value {} }).await;
 }
 

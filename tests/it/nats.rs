@@ -9,6 +9,7 @@ use crate::common::*;
 mod chaos;
 mod faults;
 mod haproxy;
+mod metrics;
 mod partition;
 mod sessions;
 mod two_nodes;

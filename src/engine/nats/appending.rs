@@ -56,7 +56,7 @@ impl Core {
         };
         let (answer, stored) = oneshot::channel();
         let address = append.address.clone();
-        let (bounds, until) = (self.settings.queue, Instant::now() + ANSWER);
+        let (bounds, since) = (self.settings.queue, Instant::now());
         let send = |number, append: &Append, outgoing: &Outgoing| {
             let (place, body) = (&outgoing.place, outgoing.body.clone());
             if !self.take_room(append, outgoing) {
@@ -68,7 +68,7 @@ impl Core {
             }
             is_sent
         };
-        match self.lanes.push(Job { append, answer }, outgoing, (bounds, until), send) {
+        match self.lanes.push(Job { append, since, answer }, outgoing, (bounds, since + ANSWER), send) {
             Err(refused) => return Commit::done(Err(refused)),
             Ok(Pushed::Run) => drop(tokio::spawn(Arc::clone(self).run_lane(address))),
             Ok(Pushed::Queued) => {}
@@ -137,8 +137,8 @@ impl Core {
 
     /// Tells who waits that its append is stored.
     fn confirm(self: &Arc<Self>, sent: Sent, stored: Stored) {
-        let Sent { job: Job { append, answer }, outgoing, .. } = sent;
-        self.note_stored(&append, &outgoing.place, stored);
+        let Sent { job: Job { append, since, answer }, outgoing, .. } = sent;
+        self.note_stored((&append, since), &outgoing.place, stored);
         // Nobody may wait for it any more.
         if (!stored.is_known || append.id.is_none()) && !self.schedules(&append) {
             _ = answer.send(Ok(Seq(stored.seq)));
@@ -148,7 +148,11 @@ impl Core {
         tokio::spawn(async move { _ = answer.send(core.as_known(&append, &outgoing, stored).await) });
     }
 
-    pub(super) fn note_stored(&self, append: &Append, place: &Place, stored: Stored) {
+    /// Notes that an append, accepted at this time, is stored.
+    pub(super) fn note_stored(&self, (append, since): (&Append, Instant), place: &Place, stored: Stored) {
+        if !stored.is_known {
+            metrics::observe_commit_wait(since.elapsed());
+        }
         self.note_newest(place.stream, stored.seq);
         self.decided((&append.address, &append.payer), Some(Seq(stored.seq)));
         // A single copy is never behind.

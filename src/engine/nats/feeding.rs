@@ -170,7 +170,7 @@ impl Core {
             let state = spec.verify(&self.link).await?;
             states.push(state.ok_or_else(|| NatsError::Missing { stream: spec.name.clone() })?);
         }
-        if self.note_states(&states) {
+        if self.note_states(states) {
             tracing::warn!("stored messages were lost: a stream of NATS began anew");
             self.hubs.change_epoch();
         }

@@ -15,7 +15,7 @@ use crate::engine::nats::in_flight::InFlight;
 use crate::engine::nats::link::Stored;
 use crate::engine::nats::load::Load;
 use crate::engine::nats::names::Place;
-use crate::engine::{Append, EngineError, QueueBounds};
+use crate::engine::{Append, EngineError, QueueBounds, Usage};
 use crate::message::{Address, Seq};
 use crate::sync::{lock, shrink};
 
@@ -23,6 +23,8 @@ use crate::sync::{lock, shrink};
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) append: Append,
+    /// When it was accepted.
+    pub(super) since: Instant,
     pub(super) answer: oneshot::Sender<Result<Seq, EngineError>>,
 }
 
@@ -226,6 +228,11 @@ impl Lanes {
             self.busy.notify_one();
         }
         Some(in_flight.push(sent, until))
+    }
+
+    /// How many messages of this node are not stored yet, and their bytes.
+    pub(super) fn load(&self) -> Usage {
+        lock(&self.all).load.used()
     }
 
     /// Notes that one was decided by who runs the lane.

@@ -19,6 +19,11 @@ fn size(append: &Append) -> usize {
 }
 
 impl Load {
+    /// What waits of all authors together.
+    pub(super) fn used(&self) -> Usage {
+        self.used
+    }
+
     /// Adds an append if there is room for it. An author has a share, and a tenth is kept for backends; a quarter of the bytes
     /// is for small messages.
     ///

@@ -26,7 +26,7 @@ use crate::engine::nats::recent::Recent;
 use crate::engine::nats::setup::{Prepared, Signals};
 use crate::engine::nats::streams::{HEARD, StreamSpec, StreamState, info, parts, state};
 use crate::engine::nats::tallies::Tallies;
-use crate::engine::{Arrivals, EngineError, Fatal, Settings};
+use crate::engine::{Arrivals, Contents, EngineError, Fatal, Oldest, Settings, Usage};
 use crate::hub::Hubs;
 use crate::message::{Address, Epoch, Seq};
 use crate::sync::lock;
@@ -71,7 +71,8 @@ pub(super) struct Core {
     pub(super) trouble: Mutex<Option<Trouble>>,
     /// Since when the server of this node is cut off from the others, if it is.
     pub(super) cut_off: Mutex<Option<CutOff>>,
-    epoch: Mutex<(Epoch, Vec<u64>)>,
+    /// The streams of mailboxes, and then those of histories, as they were at the last check; and what epoch that makes.
+    states: Mutex<(Epoch, Vec<StreamState>)>,
     /// The newest seq of each stream of messages that this node knows.
     newest: Vec<AtomicU64>,
 }
@@ -120,7 +121,6 @@ impl Core {
         _ = getrandom::fill(&mut node);
         let allowances = Allowances::new(settings.total_bytes, shards, parts(settings.total_bytes, shards));
         states.iter().enumerate().for_each(|(stream, state)| allowances.measured(stream, state.bytes));
-        let origins = states.iter().map(|state| state.origin).collect();
         Self {
             names: Names::new(&options.prefix, shards, &secret),
             cipher: Cipher::new(&secret),
@@ -138,8 +138,8 @@ impl Core {
             stop: CancellationToken::new(),
             trouble: Mutex::default(),
             cut_off: Mutex::default(),
-            epoch: Mutex::new((epoch_of(&states), origins)),
             newest: states.iter().map(|state| state.last.into()).collect(),
+            states: Mutex::new((epoch_of(&states), states)),
             settings,
             options,
             hubs,
@@ -235,27 +235,48 @@ impl Core {
     }
 
     pub(super) fn epoch(&self) -> Epoch {
-        lock(&self.epoch).0.clone()
+        lock(&self.states).0.clone()
     }
 
     pub(super) fn origin(&self, stream: usize) -> Seq {
-        Seq(lock(&self.epoch).1.get(stream).copied().unwrap_or_default())
+        Seq(lock(&self.states).1.get(stream).map_or(0, |state| state.origin))
     }
 
     /// Notes the states of all streams. Answers whether the epoch is another one now.
-    pub(super) fn note_states(&self, states: &[StreamState]) -> bool {
-        let epoch = epoch_of(states);
+    pub(super) fn note_states(&self, states: Vec<StreamState>) -> bool {
+        let epoch = epoch_of(&states);
         states.iter().enumerate().for_each(|(stream, state)| self.allowances.measured(stream, state.bytes));
-        let mut known = lock(&self.epoch);
-        if known.0 == epoch {
-            states.iter().enumerate().for_each(|(stream, state)| self.note_newest(stream, state.last));
-            return false;
+        let mut known = lock(&self.states);
+        let is_another = known.0 != epoch;
+        for (newest, state) in self.newest.iter().zip(&states) {
+            match is_another {
+                true => newest.store(state.last, Ordering::Release),
+                false => _ = newest.fetch_max(state.last, Ordering::AcqRel),
+            }
         }
-        *known = (epoch, states.iter().map(|state| state.origin).collect());
-        for (newest, state) in self.newest.iter().zip(states) {
-            newest.store(state.last, Ordering::Release);
+        *known = (epoch, states);
+        is_another
+    }
+
+    /// See [`crate::engine::Engine::contents`].
+    pub(super) fn contents(&self) -> Contents {
+        let Usage { messages: queued, bytes: queued_bytes } = self.lanes.load();
+        let states = &lock(&self.states).1;
+        let (mailboxes, histories) = states.split_at(states.len() / 2);
+        let sum = |states: &[StreamState], of: fn(&StreamState) -> u64| {
+            usize::try_from(states.iter().map(of).sum::<u64>()).unwrap_or(usize::MAX)
+        };
+        Contents {
+            mailboxes: sum(mailboxes, |state| state.subjects),
+            topics: sum(histories, |state| state.subjects),
+            unread: sum(mailboxes, |state| state.messages),
+            history: sum(histories, |state| state.messages),
+            bytes: states.iter().map(|state| state.bytes).sum(),
+            most_bytes: self.settings.total_bytes,
+            oldest: Oldest::Unknown,
+            queued,
+            queued_bytes,
         }
-        true
     }
 
     /// The error of an append or a change that has no good answer.
@@ -263,19 +284,23 @@ impl Core {
         EngineError::Unavailable { reason: error.reason() }
     }
 
-    /// Deletes what a mailbox holds up to `through`.
+    /// Deletes what a mailbox holds up to `through`. Answers how many messages that were: those that another node has deleted are not
+    /// among them.
     ///
     /// # Errors
     /// [`AskError`].
-    pub(super) async fn purge(&self, place: &Place, through: Seq) -> Result<(), AskError> {
+    pub(super) async fn purge(&self, place: &Place, through: Seq) -> Result<u64, AskError> {
         let stream = self.names.stream(place.stream);
         // Servers before 2.15 take seq 1 for no seq, and would delete everything.
         let seq = through.0.saturating_add(1);
         if seq <= 1 {
-            return Ok(());
+            return Ok(0);
         }
         let request = json!({ "filter": place.stored, "seq": seq });
-        self.link.api(&format!("STREAM.PURGE.{stream}"), &request).await.map(|_| ())
+        self.link
+            .api(&format!("STREAM.PURGE.{stream}"), &request)
+            .await
+            .map(|purged| purged["purged"].as_u64().unwrap_or_default())
     }
 
     /// How many messages an address holds, acknowledged ones among them.

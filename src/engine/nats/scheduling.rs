@@ -25,6 +25,7 @@ use crate::engine::nats::link::{Stored, status};
 use crate::engine::nats::names::{Names, Place};
 use crate::engine::nats::node::Core;
 use crate::message::{Address, Outcome, Seq};
+use crate::metrics;
 
 /// The consumer that all nodes share.
 const CONSUMER: &str = "due";
@@ -202,7 +203,7 @@ impl Core {
         self.emit_receipt(&letter, (&stream, seq), Outcome::Expired).await?;
         // So that nobody makes it again.
         self.raise(&address, place.clone(), &Floor::expired(&[seq]));
-        self.delete(&stream, seq).await.map(|()| None)
+        self.delete_expired(&stream, seq).await.map(|()| None)
     }
 
     /// What the leader of a stream has of an address at a seq.
@@ -219,16 +220,16 @@ impl Core {
         Ok(data.and_then(|data| STANDARD.decode(data).ok()))
     }
 
-    /// Deletes a message.
+    /// Deletes a message that has expired.
     ///
     /// # Errors
     /// [`AskError::Unknown`].
-    pub(super) async fn delete(&self, stream: &str, seq: Seq) -> Result<(), AskError> {
+    pub(super) async fn delete_expired(&self, stream: &str, seq: Seq) -> Result<(), AskError> {
         let request = json!({ "seq": seq.0, "no_erase": true });
         match self.link.api(&format!("STREAM.MSG.DELETE.{stream}"), &request).await {
             // NATS or another node was faster.
-            Err(AskError::Refused { .. }) | Ok(_) => Ok(()),
-            Err(error) => Err(error),
+            Err(AskError::Refused { .. }) => Ok(()),
+            deleted => deleted.map(|_| metrics::EXPIRED.count()),
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 use crate::engine::nats::envelope;
@@ -39,14 +38,14 @@ impl Core {
             match self.lanes.next(&address) {
                 Step::Settle(undecided, newest) => {
                     for Undecided { number, sent, failure } in undecided {
-                        let Sent { job: Job { append, answer }, outgoing, after, .. } = sent;
+                        let Sent { job, outgoing, after } = sent;
                         let overtaken =
                             newest.filter(|(stored, _)| *stored > number).map(|(_, seq)| (after, seq));
                         let settled = match overtaken {
                             Some(range) => self.settle(&outgoing, &failure, range).await,
                             None => self.send(&address, &outgoing).await,
                         };
-                        self.finish(append, answer, &outgoing, settled).await;
+                        self.finish(job, &outgoing, settled).await;
                     }
                 }
                 Step::Send(job) => self.send_waiting(&address, job).await,
@@ -58,14 +57,13 @@ impl Core {
     /// Tells who waits for an append what became of it.
     async fn finish(
         &self,
-        append: Append,
-        answer: oneshot::Sender<Result<Seq, EngineError>>,
+        Job { append, since, answer }: Job,
         outgoing: &Outgoing,
         outcome: Result<Stored, EngineError>,
     ) {
         let outcome = match outcome {
             Ok(stored) => {
-                self.note_stored(&append, &outgoing.place, stored);
+                self.note_stored((&append, since), &outgoing.place, stored);
                 self.as_known(&append, outgoing, stored).await
             }
             Err(refused) => {
@@ -237,7 +235,7 @@ impl Core {
             return place.floor.is_some() && self.make_room(address, place).await.is_ok();
         }
         for (address, floor) in self.floors.all() {
-            if self.purge(&self.place(&address), floor.acknowledged()).await.is_err() {
+            if self.purge_acknowledged(&self.place(&address), floor.acknowledged()).await.is_err() {
                 return false;
             }
         }

@@ -18,6 +18,7 @@ use crate::engine::nats::node::Core;
 use crate::engine::nats::receipting::Leaving;
 use crate::engine::nats::streams::DAY;
 use crate::message::{Address, Seq};
+use crate::metrics;
 
 /// How long acknowledgements are collected before a floor is stored.
 const COLLECT: Duration = Duration::from_millis(50);
@@ -54,7 +55,7 @@ impl Core {
         if raise.purge {
             let core = Arc::clone(self);
             tokio::spawn(async move {
-                if let Err(error) = core.purge(&place, through).await {
+                if let Err(error) = core.purge_acknowledged(&place, through).await {
                     tracing::debug!(reason = %error.reason(), "acknowledged messages are deleted later");
                 }
             });
@@ -141,7 +142,7 @@ impl Core {
         loop {
             sleep(PURGE_INTERVAL).await;
             while let Some((address, floor)) = self.floors.next_due(window) {
-                self.purge_acknowledged(&address, &floor).await;
+                self.purge_due(&address, &floor).await;
             }
             self.directory.lock().forget(self.now());
             self.allowances.forget();
@@ -151,10 +152,18 @@ impl Core {
         }
     }
 
-    async fn purge_acknowledged(&self, address: &Address, floor: &Floor) {
+    /// Deletes what a mailbox holds up to `through`, where its reader has acknowledged it.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub(super) async fn purge_acknowledged(&self, place: &Place, through: Seq) -> Result<(), AskError> {
+        self.purge(place, through).await.map(|purged| metrics::ACKNOWLEDGED.add(purged))
+    }
+
+    async fn purge_due(&self, address: &Address, floor: &Floor) {
         let place = self.place(address);
         let window = self.settings.dedup_window;
-        if let Err(error) = self.purge(&place, floor.acknowledged()).await {
+        if let Err(error) = self.purge_acknowledged(&place, floor.acknowledged()).await {
             tracing::debug!(reason = %error.reason(), "acknowledged messages are deleted later");
             self.floors.retry(address, window);
             return;
@@ -178,7 +187,7 @@ impl Core {
         place: &Place,
     ) -> Result<(), AskError> {
         let floor = self.floor(address, place).await?;
-        self.purge(place, floor.acknowledged()).await?;
+        self.purge_acknowledged(place, floor.acknowledged()).await?;
         let (expired, holes) = self.expired(place, floor.acknowledged()).await?;
         if expired.is_empty() {
             return Ok(());
@@ -188,7 +197,7 @@ impl Core {
         self.raise(address, place.clone(), &Floor::expired(&holes));
         let stream = self.names.stream(place.stream);
         for seq in expired {
-            self.delete(&stream, seq).await?;
+            self.delete_expired(&stream, seq).await?;
         }
         Ok(())
     }

@@ -39,12 +39,14 @@ fn messages(page: &mut Page<'_>) -> Result {
     )?;
     page.counter(
         "x0_msg_messages_acknowledged",
-        "Messages that left their mailboxes since they were acknowledged",
+        "Messages that left their mailboxes since they were acknowledged; on NATS counted by the node that deletes them, when the \
+         time is over in which their ids count",
         metrics::ACKNOWLEDGED.get(),
     )?;
     page.counter(
         "x0_msg_messages_expired",
-        "Messages that were removed since their time to live was over",
+        "Messages that were removed since their time to live was over; on NATS only those that a node deletes: with a receipt, or \
+         to make room; NATS deletes the others",
         metrics::EXPIRED.get(),
     )?;
     page.histogram(
@@ -107,12 +109,12 @@ fn readers(page: &mut Page<'_>) -> Result {
 fn commits(page: &mut Page<'_>) -> Result {
     page.histogram(
         "x0_msg_append_commit_seconds",
-        "From the acceptance of a message until its commit; none at level memory and on NATS",
+        "From the acceptance of a message until its commit: on NATS until it confirms that; none at level memory",
         metrics::commit_wait(),
     )?;
     page.histogram(
         "x0_msg_commit_seconds",
-        "What a commit of the store took; each stores a group of messages and deletions",
+        "What a commit of the store took; each stores a group of messages and deletions; none on NATS, as of the next ones",
         metrics::COMMIT.snapshot(),
     )?;
     page.histogram(

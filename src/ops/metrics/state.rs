@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use crate::edge::Gateway;
-use crate::engine::Contents;
+use crate::engine::{Contents, Oldest};
 use crate::hub::Connections;
 use crate::metrics;
 use crate::ops::metrics::page::{Label, Page};
@@ -20,9 +20,7 @@ const OLDEST_TIMEOUT: Duration = Duration::from_secs(1);
 /// Writes all of it. Called on a thread that may wait.
 pub(super) fn encode(page: &mut Page<'_>, gateway: &Gateway) -> Result {
     clients(page, gateway)?;
-    if let Some(contents) = gateway.broker.contents() {
-        stored(page, gateway, &contents)?;
-    }
+    stored(page, gateway, &gateway.broker.contents())?;
     health(page, gateway)
 }
 
@@ -60,36 +58,54 @@ fn by_transport(
 fn stored(page: &mut Page<'_>, gateway: &Gateway, contents: &Contents) -> Result {
     let Contents { mailboxes, topics, unread, history, bytes, most_bytes, oldest, queued, queued_bytes } =
         contents;
-    page.gauge("x0_msg_mailboxes", "Mailboxes with messages", *mailboxes as u64)?;
+    page.gauge(
+        "x0_msg_mailboxes",
+        "Mailboxes with messages; on NATS this and all that is stored is counted for all nodes, some seconds ago",
+        *mailboxes as u64,
+    )?;
     page.gauge("x0_msg_topics", "Topics with messages in their history", *topics as u64)?;
     let messages = [([("kind", "mailbox")], *unread as u64), ([("kind", "topic")], *history as u64)];
     page.gauges(
         "x0_msg_stored_messages",
-        "Messages that are stored: unread ones, and those in histories",
+        "Messages that are stored: unread ones, and those in histories; on NATS acknowledged ones too, until they are deleted",
         messages,
     )?;
-    page.gauge("x0_msg_stored_bytes", "Bytes of all stored messages with their envelopes", *bytes as u64)?;
+    page.gauge(
+        "x0_msg_stored_bytes",
+        "Bytes of all stored messages with their envelopes; on NATS those of one replica",
+        *bytes as u64,
+    )?;
     page.gauge(
         "x0_msg_store_limit_bytes",
         "The most bytes of stored messages, see --store-limit",
         *most_bytes as u64,
     )?;
-    let since = oldest.as_ref().and_then(|(address, seq)| {
-        let reading = timeout(OLDEST_TIMEOUT, gateway.broker.accepted_at(address, *seq));
-        Handle::current().block_on(reading).ok().flatten()
-    });
-    let age = since.map_or(0, |since| gateway.broker.now().saturating_sub(since));
+    if *oldest != Oldest::Unknown {
+        let age = age(gateway, oldest);
+        page.gauge(
+            "x0_msg_oldest_unread_seconds",
+            "Age of the oldest message that nobody has acknowledged; 0 if there is none. Not told on NATS",
+            age.as_secs_f64(),
+        )?;
+    }
     page.gauge(
-        "x0_msg_oldest_unread_seconds",
-        "Age of the oldest message that nobody has acknowledged; 0 if there is none",
-        Duration::from_millis(age).as_secs_f64(),
+        "x0_msg_append_queue_messages",
+        "Messages of this node that wait for their commit",
+        *queued as u64,
     )?;
-    page.gauge("x0_msg_append_queue_messages", "Messages that wait for their commit", *queued as u64)?;
     page.gauge(
         "x0_msg_append_queue_bytes",
         "Bytes of the messages that wait for their commit",
         *queued_bytes as u64,
     )
+}
+
+/// How old this message is; 0 if there is none, or its time cannot be read now.
+fn age(gateway: &Gateway, oldest: &Oldest) -> Duration {
+    let Oldest::Is(address, seq) = oldest else { return Duration::ZERO };
+    let reading = timeout(OLDEST_TIMEOUT, gateway.broker.accepted_at(address, *seq));
+    let since = Handle::current().block_on(reading).ok().flatten();
+    Duration::from_millis(since.map_or(0, |since| gateway.broker.now().saturating_sub(since)))
 }
 
 fn health(page: &mut Page<'_>, gateway: &Gateway) -> Result {

@@ -15,7 +15,7 @@ use crate::engine::embedded::index::tallies::{charge, discharge, drop_needless_t
 #[cfg(test)]
 use crate::engine::embedded::index::tallies::{is_tallied, tally_of};
 use crate::engine::embedded::index::totals::Totals;
-use crate::engine::{Bounds, Contents, Position, Usage};
+use crate::engine::{Bounds, Contents, Oldest, Position, Usage};
 use crate::message::{Address, NameRange, Seq, SessionId, TopicName};
 use crate::sync::shrink;
 use crate::table::Table;
@@ -70,8 +70,8 @@ impl AddressLogs {
             }
             contents.mailboxes += 1;
             contents.unread += messages;
-            if contents.oldest.as_ref().is_none_or(|(_, oldest)| first.seq < *oldest) {
-                contents.oldest = Some((address.clone(), first.seq));
+            if !matches!(contents.oldest, Oldest::Is(_, oldest) if oldest <= first.seq) {
+                contents.oldest = Oldest::Is(address.clone(), first.seq);
             }
         }
     }

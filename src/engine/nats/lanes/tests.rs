@@ -15,7 +15,7 @@ fn job(payload: &str) -> Job {
     let payload = RawValue::from_string(payload.to_owned()).unwrap();
     let message = Message { kind: Kind::Message, from: None, payload, reference: None, ts: 0 };
     let (answer, _) = oneshot::channel();
-    Job { append: Append::new(address(), message, Author::Anonymous), answer }
+    Job { append: Append::new(address(), message, Author::Anonymous), since: Instant::now(), answer }
 }
 
 fn outgoing() -> Outgoing {
