@@ -16,6 +16,9 @@ pub struct CheckArgs {
     /// Directory of the store
     #[arg(long, env = "X0_MSG_DATA_DIR", value_name = "DIR", default_value = "./x0-msg-data")]
     data_dir: PathBuf,
+    /// File of settings (TOML), of which `data-dir` counts [default: /etc/x0-msg-server.toml, if it exists]
+    #[arg(id = "config_file", long = "config", env = "X0_MSG_CONFIG", value_name = "FILE")]
+    _file: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,

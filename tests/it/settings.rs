@@ -112,6 +112,25 @@ async fn a_file_that_is_wrong_is_refused_with_its_lines() {
 }
 
 #[tokio::test]
+async fn a_check_of_the_store_finds_it_by_the_file_of_settings() {
+    let store = tempfile::tempdir().unwrap();
+    let server = TestServer::at(store.path(), &[]).await;
+    server.send("A", "B", 1.into()).await;
+    server.stop().await;
+    let (dir, path) = file(&format!("data-dir = {:?}\nlisten = \"127.0.0.1:0\"\n", text(store.path())));
+    for (args, variables) in [
+        (&["check", "--json", "--config", text(&path)][..], &[][..]),
+        (&["check", "--json"], &[("X0_MSG_CONFIG", text(&path))]),
+    ] {
+        let (code, said) = run(args, variables).await;
+        assert!(code == Some(0) && said.contains("\"messages\":1"), "{args:?}: {said}");
+    }
+    let nowhere = dir.path().join("nowhere");
+    let (code, said) = run(&["check", "--config", text(&path), "--data-dir", text(&nowhere)], &[]).await;
+    assert!(code == Some(1) && said.contains(text(&nowhere)), "a flag goes first: {said}");
+}
+
+#[tokio::test]
 async fn a_check_reads_keys_and_certificates_and_starts_nothing() {
     let (dir, path) = file("auth = \"token\"\nlisten = \"127.0.0.1:1\"\n");
     let check = ["config", "check", "--config", text(&path)];
