@@ -76,6 +76,25 @@ async fn limits_origins_and_levels_change_and_the_rest_is_named() {
 }
 
 #[tokio::test]
+async fn operators_see_the_rates_that_are_in_force() {
+    let broker = Reloading::start("send-rate = 7\n").await;
+    let limits = async || {
+        let stats = broker.server.get("/v1/ops/stats").await.json();
+        let limit = |name: &str| {
+            let limits = stats["limits"].as_array().unwrap();
+            limits.iter().find(|limit| limit["name"] == name).unwrap()["limit"].clone()
+        };
+        ["send_rate", "send_bytes_rate", "connections_per_address"].map(limit)
+    };
+    assert_eq!(limits().await[0], json!(7));
+    let settings = "send-rate = 9\nsend-bytes-rate = \"2MiB\"\nconnections-per-address = 50\n";
+    broker.reload(settings, READ_AGAIN).await;
+    // The figures are made at most once a second.
+    let expected = [json!(9), json!(2 << 20), json!(50)];
+    soon(async { while limits().await != expected {} }).await;
+}
+
+#[tokio::test]
 async fn a_file_that_is_wrong_changes_nothing_and_says_why() {
     let broker = Reloading::start("send-rate = 1\nsend-burst = 1\n").await;
     assert_eq!((broker.send(&[]).await, broker.send(&[]).await), (200, 429));

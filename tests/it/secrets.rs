@@ -1,10 +1,16 @@
 //! Secrets are in no log, no help text, no report and no argument; the defaults are secure.
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use http_body_util::Empty;
 use serde_json::json;
 use tokio::process::Command;
+use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use crate::common::*;
 use crate::guarded::*;
+use crate::tls::{certificate, http2, tls, ws_over_http2, ws_over_tls};
 
 const SESSION: &str = "session-id-that-is-a-secret-4711";
 
@@ -60,6 +66,8 @@ async fn secrets_are_in_no_log_no_argument_no_help_and_no_report() {
         assert_eq!(ws.recv().await["code"], "unauthorized");
         server.http().await.post(&x0_target(), x0_poll(proof)).await;
     }
+    let mut events = Events::with_bearer(server.address, "", &token).await;
+    assert_eq!(events.next().await.name, "welcome");
     // A repeated request shows that its answer was lost, which is logged.
     let target = x0_target();
     for _ in 0..2 {
@@ -100,6 +108,110 @@ async fn secrets_are_in_no_log_no_argument_no_help_and_no_report() {
         }
     }
     assert!(log.contains("delivering again"), "the log has the line of a repeat: {log}");
+}
+
+/// Writes keys, a certificate and a file of settings that names them, with the level trace. Returns the certificate.
+fn settings_with_secrets(
+    dir: &Path,
+    (api_key, secret, password): (&str, &str, &str),
+) -> CertificateDer<'static> {
+    let trusted = certificate(dir);
+    let file = |name: &str, text: &str| {
+        let path = dir.join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    file("secret", secret);
+    file(
+        "keys.toml",
+        &format!("[[key]]\nname = \"shop\"\nkey = \"{api_key}\"\nops = true\nmailbox = true\n"),
+    );
+    let path = |name: &str| format!("{:?}", dir.join(name).to_str().unwrap());
+    let lines = [
+        ("auth", "\"token\"".to_owned()),
+        ("log-level", "\"trace\"".to_owned()),
+        ("token-key-file", path("secret")),
+        ("api-key-file", path("keys.toml")),
+        ("tls-cert", path("cert.pem")),
+        ("tls-key", path("key.pem")),
+        ("data-dir", path("store")),
+        ("nats-url", format!("\"nats://x0:{password}@127.0.0.1:4222\"")),
+    ];
+    file("settings.toml", &lines.map(|(name, value)| format!("{name} = {value}\n")).concat());
+    trusted
+}
+
+#[tokio::test]
+async fn secrets_are_in_no_log_over_tls_and_from_a_file_of_settings() {
+    let (api_key, secret, password) = (
+        "a-key-in-a-file-0123456789abcdef",
+        "a secret in a file 0123456789abcdef",
+        "a-password-of-nats-4711",
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let trusted = settings_with_secrets(dir.path(), (api_key, secret, password));
+    let mut start = Command::new(BINARY);
+    start.arg("--config").arg(dir.path().join("settings.toml")).env("X0_MSG_LISTEN", "127.0.0.1:0");
+    start.env_remove("RUST_LOG");
+    let server = TestServer::try_spawn_as_is(start).await.unwrap();
+    let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
+    let claims = json!({ "sub": "ann", "sid": SESSION, "exp": now() + 60 });
+    let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap();
+    let wrong = [format!("{token}x"), format!("{api_key}x"), format!("{PROOF}x")];
+    let stream = soon(tls(server.address, &trusted, "http/1.1")).await.unwrap();
+    let (mut http, bearer) = (Http::on(stream, "localhost").await, format!("Bearer {api_key}"));
+    let body = r#"{"user":"ann","proof":true}"#;
+    let headers = [("authorization", bearer.as_str())];
+    let reply = http.request("PUT", &format!("/v1/sessions/{PROOF}"), &headers, body).await;
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    assert_eq!(http.request("GET", "/v1/ops/stats", &headers, "").await.status, 200);
+    let mut over_2 = http2(server.address, &trusted).await;
+    let right = [api_key, &token, PROOF].map(|bearer| (bearer, 200));
+    for (bearer, status) in right.into_iter().chain(wrong.iter().map(|wrong| (wrong.as_str(), 401))) {
+        let bearer = format!("Bearer {bearer}");
+        let target = "/v1/topics/news";
+        let reply = http.request("GET", target, &[("authorization", &bearer)], "").await;
+        assert_eq!(reply.status == 401, status == 401, "{}", reply.body);
+        for target in [target, "/v1/messages?wait=0", "/v1/events?topic=news"] {
+            let request = hyper::Request::get(format!("https://localhost{target}"));
+            let request = request.header("authorization", &bearer).body(Empty::new()).unwrap();
+            let reply = soon(over_2.send_request(request)).await.unwrap();
+            assert_eq!(reply.status() == 401, status == 401, "{target}");
+        }
+    }
+    let hellos = [json!({ "type": "hello", "token": token }), json!({ "type": "hello", "session": PROOF })];
+    let refused = wrong.iter().map(|wrong| json!({ "type": "hello", "token": wrong }));
+    for (hello, answer) in
+        hellos.into_iter().map(|hello| (hello, "welcome")).chain(refused.map(|hello| (hello, "error")))
+    {
+        let mut over_tls = ws_over_tls(server.address, &trusted, "").await;
+        over_tls.send(hello.clone()).await;
+        assert_eq!(over_tls.recv().await["type"], answer);
+        let mut over_2 = ws_over_http2(&mut over_2, "").await;
+        over_2.send(hello).await;
+        assert_eq!(over_2.recv().await["type"], answer);
+    }
+    let settings = dir.path().join("settings.toml");
+    let printed = command(&["config", "print", "--config", settings.to_str().unwrap()]).unwrap();
+    // It is read again: what is wrong with it is told, and not what it holds.
+    let log = server.log_from_here();
+    let text = std::fs::read_to_string(&settings).unwrap();
+    std::fs::write(&settings, format!("{text}api-keys = \"shop:{api_key}\"\n")).unwrap();
+    server.signal(1);
+    log.contains("all of them stay as they are").await;
+    let log = server.stop().await;
+    assert!(log.contains("\"TRACE\""), "{log}");
+    for (what, hidden) in [
+        ("API key", api_key),
+        ("secret", secret),
+        ("password", password),
+        ("token", &token),
+        ("session id", SESSION),
+        ("proof", PROOF),
+    ] {
+        assert!(!log.contains(hidden), "the {what} is in the log: {log}");
+        assert!(!printed.contains(hidden), "the {what} is printed: {printed}");
+    }
 }
 
 #[tokio::test]
@@ -199,6 +311,5 @@ async fn the_command_line_shows_a_token_from_a_file() {
     let said = command(&["token", "--key-file", new.to_str().unwrap(), "--user", "x"]).unwrap_err();
     assert!(said.contains("--new-key"), "{said}");
     command(&["token", "--key-file", new.to_str().unwrap(), "--user", "x", "--new-key"]).unwrap();
-    use std::os::unix::fs::PermissionsExt;
     assert_eq!(std::fs::metadata(&new).unwrap().permissions().mode() & 0o777, 0o600);
 }

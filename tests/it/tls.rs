@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use serde_json::{Value, json};
@@ -44,6 +45,50 @@ pub async fn tls(
     TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), stream).await
 }
 
+/// A connection of HTTP/2.
+pub async fn http2(address: SocketAddr, trusted: &CertificateDer<'static>) -> SendRequest<Empty<Bytes>> {
+    let stream = soon(tls(address, trusted, "h2")).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+/// A WebSocket on such a connection (RFC 8441).
+pub async fn ws_over_http2(
+    sender: &mut SendRequest<Empty<Bytes>>,
+    query: &str,
+) -> Ws<TokioIo<hyper::upgrade::Upgraded>> {
+    let connect = hyper::Request::builder()
+        .method("CONNECT")
+        .uri(format!("https://localhost/ws{query}"))
+        .extension(hyper::ext::Protocol::from_static("websocket"))
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-protocol", "x0-msg.v1")
+        .header("origin", "https://localhost");
+    let mut upgraded = soon(sender.send_request(connect.body(Empty::new()).unwrap())).await.unwrap();
+    assert_eq!(
+        (upgraded.status().as_u16(), &upgraded.headers()["sec-websocket-protocol"]),
+        (200, &"x0-msg.v1".parse().unwrap())
+    );
+    let stream = TokioIo::new(soon(hyper::upgrade::on(&mut upgraded)).await.unwrap());
+    let socket = WebSocketStream::from_raw_socket(stream, Role::Client, None).await;
+    Ws { socket, epoch: String::new() }
+}
+
+/// A WebSocket over HTTP/1.1 and TLS.
+pub async fn ws_over_tls(
+    address: SocketAddr,
+    trusted: &CertificateDer<'static>,
+    query: &str,
+) -> Ws<TlsStream<TcpStream>> {
+    let stream = soon(tls(address, trusted, "http/1.1")).await.unwrap();
+    let request = format!("wss://localhost/ws{query}");
+    let (socket, _) = soon(tokio_tungstenite::client_async(request, stream)).await.unwrap();
+    Ws { socket, epoch: String::new() }
+}
+
 #[tokio::test]
 async fn tls_carries_http_1_and_2_and_websockets_over_both() {
     let dir = tempfile::tempdir().unwrap();
@@ -56,18 +101,11 @@ async fn tls_carries_http_1_and_2_and_websockets_over_both() {
     let mut http = Http::on(stream, "localhost").await;
     let sent = http.post("/v1/messages?session=A", json!({ "to": { "session": "B" }, "payload": 1 })).await;
     assert_eq!(sent.status, 200);
-    let stream = soon(tls(address, &trusted, "http/1.1")).await.unwrap();
-    let (socket, _) =
-        soon(tokio_tungstenite::client_async("wss://localhost/ws?session=B", stream)).await.unwrap();
-    let mut over_1 = Ws { socket, epoch: String::new() };
+    let mut over_1 = ws_over_tls(address, &trusted, "?session=B").await;
     assert_eq!(over_1.recv().await["type"], "welcome");
     assert_eq!(over_1.payload().await, 1);
     // HTTP/2: calls and a WebSocket (RFC 8441) on one connection.
-    let stream = soon(tls(address, &trusted, "h2")).await.unwrap();
-    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
+    let mut sender = http2(address, &trusted).await;
     let request = |method: &str, target: &str| {
         hyper::Request::builder().method(method).uri(format!("https://localhost{target}"))
     };
@@ -76,21 +114,7 @@ async fn tls_carries_http_1_and_2_and_websockets_over_both() {
     assert_eq!((health.status().as_u16(), health.version()), (200, hyper::Version::HTTP_2));
     let body = soon(health.into_body().collect()).await.unwrap().to_bytes();
     assert_eq!(serde_json::from_slice::<Value>(&body).unwrap()["status"], "ok");
-    let connect = request("CONNECT", "/ws?session=C")
-        .extension(hyper::ext::Protocol::from_static("websocket"))
-        .header("sec-websocket-version", "13")
-        .header("sec-websocket-protocol", "x0-msg.v1")
-        .header("origin", "https://localhost");
-    let mut upgraded = soon(sender.send_request(connect.body(Empty::new()).unwrap())).await.unwrap();
-    assert_eq!(
-        (upgraded.status().as_u16(), &upgraded.headers()["sec-websocket-protocol"]),
-        (200, &"x0-msg.v1".parse().unwrap())
-    );
-    let stream = TokioIo::new(soon(hyper::upgrade::on(&mut upgraded)).await.unwrap());
-    let mut over_2 = Ws {
-        socket: WebSocketStream::from_raw_socket(stream, Role::Client, None).await,
-        epoch: String::new(),
-    };
+    let mut over_2 = ws_over_http2(&mut sender, "?session=C").await;
     assert_eq!(over_2.recv().await["type"], "welcome");
     over_2.send_to("B", json!("from h2")).await;
     assert_eq!(over_1.payload().await, "from h2");
