@@ -8,7 +8,7 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use crate::message::GapReason;
-use crate::protocol::Code;
+use crate::protocol::{Code, Transport};
 
 mod histogram;
 mod labels;
@@ -52,9 +52,6 @@ pub(crate) static ACKNOWLEDGED: Counter = Counter::new();
 /// Messages that left their mailboxes because their time to live was over.
 pub(crate) static EXPIRED: Counter = Counter::new();
 
-/// Answers to x0 pages whose messages are delivered again, since nothing showed that they arrived.
-pub(crate) static REDELIVERED: Counter = Counter::new();
-
 /// Readers that the channel of their hub has overtaken, and that read from the store again.
 pub(crate) static LAGGED: Counter = Counter::new();
 
@@ -82,6 +79,14 @@ pub(crate) static NATS_UNANSWERED: Counter = Counter::new();
 
 /// When the certificate of the server ends, in Unix seconds; 0 without one.
 pub(crate) static CERTIFICATE_END: AtomicI64 = AtomicI64::new(0);
+
+static REDELIVERED: [Counter; 2] = [const { Counter::new() }; 2];
+
+/// Answers to polls whose messages are delivered again, since nothing showed that they arrived. With another transport the client
+/// begins a new connection, of which nobody knows what the one before was sent.
+pub(crate) fn redelivered(poll: Transport) -> &'static Counter {
+    &REDELIVERED[usize::from(poll == Transport::Legacy)]
+}
 
 static WAITING_POLLS: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
 

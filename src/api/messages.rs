@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use crate::broker::Sending;
 use crate::budget::Holder;
 use crate::edge::{
-    Caller, ErrorBody, ErrorFields, Gateway, NamedSession, Query, Refusal, Refused, RequestHead,
+    BodyLimit, Caller, ErrorBody, ErrorFields, Gateway, NamedSession, Query, Refusal, Refused, RequestHead,
     SessionPolicy, Shown, client_address, encode, json,
 };
 use crate::grant::Grant;
@@ -91,7 +91,7 @@ fn count_answer(refusal: Option<&Refusal>) {
 pub(super) async fn send(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, Refusal> {
     let (head, body) = request.into_parts();
     let holder = gateway.holder(&head).await?;
-    let body = gateway.body_text(body, gateway.config.max_payload + ENVELOPE, holder).await?;
+    let body = gateway.body_text(body, BodyLimit::Message, holder).await?;
     let caller = sender(&gateway, &head, &body).await?;
     if body.trim_start().starts_with('[') {
         return send_many(&gateway, &caller, &body).await;
@@ -130,7 +130,7 @@ pub(crate) fn send_small(
     body: &[u8],
 ) -> Option<impl Future<Output = Result<Accepted, Refusal>> + Send + use<>> {
     let (access, RequestHead { query, check, .. }) = (&gateway.access(), head);
-    let body = gateway.small_body(body, gateway.config.max_payload + ENVELOPE)?;
+    let body = gateway.small_body(body, BodyLimit::Message)?;
     let (Sender { session, token }, send) = SendRequest::decode_with_sender(body).ok()?;
     let in_address = Query::of(query).ok()?.session().ok()?.map(NamedSession::InAddress);
     let (send, session) = (send.ok()?, in_address.or(session.map(NamedSession::Hidden)));
@@ -180,7 +180,11 @@ async fn send_many(gateway: &Gateway, caller: &Caller, body: &str) -> Result<Res
     }
     let mut finished = Vec::with_capacity(pending.len());
     for send in pending {
-        finished.push(send.finish().await);
+        let (id, result) = send.finish().await;
+        if let Err(refusal) = &result {
+            refusal.note(("http", SentBy::Http), caller.address);
+        }
+        finished.push((id, result));
     }
     let answers = finished.iter().map(|(id, result)| SendAnswer {
         id: id.as_ref(),
@@ -215,7 +219,8 @@ struct Acknowledged<'a> {
 )]
 pub(super) async fn ack(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, Refusal> {
     let (head, body) = request.into_parts();
-    let body = AckBody::decode(&gateway.body_text(body, ENVELOPE, Holder::Unproved).await?)?;
+    let body =
+        AckBody::decode(&gateway.body_text(body, BodyLimit::Bytes(ENVELOPE), Holder::Unproved).await?)?;
     let AckBody { session, token, .. } = &body;
     let shown = (session.clone().map(NamedSession::Hidden), token.as_deref());
     let caller = gateway.authenticate_as(&head, shown, SessionPolicy::Require).await?;
@@ -230,7 +235,7 @@ pub(crate) fn ack_small(
     body: &[u8],
 ) -> Option<impl Future<Output = Result<SharedText, Refusal>> + Send + use<>> {
     let (access, check) = (&gateway.access(), head.check);
-    let body = AckBody::decode(gateway.small_body(body, ENVELOPE)?).ok()?;
+    let body = AckBody::decode(gateway.small_body(body, BodyLimit::Bytes(ENVELOPE))?).ok()?;
     let bearer = match &body.token {
         Some(token) => Some(token.clone()),
         None => gateway.bearer(check.headers).ok()?.map(str::to_owned),

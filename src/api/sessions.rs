@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use crate::api::path::{PathId, name, session_named};
 use crate::broker::{BrokerError, SessionState};
 use crate::budget::Holder;
-use crate::edge::{ErrorBody, Gateway, Refusal, Refused, SessionPolicy, encode, json};
+use crate::edge::{BodyLimit, ErrorBody, Gateway, Proved, Refusal, Refused, SessionPolicy, encode, json};
 use crate::engine::RegistrationSource;
 use crate::hub::{Connections, ReaderState, Transport};
 use crate::identity::{WeakId, check_id_strength};
@@ -115,8 +115,17 @@ fn weak_proof(reason: &WeakId) -> Refusal {
 
 /// Refuses callers that may not manage sessions.
 async fn authorize(gateway: &Gateway, head: &Parts) -> Result<(), Refusal> {
-    let caller = gateway.authenticate_as(head, (None, None), SessionPolicy::BackendOnly).await?;
-    Ok(caller.grant.may_manage().map_err(BrokerError::from)?)
+    let proved = gateway.prove(head).await?;
+    may_manage(gateway, head, proved).await
+}
+
+/// Whether the caller with this proof may manage sessions.
+///
+/// # Errors
+/// It may not.
+async fn may_manage(gateway: &Gateway, head: &Parts, proved: Proved) -> Result<(), Refusal> {
+    let grant = gateway.grant_of_proved((head, proved), None, SessionPolicy::BackendOnly).await?;
+    Ok(grant.may_manage().map_err(BrokerError::from)?)
 }
 
 /// Register a session, or change its registration
@@ -138,7 +147,8 @@ pub(super) async fn register(
     let (head, body) = request.into_parts();
     authorize(&gateway, &head).await?;
     let session = name(&id, |id| taken_name(id, SessionId::new))?;
-    let body = SessionBody::decode(&gateway.body_text(body, ENVELOPE, Holder::Proved).await?)?;
+    let body =
+        SessionBody::decode(&gateway.body_text(body, BodyLimit::Bytes(ENVELOPE), Holder::Proved).await?)?;
     if body.proof {
         check_id_strength(session.as_str()).map_err(|reason| weak_proof(&reason))?;
     }
@@ -163,12 +173,12 @@ pub(super) async fn look_up(
     PathId(id): PathId,
     head: Parts,
 ) -> Result<Response, Refusal> {
-    let knows_ids = match authorize(&gateway, &head).await {
+    let proved = gateway.prove(&head).await?;
+    let is_operator = gateway.operator_of_proved(&head, &proved).is_ok();
+    let knows_ids = match may_manage(&gateway, &head, proved).await {
         Ok(()) => true,
-        Err(refusal) => {
-            gateway.operator(&head).await.map_err(|_| refusal)?;
-            false
-        }
+        Err(_) if is_operator => false,
+        Err(refusal) => return Err(refusal),
     };
     let session = session_named(&gateway, &id).await?;
     let state = gateway.broker.session(&session).await;
@@ -182,6 +192,8 @@ pub(super) async fn look_up(
     let mut info = SessionInfo::new(&session, &state);
     let shows_id = !gateway.broker.limits().secret_ids || knows_ids && session.as_str() == id;
     info.session = info.session.filter(|_| shows_id);
+    // Of the same moment as the bytes.
+    info.pending = mailbox.stored.messages;
     let details = SessionDetails {
         session: info,
         bytes: mailbox.stored.bytes,

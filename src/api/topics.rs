@@ -12,7 +12,9 @@ use utoipa::ToSchema;
 use crate::api::page::{PageHead, PageParams, PrefixParam, limit, range};
 use crate::api::path::{PathId, name};
 use crate::broker::{BrokerError, ListedTopic};
-use crate::edge::{ApiRequest, Gateway, Operator, Query, Refusal, SessionPolicy, encode, json};
+use crate::edge::{
+    ApiRequest, Gateway, NamedSession, Operator, Proved, Query, Refusal, SessionPolicy, encode, json,
+};
 use crate::engine::Position;
 use crate::hub::Connections;
 use crate::message::{Epoch, SenderName, Seq, TopicName};
@@ -101,8 +103,9 @@ pub(super) async fn look_up(
     head: Parts,
 ) -> Result<Response, Refusal> {
     let topic = name(&id, TopicName::new)?;
-    if let Err(refusal) = may_see(&gateway, &head, &topic).await {
-        gateway.operator(&head).await.map_err(|_| refusal)?;
+    let proved = gateway.prove(&head).await?;
+    if gateway.operator_of_proved(&head, &proved).is_err() {
+        may_see(&gateway, (&head, proved), &topic).await?;
     }
     let state = gateway.broker.topic_state(&topic).await;
     let Position { floor, expired, newest } = state.position;
@@ -122,9 +125,14 @@ pub(super) async fn look_up(
 ///
 /// # Errors
 /// The caller is not known, or may not.
-async fn may_see(gateway: &Gateway, head: &Parts, topic: &TopicName) -> Result<(), Refusal> {
-    let ApiRequest { caller, .. } = gateway.authenticate(head, SessionPolicy::Unneeded).await?;
-    Ok(caller.grant.may_see_members(topic).map_err(BrokerError::from)?)
+async fn may_see(
+    gateway: &Gateway,
+    (head, proved): (&Parts, Proved),
+    topic: &TopicName,
+) -> Result<(), Refusal> {
+    let named = Query::parse(&head.uri)?.session()?.map(NamedSession::InAddress);
+    let grant = gateway.grant_of_proved((head, proved), named, SessionPolicy::Unneeded).await?;
+    Ok(grant.may_see_members(topic).map_err(BrokerError::from)?)
 }
 
 /// A page of the members of a topic.

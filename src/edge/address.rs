@@ -53,6 +53,13 @@ pub(crate) fn client_address(access: &Access, Peer(peer): Peer, headers: Headers
     Some(client)
 }
 
+/// The address of the client behind the peer, if that is a trusted proxy.
+#[must_use]
+pub(crate) fn client_behind_proxy(access: &Access, peer: Peer, headers: Headers<'_>) -> Option<IpAddr> {
+    let is_trusted = access.is_trusted_proxy(peer.0?);
+    if is_trusted { client_address(access, peer, headers) } else { None }
+}
+
 /// Whether a request has come through a proxy, as far as its headers say.
 #[must_use]
 pub(super) fn came_through_proxy(headers: Headers<'_>) -> bool {

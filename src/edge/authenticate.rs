@@ -120,18 +120,26 @@ impl Gateway {
     /// session that is not the caller's, or for a client where only backends are allowed. `bad_request` for a token without
     /// a session where `policy` requires one. `unavailable` while the keys of tokens cannot be fetched.
     pub(crate) async fn identify(&self, shown: Shown<'_>, policy: SessionPolicy) -> Result<Grant, Refusal> {
-        let address = shown.address;
-        self.grant_of(shown, policy).await.map_err(|refusal| refusal.of_client(address))
+        let Shown { bearer, session, address } = shown;
+        let granted = async {
+            let proved = self.check_bearer(bearer, address).await?;
+            self.grant_of((proved, address), session, policy).await
+        };
+        granted.await.map_err(|refusal: Refusal| refusal.of_client(address))
     }
 
-    async fn grant_of(&self, shown: Shown<'_>, policy: SessionPolicy) -> Result<Grant, Refusal> {
-        let Shown { bearer, session: named, address } = shown;
+    async fn grant_of(
+        &self,
+        (proved, address): (Proved, Option<IpAddr>),
+        named: Option<NamedSession>,
+        policy: SessionPolicy,
+    ) -> Result<Grant, Refusal> {
         let open = self.identity.auth() == Auth::Open;
         let session = named.as_ref().map(|named| named.id().clone());
         if open && session.as_ref().is_some_and(|session| Handle::has_shape(session.as_str())) {
             return Err(Refusal::new(Code::BadRequest, format!("field `session` {}", NameError::Handle)));
         }
-        match self.check_bearer(bearer, address).await? {
+        match proved {
             Proved::Credentials(Credentials::None) if open => {
                 Ok(Grant::Open { session, manages: self.identity.manages_without_key() })
             }
@@ -151,6 +159,31 @@ impl Gateway {
             }
             Proved::Session(client) => session_grant(client, session.as_ref(), policy),
         }
+    }
+
+    /// What the bearer in a head proves. A wrong one counts: so ask once.
+    ///
+    /// # Errors
+    /// `unauthorized` for a wrong proof, `rate_limited` after too many. `unavailable` while the keys of tokens cannot be
+    /// fetched.
+    pub(crate) async fn prove(&self, head: &Parts) -> Result<Proved, Refusal> {
+        let (bearer, address) = (self.bearer((&head.headers).into())?, self.address(head));
+        self.check_bearer(bearer, address).await.map_err(|refusal| refusal.of_client(address))
+    }
+
+    /// The grant of a request that names this session, by what [`Self::prove`] has found.
+    ///
+    /// # Errors
+    /// Those of [`Self::identify`].
+    pub(crate) async fn grant_of_proved(
+        &self,
+        (head, proved): (&Parts, Proved),
+        named: Option<NamedSession>,
+        policy: SessionPolicy,
+    ) -> Result<Grant, Refusal> {
+        let address = self.address(head);
+        let grant = self.grant_of((proved, address), named, policy).await;
+        grant.map_err(|refusal| refusal.of_client(address))
     }
 
     /// The bearer of the `Authorization` header. A broker that checks no credentials ignores every other scheme: the
@@ -286,7 +319,7 @@ impl Gateway {
     /// `unauthorized` for a wrong proof, `rate_limited` after too many. `unavailable` while the keys of tokens cannot be
     /// fetched.
     pub(crate) async fn holder(&self, head: &Parts) -> Result<Holder, Refusal> {
-        Ok(match self.check_bearer(self.bearer((&head.headers).into())?, self.address(head)).await? {
+        Ok(match self.prove(head).await? {
             Proved::Credentials(Credentials::None) => Holder::Unproved,
             Proved::Credentials(Credentials::Token(_) | Credentials::Backend(_)) | Proved::Session(_) => {
                 Holder::Proved
@@ -302,7 +335,7 @@ impl Gateway {
     pub(crate) async fn check_head(&self, head: &Parts) -> Result<Query, Refusal> {
         let query = Query::parse(&head.uri)?;
         let session = query.session()?;
-        match self.check_bearer(self.bearer((&head.headers).into())?, self.address(head)).await? {
+        match self.prove(head).await? {
             Proved::Credentials(Credentials::None) if self.identity.auth() == Auth::Token => {
                 Err(if session.is_some() { session_in_address() } else { no_credentials() })
             }

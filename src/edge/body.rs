@@ -13,7 +13,7 @@ use crate::config::{Auth, Config};
 use crate::edge::gateway::Gateway;
 use crate::edge::refusal::Refusal;
 use crate::metrics::{self, Limit};
-use crate::protocol::Code;
+use crate::protocol::{Code, ENVELOPE};
 
 /// Most bytes above the limit that are read and discarded.
 const MAX_DISCARDED: usize = 32 << 20;
@@ -46,10 +46,32 @@ impl Deref for BodyText {
     }
 }
 
+/// Most bytes of a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BodyLimit {
+    /// Those of a message of `--max-payload` bytes, with what is around it.
+    Message,
+    /// So many.
+    Bytes(usize),
+}
+
+impl BodyLimit {
+    /// The number of bytes.
+    #[must_use]
+    pub(crate) fn bytes(self, config: &Config) -> usize {
+        match self {
+            Self::Message => config.max_payload + ENVELOPE,
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+}
+
 /// What a body may take.
 pub(crate) struct BodyBounds {
     /// Most bytes.
     limit: usize,
+    /// The limit that refuses a larger body, if metrics count it.
+    counted: Option<Limit>,
     /// Most bytes of a sender that has proved nothing.
     unproved: Option<usize>,
     /// It must arrive within this time, plus one second for each 16 KiB.
@@ -59,10 +81,19 @@ pub(crate) struct BodyBounds {
 }
 
 impl BodyBounds {
-    /// The bounds of a body of at most `limit` bytes, of a sender that has proved nothing, whatever the mode.
-    pub(crate) fn of_unproved(config: &Config, budget: &Budget, limit: usize) -> Self {
-        let (unproved, patience) = (Some(UNPROVED_MOST), config.header_timeout);
-        Self { limit, unproved, patience, permit: budget.permit(Holder::Unproved) }
+    fn new(config: &Config, limit: BodyLimit, (sender, is_capped): (Holder, bool), budget: &Budget) -> Self {
+        Self {
+            limit: limit.bytes(config),
+            counted: (limit == BodyLimit::Message).then_some(Limit::Payload),
+            unproved: is_capped.then_some(UNPROVED_MOST),
+            patience: config.header_timeout,
+            permit: budget.permit(sender),
+        }
+    }
+
+    /// The bounds of a message of a sender that has proved nothing, whatever the mode.
+    pub(crate) fn of_unproved(config: &Config, budget: &Budget) -> Self {
+        Self::new(config, BodyLimit::Message, (Holder::Unproved, true), budget)
     }
 
     /// Reads a body as text; see [`Gateway::body_text`].
@@ -75,7 +106,7 @@ impl BodyBounds {
 }
 
 impl Gateway {
-    /// Reads a request's body as text of at most `limit` bytes, within the header timeout plus one second for each 16 KiB,
+    /// Reads a request's body as text within the limit, within the header timeout plus one second for each 16 KiB,
     /// and within the memory budget. A large body waits for room as long.
     ///
     /// The rest of a refused body is read and discarded, up to a further bound. The sender then reads the refusal instead
@@ -87,7 +118,7 @@ impl Gateway {
     pub(crate) async fn body_text(
         &self,
         body: Body,
-        limit: usize,
+        limit: BodyLimit,
         sender: Holder,
     ) -> Result<BodyText, Refusal> {
         self.body_bounds(limit, sender).read(body).await
@@ -96,19 +127,14 @@ impl Gateway {
     /// The text of a body that has come already, if it is so small that it needs no share of the memory budget. `None` says nothing:
     /// such a body has to be read.
     #[must_use]
-    pub(crate) fn small_body<'a>(&self, body: &'a [u8], limit: usize) -> Option<&'a str> {
-        std::str::from_utf8(body).ok().filter(|body| body.len() <= limit.min(SMALL))
+    pub(crate) fn small_body<'a>(&self, body: &'a [u8], limit: BodyLimit) -> Option<&'a str> {
+        std::str::from_utf8(body).ok().filter(|body| body.len() <= limit.bytes(&self.config).min(SMALL))
     }
 
-    /// The bounds of a body of at most `limit` bytes.
-    pub(crate) fn body_bounds(&self, limit: usize, sender: Holder) -> BodyBounds {
+    /// The bounds of a body.
+    pub(crate) fn body_bounds(&self, limit: BodyLimit, sender: Holder) -> BodyBounds {
         let is_capped = sender == Holder::Unproved && self.identity.auth() == Auth::Token;
-        BodyBounds {
-            limit,
-            unproved: is_capped.then_some(UNPROVED_MOST),
-            patience: self.config.header_timeout,
-            permit: self.budget.permit(sender),
-        }
+        BodyBounds::new(&self.config, limit, (sender, is_capped), &self.budget)
     }
 }
 
@@ -162,6 +188,7 @@ impl Reading {
     async fn make_room(&mut self) -> Result<(), Refusal> {
         let (limit, unproved) = (self.bounds.limit, self.bounds.unproved);
         if self.size > limit {
+            self.bounds.counted.into_iter().for_each(|limit| metrics::limited(limit).count());
             let text = format!("the request body is larger than {limit} bytes, the most allowed here");
             return Err(Refusal::new(Code::TooLarge, text));
         }
@@ -250,7 +277,7 @@ mod tests {
 
     fn reading(body: Body, limit: usize, budget: &Budget) -> Reading {
         let permit = budget.permit(Holder::Unproved);
-        Reading::new(body, BodyBounds { limit, unproved: None, patience: PATIENCE, permit })
+        Reading::new(body, BodyBounds { limit, counted: None, unproved: None, patience: PATIENCE, permit })
     }
 
     async fn text(body: Body, limit: usize) -> Result<String, Refusal> {
@@ -341,7 +368,8 @@ mod tests {
         let budget = Budget::new(1 << 20);
         let send = async |size: usize| {
             let permit = budget.permit(Holder::Unproved);
-            let bounds = BodyBounds { limit: 1 << 20, unproved: Some(MOST), patience: PATIENCE, permit };
+            let unproved = Some(MOST);
+            let bounds = BodyBounds { limit: 1 << 20, counted: None, unproved, patience: PATIENCE, permit };
             let body = Body::from(vec![b'x'; size]);
             bounds.read(body).await
         };

@@ -42,8 +42,16 @@ impl Gateway {
     /// # Errors
     /// Those of [`Operator`] as an argument of a handler.
     pub(crate) async fn operator(&self, head: &Parts) -> Result<Operator, Refusal> {
-        let proved = self.check_bearer(self.bearer((&head.headers).into())?, self.address(head)).await?;
-        let backend = match &proved {
+        let proved = self.prove(head).await?;
+        self.operator_of_proved(head, &proved)
+    }
+
+    /// The operator that makes this call with this proof.
+    ///
+    /// # Errors
+    /// `unauthorized` without an API key, `forbidden` for other credentials.
+    pub(crate) fn operator_of_proved(&self, head: &Parts, proved: &Proved) -> Result<Operator, Refusal> {
+        let backend = match proved {
             Proved::Credentials(Credentials::Backend(backend)) => Some(backend),
             _ => None,
         };

@@ -45,7 +45,7 @@ impl NamedSession {
 
 /// What a bearer proves.
 #[derive(Debug)]
-pub(super) enum Proved {
+pub(crate) enum Proved {
     /// An API key or a token. Or nothing: there is no bearer.
     Credentials(Credentials),
     /// The session of this client, by its id.

@@ -11,7 +11,7 @@ use utoipa::{IntoResponses, ToSchema};
 
 use crate::broker::BrokerError;
 use crate::edge::answer::{encode, json};
-use crate::edge::refusal_log::RefusalNote;
+use crate::edge::refusal_log::{RefusalNote, log_refusal};
 use crate::engine::{EngineError, OverShare, RegisterError, Share};
 use crate::identity::CredentialError;
 use crate::message::MessageId;
@@ -71,6 +71,20 @@ impl Refusal {
     #[must_use]
     pub(crate) fn of_client(self, client: Option<IpAddr>) -> Self {
         Self { client, ..self }
+    }
+
+    /// Counts it, and logs it as one of this client, unless the client is known to be another one. For a refusal that is not the
+    /// answer to a whole request of HTTP: that is noted with its response.
+    pub(crate) fn note(&self, (door, by): (&'static str, SentBy), client: Option<IpAddr>) {
+        log_refusal(door, self.code, self.client.or(client));
+        metrics::refused(by, self.code).count();
+    }
+
+    /// The answer with another status than that of the code.
+    pub(crate) fn with_status(self, status: StatusCode) -> Response {
+        let mut response = self.into_response();
+        *response.status_mut() = status;
+        response
     }
 
     /// What the log says of it.

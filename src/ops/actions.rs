@@ -13,7 +13,9 @@ use axum::response::{IntoResponse, Response};
 use crate::api::{PathId, session_named};
 use crate::broker::BrokerError;
 use crate::budget::Holder;
-use crate::edge::{Caller, ErrorBody, Gateway, Operator, Refusal, Refused, SessionPolicy, encode, json};
+use crate::edge::{
+    BodyLimit, Caller, ErrorBody, Gateway, Operator, Refusal, Refused, SessionPolicy, encode, json,
+};
 use crate::message::SessionId;
 use crate::ops::audit;
 use crate::protocol::{Code, SendRequest, SendResult, To};
@@ -68,7 +70,7 @@ pub(super) async fn send_test_message(
 ) -> Result<Response, Refusal> {
     let (head, body) = request.into_parts();
     let caller = caller(&gateway, &head).await?;
-    let body = gateway.body_text(body, TEST_BYTES, Holder::Proved).await?;
+    let body = gateway.body_text(body, BodyLimit::Bytes(TEST_BYTES), Holder::Proved).await?;
     let send = SendRequest::decode(&body).map_err(|bad| bad.reason)?;
     let Some(to) = receiver(&gateway, &send.to).await else {
         let text =

@@ -24,15 +24,18 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Access;
 use crate::edge::Refusal;
 use crate::limits::{ConnectionLimiter, ConnectionPermit, ExtraPlace};
 use crate::link::Link;
+use crate::metrics::{self, Limit};
 use crate::protocol::Code;
+use crate::reloadable::Reloadable;
 use crate::server::direct::Door;
 use crate::server::head;
 use crate::server::http1::HeadTimer;
 use crate::server::passing::{Busy, BusyBody, Passing};
-use crate::server::requests;
+use crate::server::requests::{self, Logged};
 use crate::server::routes::Routes;
 use crate::server::streams::{self, Streams, TrackedBody};
 use crate::sync::lock;
@@ -76,6 +79,8 @@ pub(super) struct ConnectionServer {
     pub(super) header_timeout: Duration,
     /// Interval of pings over HTTP/2.
     pub(super) heartbeat: Duration,
+    /// The settings of access in force.
+    pub(super) access: Reloadable<Access>,
     /// Counts the streams of HTTP/2 as connections of their address.
     pub(super) socket_limiter: ConnectionLimiter,
 }
@@ -99,15 +104,15 @@ impl ConnectionServer {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let (routes, shutdown, passing, header_timeout) =
-            (self.routes.clone(), self.shutdown.clone(), self.passing.clone(), self.header_timeout);
+        let server = self.clone();
         async move {
+            let ConnectionServer { shutdown, passing, header_timeout, .. } = server.clone();
             let busy = Busy::default();
             let service = {
                 let (link, busy) = (Arc::clone(&link), busy.clone());
                 service_fn(move |request| {
                     let guard = busy.begin();
-                    let answering = answer(&routes, Arc::clone(&link), request);
+                    let answering = server.answer(&link, request);
                     answering
                         .map(|answer| answer.map(|response| response.map(|body| BusyBody::new(body, guard))))
                 })
@@ -151,11 +156,12 @@ impl ConnectionServer {
         let service = service_fn(move |request: hyper::Request<Incoming>| {
             let seated = server.clone().seat(Arc::clone(&seat), counted);
             let is_x0 = legacy::is_path(request.uri().path());
-            let answering = answer(&server.routes, Arc::clone(&link), request);
+            let logged = server.logged(&link, &request);
+            let answering = server.answer(&link, request);
             async move {
                 match is_x0 || seated.await {
                     true => answering.await,
-                    false => Ok(closing(too_many_connections())),
+                    false => Ok(closing(too_many_connections(logged))),
                 }
             }
         });
@@ -187,7 +193,7 @@ impl ConnectionServer {
     {
         let streams = Streams::new(Arc::clone(&link));
         let server = self.clone();
-        let service = service_fn(move |request| server.answer_stream(Arc::clone(&link), counted, request));
+        let service = service_fn(move |request| server.answer_stream(&link, counted, request));
         let connection = http2::Builder::new(streams.clone())
             .timer(TokioTimer::new())
             .enable_connect_protocol()
@@ -217,7 +223,7 @@ impl ConnectionServer {
     /// Answers the request of one stream, once its address may have another connection.
     fn answer_stream(
         &self,
-        link: Arc<Link>,
+        link: &Arc<Link>,
         counted: Option<IpAddr>,
         request: hyper::Request<Incoming>,
     ) -> impl Future<Output = Result<hyper::Response<TrackedBody>, Infallible>> + Send + use<> {
@@ -227,7 +233,8 @@ impl ConnectionServer {
             let (limiter, patience) = (self.socket_limiter.clone(), self.header_timeout);
             Box::pin(async move { timeout(patience, limiter.acquire(counted)).await.ok().flatten() })
         });
-        let answering = answer(&self.routes, link, request);
+        let logged = self.logged(link, &request);
+        let answering = self.answer(link, request);
         async move {
             let permit = match waiting {
                 Some(waiting) => waiting.await,
@@ -240,10 +247,37 @@ impl ConnectionServer {
                 }
                 // Its page would stop for good. It has waited.
                 None if is_x0 => answering.await,
-                None => Ok(too_many_connections()),
+                None => Ok(too_many_connections(logged)),
             };
             response.map(streams::track)
         }
+    }
+
+    fn logged<B>(&self, link: &Link, request: &hyper::Request<B>) -> Logged {
+        let name = Door::name_of(request.uri().path(), request.method());
+        Logged::new(name, &self.access.get(), link, request.headers().into())
+    }
+
+    /// Answers one request. Not an async function: its future would hold the request while it is answered.
+    fn answer(
+        &self,
+        link: &Arc<Link>,
+        request: hyper::Request<Incoming>,
+    ) -> impl Future<Output = Result<Response, Infallible>> + Send + use<> {
+        let logged = self.logged(link, &request);
+        let authority = request.uri().authority().map(|authority| authority.as_str());
+        if let Err(text) = head::check(request.version(), authority, request.headers().into()) {
+            return Either::Left(ready(Ok(refuse_for_good(text, logged))));
+        }
+        let mut request: Request = request.map(body::Body::new);
+        let door = Door::of(request.method(), request.uri().path());
+        let span = logged.span(request.headers().into());
+        request.extensions_mut().insert(Arc::clone(link));
+        let answering = requests::traced_response(span, self.routes.answer(door, request));
+        Either::Right(answering.map(move |response| {
+            logged.answered(&response);
+            Ok(response)
+        }))
     }
 }
 
@@ -270,37 +304,22 @@ fn log_end(ended: hyper::Result<()>) {
     }
 }
 
-/// Answers one request. Not an async function: its future would hold the request while it is answered.
-fn answer(
-    routes: &Routes,
-    link: Arc<Link>,
-    request: hyper::Request<Incoming>,
-) -> impl Future<Output = Result<Response, Infallible>> + Send + use<> {
-    let authority = request.uri().authority().map(|authority| authority.as_str());
-    if let Err(text) = head::check(request.version(), authority, request.headers().into()) {
-        return Either::Left(ready(Ok(refuse_for_good(text))));
-    }
-    let mut request: Request = request.map(body::Body::new);
-    let door = Door::of(request.method(), request.uri().path());
-    let name = Door::name_of(request.uri().path(), request.method());
-    let span = requests::span(name, &link, request.headers().into());
-    request.extensions_mut().insert(Arc::clone(&link));
-    let answering = requests::traced_response(span, routes.answer(door, request));
-    Either::Right(answering.map(move |response| {
-        requests::log_refused(name, &link, &response);
-        Ok(response)
-    }))
+/// The answer to a request above the limit of its address.
+fn too_many_connections(logged: Logged) -> Response {
+    metrics::limited(Limit::ConnectionsOfAddress).count();
+    let text = "too many connections from this address already, streams of HTTP/2 included (see --connections-per-address)";
+    refused(Refusal::new(Code::RateLimited, text), logged)
 }
 
-/// The answer to a request above the limit of its address.
-fn too_many_connections() -> Response {
-    let text = "too many connections from this address already, streams of HTTP/2 included (see --connections-per-address)";
-    Refusal::new(Code::RateLimited, text).into_response()
+fn refused(refusal: Refusal, logged: Logged) -> Response {
+    let response = refusal.into_response();
+    logged.answered(&response);
+    response
 }
 
 /// Refuses a request whose end is in doubt: nothing else is read from its connection.
-fn refuse_for_good(text: &'static str) -> Response {
-    closing(Refusal::new(Code::BadRequest, text).into_response())
+fn refuse_for_good(text: &'static str, logged: Logged) -> Response {
+    closing(refused(Refusal::new(Code::BadRequest, text), logged))
 }
 
 /// A response after which its connection ends.
@@ -333,6 +352,7 @@ mod tests {
             "waited"
         };
         let (config, shutdown) = (Config::default(), CancellationToken::new());
+        let access = Reloadable::new(config.access.clone());
         let routes = Routes::new(config.into(), Budget::new(Budget::MOST), shutdown.clone());
         let router = Router::new().route("/", get(async || "hello")).route("/wait", get(wait));
         routes.open(OpenRoutes::all(router));
@@ -342,6 +362,7 @@ mod tests {
             passing: Passing::default(),
             header_timeout: HEADER_TIMEOUT,
             heartbeat: Duration::from_secs(25),
+            access,
             socket_limiter: ConnectionLimiter::new(usize::MAX),
         }
     }

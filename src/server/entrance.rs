@@ -68,6 +68,7 @@ impl Entrance {
             passing: Passing::default(),
             header_timeout: config.header_timeout,
             heartbeat: config.heartbeat,
+            access: access.clone(),
             socket_limiter: socket_limiter.clone(),
         };
         Acceptor {

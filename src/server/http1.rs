@@ -25,7 +25,7 @@ use crate::link::{Lendable, Link};
 use crate::server::answer::{Answer, Progress};
 use crate::server::connection::ConnectionServer;
 use crate::server::direct::Door;
-use crate::server::requests;
+use crate::server::requests::{self, Logged};
 use crate::timer::LazyTimer;
 use crate::transport::websocket::Opening;
 
@@ -101,7 +101,7 @@ struct Answering {
     progress: BoxFuture<'static, Progress>,
     /// Whether it may begin before the requests in front of it have their answers.
     joins: bool,
-    door: Door,
+    logged: Logged,
     /// The body, if not all of it has come.
     late: Option<LateBody>,
     /// Whether the connection ends after the answer.
@@ -235,25 +235,27 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connection<S> {
             }
             false => (Body::from(self.io.take(body)), None),
         };
-        let span = requests::span(door.name(), &self.link, (&parts.headers).into());
+        let headers = (&parts.headers).into();
+        let logged = Logged::new(door.name(), &self.server.access.get(), &self.link, headers);
+        let span = logged.span(headers);
         let response = self.server.routes.answer(door, Request::from_parts(parts, body));
         let progress = requests::traced(span, Box::pin(response.map(Progress::from)));
-        Answering { progress, joins: false, door, late, closes }
+        Answering { progress, joins: false, logged, late, closes }
     }
 
     /// Answers a request, or has its answer owed. Returns whether the connection goes on. If the next request has come, the answer is
     /// written together with the next one.
     async fn answer(&mut self, mut answering: Answering) -> io::Result<bool> {
         let progress = poll_fn(|cx| self.poll_answer(&mut answering, cx)).await?;
-        let Answering { progress: done, door, late, mut closes, .. } = answering;
+        let Answering { progress: done, logged, late, mut closes, .. } = answering;
         drop(done);
         if let Progress::Answered(Answer::Response(response)) = &progress {
-            requests::log_refused(door.name(), &self.link, response);
+            logged.answered(response);
         }
         let answer = match progress {
             Progress::Answered(answer) if self.io.owed.is_empty() => answer,
             progress => {
-                self.io.owed.push(progress, closes);
+                self.io.owed.push(progress, closes, logged);
                 self.closes |= closes;
                 return Ok(true);
             }

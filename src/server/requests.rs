@@ -2,23 +2,52 @@
 //!
 //! Addresses of requests are not logged: they may name sessions.
 
+use std::net::IpAddr;
+
 use axum::response::Response;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tracing::{Instrument, Level, Span};
 
-use crate::edge::{Headers, RefusalNote, log_refusal};
+use crate::config::Access;
+use crate::edge::{Headers, Peer, RefusalNote, client_behind_proxy, log_refusal};
 use crate::link::Link;
 use crate::server::answer::{Answer, Progress};
 
-/// The span of a request, with the trace that its `traceparent` names. `None` if nobody wants to see it: then nothing is parsed.
-pub(super) fn span(door: &'static str, link: &Link, headers: Headers<'_>) -> Option<Span> {
-    if !tracing::enabled!(Level::DEBUG) {
-        return None;
+/// What the log says of a request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Logged {
+    /// The name of the door that it came through.
+    door: &'static str,
+    /// The client: the peer of the connection, or what a trusted proxy says.
+    client: Option<IpAddr>,
+}
+
+impl Logged {
+    /// A request with these headers on this connection.
+    pub(super) fn new(door: &'static str, access: &Access, link: &Link, headers: Headers<'_>) -> Self {
+        let peer = link.peer();
+        Self { door, client: client_behind_proxy(access, Peer(peer), headers).or(peer) }
     }
-    let client = link.peer().map(tracing::field::display);
-    let (trace_id, parent_id) = headers.text("traceparent").and_then(trace_parent).unzip();
-    Some(tracing::debug_span!("request", door, client, trace_id, parent_id))
+
+    /// The span of the request, with the trace that its `traceparent` names. `None` if nobody wants to see it: then nothing is
+    /// parsed.
+    pub(super) fn span(self, headers: Headers<'_>) -> Option<Span> {
+        if !tracing::enabled!(Level::DEBUG) {
+            return None;
+        }
+        let Self { door, client } = self;
+        let client = client.map(tracing::field::display);
+        let (trace_id, parent_id) = headers.text("traceparent").and_then(trace_parent).unzip();
+        Some(tracing::debug_span!("request", door, client, trace_id, parent_id))
+    }
+
+    /// Logs the refusal in an answer, if it is one.
+    pub(super) fn answered(self, response: &Response) {
+        if let Some(RefusalNote { code, client }) = response.extensions().get() {
+            log_refusal(self.door, *code, client.or(self.client));
+        }
+    }
 }
 
 /// The ids of a trace and of the span of the caller (W3C Trace Context section 3.2.2).
@@ -59,13 +88,6 @@ pub(super) fn traced_response(
 
 fn log_answer(status: u16) {
     tracing::debug!(status, "answered");
-}
-
-/// Logs the refusal in an answer, if it is one.
-pub(super) fn log_refused(door: &'static str, link: &Link, response: &Response) {
-    if let Some(RefusalNote { code, client }) = response.extensions().get() {
-        log_refusal(door, *code, client.or(link.peer()));
-    }
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa::openapi::OpenApi;
 
 use crate::config::{Access, Pages};
-use crate::edge::{Gateway, OriginCheck, Refusal, ServedHosts, json, origin_refused};
+use crate::edge::{Gateway, OriginCheck, Refusal, ServedHosts, origin_refused};
 use crate::protocol::Code;
 use crate::reloadable::Reloadable;
 use crate::transport::legacy::{self, Legacy};
@@ -80,7 +80,7 @@ impl HostCheck {
     /// The answer to a request that names a host that is not served.
     pub(super) fn refusal(&self, request: OriginCheck<'_>) -> Option<Response> {
         let checked = self.hosts.check(&self.gateway.access(), request);
-        checked.err().map(|refusal| json(StatusCode::MISDIRECTED_REQUEST, refusal.body()))
+        checked.err().map(|refusal| refusal.with_status(StatusCode::MISDIRECTED_REQUEST))
     }
 }
 
@@ -145,7 +145,7 @@ async fn nothing() -> Refusal {
 
 async fn wrong_method() -> Response {
     let refusal = Refusal::new(Code::BadRequest, "this address does not take this method");
-    json(StatusCode::METHOD_NOT_ALLOWED, refusal.body())
+    refusal.with_status(StatusCode::METHOD_NOT_ALLOWED)
 }
 
 /// Tells browsers which pages of other origins may call `/v1`.

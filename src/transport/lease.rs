@@ -12,8 +12,11 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
+use crate::broker::BrokerError;
+use crate::edge::Refusal;
 use crate::link::Link;
 use crate::message::{Seq, SessionId};
+use crate::protocol::Code;
 use crate::subscriber::Subscriber;
 use crate::sync::lock;
 
@@ -64,6 +67,18 @@ pub(crate) enum ClaimError<E> {
     TooManyPolls,
     /// There is no idle reader, and a new one cannot be made.
     NoNewReader(E),
+}
+
+/// The refusal of a poll that gets no reader.
+pub(crate) fn no_reader(error: ClaimError<BrokerError>) -> Refusal {
+    match error {
+        ClaimError::NoNewReader(error) => error.into(),
+        ClaimError::TooManyPolls => {
+            let text =
+                format!("{MAX_READERS} polls of this mailbox wait already, the most allowed; end some first");
+            Refusal::new(Code::Overloaded, text)
+        }
+    }
 }
 
 impl<T, K: Clone + Eq + Hash> Default for Leases<T, K> {

@@ -17,9 +17,8 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::config::Auth;
 use crate::directory::IdScope;
-use crate::edge::{Gateway, RequestHead};
+use crate::edge::{BodyLimit, Gateway, RequestHead};
 use crate::message::{Handle, SessionId};
-use crate::protocol::ENVELOPE;
 
 mod answer;
 mod cors;
@@ -87,7 +86,7 @@ impl Legacy {
         let Self { gateway, .. } = self;
         let access = &gateway.access();
         let LegacyCors::Any = LegacyCors::of(access, &Method::POST, head.check) else { return None };
-        let body = gateway.small_body(body, gateway.config.max_payload + ENVELOPE)?;
+        let body = gateway.small_body(body, BodyLimit::Message)?;
         let (request, source) = (shape::body(path, body), RequestSource::of(access, head));
         let (legacy, deadline) = (self.clone(), Instant::now() + gateway.config.poll_timeout);
         let is_send = matches!(request, Ok(LegacyRequest::Send { .. }));
@@ -123,13 +122,14 @@ fn handle(
     let cors = LegacyCors::of(access, request.method(), (&request).into());
     let held_since = HeldSince::of(&request);
     let source = RequestSource::of(access, (&request).into());
-    let bounds = gateway.body_bounds(gateway.config.max_payload + ENVELOPE, source.holder(gateway));
+    let bounds = gateway.body_bounds(BodyLimit::Message, source.holder(gateway));
     let reading = Box::pin(read(path, request, bounds));
     async move {
         let response = match reading.await {
             Err(response) => response,
             Ok(Read { request, permit: _permit }) => {
-                let request = if cors.is_foreign() { demote_foreign(request) } else { request };
+                let request =
+                    if cors.is_foreign() { demote_foreign(request, source.address) } else { request };
                 let deadline = held_since.unwrap_or_else(Instant::now) + legacy.gateway.config.poll_timeout;
                 Box::pin(legacy.act(request, &source, deadline)).await.into_response()
             }

@@ -11,7 +11,7 @@ use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{FromRequestParts, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Version, header};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
@@ -19,7 +19,7 @@ use base64::engine::general_purpose::{GeneralPurpose, PAD};
 use hyper::upgrade::OnUpgrade;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::edge::{Gateway, Refusal, json};
+use crate::edge::{Gateway, Refusal};
 use crate::protocol::{Code, SUBPROTOCOL};
 
 mod connection;
@@ -100,14 +100,13 @@ fn is_valid_key(key: &[u8]) -> bool {
 /// The answer to a handshake without a valid key (RFC 6455 section 4.2.1).
 fn bad_key() -> Response {
     let text = format!("header `Sec-WebSocket-Key` must be there once, and hold {KEY_BYTES} bytes in base64");
-    let refusal = Refusal::new(Code::BadRequest, text);
-    json(refusal.status(), refusal.body())
+    Refusal::new(Code::BadRequest, text).into_response()
 }
 
 /// The answer to a request that is no WebSocket handshake (RFC 9110 section 15.5.22, RFC 6455 section 4.2.2).
 fn upgrade_required(rejection: &WebSocketUpgradeRejection, version: Version) -> Response {
     let text = format!("this address speaks WebSocket (RFC 6455): {}", rejection.body_text());
-    let mut response = json(StatusCode::UPGRADE_REQUIRED, Refusal::new(Code::BadRequest, text).body());
+    let mut response = Refusal::new(Code::BadRequest, text).with_status(StatusCode::UPGRADE_REQUIRED);
     let headers = response.headers_mut();
     headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
     // HTTP/2 has no such headers (RFC 9113 section 8.2.2).

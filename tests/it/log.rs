@@ -226,6 +226,56 @@ async fn a_refusal_is_logged_with_its_code_door_and_client_and_a_flood_of_them_o
 }
 
 #[tokio::test]
+async fn a_refusal_behind_a_proxy_names_the_client_at_each_door() {
+    let flags = ["--trust-proxy", "127.0.0.1", "--connections-per-address", "1", "--poll-timeout", "50ms"];
+    let server = TestServer::with(&flags).await;
+    let client = ("x-forwarded-for", "192.0.2.7");
+    let call = async |method: &str, target: &str, body: String| {
+        server.http().await.request(method, target, &[client], body).await.status
+    };
+    assert_eq!(call("POST", "/v1/messages?session=A", "{".to_owned()).await, 400);
+    assert_eq!(call("GET", "/v1/messages?session=A&after=x", String::new()).await, 400);
+    assert_eq!(call("GET", "/v1/events?session=A&topic=", String::new()).await, 400);
+    assert_eq!(call("DELETE", "/v1/topics", String::new()).await, 405);
+    let sends = json!([{ "to": { "user": "nobody" }, "payload": 1 }]);
+    assert_eq!(call("POST", "/v1/messages", sends.to_string()).await, 200);
+    let mut other = server.http().await;
+    let headers = [client, ("host", "rebind.example"), ("connection", "close")];
+    assert_eq!(other.request("GET", "/v1/users", &headers, "").await.status, 400, "two hosts");
+    assert_eq!(call("POST", &x0_target(), "no JSON".to_owned()).await, 400);
+    let mut ws = Ws::with_headers(server.address, "?session=A&window=x", &[client]).await;
+    assert_eq!(ws.recv().await["code"], "bad_request");
+    ws.closed().await;
+    let mut ws = Ws::with_headers(server.address, "?session=A", &[client]).await;
+    assert_eq!(ws.recv().await["type"], "welcome");
+    // A poll of a page beyond the limit is held, and gets no error.
+    assert_eq!(call("POST", &x0_target(), x0_poll("A").to_string()).await, 200);
+    ws.send(json!({ "type": "send", "to": { "user": "nobody" }, "payload": 1 })).await;
+    assert_eq!(ws.recv().await["code"], "not_found");
+    drop(ws);
+    let log = server.stop().await;
+    let mut refused: Vec<_> = lines(&log, "refused")
+        .iter()
+        .map(|line| {
+            assert_eq!(line["client"], "192.0.2.7", "{line}");
+            format!("{} {}", line["door"].as_str().unwrap(), line["code"].as_str().unwrap())
+        })
+        .collect();
+    refused.sort();
+    let expected = [
+        "http bad_request",
+        "http not_found",
+        "legacy bad_request",
+        "legacy rate_limited",
+        "poll bad_request",
+        "sse bad_request",
+        "websocket bad_request",
+        "websocket not_found",
+    ];
+    assert_eq!(refused, expected, "{log}");
+}
+
+#[tokio::test]
 async fn requests_are_logged_at_debug_within_the_trace_of_their_caller() {
     let trace = "0af7651916cd43dd8448eb211c80319c";
     let traceparent = format!("00-{trace}-b7ad6b7169203331-01");

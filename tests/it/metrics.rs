@@ -164,6 +164,71 @@ async fn messages_are_counted_by_transport() {
     assert_eq!(grown, [3.0, 2.0, 1.0, 3.0, 2.0, 1.0, 6.0, 6.0, 1.0, 1.0, 1.0]);
 }
 
+/// What is larger than `--max-payload` and all that may be around it.
+fn too_large() -> Value {
+    json!("x".repeat(200_000))
+}
+
+#[tokio::test]
+async fn a_refusal_is_counted_at_each_door() {
+    let server = TestServer::with(&["--max-payload", "1024"]).await;
+    let names = [
+        r#"x0_msg_limit_refusals_total{limit="max_payload"}"#,
+        r#"x0_msg_refusals_total{transport="http",code="too_large"}"#,
+        r#"x0_msg_refusals_total{transport="legacy",code="too_large"}"#,
+        r#"x0_msg_refusals_total{transport="websocket",code="too_large"}"#,
+        r#"x0_msg_refusals_total{transport="http",code="forbidden"}"#,
+        r#"x0_msg_refusals_total{transport="http",code="bad_request"}"#,
+        r#"x0_msg_refusals_total{transport="http",code="not_found"}"#,
+        r#"x0_msg_refusals_total{transport="legacy",code="bad_request"}"#,
+    ];
+    let work = async {
+        let send = |payload: Value| json!({ "to": { "session": "B" }, "payload": payload });
+        assert_eq!(server.post("/v1/messages?session=A", send(too_large())).await.status, 413);
+        let body = x0_set("A", "B", &json!({ "x": too_large() }));
+        let reply = server.post(&x0_target(), body).await;
+        assert_eq!(reply.json()["exception_id"], "too_large");
+        let mut ws = server.session("A").await;
+        ws.send(json!({ "type": "send", "to": { "session": "B" }, "payload": too_large() })).await;
+        assert_eq!(ws.closed().await.0, 1009);
+        // A message that is too large, in a body that is not.
+        assert_eq!(server.post("/v1/messages?session=A", send(json!("x".repeat(2_000)))).await.status, 413);
+        let stream = soon(tokio::net::TcpStream::connect(server.address)).await.unwrap();
+        assert_eq!(Http::on(stream, "rebind.example").await.get("/v1/messages?session=A").await.status, 421);
+        assert_eq!(server.http().await.request("DELETE", "/v1/messages", &[], "").await.status, 405);
+        let nobody = json!({ "to": { "user": "nobody" }, "payload": 1 });
+        assert_eq!(server.post("/v1/messages", json!([send(json!(1)), nobody])).await.status, 200);
+        assert_eq!(server.post(&x0_target(), "no JSON").await.status, 400);
+    };
+    assert_eq!(growth(&server, &names, work).await, [4.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_given_again_is_counted() {
+    let server = TestServer::start().await;
+    let first = server.send("B", "A", json!(1)).await;
+    server.send("B", "A", json!(2)).await;
+    server.send("B", "D", json!({ "n": 1 })).await;
+    let names = [
+        r#"x0_msg_redeliveries_total{transport="poll"}"#,
+        r#"x0_msg_redeliveries_total{transport="legacy"}"#,
+    ];
+    let work = async {
+        let poll =
+            async |after: &str| server.get(&format!("/v1/messages?session=A&wait=0{after}")).await.payloads();
+        assert_eq!(poll("").await, [1, 2]);
+        // The answer came, but not all of it was handled.
+        assert_eq!(poll(&format!("&after={first}")).await, [2]);
+        // A repeated request shows that its answer was lost.
+        let target = x0_target();
+        for _ in 0..2 {
+            let reply = server.http().await.post(&target, x0_poll("D")).await;
+            assert_eq!(x0_messages(&reply).len(), 1);
+        }
+    };
+    assert_eq!(growth(&server, &names, work).await, [1.0, 1.0]);
+}
+
 #[tokio::test]
 async fn a_publication_counts_once_for_each_reader_of_its_topic() {
     let server = TestServer::start().await;
@@ -235,6 +300,14 @@ async fn credentials_that_are_not_accepted_are_counted() {
         |reason: &str| scrape.value(&format!("x0_msg_credentials_rejected_total{{reason=\"{reason}\"}}"));
     assert_eq!((rejected("unknown"), rejected("invalid"), rejected("too_many")), (2.0, 1.0, 0.0));
     assert_eq!(scrape.value(r#"x0_msg_refusals_total{transport="http",code="unauthorized"}"#), 3.0);
+    // A look-up is for several kinds of callers. A wrong key is one wrong key.
+    for target in ["/v1/sessions/A", "/v1/topics/news"] {
+        let before = Scrape::of(&ops.get("/metrics").await.body);
+        assert_eq!(server.call("GET", target, "not known", "").await.status, 401);
+        let name = r#"x0_msg_credentials_rejected_total{reason="unknown"}"#;
+        let after = Scrape::of(&ops.get("/metrics").await.body);
+        assert_eq!(after.value(name) - before.value(name), 1.0, "{target}");
+    }
 }
 
 #[tokio::test]

@@ -68,7 +68,7 @@ fn refusals(page: &mut Page<'_>) -> Result {
     page.counters("x0_msg_messages_refused", "Messages that were refused", each(metrics::refused_sends))?;
     page.counters(
         "x0_msg_refusals",
-        "Requests and frames of all kinds that were answered with an error",
+        "Requests, frames and messages of arrays that were answered with an error, and polls of x0 pages that are held instead",
         each(metrics::refused),
     )?;
     let limits = Limit::ALL.map(|limit| ([("limit", limit.label())], metrics::limited(limit).get()));
@@ -86,10 +86,13 @@ fn refusals(page: &mut Page<'_>) -> Result {
 }
 
 fn readers(page: &mut Page<'_>) -> Result {
-    page.counter(
+    let redelivered = [Transport::Poll, Transport::Legacy]
+        .map(|poll| ([("transport", poll.label())], metrics::redelivered(poll).get()));
+    page.counters(
         "x0_msg_redeliveries",
-        "Answers to x0 pages that are given again, since nothing showed that they arrived",
-        metrics::REDELIVERED.get(),
+        "Answers to polls that are given again, since nothing showed that they arrived; with websocket and sse nobody knows: a new \
+         connection does not say what the one before was sent",
+        redelivered,
     )?;
     let gaps =
         GapReason::ALL.map(|reason| ([("reason", reason.label())], metrics::GAPS[reason as usize].get()));

@@ -12,7 +12,7 @@ use super::owed::MOST_OWED;
 use super::{Answering, Connection, Next};
 use crate::edge::RequestHead;
 use crate::server::answer::Begun;
-use crate::server::requests;
+use crate::server::requests::{self, Logged};
 
 /// How much of the input was looked at.
 #[derive(Debug, Default)]
@@ -158,13 +158,14 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connection<S> {
         let answer = |door, RawRequest { query, headers, body }: RawRequest<'_>| {
             let begun =
                 server.routes.answer_raw(door, RequestHead::over_http1(query, headers, link), body)?;
-            let span = requests::span(door.name(), link, headers);
-            Some((Begun { progress: requests::traced(span, begun.progress), ..begun }, door))
+            let logged = Logged::new(door.name(), &server.access.get(), link, headers);
+            let progress = requests::traced(logged.span(headers), begun.progress);
+            Some((Begun { progress, ..begun }, logged))
         };
         match head::parse(input, link, answer) {
-            Begin::Answering((Begun { progress, joins }, door), Plain { len, body, closes }) => {
+            Begin::Answering((Begun { progress, joins }, logged), Plain { len, body, closes }) => {
                 super::discard(input, len + body);
-                Some(Next::Answering(Answering { progress, joins, door, late: None, closes }))
+                Some(Next::Answering(Answering { progress, joins, logged, late: None, closes }))
             }
             Begin::Head(head) => {
                 let whole = head.plain.len + head.plain.body;

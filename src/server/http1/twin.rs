@@ -17,6 +17,7 @@ use crate::budget::Budget;
 use crate::config::Config;
 use crate::limits::ConnectionLimiter;
 use crate::link::Link;
+use crate::reloadable::Reloadable;
 use crate::server::connection::ConnectionServer;
 use crate::server::http1::HeadTimer;
 use crate::server::http1::head::MOST;
@@ -81,6 +82,7 @@ pub(super) fn server() -> Arc<ConnectionServer> {
 /// A server with these routes.
 pub(super) fn server_of(open: OpenRoutes) -> Arc<ConnectionServer> {
     let (config, shutdown) = (Config::default(), CancellationToken::new());
+    let access = Reloadable::new(config.access.clone());
     let routes = Routes::new(config.into(), Budget::new(Budget::MOST), shutdown.clone());
     routes.open(open);
     Arc::new(ConnectionServer {
@@ -89,6 +91,7 @@ pub(super) fn server_of(open: OpenRoutes) -> Arc<ConnectionServer> {
         passing: Passing::default(),
         header_timeout: Duration::from_secs(30),
         heartbeat: Duration::from_secs(25),
+        access,
         socket_limiter: ConnectionLimiter::new(usize::MAX),
     })
 }

@@ -116,19 +116,27 @@ struct FailureBody<'a> {
 /// A failure that the x0 page shows.
 pub(super) fn failure(refusal: &Refusal) -> Response {
     let Refusal { code, message, .. } = refusal;
-    metrics::refused(SentBy::Legacy, *code).count();
     let body = FailureBody { messages: (), error: true, exception_id: *code, exception: message };
-    let mut response = answer(StatusCode::OK, encode(&body));
+    noted(answer(StatusCode::OK, encode(&body)), refusal)
+}
+
+/// Counts a refusal, and leaves it in its answer for the log.
+fn noted(mut response: Response, refusal: &Refusal) -> Response {
+    metrics::refused(SentBy::Legacy, refusal.code).count();
     response.extensions_mut().insert(refusal.for_log());
     response
+}
+
+/// A failure of a request that no x0 client makes.
+pub(super) fn not_x0(status: StatusCode, text: impl Into<String>) -> Response {
+    let refusal = Refusal::new(Code::BadRequest, text);
+    noted(answer(status, refusal.body()), &refusal)
 }
 
 /// The answer to a request that cannot be read as one of the x0 client.
 pub(super) fn refuse(error: LegacyError) -> Response {
     match error {
         LegacyError::Send(text) => failure(&Refusal::new(Code::BadRequest, text)),
-        LegacyError::NotX0(text) => {
-            answer(StatusCode::BAD_REQUEST, Refusal::new(Code::BadRequest, text).body())
-        }
+        LegacyError::NotX0(text) => not_x0(StatusCode::BAD_REQUEST, text),
     }
 }

@@ -1,11 +1,15 @@
 //! Which pages may read the answers to x0 clients.
 
+use std::net::IpAddr;
+
 use axum::http::{HeaderValue, Method, header};
 use axum::response::Response;
 
 use crate::config::Access;
-use crate::edge::{Headers, OriginCheck, text};
+use crate::edge::{Headers, OriginCheck, Refusal, text};
+use crate::protocol::Code;
 use crate::transport::legacy::shape::{LegacyError, LegacyRequest};
+use crate::transport::legacy::source::LOGGED;
 
 const ANY: HeaderValue = HeaderValue::from_static("*");
 
@@ -79,18 +83,20 @@ fn accepts_json(headers: Headers<'_>) -> bool {
     types.any(|kind| kind.split(';').next().is_some_and(|kind| kind.trim() == "application/json"))
 }
 
-/// What a page of a foreign origin gets: its polls are held without a session, its sends fail.
+/// What a page of a foreign origin gets: its polls are held without a session, its sends fail. What gets no error is noted here.
 pub(super) fn demote_foreign(
     request: Result<LegacyRequest, LegacyError>,
+    address: Option<IpAddr>,
 ) -> Result<LegacyRequest, LegacyError> {
-    match request? {
-        LegacyRequest::Poll { .. } => Ok(LegacyRequest::Poll { session: None, ack: None }),
-        LegacyRequest::Del { .. } => Ok(LegacyRequest::Del { session: None }),
-        LegacyRequest::Send { .. } => {
-            let text = "pages of this origin are not allowed (see --legacy-allow-origin)";
-            Err(LegacyError::Send(text.to_owned()))
-        }
-    }
+    let refusal =
+        Refusal::new(Code::Forbidden, "pages of this origin are not allowed (see --legacy-allow-origin)");
+    let allowed = match request? {
+        LegacyRequest::Poll { .. } => LegacyRequest::Poll { session: None, ack: None },
+        LegacyRequest::Del { .. } => LegacyRequest::Del { session: None },
+        LegacyRequest::Send { .. } => return Err(LegacyError::Send(refusal.message)),
+    };
+    refusal.note(LOGGED, address);
+    Ok(allowed)
 }
 
 #[cfg(test)]
@@ -190,14 +196,14 @@ mod tests {
     #[test]
     fn a_foreign_page_reads_nothing_deletes_nothing_and_sends_nothing() {
         let a = || Some(session("A"));
-        let poll = demote_foreign(Ok(LegacyRequest::Poll { session: a(), ack: Some(Seq(1)) }));
+        let poll = demote_foreign(Ok(LegacyRequest::Poll { session: a(), ack: Some(Seq(1)) }), None);
         assert!(matches!(poll, Ok(LegacyRequest::Poll { session: None, ack: None })));
-        let delete = demote_foreign(Ok(LegacyRequest::Del { session: a() }));
+        let delete = demote_foreign(Ok(LegacyRequest::Del { session: a() }), None);
         assert!(matches!(delete, Ok(LegacyRequest::Del { session: None })));
         let payload = RawValue::from_string("{}".to_owned()).unwrap();
         let send = LegacyRequest::Send { from: None, to: session("B"), payload };
-        assert!(matches!(demote_foreign(Ok(send)), Err(LegacyError::Send(_))));
+        assert!(matches!(demote_foreign(Ok(send), None), Err(LegacyError::Send(_))));
         let bad = Err(LegacyError::NotX0("x".to_owned()));
-        assert!(matches!(demote_foreign(bad), Err(LegacyError::NotX0(_))));
+        assert!(matches!(demote_foreign(bad, None), Err(LegacyError::NotX0(_))));
     }
 }

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::config::Auth;
 use crate::directory::IdScope;
+use crate::edge::Refusal;
 use crate::message::{Handle, Item, Publication, Seq, SessionId, SharedText};
 use crate::metrics::{self, WaitingPoll};
 use crate::protocol::Transport;
@@ -17,7 +18,7 @@ use crate::transport::legacy::Legacy;
 use crate::transport::legacy::answer::NOTHING;
 use crate::transport::legacy::payload::{Part, parts_with_sender};
 use crate::transport::legacy::reader::{LegacyReader, PEER_TIMEOUT};
-use crate::transport::legacy::source::RequestSource;
+use crate::transport::legacy::source::{LOGGED, RequestSource};
 
 /// From so many waiting messages on, an answer has more than one. An exception in the x0 page drops the rest of an
 /// answer, so there is one message in each answer otherwise.
@@ -47,16 +48,21 @@ impl Legacy {
         let Some(deadline) = self.registered(session, source, deadline).await else {
             return nothing();
         };
-        let permit = self.gateway.connection_limiter.try_acquire(source.address);
+        let permit = self.gateway.connection_permit(source.address);
         let claiming = async {
-            permit.as_ref()?;
+            permit.as_ref().map_err(Refusal::clone)?;
             self.receipts.claim(&self.gateway.broker, session, source, ack).await
         };
         // Boxed so that a waiting poll does not hold its memory.
-        let Some(mut claim) = Box::pin(claiming).await else {
-            // A client with too many connections or polls is paced by holding.
-            Box::pin(self.hold(deadline)).await;
-            return nothing();
+        let mut claim = match Box::pin(claiming).await {
+            Ok(claim) => claim,
+            Err(refusal) => {
+                // A client with too many connections or polls is paced by holding.
+                refusal.note(LOGGED, source.address);
+                drop(refusal);
+                Box::pin(self.hold(deadline)).await;
+                return nothing();
+            }
         };
         let answer = match self.first_message(&mut claim, deadline).await {
             Some(first) => self.collect(first, &mut claim, source, deadline).await,

@@ -8,13 +8,14 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::broker::{Broker, BrokerError};
+use crate::edge::Refusal;
 use crate::hub::Transport;
 use crate::message::{Seq, SessionId};
 use crate::metrics;
 use crate::protocol::Resume;
 use crate::sync::lock;
 use crate::timer::LazyTimer;
-use crate::transport::lease::{Claim, Leases};
+use crate::transport::lease::{Claim, Leases, no_reader};
 use crate::transport::legacy::reader::{EVIDENCE_INTERVAL, EVIDENCE_TIMEOUT, LegacyReader, Receipt};
 use crate::transport::legacy::source::RequestSource;
 
@@ -73,14 +74,17 @@ impl Remembered {
 
 impl LegacyReceipts {
     /// Claims the reader that polls, settles the receipt of its answer before, and moves its subscriber to where reading
-    /// goes on. `None` if too many polls of this session are waiting, or if it has too many readers.
+    /// goes on.
+    ///
+    /// # Errors
+    /// Too many polls of this session are waiting, or it has too many readers.
     pub(super) async fn claim(
         &self,
         broker: &Broker,
         session: &SessionId,
         source: &RequestSource,
         ack: Option<Seq>,
-    ) -> Option<Claim<LegacyReader>> {
+    ) -> Result<Claim<LegacyReader>, Refusal> {
         let new = || async {
             let (subscriber, _) = broker.mailbox(session, &Resume::default(), Transport::Legacy).await?;
             let remembered = lock(&self.remembered).take(session);
@@ -89,7 +93,7 @@ impl LegacyReceipts {
         let score = |position, idle: &_| Some(LegacyReader::match_score(position, idle, source));
         // A browser closes the connection of a page that goes. Over HTTP/2 it carries other requests too.
         let link = Some(&source.link).filter(|_| source.sequential);
-        let mut claim = self.leases.claim(session, link, score, new).await.ok()?;
+        let mut claim = self.leases.claim(session, link, score, new).await.map_err(no_reader)?;
         let (subscriber, reader) = claim.parts();
         if let Some(received) = received(broker, session, reader, source, ack).await {
             subscriber.mark_sent(received);
@@ -98,7 +102,7 @@ impl LegacyReceipts {
         let from = subscriber.sent_through();
         subscriber.seek(from);
         claim.set_position(from);
-        Some(claim)
+        Ok(claim)
     }
 
     /// Acknowledges everything that this session was answered with.
@@ -180,7 +184,7 @@ async fn received(
         Receipt::None => None,
         Receipt::Received(through) => Some(through),
         Receipt::Repeat(through) => {
-            metrics::REDELIVERED.count();
+            metrics::redelivered(Transport::Legacy).count();
             let session = broker.public_name(session);
             tracing::debug!(%session, %through, "no evidence of arrival; delivering again");
             None

@@ -6,9 +6,9 @@ use axum::http::{Method, StatusCode};
 use axum::response::Response;
 
 use crate::budget::Permit;
-use crate::edge::{BodyBounds, Query, Refusal};
+use crate::edge::{BodyBounds, Query};
 use crate::protocol::Code;
-use crate::transport::legacy::answer::{answer, failure};
+use crate::transport::legacy::answer::{answer, failure, not_x0};
 use crate::transport::legacy::shape::{self, LegacyError, LegacyPath, LegacyRequest};
 
 /// The addresses of this transport.
@@ -55,8 +55,7 @@ pub(super) async fn read(path: LegacyPath, request: Request, bounds: BodyBounds)
         Method::OPTIONS => return Err(answer(StatusCode::NO_CONTENT, Body::empty())),
         _ => {
             let text = "poll and send with POST; net events come with GET";
-            let body = Refusal::new(Code::BadRequest, text).body();
-            return Err(answer(StatusCode::METHOD_NOT_ALLOWED, body));
+            return Err(not_x0(StatusCode::METHOD_NOT_ALLOWED, text));
         }
     };
     Ok(Read { request, permit })

@@ -10,6 +10,10 @@ use crate::config::Access;
 use crate::edge::{Gateway, Query, RequestHead, client_address};
 use crate::link::Link;
 use crate::message::MAX_NAME;
+use crate::metrics::SentBy;
+
+/// How a refusal is logged and counted that is no error in an answer. The page would stop for good: its poll is held instead.
+pub(super) const LOGGED: (&str, SentBy) = ("legacy", SentBy::Legacy);
 
 /// Where a request comes from. This tells repeats apart, and whether the answer before arrived.
 #[derive(Debug)]

@@ -7,8 +7,7 @@ use tokio::time::Instant;
 
 use crate::budget::Budget;
 use crate::config::Config;
-use crate::edge::{BodyBounds, Refusal};
-use crate::protocol::ENVELOPE;
+use crate::edge::{BodyBounds, OriginCheck, Refusal, client_address};
 use crate::transport::legacy::answer::{NOTHING, answer, failure, refuse};
 use crate::transport::legacy::cors::{LegacyCors, demote_foreign};
 use crate::transport::legacy::request::{path_of, read};
@@ -39,10 +38,12 @@ pub(crate) async fn answer_without_store(
 ) -> Response {
     let cors = LegacyCors::of(&config.access, request.method(), (&request).into());
     let path = path_of(request.uri().path()).unwrap_or(LegacyPath::Handler);
-    let bounds = BodyBounds::of_unproved(config, budget, config.max_payload + ENVELOPE);
+    let bounds = BodyBounds::of_unproved(config, budget);
     let is_post = *request.method() == Method::POST;
+    let check = OriginCheck::from(&request);
+    let client = client_address(&config.access, check.peer, check.headers);
     let request = read(path, request, bounds).await.map(|read| match cors.is_foreign() {
-        true => demote_foreign(read.request),
+        true => demote_foreign(read.request, client),
         false => read.request,
     });
     let response = match request {

@@ -21,11 +21,11 @@ use crate::edge::{Caller, Gateway, Refusal, RequestHead, TopicRequest, json, jso
 use crate::engine::EngineError;
 use crate::hub::{EndReason, Transport};
 use crate::message::{Address, Seq, SessionId, SharedText, TopicName};
-use crate::metrics::WaitingPoll;
+use crate::metrics::{self, WaitingPoll};
 use crate::protocol::{Code, Presence, Resume};
 use crate::subscriber::Subscriber;
 use crate::timer::LazyTimer;
-use crate::transport::lease::{Claim, ClaimError, IdleReader, Leases, MAX_READERS};
+use crate::transport::lease::{Claim, IdleReader, Leases, no_reader};
 use crate::transport::poll::answer::{PollAnswer, PollItems, Told, TopicError};
 use crate::transport::poll::request::{PollHead, PollRequest, check_head, prepare};
 use crate::transport::reading::{acknowledge_cursor, check_key, cursor_is_ours, next_item, proof_left};
@@ -230,6 +230,9 @@ async fn claim_reader(
     // asked for again.
     if !is_new {
         let from = cursor.unwrap_or_else(|| subscriber.sent_through());
+        if from < subscriber.delivered() {
+            metrics::redelivered(Transport::Poll).count();
+        }
         subscriber.mark_sent(from);
         subscriber.seek(from);
     }
@@ -245,18 +248,6 @@ fn match_score(idle: &IdleReader<PollReader>, cursor: Option<Seq>) -> Option<(bo
         None => !idle.state().has_cursor,
     };
     continues.then(|| (Some(delivered) == cursor, idle.since()))
-}
-
-/// The refusal of a poll that gets no reader.
-fn no_reader(error: ClaimError<BrokerError>) -> Refusal {
-    match error {
-        ClaimError::NoNewReader(error) => error.into(),
-        ClaimError::TooManyPolls => {
-            let text =
-                format!("{MAX_READERS} polls of this mailbox wait already, the most allowed; end some first");
-            Refusal::new(Code::Overloaded, text)
-        }
-    }
 }
 
 impl PollReader {

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use crate::broker::BrokerError;
 use crate::edge::{
-    Caller, ErrorBody, Gateway, NamedSession, Refusal, Refused, RequestHead, SessionPolicy, Shown,
+    BodyLimit, Caller, ErrorBody, Gateway, NamedSession, Refusal, Refused, RequestHead, SessionPolicy, Shown,
     TopicRequest, client_address, json_line,
 };
 use crate::grant::Grant;
@@ -66,7 +66,7 @@ pub(super) async fn post_poll(State(polls): State<Polls>, request: Request) -> R
     let (head, body) = request.into_parts();
     let gateway = &polls.gateway;
     let holder = gateway.holder(&head).await?;
-    let body = gateway.body_text(body, MAX_BODY, holder).await?;
+    let body = gateway.body_text(body, BodyLimit::Bytes(MAX_BODY), holder).await?;
     let sender = Sender::of(gateway, (&head).into())?;
     let mut answer = match is_array(&body) {
         false => {
@@ -88,7 +88,7 @@ impl Polls {
         head: RequestHead<'_>,
         body: &[u8],
     ) -> Option<impl Future<Output = Result<SharedText, Refusal>> + Send + use<>> {
-        let (polls, body) = (self.clone(), self.gateway.small_body(body, MAX_BODY)?);
+        let (polls, body) = (self.clone(), self.gateway.small_body(body, BodyLimit::Bytes(MAX_BODY))?);
         let sender = Sender::of(&polls.gateway, head).ok()?;
         let body = match is_array(body) {
             true => Err(body.to_owned()),

@@ -10,12 +10,12 @@ use std::task::{Context, Poll, ready};
 use tokio::time::Instant;
 
 use crate::broker::{BrokerError, Sending};
-use crate::edge::{Caller, Gateway, Refusal, log_refusal};
+use crate::edge::{Caller, Gateway, Refusal};
 use crate::engine::EngineError;
 use crate::hub::EndReason;
 use crate::link::LentOutput;
 use crate::message::{Item, MessageId, TopicName};
-use crate::metrics::{self, SentBy};
+use crate::metrics::{self, Limit, SentBy};
 use crate::protocol::{Close, Code, ENVELOPE, SendResult, ServerFrame, Transport};
 use crate::subscriber::Subscriber;
 use crate::transport::reading::ReadFailures;
@@ -63,18 +63,6 @@ impl End {
             EndReason::OwnerChanged => (Close::OwnerChanged, "the session belongs to another user now"),
         };
         Self::Close(close, text.to_owned())
-    }
-
-    /// The end after a message that cannot be read.
-    fn unreadable(error: &ReadError) -> Self {
-        let code = match error {
-            ReadError::TooBig(_) => Close::TooBig,
-            ReadError::NoRoom => Close::Overloaded,
-            ReadError::NotUtf8 => Close::NotUtf8,
-            ReadError::Protocol(_) => Close::Protocol,
-            ReadError::Disconnected => return Self::Disconnected,
-        };
-        Self::Close(code, error.to_string())
     }
 }
 
@@ -143,7 +131,7 @@ impl Conversation {
         }
         match event {
             Event::Read(Some(Ok(received))) => return self.on_received(received).await,
-            Event::Read(Some(Err(error))) => return ControlFlow::Break(End::unreadable(&error)),
+            Event::Read(Some(Err(error))) => return ControlFlow::Break(self.unreadable(&error)),
             Event::Identified(result) => return Box::pin(self.on_identified(result)).await,
             Event::Mailbox(Some(item)) => self.deliver(None, item),
             Event::Mailbox(None) => return ControlFlow::Break(End::of_session(EndReason::SessionEnded)),
@@ -318,9 +306,12 @@ impl Conversation {
 
     /// Answers a frame with an error. The conversation goes on.
     fn refuse(&mut self, id: Option<&MessageId>, refusal: &Refusal) {
-        log_refusal("websocket", refusal.code, refusal.client.or(self.address));
-        metrics::refused(SentBy::Websocket, refusal.code).count();
+        self.note(refusal);
         self.output.push(Frame::text(refusal.frame(id)));
+    }
+
+    fn note(&self, refusal: &Refusal) {
+        refusal.note(("websocket", SentBy::Websocket), self.address);
     }
 
     /// Answers a send with an error.
@@ -329,11 +320,28 @@ impl Conversation {
         self.refuse(id, refusal);
     }
 
+    /// The end after a message that cannot be read. No error frame comes before it.
+    fn unreadable(&self, error: &ReadError) -> End {
+        let (close, code, limit) = match error {
+            ReadError::TooBig(_) => (Close::TooBig, Code::TooLarge, Some(Limit::Payload)),
+            ReadError::NoRoom => (Close::Overloaded, Code::Overloaded, Some(Limit::Memory)),
+            ReadError::NotUtf8 => (Close::NotUtf8, Code::BadRequest, None),
+            ReadError::Protocol(_) => (Close::Protocol, Code::BadRequest, None),
+            ReadError::Disconnected => return End::Disconnected,
+        };
+        // Before a `hello`, less is read than a message may have.
+        if let Some(limit) = limit.filter(|limit| *limit != Limit::Payload || self.caller.is_some()) {
+            metrics::limited(limit).count();
+        }
+        self.note(&Refusal::new(code, error.to_string()));
+        End::Close(close, error.to_string())
+    }
+
     /// Answers with an error, and ends the conversation.
     pub(super) fn reject(&mut self, refusal: Refusal) -> ControlFlow<End> {
         // A page of a foreign origin gets no error frame.
         match refusal.close {
-            Close::OriginRefused => log_refusal("websocket", refusal.code, refusal.client),
+            Close::OriginRefused => self.note(&refusal),
             _ => self.refuse(None, &refusal),
         }
         ControlFlow::Break(End::Close(refusal.close, refusal.message))

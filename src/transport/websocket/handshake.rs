@@ -6,8 +6,8 @@ use std::sync::Arc;
 use axum::http::Version;
 
 use crate::edge::{
-    Caller, Gateway, NamedSession, OriginCheck, Query, Refusal, RequestHead, SessionPolicy, Shown,
-    client_address, origin_refused,
+    Caller, Gateway, NamedSession, Query, Refusal, RequestHead, SessionPolicy, Shown, client_address,
+    origin_refused,
 };
 use crate::limits::ConnectionPermit;
 use crate::link::Link;
@@ -34,12 +34,20 @@ pub(super) struct Handshake {
 /// `forbidden` for an origin that is not allowed, `rate_limited` for too many connections from one address,
 /// `bad_request` for a bad query, and the errors of [`Gateway::identify`].
 pub(super) async fn check(gateway: &Gateway, head: RequestHead<'_>) -> Result<Handshake, Refusal> {
+    let address = client_address(&gateway.access(), head.check.peer, head.check.headers);
+    check_of(gateway, head, address).await.map_err(|refusal| refusal.of_client(address))
+}
+
+async fn check_of(
+    gateway: &Gateway,
+    head: RequestHead<'_>,
+    address: Option<IpAddr>,
+) -> Result<Handshake, Refusal> {
     let RequestHead { version, query, check, link } = head;
     let link = link.filter(|_| version < Version::HTTP_2).cloned();
-    let OriginCheck { headers, peer, .. } = check;
-    let address = client_address(&gateway.access(), peer, headers);
+    let headers = check.headers;
     if !check.origin_allowed(&gateway.access()) {
-        return Err(origin_refused(headers).of_client(address));
+        return Err(origin_refused(headers));
     }
     let permit = gateway.connection_permit(address)?;
     let query = Query::of(query)?;
