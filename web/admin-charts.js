@@ -72,6 +72,15 @@ export function element(tag, className, ...children) {
 /** @param {string} name */
 const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
+/**
+ * What the axis of time shows: the samples, and at least the last minute. Not what uPlot proposes: for one sample, that is a day.
+ * @param {any} plot
+ */
+function shownTime({ data: [times] }) {
+  const last = times.at(-1) ?? 0;
+  return [Math.min(times[0] ?? 0, last - 60), last];
+}
+
 /** Draws one chart into a card. */
 class Plot {
   /** @param {Chart} chart */
@@ -103,8 +112,8 @@ class Plot {
       height: this.place.clientHeight || 150,
       legend: { show: false },
       cursor: { show: false },
-      padding: [8, 8, 0, 0],
-      scales: { y: { range: (/** @type {any} */ _, /** @type {number} */ __, /** @type {number} */ most) => [0, most > 0 ? most * 1.1 : 1] } },
+      padding: [8, 26, 0, 0],
+      scales: { x: { range: shownTime }, y: { range: (/** @type {any} */ _, /** @type {number} */ __, /** @type {number} */ most) => [0, most > 0 ? most * 1.1 : 1] } },
       axes: [
         { ...axis, size: 24, space: 70, values: time },
         { ...axis, size: 62, space: 32, ...(chart.format === bytes ? { incrs: POWERS } : {}), values: (/** @type {any} */ _, /** @type {number[]} */ ticks) => ticks.map(chart.format) },
