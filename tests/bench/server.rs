@@ -1,6 +1,6 @@
 //! The release binary on a free port, stopped when dropped.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
@@ -20,7 +20,7 @@ impl Drop for Server {
     }
 }
 
-/// Starts the server. Returns the address on which it listens.
+/// Starts the server, and waits until it serves. Returns the address on which it listens.
 pub(crate) fn start(args: &[&str]) -> (Server, String) {
     let dir = tempfile::tempdir().expect("a directory for the store");
     let mut child = Command::new(env!("CARGO_BIN_EXE_x0-msg-server"))
@@ -30,11 +30,12 @@ pub(crate) fn start(args: &[&str]) -> (Server, String) {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the binary starts");
-    let mut line = String::new();
     let mut log = BufReader::new(child.stderr.take().expect("piped"));
-    log.read_line(&mut line).expect("the server says where it listens");
-    let entry: Value = serde_json::from_str(&line).expect("logs are JSON");
-    let address = entry["address"].as_str().expect("the first line names the address").to_owned();
+    let ready = log.by_ref().lines().map_while(Result::ok).find_map(|line| {
+        let entry: Value = serde_json::from_str(&line).ok()?;
+        (entry["message"] == "ready").then(|| entry["address"].as_str().map(str::to_owned))?
+    });
+    let address = ready.expect("the server says where it serves");
     // Otherwise the pipe fills up, and the server waits for it.
     std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
     (Server { child, _dir: dir }, address)
