@@ -2,6 +2,7 @@
 //! a store that no broker has open, and `migrate` moves it into NATS. `token` makes tokens for development, and `config` checks and prints
 //! settings.
 
+mod backup;
 mod check;
 mod config;
 mod credential;
@@ -17,6 +18,7 @@ mod target;
 mod time;
 mod token;
 
+pub use backup::{BackupArgs, backup, restore};
 pub use check::{CheckArgs, check};
 pub use config::{ConfigCommand, config};
 pub use health::{HealthArgs, health};

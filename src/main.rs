@@ -11,7 +11,9 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use x0_msg_server::cli::{self, CheckArgs, ConfigCommand, HealthArgs, ListenArgs, SendArgs, TokenArgs};
+use x0_msg_server::cli::{
+    self, BackupArgs, CheckArgs, ConfigCommand, HealthArgs, ListenArgs, SendArgs, TokenArgs,
+};
 use x0_msg_server::clock::Clock;
 use x0_msg_server::config::{Auth, Config, LoadError, Sources, load, unknown_variables};
 use x0_msg_server::descriptors;
@@ -69,6 +71,10 @@ enum Command {
     Token(TokenArgs),
     /// Verify a store without changing it, and print what it holds. Fails if the store is damaged
     Check(CheckArgs),
+    /// Copy the store into a new directory, also of a running broker, and verify the copy
+    Backup(BackupArgs),
+    /// Put a copy of `backup` in the place of a store
+    Restore(BackupArgs),
     /// Move the store of one machine into empty streams of NATS. Takes the flags that the nodes will have
     #[cfg(feature = "nats")]
     Migrate(Box<Config>),
@@ -124,6 +130,8 @@ fn main() -> ExitCode {
         Some(Command::Listen(args)) => run(cli::listen(args)),
         Some(Command::Token(args)) => cli::token(args),
         Some(Command::Check(args)) => cli::check(&args),
+        Some(Command::Backup(args)) => cli::backup(&args),
+        Some(Command::Restore(args)) => cli::restore(&args),
         #[cfg(feature = "nats")]
         Some(Command::Migrate(config)) => run(cli::migrate(*config)),
         Some(Command::Config(mut command)) => {

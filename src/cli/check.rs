@@ -40,7 +40,7 @@ pub fn check(args: &CheckArgs) -> Result<()> {
     Ok(())
 }
 
-fn text(report: &Report) -> String {
+pub(super) fn text(report: &Report) -> String {
     let mut lines = Vec::new();
     let mut line = |name: &str, value: String| lines.push(format!("{name:<10} {value}\n"));
     line("store", if report.intact { "intact" } else { "DAMAGED" }.to_owned());

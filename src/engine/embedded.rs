@@ -24,6 +24,7 @@ use crate::message::{Address, Epoch, Publication, Seq, SessionId};
 
 mod appends;
 mod at_hand;
+mod backup;
 mod crash;
 pub(super) mod dedup;
 mod disk;
@@ -63,6 +64,7 @@ mod wal;
 mod writer;
 mod writer_thread;
 
+pub use backup::{back_up, restore};
 pub use report::{Report, report};
 pub use storage::{Durability, OpenError, Storage};
 pub use writer::Writer;

@@ -11,6 +11,7 @@
 )]
 
 mod backend_mailbox;
+mod backup;
 mod clock;
 mod common;
 

@@ -21,8 +21,6 @@
 //! A damaged row fails its checksum. A lost row is missing from the sums in `state`.
 
 use std::borrow::Cow;
-use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -30,7 +28,6 @@ use rusqlite::{CachedStatement, Connection, Transaction};
 
 use crate::engine::embedded::dedup::SendId;
 use crate::engine::embedded::index::{Floor, Pending, PlannedChange, Waiter};
-use crate::engine::embedded::private;
 use crate::engine::embedded::rows::clock::{CLOCK_TABLE, ClockReading};
 use crate::engine::embedded::rows::loss::{LOSS_TABLE, write_loss};
 use crate::engine::embedded::rows::message::{self, INSERT, MessageRow};
@@ -43,12 +40,14 @@ use crate::message::{Address, SenderName, Seq, SessionId};
 use crate::metrics;
 
 mod batches;
+pub(super) mod copy;
 mod deletes;
 mod ids;
 pub(super) mod open;
 mod space;
 
 use batches::FloorTable;
+use copy::copy_into;
 use deletes::{Deletion, delete};
 pub(super) use ids::IdRow;
 use ids::IdTable;
@@ -314,15 +313,6 @@ fn convert(store: &Connection, path: &Path) -> Result<(), ReadError> {
     transaction.commit()?;
     tracing::info!(from = found, to = open::FORMAT, "the store was converted to another format");
     Ok(())
-}
-
-/// Copies what a store holds into a new file, which only this account may use.
-fn copy_into(store: &Connection, copy: &Path) -> rusqlite::Result<()> {
-    let failed = |error: io::Error| rusqlite::Error::ToSqlConversionFailure(error.into());
-    // SQLite writes into a file that is empty.
-    private::create(copy).map_err(failed)?;
-    store.execute("VACUUM INTO ?1", [copy.to_string_lossy()])?;
-    File::open(copy).and_then(|file| file.sync_all()).map_err(failed)
 }
 
 /// How many messages one statement inserts: each run of a statement has a price of its own.

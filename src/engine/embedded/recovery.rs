@@ -149,7 +149,8 @@ fn continue_or_renew(
 ) -> Result<(), OpenError> {
     let Loaded { disk, index, identity, .. } = loaded;
     let file = files.id()?;
-    if lost.is_none() && !file.has(identity.file) {
+    let is_copy = lost.is_none() && !file.has(identity.file);
+    if is_copy {
         lost = Some("the store is a copy of another one: a backup, perhaps".to_owned());
     }
     // Seqs may skip, and time moves on: none is given twice, whichever backup the store was restored from.
@@ -170,6 +171,15 @@ fn continue_or_renew(
     disk.renew(identity, newest).map_err(|error| files.sqlite(error))?;
     index.resume_after(newest);
     index.lost_through(newest);
+    if is_copy {
+        let epoch = identity.epoch.as_str();
+        tracing::info!(
+            why,
+            epoch,
+            "what was sent since the copy was made may be missing: a new epoch begins"
+        );
+        return Ok(());
+    }
     let aside = aside.map(|path| path.display().to_string());
     tracing::error!(
         why,

@@ -56,7 +56,7 @@ pub fn report(dir: &Path) -> Result<Report, OpenError> {
     let size = |path: &Path| std::fs::metadata(path).map_or(0, |data| data.len());
     let disk = [&files.database, &files.wal, &files.shm].into_iter().map(|path| size(path)).sum();
     let mut report = Report { disk, ..Report::default() };
-    let in_use = matches!(files.lock_to_look(), Err(OpenError::InUse { .. }));
+    let in_use = is_in_use(&files);
     look_at_files(&files, in_use, &mut report)?;
     let sqlite = |error| files.sqlite(error);
     let connection = open_unchanged(&files, in_use).map_err(sqlite)?;
@@ -73,6 +73,11 @@ pub fn report(dir: &Path) -> Result<Report, OpenError> {
         .extend([rows, structure].into_iter().filter_map(Result::err).map(|error| error.to_string()));
     report.intact = report.problems.is_empty();
     Ok(report)
+}
+
+/// Whether a process uses a store.
+pub(super) fn is_in_use(files: &Files) -> bool {
+    matches!(files.lock_to_look(), Err(OpenError::InUse { .. }))
 }
 
 /// Looks at what the last process left. A running server's log changes: only a log at rest is inspected.

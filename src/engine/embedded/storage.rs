@@ -85,6 +85,12 @@ pub enum OpenError {
         /// The directory.
         dir: PathBuf,
     },
+    /// There is something where a copy or a restored store is to be.
+    #[error("{} holds something already; name an empty directory", dir.display())]
+    Occupied {
+        /// The directory.
+        dir: PathBuf,
+    },
     /// Another account can use it, or it leads elsewhere.
     #[error("{} cannot be used: {why}; remove it, or give it to the account of this process, or choose another --data-dir", path.display())]
     NotPrivate {
