@@ -1,6 +1,6 @@
 //! Copies of a store, and their way back.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
@@ -11,8 +11,13 @@ use crate::engine::embedded::disk::copy::copy_into;
 use crate::engine::embedded::disk::open::{FORMAT, open_alone};
 use crate::engine::embedded::files::{Files, sync_dir};
 use crate::engine::embedded::report::{Report, is_in_use, open_unchanged, report};
+use crate::engine::embedded::rows::ReadError;
+use crate::engine::embedded::rows::store::StoreIdentity;
 use crate::engine::embedded::storage::OpenError;
 use crate::engine::embedded::{place, private};
+
+/// The number of no file.
+const NO_FILE: u64 = 0;
 
 /// What a copy is called until it is complete. A start takes such a file for what an interrupted one has left.
 const UNFINISHED: &str = "store.building";
@@ -46,7 +51,13 @@ pub fn back_up(dir: &Path, to: &Path) -> Result<Report, OpenError> {
     if format != FORMAT {
         return Err(unready(format!("it has format {format}, and this version copies format {FORMAT}")));
     }
-    copy(&connection, &empty_dir(to)?)
+    let target = empty_dir(to)?;
+    // Of two that copy to the same place, the second one finds the place taken.
+    let target_lock = target.lock()?;
+    refuse_occupied(&target)?;
+    let copied = copy(&connection, &target, target_lock);
+    _ = private::remove(&target.lock);
+    copied
 }
 
 /// Puts a copy of a store into `dir`, in which there must be none. Returns what it holds. The next start begins a new epoch: positions
@@ -62,13 +73,18 @@ pub fn restore(from: &Path, dir: &Path) -> Result<Report, OpenError> {
     }
     let target = Files::of(&place::prepare(dir)?);
     place::secure_lock(&target)?;
-    let _lock = target.lock()?;
-    if [&target.database, &target.wal, &target.marker, &target.salvaged].into_iter().any(|path| path.exists())
-    {
-        return Err(OpenError::Occupied { dir: target.dir });
-    }
+    let lock = target.lock()?;
+    refuse_occupied(&target)?;
     let connection = open_alone(&source.database).map_err(|error| source.sqlite(error))?;
-    copy(&connection, &target)
+    copy(&connection, &target, lock)
+}
+
+fn refuse_occupied(target: &Files) -> Result<(), OpenError> {
+    let files = [&target.database, &target.wal, &target.marker, &target.salvaged];
+    match files.into_iter().any(|path| path.exists()) {
+        true => Err(OpenError::Occupied { dir: target.dir.clone() }),
+        false => Ok(()),
+    }
 }
 
 /// The files of a store to be, in a directory that is made or empty.
@@ -87,13 +103,15 @@ fn empty_dir(dir: &Path) -> Result<Files, OpenError> {
     Ok(Files::of(&dir.canonicalize().map_err(|error| failed("find", error))?))
 }
 
-/// Copies what a connection sees at one moment, verifies it, and makes a store of it.
-fn copy(from: &Connection, to: &Files) -> Result<Report, OpenError> {
+/// Copies what a connection sees at one moment, makes a store of it, and verifies that. Nobody else may use it before.
+fn copy(from: &Connection, to: &Files, lock: File) -> Result<Report, OpenError> {
     let unfinished = to.dir.join(UNFINISHED);
     let copied = copy_into(from, &unfinished).map_err(|error| to.sqlite(error)).and_then(|()| {
+        become_a_copy(&unfinished).map_err(|error| to.unreadable(error))?;
         fs::rename(&unfinished, &to.database).map_err(|error| to.io("rename", &unfinished, error))?;
         to.mark()?;
         sync_dir(&to.dir).map_err(|error| to.io("sync", &to.dir, error))?;
+        drop(lock);
         report(&to.dir)
     });
     match copied {
@@ -105,5 +123,57 @@ fn copy(from: &Connection, to: &Files) -> Result<Report, OpenError> {
             }
             Err(other.map_or_else(|error| error, |report| to.damaged(&report.problems.join("; "))))
         }
+    }
+}
+
+/// Has the next start take a store for a copy, whichever file it is in: where files do not tell when they were made, a new one may have the
+/// number of one that was removed.
+fn become_a_copy(path: &Path) -> Result<(), ReadError> {
+    let store = Connection::open(path)?;
+    let identity = StoreIdentity { file: NO_FILE, ..StoreIdentity::read(&store)? };
+    identity.write(&store)?;
+    store.close().map_err(|(_, error)| error)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::embedded::file_id::FileId;
+    use crate::engine::embedded::fixture::{commit, open, stored};
+
+    #[test]
+    fn a_copy_says_so_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, to) = (dir.path().join("data"), dir.path().join("copy"));
+        let mut opened = open(&data).unwrap();
+        let seqs = commit(&mut opened, 3, &[]);
+        let found = back_up(&data, &to).unwrap();
+        assert_eq!((found.intact, found.messages, &found.notes), (true, 3, &Vec::new()));
+        let connection = Connection::open(to.join("store.db")).unwrap();
+        let identity = StoreIdentity::read(&connection).unwrap();
+        assert_eq!((identity.file, &identity.epoch), (NO_FILE, &opened.identity.epoch));
+        let file = FileId::of(&fs::metadata(to.join("store.db")).unwrap());
+        assert!(!file.has(NO_FILE));
+        drop(connection);
+        let copied = open(&to).unwrap();
+        assert_eq!(stored(&copied), seqs);
+        assert_ne!(copied.identity.epoch, opened.identity.epoch);
+    }
+
+    #[test]
+    fn what_somebody_else_makes_a_store_of_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, to) = (dir.path().join("data"), dir.path().join("copy"));
+        let mut opened = open(&data).unwrap();
+        commit(&mut opened, 1, &[]);
+        let target = empty_dir(&to).unwrap();
+        let held = target.lock().unwrap();
+        assert!(matches!(back_up(&data, &to), Err(OpenError::InUse { .. } | OpenError::Occupied { .. })));
+        drop(held);
+        fs::remove_file(&target.lock).unwrap();
+        back_up(&data, &to).unwrap();
+        assert!(matches!(back_up(&data, &to), Err(OpenError::Occupied { .. })));
+        assert!(report(&to).unwrap().intact);
     }
 }
