@@ -25,6 +25,6 @@ pub use health::{HealthArgs, health};
 pub use listen::{ListenArgs, listen};
 #[cfg(feature = "nats")]
 pub use migrate::migrate;
-pub use say::print_error;
+pub use say::{print, print_error};
 pub use send::{SendArgs, send};
 pub use token::{TokenArgs, token};

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Result, anyhow};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use x0_msg_server::cli::{
@@ -81,6 +82,11 @@ enum Command {
     /// Check or print the settings of a broker
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print what makes a shell complete commands and flags: `source <(x0-msg-server completions bash)`
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
     /// Print the health of a running broker. Fails if it does not answer
     Health(HealthArgs),
 }
@@ -137,6 +143,11 @@ fn main() -> ExitCode {
         Some(Command::Config(mut command)) => {
             let warnings = warnings(command.config_mut());
             run(cli::config(command, warnings))
+        }
+        Some(Command::Completions { shell }) => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), env!("CARGO_PKG_NAME"), &mut script);
+            cli::print(String::from_utf8_lossy(&script).trim_end())
         }
         Some(Command::Health(args)) => run(cli::health(args)),
     };

@@ -4,15 +4,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use tokio_rustls::rustls::client::WebPkiServerVerifier;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use tokio_rustls::rustls::client::verify_server_name;
 use tokio_rustls::rustls::crypto::{
     CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature,
 };
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use tokio_rustls::rustls::server::ParsedCertificate;
 use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio_rustls::rustls::{
-    ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig,
+    SignatureScheme,
 };
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
@@ -37,6 +41,100 @@ pub(crate) fn client_config() -> Result<ClientConfig, String> {
     }
     let versions = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
     Ok(versions.map_err(|error| error.to_string())?.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// A client that trusts the certificates in this file: those of CAs, and of servers.
+///
+/// # Errors
+/// The file holds no certificate.
+pub(crate) fn client_config_of(file: &Path) -> Result<ClientConfig, String> {
+    let invalid = |reason: &dyn std::fmt::Display| format!("--ca {}: {reason}", file.display());
+    let text = read_file(file).map_err(|error| invalid(&error))?;
+    let trusted: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    let trusted = trusted.map_err(|error| invalid(&error))?;
+    let mut roots = RootCertStore::empty();
+    let (usable, _) = roots.add_parsable_certificates(trusted.iter().cloned());
+    if usable == 0 {
+        return Err(invalid(&"holds no certificate (PEM)"));
+    }
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build();
+    let verifier = Arc::new(Trusted { trusted, verifier: verifier.map_err(|error| invalid(&error))? });
+    let versions = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+    let config = versions.map_err(|error| error.to_string())?.dangerous();
+    Ok(config.with_custom_certificate_verifier(verifier).with_no_client_auth())
+}
+
+/// Whether a server has shown the certificate of a CA as its own. rustls has no name for this error.
+pub(crate) fn is_ca_as_server(error: &CertificateError) -> bool {
+    matches!(error, CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity"))
+}
+
+/// Verifies as usual, and takes a certificate that is trusted itself, also if it is that of a CA: `openssl req -x509` makes such ones, and
+/// the usual rules allow a server no certificate of a CA.
+#[derive(Debug)]
+struct Trusted {
+    trusted: Vec<CertificateDer<'static>>,
+    verifier: Arc<WebPkiServerVerifier>,
+}
+
+impl ServerCertVerifier for Trusted {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        match self.verifier.verify_server_cert(certificate, chain, name, ocsp, now) {
+            Err(Error::InvalidCertificate(error))
+                if is_ca_as_server(&error) && self.trusted.iter().any(|trusted| trusted == certificate) =>
+            {
+                verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+                verify_time(certificate, now)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifier.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifier.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier.supported_verify_schemes()
+    }
+}
+
+/// Whether a certificate is valid now (RFC 5280 section 4.1.2.5).
+fn verify_time(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
+    let invalid = |error| Err(Error::InvalidCertificate(error));
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else {
+        return invalid(CertificateError::BadEncoding);
+    };
+    let (validity, now) = (parsed.validity(), i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+    if now < validity.not_before.timestamp() {
+        return invalid(CertificateError::NotValidYet);
+    }
+    match now > validity.not_after.timestamp() {
+        true => invalid(CertificateError::Expired),
+        false => Ok(()),
+    }
 }
 
 /// A client that accepts every certificate. Only for health checks of a server on this machine.

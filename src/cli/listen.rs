@@ -1,6 +1,6 @@
 //! `listen`: prints messages as they arrive, reconnects and resumes.
 
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -110,7 +110,7 @@ enum Flow {
 /// Prints messages as they arrive, one line each. Reconnects and resumes by itself.
 ///
 /// # Errors
-/// There is nothing to listen to, the first connection fails, or the broker refuses.
+/// There is nothing to listen to, the address is wrong, or the broker refuses.
 pub async fn listen(args: ListenArgs) -> Result<()> {
     let token = args.credential.read()?;
     if args.session.is_none() && args.topic.is_empty() && token.is_none() {
@@ -119,8 +119,16 @@ pub async fn listen(args: ListenArgs) -> Result<()> {
     let session = session_or_generated(args.session.clone(), token.as_deref())?;
     let topics = args.topic.iter().map(|topic| (topic.clone(), None)).collect();
     let mut state = ListenState { session, topics, ..ListenState::default() };
-    let mut socket = args.target.connect().await?;
     let mut pause = Duration::ZERO;
+    let mut socket = match args.target.connect().await {
+        // It may be about to start.
+        Err(error) if is_refused(&error) => {
+            note(format_args!("{error:#}; trying again"));
+            pause = MIN_PAUSE;
+            reconnect(&args.target, &mut pause).await?
+        }
+        connected => connected?,
+    };
     loop {
         let welcomes = state.welcomes;
         let mut connection = ListenConnection { socket, args: &args, state: &mut state, welcomes };
@@ -137,6 +145,15 @@ pub async fn listen(args: ListenArgs) -> Result<()> {
         }
         socket = reconnect(&args.target, &mut pause).await?;
     }
+}
+
+/// Whether nobody listens at an address. Everything else may be a wrong address.
+fn is_refused(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    })
 }
 
 /// Connects again, with growing pauses.

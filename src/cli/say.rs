@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 ///
 /// # Errors
 /// The output cannot be written.
-pub(super) fn print(text: impl Display) -> Result<()> {
+pub fn print(text: impl Display) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let text = match out.is_terminal() {
         true => escape(&text.to_string(), |char| !matches!(char, '\n' | '\t')),

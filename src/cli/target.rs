@@ -1,6 +1,7 @@
 //! Which broker a command talks to, and how it connects: over TLS too.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,12 @@ pub(super) struct Target {
     /// Address of the broker [default: ws://127.0.0.1:8080, or wss://127.0.0.1:8080 where X0_MSG_TLS_CERT is set]
     #[arg(long, env = "X0_MSG_SERVER", value_name = "URL")]
     server: Option<String>,
+    /// File of certificates (PEM) to trust, instead of those of the system: of a CA, or the broker's own, as `openssl req -x509` makes one
+    #[arg(long, env = "X0_MSG_CA", value_name = "FILE", conflicts_with = "insecure")]
+    ca: Option<PathBuf>,
+    /// Accept every certificate. Whoever is in between reads what is sent, tokens too
+    #[arg(long)]
+    insecure: bool,
 }
 
 /// A stream to a broker.
@@ -102,16 +109,18 @@ impl Target {
     pub(super) async fn stream(&self, verify: Verify) -> Result<Stream> {
         let endpoint = self.endpoint()?;
         let (host, port) = endpoint.host_and_port()?;
-        let stream = TcpStream::connect((host, port))
-            .await
-            .map_err(|error| anyhow!("{error}; is the broker running, and does --server name it?"))?;
+        let stream = TcpStream::connect((host, port)).await.map_err(|error| {
+            let text = format!("{error}; is the broker running, and does --server name it?");
+            anyhow::Error::from(io::Error::new(error.kind(), text))
+        })?;
         if !endpoint.secure {
             return Ok(Either::Left(stream));
         }
         let unverified = verify == Verify::NotLoopback && stream.peer_addr()?.ip().is_loopback();
-        let config = match unverified {
-            true => tls::unverified_client_config(),
-            false => tls::client_config(),
+        let config = match &self.ca {
+            Some(ca) => tls::client_config_of(ca),
+            None if unverified || self.insecure => tls::unverified_client_config(),
+            None => tls::client_config(),
         };
         let config = config.map_err(|reason| anyhow!("cannot speak TLS: {reason}"))?;
         let name = ServerName::try_from(host.to_owned()).context("--server names no host")?;
@@ -147,12 +156,9 @@ fn tls_error(error: &io::Error) -> anyhow::Error {
             CertificateError::UnknownIssuer
             | CertificateError::BadSignature
             | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
-        )) => "; SSL_CERT_FILE names a file of certificates to trust",
-        // rustls has no name for this error. `openssl req -x509` makes such certificates.
-        Some(TlsError::InvalidCertificate(CertificateError::Other(other)))
-            if other.to_string().contains("CaUsedAsEndEntity") =>
-        {
-            "; the certificate of the server is that of a CA: make one with basicConstraints=CA:FALSE"
+        )) => "; --ca names a file of certificates to trust",
+        Some(TlsError::InvalidCertificate(error)) if tls::is_ca_as_server(error) => {
+            "; the certificate of the server is that of a CA: --ca names a file with it"
         }
         Some(TlsError::InvalidMessage(InvalidMessage::InvalidContentType)) => {
             "; a server without TLS has an address with ws:// or http://"
@@ -205,12 +211,12 @@ mod tests {
         let unknown = TlsError::InvalidCertificate(CertificateError::UnknownIssuer);
         assert_eq!(
             text(unknown),
-            "cannot speak TLS: invalid peer certificate: UnknownIssuer; SSL_CERT_FILE names a file of certificates to trust"
+            "cannot speak TLS: invalid peer certificate: UnknownIssuer; --ca names a file of certificates to trust"
         );
         let ca = OtherError(Arc::new(io::Error::other("CaUsedAsEndEntity")));
         assert!(
             text(TlsError::InvalidCertificate(CertificateError::Other(ca)))
-                .contains("basicConstraints=CA:FALSE")
+                .contains("--ca names a file with it")
         );
         assert!(text(TlsError::InvalidMessage(InvalidMessage::InvalidContentType)).contains("ws://"));
         for other in [
@@ -221,7 +227,7 @@ mod tests {
             assert!(!text(other.clone()).contains(';'), "{other}");
         }
         let closed = tls_error(&io::ErrorKind::UnexpectedEof.into()).to_string();
-        assert!(!closed.contains("SSL_CERT_FILE"), "{closed}");
+        assert!(!closed.contains("--ca"), "{closed}");
     }
 
     #[test]

@@ -209,10 +209,6 @@ async fn errors_of_the_command_line_say_the_cause_before_the_advice() {
             &["cannot connect to ws://127.0.0.1:1/ws", "refused", "is the broker running"],
         ),
         (
-            &[&["listen", "--session", "B"], &nowhere[..]].concat(),
-            &["cannot connect to", "refused", "is the broker running"],
-        ),
-        (
             &[&["health"], &nowhere[..]].concat(),
             &["no healthy broker answers at 127.0.0.1:1", "refused", "--server"],
         ),
@@ -347,4 +343,52 @@ async fn names_that_are_not_utf8_are_refused_at_every_door() {
     let mut b = server.session("B").await;
     server.send("%C3%A9", "B", json!(1)).await;
     assert_eq!(b.message().await["from"], "é");
+}
+
+/// A listener waits for a broker that is not there yet.
+#[tokio::test]
+async fn a_listener_may_be_started_before_the_broker() {
+    let dir = tempfile::tempdir().unwrap();
+    let address = TestServer::at(dir.path(), &[]).await;
+    let (place, _) = (address.address.to_string(), address.stop().await);
+    let mut command = Command::new(BINARY);
+    command.args([
+        "listen",
+        "--session",
+        "B",
+        "--count",
+        "1",
+        "--payload",
+        "--server",
+        &format!("ws://{place}"),
+    ]);
+    let mut listener = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(listener.stderr.take().unwrap()).lines();
+    let line = soon(said.next_line()).await.unwrap().unwrap();
+    assert!(line.contains("refused") && line.contains("trying again"), "{line}");
+    let server = TestServer::at(dir.path(), &["--listen", &place]).await;
+    server.send("A", "B", json!("early")).await;
+    let output = soon(listener.wait_with_output()).await.unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "\"early\"\n");
+}
+
+#[tokio::test]
+async fn a_shell_completes_commands_and_flags() {
+    for (shell, part) in
+        [("bash", "complete -F"), ("zsh", "#compdef x0-msg-server"), ("fish", "complete -c x0-msg-server")]
+    {
+        let mut command = Command::new(BINARY);
+        command.args(["completions", shell]);
+        let (ok, text, _) = output(command).await;
+        assert!(
+            ok && text.contains(part) && text.contains("poll-timeout") && text.contains("backup"),
+            "{shell}: {text}"
+        );
+    }
 }

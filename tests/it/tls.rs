@@ -273,10 +273,47 @@ async fn commands_say_what_helps_where_tls_cannot_be_spoken() {
         String::from_utf8(soon(command.output()).await.unwrap().stderr).unwrap()
     };
     let unknown = say(format!("wss://localhost:{port}"), &other.path().join("cert.pem")).await;
-    assert!(unknown.contains("invalid peer certificate") && unknown.contains("; SSL_CERT_FILE"), "{unknown}");
+    assert!(unknown.contains("invalid peer certificate") && unknown.contains("; --ca"), "{unknown}");
     let other_name = say(format!("wss://127.0.0.1:{port}"), &trusted).await;
-    assert!(
-        other_name.contains("not valid for name") && !other_name.contains("SSL_CERT_FILE"),
-        "{other_name}"
-    );
+    assert!(other_name.contains("not valid for name") && !other_name.contains("--ca"), "{other_name}");
+}
+
+/// A certificate as `openssl req -x509` makes it without more: it is that of a CA, and signs itself.
+fn plain_certificate(dir: &Path, days: &str) -> [String; 2] {
+    let [cert, key] = ["cert.pem", "key.pem"].map(|name| dir.join(name).to_str().unwrap().to_owned());
+    let made = std::process::Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", days, "-subj", "/CN=localhost"])
+        .args(["-addext", "subjectAltName=DNS:localhost", "-keyout", &key, "-out", &cert])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    [cert, key]
+}
+
+#[tokio::test]
+async fn commands_trust_a_plain_certificate_that_is_named() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let [cert, key] = plain_certificate(dir.path(), "2");
+    let [other, _] = plain_certificate(other.path(), "2");
+    let server = TestServer::with(&["--tls-cert", &cert, "--tls-key", &key]).await;
+    let send = async |host: &str, flags: &[&str]| {
+        let url = format!("wss://{host}:{}", server.address.port());
+        let mut command = tokio::process::Command::new(BINARY);
+        command.args(["send", "--to", "B", "1", "--server", &url]).args(flags);
+        let output = soon(command.output()).await.unwrap();
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert!(send("localhost", &["--ca", &cert]).await.0);
+    assert!(send("127.0.0.1", &["--insecure"]).await.0);
+    for (host, flags, reason) in [
+        ("localhost", &[][..], "; "),
+        ("localhost", &["--ca", &other], "invalid peer certificate"),
+        ("127.0.0.1", &["--ca", &cert], "not valid for name"),
+        ("localhost", &["--ca", &key], "holds no certificate"),
+        ("localhost", &["--ca", "/nowhere"], "--ca /nowhere"),
+        ("localhost", &["--ca", &cert, "--insecure"], "cannot be used with"),
+    ] {
+        let (ok, text) = send(host, flags).await;
+        assert!(!ok && text.contains(reason), "{flags:?}: {text}");
+    }
 }
