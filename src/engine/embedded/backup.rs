@@ -8,7 +8,7 @@ use rusqlite::Connection;
 
 use crate::engine::embedded::crash::inspect_after_crash;
 use crate::engine::embedded::disk::copy::copy_into;
-use crate::engine::embedded::disk::open::{FORMAT, open_alone};
+use crate::engine::embedded::disk::open::FORMAT;
 use crate::engine::embedded::files::{Files, sync_dir};
 use crate::engine::embedded::report::{Report, is_in_use, open_unchanged, report};
 use crate::engine::embedded::rows::ReadError;
@@ -66,8 +66,11 @@ pub fn back_up(dir: &Path, to: &Path) -> Result<Report, OpenError> {
 /// # Errors
 /// The copy is not intact, or there is a store already.
 pub fn restore(from: &Path, dir: &Path) -> Result<Report, OpenError> {
-    let found = report(from)?;
     let source = Files::of(&place::find(from));
+    if source.database.exists() && is_in_use(&source) {
+        return Err(OpenError::InUse { dir: from.to_owned() });
+    }
+    let found = report(from)?;
     if !found.intact {
         return Err(source.damaged(&found.problems.join("; ")));
     }
@@ -75,7 +78,8 @@ pub fn restore(from: &Path, dir: &Path) -> Result<Report, OpenError> {
     place::secure_lock(&target)?;
     let lock = target.lock()?;
     refuse_occupied(&target)?;
-    let connection = open_alone(&source.database).map_err(|error| source.sqlite(error))?;
+    // A directory that was copied while no server ran may have messages in its log only.
+    let connection = open_unchanged(&source, false).map_err(|error| source.sqlite(error))?;
     copy(&connection, &target, lock)
 }
 
@@ -159,6 +163,24 @@ mod tests {
         let copied = open(&to).unwrap();
         assert_eq!(stored(&copied), seqs);
         assert_ne!(copied.identity.epoch, opened.identity.epoch);
+    }
+
+    /// A directory that was copied by hand after a crash: its messages are in the log.
+    #[test]
+    fn what_is_in_the_log_only_is_restored_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, by_hand, to) =
+            (dir.path().join("data"), dir.path().join("by hand"), dir.path().join("to"));
+        let mut opened = open(&data).unwrap();
+        let seqs = commit(&mut opened, 3, &[]);
+        private::create_dir(&by_hand).unwrap();
+        for file in fs::read_dir(&data).unwrap() {
+            let file = file.unwrap();
+            fs::copy(file.path(), by_hand.join(file.file_name())).unwrap();
+        }
+        assert!(matches!(restore(&data, &to), Err(OpenError::InUse { .. })));
+        assert_eq!(restore(&by_hand, &to).unwrap().messages, 3);
+        assert_eq!(stored(&open(&to).unwrap()), seqs);
     }
 
     #[test]
