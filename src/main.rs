@@ -336,11 +336,7 @@ impl Signals {
                     // It reads files. A panic is logged, and changes nothing.
                     _ = tokio::task::spawn_blocking(move || reload(&reloader, &levels)).await;
                 }
-                _ = self.upgrade.recv() => {
-                    let upgrades = upgrades.clone();
-                    // What comes of it is logged.
-                    tokio::spawn(async move { upgrades.request(None).await });
-                }
+                _ = self.upgrade.recv() => upgrades.request(),
             }
         }
     }

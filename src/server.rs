@@ -205,16 +205,15 @@ impl Server {
     ) -> Result<Ended, ServeError> {
         self.open_routes(HostCheck::new(&self.gateway, addresses.first().ip()));
         addresses.log_ready(self.entrance.acceptor.tls.is_some(), self.gateway.broker.durability());
-        let mut upgrading = None;
-        if let Some(serving) = serving {
+        if let Some(serving) = &serving {
             serving.say_so().await;
-            upgrading = Some(serving.upgrading);
         }
+        let upgrading = serving.map(|serving| serving.upgrading);
         let fatal = self.gateway.broker.fatal().clone();
         let successor = tokio::select! {
             () = accepting => None,
             _ = fatal.declared() => None,
-            successor = upgrade::successor(&mut upgrading) => Some(successor),
+            successor = upgrade::successor(upgrading.as_ref()) => Some(successor),
         };
         let ended = match (successor, upgrading) {
             (Some(successor), Some(upgrading)) => self.hand_over(successor, upgrading.into_listeners()).await,

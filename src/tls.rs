@@ -59,6 +59,11 @@ pub(crate) fn client_config_of(file: &Path) -> Result<ClientConfig, String> {
     }
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build();
     let verifier = Arc::new(Trusted { trusted, verifier: verifier.map_err(|error| invalid(&error))? });
+    client_config_with(verifier)
+}
+
+/// A client that verifies servers like this.
+fn client_config_with(verifier: Arc<dyn ServerCertVerifier>) -> Result<ClientConfig, String> {
     let versions = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
     let config = versions.map_err(|error| error.to_string())?.dangerous();
     Ok(config.with_custom_certificate_verifier(verifier).with_no_client_auth())
@@ -142,10 +147,7 @@ fn verify_time(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Er
 /// # Errors
 /// The configuration cannot be built.
 pub(crate) fn unverified_client_config() -> Result<ClientConfig, String> {
-    let versions = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
-    let verifier = Arc::new(Unverified(provider()));
-    let config = versions.map_err(|error| error.to_string())?.dangerous();
-    Ok(config.with_custom_certificate_verifier(verifier).with_no_client_auth())
+    client_config_with(Arc::new(Unverified(provider())))
 }
 
 /// Accepts every certificate. It still verifies that the server holds the key of its certificate.

@@ -32,7 +32,7 @@ pub(super) struct Target {
     #[arg(long, env = "X0_MSG_SERVER", value_name = "URL")]
     server: Option<String>,
     /// File of certificates (PEM) to trust, instead of those of the system: of a CA, or the broker's own, as `openssl req -x509` makes one
-    #[arg(long, env = "X0_MSG_CA", value_name = "FILE", conflicts_with = "insecure")]
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
     ca: Option<PathBuf>,
     /// Accept every certificate. Whoever is in between reads what is sent, tokens too
     #[arg(long)]

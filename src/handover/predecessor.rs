@@ -39,7 +39,7 @@ impl Predecessor {
             return Ok(None);
         }
         let channel = Channel::new(io::stdin().as_fd().try_clone_to_owned()?)?;
-        // The channel is closed when its other end sees this process end, and not later.
+        // No process that this one starts inherits the channel: its close tells the old process that this one has ended.
         dup2_stdin(File::open("/dev/null")?)?;
         Ok(Some(Self { channel }))
     }

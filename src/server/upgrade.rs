@@ -2,10 +2,10 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc};
 
 use crate::handover::{IdleConnection, Listeners, Predecessor, Successor};
 use crate::server::systemd;
@@ -19,34 +19,21 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 static PROGRAM: LazyLock<io::Result<PathBuf>> = LazyLock::new(std::env::current_exe);
 
 /// Asks a server to hand over to a new process. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Upgrades(mpsc::Sender<Upgrade>);
-
-/// One such request.
-#[derive(Debug)]
-struct Upgrade {
-    binary: Option<PathBuf>,
-    /// Told the id of the new process once that is ready, or why there is none.
-    told: oneshot::Sender<Result<u32, String>>,
-}
+#[derive(Debug, Clone, Default)]
+pub struct Upgrades(Arc<Notify>);
 
 impl Upgrades {
-    /// Starts this program, or the one that runs, as the process that takes over. Returns its id once it has valid settings.
-    ///
-    /// # Errors
-    /// Why it does not take over. Then nothing has changed for anybody.
-    pub async fn request(&self, binary: Option<PathBuf>) -> Result<u32, String> {
-        let (told, answer) = oneshot::channel();
-        let stopping = || "this process is stopping, or hands over already".to_owned();
-        self.0.try_send(Upgrade { binary, told }).map_err(|_| stopping())?;
-        answer.await.unwrap_or_else(|_| Err(stopping()))
+    /// Starts the program of this process again, as the process that takes over. What comes of it is logged. If it does not take over,
+    /// nothing has changed for anybody. Several requests at once are one.
+    pub fn request(&self) {
+        self.0.notify_one();
     }
 }
 
 /// Hands over when it is asked to.
 #[derive(Debug)]
 pub(super) struct Upgrading {
-    requests: mpsc::Receiver<Upgrade>,
+    requests: Upgrades,
     listeners: Listeners,
 }
 
@@ -54,8 +41,8 @@ impl Upgrading {
     /// Hands these sockets over.
     pub(super) fn new(listeners: Listeners) -> (Upgrades, Self) {
         LazyLock::force(&PROGRAM);
-        let (sender, requests) = mpsc::channel(1);
-        (Upgrades(sender), Self { requests, listeners })
+        let requests = Upgrades::default();
+        (requests.clone(), Self { requests, listeners })
     }
 
     /// The sockets.
@@ -64,34 +51,24 @@ impl Upgrading {
     }
 
     /// The process that takes over, once it is asked for and ready.
-    pub(super) async fn successor(&mut self) -> Successor {
+    pub(super) async fn successor(&self) -> Successor {
         loop {
-            let Some(Upgrade { binary, told }) = self.requests.recv().await else {
-                std::future::pending().await
-            };
-            match self.start(binary).await {
+            self.requests.0.notified().await;
+            match self.start().await {
                 Ok(successor) => {
                     tracing::info!(pid = successor.id(), "a new process is ready; handing over to it");
-                    // Whether somebody still wants to know does not matter.
-                    _ = told.send(Ok(successor.id()));
                     return successor;
                 }
-                Err(error) => {
-                    tracing::error!(error, "the hand-over has failed; this process goes on");
-                    _ = told.send(Err(error));
-                }
+                Err(error) => tracing::error!(error, "the hand-over has failed; this process goes on"),
             }
         }
     }
 
-    async fn start(&self, binary: Option<PathBuf>) -> Result<Successor, String> {
-        let binary = match (&binary, &*PROGRAM) {
-            (Some(named), _) => named,
-            (None, Ok(running)) => running,
-            (None, Err(error)) => return Err(format!("the path of this program is not known: {error}")),
-        };
+    async fn start(&self) -> Result<Successor, String> {
+        let program = PROGRAM.as_ref();
+        let program = program.map_err(|error| format!("the path of this program is not known: {error}"))?;
         let listeners = self.listeners.try_clone().map_err(|error| error.to_string())?;
-        Successor::start(binary, listeners).await.map_err(|error| error.to_string())
+        Successor::start(program, listeners).await.map_err(|error| error.to_string())
     }
 }
 
@@ -114,7 +91,7 @@ impl Serving {
 }
 
 /// The process that takes over from a server that hands over at all.
-pub(super) async fn successor(upgrading: &mut Option<Upgrading>) -> Successor {
+pub(super) async fn successor(upgrading: Option<&Upgrading>) -> Successor {
     match upgrading {
         Some(upgrading) => upgrading.successor().await,
         None => std::future::pending().await,

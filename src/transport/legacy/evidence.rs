@@ -83,10 +83,10 @@ impl UnconfirmedAnswer {
             return Delivery::Arrived;
         }
         // A browser repeats a request only if it got no answer.
-        if self.is_repeated_by(source) || self.is_lost() {
-            return Delivery::Lost;
+        match self.is_repeated_by(source) {
+            true => Delivery::Lost,
+            false => self.delivery_so_far(),
         }
-        self.delivery_so_far()
     }
 
     /// What the connection alone says about the answer.
@@ -101,7 +101,7 @@ impl UnconfirmedAnswer {
     /// Asks the connection for the last time, and drops it: its descriptor is not kept for minutes.
     pub(super) fn settle_link(&mut self) {
         if let LinkEvidence::Live(link) = &self.link {
-            let (id, arrived) = (link.id(), !self.is_lost() && link.all_bytes_acked());
+            let (id, arrived) = (link.id(), self.delivery_so_far() == Delivery::Arrived);
             self.link = LinkEvidence::Settled { id, arrived };
         }
     }
